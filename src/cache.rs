@@ -1,0 +1,326 @@
+//! The handle on one token, kept fresh. What it does is in `cache/shared.rs`, how a token is fetched in `cache/fetch.rs`.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tower::BoxError;
+
+use crate::cache::shared::{Saving, Shared, Snapshot, Want};
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::schedule::{Phase, Refresh, Window};
+use crate::source::{Fixed, TokenSource};
+use crate::token::{MAX_LIFETIME, Token};
+
+mod fetch;
+mod shared;
+
+/// One token, kept fresh.
+///
+/// A cheap handle: clones share the token. Building one spawns nothing and needs no runtime; the first
+/// [`get`](TokenCache::get), or the first request through a [`BearerLayer`](crate::BearerLayer), fetches. Fetching needs a
+/// tokio runtime with its timer enabled.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
+/// use tower_bearer::{Token, TokenCache};
+///
+/// let cache = TokenCache::new(async |_| Token::new("mF_9.B5f-4.1JqM"));
+/// let token = cache.get().await?;
+/// assert_eq!(token.header_value(), "Bearer mF_9.B5f-4.1JqM");
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct TokenCache {
+    shared: Arc<Shared>,
+}
+
+/// What a [`TokenCache`] holds and does, for health checks. Holds no secret.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Status {
+    /// How far the token's life has gone; `None` without a token.
+    pub phase: Option<Phase>,
+    /// The token's generation; 0 before the first.
+    pub generation: u64,
+    /// How long the token can still be sent; `None` without a token.
+    pub usable_for: Option<Duration>,
+    /// Whether an API refused this token; it is still sent until it is replaced.
+    pub suspect: bool,
+    /// Whether a fetch is under way.
+    pub fetching: bool,
+    /// The failure of the last fetch, where it failed.
+    pub last_failure: Option<Error>,
+    /// How long no fetch is made because the last failed; `None` where it did not, or the pause is over.
+    pub next_attempt_in: Option<Duration>,
+    /// Why the newest refresh token is not saved, where [`on_rotation`](TokenCache::on_rotation) failed.
+    pub not_saved: Option<Error>,
+    /// Whether the cache was shut down.
+    pub closed: bool,
+}
+
+// === impl TokenCache ===
+
+impl TokenCache {
+    /// A cache over a token source, with the default settings.
+    pub fn new(source: impl TokenSource) -> Self {
+        Self::with_settings(source, Refresh::new())
+    }
+
+    /// A cache with settings of its own.
+    pub fn with_settings(source: impl TokenSource, settings: Refresh) -> Self {
+        Self { shared: Shared::new(source, settings, Clock::System) }
+    }
+
+    /// A cache whose token's life follows a clock moved by hand.
+    #[cfg(feature = "testing")]
+    pub fn with_clock(source: impl TokenSource, settings: Refresh, clock: crate::clock::ManualClock) -> Self {
+        Self { shared: Shared::new(source, settings, Clock::Manual(clock)) }
+    }
+
+    /// A cache that holds this token and never fetches another: for tests, and for tokens made by hand.
+    ///
+    /// A refused fixed token is not replaced; the 401 goes to the caller.
+    ///
+    /// # Errors
+    /// As [`Token::new`].
+    pub fn fixed(access_token: impl AsRef<str>) -> Result<Self, Error> {
+        let token = Token::new(access_token)?.with_lifetime(MAX_LIFETIME);
+        let cache = Self::new(Fixed);
+        let shared = &cache.shared;
+        let window = Window::new(&shared.settings, token.lifetime(), shared.clock.now(), 0.0);
+        shared.store(&mut shared.book(), token, window);
+        Ok(cache)
+    }
+
+    /// Hands every new refresh token to `save` before the token that came with it is used.
+    ///
+    /// Called, and awaited for at most 5 s, whenever the refresh token is another than the one saved last. When it
+    /// fails, an ERROR event and [`Status::not_saved`] say so, the refresh token stays in memory, requests go on, and
+    /// the next fetch calls it again. Setting another replaces the first.
+    ///
+    /// ```
+    /// # use tower_bearer::{Token, TokenCache};
+    /// # async fn write(_: String) -> std::io::Result<()> { Ok(()) }
+    /// let cache = TokenCache::new(async |_| Token::new("t")).on_rotation(async |token: Token| {
+    ///     let refresh_token = token.refresh_token().expect("called when there is one");
+    ///     write(refresh_token.expose().to_owned()).await
+    /// });
+    /// ```
+    #[must_use]
+    pub fn on_rotation<F, T, E>(self, save: F) -> Self
+    where
+        F: Fn(Token) -> T + Send + Sync + 'static,
+        T: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        let save = Arc::new(save);
+        self.shared.book().on_rotation = Some(Arc::new(move |token| -> Saving {
+            let save = Arc::clone(&save);
+            // The call itself belongs into the future, where its panic is caught.
+            Box::pin(async move { save(token).await.map_err(Into::into) })
+        }));
+        self
+    }
+
+    /// A token that can be sent now.
+    ///
+    /// With a usable token this returns at once; where it nears its end, a fetch is started beside. Without one it
+    /// waits for the fetch under way, or starts one.
+    ///
+    /// # Errors
+    /// The fetch failed; or an earlier one did, its pause is not over and no usable token is left: the remembered error,
+    /// at once. No token within the deadline. No tokio runtime to fetch on. The cache was shut down.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the fetch running; the next caller joins it.
+    pub async fn get(&self) -> Result<Token, Error> {
+        match self.shared.usable() {
+            Some(token) => Ok(token),
+            None => self.shared.obtain(Want::Usable).await,
+        }
+    }
+
+    /// Fetches a new token, whatever there is: joins the fetch under way or starts one, and forgets an earlier failure
+    /// and its pause.
+    ///
+    /// # Errors
+    /// As [`get`](TokenCache::get), without the remembered error.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the fetch running.
+    pub async fn refresh(&self) -> Result<Token, Error> {
+        self.shared.obtain(Want::Fetched).await
+    }
+
+    /// Says that an API refused this token, and returns the one that replaces it.
+    ///
+    /// For refusals the layer does not see: a GraphQL error, a WebSocket that was closed. Does nothing to a token that
+    /// was replaced already: the newer one comes back at once. Until there is a new one, the refused token is still
+    /// sent by others.
+    ///
+    /// # Errors
+    /// As [`get`](TokenCache::get).
+    ///
+    /// # Cancel safety
+    /// The refusal is noted and the fetch started when the future is first polled; dropping it after that leaves the
+    /// fetch running.
+    pub async fn refuse(&self, token: &Token) -> Result<Token, Error> {
+        self.replace(token.generation()).await
+    }
+
+    /// The token there is, without fetching; `None` where there is none or it has expired.
+    pub fn peek(&self) -> Option<Token> {
+        let snapshot = self.shared.snapshot.load();
+        snapshot.held_at(self.shared.clock.now()).map(|(held, _)| held.token.clone())
+    }
+
+    /// What this cache holds and does, for health checks.
+    pub fn status(&self) -> Status {
+        let shared = &self.shared;
+        let now = shared.clock.now();
+        let snapshot = shared.snapshot.load();
+        let held = snapshot.held.as_ref();
+        let generation = held.map_or(0, |held| held.token.generation());
+        let pause = snapshot.failure.as_ref().map(|failure| failure.retry.wait(now));
+        Status {
+            phase: held.map(|held| held.window.phase(now)),
+            generation,
+            usable_for: held.map(|held| held.window.left(now)),
+            suspect: held.is_some() && shared.refused.load(Ordering::Relaxed) == generation,
+            fetching: shared.flight.is_busy(now.mono),
+            last_failure: snapshot.failure.as_ref().map(|failure| failure.error.clone()),
+            next_attempt_in: pause.filter(|pause| !pause.is_zero()),
+            not_saved: shared.book().not_saved.clone(),
+            closed: shared.closed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A future that keeps the token fresh without requests: spawn it, and the token is ready before the first call
+    /// and is refreshed when due.
+    ///
+    /// It ends when the last clone of the cache is dropped or the cache is shut down, and keeps neither alive. Without
+    /// it nothing is fetched while nobody asks.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # use tower_bearer::{Token, TokenCache};
+    /// let cache = TokenCache::new(async |_| Token::new("t"));
+    /// tokio::spawn(cache.keep_warm());
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Dropping it ends the refreshing; a fetch under way goes on.
+    pub fn keep_warm(&self) -> impl Future<Output = ()> + Send + 'static {
+        let cache = Arc::downgrade(&self.shared);
+        let changed = Arc::clone(&self.shared.changed);
+        async move {
+            loop {
+                let mut change = pin!(changed.notified());
+                // Listens from here on, so that no change is missed while we look.
+                change.as_mut().enable();
+                let Some(nap) = cache.upgrade().and_then(|shared| shared.warm()) else { return };
+                let _ = tokio::time::timeout(nap, change).await;
+            }
+        }
+    }
+
+    /// Replaces the source, for new credentials: the token, the remembered failure and the refresh token of the old
+    /// one are dropped, and the result of a fetch under way is not used.
+    pub fn set_source(&self, source: impl TokenSource) {
+        let shared = &self.shared;
+        let mut book = shared.book();
+        book.source = Arc::new(source);
+        book.epoch += 1;
+        book.newest = None;
+        book.saved = None;
+        book.not_saved = None;
+        shared.snapshot.store(Arc::default());
+        drop(book);
+        shared.flight.cast_off();
+        shared.changed.notify_waiters();
+    }
+
+    /// Ends fetching: waits for the fetch under way and for its `on_rotation`, and starts none after it.
+    ///
+    /// The token there is goes on being served until it expires; after that callers get an error that
+    /// [says so](Error::is_closed).
+    ///
+    /// # Cancel safety
+    /// The cache is shut down when the future is first polled; dropping it after that only ends the waiting.
+    pub async fn shutdown(&self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        self.shared.changed.notify_waiters();
+        if let Some(waiter) = self.shared.flight.current() {
+            let overdue = waiter.overdue().saturating_sub(self.shared.clock.now().mono);
+            let _ = tokio::time::timeout(overdue, waiter).await;
+        }
+    }
+
+    /// Notes the refusal of a token and waits for the one after it.
+    pub(crate) async fn replace(&self, generation: u64) -> Result<Token, Error> {
+        self.shared.note_refusal(generation);
+        self.shared.obtain(Want::NewerThan(generation)).await
+    }
+
+    /// Notes the refusal of a token and starts its replacement, without waiting.
+    pub(crate) fn replace_beside(&self, generation: u64) {
+        self.shared.note_refusal(generation);
+        self.shared.board_beside(Want::NewerThan(generation));
+    }
+}
+
+impl fmt::Debug for TokenCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenCache").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+// === impl Reader ===
+
+/// One service's own view of the cache: keeps the snapshot it saw last, so that looking at an unchanged one touches
+/// nothing that other threads write.
+#[derive(Clone)]
+pub(crate) struct Reader {
+    cache: TokenCache,
+    seen: arc_swap::Cache<Door, Arc<Snapshot>>,
+}
+
+/// The way from a handle to its snapshot, for `arc_swap::Cache`.
+#[derive(Clone)]
+struct Door(Arc<Shared>);
+
+impl std::ops::Deref for Door {
+    type Target = ArcSwap<Snapshot>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0.snapshot
+    }
+}
+
+impl Reader {
+    pub(crate) fn new(cache: TokenCache) -> Self {
+        let seen = arc_swap::Cache::new(Door(Arc::clone(&cache.shared)));
+        Self { cache, seen }
+    }
+
+    pub(crate) fn cache(&self) -> &TokenCache {
+        &self.cache
+    }
+
+    /// A token that can be sent now. Where it nears its end, its replacement is started beside.
+    pub(crate) fn usable(&mut self) -> Option<&Token> {
+        let shared = &self.cache.shared;
+        let (held, phase) = self.seen.load().held_at(shared.clock.now())?;
+        if phase == Phase::Due {
+            shared.board_beside(Want::Usable);
+        }
+        Some(&held.token)
+    }
+}
+

@@ -1,0 +1,200 @@
+//! One fetch: from the question to the published answer, or to the remembered failure.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::cache::shared::{Book, Failure, Held, SAVE_DEADLINE, Shared, Snapshot};
+use crate::clock;
+use crate::error::Error;
+use crate::schedule::{self, Moment, Phase, Window};
+use crate::source::{FetchContext, Reason};
+use crate::telemetry;
+use crate::token::Token;
+
+enum Judged {
+    New(Token, Window),
+    /// What is held stays, with the reason why it is not asked for again at once.
+    Unchanged(Token, Error),
+}
+
+impl Shared {
+    /// One fetch, from the question to the published answer. `None` where the answer is not wanted any more.
+    pub(crate) async fn run(self: Arc<Self>, number: u64, reason: Reason) -> Option<Result<Token, Error>> {
+        let asked = self.clock.now();
+        let (source, epoch, replaced) = {
+            let book = self.book();
+            (Arc::clone(&book.source), book.epoch, book.newest.clone())
+        };
+        let context = FetchContext::new(replaced, reason);
+        let deadline = self.settings.fetch_deadline();
+        let fetch = caught(async { source.fetch(context).await });
+        let fetched = match tokio::time::timeout(deadline, fetch).await {
+            Ok(Ok(fetched)) => fetched,
+            Ok(Err(Panicked)) => Err(Error::panicked()),
+            Err(_) => Err(Error::timed_out(deadline)),
+        };
+        let outcome = match fetched {
+            Ok(token) if self.take(number, epoch, &token) => {
+                self.save(epoch, &token).await;
+                Ok(token)
+            }
+            Ok(_) => {
+                telemetry::fetch_discarded(reason);
+                return None;
+            }
+            Err(error) => Err(error),
+        };
+        self.publish(number, epoch, reason, asked, outcome)
+    }
+
+    /// Writes the newest token down, and with it its refresh token; `false` where it is not wanted any more.
+    fn take(&self, number: u64, epoch: u64, token: &Token) -> bool {
+        let mut book = self.book();
+        if book.epoch != epoch || number < book.taken {
+            return false;
+        }
+        book.taken = number;
+        book.newest = Some(token.clone());
+        true
+    }
+
+    /// Hands a new refresh token to `on_rotation`.
+    async fn save(&self, epoch: u64, token: &Token) {
+        let Some(refresh_token) = token.refresh_token() else { return };
+        let save = {
+            let book = self.book();
+            match &book.on_rotation {
+                Some(save) if book.saved.as_ref() != Some(&refresh_token) => Arc::clone(save),
+                _ => return,
+            }
+        };
+        let failure = match tokio::time::timeout(SAVE_DEADLINE, caught(save(token.clone()))).await {
+            Ok(Ok(Ok(()))) => None,
+            Ok(Ok(Err(error))) => Some(Error::not_saved(error)),
+            Ok(Err(Panicked)) => Some(Error::not_saved(Error::panicked())),
+            Err(_) => Some(Error::not_saved(Error::timed_out(SAVE_DEADLINE))),
+        };
+        if let Some(error) = &failure {
+            telemetry::not_saved(error);
+        }
+        let mut book = self.book();
+        if book.epoch == epoch {
+            if failure.is_none() {
+                book.saved = Some(refresh_token);
+            }
+            book.not_saved = failure;
+        }
+    }
+
+    /// Judges what a fetch brought, and puts it where requests look.
+    fn publish(
+        &self,
+        number: u64,
+        epoch: u64,
+        reason: Reason,
+        asked: Moment,
+        outcome: Result<Token, Error>,
+    ) -> Option<Result<Token, Error>> {
+        let replaced = self.flight.is_replaced(number);
+        let waiters = self.flight.waiting();
+        let now = self.clock.now();
+        let took = now.mono.saturating_sub(asked.mono);
+        let mut book = self.book();
+        // A late failure says nothing about the run that replaced this one.
+        if book.epoch != epoch || number < book.taken || (replaced && outcome.is_err()) {
+            telemetry::fetch_discarded(reason);
+            return None;
+        }
+        let judged = outcome.and_then(|token| self.judge(token, asked, now));
+        let answer = match judged {
+            Ok(Judged::New(token, window)) => {
+                let token = self.store(&mut book, token, window);
+                telemetry::fetched(reason, token.generation(), token.lifetime(), took, waiters);
+                Ok(token)
+            }
+            Ok(Judged::Unchanged(token, error)) => {
+                let pause = self.remember(error.clone(), now);
+                telemetry::fetch_failed(reason, &error, took, waiters, pause);
+                if reason == Reason::Refused { Err(error) } else { Ok(token) }
+            }
+            Err(error) => {
+                let pause = self.remember(error.clone(), now);
+                telemetry::fetch_failed(reason, &error, took, waiters, pause);
+                Err(error)
+            }
+        };
+        drop(book);
+        self.changed.notify_waiters();
+        Some(answer)
+    }
+
+    fn judge(&self, token: Token, asked: Moment, now: Moment) -> Result<Judged, Error> {
+        let window = Window::new(&self.settings, token.lifetime(), asked, fastrand::f64());
+        if window.phase(now) == Phase::Expired {
+            let problem = format!(
+                "it was dead on arrival: it lives {:?} from when it was asked for, and the answer took {:?}",
+                token.lifetime(),
+                now.mono.saturating_sub(asked.mono),
+            );
+            return Err(Error::unusable(None, problem));
+        }
+        // The same token once more, and no longer alive than we knew: fetching on would be a loop.
+        let snapshot = self.snapshot.load();
+        if let Some((held, _)) = snapshot.held_at(now)
+            && held.token.header_value() == token.header_value()
+        {
+            if self.refused.load(Ordering::Relaxed) == held.token.generation() {
+                return Err(Error::unusable(None, "the issuer handed out the token again that an API has refused"));
+            }
+            if window.end().wait(asked) <= held.window.end().wait(asked) + Duration::from_secs(1) {
+                let error = Error::unusable(None, "the issuer handed out the same token again, ending no later");
+                return Ok(Judged::Unchanged(held.token.clone(), error));
+            }
+        }
+        Ok(Judged::New(token, window))
+    }
+
+    /// Publishes a token as the next generation.
+    pub(crate) fn store(&self, book: &mut Book, token: Token, window: Window) -> Token {
+        book.generation += 1;
+        let token = token.published(book.generation, clock::system_time(window.end().wall));
+        let held = Held { token: token.clone(), window };
+        self.snapshot.store(Arc::new(Snapshot { held: Some(held), failure: None }));
+        token
+    }
+
+    /// Publishes a failure beside what is held; returns how long no fetch is made. Called with the book locked.
+    fn remember(&self, error: Error, now: Moment) -> Duration {
+        let before = self.snapshot.load();
+        let denied = error.is_denied();
+        let streak = match &before.failure {
+            Some(failure) if failure.error.is_denied() == denied => failure.streak.saturating_add(1),
+            _ => 1,
+        };
+        let pause = if denied {
+            schedule::denied_backoff(streak, error.retry_after())
+        } else {
+            schedule::backoff(streak, before.left(now), error.retry_after(), fastrand::f64())
+        };
+        let failure = Failure { error, retry: now.after(pause), streak };
+        self.snapshot.store(Arc::new(Snapshot { held: before.held.clone(), failure: Some(failure) }));
+        pause
+    }
+}
+
+/// A user's code panicked; the message went to the panic hook, which is the user's as well.
+struct Panicked;
+
+/// Runs a user's future so that its panic is an error.
+async fn caught<T>(future: impl Future<Output = T>) -> Result<T, Panicked> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(_) => Poll::Ready(Err(Panicked)),
+    })
+    .await
+}

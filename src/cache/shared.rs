@@ -1,0 +1,292 @@
+//! The state behind all clones of one cache, and the way from a wish to a token.
+//!
+//! # The story
+//! What requests need lies in one immutable [`Snapshot`] behind an `ArcSwap`; readers never lock. What fetches need
+//! (source, newest refresh token) lies in the [`Book`] behind a mutex that no request takes while its token is usable.
+//! Locks are taken in the order slot (of the flight), then book, and neither is held across an await.
+//!
+//! A fetch is one run of the flight: it reads the book, calls the source, writes the new refresh token down *before*
+//! anything else can fail, hands it to `on_rotation`, and only then publishes a new snapshot. So a run that is replaced
+//! because its runtime stands still leaves the newest refresh token behind, and the one after it does not spend a
+//! refresh token twice.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use tower::BoxError;
+
+use crate::clock::{self, Clock};
+use crate::error::Error;
+use crate::flight::{Flight, Waiter};
+use crate::schedule::{Moment, Phase, Refresh, Window};
+use crate::source::erased::DynSource;
+use crate::source::{Reason, TokenSource};
+use crate::telemetry;
+use crate::token::{Secret, Token};
+
+pub(crate) struct Shared {
+    pub(crate) snapshot: ArcSwap<Snapshot>,
+    pub(crate) flight: Arc<Flight<Result<Token, Error>>>,
+    pub(crate) settings: Refresh,
+    pub(crate) clock: Clock,
+    /// The newest generation that an API refused.
+    pub(crate) refused: AtomicU64,
+    pub(crate) closed: AtomicBool,
+    pub(crate) book: Mutex<Book>,
+    /// Wakes [`TokenCache::keep_warm`]; outlives this struct, to tell it of the end.
+    pub(crate) changed: Arc<Notify>,
+}
+
+/// What requests look at. Replaced whole, never changed.
+#[derive(Default)]
+pub(crate) struct Snapshot {
+    pub(crate) held: Option<Held>,
+    pub(crate) failure: Option<Failure>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Held {
+    pub(crate) token: Token,
+    pub(crate) window: Window,
+}
+
+/// The last fetch, where it failed.
+#[derive(Clone)]
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    pub(crate) retry: Moment,
+    pub(crate) streak: u32,
+}
+
+/// What fetches read and write.
+pub(crate) struct Book {
+    pub(crate) source: Arc<dyn DynSource>,
+    /// Counts sources: a result for an older one is not wanted any more.
+    pub(crate) epoch: u64,
+    pub(crate) generation: u64,
+    /// The newest run whose token was taken.
+    pub(crate) taken: u64,
+    /// The newest token of the source, published or not: its refresh token is the one that works.
+    pub(crate) newest: Option<Token>,
+    pub(crate) on_rotation: Option<Arc<dyn Save>>,
+    /// The refresh token that `on_rotation` was last given without an error.
+    pub(crate) saved: Option<Secret>,
+    pub(crate) not_saved: Option<Error>,
+}
+
+/// A user's `on_rotation`.
+pub(crate) type Saving = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
+pub(crate) trait Save: Fn(Token) -> Saving + Send + Sync {}
+impl<F: Fn(Token) -> Saving + Send + Sync> Save for F {}
+
+/// What a caller waits for.
+#[derive(Clone, Copy)]
+pub(crate) enum Want {
+    /// Any token that can be sent.
+    Usable,
+    /// One that can be sent and is not this one, nor older.
+    NewerThan(u64),
+    /// Whatever a fetch brings that ends after this call.
+    Fetched,
+}
+
+/// What boarding came to.
+pub(crate) enum Boarded {
+    Have(Token),
+    Failed(Error),
+    Wait(Waiter<Result<Token, Error>>),
+}
+
+/// How long `on_rotation` may take; the token is published then, saved or not.
+pub(crate) const SAVE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long `keep_warm` sleeps at most: a machine that slept is noticed when it wakes.
+const LONGEST_NAP: Duration = Duration::from_secs(10);
+/// How many runs a waiter sees end without an answer before it gives up.
+const MOST_VOID_RUNS: usize = 8;
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// What is held, where it can be sent.
+    pub(crate) fn held_at(&self, now: Moment) -> Option<(&Held, Phase)> {
+        let held = self.held.as_ref()?;
+        match held.window.phase(now) {
+            Phase::Expired => None,
+            phase => Some((held, phase)),
+        }
+    }
+
+    /// The failure whose pause is not over.
+    pub(crate) fn pausing(&self, now: Moment) -> Option<&Failure> {
+        self.failure.as_ref().filter(|failure| !failure.retry.reached(now))
+    }
+
+    pub(crate) fn left(&self, now: Moment) -> Duration {
+        self.held.as_ref().map_or(Duration::ZERO, |held| held.window.left(now))
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(crate) fn new(source: impl TokenSource, settings: Refresh, clock: Clock) -> Arc<Self> {
+        let book = Book {
+            source: Arc::new(source),
+            epoch: 0,
+            generation: 0,
+            taken: 0,
+            newest: None,
+            on_rotation: None,
+            saved: None,
+            not_saved: None,
+        };
+        Arc::new(Self {
+            snapshot: ArcSwap::default(),
+            flight: Flight::new(),
+            settings,
+            clock,
+            refused: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            book: Mutex::new(book),
+            changed: Arc::default(),
+        })
+    }
+
+    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
+        // No code of a user runs under the lock.
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn usable(self: &Arc<Self>) -> Option<Token> {
+        let snapshot = self.snapshot.load();
+        let (held, phase) = snapshot.held_at(self.clock.now())?;
+        if phase == Phase::Due {
+            self.board_beside(Want::Usable);
+        }
+        Some(held.token.clone())
+    }
+
+    pub(crate) fn note_refusal(&self, generation: u64) {
+        self.refused.fetch_max(generation, Ordering::Relaxed);
+        telemetry::refused(generation);
+    }
+
+    /// Waits until there is what is wanted, or an error that says why not.
+    pub(crate) async fn obtain(self: &Arc<Self>, want: Want) -> Result<Token, Error> {
+        let mut limit = None;
+        for _ in 0..MOST_VOID_RUNS {
+            let waiter = match self.board(want)? {
+                Boarded::Have(token) => return Ok(token),
+                Boarded::Failed(error) => return Err(error),
+                Boarded::Wait(waiter) => waiter,
+            };
+            // Ours, on our own runtime: the one that fetches may stand still.
+            let limit = *limit.get_or_insert_with(|| clock::from_now(self.settings.fetch_deadline()));
+            let overdue = waiter.overdue().saturating_sub(self.clock.now().mono);
+            let until = limit.min(clock::from_now(overdue));
+            match tokio::time::timeout_at(until, waiter).await {
+                Ok(Some(Ok(token))) if want.is_met_by(&token) => return Ok(token),
+                Ok(Some(Err(error))) => return Err(error),
+                Ok(_) => {}
+                Err(_) if until == limit => return Err(Error::timed_out(self.settings.fetch_deadline())),
+                Err(_) => {}
+            }
+        }
+        Err(Error::lost())
+    }
+
+    /// Starts what is wanted without waiting for it.
+    pub(crate) fn board_beside(self: &Arc<Self>, want: Want) {
+        let now = self.clock.now();
+        if !self.flight.is_busy(now.mono) && self.snapshot.load().pausing(now).is_none() {
+            // Without a runtime nothing can be started; the token is good for a while yet, and who has to wait is told.
+            let _ = self.board_at(want, now, true);
+        }
+    }
+
+    pub(crate) fn board(self: &Arc<Self>, want: Want) -> Result<Boarded, Error> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(Error::no_runtime());
+        }
+        self.board_at(want, self.clock.now(), false)
+    }
+
+    /// Finds what is wanted, joins the fetch under way, or starts one. `ahead`: a token that is due is not enough.
+    pub(crate) fn board_at(self: &Arc<Self>, want: Want, now: Moment, ahead: bool) -> Result<Boarded, Error> {
+        let saving = if self.book().on_rotation.is_some() { SAVE_DEADLINE } else { Duration::ZERO };
+        let overdue = now.mono + self.settings.fetch_deadline() + saving;
+        let mut found = None;
+        let waiter = self.flight.board(now.mono, overdue, |number| {
+            let snapshot = self.snapshot.load();
+            let held = snapshot.held_at(now);
+            let enough = |(held, phase): &(&Held, Phase)| match want {
+                Want::Usable => !ahead || *phase == Phase::Fresh,
+                Want::NewerThan(generation) => held.token.generation() > generation,
+                Want::Fetched => false,
+            };
+            found = if let Some((held, _)) = held.filter(enough) {
+                Some(Boarded::Have(held.token.clone()))
+            } else if self.closed.load(Ordering::SeqCst) {
+                Some(Boarded::Failed(Error::closed()))
+            } else if let Some(failure) = snapshot.pausing(now).filter(|_| !matches!(want, Want::Fetched)) {
+                Some(Boarded::Failed(failure.error.clone()))
+            } else {
+                None
+            };
+            found.is_none().then(|| Arc::clone(self).run(number, want.reason(&snapshot, held)))
+        });
+        match waiter {
+            Ok(Some(waiter)) => Ok(Boarded::Wait(waiter)),
+            Ok(None) => Ok(found.expect("nothing departs only where something was found")),
+            Err(_) => Err(Error::no_runtime()),
+        }
+    }
+
+    /// Starts what is due; returns how long to sleep then, `None` where there is nothing to keep warm any more.
+    pub(crate) fn warm(self: &Arc<Self>) -> Option<Duration> {
+        if self.closed.load(Ordering::SeqCst) {
+            return None;
+        }
+        self.board_beside(Want::Usable);
+        let now = self.clock.now();
+        let snapshot = self.snapshot.load();
+        let nap = match (snapshot.pausing(now), &snapshot.held) {
+            (Some(failure), _) => failure.retry.wait(now),
+            (None, Some(held)) if held.window.phase(now) == Phase::Fresh => held.window.until_due(now),
+            // A fetch is under way; its end is a change.
+            (None, _) => LONGEST_NAP,
+        };
+        Some(nap.min(LONGEST_NAP))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.changed.notify_waiters();
+    }
+}
+
+// === impl Want ===
+
+impl Want {
+    fn is_met_by(self, token: &Token) -> bool {
+        match self {
+            Self::NewerThan(generation) => token.generation() > generation,
+            Self::Usable | Self::Fetched => true,
+        }
+    }
+
+    fn reason(self, snapshot: &Snapshot, held: Option<(&Held, Phase)>) -> Reason {
+        match self {
+            Self::NewerThan(_) => Reason::Refused,
+            Self::Fetched => Reason::Asked,
+            Self::Usable if held.is_some() => Reason::Due,
+            Self::Usable if snapshot.held.is_some() => Reason::Expired,
+            Self::Usable => Reason::First,
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The one door to the time of day. Everything else takes a [`Moment`] as an argument.
+//!
+//! Both clocks are read together. The monotonic one is tokio's, which is the operating system's unless a test has
+//! paused it: so a user's test that pauses and advances tokio time moves the life of tokens with it, without a setting.
+
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use crate::schedule::Moment;
+
+/// Where a cache gets its time from.
+#[derive(Clone, Debug)]
+pub(crate) enum Clock {
+    System,
+    #[cfg(feature = "testing")]
+    Manual(ManualClock),
+}
+
+/// The zero of the monotonic clock.
+static START: LazyLock<Instant> = LazyLock::new(monotonic);
+
+// === impl Clock ===
+
+impl Clock {
+    pub(crate) fn now(&self) -> Moment {
+        match self {
+            Self::System => system(),
+            #[cfg(feature = "testing")]
+            Self::Manual(clock) => clock.now(),
+        }
+    }
+}
+
+fn system() -> Moment {
+    let start = *START;
+    // A clock before 1970 counts as standing still: the monotonic one goes on.
+    Moment {
+        mono: monotonic().saturating_duration_since(start),
+        wall: wall().duration_since(UNIX_EPOCH).unwrap_or_default(),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the door itself")]
+fn monotonic() -> Instant {
+    Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the door itself")]
+fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+/// The moment this far ahead, for tokio's timers.
+pub(crate) fn from_now(wait: Duration) -> Instant {
+    monotonic() + wait
+}
+
+/// A wall-clock reading as a `SystemTime`.
+pub(crate) fn system_time(wall: Duration) -> SystemTime {
+    UNIX_EPOCH.checked_add(wall).unwrap_or(UNIX_EPOCH)
+}
+
+/// A clock that moves when it is told to: for tests of a sleeping machine or a wall clock that jumps.
+///
+/// For the passing of time alone, `tokio::time::pause` and `advance` are enough and move tokio's timers too; this
+/// clock moves none.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
+/// use std::time::Duration;
+/// use tower_bearer::testing::ManualClock;
+/// use tower_bearer::{Refresh, Token, TokenCache};
+///
+/// let clock = ManualClock::new();
+/// let source = async |_| Token::new("t").map(|token| token.with_lifetime(Duration::from_secs(60)));
+/// let cache = TokenCache::with_clock(source, Refresh::new(), clock.clone());
+/// assert_eq!(cache.get().await?.generation(), 1);
+/// clock.sleep(Duration::from_secs(60));
+/// assert_eq!(cache.get().await?.generation(), 2);
+/// # Ok(()) }
+/// ```
+#[cfg(feature = "testing")]
+#[derive(Clone, Debug, Default)]
+pub struct ManualClock(std::sync::Arc<std::sync::Mutex<Times>>);
+
+#[cfg(feature = "testing")]
+#[derive(Debug)]
+struct Times {
+    mono: Duration,
+    wall: Duration,
+}
+
+#[cfg(feature = "testing")]
+impl Default for Times {
+    fn default() -> Self {
+        // Far from zero, so that a wall clock can be set back.
+        Self { mono: Duration::ZERO, wall: Duration::from_secs(1_700_000_000) }
+    }
+}
+
+#[cfg(feature = "testing")]
+impl ManualClock {
+    /// A clock that stands still.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Time passes, as it does on a waking machine: both clocks move.
+    pub fn advance(&self, by: Duration) {
+        let mut times = self.lock();
+        times.mono += by;
+        times.wall += by;
+    }
+
+    /// The machine sleeps: the wall clock moves, the monotonic one does not.
+    pub fn sleep(&self, by: Duration) {
+        self.lock().wall += by;
+    }
+
+    /// The wall clock is set back, as by NTP or by hand.
+    pub fn set_back(&self, by: Duration) {
+        let mut times = self.lock();
+        times.wall = times.wall.saturating_sub(by);
+    }
+
+    fn now(&self) -> Moment {
+        let times = self.lock();
+        Moment { mono: times.mono, wall: times.wall }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Times> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,311 @@
+//! What went wrong, said so that a caller can act on it.
+//!
+//! One opaque, cheaply cloned [`Error`]: a failed fetch is handed to every request that waited for it. Callers ask
+//! predicates ("may it help to try later?", "are the credentials wrong?") and never match on a list of variants that
+//! would freeze with the first release.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use tower::BoxError;
+
+/// Why there is no token, or why a value was not accepted.
+///
+/// Cloning costs one reference count. The text says what happened, where, and what to do; it holds no secret, no query
+/// and no userinfo of an endpoint. What lies beneath (the HTTP client's error, or the error of your own source) is
+/// reached through [`source`](std::error::Error::source) and is not part of the text.
+///
+/// The layer's futures fail with [`tower::BoxError`], as tower's own middleware does; this type is found in it with
+/// [`Error::find`]. In the response of a request that was refused and could not be sent again for want of a new token it
+/// lies in the extensions: `response.extensions().get::<tower_bearer::Error>()`.
+#[derive(Clone)]
+pub struct Error {
+    inner: Arc<Inner>,
+    retry_after: Option<Duration>,
+}
+
+struct Inner {
+    kind: Kind,
+    source: Option<BoxError>,
+}
+
+enum Kind {
+    /// A value handed to a constructor.
+    Invalid {
+        field: &'static str,
+        problem: Cow<'static, str>,
+    },
+    /// A request that the layer cannot place.
+    Request(Cow<'static, str>),
+    /// The issuer knows us and says no.
+    Denied(Answered),
+    /// The issuer answered with something else than a token.
+    Answered(Answered),
+    /// An answer that holds no usable token.
+    Unusable {
+        endpoint: Option<Arc<str>>,
+        problem: Cow<'static, str>,
+    },
+    /// No answer came.
+    Unreachable {
+        endpoint: Arc<str>,
+    },
+    /// The error of a user's own source.
+    Source {
+        denied: bool,
+    },
+    /// Nothing within the deadline.
+    TimedOut(Duration),
+    /// The new refresh token could not be handed on.
+    NotSaved,
+    Panicked,
+    NoRuntime,
+    Lost,
+    Closed,
+}
+
+/// An answer of a token endpoint that is not a token.
+pub(crate) struct Answered {
+    pub(crate) endpoint: Arc<str>,
+    pub(crate) status: StatusCode,
+    /// The parsed error code: RFC 6749 section 5.2, or the provider's own.
+    pub(crate) code: Option<String>,
+    /// The issuer's words: already bounded, cleaned, and free of known secrets.
+    pub(crate) text: Option<String>,
+}
+
+// === impl Error ===
+
+impl Error {
+    /// An error of your own token source: the fetch failed, and may succeed when tried again.
+    ///
+    /// The cache waits out its backoff before the next fetch.
+    pub fn transient(source: impl Into<BoxError>) -> Self {
+        Self::with_source(Kind::Source { denied: false }, source)
+    }
+
+    /// An error of your own token source: the issuer denied the credentials, and trying again at once cannot help.
+    ///
+    /// The cache waits 30 s before the next fetch, doubling to 15 min, so that no account gets locked.
+    pub fn denied(source: impl Into<BoxError>) -> Self {
+        Self::with_source(Kind::Source { denied: true }, source)
+    }
+
+    /// Adds how long the issuer asks to wait before the next fetch. The cache caps it at 5 min.
+    #[must_use]
+    pub fn with_retry_after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
+    }
+
+    /// Finds this crate's error in the error of a service stack: `error` itself or anything below it.
+    pub fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(found) = error.downcast_ref() {
+                return Some(found);
+            }
+            next = error.source();
+        }
+        None
+    }
+
+    /// Whether the same call may succeed later without anybody changing anything: outages, limits, timeouts, unusable
+    /// answers.
+    pub fn is_transient(&self) -> bool {
+        match self.inner.kind {
+            Kind::Answered(_) | Kind::Unusable { .. } | Kind::Unreachable { .. } => true,
+            Kind::TimedOut(_) | Kind::NotSaved | Kind::Panicked | Kind::Lost => true,
+            Kind::Source { denied } => !denied,
+            Kind::Invalid { .. } | Kind::Request(_) | Kind::Denied(_) | Kind::NoRuntime | Kind::Closed => false,
+        }
+    }
+
+    /// Whether the issuer denied the credentials with a code this crate knows: new credentials are needed.
+    pub fn is_denied(&self) -> bool {
+        matches!(self.inner.kind, Kind::Denied(_) | Kind::Source { denied: true })
+    }
+
+    /// Whether a value handed to a constructor or setting was not accepted; the text names the field.
+    pub fn is_invalid(&self) -> bool {
+        matches!(self.inner.kind, Kind::Invalid { .. })
+    }
+
+    /// Whether no token came within the fetch deadline.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.inner.kind, Kind::TimedOut(_))
+    }
+
+    /// Whether the cache was shut down.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.inner.kind, Kind::Closed)
+    }
+
+    /// The status the token endpoint answered with, where it answered.
+    pub fn status(&self) -> Option<StatusCode> {
+        self.answer().map(|answer| answer.status)
+    }
+
+    /// The parsed error code of the token endpoint: of RFC 6749 section 5.2 (`invalid_grant`), or the provider's own.
+    pub fn code(&self) -> Option<&str> {
+        self.answer()?.code.as_deref()
+    }
+
+    /// How long the issuer asked to wait, where it said so (`Retry-After`).
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    pub(crate) fn invalid(field: &'static str, problem: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::Invalid { field, problem: problem.into() })
+    }
+
+    pub(crate) fn request(problem: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::Request(problem.into()))
+    }
+
+    /// An answer without a token; `denied` where its code is known to be final.
+    pub(crate) fn answered(answered: Answered, denied: bool, retry_after: Option<Duration>) -> Self {
+        let kind = if denied { Kind::Denied(answered) } else { Kind::Answered(answered) };
+        Self { retry_after, ..Self::new(kind) }
+    }
+
+    pub(crate) fn unusable(endpoint: Option<Arc<str>>, problem: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::Unusable { endpoint, problem: problem.into() })
+    }
+
+    pub(crate) fn unreachable(endpoint: Arc<str>, source: impl Into<BoxError>) -> Self {
+        Self::with_source(Kind::Unreachable { endpoint }, source)
+    }
+
+    pub(crate) fn timed_out(deadline: Duration) -> Self {
+        Self::new(Kind::TimedOut(deadline))
+    }
+
+    pub(crate) fn not_saved(source: impl Into<BoxError>) -> Self {
+        Self::with_source(Kind::NotSaved, source)
+    }
+
+    pub(crate) fn panicked() -> Self {
+        Self::new(Kind::Panicked)
+    }
+
+    pub(crate) fn no_runtime() -> Self {
+        Self::new(Kind::NoRuntime)
+    }
+
+    pub(crate) fn lost() -> Self {
+        Self::new(Kind::Lost)
+    }
+
+    pub(crate) fn closed() -> Self {
+        Self::new(Kind::Closed)
+    }
+
+    /// The answer may be lost while the work was done: a refresh is repeated with the same refresh token.
+    pub(crate) fn is_ambiguous(&self) -> bool {
+        matches!(self.inner.kind, Kind::Unreachable { .. })
+    }
+
+    /// A user's error, kept as it is where it is ours already.
+    pub(crate) fn from_source(error: impl Into<BoxError>) -> Self {
+        match error.into().downcast::<Self>() {
+            Ok(ours) => *ours,
+            Err(other) => Self::transient(other),
+        }
+    }
+
+    fn answer(&self) -> Option<&Answered> {
+        match &self.inner.kind {
+            Kind::Denied(answered) | Kind::Answered(answered) => Some(answered),
+            _ => None,
+        }
+    }
+
+    fn new(kind: Kind) -> Self {
+        Self { inner: Arc::new(Inner { kind, source: None }), retry_after: None }
+    }
+
+    fn with_source(kind: Kind, source: impl Into<BoxError>) -> Self {
+        Self { inner: Arc::new(Inner { kind, source: Some(source.into()) }), retry_after: None }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.inner.kind {
+            Kind::Invalid { field, problem } => write!(f, "invalid {field}: {problem}"),
+            Kind::Request(problem) => f.write_str(problem),
+            Kind::Denied(answered) => {
+                write!(f, "{answered}: the credentials were denied; check them, or log in again")
+            }
+            Kind::Answered(answered) => write!(f, "{answered}; tried again after a pause"),
+            Kind::Unusable { endpoint: Some(endpoint), problem } => write!(f, "unusable answer of {endpoint}: {problem}"),
+            Kind::Unusable { endpoint: None, problem } => write!(f, "unusable token: {problem}"),
+            Kind::Unreachable { endpoint } => {
+                write!(f, "no answer from {endpoint} (the cause is this error's source); tried again after a pause")
+            }
+            Kind::Source { denied: false } => f.write_str("the token source failed (the cause is this error's source)"),
+            Kind::Source { denied: true } => {
+                f.write_str("the token source's credentials were denied (the cause is this error's source)")
+            }
+            Kind::TimedOut(deadline) => write!(
+                f,
+                "no token within {deadline:?}: the issuer is slow or silent, or the runtime that fetches stands still"
+            ),
+            Kind::NotSaved => f.write_str(
+                "the new refresh token could not be saved (the cause is this error's source); it is in memory, and saving is tried again with the next token",
+            ),
+            Kind::Panicked => f.write_str("the token source panicked; its message went to the panic hook"),
+            Kind::NoRuntime => f.write_str("a token has to be fetched, and there is no tokio runtime here: call from within one"),
+            Kind::Lost => f.write_str("the tokio runtime that was fetching the token was shut down; call again"),
+            Kind::Closed => f.write_str("the token cache was shut down and fetches no more tokens"),
+        }?;
+        match self.retry_after {
+            Some(wait) => write!(f, " (the issuer asks to wait {} s)", wait.as_secs()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Answered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} answered {}", self.endpoint, self.status.as_u16())?;
+        match (&self.code, &self.text) {
+            (Some(code), Some(text)) => write!(f, " {code} ({text})"),
+            (Some(only), None) | (None, Some(only)) => write!(f, " ({only})"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// Prints what [`Display`](fmt::Display) prints, and the errors below.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_tuple("Error");
+        out.field(&format_args!("{self}"));
+        if let Some(source) = &self.inner.source {
+            out.field(source);
+        }
+        out.finish()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.inner.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// Lets `TryInto<Origin>` cover what is an `Origin` already.
+impl From<Infallible> for Error {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! The response: on its way, refused and sent again, or waiting for a token.
+//!
+//! A request that finds a usable token and is not refused never leaves the first state, which holds the inner future as
+//! it is. Everything else is rare and slow, and is one boxed async function that reads as prose.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Buf;
+use http::header::AUTHORIZATION;
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower::{BoxError, Service};
+
+use crate::cache::TokenCache;
+use crate::error::Error;
+use crate::refusal;
+use crate::resend::{self, Resend, Spare};
+use crate::telemetry;
+
+pin_project! {
+    /// The future of [`Bearer`](crate::Bearer).
+    pub struct ResponseFuture<S, B, R, A>
+    where
+        S: Service<Request<R::Body>>,
+        R: Resend<B>,
+    {
+        #[pin]
+        state: State<S, B, R, A>,
+    }
+}
+
+pin_project! {
+    #[project = Project]
+    enum State<S, B, R, A>
+    where
+        S: Service<Request<R::Body>>,
+        R: Resend<B>,
+    {
+        Sent { #[pin] response: S::Future, sent: Option<Sent<S, R, R::Spare>> },
+        Slow { response: SlowResponse<A> },
+        Failed { error: Option<Error> },
+    }
+}
+
+type SlowResponse<A> = Pin<Box<dyn Future<Output = Result<Response<A>, BoxError>> + Send>>;
+
+/// What a request with our token leaves behind.
+pub(crate) struct Sent<S, R, K> {
+    pub(crate) cache: TokenCache,
+    /// The token it was sent with.
+    pub(crate) generation: u64,
+    pub(crate) again: Option<Again<S, R, K>>,
+}
+
+/// What a second send needs.
+pub(crate) struct Again<S, R, K> {
+    pub(crate) service: S,
+    pub(crate) resend: R,
+    pub(crate) spare: Spare<K>,
+}
+
+/// How much of a refused response is read so that its connection can be used again, and for how long.
+const CHEAP: (usize, Duration) = (64 * 1024, Duration::from_millis(50));
+
+// === impl ResponseFuture ===
+
+impl<S, B, R, A> ResponseFuture<S, B, R, A>
+where
+    S: Service<Request<R::Body>, Response = Response<A>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    R: Resend<B> + Clone + Send + 'static,
+    R::Body: Send,
+    R::Spare: Send + 'static,
+    B: Send + 'static,
+    A: Body + Send + 'static,
+{
+    pub(crate) fn sent(response: S::Future, sent: Option<Sent<S, R, R::Spare>>) -> Self {
+        Self { state: State::Sent { response, sent } }
+    }
+
+    pub(crate) fn failed(error: Error) -> Self {
+        Self { state: State::Failed { error: Some(error) } }
+    }
+
+    pub(crate) fn waiting(cache: TokenCache, service: S, resend: R, request: Request<B>) -> Self {
+        Self { state: State::Slow { response: Box::pin(wait_and_send(cache, service, resend, request)) } }
+    }
+}
+
+impl<S, B, R, A> Future for ResponseFuture<S, B, R, A>
+where
+    S: Service<Request<R::Body>, Response = Response<A>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    R: Resend<B> + Clone + Send + 'static,
+    R::Body: Send,
+    R::Spare: Send + 'static,
+    B: Send + 'static,
+    A: Body + Send + 'static,
+{
+    type Output = Result<Response<A>, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let (response, sent) = match self.as_mut().project().state.project() {
+                Project::Sent { response, sent } => (ready!(response.poll(cx)).map_err(Into::into)?, sent.take()),
+                Project::Slow { response } => return response.as_mut().poll(cx),
+                Project::Failed { error } => {
+                    return Poll::Ready(Err(error.take().expect("polled after completion").into()));
+                }
+            };
+            let Some(Sent { cache, generation, again }) = sent.filter(|_| refusal::is_refused(&response)) else {
+                return Poll::Ready(Ok(response));
+            };
+            let Some(again) = again else {
+                telemetry::handed_back(generation, "its body cannot be sent twice");
+                cache.replace_beside(generation);
+                return Poll::Ready(Ok(response));
+            };
+            let response: SlowResponse<A> = Box::pin(go_again(cache, generation, again, response));
+            // The first future goes here, and with it what it holds of the service beneath.
+            self.as_mut().project().state.set(State::Slow { response });
+        }
+    }
+}
+
+impl<S, B, R, A> fmt::Debug for ResponseFuture<S, B, R, A>
+where
+    S: Service<Request<R::Body>>,
+    R: Resend<B>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+// === the slow path ===
+
+/// There is no usable token: wait for one, send, and send again if that is refused.
+async fn wait_and_send<S, B, R, A>(
+    cache: TokenCache,
+    service: S,
+    resend: R,
+    request: Request<B>,
+) -> Result<Response<A>, BoxError>
+where
+    S: Service<Request<R::Body>, Response = Response<A>> + Clone,
+    S::Error: Into<BoxError>,
+    R: Resend<B>,
+    A: Body,
+{
+    cache.get().await?;
+    let (request, spare) = resend::first(&resend, request);
+    let (response, generation) = send(&cache, service.clone(), request).await?;
+    if !refusal::is_refused(&response) {
+        return Ok(response);
+    }
+    match spare {
+        Some(spare) => go_again(cache, generation, Again { service, resend, spare }, response).await,
+        None => {
+            telemetry::handed_back(generation, "its body cannot be sent twice");
+            cache.replace_beside(generation);
+            Ok(response)
+        }
+    }
+}
+
+/// The token was refused: wait for the one after it, and send the request a second and last time.
+async fn go_again<S, B, R, A>(
+    cache: TokenCache,
+    refused: u64,
+    again: Again<S, R, R::Spare>,
+    mut response: Response<A>,
+) -> Result<Response<A>, BoxError>
+where
+    S: Service<Request<R::Body>, Response = Response<A>> + Clone,
+    S::Error: Into<BoxError>,
+    R: Resend<B>,
+    A: Body,
+{
+    if let Err(error) = cache.replace(refused).await {
+        telemetry::handed_back(refused, "there is no new token");
+        response.extensions_mut().insert(error);
+        return Ok(response);
+    }
+    let Some(request) = again.spare.second(&again.resend) else {
+        telemetry::handed_back(refused, "its body cannot be sent twice");
+        return Ok(response);
+    };
+    drain(response.into_body()).await;
+    let (response, generation) = send(&cache, again.service, request).await?;
+    telemetry::sent_again(refused, generation);
+    Ok(response)
+}
+
+/// Waits until the service is ready and sends. Where the token expired meanwhile, the readiness goes back before the
+/// wait for the next.
+async fn send<S, B, A>(cache: &TokenCache, service: S, mut request: Request<B>) -> Result<(Response<A>, u64), BoxError>
+where
+    S: Service<Request<B>, Response = Response<A>> + Clone,
+    S::Error: Into<BoxError>,
+{
+    let (mut ready, token) = loop {
+        let mut ready = service.clone();
+        poll_fn(|cx| ready.poll_ready(cx)).await.map_err(Into::into)?;
+        if let Some(token) = cache.peek() {
+            break (ready, token);
+        }
+        drop(ready);
+        cache.get().await?;
+    };
+    request.headers_mut().insert(AUTHORIZATION, token.header_value().clone());
+    let response = ready.call(request).await.map_err(Into::into)?;
+    Ok((response, token.generation()))
+}
+
+/// Reads what is left of a refused response where that is cheap, so that its connection can be used again.
+async fn drain<A: Body>(body: A) {
+    // Without a runtime there is no timer to bound the reading.
+    if body.is_end_stream() || tokio::runtime::Handle::try_current().is_err() {
+        return;
+    }
+    let (most, longest) = CHEAP;
+    let read = async {
+        let mut body = pin!(body);
+        let mut seen = 0;
+        while let Some(Ok(frame)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+            seen += frame.data_ref().map_or(0, Buf::remaining);
+            if seen > most {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(longest, read).await;
+}

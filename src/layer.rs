@@ -1,0 +1,99 @@
+//! The layer: which cache, which origins, how to send again. Its own builder.
+
+use tower::Layer;
+
+use crate::cache::TokenCache;
+use crate::error::Error;
+use crate::origin::{Origin, Origins};
+use crate::resend::CloneBody;
+use crate::service::Bearer;
+
+/// Puts `Authorization: Bearer` on requests, from a [`TokenCache`], to the origins named.
+///
+/// See the [crate documentation](crate) for examples. `R` is how a refused request is sent again, one of the choices in
+/// [`resend`](crate::resend).
+#[derive(Clone, Debug)]
+pub struct BearerLayer<R = CloneBody> {
+    cache: TokenCache,
+    origins: Origins,
+    resend: R,
+}
+
+/// A request extension: this request passes without a token, and its 401 is its own.
+///
+/// ```
+/// use tower_bearer::NoToken;
+///
+/// let request = http::Request::get("https://api.example.com/health").extension(NoToken).body(());
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoToken;
+
+// === impl BearerLayer ===
+
+impl BearerLayer {
+    /// A layer that puts the token of `cache` on requests to these origins, and on no others.
+    ///
+    /// A request that was refused is sent once more, its body cloned ([`CloneBody`]); for a body that is not `Clone`,
+    /// choose another with [`resend`](BearerLayer::resend).
+    ///
+    /// ```
+    /// use tower_bearer::{BearerLayer, Origin, TokenCache};
+    ///
+    /// let cache = TokenCache::fixed("t")?;
+    /// let layer = BearerLayer::new(cache.clone(), ["https://api.example.com", "https://files.example.com:8443"])?;
+    /// let in_a_mesh = BearerLayer::new(cache, [Origin::plain_http("http://api.internal")?])?;
+    /// # Ok::<_, tower_bearer::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// An origin that is none, that has a path, that is plain `http://` beyond loopback; or no origin at all.
+    pub fn new<O>(cache: TokenCache, origins: impl IntoIterator<Item = O>) -> Result<Self, Error>
+    where
+        O: TryInto<Origin>,
+        Error: From<O::Error>,
+    {
+        let origins = origins.into_iter().map(|origin| Ok(origin.try_into()?)).collect::<Result<_, Error>>()?;
+        Ok(Self { cache, origins: Origins::named(origins)?, resend: CloneBody })
+    }
+
+    /// A layer that puts the token on **every** request over `https://`, or to loopback.
+    ///
+    /// Whoever can choose the URL of a request gets the token: only for clients whose URLs are all your own. Beneath a
+    /// layer that follows redirects, a redirect chooses the URL.
+    pub fn any_origin(cache: TokenCache) -> Self {
+        Self { cache, origins: Origins::any_secure(), resend: CloneBody }
+    }
+}
+
+impl<R> BearerLayer<R> {
+    /// How a refused request is sent again: [`CloneBody`], [`IfEmpty`](crate::resend::IfEmpty),
+    /// [`Never`](crate::resend::Never), or a closure `Fn(&B) -> Option<B>`.
+    #[must_use]
+    pub fn resend<R2>(self, resend: R2) -> BearerLayer<R2> {
+        BearerLayer { cache: self.cache, origins: self.origins, resend }
+    }
+
+    /// Where requests go whose URI is a path only, as a tonic `Channel` or a client with a base URL beneath gets them.
+    ///
+    /// Without it such a request is an error: nobody knows whether the token belongs there.
+    ///
+    /// # Errors
+    /// Not an origin, or one that is not among those of this layer.
+    pub fn relative_to<O>(self, origin: O) -> Result<Self, Error>
+    where
+        O: TryInto<Origin>,
+        Error: From<O::Error>,
+    {
+        let origins = self.origins.relative_to(&origin.try_into()?)?;
+        Ok(Self { origins, ..self })
+    }
+}
+
+impl<S, R: Clone> Layer<S> for BearerLayer<R> {
+    type Service = Bearer<S, R>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Bearer::new(inner, self.cache.clone(), self.origins.clone(), self.resend.clone())
+    }
+}

@@ -1,0 +1,32 @@
+//! tower-bearer
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![forbid(unsafe_code)]
+
+mod cache;
+mod clock;
+mod error;
+mod flight;
+mod future;
+mod layer;
+mod origin;
+mod refusal;
+pub mod resend;
+mod schedule;
+mod service;
+mod source;
+mod telemetry;
+mod token;
+
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use cache::{Status, TokenCache};
+pub use error::Error;
+pub use future::ResponseFuture;
+pub use layer::{BearerLayer, NoToken};
+pub use origin::Origin;
+pub use resend::Resend;
+pub use schedule::{Phase, Refresh};
+pub use service::Bearer;
+pub use source::{FetchContext, Reason, TokenSource};
+pub use token::{DEFAULT_LIFETIME, MAX_LIFETIME, Secret, Token};

@@ -1,0 +1,292 @@
+//! Where: the only room that knows what an origin is, how it is written, and when two are the same.
+//!
+//! An origin is scheme, host and effective port (RFC 6454 section 4). Hosts are compared without regard to case and to
+//! one trailing dot, IPv6 addresses by value, ports by their effective number.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use http::Uri;
+use http::uri::{Authority, Scheme};
+
+use crate::error::Error;
+
+/// Where a token belongs: `https://api.example.com`, `https://[2001:db8::1]:8443`, `http://localhost:3000`.
+///
+/// Made from a string with `parse` or `try_into`; plain `http://` is accepted for loopback only, and by name through
+/// [`Origin::plain_http`].
+///
+/// ```
+/// use tower_bearer::Origin;
+///
+/// let origin: Origin = "https://API.example.com:443/".parse()?;
+/// assert_eq!(origin.to_string(), "https://api.example.com");
+/// assert!("https://api.example.com/v1".parse::<Origin>().is_err());
+/// assert!("http://api.example.com".parse::<Origin>().is_err());
+/// # Ok::<_, tower_bearer::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    place: Place,
+    /// The authority as nearly every request writes it: compared first, byte by byte.
+    written: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    secure: bool,
+    host: Host,
+    port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Host {
+    Name(String),
+    Ip(IpAddr),
+}
+
+/// What a layer says of a request's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Ours,
+    Foreign,
+    /// A path without a host, and nobody said where such requests go.
+    Unplaced,
+    /// One of our origins, with `user:password@` before it: the two credentials contradict each other.
+    Userinfo,
+}
+
+/// The origins a layer puts tokens on.
+#[derive(Clone, Debug)]
+pub(crate) struct Origins {
+    allowed: Allowed,
+    relative: Verdict,
+}
+
+#[derive(Clone, Debug)]
+enum Allowed {
+    Named(Arc<[Origin]>),
+    AnySecure,
+}
+
+// === impl Origin ===
+
+impl Origin {
+    /// An origin that may be plain `http://` beyond loopback: the token travels unencrypted, and whoever sees it can
+    /// use it. For a mesh that encrypts beneath, or a test bed.
+    ///
+    /// # Errors
+    /// As for parsing, but for the scheme.
+    pub fn plain_http(origin: &str) -> Result<Self, Error> {
+        Self::read(origin)
+    }
+
+    fn read(text: &str) -> Result<Self, Error> {
+        let invalid = |problem: &'static str| Error::invalid("origin", problem);
+        if !text.is_ascii() {
+            return Err(invalid("the host is not ASCII; write its `xn--` form"));
+        }
+        let uri: Uri = text.parse().map_err(|_| invalid("not a URL; write it as https://api.example.com"))?;
+        if uri.path() != "/" || uri.query().is_some() || text.contains('#') {
+            return Err(invalid("an origin is scheme, host and port; leave out path, query and fragment"));
+        }
+        let place = Place::of(&uri)
+            .ok_or_else(|| invalid("scheme or host is missing or unknown; write it as https://api.example.com"))?;
+        if has_userinfo(&uri) {
+            return Err(invalid("leave out the user and password before the host"));
+        }
+        Ok(Self { written: place.authority(), place })
+    }
+
+    fn is_ours(&self, uri: &Uri, authority: &Authority) -> bool {
+        let scheme = if self.place.secure { &Scheme::HTTPS } else { &Scheme::HTTP };
+        authority.as_str() == self.written && uri.scheme() == Some(scheme)
+    }
+}
+
+impl FromStr for Origin {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let origin = Self::read(text)?;
+        if !origin.place.is_protected() {
+            let problem = "plain http:// shows the token to everyone on the way; write https://, or name it with Origin::plain_http";
+            return Err(Error::invalid("origin", problem));
+        }
+        Ok(origin)
+    }
+}
+
+impl TryFrom<&str> for Origin {
+    type Error = Error;
+
+    fn try_from(text: &str) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for Origin {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl TryFrom<&String> for Origin {
+    type Error = Error;
+
+    fn try_from(text: &String) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.place.secure { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.written)
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// `None` for a URI without scheme or host, with another scheme than http and https, or with a host that is none.
+    fn of(uri: &Uri) -> Option<Self> {
+        let secure = match uri.scheme()? {
+            scheme if *scheme == Scheme::HTTPS => true,
+            scheme if *scheme == Scheme::HTTP => false,
+            _ => return None,
+        };
+        let host = Host::of(uri.host()?)?;
+        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        Some(Self { secure, host, port })
+    }
+
+    fn is_protected(&self) -> bool {
+        self.secure || self.host.is_loopback()
+    }
+
+    /// As `Uri` writes it: no default port, no trailing dot, lower case.
+    fn authority(&self) -> String {
+        let host = match &self.host {
+            Host::Name(name) => name.clone(),
+            Host::Ip(IpAddr::V4(ip)) => ip.to_string(),
+            Host::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
+        };
+        match (self.secure, self.port) {
+            (true, 443) | (false, 80) => host,
+            (_, port) => format!("{host}:{port}"),
+        }
+    }
+}
+
+impl Host {
+    fn of(text: &str) -> Option<Self> {
+        if let Some(inner) = text.strip_prefix('[') {
+            let ip: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
+            return Some(Self::Ip(ip.into()));
+        }
+        let name = text.strip_suffix('.').unwrap_or(text);
+        if name.is_empty() || name.ends_with('.') {
+            return None;
+        }
+        match name.parse::<Ipv4Addr>() {
+            Ok(ip) => Some(Self::Ip(ip.into())),
+            Err(_) => Some(Self::Name(name.to_ascii_lowercase())),
+        }
+    }
+
+    fn is_loopback(&self) -> bool {
+        match self {
+            // RFC 6761 section 6.3: names below `localhost.` are loopback as well.
+            Self::Name(name) => name == "localhost" || name.ends_with(".localhost"),
+            Self::Ip(ip) => ip.is_loopback(),
+        }
+    }
+}
+
+// === impl Origins ===
+
+impl Origins {
+    pub(crate) fn named(origins: Vec<Origin>) -> Result<Self, Error> {
+        if origins.is_empty() {
+            return Err(Error::invalid("origins", "name at least one, such as https://api.example.com"));
+        }
+        Ok(Self { allowed: Allowed::Named(origins.into()), relative: Verdict::Unplaced })
+    }
+
+    pub(crate) fn any_secure() -> Self {
+        Self { allowed: Allowed::AnySecure, relative: Verdict::Unplaced }
+    }
+
+    /// Says where requests without a host go. An origin that is none of ours would never see a token: an error.
+    pub(crate) fn relative_to(mut self, origin: &Origin) -> Result<Self, Error> {
+        let ours = match &self.allowed {
+            Allowed::Named(origins) => origins.iter().any(|named| named.place == origin.place),
+            Allowed::AnySecure => origin.place.is_protected(),
+        };
+        if !ours {
+            return Err(Error::invalid("relative_to", format!("{origin} is not among the origins of this layer")));
+        }
+        self.relative = Verdict::Ours;
+        Ok(self)
+    }
+
+    pub(crate) fn judge(&self, uri: &Uri) -> Verdict {
+        let Some(authority) = uri.authority() else {
+            return self.relative;
+        };
+        // The way nearly every request goes; what is written otherwise is read with care.
+        let plain = match &self.allowed {
+            Allowed::Named(origins) => origins.iter().any(|origin| origin.is_ours(uri, authority)),
+            Allowed::AnySecure => uri.scheme() == Some(&Scheme::HTTPS) && !has_userinfo(uri),
+        };
+        if plain { Verdict::Ours } else { self.read(uri) }
+    }
+
+    #[cold]
+    fn read(&self, uri: &Uri) -> Verdict {
+        let Some(place) = Place::of(uri) else {
+            return Verdict::Foreign;
+        };
+        let ours = match &self.allowed {
+            Allowed::Named(origins) => origins.iter().any(|origin| origin.place == place),
+            Allowed::AnySecure => place.is_protected(),
+        };
+        match ours {
+            true if has_userinfo(uri) => Verdict::Userinfo,
+            true => Verdict::Ours,
+            false => Verdict::Foreign,
+        }
+    }
+}
+
+/// Reads the address of a token endpoint: `https://`, or plain `http://` on loopback; no userinfo.
+pub(crate) fn endpoint(field: &'static str, url: &str) -> Result<Uri, Error> {
+    let invalid = |problem: &'static str| Error::invalid(field, problem);
+    if !url.is_ascii() {
+        return Err(invalid("not ASCII; write a host in its `xn--` form and percent-encode the path"));
+    }
+    let uri: Uri = url.parse().map_err(|_| invalid("not a URL; write it as https://auth.example.com/token"))?;
+    let place = Place::of(&uri)
+        .ok_or_else(|| invalid("scheme or host is missing or unknown; write it as https://auth.example.com/token"))?;
+    if has_userinfo(&uri) {
+        return Err(invalid(
+            "leave out the user and password before the host; credentials have arguments of their own",
+        ));
+    }
+    if !place.is_protected() {
+        return Err(invalid("plain http:// shows the credentials to everyone on the way; write https://"));
+    }
+    Ok(uri)
+}
+
+fn has_userinfo(uri: &Uri) -> bool {
+    uri.authority().is_some_and(|authority| authority.as_str().contains('@'))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! When: pure functions from a lifetime, a moment, the settings and a roll of the dice to a decision.
+//!
+//! Nothing here reads a clock, draws a random number or waits. A token's life has three parts:
+//!
+//! ```text
+//! asked                                   due          expired   end (issuer's figure)
+//!   |--------------- Fresh ----------------|---- Due ----|--------|
+//!   served                                  served, and   not sent any more
+//!                                           refreshed beside
+//! ```
+//!
+//! *Expired* begins min(5 s, 10 % of the life) before the issuer's figure: the token still has to travel. *Due* begins
+//! a margin before the end, by default min(5 min, 20 % of the life), earlier by up to a quarter of the margin as the
+//! dice fall (once per token, so that a fleet does not refresh in step). The margin never exceeds half the life, and
+//! never comes so near to the end that Due would vanish.
+
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::token::MAX_LIFETIME;
+
+/// When to refresh, and how long a fetch may take.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_bearer::Refresh;
+///
+/// let refresh = Refresh::new().margin(Duration::from_secs(60)).deadline(Duration::from_secs(10))?;
+/// # Ok::<_, tower_bearer::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Refresh {
+    margin: Option<Duration>,
+    deadline: Duration,
+}
+
+/// How far a token's life has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Served as it is.
+    Fresh,
+    /// Served, while a new one is fetched beside.
+    Due,
+    /// Not sent any more; requests wait for a new one.
+    Expired,
+}
+
+/// A point in time on both clocks, each counted from its own zero.
+///
+/// The monotonic clock stands still while a machine sleeps, the wall clock jumps; so what happens at a moment happens
+/// as soon as *either* clock has reached it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment {
+    pub(crate) mono: Duration,
+    pub(crate) wall: Duration,
+}
+
+/// The three parts of one token's life.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    due: Moment,
+    expired: Moment,
+    end: Moment,
+}
+
+/// Ours, between two fetches that failed: it starts here, doubles, and is cut at the cap.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Between two fetches that were denied: long, so that no account gets locked by us.
+const DENIED: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(15 * 60));
+/// No pause is shorter: a backoff of zero spins.
+const SHORTEST: Duration = Duration::from_millis(100);
+/// What an issuer's `Retry-After` is cut at.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
+
+// === impl Refresh ===
+
+impl Refresh {
+    /// The defaults: a margin that scales with the lifetime, and a deadline of 30 s.
+    pub const fn new() -> Self {
+        Self { margin: None, deadline: Duration::from_secs(30) }
+    }
+
+    /// How long before the issuer's end of life a refresh begins. Default: min(5 min, 20 % of the life).
+    ///
+    /// Any value is safe: for a token too short for it the margin is cut to half the token's life.
+    #[must_use]
+    pub const fn margin(mut self, margin: Duration) -> Self {
+        self.margin = Some(margin);
+        self
+    }
+
+    /// How long one fetch may take before it counts as failed, and how long a caller waits at most. Default: 30 s.
+    ///
+    /// # Errors
+    /// Zero: every fetch would fail.
+    pub fn deadline(mut self, deadline: Duration) -> Result<Self, Error> {
+        if deadline.is_zero() {
+            return Err(Error::invalid("deadline", "zero leaves no time to fetch a token"));
+        }
+        self.deadline = deadline.min(MAX_LIFETIME);
+        Ok(self)
+    }
+
+    pub(crate) fn fetch_deadline(&self) -> Duration {
+        self.deadline
+    }
+}
+
+impl Default for Refresh {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// === impl Moment ===
+
+impl Moment {
+    pub(crate) fn after(self, wait: Duration) -> Self {
+        Self { mono: self.mono.saturating_add(wait), wall: self.wall.saturating_add(wait) }
+    }
+
+    /// Whether either clock has come this far.
+    pub(crate) fn reached(self, now: Self) -> bool {
+        now.mono >= self.mono || now.wall >= self.wall
+    }
+
+    /// How long until either clock has come this far; zero where one has.
+    pub(crate) fn wait(self, now: Self) -> Duration {
+        self.mono.saturating_sub(now.mono).min(self.wall.saturating_sub(now.wall))
+    }
+}
+
+// === impl Window ===
+
+impl Window {
+    /// `asked` is the moment before the token was asked for, `roll` a number in 0..1.
+    pub(crate) fn new(settings: &Refresh, lifetime: Duration, asked: Moment, roll: f64) -> Self {
+        let early = (lifetime / 10).min(Duration::from_secs(5));
+        let margin = settings.margin.unwrap_or((lifetime / 5).min(Duration::from_secs(5 * 60)));
+        // Twice `early` is a fifth of the life at most, so the bounds never cross.
+        let margin = margin.clamp(early * 2, lifetime / 2);
+        let jitter = (margin / 4).mul_f64(roll.clamp(0.0, 1.0));
+        let end = asked.after(lifetime);
+        let before_end = |part: Duration| asked.after(lifetime - part);
+        Self { due: before_end(margin + jitter), expired: before_end(early), end }
+    }
+
+    pub(crate) fn phase(&self, now: Moment) -> Phase {
+        if !self.due.reached(now) {
+            Phase::Fresh
+        } else if !self.expired.reached(now) {
+            Phase::Due
+        } else {
+            Phase::Expired
+        }
+    }
+
+    /// How long the token can still be sent.
+    pub(crate) fn left(&self, now: Moment) -> Duration {
+        self.expired.wait(now)
+    }
+
+    /// How long until a refresh is due.
+    pub(crate) fn until_due(&self, now: Moment) -> Duration {
+        self.due.wait(now)
+    }
+
+    /// The issuer's end of life.
+    pub(crate) fn end(&self) -> Moment {
+        self.end
+    }
+}
+
+// === pauses ===
+
+/// How long to wait after `streak` failed fetches in a row; `left` is how long the current token can still be sent.
+///
+/// Ours is jittered, capped by what is left of the token's life (so that the moment it ends sees an attempt), and
+/// never below 100 ms. The issuer's `Retry-After` replaces it, up to 5 min.
+pub(crate) fn backoff(streak: u32, left: Duration, retry_after: Option<Duration>, roll: f64) -> Duration {
+    let wait = match retry_after {
+        Some(asked) => asked.min(LONGEST_RETRY_AFTER),
+        None => {
+            let wait = doubling(BACKOFF, streak, roll);
+            if left.is_zero() { wait } else { wait.min(left) }
+        }
+    };
+    wait.max(SHORTEST)
+}
+
+/// How long to wait after the credentials were denied `streak` times in a row.
+pub(crate) fn denied_backoff(streak: u32, retry_after: Option<Duration>) -> Duration {
+    // No jitter: 30 s is a promise, and who is denied is no stampede.
+    doubling(DENIED, streak, 1.0).max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
+}
+
+/// `first`, doubled with each step, cut at `cap`, then between half and all of it as the dice fall.
+fn doubling((first, cap): (Duration, Duration), streak: u32, roll: f64) -> Duration {
+    let steps = streak.saturating_sub(1).min(31);
+    let whole = first.saturating_mul(1 << steps).min(cap);
+    whole.mul_f64(0.5 + roll.clamp(0.0, 1.0) / 2.0)
+}
+
+#[cfg(test)]
+mod tests;

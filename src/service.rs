@@ -1,0 +1,150 @@
+//! The service: decides for each request whether a token goes on it, and puts it there.
+//!
+//! The path of a request that finds a usable token is all here: one look at the snapshot, one match of the origin, one
+//! header. Everything slower is in [`future`](crate::future).
+
+use std::fmt;
+use std::task::{Context, Poll};
+
+use http::header::AUTHORIZATION;
+use http::{Method, Request, Response};
+use http_body::Body;
+use tower::{BoxError, Service};
+
+use crate::cache::{Reader, TokenCache};
+use crate::error::Error;
+use crate::future::{Again, ResponseFuture, Sent};
+use crate::layer::NoToken;
+use crate::origin::{Origins, Verdict};
+use crate::resend::{self, CloneBody, Resend};
+use crate::telemetry;
+
+/// An HTTP client that puts a bearer token on its requests; made by [`BearerLayer`](crate::BearerLayer).
+///
+/// It is ready when the service beneath is. A request without a usable token waits in its future, having given its
+/// readiness back. Dropping the future of a request never ends a fetch.
+///
+/// # Errors
+/// The future fails with the error of the service beneath, boxed, or with [`Error`] where there is no token to send, or
+/// where the request's URI names no host ([`relative_to`](crate::BearerLayer::relative_to)).
+#[derive(Clone)]
+pub struct Bearer<S, R = CloneBody> {
+    inner: S,
+    reader: Reader,
+    origins: Origins,
+    resend: R,
+}
+
+/// What becomes of a request.
+enum Way {
+    /// As it is, whatever is answered.
+    Untouched,
+    WithToken,
+    Nowhere(Error),
+}
+
+// === impl Bearer ===
+
+impl<S, R> Bearer<S, R> {
+    pub(crate) fn new(inner: S, cache: TokenCache, origins: Origins, resend: R) -> Self {
+        Self { inner, reader: Reader::new(cache), origins, resend }
+    }
+
+    /// The cache its tokens come from.
+    pub fn cache(&self) -> &TokenCache {
+        self.reader.cache()
+    }
+
+    /// The service beneath.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The service beneath.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The service beneath, without the layer.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+
+    fn way<B>(&self, request: &Request<B>) -> Way {
+        // RFC 9110 section 9.3.6: a tunnel's credentials are the proxy's (Proxy-Authorization), not the origin's.
+        let untouched = request.headers().contains_key(AUTHORIZATION)
+            || request.extensions().get::<NoToken>().is_some()
+            || request.method() == Method::CONNECT;
+        if untouched {
+            return Way::Untouched;
+        }
+        match self.origins.judge(request.uri()) {
+            Verdict::Ours => Way::WithToken,
+            Verdict::Foreign => {
+                telemetry::foreign_origin(request.uri());
+                Way::Untouched
+            }
+            Verdict::Unplaced => Way::Nowhere(Error::request(
+                "the request's URI names no host, so nobody knows whether the token belongs there; give the whole URL, \
+                 or tell the layer with `relative_to` where such requests go",
+            )),
+            Verdict::Userinfo => Way::Nowhere(Error::request(
+                "the request's URI carries a user and password before its host, beside the token; leave them out, or \
+                 mark the request with `NoToken`",
+            )),
+        }
+    }
+}
+
+impl<S, B, R, A> Service<Request<B>> for Bearer<S, R>
+where
+    S: Service<Request<R::Body>, Response = Response<A>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    R: Resend<B> + Clone + Send + 'static,
+    R::Body: Send,
+    R::Spare: Send + 'static,
+    B: Send + 'static,
+    A: Body + Send + 'static,
+{
+    type Response = Response<A>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S, B, R, A>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        match self.way(&request) {
+            Way::WithToken => {}
+            Way::Untouched => {
+                let request = request.map(|body| self.resend.once(body));
+                return ResponseFuture::sent(self.inner.call(request), None);
+            }
+            Way::Nowhere(error) => return ResponseFuture::failed(error),
+        }
+        let Some(token) = self.reader.usable() else {
+            // Our readiness goes back before the wait: the issuer's call may need it.
+            let later = self.inner.clone();
+            self.inner = later.clone();
+            return ResponseFuture::waiting(self.reader.cache().clone(), later, self.resend.clone(), request);
+        };
+        let (value, generation) = (token.header_value().clone(), token.generation());
+        let (mut request, spare) = resend::first(&self.resend, request);
+        request.headers_mut().insert(AUTHORIZATION, value);
+        let again = spare.map(|spare| Again { service: self.inner.clone(), resend: self.resend.clone(), spare });
+        let sent = Sent { cache: self.reader.cache().clone(), generation, again };
+        ResponseFuture::sent(self.inner.call(request), Some(sent))
+    }
+}
+
+impl<S: fmt::Debug, R> fmt::Debug for Bearer<S, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bearer")
+            .field("inner", &self.inner)
+            .field("cache", self.reader.cache())
+            .field("origins", &self.origins)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,139 @@
+//! Where tokens come from.
+
+use std::fmt;
+
+use tower::BoxError;
+
+use crate::error::Error;
+use crate::token::{Secret, Token};
+
+/// Something that fetches a token: a grant of an OAuth 2 server, a login, a file, or any async closure.
+///
+/// The cache calls [`fetch`](TokenSource::fetch) for one token at a time, on a task of its own, bounded by its
+/// deadline; it remembers failures and pauses between them. A source needs no lock, no timer and no retry loop.
+///
+/// A closure is the shortest source; its error may be anything that turns into a boxed error:
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_bearer::{FetchContext, Token, TokenCache};
+///
+/// # fn read_from_vault() -> std::io::Result<String> { Ok("t".into()) }
+/// let cache = TokenCache::new(async |_: FetchContext| {
+///     let text = read_from_vault()?;
+///     Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Token::new(text)?.with_lifetime(Duration::from_secs(600)))
+/// });
+/// ```
+///
+/// A closure that owns something its futures use has to be an ordinary closure that hands each future its own:
+/// `move |_| { let client = client.clone(); async move { .. } }`.
+///
+/// A source of your own returns [`Error::denied`] where the credentials were denied for good, and
+/// [`Error::transient`] for everything else.
+pub trait TokenSource: Send + Sync + 'static {
+    /// Fetches a token.
+    ///
+    /// # Errors
+    /// Whatever kept it from getting one.
+    ///
+    /// # Cancel safety
+    /// The future is dropped when the fetch deadline passes or when its runtime is shut down, and at no other time.
+    fn fetch(&self, context: FetchContext) -> impl Future<Output = Result<Token, Error>> + Send;
+}
+
+/// What a fetch is for: the token it replaces, and why it is fetched.
+#[derive(Clone, Debug)]
+pub struct FetchContext {
+    replaced: Option<Token>,
+    reason: Reason,
+}
+
+/// Why a token is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// There was none.
+    First,
+    /// The one there is nears its end; it is still being sent.
+    Due,
+    /// The one there was has ended; requests are waiting.
+    Expired,
+    /// An API refused the one there is: the same one again would not help.
+    Refused,
+    /// [`TokenCache::refresh`](crate::TokenCache::refresh) was called.
+    Asked,
+}
+
+// === impl FetchContext ===
+
+impl FetchContext {
+    pub(crate) fn new(replaced: Option<Token>, reason: Reason) -> Self {
+        Self { replaced, reason }
+    }
+
+    /// The token to be replaced: the newest that this cache's source returned.
+    pub fn replaced(&self) -> Option<&Token> {
+        self.replaced.as_ref()
+    }
+
+    /// The newest refresh token.
+    pub fn refresh_token(&self) -> Option<Secret> {
+        self.replaced.as_ref()?.refresh_token()
+    }
+
+    /// Why it is fetched.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::First => "first",
+            Self::Due => "due",
+            Self::Expired => "expired",
+            Self::Refused => "refused",
+            Self::Asked => "asked",
+        })
+    }
+}
+
+impl<F, T, E> TokenSource for F
+where
+    F: Fn(FetchContext) -> T + Send + Sync + 'static,
+    T: Future<Output = Result<Token, E>> + Send,
+    E: Into<BoxError>,
+{
+    async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
+        self(context).await.map_err(Error::from_source)
+    }
+}
+
+/// The source of a token that was handed over once and for all, asked for another.
+pub(crate) struct Fixed;
+
+impl TokenSource for Fixed {
+    async fn fetch(&self, _: FetchContext) -> Result<Token, Error> {
+        Err(Error::denied("a fixed token cannot be replaced; give the cache a token source"))
+    }
+}
+
+/// A source behind a pointer: the trait's async function cannot be called through `dyn`, this one can.
+pub(crate) mod erased {
+    use std::pin::Pin;
+
+    use crate::error::Error;
+    use crate::source::{FetchContext, TokenSource};
+    use crate::token::Token;
+
+    pub(crate) trait DynSource: Send + Sync {
+        fn fetch(&self, context: FetchContext) -> Pin<Box<dyn Future<Output = Result<Token, Error>> + Send + '_>>;
+    }
+
+    impl<S: TokenSource> DynSource for S {
+        fn fetch(&self, context: FetchContext) -> Pin<Box<dyn Future<Output = Result<Token, Error>> + Send + '_>> {
+            Box::pin(TokenSource::fetch(self, context))
+        }
+    }
+}

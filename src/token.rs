@@ -1,0 +1,213 @@
+//! A token: the header value it becomes, how long it lives, and what came with it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::HeaderValue;
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use crate::error::Error;
+
+/// The lifetime taken for a token whose issuer names none: one hour.
+///
+/// RFC 6749 section 5.1 lets a server leave `expires_in` out and document its own value; an hour is what most do, and
+/// what both MeshyDB and Mesh Connect say. A token that dies sooner is caught by the 401.
+pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
+
+/// The longest lifetime that is told apart: 100 years. Longer ones (`expires_in: 1e300`) count as this.
+pub const MAX_LIFETIME: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// A text that is never printed: a password, a client secret, a refresh token.
+///
+/// `Debug` shows nothing of it, not even its length; the memory is overwritten when the last clone goes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<Zeroizing<String>>);
+
+/// An access token and what the issuer said about it.
+///
+/// Cheap to clone. A token source makes one with [`Token::new`]; the cache stamps it with a
+/// [generation](Token::generation) when it publishes it. `Debug` prints no part of a secret.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_bearer::Token;
+///
+/// let token = Token::new("mF_9.B5f-4.1JqM")?.with_lifetime(Duration::from_secs(3600)).with_refresh_token("tGzv3JOkF0XG5Qx2TlKWIA");
+/// assert_eq!(token.header_value(), "Bearer mF_9.B5f-4.1JqM");
+/// assert!(!format!("{token:?}").contains("mF_9"));
+/// # Ok::<_, tower_bearer::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Token {
+    /// `Bearer <token>`, built once, marked sensitive.
+    header: HeaderValue,
+    generation: u64,
+    expires_at: Option<SystemTime>,
+    details: Arc<Details>,
+}
+
+#[derive(Clone)]
+struct Details {
+    lifetime: Duration,
+    refresh_token: Option<Secret>,
+    scope: Option<String>,
+    id_token: Option<Secret>,
+    extra: Map<String, Value>,
+}
+
+// === impl Secret ===
+
+impl Secret {
+    /// The text itself. Whoever calls this answers for where it goes.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<String>> From<T> for Secret {
+    fn from(text: T) -> Self {
+        Self(Arc::new(Zeroizing::new(text.into())))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+// === impl Token ===
+
+impl Token {
+    /// A token from its text, with a lifetime of [`DEFAULT_LIFETIME`] and nothing else.
+    ///
+    /// # Errors
+    /// The text is empty, or holds something else than visible ASCII characters (RFC 6750 section 2.1 allows fewer
+    /// still): white space, line breaks and control characters cannot go into a header.
+    pub fn new(access_token: impl AsRef<str>) -> Result<Self, Error> {
+        let text = access_token.as_ref();
+        if text.is_empty() {
+            return Err(Error::unusable(None, "the access token is empty"));
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let problem =
+                "the access token holds a character that no header may carry (white space, a line break, or not ASCII)";
+            return Err(Error::unusable(None, problem));
+        }
+        let header = Bytes::from([PREFIX.as_bytes(), text.as_bytes()].concat());
+        let mut header = HeaderValue::from_maybe_shared(header).expect("visible ASCII is a header value");
+        header.set_sensitive(true);
+        let details =
+            Details { lifetime: DEFAULT_LIFETIME, refresh_token: None, scope: None, id_token: None, extra: Map::new() };
+        Ok(Self { header, generation: 0, expires_at: None, details: Arc::new(details) })
+    }
+
+    /// How long the token lives, counted from **before** it was asked for (the cache does the counting): the issuer's
+    /// `expires_in`. Zero means dead on arrival; more than [`MAX_LIFETIME`] counts as that.
+    #[must_use]
+    pub fn with_lifetime(self, lifetime: Duration) -> Self {
+        self.with(|details| details.lifetime = lifetime.min(MAX_LIFETIME))
+    }
+
+    /// The refresh token that came with it, or the old one where the issuer sent none.
+    #[must_use]
+    pub fn with_refresh_token(self, refresh_token: impl Into<Secret>) -> Self {
+        self.with(|details| details.refresh_token = Some(refresh_token.into()))
+    }
+
+    /// The scope the issuer granted (RFC 6749 section 3.3: words separated by spaces).
+    #[must_use]
+    pub fn with_scope(self, scope: impl Into<String>) -> Self {
+        self.with(|details| details.scope = Some(scope.into()))
+    }
+
+    /// The OpenID Connect ID token that came with it.
+    #[must_use]
+    pub fn with_id_token(self, id_token: impl Into<Secret>) -> Self {
+        self.with(|details| details.id_token = Some(id_token.into()))
+    }
+
+    /// The other members of the issuer's answer.
+    #[must_use]
+    pub fn with_extra(self, extra: Map<String, Value>) -> Self {
+        self.with(|details| details.extra = extra)
+    }
+
+    /// The access token's text. Whoever calls this answers for where it goes.
+    pub fn access_token(&self) -> &str {
+        let value = self.header.to_str().expect("made from visible ASCII");
+        &value[PREFIX.len()..]
+    }
+
+    /// The `Authorization` value, `Bearer <token>`, marked sensitive: for a request that does not pass the layer, such
+    /// as a WebSocket handshake.
+    pub fn header_value(&self) -> &HeaderValue {
+        &self.header
+    }
+
+    /// Which token of its cache this is: 1 for the first, one more for each that followed, 0 before it was published.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How long the token lives from when it was asked for, as the issuer said.
+    pub fn lifetime(&self) -> Duration {
+        self.details.lifetime
+    }
+
+    /// When it ends by the wall clock, as the issuer said; `None` before it was published.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.expires_at
+    }
+
+    /// The refresh token, for saving.
+    #[doc(alias = "RetrievePersistanceToken")]
+    #[doc(alias = "RetrieveRefreshToken")]
+    pub fn refresh_token(&self) -> Option<Secret> {
+        self.details.refresh_token.clone()
+    }
+
+    /// The granted scope, where the issuer named it.
+    pub fn scope(&self) -> Option<&str> {
+        self.details.scope.as_deref()
+    }
+
+    /// The OpenID Connect ID token, where one came along.
+    pub fn id_token(&self) -> Option<&Secret> {
+        self.details.id_token.as_ref()
+    }
+
+    /// A member of the issuer's answer that has no method of its own.
+    pub fn extra(&self, name: &str) -> Option<&Value> {
+        self.details.extra.get(name)
+    }
+
+    pub(crate) fn published(self, generation: u64, expires_at: SystemTime) -> Self {
+        Self { generation, expires_at: Some(expires_at), ..self }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Details)) -> Self {
+        change(Arc::make_mut(&mut self.details));
+        self
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token")
+            .field("generation", &self.generation)
+            .field("lifetime", &self.details.lifetime)
+            .field("expires_at", &self.expires_at)
+            .field("refresh_token", &self.details.refresh_token)
+            .field("scope", &self.details.scope)
+            .finish_non_exhaustive()
+    }
+}
+
+const PREFIX: &str = "Bearer ";
+
+#[cfg(test)]
+mod tests;

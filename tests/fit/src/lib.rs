@@ -1,0 +1,185 @@
+//! Compile-only: the layer over the client stacks people use, with each resend choice. Nothing here runs.
+//!
+//! What is asked of every stack: the layered service is a `Service`, `Clone`, and its futures are `Send`, also when the
+//! stack itself is not `Sync`.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use tower::util::{BoxCloneService, BoxCloneSyncService};
+use tower::{BoxError, Service, ServiceBuilder};
+use tower_bearer::resend::{CloneBody, IfEmpty, Never};
+use tower_bearer::{BearerLayer, Resend, TokenCache};
+
+/// What every layered stack must be.
+fn is_client<S, B, A>(
+    service: S,
+) -> impl Service<Request<B>, Response = Response<A>, Error = BoxError, Future: Send> + Clone + Send
+where
+    S: Service<Request<B>, Response = Response<A>, Error = BoxError, Future: Send + 'static> + Clone + Send,
+{
+    service
+}
+
+fn layer<R>(resend: R) -> BearerLayer<R> {
+    let cache = TokenCache::fixed("t").expect("a token");
+    BearerLayer::new(cache, ["https://api.example.com"]).expect("an origin").resend(resend)
+}
+
+/// Stands for a choice that wraps the body it hands inward, and turns it into the one type its client takes.
+#[derive(Clone)]
+struct Wrapping<F>(F);
+
+struct Wrapped<B>(B);
+
+impl<B, W, F: Fn(Wrapped<B>) -> W> Resend<B> for Wrapping<F> {
+    type Body = W;
+    type Spare = Infallible;
+
+    fn once(&self, body: B) -> W {
+        (self.0)(Wrapped(body))
+    }
+
+    fn first(&self, body: B) -> (W, Option<Infallible>) {
+        (self.once(body), None)
+    }
+
+    fn second(&self, spare: Infallible) -> Option<W> {
+        match spare {}
+    }
+}
+
+/// hyper-util's legacy client, and tower's own middleware around it.
+pub mod over_hyper {
+    use super::*;
+    use hyper_util::client::legacy::Client;
+    use hyper_util::client::legacy::connect::HttpConnector;
+    use hyper_util::rt::TokioExecutor;
+
+    type Http = Client<HttpConnector, Full<Bytes>>;
+
+    /// hyper-util.
+    pub fn fits() {
+        let http: Http = Client::builder(TokioExecutor::new()).build_http();
+        is_client::<_, Full<Bytes>, _>(ServiceBuilder::new().layer(layer(CloneBody)).service(http.clone()));
+        is_client::<_, Full<Bytes>, _>(ServiceBuilder::new().layer(layer(IfEmpty)).service(http.clone()));
+        is_client::<_, Full<Bytes>, _>(ServiceBuilder::new().layer(layer(Never)).service(http.clone()));
+        is_client::<_, Full<Bytes>, _>(
+            ServiceBuilder::new().layer(layer(|body: &Full<Bytes>| Some(body.clone()))).service(http.clone()),
+        );
+        is_client::<_, Full<Bytes>, _>(
+            ServiceBuilder::new()
+                .layer(layer(Wrapping(|Wrapped(body): Wrapped<Full<Bytes>>| body)))
+                .service(http.clone()),
+        );
+
+        // Boxed: `BoxCloneService` is `Send` and not `Sync`.
+        let boxed = BoxCloneService::new(http.clone());
+        is_client::<_, Full<Bytes>, _>(ServiceBuilder::new().layer(layer(CloneBody)).service(boxed));
+        let boxed = BoxCloneSyncService::new(http.clone());
+        is_client::<_, Full<Bytes>, _>(ServiceBuilder::new().layer(layer(CloneBody)).service(boxed));
+        // Buffered, and limited beneath.
+        let buffered =
+            ServiceBuilder::new().layer(layer(CloneBody)).buffer::<Request<Full<Bytes>>>(8).service(http.clone());
+        is_client::<_, Full<Bytes>, _>(buffered);
+        let limited = ServiceBuilder::new().layer(layer(CloneBody)).concurrency_limit(1).service(http.clone());
+        is_client::<_, Full<Bytes>, _>(limited);
+        // And the layered service can be boxed and buffered itself.
+        let above = ServiceBuilder::new().buffer::<Request<Full<Bytes>>>(8).layer(layer(CloneBody)).service(http);
+        let _: BoxCloneService<Request<Full<Bytes>>, Response<::hyper::body::Incoming>, BoxError> =
+            BoxCloneService::new(above);
+    }
+}
+
+/// reqwest: a `Service<reqwest::Request>`, so an adapter turns requests and responses.
+pub mod over_reqwest {
+    use super::*;
+
+    /// The adapter, as small as it goes.
+    #[derive(Clone)]
+    pub struct Adapter(reqwest::Client);
+
+    impl Service<Request<reqwest::Body>> for Adapter {
+        type Response = Response<reqwest::Body>;
+        type Error = reqwest::Error;
+        type Future = Pin<Box<dyn Future<Output = Result<Self::Response, reqwest::Error>> + Send>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), reqwest::Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<reqwest::Body>) -> Self::Future {
+            let client = self.0.clone();
+            Box::pin(async move { Ok(client.execute(request.try_into()?).await?.into()) })
+        }
+    }
+
+    /// Its body is neither `Clone` nor copied by a method of its own; what is in memory can be read.
+    pub fn fits() {
+        let http = Adapter(reqwest::Client::new());
+        is_client::<_, reqwest::Body, _>(ServiceBuilder::new().layer(layer(in_memory)).service(http.clone()));
+        is_client::<_, reqwest::Body, _>(ServiceBuilder::new().layer(layer(IfEmpty)).service(http.clone()));
+        is_client::<_, reqwest::Body, _>(ServiceBuilder::new().layer(layer(Never)).service(http.clone()));
+        is_client::<_, Full<Bytes>, _>(
+            ServiceBuilder::new()
+                .layer(layer(Wrapping(|Wrapped(body)| reqwest::Body::wrap::<Full<Bytes>>(body))))
+                .service(http),
+        );
+    }
+}
+
+/// A stream is not sent again.
+fn in_memory(body: &reqwest::Body) -> Option<reqwest::Body> {
+    body.as_bytes().map(|bytes| Bytes::copy_from_slice(bytes).into())
+}
+
+/// tonic: one body type only, and URIs that are paths.
+pub mod over_tonic {
+    use super::*;
+    use tonic::body::Body;
+    use tonic::client::Grpc;
+    use tonic::transport::{Channel, Endpoint};
+
+    /// A generated client takes any `GrpcService`.
+    pub fn fits(endpoint: Endpoint) {
+        let channel: Channel = endpoint.connect_lazy();
+        is_client::<_, Body, _>(ServiceBuilder::new().layer(layer(IfEmpty)).service(channel.clone()));
+        is_client::<_, Body, _>(ServiceBuilder::new().layer(layer(Never)).service(channel.clone()));
+        is_client::<_, Body, _>(
+            ServiceBuilder::new().layer(layer(Wrapping(|Wrapped(body): Wrapped<Body>| body))).service(channel.clone()),
+        );
+        is_client::<_, Body, _>(ServiceBuilder::new().layer(layer(|_: &Body| None::<Body>)).service(channel.clone()));
+        let layer = layer(Never).relative_to("https://api.example.com").expect("one of the origins");
+        is_grpc(ServiceBuilder::new().layer(layer).service(channel));
+    }
+
+    fn is_grpc<S: tonic::client::GrpcService<Body>>(service: S) -> Grpc<S> {
+        Grpc::new(service)
+    }
+}
+
+/// kube: its client takes a whole stack, and hands it its own body.
+pub mod over_kube {
+    use super::*;
+    use http_body::Body as _;
+    use hyper_util::client::legacy;
+    use hyper_util::rt::TokioExecutor;
+    use kube::Client;
+    use kube::client::Body;
+
+    /// The stack's client is boxed and buffered by kube.
+    pub fn fits() -> Client {
+        let http: legacy::Client<_, Body> = legacy::Client::builder(TokioExecutor::new()).build_http();
+        is_client::<_, Body, _>(ServiceBuilder::new().layer(layer(Never)).service(http.clone()));
+        is_client::<_, Body, _>(
+            ServiceBuilder::new().layer(layer(|body: &Body| body.try_clone())).service(http.clone()),
+        );
+        // What `IfEmpty` does, for a body without `Default`.
+        let if_empty = |body: &Body| body.is_end_stream().then(Body::empty);
+        Client::new(ServiceBuilder::new().layer(layer(if_empty)).service(http), "default")
+    }
+}
