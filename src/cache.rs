@@ -323,4 +323,3 @@ impl Reader {
         Some(&held.token)
     }
 }
-

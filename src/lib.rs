@@ -28,5 +28,6 @@ pub use origin::Origin;
 pub use resend::Resend;
 pub use schedule::{Phase, Refresh};
 pub use service::Bearer;
-pub use source::{FetchContext, Reason, TokenSource};
+pub use source::endpoint::HttpClient;
+pub use source::{FetchContext, Reason, TokenSource, json, mesh_connect, meshydb, oauth2};
 pub use token::{DEFAULT_LIFETIME, MAX_LIFETIME, Secret, Token};

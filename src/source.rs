@@ -7,6 +7,13 @@ use tower::BoxError;
 use crate::error::Error;
 use crate::token::{Secret, Token};
 
+pub(crate) mod answer;
+pub(crate) mod endpoint;
+pub mod json;
+pub mod mesh_connect;
+pub mod meshydb;
+pub mod oauth2;
+
 /// Something that fetches a token: a grant of an OAuth 2 server, a login, a file, or any async closure.
 ///
 /// The cache calls [`fetch`](TokenSource::fetch) for one token at a time, on a task of its own, bounded by its

@@ -88,14 +88,18 @@ impl Token {
     /// The text is empty, or holds something else than visible ASCII characters (RFC 6750 section 2.1 allows fewer
     /// still): white space, line breaks and control characters cannot go into a header.
     pub fn new(access_token: impl AsRef<str>) -> Result<Self, Error> {
-        let text = access_token.as_ref();
+        Self::parse(access_token.as_ref()).map_err(|problem| Error::unusable(None, problem))
+    }
+
+    /// As [`Token::new`], with the bare problem, for errors that name an endpoint.
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         if text.is_empty() {
-            return Err(Error::unusable(None, "the access token is empty"));
+            return Err("the access token is empty");
         }
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            let problem =
-                "the access token holds a character that no header may carry (white space, a line break, or not ASCII)";
-            return Err(Error::unusable(None, problem));
+            return Err(
+                "the access token holds a character that no header may carry (white space, a line break, or not ASCII)",
+            );
         }
         let header = Bytes::from([PREFIX.as_bytes(), text.as_bytes()].concat());
         let mut header = HeaderValue::from_maybe_shared(header).expect("visible ASCII is a header value");

@@ -1,0 +1,59 @@
+//! What a JSON answer says: the token's text and how long it lives. Shared by every source that reads JSON.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::source::endpoint::Answer;
+use crate::token::{MAX_LIFETIME, Token};
+
+/// A token from the answer's member, with a lifetime from another.
+pub(crate) fn token(
+    answer: &Answer,
+    text: Option<&Value>,
+    expires_in: Option<&Value>,
+    default_lifetime: Duration,
+) -> Result<Token, Error> {
+    let text = match text {
+        Some(Value::String(text)) => text,
+        Some(Value::Null) | None => return Err(answer.unusable("it holds no access token")),
+        Some(_) => return Err(answer.unusable("its access token is not a string")),
+    };
+    let token = Token::parse(text).map_err(|problem| answer.unusable(problem))?;
+    Ok(token.with_lifetime(lifetime(expires_in, default_lifetime)))
+}
+
+/// What `expires_in` means, in whatever form it comes.
+///
+/// | sent | taken as |
+/// |---|---|
+/// | a number, whole or fractional; the same as a string | that many seconds |
+/// | zero, negative | no life at all: the token is dead on arrival |
+/// | more than 100 years | 100 years |
+/// | missing, null, or nothing that is a number | the default lifetime |
+pub(crate) fn lifetime(expires_in: Option<&Value>, default: Duration) -> Duration {
+    let seconds = match expires_in {
+        Some(Value::Number(number)) => number.as_f64(),
+        Some(Value::String(text)) => text.trim().parse().ok(),
+        _ => None,
+    };
+    match seconds {
+        Some(seconds) if seconds.is_finite() => {
+            // Cut first: a `Duration` cannot hold every number.
+            Duration::from_secs_f64(seconds.clamp(0.0, MAX_LIFETIME.as_secs_f64()))
+        }
+        _ => default,
+    }
+}
+
+/// A setting of the sources: what is taken where the issuer names no lifetime.
+pub(crate) fn default_lifetime(lifetime: Duration) -> Result<Duration, Error> {
+    if lifetime.is_zero() {
+        return Err(Error::invalid("default_lifetime", "a token without a life cannot be used"));
+    }
+    Ok(lifetime)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! Any login that takes JSON and answers JSON: where in the answer the token lies is a setting.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::source::endpoint::{Answer, Endpoint, HttpClient};
+use crate::source::{FetchContext, TokenSource, answer};
+use crate::token::{DEFAULT_LIFETIME, Secret, Token};
+
+/// A login that is no OAuth 2: one POST with a JSON body, answered with JSON.
+///
+/// ```
+/// # fn main() -> Result<(), tower_bearer::Error> {
+/// # use http_body_util::Full; use bytes::Bytes;
+/// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+/// use serde_json::json;
+/// use tower_bearer::{TokenCache, json::JsonLogin};
+///
+/// let login = JsonLogin::new(http, "https://api.example.com/login", json!({ "user": "me", "key": "its secret" }))?
+///     .token_at("/data/jwt")?
+///     .lifetime_at("/data/ttl")?;
+/// let cache = TokenCache::new(login);
+/// # Ok(()) }
+/// ```
+pub struct JsonLogin {
+    endpoint: Endpoint,
+    body: Secret,
+    /// What the issuer's words must not repeat: every text in the body.
+    secrets: Vec<Secret>,
+    token_at: String,
+    lifetime_at: String,
+    default_lifetime: Duration,
+    judge: Arc<dyn Fn(StatusCode, &Value) -> Verdict + Send + Sync>,
+}
+
+/// What the answer to a login says, beside the token.
+///
+/// `code` and `message` are the issuer's words; they are bounded, cleaned and freed of the login's own texts before
+/// they become part of an [`Error`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The token is in the answer.
+    Granted,
+    /// The credentials are wrong, and stay wrong: the next attempt waits 30 s, doubling to 15 min.
+    Denied {
+        /// The provider's code for it.
+        code: Option<String>,
+        /// What it says to people.
+        message: Option<String>,
+    },
+    /// Not now: the next attempt waits out the ordinary backoff.
+    Failed {
+        /// The provider's code for it.
+        code: Option<String>,
+        /// What it says to people.
+        message: Option<String>,
+    },
+}
+
+// === impl JsonLogin ===
+
+impl JsonLogin {
+    /// A login at this address with this body. The token is looked for at `/access_token`, its lifetime in seconds at
+    /// `/expires_in`.
+    ///
+    /// # Errors
+    /// A URL that is none, or is plain `http://` beyond loopback.
+    pub fn new<B: 'static>(http: impl HttpClient<B>, url: &str, body: Value) -> Result<Self, Error> {
+        Ok(Self::over(Endpoint::new(http, "url", url)?, body))
+    }
+
+    pub(crate) fn over(endpoint: Endpoint, body: Value) -> Self {
+        let mut secrets = Vec::new();
+        texts(&body, &mut secrets);
+        Self {
+            endpoint,
+            body: body.to_string().into(),
+            secrets,
+            token_at: "/access_token".into(),
+            lifetime_at: "/expires_in".into(),
+            default_lifetime: DEFAULT_LIFETIME,
+            judge: Arc::new(by_status),
+        }
+    }
+
+    /// Where in the answer the token lies: a JSON pointer (RFC 6901).
+    ///
+    /// # Errors
+    /// Not a JSON pointer.
+    pub fn token_at(self, pointer: impl Into<String>) -> Result<Self, Error> {
+        Ok(Self { token_at: checked("token_at", pointer)?, ..self })
+    }
+
+    /// Where in the answer the lifetime lies, in seconds: a JSON pointer (RFC 6901).
+    ///
+    /// # Errors
+    /// Not a JSON pointer.
+    pub fn lifetime_at(self, pointer: impl Into<String>) -> Result<Self, Error> {
+        Ok(Self { lifetime_at: checked("lifetime_at", pointer)?, ..self })
+    }
+
+    /// The lifetime of a token whose answer names none. Default: [`DEFAULT_LIFETIME`].
+    ///
+    /// # Errors
+    /// Zero.
+    pub fn default_lifetime(self, lifetime: Duration) -> Result<Self, Error> {
+        Ok(Self { default_lifetime: answer::default_lifetime(lifetime)?, ..self })
+    }
+
+    /// Adds a header to the login.
+    ///
+    /// # Errors
+    /// A name or value that no header may carry.
+    pub fn header(mut self, name: &str, value: &str) -> Result<Self, Error> {
+        self.endpoint.header("header", name, value)?;
+        Ok(self)
+    }
+
+    /// How an answer is judged before its token is looked at; the body is `Null` where it is not JSON.
+    ///
+    /// By default a 2xx grants, a 401 or 403 with a JSON body denies, and everything else failed.
+    #[must_use]
+    pub fn judge(self, judge: impl Fn(StatusCode, &Value) -> Verdict + Send + Sync + 'static) -> Self {
+        Self { judge: Arc::new(judge), ..self }
+    }
+
+    /// The same login at another address.
+    pub(crate) fn at(self, field: &'static str, url: &str) -> Result<Self, Error> {
+        Ok(Self { endpoint: self.endpoint.at(field, url)?, ..self })
+    }
+
+    fn read(&self, answer: &Answer) -> Result<Token, Error> {
+        let body = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+        let error = |denied, code: Option<String>, message: Option<String>| {
+            let secrets: Vec<_> = self.secrets.iter().collect();
+            Err(answer.error(denied, code.as_deref(), message.as_deref(), &secrets))
+        };
+        match (self.judge)(answer.status, &body) {
+            Verdict::Granted if body.is_null() => Err(answer.unusable("it is not JSON")),
+            Verdict::Granted => answer::token(
+                answer,
+                body.pointer(&self.token_at),
+                body.pointer(&self.lifetime_at),
+                self.default_lifetime,
+            ),
+            Verdict::Denied { code, message } => error(answer.status != StatusCode::TOO_MANY_REQUESTS, code, message),
+            Verdict::Failed { code, message } => error(false, code, message),
+        }
+    }
+}
+
+impl TokenSource for JsonLogin {
+    async fn fetch(&self, _: FetchContext) -> Result<Token, Error> {
+        let body = Bytes::copy_from_slice(self.body.expose().as_bytes());
+        self.read(&self.endpoint.post("application/json", None, body).await?)
+    }
+}
+
+impl fmt::Debug for JsonLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JsonLogin")
+            .field("endpoint", &self.endpoint)
+            .field("token_at", &self.token_at)
+            .field("lifetime_at", &self.lifetime_at)
+            .finish_non_exhaustive()
+    }
+}
+
+fn by_status(status: StatusCode, body: &Value) -> Verdict {
+    let code = body.get("error").and_then(Value::as_str).map(str::to_owned);
+    let message = body.get("message").and_then(Value::as_str).map(str::to_owned);
+    match status {
+        status if status.is_success() => Verdict::Granted,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !body.is_null() => Verdict::Denied { code, message },
+        _ => Verdict::Failed { code, message },
+    }
+}
+
+/// RFC 6901 section 3: empty, or each step behind a slash.
+fn checked(field: &'static str, pointer: impl Into<String>) -> Result<String, Error> {
+    let pointer = pointer.into();
+    if !pointer.is_empty() && !pointer.starts_with('/') {
+        return Err(Error::invalid(field, "not a JSON pointer; write it as /content/token"));
+    }
+    Ok(pointer)
+}
+
+fn texts(value: &Value, found: &mut Vec<Secret>) {
+    match value {
+        Value::String(text) => found.push(text.as_str().into()),
+        Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
+        Value::Object(members) => members.values().for_each(|member| texts(member, found)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+//! Fakes for tests: token endpoints and APIs that need no socket.
+//!
+//! Every fake is a [`tower::Service`] of `http::Request<Full<Bytes>>`, a cheap handle to clone, and always ready. Each
+//! reads time from tokio, so a test with paused time decides when tokens end and answers arrive. Settings take `&self`
+//! and hold for the calls that arrive afterwards, so a test changes them while requests run.
+//!
+//! | fake | stands for |
+//! |---|---|
+//! | [`Issuer`] | an OAuth 2 token endpoint that follows a script of [`Answer`]s |
+//! | [`Api`] | an API that accepts the live access tokens of a [`Ledger`] and refuses all others |
+//! | [`MeshyDbServer`] | MeshyDB: login, anonymous users, tenants, rotated refresh tokens, sign-out |
+//! | [`MeshConnectServer`] | Mesh Connect: a JSON login whose token comes in an envelope |
+//!
+//! An issuer does its work the moment a call arrives, and its `delay` is the way back: a call dropped meanwhile is an
+//! answer lost, and a token's life runs while its answer travels. An API judges after its `delay`, the way there: a
+//! token may end while its request travels.
+//!
+//! ```
+//! use std::time::Duration;
+//! use bytes::Bytes;
+//! use http::Request;
+//! use http_body_util::Full;
+//! use tower::ServiceExt;
+//! use tower_bearer::testing::{Answer, Api, Issuer};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), tower::BoxError> {
+//! let issuer = Issuer::new();
+//! issuer.queue(Answer::raw(503, "<h1>Bad gateway</h1>"));
+//! let ask = || Request::post("https://auth.example.com/token").body(Full::<Bytes>::default());
+//! assert_eq!(issuer.clone().oneshot(ask()?).await?.status(), 503);
+//! assert_eq!(issuer.clone().oneshot(ask()?).await?.status(), 200);
+//!
+//! let api = Api::new(issuer.ledger());
+//! let call = Request::get("https://api.example.com/").header("authorization", "Bearer token-1");
+//! assert_eq!(api.clone().oneshot(call.body(Full::default())?).await?.status(), 200);
+//! assert_eq!((issuer.calls().total(), api.accepted()), (2, 1));
+//! # Ok(())
+//! # }
+//! ```
+
+mod answer;
+mod api;
+mod calls;
+mod collected;
+mod issuer;
+mod ledger;
+mod mesh_connect;
+mod meshydb;
+mod recorded;
+mod script;
+mod sessions;
+#[cfg(test)]
+mod tests;
+
+pub use crate::clock::ManualClock;
+pub use answer::Answer;
+pub use api::Api;
+pub use calls::Calls;
+pub use collected::Collected;
+pub use issuer::Issuer;
+pub use ledger::{Ledger, Verdict};
+pub use mesh_connect::MeshConnectServer;
+pub use meshydb::{ErrorBodies, MeshyDbServer};
+pub use recorded::Recorded;

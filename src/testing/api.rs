@@ -1,0 +1,152 @@
+//! An API that accepts the live tokens of a ledger.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Request, Response};
+use http_body_util::Full;
+use serde_json::json;
+use tower::BoxError;
+
+use crate::testing::answer::{Answer, pause};
+use crate::testing::calls::Calls;
+use crate::testing::ledger::{Ledger, Verdict};
+use crate::testing::recorded::Recorded;
+use crate::testing::script::{Script, fake_service};
+
+/// A protected API: 200 for a live token of its [`Ledger`], 401 for anything else.
+///
+/// A 401 carries `WWW-Authenticate: Bearer error="invalid_token"`, or the bare `Bearer` where no `Authorization` was
+/// sent (RFC 6750, section 3.1). Two `Authorization` headers are refused like a wrong token.
+#[derive(Clone, Debug)]
+pub struct Api {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    script: Script,
+    /// The 401, given whether an `Authorization` was sent.
+    refusal: fn(bool) -> Answer,
+    accepted: AtomicUsize,
+    refused: AtomicUsize,
+    without_token: AtomicUsize,
+    expired_seen: AtomicUsize,
+    refuse_all: AtomicBool,
+}
+
+impl Api {
+    /// An API that judges by `ledger`.
+    pub fn new(ledger: Ledger) -> Self {
+        Self::with_refusal(ledger, |token_sent| {
+            let challenge = if token_sent { r#"Bearer error="invalid_token""# } else { "Bearer" };
+            Answer::json(401, json!({ "accepted": false })).header("www-authenticate", challenge)
+        })
+    }
+
+    pub(crate) fn with_refusal(ledger: Ledger, refusal: fn(bool) -> Answer) -> Self {
+        let inner = Inner {
+            script: Script::new(ledger),
+            refusal,
+            accepted: AtomicUsize::new(0),
+            refused: AtomicUsize::new(0),
+            without_token: AtomicUsize::new(0),
+            expired_seen: AtomicUsize::new(0),
+            refuse_all: AtomicBool::new(false),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// How long a request takes to arrive. Its token is judged after that, and the answer comes at once.
+    pub fn delay(&self, delay: Duration) {
+        self.inner.script.set_delay(delay);
+    }
+
+    /// Queues an answer; the queue is used up, in order, before requests are judged again. Such answers count as
+    /// neither accepted nor refused.
+    pub fn queue(&self, answer: Answer) {
+        self.inner.script.queue(answer);
+    }
+
+    /// Whether every request is refused, with a live token too.
+    pub fn refuse_all(&self, refuse: bool) {
+        self.inner.refuse_all.store(refuse, Ordering::SeqCst);
+    }
+
+    /// Requests answered 200 because their token was live.
+    pub fn accepted(&self) -> usize {
+        self.inner.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Requests answered 401 after a look at their token, or at its absence.
+    pub fn refused(&self) -> usize {
+        self.inner.refused.load(Ordering::SeqCst)
+    }
+
+    /// Of the requests judged, those without an `Authorization` header.
+    pub fn without_token(&self) -> usize {
+        self.inner.without_token.load(Ordering::SeqCst)
+    }
+
+    /// Of the requests judged, those whose token had expired.
+    pub fn expired_seen(&self) -> usize {
+        self.inner.expired_seen.load(Ordering::SeqCst)
+    }
+
+    /// The calls so far.
+    pub fn calls(&self) -> &Calls {
+        &self.inner.script.calls
+    }
+
+    /// The last 1024 requests, oldest first.
+    pub fn requests(&self) -> Vec<Recorded> {
+        self.inner.script.requests()
+    }
+
+    async fn serve(self, request: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>, BoxError> {
+        self.answer(Recorded::read(request).await).await
+    }
+
+    pub(crate) async fn answer(&self, request: Recorded) -> Result<Response<Full<Bytes>>, BoxError> {
+        let script = &self.inner.script;
+        let _call = script.calls.enter();
+        script.record(request.clone());
+        if let Some(answer) = script.planned() {
+            return answer.send(&script.ledger, script.delay()).await;
+        }
+        pause(script.delay()).await;
+        script.answer_at_once(self.judge(&request.headers)).await
+    }
+
+    fn judge(&self, headers: &HeaderMap) -> Answer {
+        let inner = &*self.inner;
+        let count = |counter: &AtomicUsize| counter.fetch_add(1, Ordering::SeqCst);
+        let verdict = bearer(headers).map_or(Verdict::Unknown, |token| inner.script.ledger.verdict(token));
+        if verdict == Verdict::Live && !inner.refuse_all.load(Ordering::SeqCst) {
+            count(&inner.accepted);
+            return Answer::json(200, json!({ "accepted": true }));
+        }
+        count(&inner.refused);
+        if verdict == Verdict::Expired {
+            count(&inner.expired_seen);
+        }
+        let token_sent = headers.contains_key(AUTHORIZATION);
+        if !token_sent {
+            count(&inner.without_token);
+        }
+        (inner.refusal)(token_sent)
+    }
+}
+
+/// The token of the one `Authorization: Bearer` header; the scheme in any case (RFC 9110, section 11.1).
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token)
+}
+
+fake_service!(Api);

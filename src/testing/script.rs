@@ -1,0 +1,138 @@
+//! What all fakes have in common: the planned answers, the log of requests, the counted calls.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use tokio::time::Instant;
+use tower::BoxError;
+
+use crate::testing::answer::Answer;
+use crate::testing::calls::Calls;
+use crate::testing::ledger::Ledger;
+use crate::testing::recorded::Recorded;
+
+/// A long test must not fill the memory.
+const LOGGED: usize = 1024;
+
+#[derive(Debug, Default)]
+pub(crate) struct Script {
+    plan: Mutex<Plan>,
+    log: Mutex<VecDeque<Recorded>>,
+    pub(crate) calls: Calls,
+    pub(crate) ledger: Ledger,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    queue: VecDeque<Answer>,
+    outage: Option<Answer>,
+    delay: Duration,
+}
+
+impl Script {
+    pub(crate) fn new(ledger: Ledger) -> Self {
+        Self { ledger, ..Self::default() }
+    }
+
+    pub(crate) fn queue(&self, answer: Answer) {
+        lock(&self.plan).queue.push_back(answer);
+    }
+
+    pub(crate) fn fail(&self, answer: Option<Answer>) {
+        lock(&self.plan).outage = answer;
+    }
+
+    pub(crate) fn set_delay(&self, delay: Duration) {
+        lock(&self.plan).delay = delay;
+    }
+
+    pub(crate) fn delay(&self) -> Duration {
+        lock(&self.plan).delay
+    }
+
+    pub(crate) fn requests(&self) -> Vec<Recorded> {
+        lock(&self.log).iter().cloned().collect()
+    }
+
+    pub(crate) fn record(&self, request: Recorded) {
+        let mut log = lock(&self.log);
+        if log.len() == LOGGED {
+            log.pop_front();
+        }
+        log.push_back(request);
+    }
+
+    /// The answer the test has planned for this call: the next in the queue, else the outage.
+    pub(crate) fn planned(&self) -> Option<Answer> {
+        let mut plan = lock(&self.plan);
+        plan.queue.pop_front().or_else(|| plan.outage.clone())
+    }
+
+    /// Answers one counted call as planned, else as `decide` says; either is settled now, before the delay.
+    pub(crate) async fn answer(&self, decide: impl FnOnce() -> Answer) -> Result<Response<Full<Bytes>>, BoxError> {
+        let _call = self.calls.enter();
+        let answer = self.planned().unwrap_or_else(decide);
+        answer.send(&self.ledger, self.delay()).await
+    }
+
+    /// Gives an answer that is neither counted nor delayed.
+    pub(crate) async fn answer_at_once(&self, answer: Answer) -> Result<Response<Full<Bytes>>, BoxError> {
+        answer.send(&self.ledger, Duration::ZERO).await
+    }
+
+    /// Reads a request and writes it down.
+    pub(crate) async fn receive(&self, request: Request<Full<Bytes>>) -> Recorded {
+        let request = Recorded::read(request).await;
+        self.record(request.clone());
+        request
+    }
+}
+
+/// A panic in one test's thread must not turn every later look at a fake into another panic.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The time by tokio, not by the clock of the code under test: a fake judges on its own.
+#[expect(clippy::disallowed_methods, reason = "the one door of the fakes")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// A number no other lookalike hands out in this process, so that a token of one is unknown to all others, a restarted
+/// one among them.
+pub(crate) fn unique_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A text in the shape of a JWT, three base64url parts, that nobody has seen before.
+pub(crate) fn jwt_like() -> String {
+    let number = unique_number();
+    format!("eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJqdGkiOiI{number:012}In0.lookalike-{number:012}")
+}
+
+/// Makes a fake a service by its `async fn serve(self, request)`.
+macro_rules! fake_service {
+    ($fake:ty) => {
+        impl tower::Service<http::Request<http_body_util::Full<bytes::Bytes>>> for $fake {
+            type Response = http::Response<http_body_util::Full<bytes::Bytes>>;
+            type Error = tower::BoxError;
+            type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+            fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+                std::task::Poll::Ready(Ok(()))
+            }
+
+            fn call(&mut self, request: http::Request<http_body_util::Full<bytes::Bytes>>) -> Self::Future {
+                Box::pin(self.clone().serve(request))
+            }
+        }
+    };
+}
+pub(crate) use fake_service;
