@@ -1,0 +1,83 @@
+//! With `Never`, a request that finds a usable token allocates what tower-http's static header does: nothing of ours.
+#![allow(unsafe_code, reason = "a global allocator is unsafe to implement; this one counts and passes on")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use tower::{BoxError, Layer, Service, service_fn};
+use tower_bearer::resend::{CloneBody, Never};
+use tower_bearer::{BearerLayer, TokenCache};
+use tower_http::auth::AddAuthorizationLayer;
+
+type Body = Full<Bytes>;
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: every call is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise is the one the system asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The allocations of one call, from the request to its answer.
+fn allocations<S>(mut service: S) -> usize
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Error: std::fmt::Debug,
+{
+    let mut call = |request| {
+        let before = ALLOCATIONS.with(Cell::get);
+        let answer = futures_now_or_never(service.call(request)).expect("ready at once").expect("an answer");
+        let after = ALLOCATIONS.with(Cell::get);
+        drop(answer);
+        after - before
+    };
+    call(request());
+    call(request())
+}
+
+fn request() -> Request<Body> {
+    Request::get("https://api.example.com/v1").header("accept", "*/*").body(Body::default()).expect("a request")
+}
+
+fn futures_now_or_never<F: Future>(future: F) -> Option<F::Output> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(output) => Some(output),
+        std::task::Poll::Pending => None,
+    }
+}
+
+fn inner()
+-> impl Service<Request<Body>, Response = Response<Body>, Error = BoxError, Future: Send> + Clone + Send + 'static {
+    service_fn(|_| std::future::ready(Ok(Response::new(Body::default()))))
+}
+
+#[test]
+fn a_usable_token_costs_no_allocation_of_ours() {
+    let cache = TokenCache::fixed("t").expect("a token");
+    let layer = BearerLayer::new(cache, ["https://api.example.com"]).expect("an origin");
+    let ours = allocations(layer.clone().resend(Never).layer(inner()));
+    let floor = allocations(AddAuthorizationLayer::bearer("t").layer(inner()));
+    assert_eq!(ours, floor);
+    // The counter counts: a copy of the request is not free.
+    assert!(allocations(layer.resend(CloneBody).layer(inner())) > floor);
+}

@@ -1,0 +1,229 @@
+//! Which requests get a token, and what else is done to them: nothing.
+
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
+use tower::limit::ConcurrencyLimit;
+use tower::util::BoxCloneService;
+use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_bearer::resend::{IfEmpty, Never};
+use tower_bearer::testing::Answer;
+use tower_bearer::{BearerLayer, Error, NoToken, TokenCache};
+
+use crate::stack::{API, Body, World, get};
+
+/// The requests as they leave the layer, answered with 200.
+fn sent_by(layer: &BearerLayer, request: Request<Body>) -> Result<Request<Body>, BoxError> {
+    let (send, receive) = std::sync::mpsc::channel();
+    let inner = service_fn(move |request| {
+        send.send(request).expect("the test listens");
+        std::future::ready(Ok::<_, BoxError>(http::Response::new(Body::default())))
+    });
+    // Polled by hand: no runtime is needed while there is a token.
+    tokio_test::block_on(layer.layer(inner).oneshot(request))?;
+    Ok(receive.recv().expect("a request"))
+}
+
+fn fixed() -> TokenCache {
+    TokenCache::fixed("mF_9.B5f-4.1JqM").expect("a token")
+}
+
+fn layer() -> BearerLayer {
+    BearerLayer::new(fixed(), [API]).expect("an origin")
+}
+
+fn to(uri: &str) -> Request<Body> {
+    Request::get(uri).body(Body::default()).expect("a request")
+}
+
+#[test]
+fn a_request_to_a_named_origin_carries_the_token_marked_sensitive() {
+    let sent = sent_by(&layer(), get("/v1?q=1")).expect("sent");
+    let value = &sent.headers()[AUTHORIZATION];
+    assert_eq!(value, "Bearer mF_9.B5f-4.1JqM");
+    assert!(value.is_sensitive());
+    assert_eq!(sent.headers().get_all(AUTHORIZATION).iter().count(), 1);
+}
+
+#[test]
+fn nothing_else_about_the_request_changes() {
+    let mut request = Request::post("https://api.example.com/v1?q=%20")
+        .version(Version::HTTP_11)
+        .header("x-twice", "1")
+        .header("accept", "*/*")
+        .header("x-twice", "2")
+        .extension(7_u8)
+        .body(Body::from("body"))
+        .expect("a request");
+    let before = request.headers().clone();
+    let mut sent = sent_by(&layer(), request.clone()).expect("sent");
+    sent.headers_mut().remove(AUTHORIZATION);
+    assert_eq!(sent.headers(), &before);
+    assert!(sent.headers().iter().eq(request.headers().iter()), "in the same order");
+    assert_eq!((sent.method(), sent.uri(), sent.version()), (request.method(), request.uri(), request.version()));
+    assert_eq!(sent.extensions().get(), Some(&7_u8));
+    let body = |request: &mut Request<Body>| tokio_test::block_on(http_body_util::BodyExt::collect(request.body_mut()));
+    assert_eq!(body(&mut sent).expect("a body").to_bytes(), body(&mut request).expect("a body").to_bytes());
+}
+
+#[test]
+fn other_origins_get_no_token() {
+    for uri in [
+        "https://evil.test/",
+        "http://api.example.com/",
+        "https://api.example.com:8443/",
+        "https://api.example.com.evil.test/",
+    ] {
+        assert!(!sent_by(&layer(), to(uri)).expect("sent").headers().contains_key(AUTHORIZATION), "{uri}");
+    }
+}
+
+#[test]
+fn any_origin_means_every_secure_one() {
+    let layer = BearerLayer::any_origin(fixed());
+    for (uri, token) in [
+        ("https://anything.test/", true),
+        ("http://localhost:1/", true),
+        ("http://[::1]:1/", true),
+        ("http://anything.test/", false),
+        ("ftp://anything.test/", false),
+    ] {
+        assert_eq!(sent_by(&layer, to(uri)).expect("sent").headers().contains_key(AUTHORIZATION), token, "{uri}");
+    }
+}
+
+#[test]
+fn a_callers_own_authorization_passes_and_so_does_its_401() {
+    let world = World::new();
+    world.api.queue(Answer::raw(401, "not you"));
+    let mut request = get("/");
+    request.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static("Basic bWU6"));
+    let answer = tokio_test::block_on(world.client().oneshot(request)).expect("an answer");
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!((world.api.calls().total(), world.issuer.calls().total()), (1, 0));
+    assert_eq!(world.api.requests()[0].headers[AUTHORIZATION], "Basic bWU6");
+    assert_eq!(world.cache.status().generation, 0);
+}
+
+#[test]
+fn an_opted_out_request_passes_without_a_token_and_so_does_its_401() {
+    let world = World::new();
+    let mut request = get("/");
+    request.extensions_mut().insert(NoToken);
+    let answer = tokio_test::block_on(world.client().oneshot(request)).expect("an answer");
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!((world.api.without_token(), world.issuer.calls().total()), (1, 0));
+}
+
+#[test]
+fn a_tunnel_gets_no_token() {
+    let mut request = to("api.example.com:443");
+    *request.method_mut() = Method::CONNECT;
+    assert!(!sent_by(&layer(), request).expect("sent").headers().contains_key(AUTHORIZATION));
+}
+
+#[test]
+fn a_path_only_uri_is_an_error_until_the_layer_knows_where_it_goes() {
+    let error = sent_by(&layer(), to("/v1")).expect_err("nobody knows where it goes");
+    assert!(Error::find(&*error).expect("ours").to_string().contains("relative_to"));
+    let placed = layer().relative_to(API).expect("one of the origins");
+    assert!(sent_by(&placed, to("/v1")).expect("sent").headers().contains_key(AUTHORIZATION));
+    let error = layer().relative_to("https://other.example.com").expect_err("none of the origins");
+    assert!(error.is_invalid() && error.to_string().contains("relative_to"), "{error}");
+}
+
+#[test]
+fn userinfo_before_our_host_is_an_error_that_does_not_repeat_it() {
+    let error = sent_by(&layer(), to("https://me:hunter2@api.example.com/")).expect_err("two credentials");
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+}
+
+#[test]
+fn an_origin_with_a_path_is_refused_when_the_layer_is_built() {
+    for origin in [
+        "https://api.example.com/v1",
+        "api.example.com",
+        "http://api.example.com",
+        "",
+        "https://me:hunter2@api.example.com",
+    ] {
+        let error = BearerLayer::new(fixed(), [origin]).expect_err(origin);
+        assert!(error.is_invalid() && error.to_string().contains("origin"), "{error}");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+    assert!(BearerLayer::new(fixed(), Vec::<String>::new()).expect_err("no origin").is_invalid());
+}
+
+#[test]
+fn with_a_token_no_runtime_is_needed_and_without_one_the_error_says_so() {
+    let poll = |cache: TokenCache| {
+        let inner = service_fn(|_| std::future::ready(Ok::<_, BoxError>(http::Response::new(Body::default()))));
+        let mut client = BearerLayer::new(cache, [API]).expect("an origin").layer(inner);
+        tokio_test::task::spawn(client.call(get("/"))).poll()
+    };
+    assert!(matches!(poll(fixed()), std::task::Poll::Ready(Ok(_))));
+    let std::task::Poll::Ready(Err(error)) = poll(World::new().cache) else { panic!("nothing to wait for") };
+    assert!(error.to_string().contains("runtime"), "{error}");
+}
+
+#[tokio::test]
+async fn the_error_of_the_service_beneath_stays_reachable() {
+    let inner =
+        service_fn(|_: Request<Body>| std::future::ready(Err::<http::Response<Body>, _>(std::io::Error::other("cut"))));
+    let error = layer().layer(inner).oneshot(get("/")).await.expect_err("the inner error");
+    assert!(error.is::<std::io::Error>());
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_ready_makes_the_layer_not_ready() {
+    let world = World::new();
+    let limited = ConcurrencyLimit::new(world.network.clone(), 1);
+    let mut first = world.layer().layer(limited);
+    let mut second = tokio_test::task::spawn(first.clone());
+    first.ready().await.expect("ready");
+    second.enter(|cx, mut service| assert!(service.poll_ready(cx).is_pending()));
+    drop(first);
+    second.enter(|cx, mut service| assert!(service.poll_ready(cx).is_ready()));
+}
+
+#[tokio::test]
+async fn option_layer_needs_one_error_type_beneath() {
+    let world = World::new();
+    let client =
+        ServiceBuilder::new().option_layer(Some(world.layer())).map_err(BoxError::from).service(world.network.clone());
+    assert_eq!(client.oneshot(get("/")).await.expect("an answer").status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_clone_goes_through_buffer() {
+    struct Single(BoxCloneService<Request<Body>, http::Response<Body>, BoxError>);
+    impl Service<Request<Body>> for Single {
+        type Response = http::Response<Body>;
+        type Error = BoxError;
+        type Future =
+            <BoxCloneService<Request<Body>, http::Response<Body>, BoxError> as Service<Request<Body>>>::Future;
+        fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), BoxError>> {
+            self.0.poll_ready(cx)
+        }
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            self.0.call(request)
+        }
+    }
+    let world = World::new();
+    let client = ServiceBuilder::new().layer(world.layer()).buffer(1).service(Single(world.network.clone()));
+    assert_eq!(client.oneshot(get("/")).await.expect("an answer").status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn each_resend_choice_injects_alike() {
+    let world = World::new();
+    let uri: Uri = format!("{API}/").parse().expect("a URI");
+    let request = || Request::get(uri.clone()).body(Body::default()).expect("a request");
+    let statuses = [
+        world.layer().layer(world.network.clone()).oneshot(request()).await,
+        world.layer().resend(IfEmpty).layer(world.network.clone()).oneshot(request()).await,
+        world.layer().resend(Never).layer(world.network.clone()).oneshot(request()).await,
+        world.layer().resend(|body: &Body| Some(body.clone())).layer(world.network.clone()).oneshot(request()).await,
+    ]
+    .map(|answer| answer.expect("an answer").status());
+    assert_eq!(statuses, [StatusCode::OK; 4]);
+}

@@ -1,0 +1,161 @@
+//! What a refused request does the second time.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use http::header::AUTHORIZATION;
+use http::{Request, Response, StatusCode, Version};
+use http_body_util::BodyExt;
+use tower::{BoxError, Layer, ServiceExt, service_fn};
+use tower_bearer::resend::{IfEmpty, Never};
+use tower_bearer::testing::Answer;
+
+use crate::stack::{Body, World, get};
+
+fn post() -> Request<Body> {
+    Request::post("https://api.example.com/upload?x=%2F")
+        .version(Version::HTTP_11)
+        .header("x-twice", "1")
+        .header("content-type", "text/plain")
+        .header("x-twice", "2")
+        .extension("kept")
+        .body(Body::from("the whole body"))
+        .expect("a request")
+}
+
+#[tokio::test]
+async fn the_second_send_equals_the_first_but_for_the_token() {
+    let world = World::new();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let inner = service_fn({
+        let (seen, network) = (Arc::clone(&seen), world.network.clone());
+        move |request: Request<Body>| {
+            seen.lock().expect("no panic").push(request.clone());
+            network.clone().oneshot(request)
+        }
+    });
+    world.api.queue(Answer::raw(401, ""));
+    let answer = world.layer().layer(inner).oneshot(post()).await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::OK);
+    let mut seen = std::mem::take(&mut *seen.lock().expect("no panic"));
+    let tokens: Vec<_> =
+        seen.iter_mut().map(|request| request.headers_mut().remove(AUTHORIZATION).expect("a token")).collect();
+    assert_eq!(tokens, ["Bearer token-1", "Bearer token-2"]);
+    assert!(tokens.iter().all(http::HeaderValue::is_sensitive));
+    for sent in seen {
+        let (sent, body) = sent.into_parts();
+        let (original, original_body) = post().into_parts();
+        assert_eq!((sent.method, sent.uri, sent.version), (original.method, original.uri, original.version));
+        assert!(sent.headers.iter().eq(original.headers.iter()));
+        assert_eq!(sent.extensions.get(), Some(&"kept"));
+        assert_eq!(
+            body.collect().await.expect("a body").to_bytes(),
+            original_body.collect().await.expect("a body").to_bytes()
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_first_future_is_gone_before_the_second_begins() {
+    struct Alive(Arc<AtomicUsize>);
+    impl Drop for Alive {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    let world = World::new();
+    let (alive, overlapped) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let inner = service_fn({
+        let (alive, overlapped, network) = (Arc::clone(&alive), Arc::clone(&overlapped), world.network.clone());
+        move |request: Request<Body>| {
+            if alive.fetch_add(1, Ordering::SeqCst) > 0 {
+                overlapped.store(true, Ordering::SeqCst);
+            }
+            let (guard, answer) = (Alive(Arc::clone(&alive)), network.clone().oneshot(request));
+            // Holds its guard for as long as the future lives, not as long as it runs.
+            let mut answer = Box::pin(answer);
+            std::future::poll_fn(move |cx| {
+                let _held = &guard;
+                answer.as_mut().poll(cx)
+            })
+        }
+    });
+    world.api.queue(Answer::raw(401, ""));
+    assert_eq!(world.layer().layer(inner).oneshot(get("/")).await.expect("an answer").status(), StatusCode::OK);
+    assert!(!overlapped.load(Ordering::SeqCst));
+    assert_eq!(alive.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn the_refused_response_is_unread_until_the_new_token_is_there() {
+    let world = World::new();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let inner = service_fn({
+        let (order, network) = (Arc::clone(&order), world.network.clone());
+        move |request: Request<Body>| {
+            let (order, answer) = (Arc::clone(&order), network.clone().oneshot(request));
+            async move {
+                let response = answer.await?;
+                let frames = response.into_body().map_frame(move |frame| {
+                    order.lock().expect("no panic").push("read");
+                    frame
+                });
+                Ok::<_, BoxError>(Response::builder().status(401).body(frames).expect("a response"))
+            }
+        }
+    });
+    let fetched = Arc::clone(&order);
+    let source = move |_| {
+        let mut order = fetched.lock().expect("no panic");
+        order.push("fetched");
+        std::future::ready(tower_bearer::Token::new(format!("token-{}", order.len())))
+    };
+    world.cache.set_source(source);
+    let answer = world.layer().layer(inner).oneshot(get("/")).await.expect("an answer");
+    assert_eq!(*order.lock().expect("no panic"), ["fetched", "fetched", "read"]);
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "the second refusal is the caller's, unread");
+}
+
+#[tokio::test]
+async fn only_bodies_that_can_go_twice_do() {
+    let sends = async |world: &World, request: Request<Body>, choice: &str| {
+        let token = world.cache.get().await.expect("a token");
+        world.issuer.ledger().revoke(token.access_token());
+        let (network, before) = (world.network.clone(), world.api.calls().total());
+        let answer = match choice {
+            "never" => world.layer().resend(Never).layer(network).oneshot(request).await,
+            "if empty" => world.layer().resend(IfEmpty).layer(network).oneshot(request).await,
+            "closure says no" => world.layer().resend(|_: &Body| None).layer(network).oneshot(request).await,
+            _ => world.layer().resend(|body: &Body| Some(body.clone())).layer(network).oneshot(request).await,
+        };
+        let sends = world.api.calls().total() - before;
+        // The token is replaced whether the request goes again or not.
+        while world.cache.status().generation == token.generation() {
+            tokio::task::yield_now().await;
+        }
+        (answer.expect("an answer").status().as_u16(), sends)
+    };
+    let world = World::new();
+    assert_eq!(sends(&world, get("/"), "never").await, (401, 1));
+    assert_eq!(sends(&world, get("/"), "if empty").await, (200, 2));
+    assert_eq!(sends(&world, post(), "if empty").await, (401, 1));
+    assert_eq!(sends(&world, post(), "closure says no").await, (401, 1));
+    assert_eq!(sends(&world, post(), "closure says yes").await, (200, 2));
+}
+
+#[tokio::test]
+async fn a_403_refreshes_nothing() {
+    let world = World::new();
+    world.api.queue(Answer::raw(403, ""));
+    assert_eq!(world.client().oneshot(get("/")).await.expect("an answer").status(), StatusCode::FORBIDDEN);
+    assert_eq!((world.api.calls().total(), world.issuer.calls().total()), (1, 1));
+}
+
+#[tokio::test]
+async fn the_error_of_the_second_send_is_the_callers() {
+    let world = World::new();
+    world.api.queue(Answer::raw(401, ""));
+    world.api.queue(Answer::fails("cut off"));
+    let error = world.client().oneshot(get("/")).await.expect_err("the second send failed");
+    assert!(error.to_string().contains("cut off"), "{error}");
+}
