@@ -19,16 +19,6 @@ pub struct BearerLayer<R = CloneBody> {
     resend: R,
 }
 
-/// A request extension: this request passes without a token, and its 401 is its own.
-///
-/// ```
-/// use tower_bearer::NoToken;
-///
-/// let request = http::Request::get("https://api.example.com/health").extension(NoToken).body(());
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NoToken;
-
 // === impl BearerLayer ===
 
 impl BearerLayer {

@@ -1,4 +1,4 @@
-//! tower-bearer
+#![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
@@ -15,19 +15,22 @@ mod schedule;
 mod service;
 mod source;
 mod telemetry;
-mod token;
-
 #[cfg(feature = "testing")]
 pub mod testing;
+mod token;
 
 pub use cache::{Status, TokenCache};
 pub use error::Error;
 pub use future::ResponseFuture;
-pub use layer::{BearerLayer, NoToken};
+pub use layer::BearerLayer;
 pub use origin::Origin;
 pub use resend::Resend;
 pub use schedule::{Phase, Refresh};
-pub use service::Bearer;
+pub use service::{Bearer, NoToken};
 pub use source::endpoint::HttpClient;
 pub use source::{FetchContext, Reason, TokenSource, json, mesh_connect, meshydb, oauth2};
 pub use token::{DEFAULT_LIFETIME, MAX_LIFETIME, Secret, Token};
+
+/// Why things are as they are: the decisions, and what was rejected for them.
+#[doc = include_str!("../DESIGN.md")]
+pub mod design {}

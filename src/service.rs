@@ -14,7 +14,6 @@ use tower::{BoxError, Service};
 use crate::cache::{Reader, TokenCache};
 use crate::error::Error;
 use crate::future::{Again, ResponseFuture, Sent};
-use crate::layer::NoToken;
 use crate::origin::{Origins, Verdict};
 use crate::resend::{self, CloneBody, Resend};
 use crate::telemetry;
@@ -34,6 +33,16 @@ pub struct Bearer<S, R = CloneBody> {
     origins: Origins,
     resend: R,
 }
+
+/// A request extension: this request passes without a token, and its 401 is its own.
+///
+/// ```
+/// use tower_bearer::NoToken;
+///
+/// let request = http::Request::get("https://api.example.com/health").extension(NoToken).body(());
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoToken;
 
 /// What becomes of a request.
 enum Way {
