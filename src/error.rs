@@ -108,7 +108,11 @@ impl Error {
             if let Some(found) = error.downcast_ref() {
                 return Some(found);
             }
-            next = error.source();
+            // Its `source` would skip the error it was made from.
+            next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+                Some(inner) => Some(inner),
+                None => error.source(),
+            };
         }
         None
     }
@@ -265,7 +269,7 @@ impl fmt::Display for Error {
             Kind::Closed => f.write_str("the token cache was shut down and fetches no more tokens"),
         }?;
         match self.retry_after {
-            Some(wait) => write!(f, " (the issuer asks to wait {} s)", wait.as_secs()),
+            Some(wait) => write!(f, " (the issuer asks to wait {:.0} s)", wait.as_secs_f64().ceil()),
             None => Ok(()),
         }
     }
@@ -282,7 +286,7 @@ impl fmt::Display for Answered {
     }
 }
 
-/// Prints what [`Display`](fmt::Display) prints, and the errors below.
+/// Prints what [`Display`](fmt::Display) prints, and the errors below, which are the HTTP client's or your source's.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_tuple("Error");

@@ -89,11 +89,11 @@ impl Origin {
             return Err(invalid("the host is not ASCII; write its `xn--` form"));
         }
         let uri: Uri = text.parse().map_err(|_| invalid("not a URL; write it as https://api.example.com"))?;
+        let place = Place::of(&uri)
+            .ok_or_else(|| invalid("scheme, host or port is missing or wrong; write it as https://api.example.com"))?;
         if uri.path() != "/" || uri.query().is_some() || text.contains('#') {
             return Err(invalid("an origin is scheme, host and port; leave out path, query and fragment"));
         }
-        let place = Place::of(&uri)
-            .ok_or_else(|| invalid("scheme or host is missing or unknown; write it as https://api.example.com"))?;
         if has_userinfo(&uri) {
             return Err(invalid("leave out the user and password before the host"));
         }
@@ -153,7 +153,8 @@ impl fmt::Display for Origin {
 // === impl Place ===
 
 impl Place {
-    /// `None` for a URI without scheme or host, with another scheme than http and https, or with a host that is none.
+    /// `None` for a URI without scheme or host, with another scheme than http and https, or with a host or port that is
+    /// none.
     fn of(uri: &Uri) -> Option<Self> {
         let secure = match uri.scheme()? {
             scheme if *scheme == Scheme::HTTPS => true,
@@ -161,7 +162,7 @@ impl Place {
             _ => return None,
         };
         let host = Host::of(uri.host()?)?;
-        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let port = port(uri, if secure { 443 } else { 80 })?;
         Some(Self { secure, host, port })
     }
 
@@ -237,7 +238,9 @@ impl Origins {
 
     pub(crate) fn judge(&self, uri: &Uri) -> Verdict {
         let Some(authority) = uri.authority() else {
-            return self.relative;
+            // To a client that joins it to a base URL, `//evil.test` names a host.
+            let joined = uri.path().starts_with("//") || uri.path().starts_with("/\\");
+            return if joined { Verdict::Unplaced } else { self.relative };
         };
         // The way nearly every request goes; what is written otherwise is read with care.
         let plain = match &self.allowed {
@@ -271,8 +274,9 @@ pub(crate) fn endpoint(field: &'static str, url: &str) -> Result<Uri, Error> {
         return Err(invalid("not ASCII; write a host in its `xn--` form and percent-encode the path"));
     }
     let uri: Uri = url.parse().map_err(|_| invalid("not a URL; write it as https://auth.example.com/token"))?;
-    let place = Place::of(&uri)
-        .ok_or_else(|| invalid("scheme or host is missing or unknown; write it as https://auth.example.com/token"))?;
+    let place = Place::of(&uri).ok_or_else(|| {
+        invalid("scheme, host or port is missing or wrong; write it as https://auth.example.com/token")
+    })?;
     if has_userinfo(&uri) {
         return Err(invalid(
             "leave out the user and password before the host; credentials have arguments of their own",
@@ -282,6 +286,15 @@ pub(crate) fn endpoint(field: &'static str, url: &str) -> Result<Uri, Error> {
         return Err(invalid("plain http:// shows the credentials to everyone on the way; write https://"));
     }
     Ok(uri)
+}
+
+/// Strictly: [`Uri`] takes what follows a host and is no port (`:99999`, `[::1]evil.test`) for no port at all.
+fn port(uri: &Uri, default: u16) -> Option<u16> {
+    let place = uri.authority()?.as_str().rsplit('@').next()?;
+    match place.strip_prefix(uri.host()?)? {
+        "" | ":" => Some(default),
+        rest => rest.strip_prefix(':').filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok(),
+    }
 }
 
 fn has_userinfo(uri: &Uri) -> bool {

@@ -1,1 +1,292 @@
+use proptest::prelude::*;
 
+use self::table::{API, PLAIN, TABLE, V6};
+use super::Verdict::{Foreign, Ours, Unplaced, Userinfo};
+use super::*;
+
+mod table;
+
+fn uri(text: &str) -> Uri {
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+fn origins(named: &[&str]) -> Origins {
+    Origins::named(named.iter().map(|origin| Origin::plain_http(origin).unwrap()).collect()).unwrap()
+}
+
+// === whose a request is ===
+
+#[test]
+fn a_token_goes_only_where_it_belongs() {
+    for (origin, request, verdict) in TABLE {
+        assert_eq!(origins(&[origin]).judge(&uri(request)), *verdict, "{request} with {origin}");
+    }
+}
+
+#[test]
+fn what_no_uri_may_say_is_never_ours() {
+    for text in [
+        "https://evil.test\\@api.example.com/",
+        "https://api.example.com\\.evil.test/",
+        "https://api.example.com%2eevil.test/",
+        "https://api.example.com%00.evil.test/",
+        "https://api.example.com:443:443/",
+        "https://api.example.com .evil.test/",
+        "https://api.example.com\t/",
+        "https:///api.example.com/",
+        "https:/api.example.com/",
+        "https:api.example.com/",
+        "https://api\u{3002}example\u{3002}com/",
+        "https://api.example.com@/",
+    ] {
+        assert!(text.parse::<Uri>().is_err() || origins(&[API]).judge(&uri(text)) == Foreign, "{text}");
+    }
+}
+
+#[test]
+fn a_path_cannot_grow_into_the_host() {
+    for path in [".evil.test/", "@evil.test/", ":8443/", "evil"] {
+        let built = Uri::builder().scheme("https").authority("api.example.com").path_and_query(path).build();
+        assert!(built.is_err(), "{built:?}: clients that print a URI and read it again leave for another host");
+    }
+}
+
+#[test]
+fn every_origin_named_is_ours_and_no_mixture_of_two() {
+    let origins = origins(&[API, "http://localhost:3000"]);
+    for (request, verdict) in [
+        ("https://api.example.com/", Ours),
+        ("http://localhost:3000/", Ours),
+        ("http://LOCALHOST:3000/", Ours),
+        ("https://api.example.com:3000/", Foreign),
+        ("https://localhost:3000/", Foreign),
+        ("http://localhost/", Foreign),
+        ("http://api.example.com:3000/", Foreign),
+    ] {
+        assert_eq!(origins.judge(&uri(request)), verdict, "{request}");
+    }
+}
+
+#[test]
+fn any_secure_means_https_or_loopback_and_no_user() {
+    for (request, verdict) in [
+        ("https://api.example.com/", Ours),
+        ("https://evil.test:8443/", Ours),
+        ("http://localhost:3000/", Ours),
+        ("http://[::1]/", Ours),
+        ("http://api.example.com/", Foreign),
+        ("http://localhost.evil.test/", Foreign),
+        ("http://[::1]evil.test/", Foreign),
+        ("ftp://localhost/", Foreign),
+        ("api.example.com:443", Foreign),
+        ("https://user@api.example.com/", Userinfo),
+        ("http://user@localhost/", Userinfo),
+        ("/v1", Unplaced),
+    ] {
+        assert_eq!(Origins::any_secure().judge(&uri(request)), verdict, "{request}");
+    }
+}
+
+#[test]
+fn a_path_is_ours_once_the_layer_knows_where_it_goes() {
+    let (api, other): (Origin, Origin) = (API.parse().unwrap(), "https://evil.test".parse().unwrap());
+    for origins in [origins(&[V6, API]), Origins::any_secure()] {
+        assert_eq!(origins.judge(&uri("/v1")), Unplaced);
+        let placed = origins.relative_to(&api).unwrap();
+        assert_eq!(placed.judge(&uri("/v1")), Ours);
+        assert_eq!(placed.judge(&uri("*")), Ours);
+        assert_eq!(placed.judge(&uri("http://evil.test/v1")), Foreign);
+        assert_eq!(placed.judge(&uri("api.example.com:443")), Foreign);
+        // A client beneath that joins these to its base would go to evil.test.
+        assert_eq!(placed.judge(&uri("//evil.test/v1")), Unplaced);
+        assert_eq!(placed.judge(&uri("/\\evil.test/v1")), Unplaced);
+    }
+    let error = origins(&[API]).relative_to(&other).unwrap_err();
+    assert!(error.is_invalid());
+    assert!(error.to_string().contains("relative_to") && error.to_string().contains("https://evil.test"), "{error}");
+    assert!(Origins::any_secure().relative_to(&Origin::plain_http(PLAIN).unwrap()).is_err());
+}
+
+#[test]
+fn a_layer_without_an_origin_is_an_error() {
+    assert!(Origins::named(Vec::new()).unwrap_err().to_string().contains("origins"));
+}
+
+// === what an origin is made from ===
+
+#[test]
+fn what_is_no_origin_is_an_error_that_says_how_to_write_one() {
+    for (text, hint) in [
+        ("", "not a URL"),
+        (" ", "not a URL"),
+        ("not a url", "not a URL"),
+        (" https://api.example.com", "not a URL"),
+        ("https://", "not a URL"),
+        ("https:///v1", "not a URL"),
+        ("https://api.example.com:443:443", "not a URL"),
+        ("api.example.com", "scheme"),
+        ("localhost:3000", "scheme"),
+        ("/v1", "scheme"),
+        ("*", "scheme"),
+        ("ftp://api.example.com", "scheme"),
+        ("https://:443", "host"),
+        ("https://.", "host"),
+        ("https://api.example.com..", "host"),
+        ("https://[api.example.com]", "host"),
+        ("https://[::1]evil.test", "port"),
+        ("https://api.example.com:99999", "port"),
+        ("https://api.example.com:https", "port"),
+        ("https://api.example.com/v1", "path"),
+        ("https://api.example.com//", "path"),
+        ("https://api.example.com/?", "query"),
+        ("https://api.example.com?a=b", "query"),
+        ("https://api.example.com/#", "fragment"),
+        ("https://api.example.com#top", "fragment"),
+        ("https://user@api.example.com", "user"),
+        ("https://@api.example.com", "user"),
+        ("https://b\u{fc}cher.example", "xn--"),
+        ("https://api\u{3002}example.com", "xn--"),
+    ] {
+        for error in [text.parse::<Origin>().unwrap_err(), Origin::plain_http(text).unwrap_err()] {
+            assert!(error.is_invalid());
+            assert!(error.to_string().starts_with("invalid origin: "), "{text}: {error}");
+            assert!(error.to_string().contains(hint), "{text}: {error}");
+        }
+    }
+}
+
+#[test]
+fn plain_http_is_refused_beyond_loopback_unless_asked_for_by_name() {
+    for text in [
+        "http://api.example.com",
+        "http://api.example.com:443",
+        "http://localhost.evil.test",
+        "http://notlocalhost",
+        "http://127.0.0.1.evil.test",
+        "http://0127.0.0.1",
+        "http://127.1",
+        "http://128.0.0.1",
+        "http://0.0.0.0",
+        "http://[::]",
+        "http://[::2]",
+    ] {
+        let error = text.parse::<Origin>().unwrap_err();
+        assert!(error.is_invalid() && error.to_string().contains("Origin::plain_http"), "{text}: {error}");
+        assert_eq!(Origin::plain_http(text).unwrap().to_string(), text);
+    }
+}
+
+#[test]
+fn plain_http_is_accepted_on_loopback() {
+    for (text, printed) in [
+        ("http://localhost", "http://localhost"),
+        ("http://LOCALHOST.:80/", "http://localhost"),
+        ("http://sub.localhost:3000", "http://sub.localhost:3000"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("http://127.255.0.9", "http://127.255.0.9"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+        ("http://[0:0:0:0:0:0:0:1]", "http://[::1]"),
+    ] {
+        assert_eq!(text.parse::<Origin>().unwrap().to_string(), printed);
+    }
+}
+
+#[test]
+fn every_way_to_make_an_origin_is_as_strict() {
+    let origin: Origin = API.parse().unwrap();
+    assert_eq!(Origin::try_from(API).unwrap(), origin);
+    assert_eq!(Origin::try_from(&String::from(API)).unwrap(), origin);
+    assert_eq!(Origin::try_from(String::from(API)).unwrap(), origin);
+    assert!(Origin::try_from(PLAIN).is_err());
+    assert!(Origin::try_from(&String::from(PLAIN)).is_err());
+    assert!(Origin::try_from(String::from(PLAIN)).is_err());
+}
+
+#[test]
+fn an_endpoint_keeps_its_path_and_query() {
+    for url in ["https://auth.example.com/token?tenant=7", "http://localhost:8080/token", "http://[::1]/"] {
+        assert_eq!(endpoint("token_url", url).unwrap().to_string(), url);
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_none_names_the_field_and_prints_no_secret() {
+    for (url, hint) in [
+        ("", "not a URL"),
+        ("https://user:hunter2@", "not a URL"),
+        ("https://auth.example.com/token hunter2", "not a URL"),
+        ("/token?secret=hunter2", "scheme"),
+        ("ftp://auth.example.com/hunter2", "scheme"),
+        ("https://auth.example.com:hunter2/", "port"),
+        ("https://user:hunter2@auth.example.com/token", "user"),
+        ("http://auth.example.com/token?secret=hunter2", "plain http"),
+        ("https://auth.example.com/hunter2/\u{fc}", "ASCII"),
+    ] {
+        let error = endpoint("token_url", url).unwrap_err();
+        assert!(error.is_invalid());
+        let text = format!("{error} {error:?}");
+        assert!(text.starts_with("invalid token_url: ") && text.contains(hint), "{url}: {text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+// === any origin ===
+
+/// Scheme, host and port, each written its shortest way.
+fn places() -> impl Strategy<Value = (bool, String, u16)> {
+    let host = prop_oneof![
+        4 => "[a-z]([a-z0-9-]{0,8}[a-z0-9])?(\\.[a-z]([a-z0-9-]{0,8}[a-z0-9])?){0,3}",
+        1 => any::<[u8; 4]>().prop_map(|ip| Ipv4Addr::from(ip).to_string()),
+        1 => any::<[u16; 8]>().prop_map(|ip| format!("[{}]", Ipv6Addr::from(ip))),
+    ];
+    (any::<bool>(), host, prop_oneof![Just(443), Just(80), any::<u16>()])
+}
+
+fn written((secure, host, port): &(bool, String, u16)) -> String {
+    format!("{}://{host}:{port}", if *secure { "https" } else { "http" })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn an_origin_is_the_same_after_it_was_printed(place in places()) {
+        let origin = Origin::plain_http(&written(&place)).unwrap();
+        prop_assert_eq!(&origin, &Origin::plain_http(&origin.to_string()).unwrap());
+        prop_assert_eq!(&origin, &Origin::plain_http(&written(&place).to_uppercase()).unwrap());
+    }
+
+    #[test]
+    fn any_path_and_query_on_an_origin_is_ours(
+        place in places(), path in "(/[!$&-;=@-Z_a-z~%]{0,8}){0,4}", query in "(\\?[!$&-;=?-Z_a-z~%]{0,16})?",
+    ) {
+        let origin = Origin::plain_http(&written(&place)).unwrap();
+        let ours = Origins::named(vec![origin.clone()]).unwrap();
+        for base in [origin.to_string(), written(&place), written(&place).to_uppercase()] {
+            prop_assert_eq!(ours.judge(&uri(&format!("{base}{path}{query}"))), Ours);
+        }
+    }
+
+    #[test]
+    fn another_scheme_host_or_port_is_foreign(place in places(), other in places(), port in any::<u16>()) {
+        let (secure, host, own) = place.clone();
+        let ours = origins(&[&written(&place)]);
+        let judge = |place| ours.judge(&uri(&format!("{}/v1", written(&place))));
+        prop_assert_eq!(judge((!secure, host.clone(), own)), Foreign);
+        prop_assert_eq!(judge((secure, format!("{host}.evil.test"), own)), Foreign);
+        prop_assert_eq!(judge((secure, format!("evil.test@{host}"), own)), Userinfo);
+        if other.1 != host {
+            prop_assert_eq!(judge((secure, other.1, own)), Foreign);
+        }
+        if port != own {
+            prop_assert_eq!(judge((secure, host, port)), Foreign);
+        }
+    }
+
+    #[test]
+    fn no_text_panics(text in any::<String>(), ascii in "https?://[ -~]{0,32}") {
+        for text in [text, ascii] {
+            let _ = (text.parse::<Origin>(), endpoint("token_url", &text), text.parse().map(|uri| origins(&[API]).judge(&uri)));
+        }
+    }
+}

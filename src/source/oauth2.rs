@@ -19,7 +19,8 @@ use crate::token::{DEFAULT_LIFETIME, Secret, Token};
 ///
 /// ```
 /// # fn main() -> Result<(), tower_bearer::Error> {
-/// # use http_body_util::Full; /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// # use http_body_util::Full; use bytes::Bytes;
+/// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
 /// use tower_bearer::{TokenCache, oauth2::ClientCredentials};
 ///
