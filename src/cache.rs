@@ -1,6 +1,7 @@
 //! The handle on one token, kept fresh. What it does is in `cache/shared.rs`, how a token is fetched in `cache/fetch.rs`.
 
 use std::fmt;
+use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +11,7 @@ use arc_swap::ArcSwap;
 use tower::BoxError;
 
 use crate::cache::shared::{Saving, Shared, Snapshot, Want};
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::schedule::{Phase, Refresh, Window};
 use crate::source::{Fixed, TokenSource};
@@ -225,7 +226,7 @@ impl TokenCache {
                 // Listens from here on, so that no change is missed while we look.
                 change.as_mut().enable();
                 let Some(nap) = cache.upgrade().and_then(|shared| shared.warm()) else { return };
-                let _ = tokio::time::timeout(nap, change).await;
+                clock::at_most(nap, change).await;
             }
         }
     }
@@ -234,15 +235,18 @@ impl TokenCache {
     /// one are dropped, and the result of a fetch under way is not used.
     pub fn set_source(&self, source: impl TokenSource) {
         let shared = &self.shared;
-        let mut book = shared.book();
-        book.source = Arc::new(source);
-        book.epoch += 1;
-        book.newest = None;
-        book.saved = None;
-        book.not_saved = None;
-        shared.snapshot.store(Arc::default());
-        drop(book);
-        shared.flight.cast_off();
+        let source = Arc::new(source);
+        let former = shared.flight.cast_off(|| {
+            let mut book = shared.book();
+            book.epoch += 1;
+            book.newest = None;
+            book.saved = None;
+            book.not_saved = None;
+            shared.snapshot.store(Arc::default());
+            mem::replace(&mut book.source, source)
+        });
+        // The code of a user, outside the locks.
+        drop(former);
         shared.changed.notify_waiters();
     }
 
@@ -258,20 +262,30 @@ impl TokenCache {
         self.shared.changed.notify_waiters();
         if let Some(waiter) = self.shared.flight.current() {
             let overdue = waiter.overdue().saturating_sub(self.shared.clock.now().mono);
-            let _ = tokio::time::timeout(overdue, waiter).await;
+            clock::at_most(overdue, waiter).await;
         }
     }
 
+    /// What a request does that was refused with this token: it waits for the next one. A token that was published only
+    /// just now may not have reached every server of the API: then it waits a moment, and goes again with what there is.
+    pub(crate) async fn replace_or_settle(&self, generation: u64) -> Result<(), Error> {
+        match self.shared.replication_lag(generation).filter(|_| clock::has_timer()) {
+            Some(lag) => tokio::time::sleep(lag).await,
+            None => drop(self.replace(generation).await?),
+        }
+        Ok(())
+    }
+
     /// Notes the refusal of a token and waits for the one after it.
-    pub(crate) async fn replace(&self, generation: u64) -> Result<Token, Error> {
-        self.shared.note_refusal(generation);
-        self.shared.obtain(Want::NewerThan(generation)).await
+    async fn replace(&self, generation: u64) -> Result<Token, Error> {
+        let want = self.shared.note_refusal(generation);
+        self.shared.obtain(want).await
     }
 
     /// Notes the refusal of a token and starts its replacement, without waiting.
     pub(crate) fn replace_beside(&self, generation: u64) {
-        self.shared.note_refusal(generation);
-        self.shared.board_beside(Want::NewerThan(generation));
+        let want = self.shared.note_refusal(generation);
+        self.shared.board_beside(want);
     }
 }
 
@@ -287,7 +301,6 @@ impl fmt::Debug for TokenCache {
 /// nothing that other threads write.
 #[derive(Clone)]
 pub(crate) struct Reader {
-    cache: TokenCache,
     seen: arc_swap::Cache<Door, Arc<Snapshot>>,
 }
 
@@ -304,21 +317,15 @@ impl std::ops::Deref for Door {
 }
 
 impl Reader {
-    pub(crate) fn new(cache: TokenCache) -> Self {
-        let seen = arc_swap::Cache::new(Door(Arc::clone(&cache.shared)));
-        Self { cache, seen }
-    }
-
-    pub(crate) fn cache(&self) -> &TokenCache {
-        &self.cache
+    pub(crate) fn new(cache: &TokenCache) -> Self {
+        Self { seen: arc_swap::Cache::new(Door(Arc::clone(&cache.shared))) }
     }
 
     /// A token that can be sent now. Where it nears its end, its replacement is started beside.
-    pub(crate) fn usable(&mut self) -> Option<&Token> {
-        let shared = &self.cache.shared;
-        let (held, phase) = self.seen.load().held_at(shared.clock.now())?;
+    pub(crate) fn usable(&mut self, cache: &TokenCache) -> Option<&Token> {
+        let (held, phase) = self.seen.load().held_at(cache.shared.clock.now())?;
         if phase == Phase::Due {
-            shared.board_beside(Want::Usable);
+            cache.shared.board_beside(Want::Usable);
         }
         Some(&held.token)
     }

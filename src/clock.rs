@@ -18,8 +18,12 @@ pub(crate) enum Clock {
     Manual(ManualClock),
 }
 
-/// The zero of the monotonic clock.
-static START: LazyLock<Instant> = LazyLock::new(monotonic);
+/// The zero of the monotonic clock: the operating system's time when first asked, less a day. Tests in one process
+/// pause and advance time each for itself, and none may find itself before the zero, where time would stand still.
+static START: LazyLock<Instant> = LazyLock::new(|| {
+    let now = unpaused();
+    now.checked_sub(Duration::from_secs(24 * 3600)).unwrap_or(now)
+});
 
 // === impl Clock ===
 
@@ -47,6 +51,12 @@ fn monotonic() -> Instant {
     Instant::now()
 }
 
+/// The operating system's, whatever a test did to tokio's.
+#[expect(clippy::disallowed_methods, reason = "the door itself")]
+fn unpaused() -> Instant {
+    std::time::Instant::now().into()
+}
+
 #[expect(clippy::disallowed_methods, reason = "the door itself")]
 fn wall() -> SystemTime {
     SystemTime::now()
@@ -55,6 +65,20 @@ fn wall() -> SystemTime {
 /// The moment this far ahead, for tokio's timers.
 pub(crate) fn from_now(wait: Duration) -> Instant {
     monotonic() + wait
+}
+
+/// Whether tokio's timers can be used here.
+pub(crate) fn has_timer() -> bool {
+    tokio::runtime::Handle::try_current().is_ok()
+}
+
+/// Waits for it this long at most; without a runtime, and so without a timer, until it comes.
+pub(crate) async fn at_most(wait: Duration, what: impl Future) {
+    if has_timer() {
+        let _ = tokio::time::timeout(wait, what).await;
+    } else {
+        what.await;
+    }
 }
 
 /// A wall-clock reading as a `SystemTime`.

@@ -60,6 +60,8 @@ enum Kind {
     },
     /// Nothing within the deadline.
     TimedOut(Duration),
+    /// Refusals have caused as many refreshes as they may.
+    Refused,
     /// The new refresh token could not be handed on.
     NotSaved,
     Panicked,
@@ -122,7 +124,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self.inner.kind {
             Kind::Answered(_) | Kind::Unusable { .. } | Kind::Unreachable { .. } => true,
-            Kind::TimedOut(_) | Kind::NotSaved | Kind::Panicked | Kind::Lost => true,
+            Kind::TimedOut(_) | Kind::Refused | Kind::NotSaved | Kind::Panicked | Kind::Lost => true,
             Kind::Source { denied } => !denied,
             Kind::Invalid { .. } | Kind::Request(_) | Kind::Denied(_) | Kind::NoRuntime | Kind::Closed => false,
         }
@@ -187,6 +189,10 @@ impl Error {
 
     pub(crate) fn timed_out(deadline: Duration) -> Self {
         Self::new(Kind::TimedOut(deadline))
+    }
+
+    pub(crate) fn too_many_refusals() -> Self {
+        Self::new(Kind::Refused)
     }
 
     pub(crate) fn not_saved(source: impl Into<BoxError>) -> Self {
@@ -259,6 +265,10 @@ impl fmt::Display for Error {
             Kind::TimedOut(deadline) => write!(
                 f,
                 "no token within {deadline:?}: the issuer is slow or silent, or the runtime that fetches stands still"
+            ),
+            Kind::Refused => f.write_str(
+                "the token was refused, and refusals have caused as many refreshes lately as they may; check that the \
+                 API accepts tokens of this issuer, scope and audience (the limit is `Refresh::refusal_budget`)",
             ),
             Kind::NotSaved => f.write_str(
                 "the new refresh token could not be saved (the cause is this error's source); it is in memory, and saving is tried again with the next token",

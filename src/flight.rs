@@ -135,14 +135,19 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
         lock(&self.slot).run.as_ref().map_or(0, |run| lock(&run.waiters).len())
     }
 
-    /// Leaves the run under way to itself: the next to board starts another.
-    pub(crate) fn cast_off(&self) {
-        self.clear(&mut lock(&self.slot));
-    }
-
-    fn clear(&self, slot: &mut Slot<T>) {
-        slot.run = None;
-        self.busy_until.store(0, Ordering::Relaxed);
+    /// Makes a change that no run sees in part, and lands the run under way void: who waits for it boards again, and
+    /// its work is left to itself.
+    pub(crate) fn cast_off<R>(self: &Arc<Self>, change: impl FnOnce() -> R) -> R {
+        let (changed, run) = {
+            let mut slot = lock(&self.slot);
+            let changed = change();
+            self.busy_until.store(0, Ordering::Relaxed);
+            (changed, slot.run.take())
+        };
+        if let Some(run) = run {
+            drop(Lander { flight: Arc::clone(self), run, to_wake: Slab::new().into_iter() });
+        }
+        changed
     }
 }
 
@@ -216,10 +221,17 @@ impl<T: Clone> Future for Waiter<T> {
         if let Some(answer) = run.answer.get() {
             return Poll::Ready(answer.clone());
         }
-        match key.and_then(|key| waiters.get_mut(key)) {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => *key = Some(waiters.insert(cx.waker().clone())),
-        }
+        let former = match key.and_then(|key| waiters.get_mut(key)) {
+            Some(waker) if waker.will_wake(cx.waker()) => None,
+            Some(waker) => Some(mem::replace(waker, cx.waker().clone())),
+            None => {
+                *key = Some(waiters.insert(cx.waker().clone()));
+                None
+            }
+        };
+        // A waker may be all that keeps another waiter alive: it is dropped after the lock.
+        drop(waiters);
+        drop(former);
         Poll::Pending
     }
 }
@@ -230,7 +242,8 @@ impl<T> Drop for Waiter<T> {
         if let Some(key) = self.key
             && self.run.answer.get().is_none()
         {
-            lock(&self.run.waiters).try_remove(key);
+            let former = lock(&self.run.waiters).try_remove(key);
+            drop(former);
         }
     }
 }

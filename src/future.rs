@@ -6,6 +6,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,8 +18,10 @@ use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
 use crate::cache::TokenCache;
+use crate::clock;
 use crate::error::Error;
-use crate::refusal;
+use crate::origin::Origins;
+use crate::refusal::Refusal;
 use crate::resend::{self, Resend, Spare};
 use crate::telemetry;
 
@@ -49,9 +52,17 @@ pin_project! {
 
 type SlowResponse<A> = Pin<Box<dyn Future<Output = Result<Response<A>, BoxError>> + Send>>;
 
+/// What one layer decides by, shared by its services and their requests.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub(crate) cache: TokenCache,
+    pub(crate) origins: Origins,
+    pub(crate) refusal: Refusal,
+}
+
 /// What a request with our token leaves behind.
 pub(crate) struct Sent<S, R, K> {
-    pub(crate) cache: TokenCache,
+    pub(crate) rules: Arc<Rules>,
     /// The token it was sent with.
     pub(crate) generation: u64,
     pub(crate) again: Option<Again<S, R, K>>,
@@ -88,8 +99,8 @@ where
         Self { state: State::Failed { error: Some(error) } }
     }
 
-    pub(crate) fn waiting(cache: TokenCache, service: S, resend: R, request: Request<B>) -> Self {
-        Self { state: State::Slow { response: Box::pin(wait_and_send(cache, service, resend, request)) } }
+    pub(crate) fn waiting(rules: Arc<Rules>, service: S, resend: R, request: Request<B>) -> Self {
+        Self { state: State::Slow { response: Box::pin(wait_and_send(rules, service, resend, request)) } }
     }
 }
 
@@ -115,15 +126,16 @@ where
                     return Poll::Ready(Err(error.take().expect("polled after completion").into()));
                 }
             };
-            let Some(Sent { cache, generation, again }) = sent.filter(|_| refusal::is_refused(&response)) else {
+            let Some(Sent { rules, generation, again }) = sent else { return Poll::Ready(Ok(response)) };
+            let (response, refused) = rules.refusal.judge(response, &rules.origins);
+            if !refused {
                 return Poll::Ready(Ok(response));
-            };
+            }
             let Some(again) = again else {
-                telemetry::handed_back(generation, "its body cannot be sent twice");
-                cache.replace_beside(generation);
+                hand_back(&rules, generation);
                 return Poll::Ready(Ok(response));
             };
-            let response: SlowResponse<A> = Box::pin(go_again(cache, generation, again, response));
+            let response: SlowResponse<A> = Box::pin(go_again(rules, generation, again, response));
             // The first future goes here, and with it what it holds of the service beneath.
             self.as_mut().project().state.set(State::Slow { response });
         }
@@ -144,7 +156,7 @@ where
 
 /// There is no usable token: wait for one, send, and send again if that is refused.
 async fn wait_and_send<S, B, R, A>(
-    cache: TokenCache,
+    rules: Arc<Rules>,
     service: S,
     resend: R,
     request: Request<B>,
@@ -155,25 +167,30 @@ where
     R: Resend<B>,
     A: Body,
 {
-    cache.get().await?;
+    rules.cache.get().await?;
     let (request, spare) = resend::first(&resend, request);
-    let (response, generation) = send(&cache, service.clone(), request).await?;
-    if !refusal::is_refused(&response) {
-        return Ok(response);
-    }
+    let (response, generation) = send(&rules.cache, service.clone(), request).await?;
+    let (response, refused) = rules.refusal.judge(response, &rules.origins);
     match spare {
-        Some(spare) => go_again(cache, generation, Again { service, resend, spare }, response).await,
+        _ if !refused => Ok(response),
+        Some(spare) => go_again(rules, generation, Again { service, resend, spare }, response).await,
         None => {
-            telemetry::handed_back(generation, "its body cannot be sent twice");
-            cache.replace_beside(generation);
+            hand_back(&rules, generation);
             Ok(response)
         }
     }
 }
 
-/// The token was refused: wait for the one after it, and send the request a second and last time.
+/// The request cannot go again; the next one shall have a better token.
+fn hand_back(rules: &Rules, refused: u64) {
+    telemetry::handed_back(refused, "its body cannot be sent twice");
+    rules.cache.replace_beside(refused);
+}
+
+/// The token was refused: wait for the one after it, and send the request a second and last time. A second refusal marks
+/// nothing and is the caller's.
 async fn go_again<S, B, R, A>(
-    cache: TokenCache,
+    rules: Arc<Rules>,
     refused: u64,
     again: Again<S, R, R::Spare>,
     mut response: Response<A>,
@@ -184,17 +201,17 @@ where
     R: Resend<B>,
     A: Body,
 {
-    if let Err(error) = cache.replace(refused).await {
+    if let Err(error) = rules.cache.replace_or_settle(refused).await {
         telemetry::handed_back(refused, "there is no new token");
         response.extensions_mut().insert(error);
         return Ok(response);
     }
     let Some(request) = again.spare.second(&again.resend) else {
-        telemetry::handed_back(refused, "its body cannot be sent twice");
+        telemetry::handed_back(refused, "its body was too long to be kept, or failed");
         return Ok(response);
     };
     drain(response.into_body()).await;
-    let (response, generation) = send(&cache, again.service, request).await?;
+    let (response, generation) = send(&rules.cache, again.service, request).await?;
     telemetry::sent_again(refused, generation);
     Ok(response)
 }
@@ -223,7 +240,7 @@ where
 /// Reads what is left of a refused response where that is cheap, so that its connection can be used again.
 async fn drain<A: Body>(body: A) {
     // Without a runtime there is no timer to bound the reading.
-    if body.is_end_stream() || tokio::runtime::Handle::try_current().is_err() {
+    if body.is_end_stream() || !clock::has_timer() {
         return;
     }
     let (most, longest) = CHEAP;

@@ -4,7 +4,9 @@ use tower::Layer;
 
 use crate::cache::TokenCache;
 use crate::error::Error;
+use crate::future::Rules;
 use crate::origin::{Origin, Origins};
+use crate::refusal::Refusal;
 use crate::resend::CloneBody;
 use crate::service::Bearer;
 
@@ -16,6 +18,7 @@ use crate::service::Bearer;
 pub struct BearerLayer<R = CloneBody> {
     cache: TokenCache,
     origins: Origins,
+    refusal: Refusal,
     resend: R,
 }
 
@@ -44,7 +47,7 @@ impl BearerLayer {
         Error: From<O::Error>,
     {
         let origins = origins.into_iter().map(|origin| Ok(origin.try_into()?)).collect::<Result<_, Error>>()?;
-        Ok(Self { cache, origins: Origins::named(origins)?, resend: CloneBody })
+        Ok(Self { cache, origins: Origins::named(origins)?, refusal: Refusal::new(), resend: CloneBody })
     }
 
     /// A layer that puts the token on **every** request over `https://`, or to loopback.
@@ -52,16 +55,22 @@ impl BearerLayer {
     /// Whoever can choose the URL of a request gets the token: only for clients whose URLs are all your own. Beneath a
     /// layer that follows redirects, a redirect chooses the URL.
     pub fn any_origin(cache: TokenCache) -> Self {
-        Self { cache, origins: Origins::any_secure(), resend: CloneBody }
+        Self { cache, origins: Origins::any_secure(), refusal: Refusal::new(), resend: CloneBody }
     }
 }
 
 impl<R> BearerLayer<R> {
     /// How a refused request is sent again: [`CloneBody`], [`IfEmpty`](crate::resend::IfEmpty),
-    /// [`Never`](crate::resend::Never), or a closure `Fn(&B) -> Option<B>`.
+    /// [`Never`](crate::resend::Never), [`Buffered`](crate::resend::Buffered), or a closure `Fn(&B) -> Option<B>`.
     #[must_use]
     pub fn resend<R2>(self, resend: R2) -> BearerLayer<R2> {
-        BearerLayer { cache: self.cache, origins: self.origins, resend }
+        BearerLayer { cache: self.cache, origins: self.origins, refusal: self.refusal, resend }
+    }
+
+    /// Which responses say that the token was refused. Default: a 401, as its challenges say.
+    #[must_use]
+    pub fn refusal(self, refusal: Refusal) -> Self {
+        Self { refusal, ..self }
     }
 
     /// Where requests go whose URI is a path only, as a tonic `Channel` or a client with a base URL beneath gets them.
@@ -84,6 +93,7 @@ impl<S, R: Clone> Layer<S> for BearerLayer<R> {
     type Service = Bearer<S, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Bearer::new(inner, self.cache.clone(), self.origins.clone(), self.resend.clone())
+        let rules = Rules { cache: self.cache.clone(), origins: self.origins.clone(), refusal: self.refusal.clone() };
+        Bearer::new(inner, rules, self.resend.clone())
     }
 }

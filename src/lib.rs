@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod challenge;
 mod clock;
 mod error;
 mod flight;
@@ -20,10 +21,12 @@ pub mod testing;
 mod token;
 
 pub use cache::{Status, TokenCache};
+pub use challenge::Challenge;
 pub use error::Error;
 pub use future::ResponseFuture;
 pub use layer::BearerLayer;
 pub use origin::Origin;
+pub use refusal::Refusal;
 pub use resend::Resend;
 pub use schedule::{Phase, Refresh};
 pub use service::{Bearer, NoToken};

@@ -1,8 +1,125 @@
-//! What a response says of the token that was sent.
+//! What a response says of the token that was sent. The one place that decides.
 
-use http::{Response, StatusCode};
+use std::fmt;
+use std::sync::Arc;
 
-/// Whether the token was refused (RFC 6750 section 3.1, RFC 9110 section 15.5.2).
-pub(crate) fn is_refused<A>(response: &Response<A>) -> bool {
-    response.status() == StatusCode::UNAUTHORIZED
+use http::{HeaderMap, HeaderValue, Response, StatusCode, response};
+use tower_http::follow_redirect::RequestUri;
+
+use crate::challenge::Challenge;
+use crate::origin::{Origins, Verdict};
+
+/// Which responses say that the token was refused, so that it is replaced and the request goes again.
+///
+/// By default a 401, unless its challenges say otherwise (RFC 6750 section 3.1, RFC 9110 section 11.6.1):
+///
+/// | `WWW-Authenticate` | the token is |
+/// |---|---|
+/// | none, or none that can be read | refused |
+/// | `Bearer`, without an error or with `invalid_token` or an error of the server's own | refused |
+/// | `Bearer error="insufficient_scope"`, `"invalid_request"` or `"insufficient_user_authentication"` | good: a new one like it would not help |
+/// | other schemes only | not what was asked for |
+///
+/// A response that comes from an origin that is not the layer's own, after a redirect beneath it, says nothing about the
+/// token. A 403 never does. What was handed back can be read with [`Challenge::all`].
+///
+/// ```
+/// use http::StatusCode;
+/// use tower_bearer::{BearerLayer, Refusal, TokenCache};
+///
+/// let refusal = Refusal::new()
+///     .status(StatusCode::from_u16(419).expect("a status"))
+///     .when(|response| response.headers.contains_key("x-session-expired"));
+/// let layer = BearerLayer::new(TokenCache::fixed("t")?, ["https://api.example.com"])?.refusal(refusal);
+/// # Ok::<_, tower_bearer::Error>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct Refusal {
+    statuses: Vec<StatusCode>,
+    grpc: bool,
+    when: Option<Arc<When>>,
 }
+
+type When = dyn Fn(&response::Parts) -> bool + Send + Sync;
+
+/// gRPC's UNAUTHENTICATED.
+const UNAUTHENTICATED: HeaderValue = HeaderValue::from_static("16");
+/// Errors of the Bearer scheme that another token of the same kind does not mend: RFC 6750 section 3.1, RFC 9470
+/// section 3.
+const NOT_THE_TOKENS: [&str; 3] = ["insufficient_scope", "invalid_request", "insufficient_user_authentication"];
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// A 401, as its challenges say.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// gRPC's `UNAUTHENTICATED` beside it: `grpc-status: 16` in the response's headers, which is how a server answers
+    /// that refuses a call before it begins (a "trailers-only" response, with HTTP status 200).
+    pub fn grpc() -> Self {
+        Self { grpc: true, ..Self::default() }
+    }
+
+    /// Another status that always means "refused", such as 419.
+    #[must_use]
+    pub fn status(mut self, status: StatusCode) -> Self {
+        self.statuses.push(status);
+        self
+    }
+
+    /// A sign of the API's own: a response for which this is true is a refusal, whatever its status. Replaces an
+    /// earlier one.
+    #[must_use]
+    pub fn when(mut self, when: impl Fn(&response::Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.when = Some(Arc::new(when));
+        self
+    }
+
+    /// Judges the response to a request that carried our token to one of our origins; gives the response back.
+    pub(crate) fn judge<A>(&self, response: Response<A>, origins: &Origins) -> (Response<A>, bool) {
+        let sign = response.status() == StatusCode::UNAUTHORIZED && challenges_the_token(response.headers())
+            || self.statuses.contains(&response.status())
+            || self.grpc && response.headers().get("grpc-status") == Some(&UNAUTHENTICATED);
+        let (response, sign) = match &self.when {
+            Some(when) if !sign => {
+                let (head, body) = response.into_parts();
+                let sign = when(&head);
+                (Response::from_parts(head, body), sign)
+            }
+            _ => (response, sign),
+        };
+        let refused = sign && !is_from_elsewhere(&response, origins);
+        (response, refused)
+    }
+}
+
+impl fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refusal")
+            .field("statuses", &self.statuses)
+            .field("grpc", &self.grpc)
+            .field("when", &self.when.is_some())
+            .finish()
+    }
+}
+
+fn challenges_the_token(headers: &HeaderMap) -> bool {
+    let challenges = Challenge::all(headers);
+    let mut bearer = challenges.iter().filter(|challenge| challenge.is("bearer")).peekable();
+    // No challenge at all, or a Bearer challenge; not other schemes alone.
+    (challenges.is_empty() || bearer.peek().is_some())
+        && bearer.all(|challenge| challenge.param("error").is_none_or(|error| !NOT_THE_TOKENS.contains(&error)))
+}
+
+/// A client or layer beneath that follows redirects says where the response came from (tower-http's `RequestUri`).
+fn is_from_elsewhere<A>(response: &Response<A>, origins: &Origins) -> bool {
+    response
+        .extensions()
+        .get::<RequestUri>()
+        .is_some_and(|RequestUri(uri)| uri.authority().is_some() && origins.judge(uri) != Verdict::Ours)
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,10 +2,15 @@
 //!
 //! A request that goes out may have to go again, and its body can be given away only once. The choice is visible on
 //! the layer, because it costs: [`CloneBody`] (the default) keeps a copy of the request, [`Never`] costs nothing and
-//! hands every 401 back, [`IfEmpty`] keeps requests without a body, and a closure says itself how a body is copied.
+//! hands every 401 back, [`IfEmpty`] keeps requests without a body, [`Buffered`] records a stream while it goes out, and a
+//! closure says itself how a body is copied.
 
 use http::{Request, request};
 use http_body::Body;
+
+pub use crate::resend::buffered::{Buffered, Recorded, Unwrapped, Wrap};
+
+mod buffered;
 
 /// How the body of a request is kept for a second send.
 ///

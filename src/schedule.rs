@@ -14,6 +14,7 @@
 //! dice fall (once per token, so that a fleet does not refresh in step). The margin never exceeds half the life, and
 //! never comes so near to the end that Due would vanish.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -32,6 +33,8 @@ use crate::token::MAX_LIFETIME;
 pub struct Refresh {
     margin: Option<Duration>,
     deadline: Duration,
+    /// How many refreshes refusals may cause, and in what time.
+    budget: (usize, Duration),
 }
 
 /// How far a token's life has gone.
@@ -64,6 +67,16 @@ pub(crate) struct Window {
     end: Moment,
 }
 
+/// The refreshes that refusals have caused lately.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    started: VecDeque<Moment>,
+}
+
+/// A token younger than this may not have reached every server of an API yet.
+const SETTLED: Duration = Duration::from_secs(2);
+/// How long a request that was refused with such a token waits at most.
+const LONGEST_LAG: Duration = Duration::from_secs(1);
 /// Ours, between two fetches that failed: it starts here, doubles, and is cut at the cap.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// Between two fetches that were denied: long, so that no account gets locked by us.
@@ -76,9 +89,9 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
 // === impl Refresh ===
 
 impl Refresh {
-    /// The defaults: a margin that scales with the lifetime, and a deadline of 30 s.
+    /// The defaults: a margin that scales with the lifetime, a deadline of 30 s, and 5 refreshes a minute for refusals.
     pub const fn new() -> Self {
-        Self { margin: None, deadline: Duration::from_secs(30) }
+        Self { margin: None, deadline: Duration::from_secs(30), budget: (5, Duration::from_secs(60)) }
     }
 
     /// How long before the issuer's end of life a refresh begins. Default: min(5 min, 20 % of the life).
@@ -100,6 +113,17 @@ impl Refresh {
         }
         self.deadline = deadline.min(MAX_LIFETIME);
         Ok(self)
+    }
+
+    /// How many refreshes refused requests may cause within `window`. Default: 5 within 60 s.
+    ///
+    /// Past it the 401 goes to the caller, with an error in its extensions: a server that refuses everything cannot make
+    /// us hammer the issuer. Refreshes because a token nears its end do not count. Zero hands back every 401 whose token
+    /// is the current one.
+    #[must_use]
+    pub const fn refusal_budget(mut self, most: usize, window: Duration) -> Self {
+        self.budget = (most, window);
+        self
     }
 
     pub(crate) fn fetch_deadline(&self) -> Duration {
@@ -170,6 +194,30 @@ impl Window {
     pub(crate) fn end(&self) -> Moment {
         self.end
     }
+}
+
+// === impl Refusals ===
+
+impl Refusals {
+    /// Takes one refresh from the budget; `false` where it is spent.
+    pub(crate) fn spend(&mut self, settings: &Refresh, now: Moment) -> bool {
+        let (most, window) = settings.budget;
+        while self.started.front().is_some_and(|start| start.after(window).reached(now)) {
+            self.started.pop_front();
+        }
+        let left = self.started.len() < most;
+        if left {
+            self.started.push_back(now);
+        }
+        left
+    }
+}
+
+/// How long a request waits that was refused with a token published at `since`; `None` where the token has settled, and
+/// the refusal counts.
+pub(crate) fn replication_lag(since: Moment, now: Moment) -> Option<Duration> {
+    let settled = since.after(SETTLED);
+    (!settled.reached(now)).then(|| settled.wait(now).min(LONGEST_LAG))
 }
 
 // === pauses ===

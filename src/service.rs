@@ -4,6 +4,7 @@
 //! header. Everything slower is in [`future`](crate::future).
 
 use std::fmt;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::header::AUTHORIZATION;
@@ -13,8 +14,8 @@ use tower::{BoxError, Service};
 
 use crate::cache::{Reader, TokenCache};
 use crate::error::Error;
-use crate::future::{Again, ResponseFuture, Sent};
-use crate::origin::{Origins, Verdict};
+use crate::future::{Again, ResponseFuture, Rules, Sent};
+use crate::origin::Verdict;
 use crate::resend::{self, CloneBody, Resend};
 use crate::telemetry;
 
@@ -30,7 +31,7 @@ use crate::telemetry;
 pub struct Bearer<S, R = CloneBody> {
     inner: S,
     reader: Reader,
-    origins: Origins,
+    rules: Arc<Rules>,
     resend: R,
 }
 
@@ -55,13 +56,13 @@ enum Way {
 // === impl Bearer ===
 
 impl<S, R> Bearer<S, R> {
-    pub(crate) fn new(inner: S, cache: TokenCache, origins: Origins, resend: R) -> Self {
-        Self { inner, reader: Reader::new(cache), origins, resend }
+    pub(crate) fn new(inner: S, rules: Rules, resend: R) -> Self {
+        Self { inner, reader: Reader::new(&rules.cache), rules: Arc::new(rules), resend }
     }
 
     /// The cache its tokens come from.
     pub fn cache(&self) -> &TokenCache {
-        self.reader.cache()
+        &self.rules.cache
     }
 
     /// The service beneath.
@@ -87,7 +88,7 @@ impl<S, R> Bearer<S, R> {
         if untouched {
             return Way::Untouched;
         }
-        match self.origins.judge(request.uri()) {
+        match self.rules.origins.judge(request.uri()) {
             Verdict::Ours => Way::WithToken,
             Verdict::Foreign => {
                 telemetry::foreign_origin(request.uri());
@@ -133,27 +134,23 @@ where
             }
             Way::Nowhere(error) => return ResponseFuture::failed(error),
         }
-        let Some(token) = self.reader.usable() else {
+        let Some(token) = self.reader.usable(&self.rules.cache) else {
             // Our readiness goes back before the wait: the issuer's call may need it.
             let later = self.inner.clone();
             self.inner = later.clone();
-            return ResponseFuture::waiting(self.reader.cache().clone(), later, self.resend.clone(), request);
+            return ResponseFuture::waiting(Arc::clone(&self.rules), later, self.resend.clone(), request);
         };
         let (value, generation) = (token.header_value().clone(), token.generation());
         let (mut request, spare) = resend::first(&self.resend, request);
         request.headers_mut().insert(AUTHORIZATION, value);
         let again = spare.map(|spare| Again { service: self.inner.clone(), resend: self.resend.clone(), spare });
-        let sent = Sent { cache: self.reader.cache().clone(), generation, again };
+        let sent = Sent { rules: Arc::clone(&self.rules), generation, again };
         ResponseFuture::sent(self.inner.call(request), Some(sent))
     }
 }
 
 impl<S: fmt::Debug, R> fmt::Debug for Bearer<S, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bearer")
-            .field("inner", &self.inner)
-            .field("cache", self.reader.cache())
-            .field("origins", &self.origins)
-            .finish_non_exhaustive()
+        f.debug_struct("Bearer").field("inner", &self.inner).field("rules", &self.rules).finish_non_exhaustive()
     }
 }

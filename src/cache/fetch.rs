@@ -104,30 +104,28 @@ impl Shared {
         let now = self.clock.now();
         let took = now.mono.saturating_sub(asked.mono);
         let mut book = self.book();
+        let judged = outcome.and_then(|token| self.judge(token, asked, now));
         // A late failure says nothing about the run that replaced this one.
-        if book.epoch != epoch || number < book.taken || (replaced && outcome.is_err()) {
+        let late = replaced && !matches!(judged, Ok(Judged::New(..)));
+        if book.epoch != epoch || number < book.taken || late {
+            drop(book);
             telemetry::fetch_discarded(reason);
             return None;
         }
-        let judged = outcome.and_then(|token| self.judge(token, asked, now));
-        let answer = match judged {
-            Ok(Judged::New(token, window)) => {
-                let token = self.store(&mut book, token, window);
-                telemetry::fetched(reason, token.generation(), token.lifetime(), took, waiters);
-                Ok(token)
-            }
-            Ok(Judged::Unchanged(token, error)) => {
-                let pause = self.remember(error.clone(), now);
-                telemetry::fetch_failed(reason, &error, took, waiters, pause);
-                if reason == Reason::Refused { Err(error) } else { Ok(token) }
-            }
-            Err(error) => {
-                let pause = self.remember(error.clone(), now);
-                telemetry::fetch_failed(reason, &error, took, waiters, pause);
-                Err(error)
-            }
+        let (answer, failure) = match judged {
+            Ok(Judged::New(token, window)) => (Ok(self.store(&mut book, token, window)), None),
+            Ok(Judged::Unchanged(_, error)) if reason == Reason::Refused => (Err(error.clone()), Some(error)),
+            Ok(Judged::Unchanged(token, error)) => (Ok(token), Some(error)),
+            Err(error) => (Err(error.clone()), Some(error)),
         };
+        let failure = failure.map(|error| (self.remember(error.clone(), now), error));
+        // Whoever listens to events is a user's code, and comes after the lock.
         drop(book);
+        match (&answer, failure) {
+            (_, Some((pause, error))) => telemetry::fetch_failed(reason, &error, took, waiters, pause),
+            (Ok(token), None) => telemetry::fetched(reason, token.generation(), token.lifetime(), took, waiters),
+            (Err(_), None) => {}
+        }
         self.changed.notify_waiters();
         Some(answer)
     }
@@ -162,7 +160,7 @@ impl Shared {
     pub(crate) fn store(&self, book: &mut Book, token: Token, window: Window) -> Token {
         book.generation += 1;
         let token = token.published(book.generation, clock::system_time(window.end().wall));
-        let held = Held { token: token.clone(), window };
+        let held = Held { token: token.clone(), window, since: self.clock.now() };
         self.snapshot.store(Arc::new(Snapshot { held: Some(held), failure: None }));
         token
     }

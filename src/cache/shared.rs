@@ -16,13 +16,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tower::BoxError;
 
 use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::flight::{Flight, Waiter};
-use crate::schedule::{Moment, Phase, Refresh, Window};
+use crate::schedule::{self, Moment, Phase, Refresh, Refusals, Window};
 use crate::source::erased::DynSource;
 use crate::source::{Reason, TokenSource};
 use crate::telemetry;
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     /// The newest generation that an API refused.
     pub(crate) refused: AtomicU64,
     pub(crate) closed: AtomicBool,
+    /// Locked under the flight's slot only.
+    pub(crate) refusals: Mutex<Refusals>,
     pub(crate) book: Mutex<Book>,
     /// Wakes [`TokenCache::keep_warm`]; outlives this struct, to tell it of the end.
     pub(crate) changed: Arc<Notify>,
@@ -52,6 +55,8 @@ pub(crate) struct Snapshot {
 pub(crate) struct Held {
     pub(crate) token: Token,
     pub(crate) window: Window,
+    /// When it was published.
+    pub(crate) since: Moment,
 }
 
 /// The last fetch, where it failed.
@@ -103,6 +108,8 @@ pub(crate) enum Boarded {
 
 /// How long `on_rotation` may take; the token is published then, saved or not.
 pub(crate) const SAVE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long after its deadlines a run is given up: on a runtime that is driven it has landed long before.
+const GRACE: Duration = Duration::from_secs(1);
 /// How long `keep_warm` sleeps at most: a machine that slept is noticed when it wakes.
 const LONGEST_NAP: Duration = Duration::from_secs(10);
 /// How many runs a waiter sees end without an answer before it gives up.
@@ -151,6 +158,7 @@ impl Shared {
             clock,
             refused: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            refusals: Mutex::default(),
             book: Mutex::new(book),
             changed: Arc::default(),
         })
@@ -170,9 +178,26 @@ impl Shared {
         Some(held.token.clone())
     }
 
-    pub(crate) fn note_refusal(&self, generation: u64) {
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long a request waits that was refused with this token, where the token may not have reached the API yet.
+    pub(crate) fn replication_lag(&self, generation: u64) -> Option<Duration> {
+        let snapshot = self.snapshot.load();
+        let held = snapshot.held.as_ref().filter(|held| held.token.generation() == generation)?;
+        schedule::replication_lag(held.since, self.clock.now())
+    }
+
+    /// Notes a refusal; returns what replaces the token.
+    pub(crate) fn note_refusal(&self, generation: u64) -> Want {
+        // A number that is still to come is that of another cache's token: it says nothing of ours.
+        if self.snapshot.load().held.as_ref().is_some_and(|held| held.token.generation() < generation) {
+            return Want::NewerThan(0);
+        }
         self.refused.fetch_max(generation, Ordering::Relaxed);
         telemetry::refused(generation);
+        Want::NewerThan(generation)
     }
 
     /// Waits until there is what is wanted, or an error that says why not.
@@ -209,16 +234,25 @@ impl Shared {
     }
 
     pub(crate) fn board(self: &Arc<Self>, want: Want) -> Result<Boarded, Error> {
-        if tokio::runtime::Handle::try_current().is_err() {
-            return Err(Error::no_runtime());
+        let now = self.clock.now();
+        // A token that is there is not waited for, though a fetch may be under way.
+        if !matches!(want, Want::Fetched)
+            && let Some((held, _)) = self.snapshot.load().held_at(now)
+            && want.is_met_by(&held.token)
+        {
+            return Ok(Boarded::Have(held.token.clone()));
         }
-        self.board_at(want, self.clock.now(), false)
+        match self.board_at(want, now, false)? {
+            // No timer to wait with.
+            Boarded::Wait(_) if Handle::try_current().is_err() => Err(Error::no_runtime()),
+            boarded => Ok(boarded),
+        }
     }
 
     /// Finds what is wanted, joins the fetch under way, or starts one. `ahead`: a token that is due is not enough.
     pub(crate) fn board_at(self: &Arc<Self>, want: Want, now: Moment, ahead: bool) -> Result<Boarded, Error> {
         let saving = if self.book().on_rotation.is_some() { SAVE_DEADLINE } else { Duration::ZERO };
-        let overdue = now.mono + self.settings.fetch_deadline() + saving;
+        let overdue = now.mono + self.settings.fetch_deadline() + saving + GRACE;
         let mut found = None;
         let waiter = self.flight.board(now.mono, overdue, |number| {
             let snapshot = self.snapshot.load();
@@ -234,6 +268,8 @@ impl Shared {
                 Some(Boarded::Failed(Error::closed()))
             } else if let Some(failure) = snapshot.pausing(now).filter(|_| !matches!(want, Want::Fetched)) {
                 Some(Boarded::Failed(failure.error.clone()))
+            } else if matches!(want, Want::NewerThan(_)) && !self.refusals().spend(&self.settings, now) {
+                Some(Boarded::Failed(Error::too_many_refusals()))
             } else {
                 None
             };

@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::source::FetchContext;
 use crate::source::endpoint::Answer;
-use crate::token::{MAX_LIFETIME, Token};
+use crate::token::{MAX_LIFETIME, Secret, Token};
 
 /// A token from the answer's member, with a lifetime from another.
 pub(crate) fn token(
@@ -22,6 +23,13 @@ pub(crate) fn token(
     };
     let token = Token::parse(text).map_err(|problem| answer.unusable(problem))?;
     Ok(token.with_lifetime(lifetime(expires_in, default_lifetime)))
+}
+
+/// What is secret in the token to be replaced: an issuer may know it.
+pub(crate) fn replaced_secrets(context: &FetchContext) -> impl Iterator<Item = Secret> {
+    context.replaced().into_iter().flat_map(|token| {
+        [Some(token.access_token().into()), token.refresh_token(), token.id_token().cloned()].into_iter().flatten()
+    })
 }
 
 /// What `expires_in` means, in whatever form it comes.

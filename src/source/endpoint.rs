@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -19,6 +19,8 @@ use crate::clock::Clock;
 use crate::error::{Answered, Error};
 use crate::origin;
 use crate::token::Secret;
+
+mod words;
 
 /// Any tower HTTP client, for calls to a token endpoint.
 ///
@@ -53,6 +55,8 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) retry_after: Option<Duration>,
     pub(crate) body: Bytes,
+    /// What no error from this answer repeats.
+    pub(crate) secrets: Vec<Secret>,
 }
 
 /// A client behind a pointer, whatever its types. The lock makes a service that is not `Sync` shareable.
@@ -64,8 +68,6 @@ struct Shareable<S, B>(Mutex<S>, PhantomData<fn(B)>);
 
 /// No token answer is longer.
 const LONGEST_ANSWER: usize = 1024 * 1024;
-/// How much of an issuer's text an error repeats, in characters.
-const LONGEST_TEXT: usize = 256;
 
 // === the client ===
 
@@ -113,13 +115,22 @@ impl Endpoint {
         Ok(Self { http, uri, name, headers: HeaderMap::new() })
     }
 
-    /// Adds a header to every call.
+    /// Adds a header to every call, in the place of an earlier one of that name. It may hold a secret.
     pub(crate) fn header(&mut self, field: &'static str, name: &str, value: &str) -> Result<(), Error> {
         let name = HeaderName::try_from(name).map_err(|_| Error::invalid(field, "not a header name"))?;
-        let value = HeaderValue::try_from(value).map_err(|_| {
-            Error::invalid(field, "it holds a character that no header may carry, such as a line break")
-        })?;
+        let mut value = header_value(field, value)?;
+        value.set_sensitive(true);
         self.headers.insert(name, value);
+        Ok(())
+    }
+
+    /// Adds a header that may be seen; an empty one takes an earlier one back.
+    pub(crate) fn plain_header(&mut self, field: &'static str, name: &'static str, value: &str) -> Result<(), Error> {
+        if value.is_empty() {
+            self.headers.remove(name);
+        } else {
+            self.headers.insert(name, header_value(field, value)?);
+        }
         Ok(())
     }
 
@@ -127,24 +138,27 @@ impl Endpoint {
         Arc::clone(&self.name)
     }
 
-    /// One POST. The status is not judged; a redirect is an answer like any other.
+    /// One POST. The status is not judged; a redirect is an answer like any other. `secrets` and the headers' values
+    /// are what no error repeats.
     pub(crate) async fn post(
         &self,
         content_type: &'static str,
         authorization: Option<HeaderValue>,
         body: Bytes,
+        mut secrets: Vec<Secret>,
     ) -> Result<Answer, Error> {
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
         let headers = request.headers_mut();
         *headers = self.headers.clone();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
+        headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static(content_type));
         if let Some(mut value) = authorization {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
+        secrets.extend(headers.values().filter_map(credentials));
         let response = self.http.exchange(request).await.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 Error::unusable(Some(self.name()), "it is longer than 1 MiB, which no token answer is")
@@ -155,8 +169,9 @@ impl Endpoint {
         Ok(Answer {
             endpoint: self.name(),
             status: response.status(),
-            retry_after: response.headers().get(RETRY_AFTER).and_then(retry_after),
+            retry_after: retry_after(response.headers(), Clock::System.now().wall),
             body: response.into_body(),
+            secrets,
         })
     }
 }
@@ -171,17 +186,22 @@ impl fmt::Debug for Endpoint {
 // === impl Answer ===
 
 impl Answer {
-    /// An error from this answer: `code` and `text` are the issuer's words.
-    pub(crate) fn error(&self, denied: bool, code: Option<&str>, text: Option<&str>, secrets: &[&Secret]) -> Error {
-        let text = match text {
-            None if self.status.is_redirection() => Some("it redirects, which is not followed: name the final address"),
-            text => text,
+    /// An error from this answer. A borrowed code is one of ours; everything else is the issuer's words.
+    pub(crate) fn error(&self, denied: bool, code: Option<Cow<'static, str>>, text: Option<&str>) -> Error {
+        let text = if self.status.is_redirection() {
+            Some("it redirects, which is not followed: name the final address".to_owned())
+        } else {
+            text.map(|text| self.clean(text))
         };
+        let code = code.map(|code| match code {
+            Cow::Borrowed(known) => known.to_owned(),
+            Cow::Owned(words) => self.clean(&words),
+        });
         let answered = Answered {
             endpoint: Arc::clone(&self.endpoint),
             status: self.status,
-            code: code.map(|code| clean(code, secrets)),
-            text: text.map(|text| clean(text, secrets)).filter(|text| !text.is_empty()),
+            code: code.filter(|code| !code.is_empty()),
+            text: text.filter(|text| !text.is_empty()),
         };
         Error::answered(answered, denied, self.retry_after)
     }
@@ -189,27 +209,45 @@ impl Answer {
     pub(crate) fn unusable(&self, problem: impl Into<Cow<'static, str>>) -> Error {
         Error::unusable(Some(Arc::clone(&self.endpoint)), problem)
     }
+
+    /// The issuer's words, as far as they can be repeated.
+    pub(crate) fn clean(&self, text: &str) -> String {
+        words::clean(text, &self.secrets)
+    }
 }
 
-/// RFC 9110 section 10.2.3: seconds, or an HTTP date.
-fn retry_after(value: &HeaderValue) -> Option<Duration> {
-    let text = value.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
+/// The address of a path below a base.
+pub(crate) fn below(field: &'static str, base: &str, path: &str) -> Result<String, Error> {
+    if base.contains(['?', '#']) {
+        return Err(Error::invalid(field, "leave out query and fragment: a path is put behind it"));
     }
-    let date = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
-    Some(date.saturating_sub(Clock::System.now().wall))
+    Ok(format!("{}/{path}", base.trim_end_matches('/')))
 }
 
-/// The issuer's words, as far as they can be repeated: secrets replaced, control characters gone, bounded.
-fn clean(text: &str, secrets: &[&Secret]) -> String {
-    let mut text = text.to_owned();
-    for secret in secrets.iter().map(|secret| secret.expose()).filter(|secret| !secret.is_empty()) {
-        let encoded: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-        text = text.replace(secret, "[redacted]").replace(&encoded, "[redacted]");
+fn header_value(field: &'static str, value: &str) -> Result<HeaderValue, Error> {
+    HeaderValue::try_from(value)
+        .map_err(|_| Error::invalid(field, "it holds a character that no header may carry, such as a line break"))
+}
+
+/// What is secret in a header: its value, without the scheme that may stand before it.
+fn credentials(value: &HeaderValue) -> Option<Secret> {
+    let text = str::from_utf8(value.as_bytes()).ok().filter(|_| value.is_sensitive())?;
+    Some(text.split_once(' ').map_or(text, |(_, credentials)| credentials).into())
+}
+
+/// RFC 9110 section 10.2.3: seconds, or an HTTP date. The date is held against the issuer's own clock where it tells
+/// it (section 6.6.1), else against ours.
+fn retry_after(headers: &HeaderMap, wall: Duration) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
-    let printable = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    printable.take(LONGEST_TEXT).collect::<String>().trim().to_owned()
+    let sent = headers.get(DATE).and_then(|value| date(value.to_str().ok()?));
+    Some(date(text)?.saturating_sub(sent.unwrap_or(wall)))
+}
+
+fn date(text: &str) -> Option<Duration> {
+    httpdate::parse_http_date(text.trim()).ok()?.duration_since(UNIX_EPOCH).ok()
 }
 
 #[cfg(test)]

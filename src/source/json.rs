@@ -1,5 +1,6 @@
 //! Any login that takes JSON and answers JSON: where in the answer the token lies is a setting.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,13 +33,15 @@ use crate::token::{DEFAULT_LIFETIME, Secret, Token};
 pub struct JsonLogin {
     endpoint: Endpoint,
     body: Secret,
-    /// What the issuer's words must not repeat: every text in the body.
+    /// What the issuer's words must not repeat: every text in the body, and its longer numbers.
     secrets: Vec<Secret>,
     token_at: String,
     lifetime_at: String,
     default_lifetime: Duration,
-    judge: Arc<dyn Fn(StatusCode, &Value) -> Verdict + Send + Sync>,
+    judge: Arc<Judge>,
 }
+
+type Judge = dyn Fn(StatusCode, &Value) -> Verdict + Send + Sync;
 
 /// What the answer to a login says, beside the token.
 ///
@@ -136,20 +139,17 @@ impl JsonLogin {
         Ok(Self { endpoint: self.endpoint.at(field, url)?, ..self })
     }
 
-    fn read(&self, answer: &Answer) -> Result<Token, Error> {
+    fn read(&self, mut answer: Answer) -> Result<Token, Error> {
         let body = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+        let text = body.pointer(&self.token_at);
+        // Also a token that is not taken is a secret.
+        answer.secrets.extend(text.and_then(Value::as_str).map(Secret::from));
         let error = |denied, code: Option<String>, message: Option<String>| {
-            let secrets: Vec<_> = self.secrets.iter().collect();
-            Err(answer.error(denied, code.as_deref(), message.as_deref(), &secrets))
+            Err(answer.error(denied, code.map(Cow::Owned), message.as_deref()))
         };
         match (self.judge)(answer.status, &body) {
             Verdict::Granted if body.is_null() => Err(answer.unusable("it is not JSON")),
-            Verdict::Granted => answer::token(
-                answer,
-                body.pointer(&self.token_at),
-                body.pointer(&self.lifetime_at),
-                self.default_lifetime,
-            ),
+            Verdict::Granted => answer::token(&answer, text, body.pointer(&self.lifetime_at), self.default_lifetime),
             Verdict::Denied { code, message } => error(answer.status != StatusCode::TOO_MANY_REQUESTS, code, message),
             Verdict::Failed { code, message } => error(false, code, message),
         }
@@ -157,9 +157,10 @@ impl JsonLogin {
 }
 
 impl TokenSource for JsonLogin {
-    async fn fetch(&self, _: FetchContext) -> Result<Token, Error> {
+    async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
         let body = Bytes::copy_from_slice(self.body.expose().as_bytes());
-        self.read(&self.endpoint.post("application/json", None, body).await?)
+        let secrets = self.secrets.iter().cloned().chain(answer::replaced_secrets(&context)).collect();
+        self.read(self.endpoint.post("application/json", None, body, secrets).await?)
     }
 }
 
@@ -183,23 +184,25 @@ fn by_status(status: StatusCode, body: &Value) -> Verdict {
     }
 }
 
-/// RFC 6901 section 3: empty, or each step behind a slash.
+/// RFC 6901 section 3: empty, or each step behind a slash, where `~0` is a tilde and `~1` a slash.
 fn checked(field: &'static str, pointer: impl Into<String>) -> Result<String, Error> {
     let pointer = pointer.into();
-    if !pointer.is_empty() && !pointer.starts_with('/') {
+    let stray_tilde = pointer.split('~').skip(1).any(|after| !after.starts_with(['0', '1']));
+    if !pointer.is_empty() && !pointer.starts_with('/') || stray_tilde {
         return Err(Error::invalid(field, "not a JSON pointer; write it as /content/token"));
     }
     Ok(pointer)
 }
 
+/// Every text, and every number long enough for a PIN.
 fn texts(value: &Value, found: &mut Vec<Secret>) {
     match value {
+        Value::Number(number) => {
+            found.extend(Some(number.to_string()).filter(|text| text.len() >= 4).map(Secret::from))
+        }
         Value::String(text) => found.push(text.as_str().into()),
         Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
         Value::Object(members) => members.values().for_each(|member| texts(member, found)),
         _ => {}
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::source::endpoint::{Endpoint, HttpClient};
+use crate::source::endpoint::{self, Endpoint, HttpClient};
 use crate::source::json::{JsonLogin, Verdict};
 use crate::source::{FetchContext, TokenSource};
 use crate::token::Token;
@@ -28,6 +28,8 @@ pub struct MeshConnect {
     login: JsonLogin,
 }
 
+const ID_TOKEN: &str = "/content/id_token";
+
 // === impl MeshConnect ===
 
 impl MeshConnect {
@@ -42,9 +44,9 @@ impl MeshConnect {
         if client_secret.is_empty() {
             return Err(Error::invalid("client_secret", "it is empty"));
         }
-        let endpoint = Endpoint::new(http, "base", &token_url("https://admin-api.meshconnect.com"))?;
+        let endpoint = Endpoint::new(http, "base", &token_url("https://admin-api.meshconnect.com")?)?;
         let login = JsonLogin::over(endpoint, json!({ "clientId": client_id, "clientSecret": client_secret }))
-            .token_at("/content/id_token")?
+            .token_at(ID_TOKEN)?
             .lifetime_at("/content/expires_in")?
             .judge(judge);
         Ok(Self { login })
@@ -55,7 +57,7 @@ impl MeshConnect {
     /// # Errors
     /// A URL that is none, or is plain `http://` beyond loopback.
     pub fn base(self, base: &str) -> Result<Self, Error> {
-        Ok(Self { login: self.login.at("base", &token_url(base))? })
+        Ok(Self { login: self.login.at("base", &token_url(base)?)? })
     }
 }
 
@@ -65,34 +67,46 @@ impl TokenSource for MeshConnect {
     }
 }
 
-fn token_url(base: &str) -> String {
-    format!("{}/admin/api/v1/Token", base.trim_end_matches('/'))
+fn token_url(base: &str) -> Result<String, Error> {
+    endpoint::below("base", base, "admin/api/v1/Token")
 }
 
-/// A 2xx grants only with `status` ok and a `content.status` that is no failure; the rest is told by the envelope.
+/// What an answer means.
+///
+/// | answer | taken as |
+/// |---|---|
+/// | 2xx, `status` ok, `content.status` no failure, an `id_token` | granted |
+/// | `content.status` failed or mfaRequired | denied |
+/// | `status` permissionDenied, badRequest, notFound, locked, unavailableForLegalReasons | denied |
+/// | anything else: tooManyRequest, serverFailure, conflict, unknown, no envelope | failed for now |
 fn judge(status: StatusCode, body: &Value) -> Verdict {
     let text = |pointer| body.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
     let (envelope, content) = (text("/status"), text("/content/status"));
-    let failed = matches!(content, Some("failed" | "mfaRequired"));
-    if status.is_success() && envelope == Some("ok") && !failed {
+    let ok = status.is_success() && envelope == Some("ok");
+    let failed = ok && matches!(content, Some("failed" | "mfaRequired"));
+    if ok && !failed && text(ID_TOKEN).is_some() {
         return Verdict::Granted;
     }
-    let code = match envelope {
-        Some("ok") if failed => content.map(|content| format!("content.status {content}")),
-        Some(envelope) => Some(envelope.to_owned()),
-        None if status.is_success() => Some("status missing".to_owned()),
-        None => None,
+    let code = match (envelope, content) {
+        (Some("ok"), Some(content)) => Some(format!("ok, content.status {content}")),
+        (Some(envelope), _) => Some(envelope.to_owned()),
+        (None, _) => status.is_success().then(|| "status missing".to_owned()),
     };
-    let words = [text("/errorType"), text("/displayMessage"), text("/message")];
-    let hash = text("/errorHash").map(|hash| format!("errorHash {hash}"));
-    let words: Vec<_> = words.into_iter().flatten().map(str::to_owned).chain(hash).collect();
+    // What groups errors comes first: the text for people may be longer than what is repeated of it.
+    let words = [
+        text("/errorType").map(str::to_owned),
+        text("/errorHash").map(|hash| format!("errorHash {hash}")),
+        (ok && !failed).then(|| "it holds no id_token".to_owned()),
+        text("/displayMessage").map(str::to_owned),
+        text("/message").map(str::to_owned),
+    ];
+    let words: Vec<_> = words.into_iter().flatten().collect();
     let message = (!words.is_empty()).then(|| words.join("; "));
     match envelope {
-        Some("permissionDenied" | "badRequest") => Verdict::Denied { code, message },
-        Some("ok") if failed => Verdict::Denied { code, message },
+        Some("permissionDenied" | "badRequest" | "notFound" | "locked" | "unavailableForLegalReasons") => {
+            Verdict::Denied { code, message }
+        }
+        _ if failed => Verdict::Denied { code, message },
         _ => Verdict::Failed { code, message },
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -6,7 +6,7 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::error::Error;
-use crate::source::endpoint::{Endpoint, HttpClient};
+use crate::source::endpoint::{self, Endpoint, HttpClient};
 use crate::source::oauth2::{Client, Password, RefreshToken};
 use crate::token::Secret;
 
@@ -53,7 +53,7 @@ impl MeshyDb {
             return Err(Error::invalid("public_key", "it is empty"));
         }
         let account = utf8_percent_encode(account, SEGMENT).to_string();
-        let endpoint = Endpoint::new(http, "auth_base", &token_url("https://auth.meshydb.com", &account))?;
+        let endpoint = Endpoint::new(http, "auth_base", &token_url("https://auth.meshydb.com", &account)?)?;
         Ok(Self { endpoint, account, public_key: public_key.to_owned(), scope: "meshy.api offline_access".to_owned() })
     }
 
@@ -63,10 +63,7 @@ impl MeshyDb {
     /// A tenant that no header may carry.
     #[doc(alias = "InitializeWithTenant")]
     pub fn tenant(mut self, tenant: &str) -> Result<Self, Error> {
-        let tenant = tenant.trim();
-        if !tenant.is_empty() {
-            self.endpoint.header("tenant", "tenant", tenant)?;
-        }
+        self.endpoint.plain_header("tenant", "tenant", tenant.trim())?;
         Ok(self)
     }
 
@@ -75,7 +72,7 @@ impl MeshyDb {
     /// # Errors
     /// A URL that is none, or is plain `http://` beyond loopback.
     pub fn auth_base(self, base: &str) -> Result<Self, Error> {
-        let endpoint = self.endpoint.at("auth_base", &token_url(base, &self.account))?;
+        let endpoint = self.endpoint.at("auth_base", &token_url(base, &self.account)?)?;
         Ok(Self { endpoint, ..self })
     }
 
@@ -122,9 +119,6 @@ impl MeshyDb {
     }
 }
 
-fn token_url(base: &str, account: &str) -> String {
-    format!("{}/{account}/connect/token", base.trim_end_matches('/'))
+fn token_url(base: &str, account: &str) -> Result<String, Error> {
+    endpoint::below("auth_base", base, &format!("{account}/connect/token"))
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,19 +1,20 @@
 //! OAuth 2 grants (RFC 6749): client credentials, password, refresh token.
 //!
 //! Each grant is a source of its own; what they share (the token endpoint, the client's authentication, the reading of
-//! answers) is the private `Client`.
+//! answers) is in `oauth2/client.rs`.
 
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use http::{HeaderValue, StatusCode};
-use serde_json::{Map, Value};
-
 use crate::error::Error;
-use crate::source::endpoint::{Answer, Endpoint, HttpClient};
+use crate::source::endpoint::{Endpoint, HttpClient};
+use crate::source::oauth2::client::ends_session;
 use crate::source::{FetchContext, TokenSource, answer};
-use crate::token::{DEFAULT_LIFETIME, Secret, Token};
+use crate::token::{Secret, Token};
+
+mod client;
+
+pub(crate) use client::Client;
+pub use client::ClientAuth;
 
 /// The client credentials grant (RFC 6749 section 4.4): a service that acts for itself.
 ///
@@ -56,32 +57,6 @@ pub struct RefreshToken {
     refresh_token: Secret,
 }
 
-/// How the client shows its secret to the token endpoint (RFC 6749 section 2.3.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ClientAuth {
-    /// In the `Authorization: Basic` header, form-urlencoded first: what every server must support
-    /// (`client_secret_basic`).
-    #[default]
-    Basic,
-    /// In the body, for servers that do not (`client_secret_post`).
-    Body,
-}
-
-/// A client of a token endpoint.
-#[derive(Clone, Debug)]
-pub(crate) struct Client {
-    endpoint: Endpoint,
-    client_id: String,
-    client_secret: Option<Secret>,
-    auth: ClientAuth,
-    scope: Option<String>,
-    default_lifetime: Duration,
-    /// Whether a 400 denies the credentials whatever its body says (unless that is a page of some gateway): for
-    /// providers that document the status and not the body.
-    bad_request_denies: bool,
-}
-
 /// The settings the grants share, written once.
 macro_rules! client_settings {
     ($($grant:ty),*) => {$(
@@ -110,7 +85,7 @@ macro_rules! client_settings {
                 Ok(self)
             }
 
-            /// The lifetime of a token whose answer names none. Default: [`DEFAULT_LIFETIME`].
+            /// The lifetime of a token whose answer names none. Default: [`DEFAULT_LIFETIME`](crate::DEFAULT_LIFETIME).
             ///
             /// # Errors
             /// Zero.
@@ -164,8 +139,8 @@ impl ClientCredentials {
 }
 
 impl TokenSource for ClientCredentials {
-    async fn fetch(&self, _: FetchContext) -> Result<Token, Error> {
-        self.client.grant(&[("grant_type", "client_credentials")], &[]).await
+    async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
+        self.client.grant(&context, &[("grant_type", "client_credentials")]).await
     }
 }
 
@@ -192,21 +167,22 @@ impl Password {
         if username.is_empty() {
             return Err(Error::invalid("username", "it is empty"));
         }
-        Ok(Self { client, username, password: filled("password", password)? })
+        let password = filled("password", password)?;
+        Ok(Self { client: client.knowing(&password), username, password })
     }
 }
 
 impl TokenSource for Password {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
         if let Some(refresh_token) = context.refresh_token() {
-            match self.client.refresh(&refresh_token).await {
+            match self.client.refresh(&context, &refresh_token).await {
                 Err(error) if ends_session(&error) => {}
                 other => return other,
             }
         }
         let password = self.password.expose();
         let form = [("grant_type", "password"), ("username", &*self.username), ("password", password)];
-        self.client.grant(&form, &[&self.password]).await
+        self.client.grant(&context, &form).await
     }
 }
 
@@ -228,153 +204,15 @@ impl RefreshToken {
     }
 
     pub(crate) fn of(client: Client, refresh_token: impl Into<Secret>) -> Result<Self, Error> {
-        Ok(Self { client, refresh_token: filled("refresh_token", refresh_token)? })
+        let refresh_token = filled("refresh_token", refresh_token)?;
+        Ok(Self { client: client.knowing(&refresh_token).without_login(), refresh_token })
     }
 }
 
 impl TokenSource for RefreshToken {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
         let refresh_token = context.refresh_token().unwrap_or_else(|| self.refresh_token.clone());
-        self.client.refresh(&refresh_token).await
-    }
-}
-
-// === impl Client ===
-
-impl Client {
-    pub(crate) fn new(endpoint: Endpoint, client_id: impl Into<String>) -> Result<Self, Error> {
-        let client_id = client_id.into();
-        if client_id.is_empty() {
-            return Err(Error::invalid("client_id", "it is empty"));
-        }
-        Ok(Self {
-            endpoint,
-            client_id,
-            client_secret: None,
-            auth: ClientAuth::Basic,
-            scope: None,
-            default_lifetime: DEFAULT_LIFETIME,
-            bad_request_denies: false,
-        })
-    }
-
-    /// For a provider whose 400 denies whatever its body says.
-    pub(crate) fn with_denying_bad_request(self) -> Self {
-        Self { bad_request_denies: true, ..self }
-    }
-
-    pub(crate) fn with_scope(self, scope: String) -> Self {
-        Self { scope: Some(scope), ..self }
-    }
-
-    /// Asks with the refresh token. An answer that was lost is asked for again at once, with the same refresh token:
-    /// the server may have rotated it already, and most give the pair once more. An answer without a refresh token
-    /// leaves the old one valid (RFC 6749 section 6).
-    async fn refresh(&self, refresh_token: &Secret) -> Result<Token, Error> {
-        let form = [("grant_type", "refresh_token"), ("refresh_token", refresh_token.expose())];
-        let mut answer = self.ask(&form, false).await;
-        if answer.as_ref().is_err_and(Error::is_ambiguous) {
-            answer = self.ask(&form, false).await;
-        }
-        let token = self.read(&answer?, &[refresh_token])?;
-        Ok(if token.refresh_token().is_some() { token } else { token.with_refresh_token(refresh_token.clone()) })
-    }
-
-    /// Asks with a grant of its own.
-    async fn grant(&self, form: &[(&str, &str)], secrets: &[&Secret]) -> Result<Token, Error> {
-        self.read(&self.ask(form, true).await?, secrets)
-    }
-
-    async fn ask(&self, form: &[(&str, &str)], scoped: bool) -> Result<Answer, Error> {
-        let (authorization, body) = self.request(form, scoped);
-        self.endpoint.post("application/x-www-form-urlencoded", authorization, body.into()).await
-    }
-
-    /// The form, and the header where the client authenticates there.
-    fn request(&self, form: &[(&str, &str)], scoped: bool) -> (Option<HeaderValue>, String) {
-        let mut body = form_urlencoded::Serializer::new(String::new());
-        body.extend_pairs(form);
-        if let Some(scope) = self.scope.as_ref().filter(|_| scoped) {
-            body.append_pair("scope", scope);
-        }
-        let authorization = match (&self.client_secret, self.auth) {
-            (Some(secret), ClientAuth::Basic) => Some(basic(&self.client_id, secret)),
-            (secret, _) => {
-                body.append_pair("client_id", &self.client_id);
-                body.extend_pairs(secret.iter().map(|secret| ("client_secret", secret.expose())));
-                None
-            }
-        };
-        (authorization, body.finish())
-    }
-
-    /// RFC 6749 section 5. The error code counts whatever the status says: servers disagree about the status.
-    fn read(&self, answer: &Answer, secrets: &[&Secret]) -> Result<Token, Error> {
-        let body = serde_json::from_slice::<Map<String, Value>>(&answer.body);
-        let text = |name| body.as_ref().ok().and_then(|body| body.get(name)).and_then(Value::as_str);
-        if !answer.status.is_success() || (text("error").is_some() && text("access_token").is_none()) {
-            let code = text("error");
-            let page = answer.body.trim_ascii_start().starts_with(b"<");
-            let known = code.is_some_and(denies)
-                || (self.bad_request_denies && answer.status == StatusCode::BAD_REQUEST && !page);
-            let denied = known && answer.status != StatusCode::TOO_MANY_REQUESTS;
-            let secrets: Vec<_> = secrets.iter().copied().chain(&self.client_secret).collect();
-            return Err(answer.error(denied, code, text("error_description"), &secrets));
-        }
-        let mut body = body.map_err(|_| answer.unusable("it is not a JSON object"))?;
-        if let Some(other) =
-            body.get("token_type").and_then(Value::as_str).filter(|kind| !kind.eq_ignore_ascii_case("bearer"))
-        {
-            let other: String = other.chars().filter(|c| c.is_ascii_alphanumeric()).take(32).collect();
-            return Err(answer.unusable(format!("its token type is {other}, not Bearer")));
-        }
-        let mut token = answer::token(answer, body.get("access_token"), body.get("expires_in"), self.default_lifetime)?;
-        let mut take = |name| match body.remove(name) {
-            Some(Value::String(text)) if !text.is_empty() => Some(text),
-            _ => None,
-        };
-        if let Some(refresh_token) = take("refresh_token") {
-            token = token.with_refresh_token(refresh_token);
-        }
-        if let Some(scope) = take("scope") {
-            token = token.with_scope(scope);
-        }
-        if let Some(id_token) = take("id_token") {
-            token = token.with_id_token(id_token);
-        }
-        body.retain(|name, _| !matches!(&**name, "access_token" | "token_type" | "expires_in"));
-        Ok(token.with_extra(body))
-    }
-}
-
-/// RFC 6749 section 2.3.1: both are form-urlencoded before they go into the Basic scheme (RFC 7617).
-fn basic(client_id: &str, secret: &Secret) -> HeaderValue {
-    let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-    let pair = STANDARD.encode(format!("{}:{}", encode(client_id), encode(secret.expose())));
-    HeaderValue::try_from(format!("Basic {pair}")).expect("base64 is a header value")
-}
-
-/// The codes of RFC 6749 sections 5.2 and 4.1.2.1 with which the same call can never succeed.
-fn denies(code: &str) -> bool {
-    const FINAL: [&str; 7] = [
-        "invalid_request",
-        "invalid_client",
-        "invalid_grant",
-        "unauthorized_client",
-        "unsupported_grant_type",
-        "invalid_scope",
-        "access_denied",
-    ];
-    FINAL.contains(&code)
-}
-
-/// Whether a refused refresh means that the refresh token is over, so that the login is asked again: `invalid_grant`,
-/// or a 400 that names no code we know. The other codes would deny the login as well.
-fn ends_session(error: &Error) -> bool {
-    match error.code() {
-        Some("invalid_grant") => true,
-        Some(code) if denies(code) => false,
-        _ => error.status() == Some(StatusCode::BAD_REQUEST),
+        self.client.refresh(&context, &refresh_token).await
     }
 }
 
@@ -385,6 +223,3 @@ fn filled(field: &'static str, secret: impl Into<Secret>) -> Result<Secret, Erro
     }
     Ok(secret)
 }
-
-#[cfg(test)]
-mod tests;

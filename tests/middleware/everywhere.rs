@@ -149,7 +149,7 @@ async fn requests_go_on_while_a_due_token_is_refreshed(world: World, callers: Ca
 }
 
 async fn refused_requests_go_again_after_one_refresh(world: World, callers: Callers) {
-    let token = world.cache.get().await.expect("a token");
+    let token = world.settled().await;
     world.issuer.ledger().revoke(token.access_token());
     world.issuer.delay(SLOW);
     assert_eq!(statuses(callers.call(&world, CALLERS).await), [StatusCode::OK; CALLERS]);
@@ -179,6 +179,7 @@ async fn a_late_refusal_goes_again_without_a_refresh(world: World, callers: Call
 }
 
 async fn a_request_is_sent_at_most_twice(world: World, callers: Callers) {
+    world.settled().await;
     world.api.refuse_all(true);
     assert_eq!(statuses(callers.call(&world, 1).await), [StatusCode::UNAUTHORIZED]);
     assert_eq!(world.api.calls().total(), 2);
@@ -186,7 +187,7 @@ async fn a_request_is_sent_at_most_twice(world: World, callers: Callers) {
 }
 
 async fn without_a_new_token_the_refusal_is_handed_back(world: World, callers: Callers) {
-    world.cache.get().await.expect("a token");
+    world.settled().await;
     world.issuer.fail(Some(Answer::raw(503, "<h1>away</h1>")));
     let refusal = Answer::raw(401, "the API's own words").header("www-authenticate", "Bearer error=\"invalid_token\"");
     world.api.queue(refusal);
@@ -220,7 +221,7 @@ async fn a_dropped_request_leaves_the_fetch_running(world: World, callers: Calle
 }
 
 async fn a_body_that_cannot_go_twice_is_handed_back_and_the_token_replaced(world: World, callers: Callers) {
-    let token = world.cache.get().await.expect("a token");
+    let token = world.settled().await;
     world.issuer.ledger().revoke(token.access_token());
     let client = world.layer().resend(Never).layer(world.network.clone());
     let answer = callers.there.spawn(client.oneshot(get("/"))).await.expect("no panic").expect("an answer");

@@ -34,6 +34,7 @@ async fn the_second_send_equals_the_first_but_for_the_token() {
             network.clone().oneshot(request)
         }
     });
+    world.settled().await;
     world.api.queue(Answer::raw(401, ""));
     let answer = world.layer().layer(inner).oneshot(post()).await.expect("an answer");
     assert_eq!(answer.status(), StatusCode::OK);
@@ -80,6 +81,7 @@ async fn the_first_future_is_gone_before_the_second_begins() {
             })
         }
     });
+    world.settled().await;
     world.api.queue(Answer::raw(401, ""));
     assert_eq!(world.layer().layer(inner).oneshot(get("/")).await.expect("an answer").status(), StatusCode::OK);
     assert!(!overlapped.load(Ordering::SeqCst));
@@ -111,6 +113,7 @@ async fn the_refused_response_is_unread_until_the_new_token_is_there() {
         std::future::ready(tower_bearer::Token::new(format!("token-{}", order.len())))
     };
     world.cache.set_source(source);
+    world.settled().await;
     let answer = world.layer().layer(inner).oneshot(get("/")).await.expect("an answer");
     assert_eq!(*order.lock().expect("no panic"), ["fetched", "fetched", "read"]);
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "the second refusal is the caller's, unread");
@@ -119,7 +122,7 @@ async fn the_refused_response_is_unread_until_the_new_token_is_there() {
 #[tokio::test]
 async fn only_bodies_that_can_go_twice_do() {
     let sends = async |world: &World, request: Request<Body>, choice: &str| {
-        let token = world.cache.get().await.expect("a token");
+        let token = world.settled().await;
         world.issuer.ledger().revoke(token.access_token());
         let (network, before) = (world.network.clone(), world.api.calls().total());
         let answer = match choice {
@@ -154,8 +157,59 @@ async fn a_403_refreshes_nothing() {
 #[tokio::test]
 async fn the_error_of_the_second_send_is_the_callers() {
     let world = World::new();
+    world.settled().await;
     world.api.queue(Answer::raw(401, ""));
     world.api.queue(Answer::fails("cut off"));
     let error = world.client().oneshot(get("/")).await.expect_err("the second send failed");
     assert!(error.to_string().contains("cut off"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_too_young_is_sent_again_after_a_moment_without_a_refresh() {
+    let world = World::new();
+    // The server that answers first has not heard of the token yet.
+    world.api.queue(Answer::raw(401, ""));
+    let begun = tokio::time::Instant::now();
+    assert_eq!(world.client().oneshot(get("/")).await.expect("an answer").status(), StatusCode::OK);
+    assert_eq!(begun.elapsed(), std::time::Duration::from_secs(1));
+    assert_eq!((world.api.calls().total(), world.issuer.calls().total()), (2, 1));
+    assert!(!world.cache.status().suspect, "nothing was marked");
+    // A second refusal is the caller's, and marks nothing either.
+    world.api.refuse_all(true);
+    assert_eq!(world.client().oneshot(get("/")).await.expect("an answer").status(), StatusCode::UNAUTHORIZED);
+    assert_eq!((world.api.calls().total(), world.issuer.calls().total()), (4, 1));
+    assert!(!world.cache.status().suspect);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_that_refuses_everything_costs_no_more_than_the_budget() {
+    let world = World::new();
+    world.api.refuse_all(true);
+    let (mut handed_back, mut with_reason) = (0, 0);
+    // A minute of the cache's clock, a request every 10 ms.
+    for _ in 0..6000 {
+        let answer = world.client().oneshot(get("/")).await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        handed_back += 1;
+        with_reason += usize::from(answer.extensions().get::<tower_bearer::Error>().is_some());
+        world.clock.advance(std::time::Duration::from_millis(10));
+    }
+    assert_eq!(world.issuer.calls().total(), 1 + 5, "the first token, and the budget");
+    assert_eq!(handed_back, 6000);
+    assert!(with_reason > 4000, "past the budget each 401 says why: {with_reason}");
+    world.clock.advance(std::time::Duration::from_secs(60));
+    world.client().oneshot(get("/")).await.expect("an answer");
+    assert_eq!(world.issuer.calls().total(), 1 + 5 + 1, "the window has passed");
+}
+
+#[tokio::test]
+async fn ten_thousand_requests_refused_at_once_cost_one_token_call_and_all_succeed() {
+    let world = World::new();
+    let token = world.settled().await;
+    world.issuer.ledger().revoke(token.access_token());
+    let calls: Vec<_> = (0..10_000).map(|n| tokio::spawn(world.client().oneshot(get(&format!("/{n}"))))).collect();
+    for call in calls {
+        assert_eq!(call.await.expect("no panic").expect("an answer").status(), StatusCode::OK);
+    }
+    assert_eq!((world.issuer.calls().total(), world.issuer.calls().most_at_once()), (2, 1));
 }

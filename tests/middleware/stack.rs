@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -10,30 +11,30 @@ use tower::util::BoxCloneService;
 use tower::{BoxError, Service, ServiceExt};
 use tower_bearer::oauth2::ClientCredentials;
 use tower_bearer::testing::{Api, Issuer, ManualClock};
-use tower_bearer::{BearerLayer, Refresh, TokenCache};
+use tower_bearer::{BearerLayer, Refresh, Token, TokenCache};
 
-pub type Body = Full<Bytes>;
-pub type Client = BoxCloneService<Request<Body>, Response<Body>, BoxError>;
+pub(crate) type Body = Full<Bytes>;
+pub(crate) type Client = BoxCloneService<Request<Body>, Response<Body>, BoxError>;
 
-pub const API: &str = "https://api.example.com";
+pub(crate) const API: &str = "https://api.example.com";
 const TOKEN_URL: &str = "https://auth.example.com/token";
 
 /// Everything a test talks to.
 #[derive(Clone)]
-pub struct World {
-    pub issuer: Issuer,
-    pub api: Api,
-    pub clock: ManualClock,
-    pub cache: TokenCache,
+pub(crate) struct World {
+    pub(crate) issuer: Issuer,
+    pub(crate) api: Api,
+    pub(crate) clock: ManualClock,
+    pub(crate) cache: TokenCache,
     /// What lies beneath the layer, and carries the token calls too.
-    pub network: Client,
+    pub(crate) network: Client,
 }
 
 /// Sends what is meant for the issuer to the issuer, and the rest to the API.
 #[derive(Clone)]
-pub struct Network {
-    pub issuer: Issuer,
-    pub api: Api,
+pub(crate) struct Network {
+    pub(crate) issuer: Issuer,
+    pub(crate) api: Api,
 }
 
 impl Service<Request<Body>> for Network {
@@ -55,12 +56,12 @@ impl Service<Request<Body>> for Network {
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::over(BoxCloneService::new)
     }
 
     /// A world whose network lies beneath `limits`.
-    pub fn over(limits: impl FnOnce(Network) -> Client) -> Self {
+    pub(crate) fn over(limits: impl FnOnce(Network) -> Client) -> Self {
         let issuer = Issuer::new();
         let api = Api::new(issuer.ledger());
         let network = limits(Network { issuer: issuer.clone(), api: api.clone() });
@@ -70,16 +71,23 @@ impl World {
         Self { issuer, api, clock, cache, network }
     }
 
-    pub fn layer(&self) -> BearerLayer {
+    /// A token in hand that is old enough to have reached every server of the API.
+    pub(crate) async fn settled(&self) -> Token {
+        let token = self.cache.get().await.expect("a token");
+        self.clock.advance(Duration::from_secs(2));
+        token
+    }
+
+    pub(crate) fn layer(&self) -> BearerLayer {
         BearerLayer::new(self.cache.clone(), [API]).expect("an origin")
     }
 
     /// The layered client most tests use.
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         BoxCloneService::new(tower::Layer::layer(&self.layer(), self.network.clone()))
     }
 }
 
-pub fn get(path: &str) -> Request<Body> {
+pub(crate) fn get(path: &str) -> Request<Body> {
     Request::get(format!("{API}{path}")).body(Body::default()).expect("a request")
 }

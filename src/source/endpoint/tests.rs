@@ -1,1 +1,129 @@
+use std::time::{Duration, UNIX_EPOCH};
 
+use http::HeaderMap;
+
+use crate::source::endpoint::words::{LONGEST_TEXT, clean};
+use crate::source::endpoint::{below, retry_after};
+use crate::token::Secret;
+
+const NOW: Duration = Duration::from_secs(1_700_000_000);
+
+fn secrets(texts: &[&str]) -> Vec<Secret> {
+    texts.iter().map(|text| Secret::from(*text)).collect()
+}
+
+fn cleaned(text: &str, secret: &str) -> String {
+    clean(text, &secrets(&[secret]))
+}
+
+fn wait(headers: &[(&'static str, &str)]) -> Option<u64> {
+    let headers: HeaderMap =
+        headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+    retry_after(&headers, NOW).map(|wait| wait.as_secs())
+}
+
+fn date(after_now: i64) -> String {
+    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(NOW.as_secs().saturating_add_signed(after_now)))
+}
+
+#[test]
+fn words_without_secrets_stay_as_they_are() {
+    assert_eq!(clean("Benutzer »ann« gesperrt", &[]), "Benutzer »ann« gesperrt");
+    assert_eq!(clean("plain", &secrets(&["", "other"])), "plain");
+}
+
+#[test]
+fn control_characters_and_invisible_ones_become_spaces() {
+    assert_eq!(clean("\r\na\nb\u{1b}[31mc\0d\u{9b}e\u{202e}f\u{200b}g\u{feff}\t", &[]), "a b [31mc d e f g");
+}
+
+#[test]
+fn a_long_text_is_cut() {
+    assert_eq!(clean(&"ü".repeat(10_000), &[]), "ü".repeat(LONGEST_TEXT));
+}
+
+#[test]
+fn a_secret_is_replaced_however_it_is_written() {
+    let secret = "p ss\"w\\rd/+%&ü";
+    let spellings = [
+        secret,
+        // A form, in either case of the digits; a URL; what JavaScript leaves alone.
+        "p+ss%22w%5Crd%2F%2B%25%26%C3%BC",
+        "p+ss%22w%5crd%2f%2b%25%26%c3%bc",
+        "p%20ss%22w%5Crd%2F%2B%25%26%C3%BC",
+        "p%20ss%22w%5Crd/%2B%25%26%C3%BC",
+        // Every byte.
+        "%70%20%73%73%22%77%5C%72%64%2F%2B%25%26%C3%BC",
+        // JSON, plain and as PHP writes it; HTML.
+        r#"p ss\"w\\rd/+%&ü"#,
+        r#"p ss\"w\\rd\/+%&\u00FC"#,
+        "p ss&quot;w\\rd/+%&amp;ü",
+    ];
+    for spelling in spellings {
+        assert_eq!(cleaned(&format!("<{spelling}>"), secret), "<[redacted]>", "{spelling}");
+    }
+}
+
+#[test]
+fn the_longer_of_two_secrets_with_one_beginning_is_replaced_whole() {
+    assert_eq!(clean("abc abcdef", &secrets(&["abc", "abcdef"])), "[redacted] [redacted]");
+    assert_eq!(clean("xabcy", &secrets(&["abc", "xabcy"])), "[redacted]");
+}
+
+#[test]
+fn no_bound_leaves_half_a_secret() {
+    let secret = "s3cr3t-".repeat(40);
+    for before in 0..=LONGEST_TEXT {
+        let cleaned = cleaned(&format!("{}{secret}{secret}", "x".repeat(before)), &secret);
+        assert!(!cleaned.contains("s3"), "{before}: {cleaned}");
+    }
+}
+
+#[test]
+fn what_the_issuers_own_bound_left_of_a_secret_is_replaced() {
+    assert_eq!(cleaned("bad token ab23cd3343e", "ab23cd3343e9328g"), "bad token [redacted]");
+    assert_eq!(cleaned("bad secret p%20ss%2", "p ss+word"), "bad secret [redacted]");
+    assert_eq!(cleaned("not a cab", "ab23cd3343e9328g"), "not a cab");
+}
+
+#[test]
+fn many_beginnings_of_a_secret_cost_no_time() {
+    let backslashes = "\\".repeat(2000);
+    assert_eq!(cleaned(&backslashes, &"\\".repeat(900)), "[redacted]".repeat(2));
+    assert_eq!(cleaned(&"a".repeat(1 << 20), &format!("{}b", "a".repeat(2000))).len(), LONGEST_TEXT);
+}
+
+#[test]
+fn retry_after_is_read_in_seconds() {
+    for (value, seconds) in [("0", Some(0)), (" 7 ", Some(7)), ("99999999999999999999999", Some(u64::MAX))] {
+        assert_eq!(wait(&[("retry-after", value)]), seconds, "{value}");
+    }
+    for odd in ["", "-1", "+5", "1.5", "soon", "7s"] {
+        assert_eq!(wait(&[("retry-after", odd)]), None, "{odd}");
+    }
+    assert_eq!(wait(&[]), None);
+}
+
+#[test]
+fn retry_after_is_read_as_an_http_date() {
+    assert_eq!(wait(&[("retry-after", &date(90))]), Some(90));
+    assert_eq!(wait(&[("retry-after", &date(-90))]), Some(0));
+    assert_eq!(wait(&[("retry-after", "Sunday, 06-Nov-94 08:49:37 GMT")]), Some(0));
+    assert_eq!(wait(&[("retry-after", "Sun, 99 Nov 2099 08:49:37 GMT")]), None);
+}
+
+#[test]
+fn a_date_is_held_against_the_issuers_clock_where_it_tells_it() {
+    assert_eq!(wait(&[("retry-after", &date(3690)), ("date", &date(3600))]), Some(90));
+    assert_eq!(wait(&[("retry-after", &date(90)), ("date", "noon")]), Some(90));
+}
+
+#[test]
+fn a_base_keeps_its_path_and_takes_neither_query_nor_fragment() {
+    for base in ["https://a.example/x", "https://a.example/x/", "https://a.example/x//"] {
+        assert_eq!(below("base", base, "token").unwrap(), "https://a.example/x/token");
+    }
+    for base in ["https://a.example?x=1", "https://a.example/#x"] {
+        assert!(below("base", base, "token").unwrap_err().is_invalid(), "{base}");
+    }
+}

@@ -1,0 +1,293 @@
+//! Nobody waits beside a usable token, none is served beyond its end, whatever its life and the clocks (promises 2, 3,
+//! 10, 11, 12).
+#![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_test::{assert_ready, task};
+use tower_bearer::testing::ManualClock;
+use tower_bearer::{Error, FetchContext, MAX_LIFETIME, Phase, Reason, Refresh, Token, TokenCache};
+
+use common::{HOUR, MINUTE, SECOND, Script, settle, text, until};
+
+mod common;
+
+const MILLI: Duration = Duration::from_millis(1);
+
+fn cache(script: &Script) -> (TokenCache, ManualClock) {
+    let clock = ManualClock::new();
+    (TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone()), clock)
+}
+
+/// Asks every 10 ms for a minute of tokio's time.
+async fn ask_for_a_minute(cache: &TokenCache) {
+    for _ in 0..6000 {
+        let _ = cache.get().await;
+        sleep(10 * MILLI).await;
+    }
+}
+
+// === fresh, due, expired ===
+
+#[tokio::test(start_paused = true)]
+async fn a_due_token_is_served_at_once_while_a_slow_refresh_runs_beside() {
+    let script = Script::living(100 * SECOND);
+    let (cache, clock) = cache(&script);
+    cache.get().await.unwrap();
+    let gate = script.hold();
+    clock.advance(81 * SECOND);
+    assert_eq!(cache.status().phase, Some(Phase::Due));
+    for _ in 0..100 {
+        assert_eq!(text(assert_ready!(task::spawn(cache.get()).poll())), "t1");
+        settle().await;
+    }
+    assert_eq!((script.calls(), script.last_context().reason()), (2, Reason::Due));
+    gate.open();
+    until(|| cache.status().generation == 2).await;
+    assert_eq!(text(assert_ready!(task::spawn(cache.get()).poll())), "t2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_token_is_waited_out() {
+    let script = Script::living(100 * SECOND);
+    let (cache, clock) = cache(&script);
+    cache.get().await.unwrap();
+    let gate = script.hold();
+    clock.advance(95 * SECOND);
+    assert!(cache.peek().is_none());
+    let mut caller = task::spawn(cache.get());
+    assert!(caller.poll().is_pending());
+    settle().await;
+    assert!(caller.poll().is_pending());
+    gate.open();
+    assert_eq!(text(caller.await), "t2");
+    assert_eq!(script.last_context().reason(), Reason::Expired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_expires_during_its_refresh_is_waited_out_by_the_same_fetch() {
+    let script = Script::living(100 * SECOND);
+    let (cache, clock) = cache(&script);
+    cache.get().await.unwrap();
+    let gate = script.hold();
+    clock.advance(94 * SECOND);
+    assert_eq!(text(cache.get().await), "t1");
+    clock.advance(2 * SECOND);
+    let mut caller = task::spawn(cache.get());
+    assert!(caller.poll().is_pending());
+    gate.open();
+    assert_eq!(text(caller.await), "t2");
+    assert_eq!(script.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_fetched_while_nobody_asks() {
+    let script = Script::living(MINUTE);
+    let cache = TokenCache::new(script.clone());
+    sleep(HOUR).await;
+    assert_eq!(script.calls(), 0);
+    cache.get().await.unwrap();
+    sleep(HOUR).await;
+    let _ = (cache.peek(), cache.status());
+    settle().await;
+    assert_eq!(script.calls(), 1);
+}
+
+// === lives of all lengths ===
+
+#[tokio::test(start_paused = true)]
+async fn lives_of_every_length_and_margins_of_every_size_have_three_phases() {
+    let lives = [1, 2, 9, 60, 300, 3600, 86_400, 10 * 365 * 86_400].map(Duration::from_secs);
+    let settings = [Refresh::new(), Refresh::new().margin(5 * MINUTE), Refresh::new().margin(Duration::ZERO)];
+    for life in lives.into_iter().chain([MAX_LIFETIME]) {
+        for settings in settings {
+            let (script, clock) = (Script::living(life), ManualClock::new());
+            let cache = TokenCache::with_clock(script.clone(), settings, clock.clone());
+            cache.get().await.unwrap();
+            let expired = life - (life / 10).min(5 * SECOND);
+            assert_eq!(cache.status().usable_for, Some(expired));
+            let steps =
+                [(life * 3 / 8 - MILLI, Phase::Fresh), (expired - MILLI, Phase::Due), (expired, Phase::Expired)];
+            let mut now = Duration::ZERO;
+            for (at, phase) in steps {
+                clock.advance(at - now);
+                now = at;
+                assert_eq!(cache.status().phase, Some(phase), "{at:?} of {life:?} with {settings:?}");
+                assert_eq!(cache.peek().is_some(), phase != Phase::Expired);
+            }
+            assert_eq!(script.calls(), 1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_margin_longer_than_the_life_does_not_fetch_on_every_call() {
+    let script = Script::living(20 * SECOND);
+    let cache = TokenCache::with_settings(script.clone(), Refresh::new().margin(5 * MINUTE));
+    ask_for_a_minute(&cache).await;
+    assert!((4..=9).contains(&script.calls()), "{} fetches for 20 s tokens", script.calls());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_without_life_is_a_failure_with_pauses_and_no_loop() {
+    let script = Script::living(Duration::ZERO);
+    let cache = TokenCache::new(script.clone());
+    let error = cache.get().await.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("dead on arrival"), "{error}");
+    ask_for_a_minute(&cache).await;
+    assert!((5..=12).contains(&script.calls()), "{} fetches", script.calls());
+    assert!(cache.peek().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_token_again_shortly_before_its_end_causes_no_loop() {
+    // The issuer keeps a token until its very end, and only then makes another.
+    let start = Instant::now();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let cache = TokenCache::new(move |_: FetchContext| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let left = (20 * SECOND).saturating_sub(start.elapsed());
+        async move {
+            match left {
+                Duration::ZERO => Ok::<_, Error>(Token::new("next")?.with_lifetime(HOUR)),
+                left => Ok(Token::new("same")?.with_lifetime(left)),
+            }
+        }
+    });
+    ask_for_a_minute(&cache).await;
+    assert_eq!(text(cache.get().await), "next");
+    let calls = calls.load(Ordering::SeqCst);
+    assert!((3..60).contains(&calls), "{calls} fetches");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_token_again_stays_in_service_as_the_same() {
+    let script = Script::new();
+    for life in [100, 19] {
+        script.queue(Token::new("same").map(|token| token.with_lifetime(life * SECOND)));
+    }
+    let (cache, clock) = cache(&script);
+    cache.get().await.unwrap();
+    clock.advance(81 * SECOND);
+    for _ in 0..10 {
+        assert_eq!(text(cache.get().await), "same");
+        settle().await;
+    }
+    let status = cache.status();
+    assert_eq!((script.calls(), status.generation, status.usable_for), (2, 1, Some(14 * SECOND)));
+    assert!(status.last_failure.unwrap().to_string().contains("the same token again"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_token_with_a_longer_life_is_a_new_one() {
+    let script = Script::new();
+    for _ in 0..2 {
+        script.queue(Token::new("same").map(|token| token.with_lifetime(100 * SECOND)));
+    }
+    let (cache, clock) = cache(&script);
+    cache.get().await.unwrap();
+    clock.advance(81 * SECOND);
+    cache.get().await.unwrap();
+    until(|| cache.status().generation == 2).await;
+    assert_eq!(cache.status().usable_for, Some(95 * SECOND));
+}
+
+// === from when life counts ===
+
+#[tokio::test(start_paused = true)]
+async fn life_counts_from_before_the_token_was_asked_for() {
+    let script = Script::living(100 * SECOND);
+    let (cache, clock) = cache(&script);
+    let gate = script.hold();
+    let mut caller = task::spawn(cache.get());
+    assert!(caller.poll().is_pending());
+    script.called(1).await;
+    clock.advance(20 * SECOND);
+    gate.open();
+    caller.await.unwrap();
+    assert_eq!(cache.status().usable_for, Some(75 * SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_took_longer_than_the_token_lives_is_a_failure() {
+    let script = Script::living(10 * SECOND);
+    script.delay(10 * SECOND);
+    let cache = TokenCache::new(script.clone());
+    let error = cache.get().await.unwrap_err();
+    assert!(error.to_string().contains("the answer took 10"), "{error}");
+    cache.get().await.unwrap_err();
+    assert_eq!(script.calls(), 1);
+}
+
+// === clocks that lie ===
+
+#[tokio::test(start_paused = true)]
+async fn a_token_ends_while_the_machine_sleeps_or_the_wall_clock_jumps_ahead() {
+    let script = Script::living(100 * SECOND);
+    let (cache, clock) = cache(&script);
+    cache.get().await.unwrap();
+    clock.sleep(94 * SECOND);
+    assert_eq!(cache.status().phase, Some(Phase::Due));
+    clock.sleep(SECOND);
+    assert!(cache.peek().is_none());
+    assert_eq!(text(cache.get().await), "t2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_set_back_makes_no_token_live_longer() {
+    let script = Script::living(100 * SECOND);
+    let (cache, clock) = cache(&script);
+    cache.get().await.unwrap();
+    clock.set_back(HOUR);
+    assert_eq!(cache.status().usable_for, Some(95 * SECOND));
+    clock.advance(95 * SECOND);
+    assert!(cache.peek().is_none());
+    assert_eq!(text(cache.get().await), "t2");
+    clock.set_back(HOUR);
+    assert_eq!(text(cache.get().await), "t2");
+    assert_eq!(script.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_ends_while_the_machine_sleeps_and_is_not_prolonged_by_a_clock_set_back() {
+    let script = Script::new();
+    script.deny(2);
+    let (cache, clock) = cache(&script);
+    cache.get().await.unwrap_err();
+    clock.sleep(30 * SECOND);
+    cache.get().await.unwrap_err();
+    assert_eq!(script.calls(), 2);
+    clock.set_back(HOUR);
+    clock.advance(MINUTE);
+    assert_eq!(text(cache.get().await), "t3");
+}
+
+// === fleets ===
+
+#[tokio::test(start_paused = true)]
+async fn a_fleet_becomes_due_at_many_moments_and_the_dice_fall_once_per_token() {
+    let clock = ManualClock::new();
+    let script = Script::living(1000 * SECOND);
+    let fleet: Vec<_> =
+        (0..200).map(|_| TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone())).collect();
+    for cache in &fleet {
+        cache.get().await.unwrap();
+    }
+    // Due between 1.25 and 1 margin of 200 s before the end.
+    clock.advance(750 * SECOND);
+    let mut due = 0;
+    let mut most_at_once = 0;
+    for _ in 0..50 {
+        let looks = [(); 3].map(|()| fleet.iter().filter(|cache| cache.status().phase == Some(Phase::Due)).count());
+        assert!(looks.iter().all(|look| *look == looks[0]), "rolled more than once: {looks:?}");
+        most_at_once = most_at_once.max(looks[0].checked_sub(due).expect("who was due stays due"));
+        due = looks[0];
+        clock.advance(SECOND);
+    }
+    let all = fleet.iter().all(|cache| cache.status().phase == Some(Phase::Due));
+    assert!(all && most_at_once < 20, "{most_at_once} of 200 within one second of 50");
+}

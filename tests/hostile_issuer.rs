@@ -1,0 +1,275 @@
+//! The issuer's answer is treated as hostile: any bytes give an error or a token, never a panic; bounded; no redirects.
+
+mod sources;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tower::service_fn;
+use tower_bearer::json::JsonLogin;
+use tower_bearer::mesh_connect::MeshConnect;
+use tower_bearer::meshydb::MeshyDb;
+use tower_bearer::oauth2::RefreshToken;
+use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::{Error, MAX_LIFETIME, Token, TokenCache};
+
+use crate::sources::any::{any_body, any_retry_after};
+use crate::sources::{HOUR, Streamed, TOKEN_URL, ask, client_credentials, next_attempt, pass};
+
+async fn granted(members: Value) -> Result<Token, Error> {
+    let mut body = json!({ "access_token": "the.token", "token_type": "Bearer", "expires_in": 60 });
+    for (name, value) in members.as_object().unwrap() {
+        body[name] = value.clone();
+    }
+    ask(Answer::json(200, body)).await
+}
+
+async fn refused(answer: Answer) -> Error {
+    ask(answer).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn each_form_of_expires_in_has_its_documented_meaning() {
+    let table = [
+        (json!(60), Duration::from_secs(60)),
+        (json!("3600"), HOUR),
+        (json!(" 3600 "), HOUR),
+        (json!("3600.5"), Duration::from_millis(3_600_500)),
+        (json!(3600.5), Duration::from_millis(3_600_500)),
+        (json!(1e300), MAX_LIFETIME),
+        (json!(null), HOUR),
+        (json!(true), HOUR),
+        (json!("soon"), HOUR),
+        (json!({}), HOUR),
+    ];
+    for (expires_in, lifetime) in table {
+        let token = granted(json!({ "expires_in": expires_in })).await.unwrap();
+        assert_eq!(token.lifetime(), lifetime, "{expires_in}");
+    }
+    let missing = Answer::json(200, json!({ "access_token": "t" }));
+    assert_eq!(ask(missing).await.unwrap().lifetime(), HOUR);
+}
+
+#[tokio::test]
+async fn a_token_without_a_life_is_dead_on_arrival_and_keeps_its_refresh_token() {
+    for dead in [json!(0), json!(-1), json!("0"), json!(-1e300)] {
+        let error = granted(json!({ "expires_in": dead })).await.unwrap_err();
+        assert!(error.is_transient() && error.to_string().contains("dead on arrival"), "{dead}: {error}");
+    }
+    let issuer = Issuer::new();
+    issuer.queue(Answer::json(200, json!({ "access_token": "t", "expires_in": 0, "refresh_token": "rotated" })));
+    let cache = TokenCache::new(crate::sources::refresh_token(&issuer));
+    cache.get().await.unwrap_err();
+    cache.refresh().await.unwrap();
+    assert_eq!(issuer.requests()[1].form()["refresh_token"], "rotated");
+}
+
+#[tokio::test]
+async fn any_writing_of_bearer_and_none_at_all_is_bearer() {
+    for kind in ["Bearer", "bearer", "BEARER", ""] {
+        granted(json!({ "token_type": kind })).await.unwrap();
+    }
+    for kind in [json!(null), json!(7)] {
+        granted(json!({ "token_type": kind })).await.unwrap();
+    }
+    for kind in ["mac", "DPoP", "N_A", "bearer token"] {
+        let error = granted(json!({ "token_type": kind })).await.unwrap_err();
+        assert!(error.to_string().contains(&format!("its token type is {kind}, not Bearer")), "{error}");
+        assert!(error.is_transient());
+    }
+}
+
+#[tokio::test]
+async fn an_access_token_that_no_header_may_carry_is_an_error() {
+    for odd in ["", " ", "a b", "a\r\nx-admin: 1", "a\0", "tökén", "a\u{7f}", "\u{202e}"] {
+        let error = granted(json!({ "access_token": odd })).await.unwrap_err();
+        assert!(error.is_transient() && error.to_string().contains(TOKEN_URL), "{odd:?}: {error}");
+        assert!(error.to_string().contains("the access token"), "{error}");
+    }
+    for odd in [json!(null), json!(7), json!(true), json!(["t"]), json!({})] {
+        let error = granted(json!({ "access_token": odd })).await.unwrap_err();
+        assert!(error.to_string().contains("access token"), "{odd}: {error}");
+    }
+    refused(Answer::json(200, json!({ "token_type": "Bearer" }))).await;
+}
+
+#[tokio::test]
+async fn the_other_members_are_kept_and_odd_ones_do_not_fail_the_answer() {
+    let token =
+        granted(json!({ "scope": "a b", "id_token": "i", "refresh_token": "r", "region": "eu" })).await.unwrap();
+    assert_eq!((token.scope(), token.id_token().unwrap().expose()), (Some("a b"), "i"));
+    assert_eq!((token.refresh_token().unwrap().expose(), token.extra("region")), ("r", Some(&json!("eu"))));
+    assert_eq!((token.extra("access_token"), token.extra("refresh_token")), (None, None));
+    let token = granted(json!({ "scope": ["a"], "id_token": 7, "refresh_token": {} })).await.unwrap();
+    assert!(token.scope().is_none() && token.id_token().is_none() && token.refresh_token().is_none());
+}
+
+#[tokio::test]
+async fn a_known_error_code_denies_whatever_the_status_says() {
+    let codes =
+        ["invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "invalid_scope", "access_denied"];
+    for code in codes.into_iter().chain(["unsupported_grant_type"]) {
+        for status in [200, 400, 401, 403, 404, 500, 503] {
+            let error = refused(Answer::oauth_error(status, code)).await;
+            assert!(error.is_denied() && !error.is_transient(), "{status} {code}: {error}");
+            assert_eq!((error.code(), error.status().unwrap().as_u16()), (Some(code), status));
+        }
+        assert!(!refused(Answer::oauth_error(429, code)).await.is_denied(), "{code}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_known_error_code_denies_nothing() {
+    let bodies = ["", "Forbidden", "<html>invalid_grant</html>", "null", "[]", r#"{"error":"slow_down"}"#];
+    let odd = [r#"{"error":{"code":"invalid_grant"}}"#, r#"{"error":null}"#, r#"{"error":"invalid_grant""#, "\u{feff}"];
+    for body in bodies.into_iter().chain(odd) {
+        for status in [201, 400, 401, 403, 429, 500, 503] {
+            let error = refused(Answer::raw(status, body)).await;
+            assert!(error.is_transient() && !error.is_denied(), "{status} {body}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_says_the_status_the_code_and_the_issuers_words() {
+    let body = json!({ "error": "invalid_grant", "error_description": "Refresh\r\ntoken is\u{1b}[31m expired." });
+    let said = refused(Answer::json(400, body)).await.to_string();
+    assert!(said.contains("/token answered 400 invalid_grant (Refresh  token is [31m expired.)"), "{said}");
+    assert!(refused(Answer::raw(400, "Bad day.")).await.to_string().contains("answered 400 (Bad day.)"));
+    assert!(refused(Answer::raw(400, "")).await.to_string().contains("answered 400; "));
+    assert!(refused(Answer::oauth_error(400, "")).await.to_string().contains("answered 400; "));
+    let long = refused(Answer::json(400, json!({ "error": "e".repeat(9999), "message": "m".repeat(9999) }))).await;
+    assert!(long.to_string().len() < 1000, "{long}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_reaches_the_error_and_the_pause() {
+    let date =
+        |seconds: u64| httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds));
+    let in_seconds = Answer::raw(429, "").header("retry-after", "7");
+    let as_date = Answer::raw(503, "<h1>").header("date", &date(0)).header("retry-after", &date(90));
+    let absurd = Answer::raw(503, "").header("retry-after", "99999999999999999999999");
+    for (answer, wait, pause) in [(in_seconds, Some(7), 7.0), (as_date, Some(90), 90.0), (absurd, None, 300.0)] {
+        let issuer = Issuer::new();
+        issuer.queue(answer);
+        let cache = TokenCache::new(client_credentials(&issuer));
+        let error = cache.get().await.unwrap_err();
+        let said = error.retry_after().unwrap().as_secs();
+        assert_eq!(said, wait.unwrap_or(u64::MAX));
+        assert_eq!(next_attempt(&cache), Some(pause));
+        pass(Duration::from_secs_f64(pause - 1.0)).await;
+        cache.get().await.unwrap_err();
+        pass(Duration::from_secs(1)).await;
+        cache.get().await.unwrap();
+        assert_eq!(issuer.calls().total(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_and_the_error_says_so() {
+    for status in [301, 302, 303, 307, 308] {
+        for body in ["", "<html>", r#"{"error":"moved","error_description":"over there"}"#] {
+            let issuer = Issuer::new();
+            issuer.queue(Answer::raw(status, body).header("location", "https://evil.example/token"));
+            let error = TokenCache::new(client_credentials(&issuer)).get().await.unwrap_err();
+            assert!(error.to_string().contains("redirects, which is not followed"), "{status}: {error}");
+            assert_eq!(issuer.calls().total(), 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn reading_stops_near_one_mebibyte() {
+    const PIECE: usize = 64 * 1024;
+    for status in [200, 500] {
+        let pulled = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&pulled);
+        let endless = service_fn(move |_: Request<Full<Bytes>>| {
+            let counter = Arc::clone(&counter);
+            let piece = Bytes::from_static(&[b' '; PIECE]);
+            let body =
+                Streamed(move || (counter.fetch_add(PIECE, Ordering::SeqCst) < 1 << 30).then(|| Ok(piece.clone())));
+            async move { Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap()) }
+        });
+        let source = RefreshToken::new(endless, TOKEN_URL, "my-app", "saved").unwrap();
+        let error = TokenCache::new(source).get().await.unwrap_err();
+        assert!(error.is_transient() && error.to_string().contains("longer than 1 MiB"), "{error}");
+        let pulled = pulled.load(Ordering::SeqCst);
+        assert!(pulled <= (1 << 20) + 2 * PIECE, "{pulled} bytes, in one call");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_of_almost_one_mebibyte_is_read() {
+    let body = json!({ "access_token": "t", "padding": "x".repeat((1 << 20) - 100) });
+    assert_eq!(ask(Answer::json(200, body)).await.unwrap().access_token(), "t");
+}
+
+#[tokio::test]
+async fn what_is_no_json_object_is_an_error_that_says_so() {
+    let nested = |open: &str, close: &str| format!("{}{}", open.repeat(100_000), close.repeat(100_000));
+    let odd: Vec<Bytes> = vec![
+        "".into(),
+        "{".into(),
+        r#"{"access_token":"t","expires_in":36"#.into(),
+        "<html><body>Welcome to the hotel</body></html>".into(),
+        "access_token=t&expires_in=3600".into(),
+        "null".into(),
+        "[]".into(),
+        r#""t""#.into(),
+        nested("[", "]").into(),
+        format!(r#"{{"x":{}}}"#, nested(r#"{"x":"#, "}")).into(),
+        Bytes::from_static(b"{\"access_token\":\"\xff\xfe\"}"),
+        Bytes::from_static(b"\0\0\0\0"),
+        Bytes::from_static(b"{\"access_token\":\"a\0b\"}"),
+    ];
+    for body in odd {
+        let start = body.slice(..body.len().min(40));
+        let error = refused(Answer::raw(200, body)).await;
+        assert!(error.is_transient() && error.to_string().contains("not a JSON object"), "{start:?}: {error}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+
+    #[test]
+    fn any_bytes_and_any_status_give_an_error_or_a_token(
+        body in any_body(),
+        status in 200u16..600,
+        retry_after in any_retry_after(),
+    ) {
+        let issuer = Issuer::new();
+        let mut answer = Answer::raw(status, body);
+        if let Some(value) = &retry_after {
+            answer = answer.header("retry-after", value);
+        }
+        issuer.fail(Some(answer));
+        let meshy = MeshyDb::new(issuer.clone(), "acme", "public-key").unwrap();
+        let caches = [
+            TokenCache::new(client_credentials(&issuer)),
+            TokenCache::new(meshy.login_with_refresh_token("saved").unwrap()),
+            TokenCache::new(MeshConnect::new(issuer.clone(), "id", "secret").unwrap()),
+            TokenCache::new(JsonLogin::new(issuer.clone(), TOKEN_URL, json!({ "key": "k" })).unwrap()),
+        ];
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        for cache in caches {
+            match runtime.block_on(cache.get()) {
+                Ok(token) => prop_assert!(token.access_token().bytes().all(|byte| byte.is_ascii_graphic())),
+                Err(error) => {
+                    let said = error.to_string();
+                    // The cache turns a panic into an error; a failure of ours is one that names the answer.
+                    prop_assert!(!said.contains("panicked"), "{}", said);
+                    prop_assert!(!said.contains(char::is_control) && said.len() < 2000, "{:?}", said);
+                }
+            }
+        }
+    }
+}

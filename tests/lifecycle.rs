@@ -1,0 +1,247 @@
+//! No runtime is needed to build, and nothing is left behind (promise 25).
+#![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_test::{assert_pending, assert_ready, task};
+use tower_bearer::testing::ManualClock;
+use tower_bearer::{Error, Phase, Refresh, TokenCache};
+use tracing::span;
+
+use common::{MINUTE, SECOND, Script, paused_runtime, settle, text, until};
+
+mod common;
+
+// === no runtime ===
+
+#[test]
+fn all_but_fetching_works_without_a_runtime() {
+    let script = Script::new();
+    let cache = TokenCache::with_settings(script.clone(), Refresh::new()).on_rotation(async |_| Ok::<_, Error>(()));
+    assert!(cache.peek().is_none());
+    let status = cache.status();
+    assert!(status.phase.is_none() && status.generation == 0 && status.usable_for.is_none());
+    assert!(!status.suspect && !status.fetching && !status.closed);
+    assert!(format!("{cache:?}").contains("generation: 0"));
+    cache.set_source(script.clone());
+    drop(cache.keep_warm());
+    let _ = assert_ready!(task::spawn(cache.refresh()).poll()).unwrap_err();
+    assert_ready!(task::spawn(cache.shutdown()).poll());
+    assert!(cache.status().closed);
+    drop(cache);
+    assert_eq!(script.calls(), 0);
+}
+
+#[test]
+fn a_fixed_token_is_served_without_a_runtime_and_for_ever() {
+    let cache = TokenCache::fixed("abc").unwrap();
+    assert_eq!(text(assert_ready!(task::spawn(cache.get()).poll())), "abc");
+    let status = cache.status();
+    assert_eq!((status.phase, status.generation), (Some(Phase::Fresh), 1));
+    assert!(TokenCache::fixed("two words").is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_fixed_token_is_denied_and_goes_on_being_served() {
+    let cache = TokenCache::fixed("abc").unwrap();
+    let token = cache.get().await.unwrap();
+    assert!(cache.refuse(&token).await.unwrap_err().is_denied());
+    assert_eq!(text(cache.get().await), "abc");
+}
+
+// === nothing left behind ===
+
+#[tokio::test(start_paused = true)]
+async fn building_and_dropping_spawn_nothing_and_a_fetch_leaves_no_task() {
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let cache = TokenCache::new(Script::new());
+    cache.set_source(Script::new());
+    assert_eq!(tasks(), 0);
+    cache.get().await.unwrap();
+    until(|| tasks() == 0).await;
+    drop(cache);
+    assert_eq!(tasks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_source_goes_with_the_last_clone() {
+    let alive = Arc::new(());
+    let held = Arc::clone(&alive);
+    let cache = TokenCache::new(move |_| {
+        let _held = Arc::clone(&held);
+        async { tower_bearer::Token::new("t") }
+    });
+    cache.get().await.unwrap();
+    settle().await;
+    drop(cache);
+    assert_eq!(Arc::strong_count(&alive), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_under_way_finishes_and_saves_after_the_last_clone_is_dropped_and_nothing_follows() {
+    let script = Script::living(SECOND).rotating();
+    script.delay(10 * SECOND);
+    let saved = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&saved);
+    let cache = TokenCache::new(script.clone()).on_rotation(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, io::Error>(()) }
+    });
+    assert!(timeout(SECOND, cache.get()).await.is_err());
+    drop(cache);
+    sleep(10 * MINUTE).await;
+    assert_eq!((script.finished(), script.calls(), saved.load(Ordering::SeqCst)), (1, 1, 1));
+}
+
+// === shutdown ===
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_waits_for_the_fetch_under_way_and_its_save() {
+    let script = Script::new().rotating();
+    script.delay(10 * SECOND);
+    let saved = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&saved);
+    let cache = TokenCache::new(script.clone()).on_rotation(move |_| {
+        let flag = Arc::clone(&flag);
+        async move {
+            sleep(3 * SECOND).await;
+            flag.store(true, Ordering::SeqCst);
+            Ok::<_, io::Error>(())
+        }
+    });
+    let start = Instant::now();
+    let mut waiter = task::spawn(cache.get());
+    assert_pending!(waiter.poll());
+    cache.shutdown().await;
+    assert!(saved.load(Ordering::SeqCst) && cache.status().closed);
+    assert_eq!(start.elapsed().as_secs(), 13);
+    assert_eq!(text(waiter.await), "t1");
+    cache.shutdown().await;
+    assert_eq!(start.elapsed().as_secs(), 13, "a second one has nothing to wait for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_shutdown_a_usable_token_is_served_to_its_end_and_nothing_is_fetched() {
+    let script = Script::living(100 * SECOND);
+    let clock = ManualClock::new();
+    let cache = TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone());
+    cache.get().await.unwrap();
+    cache.shutdown().await;
+    clock.advance(90 * SECOND);
+    let token = cache.get().await.unwrap();
+    assert_eq!(token.access_token(), "t1");
+    for error in [cache.refresh().await.unwrap_err(), cache.refuse(&token).await.unwrap_err()] {
+        assert!(error.is_closed() && !error.is_transient(), "{error}");
+    }
+    assert_eq!(text(cache.get().await), "t1");
+    clock.advance(10 * SECOND);
+    assert!(cache.get().await.unwrap_err().is_closed());
+    cache.set_source(script.clone());
+    assert!(cache.get().await.unwrap_err().is_closed());
+    settle().await;
+    assert_eq!(script.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_that_is_not_waited_for_closes_all_the_same() {
+    let script = Script::new();
+    script.delay(SECOND);
+    let cache = TokenCache::new(script.clone());
+    let clone = cache.clone();
+    let mut waiter = task::spawn(cache.get());
+    assert_pending!(waiter.poll());
+    assert_pending!(task::spawn(clone.shutdown()).poll());
+    assert_eq!(text(waiter.await), "t1");
+    assert!(cache.refresh().await.unwrap_err().is_closed());
+}
+
+#[test]
+fn shutdown_waits_outside_of_runtimes_too() {
+    let script = Script::new();
+    let gate = script.hold();
+    let cache = TokenCache::new(script.clone());
+    let runtime = paused_runtime();
+    let mut waiter = task::spawn(cache.get());
+    runtime.block_on(async {
+        assert_pending!(waiter.poll());
+        script.called(1).await;
+    });
+    let mut shutdown = task::spawn(cache.shutdown());
+    assert_pending!(shutdown.poll());
+    gate.open();
+    runtime.block_on(until(|| cache.peek().is_some()));
+    runtime.block_on(settle());
+    assert!(shutdown.is_woken());
+    assert_ready!(shutdown.poll());
+}
+
+#[test]
+fn shutdown_gives_up_on_a_fetch_whose_runtime_stands_still() {
+    let script = Script::new();
+    script.hold();
+    let cache = TokenCache::new(script.clone());
+    let frozen = paused_runtime();
+    let mut waiter = task::spawn(cache.get());
+    frozen.block_on(async {
+        assert_pending!(waiter.poll());
+        script.called(1).await;
+    });
+    paused_runtime().block_on(async {
+        let start = Instant::now();
+        cache.shutdown().await;
+        assert!((30..32).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+        assert!(cache.get().await.unwrap_err().is_closed());
+    });
+    assert_eq!(script.calls(), 1);
+}
+
+// === no lock around a user's code ===
+
+/// Looks at the cache at every event.
+struct Watcher(TokenCache, Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Watcher {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "tower_bearer"
+    }
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        let _ = self.0.status();
+        self.1.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[test]
+fn whoever_listens_to_events_may_use_the_cache() {
+    let (done, finished) = mpsc::channel();
+    thread::spawn(move || {
+        let script = Script::new().rotating();
+        script.fail(1);
+        let cache = TokenCache::new(script).on_rotation(async |_| Err(io::Error::other("disk full")));
+        let events = Arc::new(AtomicUsize::new(0));
+        // A failure, a save that failed, a token, a refusal.
+        tracing::subscriber::with_default(Watcher(cache.clone(), Arc::clone(&events)), || {
+            paused_runtime().block_on(async {
+                cache.get().await.unwrap_err();
+                let token = cache.refresh().await.unwrap();
+                cache.refuse(&token).await.unwrap();
+            });
+        });
+        done.send(events.load(Ordering::SeqCst)).unwrap();
+    });
+    let events = finished.recv_timeout(MINUTE).expect("it does not lock up");
+    assert!(events >= 4, "{events}");
+}

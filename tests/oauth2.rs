@@ -1,0 +1,295 @@
+//! OAuth 2 grants: the requests they send, and what they do with refresh tokens.
+
+mod sources;
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use serde_json::json;
+use tower::service_fn;
+use tower_bearer::TokenCache;
+use tower_bearer::oauth2::{ClientAuth, ClientCredentials, Password, RefreshToken};
+use tower_bearer::testing::{Answer, Issuer, Recorded};
+
+use crate::sources::{
+    HOUR, Streamed, TOKEN_URL, client_credentials, each, form, headers, hyper_client, map, pass, password,
+    refresh_token, serve,
+};
+
+const FORM: &str = "application/x-www-form-urlencoded";
+const LOST: &str = "connection reset";
+
+async fn first_request(issuer: &Issuer, cache: TokenCache) -> Recorded {
+    cache.get().await.unwrap();
+    let request = issuer.requests().remove(0);
+    assert_eq!((request.method.as_str(), request.uri.to_string()), ("POST", TOKEN_URL.to_owned()));
+    request
+}
+
+/// The refresh tokens of all token calls, `-` for a login.
+fn refreshes(issuer: &Issuer) -> Vec<String> {
+    each(&issuer.requests(), "refresh_token")
+}
+
+/// A cache whose token has ended, from a login that brought `refresh-1`.
+async fn ended_session(issuer: &Issuer) -> TokenCache {
+    issuer.rotate_refresh_tokens(true);
+    let cache = TokenCache::new(password(issuer));
+    cache.get().await.unwrap();
+    pass(HOUR).await;
+    cache
+}
+
+#[tokio::test]
+async fn client_credentials_go_into_the_basic_header_and_nowhere_else() {
+    let issuer = Issuer::new();
+    let request = first_request(&issuer, TokenCache::new(client_credentials(&issuer).scope("read write"))).await;
+    // my-app:its+secret
+    let basic = "Basic bXktYXBwOml0cytzZWNyZXQ=";
+    let expected = [("accept", "application/json"), ("authorization", basic), ("content-type", FORM)];
+    assert_eq!(headers(&request), map(expected));
+    assert!(request.headers["authorization"].is_sensitive());
+    assert_eq!(request.form(), form([("grant_type", "client_credentials"), ("scope", "read write")]));
+}
+
+#[tokio::test]
+async fn client_credentials_in_the_body_send_no_authorization() {
+    let issuer = Issuer::new();
+    let source = client_credentials(&issuer).client_auth(ClientAuth::Body);
+    let request = first_request(&issuer, TokenCache::new(source)).await;
+    assert_eq!(headers(&request), map([("accept", "application/json"), ("content-type", FORM)]));
+    let expected = [("grant_type", "client_credentials"), ("client_id", "my-app"), ("client_secret", "its secret")];
+    assert_eq!(request.form(), form(expected));
+}
+
+#[tokio::test]
+async fn a_password_login_of_a_public_client_names_the_client_in_the_body() {
+    let issuer = Issuer::new();
+    let source = Password::new(issuer.clone(), TOKEN_URL, "my-app", "ann&bob", "p+w %=ü").unwrap();
+    let request = first_request(&issuer, TokenCache::new(source)).await;
+    assert_eq!(headers(&request), map([("accept", "application/json"), ("content-type", FORM)]));
+    let expected =
+        [("grant_type", "password"), ("client_id", "my-app"), ("username", "ann&bob"), ("password", "p+w %=ü")];
+    assert_eq!(request.form(), form(expected));
+    assert!(request.body.is_ascii());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_confidential_client_authenticates_login_and_refresh_alike() {
+    let issuer = Issuer::new();
+    issuer.rotate_refresh_tokens(true);
+    let cache = TokenCache::new(password(&issuer).client_secret("its secret").unwrap().scope("read"));
+    cache.get().await.unwrap();
+    pass(HOUR).await;
+    cache.get().await.unwrap();
+    let [login, refresh] = issuer.requests().try_into().unwrap();
+    assert_eq!(login.headers["authorization"], "Basic bXktYXBwOml0cytzZWNyZXQ=");
+    assert_eq!(headers(&login), headers(&refresh));
+    let user = [("grant_type", "password"), ("username", "ann"), ("password", "her password"), ("scope", "read")];
+    assert_eq!(login.form(), form(user));
+    assert_eq!(refresh.form(), form([("grant_type", "refresh_token"), ("refresh_token", "refresh-1")]));
+}
+
+#[tokio::test]
+async fn a_saved_refresh_token_is_sent_without_a_scope() {
+    let issuer = Issuer::new();
+    let request = first_request(&issuer, TokenCache::new(refresh_token(&issuer).scope("read"))).await;
+    let expected = [("grant_type", "refresh_token"), ("refresh_token", "saved"), ("client_id", "my-app")];
+    assert_eq!(request.form(), form(expected));
+    assert_eq!(headers(&request), map([("accept", "application/json"), ("content-type", FORM)]));
+
+    let source = RefreshToken::new(issuer.clone(), TOKEN_URL, "my-app", "saved").unwrap().client_secret("s").unwrap();
+    TokenCache::new(source.client_auth(ClientAuth::Body)).get().await.unwrap();
+    assert_eq!(issuer.requests()[1].form()["client_secret"], "s");
+}
+
+#[tokio::test]
+async fn an_empty_scope_is_not_sent() {
+    let issuer = Issuer::new();
+    let request = first_request(&issuer, TokenCache::new(client_credentials(&issuer).scope(""))).await;
+    assert_eq!(request.form(), form([("grant_type", "client_credentials")]));
+}
+
+#[tokio::test]
+async fn headers_of_the_user_go_along_and_win_but_for_the_authorization() {
+    let issuer = Issuer::new();
+    let source = client_credentials(&issuer);
+    let source = source.header("x-api-key", "k").unwrap().header("Accept", "application/vnd.x+json").unwrap();
+    let source = source.header("authorization", "Basic other").unwrap();
+    let request = first_request(&issuer, TokenCache::new(source)).await;
+    let expected = [
+        ("accept", "application/vnd.x+json"),
+        ("authorization", "Basic bXktYXBwOml0cytzZWNyZXQ="),
+        ("content-type", FORM),
+        ("x-api-key", "k"),
+    ];
+    assert_eq!(headers(&request), map(expected));
+    assert!(request.headers["x-api-key"].is_sensitive());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_refresh_uses_the_newest_refresh_token() {
+    let issuer = Issuer::new();
+    let cache = ended_session(&issuer).await;
+    for number in 2..=3 {
+        let token = cache.get().await.unwrap();
+        assert_eq!(token.refresh_token().unwrap().expose(), format!("refresh-{number}"));
+        pass(HOUR).await;
+    }
+    assert_eq!(refreshes(&issuer), ["-", "refresh-1", "refresh-2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_saved_refresh_token_gives_way_to_the_rotated_one() {
+    let issuer = Issuer::new();
+    issuer.rotate_refresh_tokens(true);
+    let cache = TokenCache::new(refresh_token(&issuer));
+    for _ in 0..2 {
+        cache.get().await.unwrap();
+        pass(HOUR).await;
+    }
+    assert_eq!(refreshes(&issuer), ["saved", "refresh-1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_without_a_refresh_token_keeps_the_old_one() {
+    let issuer = Issuer::new();
+    let cache = ended_session(&issuer).await;
+    let token = json!({ "access_token": "t", "expires_in": 3600 });
+    for kept in [json!(null), json!(""), json!(7)] {
+        let mut answer = token.clone();
+        answer["refresh_token"] = kept;
+        issuer.queue(Answer::json(200, answer));
+        assert_eq!(cache.get().await.unwrap().refresh_token().unwrap().expose(), "refresh-1");
+        pass(HOUR).await;
+    }
+    issuer.queue(Answer::json(200, token));
+    assert_eq!(cache.get().await.unwrap().refresh_token().unwrap().expose(), "refresh-1");
+    assert_eq!(refreshes(&issuer), ["-", "refresh-1", "refresh-1", "refresh-1", "refresh-1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denied_refresh_token_leads_to_a_new_login() {
+    let denials = [
+        Answer::oauth_error(400, "invalid_grant"),
+        Answer::oauth_error(401, "invalid_grant"),
+        Answer::oauth_error(403, "access_denied"),
+        Answer::oauth_error(400, "unauthorized_client"),
+        Answer::oauth_error(400, "unsupported_grant_type"),
+        Answer::oauth_error(400, "invalid_request"),
+        Answer::oauth_error(400, "token_expired"),
+        Answer::json(400, json!({ "message": "Token is invalid." })),
+        Answer::raw(400, "Token is invalid."),
+        Answer::raw(400, ""),
+    ];
+    for denial in denials {
+        let issuer = Issuer::new();
+        let cache = ended_session(&issuer).await;
+        issuer.queue(denial.clone());
+        assert_eq!(cache.get().await.unwrap().access_token(), "token-2", "{denial:?}");
+        assert_eq!(refreshes(&issuer), ["-", "refresh-1", "-"], "{denial:?}");
+        assert_eq!(each(&issuer.requests(), "grant_type"), ["password", "refresh_token", "password"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_says_nothing_of_the_refresh_token_leads_to_no_login() {
+    let others = [
+        Answer::oauth_error(401, "invalid_client"),
+        Answer::oauth_error(400, "invalid_client"),
+        Answer::oauth_error(429, "invalid_grant"),
+        Answer::raw(403, "<html>Forbidden</html>"),
+        Answer::raw(503, "<h1>Service unavailable</h1>"),
+        Answer::raw(200, "{"),
+    ];
+    for answer in others {
+        let issuer = Issuer::new();
+        let cache = ended_session(&issuer).await;
+        issuer.queue(answer.clone());
+        cache.get().await.unwrap_err();
+        assert_eq!(refreshes(&issuer), ["-", "refresh-1"], "{answer:?}");
+        // The refresh token was not lost with the failure.
+        cache.refresh().await.unwrap();
+        assert_eq!(refreshes(&issuer), ["-", "refresh-1", "refresh-1"], "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_denied_refresh_token_alone_is_the_end_and_says_what_to_do() {
+    for answer in [Answer::oauth_error(400, "invalid_grant"), Answer::oauth_error(401, "invalid_grant")] {
+        let issuer = Issuer::new();
+        issuer.fail(Some(answer));
+        let error = TokenCache::new(refresh_token(&issuer)).get().await.unwrap_err();
+        assert!(error.is_denied() && !error.is_transient());
+        assert_eq!(error.code(), Some("invalid_grant"));
+        let said = error.to_string();
+        assert!(said.contains("no login to fall back to") && said.contains("log in again"), "{said}");
+        assert_eq!(issuer.calls().total(), 1);
+    }
+    // Another login would not help a client that is denied.
+    let issuer = Issuer::new();
+    issuer.queue(Answer::oauth_error(401, "invalid_client"));
+    let error = TokenCache::new(refresh_token(&issuer)).get().await.unwrap_err();
+    assert!(error.is_denied() && !error.to_string().contains("fall back"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_whose_answer_was_lost_is_repeated_once_with_the_same_refresh_token() {
+    let issuer = Issuer::new();
+    let cache = ended_session(&issuer).await;
+    issuer.queue(Answer::fails(LOST));
+    cache.get().await.unwrap();
+    assert_eq!(refreshes(&issuer), ["-", "refresh-1", "refresh-1"]);
+
+    pass(HOUR).await;
+    issuer.fail(Some(Answer::fails(LOST)));
+    let error = cache.get().await.unwrap_err();
+    assert!(error.is_transient() && !error.is_denied(), "{error}");
+    assert_eq!(refreshes(&issuer)[3..], ["refresh-2", "refresh-2"]);
+}
+
+#[tokio::test]
+async fn a_login_whose_answer_was_lost_is_not_repeated_at_once() {
+    for cache in
+        [|issuer: &_| TokenCache::new(client_credentials(issuer)), |issuer: &_| TokenCache::new(password(issuer))]
+    {
+        let issuer = Issuer::new();
+        issuer.fail(Some(Answer::fails(LOST)));
+        cache(&issuer).get().await.unwrap_err();
+        assert_eq!(issuer.calls().total(), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_counts_as_lost() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let breaking = service_fn(move |_: Request<Full<Bytes>>| {
+        let first = counted.fetch_add(1, Ordering::SeqCst) == 0;
+        let rest = if first { Err(LOST.into()) } else { Ok(Bytes::from(r#":"t"}"#)) };
+        let mut data = VecDeque::from([Ok(Bytes::from(r#"{"access_token""#)), rest]);
+        async move { Ok::<_, Infallible>(Response::new(Streamed(move || data.pop_front()))) }
+    });
+    let source = RefreshToken::new(breaking, TOKEN_URL, "my-app", "saved").unwrap();
+    assert_eq!(TokenCache::new(source).get().await.unwrap().access_token(), "t");
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn the_grants_work_over_a_socket() {
+    let issuer = Issuer::new();
+    issuer.rotate_refresh_tokens(true);
+    let url = format!("{}/token", serve(issuer.clone()).await);
+    let login = Password::new(hyper_client(), &url, "my-app", "ann", "her password").unwrap();
+    let cache = TokenCache::new(login);
+    assert_eq!(cache.get().await.unwrap().access_token(), "token-1");
+    assert_eq!(cache.refresh().await.unwrap().access_token(), "token-2");
+    cache.set_source(ClientCredentials::new(hyper_client(), &url, "my-app", "its secret").unwrap());
+    assert_eq!(cache.get().await.unwrap().access_token(), "token-3");
+    assert_eq!(refreshes(&issuer), ["-", "refresh-1", "-"]);
+}

@@ -1,0 +1,27 @@
+//! Tests of users pause and advance tokio's time, several in one process. Alone in this file: the first to look at the
+//! clock decides where its zero is.
+#![allow(clippy::disallowed_methods, reason = "the shared helpers read clocks to give up")]
+
+use tokio::time::advance;
+use tower_bearer::TokenCache;
+
+use common::{HOUR, SECOND, Script, paused_runtime};
+
+mod common;
+
+#[test]
+fn paused_time_of_an_earlier_runtime_does_not_hold_back_a_later_one() {
+    let script = Script::living(100 * SECOND);
+    for number in [1, 2] {
+        let cache = TokenCache::new(script.clone());
+        paused_runtime().block_on(async {
+            if number == 1 {
+                advance(HOUR).await;
+            }
+            cache.get().await.unwrap();
+            advance(100 * SECOND).await;
+            cache.get().await.unwrap();
+        });
+        assert_eq!(script.calls(), 2 * number);
+    }
+}

@@ -1,0 +1,243 @@
+//! A rotated refresh token is never lost by us: `on_rotation` (promise 19, first half).
+#![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
+
+use std::future::pending;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tower_bearer::testing::ManualClock;
+use tower_bearer::{Error, Refresh, Token, TokenCache};
+
+use common::{SECOND, Script, settle, text, until};
+
+mod common;
+
+/// What was saved.
+#[derive(Clone, Default)]
+struct Saved(Arc<Mutex<Vec<String>>>);
+
+impl Saved {
+    /// Notes the refresh token; returns how many came so far.
+    fn note(&self, token: &Token) -> usize {
+        let mut saved = self.0.lock().unwrap();
+        saved.push(token.refresh_token().unwrap().expose().to_owned());
+        saved.len()
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// A cache that saves without fail.
+fn saving(script: &Script) -> (TokenCache, Saved) {
+    let saved = Saved::default();
+    let noted = saved.clone();
+    let cache = TokenCache::new(script.clone()).on_rotation(move |token| {
+        noted.note(&token);
+        async { Ok::<_, io::Error>(()) }
+    });
+    (cache, saved)
+}
+
+// === when it is called ===
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_is_saved_before_its_token_can_be_seen() {
+    let script = Script::new().rotating();
+    let saved = Saved::default();
+    let noted = saved.clone();
+    let cache = TokenCache::new(script.clone()).on_rotation(move |token| {
+        noted.note(&token);
+        async {
+            sleep(2 * SECOND).await;
+            Ok::<_, io::Error>(())
+        }
+    });
+    let start = Instant::now();
+    assert!(timeout(SECOND, cache.get()).await.is_err());
+    assert_eq!(saved.all(), ["r1"]);
+    assert!(cache.peek().is_none() && cache.status().generation == 0);
+    assert_eq!(text(cache.get().await), "t1");
+    assert_eq!(start.elapsed().as_secs(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_refresh_token_that_changed_is_saved() {
+    let script = Script::new();
+    for refresh_token in ["a", "a", "b", "b", "a"] {
+        script.queue(Token::new("t").map(|token| token.with_refresh_token(refresh_token)));
+    }
+    let (cache, saved) = saving(&script);
+    for _ in 0..6 {
+        cache.refresh().await.unwrap();
+    }
+    assert_eq!(saved.all(), ["a", "b", "a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_without_refresh_token_is_not_saved() {
+    let (cache, saved) = saving(&Script::new());
+    cache.get().await.unwrap();
+    assert!(saved.all().is_empty() && cache.status().not_saved.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_on_rotation_replaces_the_first() {
+    let (cache, first) = saving(&Script::new().rotating());
+    let second = Saved::default();
+    let noted = second.clone();
+    let cache = cache.on_rotation(move |token| {
+        noted.note(&token);
+        async { Ok::<_, io::Error>(()) }
+    });
+    cache.get().await.unwrap();
+    assert_eq!((first.all().len(), second.all().len()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_fetch_gets_the_newest_refresh_token() {
+    let script = Script::new().rotating();
+    let (cache, _) = saving(&script);
+    assert!(cache.get().await.is_ok() && script.last_refresh_token().is_none());
+    for number in 1..4 {
+        script.fail(1);
+        cache.refresh().await.unwrap_err();
+        cache.refresh().await.unwrap();
+        let newest = script.last_refresh_token().unwrap();
+        assert_eq!(newest, format!("r{}", 2 * number - 1));
+    }
+}
+
+// === when it fails ===
+
+/// The first call of `on_rotation` goes wrong like this, the later ones work.
+async fn goes_wrong_once<F, T>(first: F, seconds: u64, problem: &str)
+where
+    F: Fn() -> T + Clone + Send + Sync + 'static,
+    T: Future<Output = Result<(), io::Error>> + Send + 'static,
+{
+    let script = Script::new().rotating();
+    let saved = Saved::default();
+    let noted = saved.clone();
+    let cache = TokenCache::new(script.clone()).on_rotation(move |token| {
+        let call = noted.note(&token);
+        let first = (call == 1).then(&first);
+        async move {
+            match first {
+                Some(first) => first.await,
+                None => Ok(()),
+            }
+        }
+    });
+    let start = Instant::now();
+    assert_eq!(text(cache.get().await), "t1");
+    assert_eq!(start.elapsed().as_secs(), seconds);
+    let status = cache.status();
+    let error = status.not_saved.expect("the error is shown");
+    assert!(error.is_transient() && format!("{error:?}").contains(problem), "{error:?}");
+    assert!(status.last_failure.is_none(), "the fetch did not fail");
+
+    // The pair is in memory: the next fetch spends it. The issuer does not rotate this time.
+    script.queue(Token::new("t2").map(|token| token.with_refresh_token("r1")));
+    cache.refresh().await.unwrap();
+    assert_eq!(script.last_refresh_token().as_deref(), Some("r1"));
+    assert_eq!(saved.all(), ["r1", "r1"]);
+    assert!(cache.status().not_saved.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_save_is_shown_and_tried_again_while_the_token_is_used() {
+    goes_wrong_once(async || Err(io::Error::other("disk full")), 0, "disk full").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_hangs_is_cut_after_five_seconds() {
+    goes_wrong_once(pending, 5, "5s").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_panics_when_called_is_a_failed_save() {
+    goes_wrong_once(|| -> std::future::Ready<_> { panic!("a panic of the test") }, 0, "panicked").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_panics_later_is_a_failed_save() {
+    let panics = async || {
+        sleep(SECOND).await;
+        panic!("a panic of the test")
+    };
+    goes_wrong_once(panics, 1, "panicked").await;
+}
+
+// === what does not lose it ===
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_caller_does_not_stop_the_save() {
+    let done = Saved::default();
+    let noted = done.clone();
+    let cache = TokenCache::new(Script::new().rotating()).on_rotation(move |token| {
+        let noted = noted.clone();
+        async move {
+            sleep(3 * SECOND).await;
+            noted.note(&token);
+            Ok::<_, io::Error>(())
+        }
+    });
+    assert!(timeout(SECOND, cache.get()).await.is_err());
+    sleep(3 * SECOND).await;
+    assert_eq!(done.all(), ["r1"]);
+    assert_eq!(cache.peek().unwrap().access_token(), "t1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_refresh_token_of_a_token_dead_on_arrival_is_saved_and_used() {
+    let script = Script::new().rotating();
+    script.queue(Token::new("dead").map(|token| token.with_lifetime(Duration::ZERO).with_refresh_token("r-dead")));
+    let (cache, saved) = saving(&script);
+    cache.get().await.unwrap_err();
+    assert_eq!(saved.all(), ["r-dead"]);
+    sleep(SECOND).await;
+    assert_eq!(text(cache.get().await), "t2");
+    assert_eq!(script.last_refresh_token().as_deref(), Some("r-dead"));
+    assert_eq!(saved.all(), ["r-dead", "r2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_refresh_token_that_came_with_the_same_token_again_is_saved_and_used() {
+    let script = Script::new();
+    for (life, refresh_token) in [(100, "r1"), (15, "r2")] {
+        let token = Token::new("same").unwrap().with_lifetime(life * SECOND).with_refresh_token(refresh_token);
+        script.queue(Ok(token));
+    }
+    let clock = ManualClock::new();
+    let saved = Saved::default();
+    let noted = saved.clone();
+    let cache = TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone()).on_rotation(move |token| {
+        noted.note(&token);
+        async { Ok::<_, io::Error>(()) }
+    });
+    cache.get().await.unwrap();
+    clock.advance(85 * SECOND);
+    cache.get().await.unwrap();
+    until(|| cache.status().last_failure.is_some()).await;
+    assert_eq!((saved.all(), cache.status().generation), (vec!["r1".to_owned(), "r2".to_owned()], 1));
+    cache.refresh().await.unwrap();
+    assert_eq!(script.last_refresh_token().as_deref(), Some("r2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn saving_has_its_own_time_after_a_fetch_that_took_nearly_all_of_its() {
+    let script = Script::new().rotating();
+    script.delay(29 * SECOND);
+    let cache = TokenCache::new(script.clone()).on_rotation(|_| async {
+        sleep(4 * SECOND).await;
+        Ok::<_, Error>(())
+    });
+    assert!(cache.get().await.unwrap_err().is_timeout(), "a caller waits for 30 s");
+    assert_eq!(text(cache.get().await), "t1");
+    settle().await;
+    assert!(script.calls() == 1 && cache.status().not_saved.is_none());
+}

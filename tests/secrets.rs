@@ -1,0 +1,300 @@
+//! No secret is printed: not by `Debug`, not in errors, not in this crate's traces; nor when the issuer repeats it.
+
+mod sources;
+
+use std::fmt::Debug;
+use std::io;
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tower_bearer::json::JsonLogin;
+use tower_bearer::mesh_connect::MeshConnect;
+use tower_bearer::meshydb::MeshyDb;
+use tower_bearer::oauth2::{ClientAuth, ClientCredentials, Password, RefreshToken};
+use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::{BearerLayer, Error, TokenCache, TokenSource};
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::sources::{HOUR, TOKEN_URL, pass, says};
+
+const CLIENT_SECRET: &str = "Cl1ent \"s3cret\" +/%";
+const PASSWORD: &str = "Pa55 w\\rd&ü";
+const REFRESH_TOKEN: &str = "R3fresh/t0ken+saved=";
+const ROTATED: &str = "R0tated~t0ken";
+const ACCESS_TOKEN: &str = "Acc3ss.t0ken.x";
+const ID_TOKEN: &str = "1d.t0ken.y";
+const API_KEY: &str = "K3y-of-a-header";
+
+const ALL: [&str; 7] = [CLIENT_SECRET, PASSWORD, REFRESH_TOKEN, ROTATED, ACCESS_TOKEN, ID_TOKEN, API_KEY];
+/// A part of each that survives every way of writing it, and any cut but the shortest.
+const TRACES: [&str; 7] = ["Cl1ent", "Pa55", "R3fresh", "R0tated", "Acc3ss", "1d.t0", "K3y-of"];
+
+#[track_caller]
+fn assert_clean(said: &str) {
+    for trace in TRACES {
+        assert!(!said.contains(trace), "{trace} in: {said}");
+    }
+    // The Basic header is as good as the secret in it.
+    assert!(!said.contains("bXktYXBw"), "{said}");
+}
+
+#[track_caller]
+fn shows_nothing(value: &impl Debug) {
+    assert_clean(&format!("{value:?} {value:#?}"));
+}
+
+/// What a source knows after its first token, beside what it began with.
+const LEARNT: [&str; 5] = [CLIENT_SECRET, API_KEY, ROTATED, ACCESS_TOKEN, ID_TOKEN];
+
+/// A text that repeats these secrets in every way of writing them.
+fn echo(secrets: &[&str]) -> String {
+    let spell = |secret: &&str| {
+        let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+        let json = Value::from(*secret).to_string();
+        format!("{secret} {form} {} {json} ", form.replace('+', "%20"))
+    };
+    secrets.iter().map(spell).collect()
+}
+
+/// What this crate's traces say in all tests of this file.
+static TRACES_SAID: LazyLock<Captured> = LazyLock::new(|| {
+    let captured = Captured::default();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
+    subscriber.with_writer(captured.clone()).init();
+    captured
+});
+
+/// An issuer, once the traces are captured: a callsite that was seen before by no subscriber may stay silent.
+fn traced_issuer() -> Issuer {
+    LazyLock::force(&TRACES_SAID);
+    Issuer::new()
+}
+
+fn client_credentials(issuer: &Issuer) -> ClientCredentials {
+    let source = ClientCredentials::new(issuer.clone(), TOKEN_URL, "my-app", CLIENT_SECRET).unwrap();
+    source.header("x-api-key", API_KEY).unwrap()
+}
+
+fn password(issuer: &Issuer) -> Password {
+    let source = Password::new(issuer.clone(), TOKEN_URL, "my-app", "ann", PASSWORD).unwrap();
+    source.client_secret(CLIENT_SECRET).unwrap().header("x-api-key", API_KEY).unwrap()
+}
+
+fn refresh_token(issuer: &Issuer) -> RefreshToken {
+    let source = RefreshToken::new(issuer.clone(), TOKEN_URL, "my-app", REFRESH_TOKEN).unwrap();
+    source.client_secret(CLIENT_SECRET).unwrap().client_auth(ClientAuth::Body).header("x-api-key", API_KEY).unwrap()
+}
+
+fn granted() -> Answer {
+    let body = json!({
+        "access_token": ACCESS_TOKEN,
+        "expires_in": 3600,
+        "refresh_token": ROTATED,
+        "id_token": ID_TOKEN,
+        "scope": "read",
+        "more": CLIENT_SECRET,
+    });
+    Answer::json(200, body)
+}
+
+/// Everything a cache over this source says, from the first token to the failure with this answer.
+async fn said_by<S: TokenSource>(issuer: &Issuer, source: S, answer: Answer) -> (String, Error) {
+    issuer.queue(granted());
+    let cache = TokenCache::new(source).on_rotation(async |_| Err::<(), _>("the disk is full"));
+    let token = cache.get().await.unwrap();
+    let mut said = format!("{token:?} {:?} {:?} {cache:?}", token.refresh_token(), token.id_token());
+    said += &format!("{:?}", BearerLayer::new(cache.clone(), ["https://api.example.com"]).unwrap());
+    pass(HOUR).await;
+    issuer.fail(Some(answer));
+    let error = cache.get().await.unwrap_err();
+    issuer.fail(None);
+    said += &format!("{} {:?} {:#?}", says(&error), cache.status(), cache);
+    (said, error)
+}
+
+#[test]
+fn no_source_and_no_value_shows_a_secret() {
+    let issuer = traced_issuer();
+    shows_nothing(&client_credentials(&issuer));
+    shows_nothing(&password(&issuer));
+    shows_nothing(&refresh_token(&issuer));
+    let meshy = MeshyDb::new(issuer.clone(), "acme", "public-key").unwrap();
+    shows_nothing(&meshy.login_with_password("ann", PASSWORD).unwrap());
+    shows_nothing(&meshy.login_with_refresh_token(REFRESH_TOKEN).unwrap());
+    shows_nothing(&MeshConnect::new(issuer.clone(), "id", CLIENT_SECRET).unwrap());
+    let login = JsonLogin::new(issuer, TOKEN_URL, json!({ "key": CLIENT_SECRET })).unwrap();
+    shows_nothing(&login.header("x-api-key", API_KEY).unwrap());
+    for secret in ALL {
+        shows_nothing(&tower_bearer::Secret::from(secret));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_source_context_shows_a_secret() {
+    let issuer = traced_issuer();
+    issuer.queue(granted());
+    let shown = Arc::new(Mutex::new(String::new()));
+    let (inner, shows) = (Arc::new(password(&issuer)), Arc::clone(&shown));
+    let cache = TokenCache::new(move |context: tower_bearer::FetchContext| {
+        *shows.lock().unwrap() += &format!("{context:?} {:?} {:?}", context.replaced(), context.refresh_token());
+        let inner = Arc::clone(&inner);
+        async move { TokenSource::fetch(&*inner, context).await }
+    });
+    cache.get().await.unwrap();
+    cache.refresh().await.unwrap();
+    let shown = shown.lock().unwrap();
+    assert!(shown.contains("[redacted]"), "{shown}");
+    assert_clean(&shown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_repeats_the_secrets_does_not_get_them_into_our_words() {
+    for status in [200, 400, 401, 403, 500, 503] {
+        for code in ["invalid_client", "odd", CLIENT_SECRET, ROTATED] {
+            let answer = |began_with: &[&str]| {
+                // What the session began with comes first, as the text is bounded.
+                let error = echo(&[began_with, &LEARNT].concat());
+                let token = if status == 200 { Value::Null } else { ACCESS_TOKEN.into() };
+                let body =
+                    json!({ "error": code, "error_description": error, "access_token": token, "id_token": ID_TOKEN });
+                Answer::json(status, body)
+            };
+            let issuer = traced_issuer();
+            for said in [
+                said_by(&issuer, client_credentials(&issuer), answer(&[])).await.0,
+                said_by(&issuer, password(&issuer), answer(&[PASSWORD])).await.0,
+                said_by(&issuer, refresh_token(&issuer), answer(&[REFRESH_TOKEN])).await.0,
+            ] {
+                assert_clean(&said);
+                assert!(said.contains("[redacted]"), "{said}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_secret_is_taken_out_of_each_place_where_the_issuers_words_are_repeated() {
+    let basic = "bXktYXBwOkNsMWVudCslMjJzM2NyZXQlMjIrJTJCJTJGJTI1";
+    for secret in ALL.into_iter().chain([basic]) {
+        let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+        let json = Value::from(secret).to_string();
+        for echo in [secret, &form, &form.replace('+', "%20"), &json[1..json.len() - 1]] {
+            let answers = [
+                Answer::json(400, json!({ "error": "odd", "error_description": echo })),
+                Answer::json(400, json!({ "error": echo })),
+                Answer::json(500, json!({ "message": echo })),
+                Answer::raw(401, format!("Wrong: {echo}")),
+                Answer::json(200, json!({ "access_token": "the.token", "token_type": echo })),
+                Answer::json(200, json!({ "access_token": format!("{echo} ") })),
+            ];
+            for answer in answers {
+                let issuer = traced_issuer();
+                if secret != REFRESH_TOKEN {
+                    assert_clean(&said_by(&issuer, password(&issuer), answer.clone()).await.0);
+                }
+                if secret != PASSWORD && secret != basic {
+                    assert_clean(&said_by(&issuer, refresh_token(&issuer), answer).await.0);
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_bound_leaves_half_a_secret() {
+    let secret = "Cl1ent".repeat(60);
+    for before in 0..=256 {
+        let issuer = traced_issuer();
+        let text = format!("{}{secret}", ".".repeat(before));
+        issuer.queue(Answer::json(401, json!({ "error": "invalid_client", "error_description": text })));
+        let source = ClientCredentials::new(issuer.clone(), TOKEN_URL, "my-app", secret.clone()).unwrap();
+        let error = TokenCache::new(source).get().await.unwrap_err();
+        assert_clean(&says(&error));
+        // The issuer may have a bound of its own.
+        let issuer = traced_issuer();
+        let cut = &secret[..secret.len() - before - 1];
+        issuer.queue(Answer::json(401, json!({ "error": "invalid_client", "error_description": cut })));
+        let source = ClientCredentials::new(issuer.clone(), TOKEN_URL, "my-app", secret.clone()).unwrap();
+        assert_clean(&says(&TokenCache::new(source).get().await.unwrap_err()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_json_logins_repeat_no_secret_either() {
+    for status in [200, 400, 401, 403, 500] {
+        for name in ["permissionDenied", "ok", CLIENT_SECRET] {
+            let envelope = json!({
+                "status": name,
+                "message": echo(&[CLIENT_SECRET, ACCESS_TOKEN]),
+                "displayMessage": CLIENT_SECRET,
+                "errorType": CLIENT_SECRET.replace(' ', "%20"),
+                "errorHash": ACCESS_TOKEN,
+                "error": CLIENT_SECRET,
+                "content": { "id_token": ACCESS_TOKEN, "status": "failed" },
+            });
+            let issuer = traced_issuer();
+            issuer.fail(Some(Answer::json(status, envelope)));
+            let mesh = MeshConnect::new(issuer.clone(), "id", CLIENT_SECRET).unwrap();
+            let body = json!({ "user": "ann", "keys": [{ "key": CLIENT_SECRET }] });
+            let login = JsonLogin::new(issuer, TOKEN_URL, body).unwrap().token_at("/content/id_token").unwrap();
+            assert_clean(&says(&TokenCache::new(mesh).get().await.unwrap_err()));
+            match TokenCache::new(login).get().await {
+                Ok(token) => shows_nothing(&token),
+                Err(error) => assert_clean(&says(&error)),
+            }
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Captured {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_trace_holds_a_secret() {
+    let issuer = traced_issuer();
+    let answers = |began_with: &str| {
+        let echo = echo(&[&[began_with], &LEARNT[..]].concat());
+        [
+            Answer::json(400, json!({ "error": "invalid_grant", "error_description": echo })),
+            Answer::json(503, json!({ "error": CLIENT_SECRET, "message": echo })),
+            Answer::raw(400, format!("Wrong: {echo}")),
+            Answer::json(200, json!({ "access_token": CLIENT_SECRET, "token_type": CLIENT_SECRET })),
+            Answer::fails("connection reset"),
+        ]
+    };
+    for answer in answers(PASSWORD) {
+        said_by(&issuer, password(&issuer), answer).await;
+    }
+    for answer in answers(REFRESH_TOKEN) {
+        said_by(&issuer, refresh_token(&issuer), answer).await;
+    }
+    let (_, error) =
+        said_by(&issuer, client_credentials(&issuer), Answer::raw(429, "").header("retry-after", "3")).await;
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(3)));
+    let captured = TRACES_SAID.0.lock().unwrap();
+    let traces = str::from_utf8(&captured).unwrap();
+    for event in ["token fetched", "token fetch failed", "refresh token not saved", "[redacted]"] {
+        assert!(traces.contains(event), "{event}");
+    }
+    traces.lines().for_each(assert_clean);
+}

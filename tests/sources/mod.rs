@@ -1,0 +1,138 @@
+//! What the tests of the token sources share.
+#![allow(dead_code, reason = "each test uses its part")]
+
+pub(crate) mod any;
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::Full;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use tower::{BoxError, Layer, Service, ServiceExt};
+use tower_bearer::oauth2::{ClientCredentials, Password, RefreshToken};
+use tower_bearer::testing::{Answer, Collected, Issuer, Recorded};
+use tower_bearer::{BearerLayer, Error, Token, TokenCache};
+
+pub(crate) const TOKEN_URL: &str = "https://auth.example.com/token";
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
+pub(crate) fn client_credentials(issuer: &Issuer) -> ClientCredentials {
+    ClientCredentials::new(issuer.clone(), TOKEN_URL, "my-app", "its secret").unwrap()
+}
+
+pub(crate) fn password(issuer: &Issuer) -> Password {
+    Password::new(issuer.clone(), TOKEN_URL, "my-app", "ann", "her password").unwrap()
+}
+
+pub(crate) fn refresh_token(issuer: &Issuer) -> RefreshToken {
+    RefreshToken::new(issuer.clone(), TOKEN_URL, "my-app", "saved").unwrap()
+}
+
+/// What a token call comes to that is answered so.
+pub(crate) async fn ask(answer: Answer) -> Result<Token, Error> {
+    let issuer = Issuer::new();
+    issuer.queue(answer);
+    TokenCache::new(client_credentials(&issuer)).get().await
+}
+
+/// Lets the token of a cache end.
+pub(crate) async fn pass(time: Duration) {
+    tokio::time::advance(time).await;
+}
+
+/// How long no fetch is made, in whole seconds; the wall clock moves in tests as well.
+pub(crate) fn next_attempt(cache: &TokenCache) -> Option<f64> {
+    cache.status().next_attempt_in.map(|wait| wait.as_secs_f64().ceil())
+}
+
+/// All headers of a request by name; a repeated one has its values joined.
+pub(crate) fn headers(request: &Recorded) -> BTreeMap<&str, String> {
+    let mut headers = BTreeMap::<_, String>::new();
+    for (name, value) in &request.headers {
+        headers.entry(name.as_str()).or_default().push_str(value.to_str().unwrap());
+    }
+    headers
+}
+
+/// Names and values to compare headers and forms with.
+pub(crate) fn map<K: Ord, V: From<&'static str>>(
+    entries: impl IntoIterator<Item = (K, &'static str)>,
+) -> BTreeMap<K, V> {
+    entries.into_iter().map(|(name, value)| (name, value.into())).collect()
+}
+
+/// A form to compare another with.
+pub(crate) fn form<const N: usize>(entries: [(&str, &'static str); N]) -> BTreeMap<String, String> {
+    map(entries.map(|(name, value)| (name.to_owned(), value)))
+}
+
+/// The parameter of this name in each request, `-` where there is none.
+pub(crate) fn each(requests: &[Recorded], name: &str) -> Vec<String> {
+    requests.iter().map(|request| request.form().remove(name).unwrap_or("-".to_owned())).collect()
+}
+
+/// Everything an error says: its text, its `Debug`, and those of the errors beneath.
+pub(crate) fn says(error: &Error) -> String {
+    let mut said = format!("{error} {error:?} {error:#?} {:?}", error.code());
+    let mut next = error.source();
+    while let Some(error) = next {
+        said += &format!(" {error} {error:?}");
+        next = error.source();
+    }
+    said
+}
+
+/// What an API over a socket answers to a request that passes the layer.
+pub(crate) async fn call_api(cache: &TokenCache, base: &str, path: &str) -> StatusCode {
+    let layer = BearerLayer::new(cache.clone(), [base]).unwrap();
+    let request = Request::get(format!("{base}{path}")).body(Full::default()).unwrap();
+    layer.layer(hyper_client()).oneshot(request).await.unwrap().status()
+}
+
+/// Serves a fake on a port of loopback; returns its base address.
+pub(crate) async fn serve<S>(fake: S) -> String
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<Full<Bytes>>, Error = BoxError> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = TowerToHyperService::new(Collected::new(fake.clone()));
+            let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            spawn(async move { server.serve_connection(TokioIo::new(stream), service).await.unwrap_or_default() });
+        }
+    });
+    base
+}
+
+#[expect(clippy::disallowed_methods, reason = "the server of a test")]
+fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(task);
+}
+
+pub(crate) fn hyper_client() -> Client<HttpConnector, Full<Bytes>> {
+    Client::builder(TokioExecutor::new()).build_http()
+}
+
+/// A body whose data come from a closure, until it has no more.
+pub(crate) struct Streamed<F>(pub(crate) F);
+
+impl<F: FnMut() -> Option<Result<Bytes, BoxError>> + Unpin> Body for Streamed<F> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready((self.0)().map(|data| data.map(Frame::data)))
+    }
+}
