@@ -1,0 +1,90 @@
+//! The eye between the layer and the client: sees every send as it goes out, and every answer as it comes in.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::client::legacy;
+use tower::Service;
+use tower_bearer::testing::{Ledger, Verdict};
+
+use crate::HttpClient;
+
+/// Passes requests on unchanged and counts.
+#[derive(Clone)]
+pub(crate) struct Probe {
+    http: HttpClient,
+    seen: Arc<Seen>,
+}
+
+pub(crate) struct Seen {
+    ledger: Ledger,
+    expired_tokens: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// A request extension that counts how often its request was sent. The layer's second send carries a clone of the
+/// extensions, and so the same counter.
+#[derive(Clone, Default)]
+pub(crate) struct Sends(Arc<AtomicU64>);
+
+impl Probe {
+    pub(crate) fn new(http: HttpClient, ledger: Ledger) -> Self {
+        let seen = Seen { ledger, expired_tokens: AtomicU64::new(0), refused: AtomicU64::new(0) };
+        Self { http, seen: Arc::new(seen) }
+    }
+
+    /// Requests that carried an expired token. Judged here, when they are sent, by the ledger of the one who issued it:
+    /// on its way a token may end honestly.
+    pub(crate) fn expired_tokens(&self) -> u64 {
+        self.seen.expired_tokens.load(Relaxed)
+    }
+
+    /// Answers with status 401, whether or not anybody but the layer gets to see them.
+    pub(crate) fn refused(&self) -> u64 {
+        self.seen.refused.load(Relaxed)
+    }
+}
+
+impl Sends {
+    pub(crate) fn count(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl Service<Request<Full<Bytes>>> for Probe {
+    type Response = Response<Incoming>;
+    type Error = legacy::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Incoming>, legacy::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), legacy::Error>> {
+        self.http.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Full<Bytes>>) -> Self::Future {
+        if let Some(Sends(count)) = request.extensions().get() {
+            count.fetch_add(1, Relaxed);
+        }
+        if token(request.headers()).is_some_and(|token| self.seen.ledger.verdict(token) == Verdict::Expired) {
+            self.seen.expired_tokens.fetch_add(1, Relaxed);
+        }
+        let (response, seen) = (self.http.call(request), Arc::clone(&self.seen));
+        Box::pin(async move {
+            let response = response.await?;
+            if response.status() == StatusCode::UNAUTHORIZED {
+                seen.refused.fetch_add(1, Relaxed);
+            }
+            Ok(response)
+        })
+    }
+}
+
+fn token(headers: &HeaderMap) -> Option<&str> {
+    headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
+}
