@@ -7,6 +7,7 @@
 
 use http::{Request, request};
 use http_body::Body;
+use tower::Service;
 
 pub use crate::resend::buffered::{Buffered, Recorded, Unwrapped, Wrap};
 
@@ -23,6 +24,12 @@ mod buffered;
 ///     .resend(|body: &Body| body.try_clone());
 /// # Ok::<_, tower_bearer::Error>(())
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot send a request with the body `{B}` a second time",
+    label = "this layer cannot keep the body `{B}` for a second send",
+    note = "the default, `CloneBody`, takes bodies that are `Clone`",
+    note = "choose another with `BearerLayer::resend`: `Buffered::new(limit)` records a stream, `IfEmpty` keeps requests without a body, a closure `Fn(&B) -> Option<B>` copies in its own way, `Never` hands every 401 back"
+)]
 pub trait Resend<B> {
     /// The body the wrapped service gets.
     type Body;
@@ -53,6 +60,21 @@ pub struct IfEmpty;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Never;
 
+/// Makes the compiler say why a layered service takes no requests with the body `B`.
+///
+/// At `ready` or `call` it says only that some bounds are not satisfied; here it names the bound and what to do. Does
+/// nothing else.
+///
+/// ```
+/// # use tower::{BoxError, Layer, service_fn};
+/// # use tower_bearer::{BearerLayer, TokenCache, resend};
+/// # let http = service_fn(|_: http::Request<String>| std::future::ready(Ok::<_, BoxError>(http::Response::new(String::new()))));
+/// let api = BearerLayer::new(TokenCache::fixed("t")?, ["https://api.example.com"])?.layer(http);
+/// resend::check::<String, _>(&api);
+/// # Ok::<_, tower_bearer::Error>(())
+/// ```
+pub fn check<B, S: Service<Request<B>>>(_: &S) {}
+
 /// The request as it was before the token was put on it, for the second send.
 #[derive(Debug)]
 pub(crate) struct Spare<K> {
@@ -62,6 +84,8 @@ pub(crate) struct Spare<K> {
 
 // === the choices ===
 
+// So that the error names the choice, and not the `Clone` it stumbled over.
+#[diagnostic::do_not_recommend]
 impl<B: Clone> Resend<B> for CloneBody {
     type Body = B;
     type Spare = B;
