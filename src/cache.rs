@@ -120,11 +120,13 @@ impl TokenCache {
         E: Into<BoxError>,
     {
         let save = Arc::new(save);
-        self.shared.book().on_rotation = Some(Arc::new(move |token| -> Saving {
+        let former = self.shared.book().on_rotation.replace(Arc::new(move |token| -> Saving {
             let save = Arc::clone(&save);
             // The call itself belongs into the future, where its panic is caught.
             Box::pin(async move { save(token).await.map_err(Into::into) })
         }));
+        // The code of a user, outside the lock.
+        drop(former);
         self
     }
 
@@ -146,8 +148,8 @@ impl TokenCache {
         }
     }
 
-    /// Fetches a new token, whatever there is: joins the fetch under way or starts one, and forgets an earlier failure
-    /// and its pause.
+    /// Fetches a new token, whatever there is: joins the fetch under way or starts one, though the pause after a failure
+    /// is not over. Where this one fails too, the next pause is as long as if it had been waited for.
     ///
     /// # Errors
     /// As [`get`](TokenCache::get), without the remembered error.
@@ -205,7 +207,7 @@ impl TokenCache {
     /// and is refreshed when due.
     ///
     /// It ends when the last clone of the cache is dropped or the cache is shut down, and keeps neither alive. Without
-    /// it nothing is fetched while nobody asks.
+    /// it nothing is fetched while nobody asks. On another executor than tokio's it waits, and fetches nothing.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {

@@ -7,9 +7,10 @@
 //! it. The work publishes its result **before** the run lands, so whoever finds the slot empty finds the result too.
 //!
 //! Landing goes: the answer is set, the slot is cleared, then the waiters are woken, [`CHUNK`] at a time with a yield
-//! between, so that the first of a million is served at once. A waiter looks at the answer, then registers its waker
-//! under the list's lock and looks again; landing sets the answer before it takes the list under the same lock. So
-//! either the waiter sees the answer or the landing sees the waiter: no wake-up is lost.
+//! between, so that the first of a million is served at once. Who has been woken wakes two more when it takes the answer
+//! or is dropped, so that all are woken though the runtime of the run stands still from then on. A waiter registers its waker
+//! under the list's lock, and landing takes the list under the same lock, once the answer is set. So either the waiter
+//! finds the list gone and the answer there, or the landing finds the waiter: no wake-up is lost.
 //!
 //! A task can be dropped anywhere, by the end of its runtime. [`Lander`] is dropped with it and lands the run *void*
 //! (`None`: nobody's failure, board again), so nobody is stranded. A runtime can also stand still without being
@@ -27,6 +28,8 @@ use tokio::runtime::Handle;
 
 /// How many waiters are woken before others get a turn.
 const CHUNK: usize = 256;
+/// How many others a woken waiter wakes.
+const HELP: usize = 2;
 
 /// The place where at most one run lies.
 #[derive(Debug)]
@@ -48,7 +51,15 @@ struct Run<T> {
     number: u64,
     overdue: Duration,
     answer: OnceLock<Option<T>>,
-    waiters: Mutex<Slab<Waker>>,
+    waiters: Mutex<Waiters>,
+}
+
+#[derive(Debug)]
+enum Waiters {
+    /// For the landing.
+    Waiting(Slab<Waker>),
+    /// For their turn to be woken.
+    Landed(slab::IntoIter<Waker>),
 }
 
 /// The answer of a run, awaited. Dropping it leaves the run alone.
@@ -63,7 +74,6 @@ pub(crate) struct Waiter<T> {
 struct Lander<T> {
     flight: Arc<Flight<T>>,
     run: Arc<Run<T>>,
-    to_wake: slab::IntoIter<Waker>,
 }
 
 /// No tokio runtime to run on.
@@ -99,14 +109,19 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
             let number = slot.started + 1;
             let Some(work) = depart(number) else { return Ok(None) };
             let runtime = Handle::try_current().map_err(|_| NoRuntime)?;
-            let run = Arc::new(Run { number, overdue, answer: OnceLock::new(), waiters: Mutex::default() });
+            let run = Arc::new(Run {
+                number,
+                overdue,
+                answer: OnceLock::new(),
+                waiters: Mutex::new(Waiters::Waiting(Slab::new())),
+            });
             slot.started = number;
             slot.run = Some(Arc::clone(&run));
             self.busy_until.store(nanos(overdue), Ordering::Relaxed);
             (run, work, runtime)
         };
         let waiter = Waiter::new(&run);
-        let lander = Lander { flight: Arc::clone(self), run, to_wake: Slab::new().into_iter() };
+        let lander = Lander { flight: Arc::clone(self), run };
         // Outside the lock: a runtime that is shutting down drops the task, and with it the lander, right here.
         runtime.spawn(async move {
             let answer = work.await;
@@ -132,7 +147,7 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
 
     /// How many callers wait for the run under way.
     pub(crate) fn waiting(&self) -> usize {
-        lock(&self.slot).run.as_ref().map_or(0, |run| lock(&run.waiters).len())
+        lock(&self.slot).run.as_ref().map_or(0, |run| lock(&run.waiters).waiting().map_or(0, |list| list.len()))
     }
 
     /// Makes a change that no run sees in part, and lands the run under way void: who waits for it boards again, and
@@ -145,7 +160,7 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
             (changed, slot.run.take())
         };
         if let Some(run) = run {
-            drop(Lander { flight: Arc::clone(self), run, to_wake: Slab::new().into_iter() });
+            drop(Lander { flight: Arc::clone(self), run });
         }
         changed
     }
@@ -154,16 +169,16 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
 // === impl Lander ===
 
 impl<T: Clone + Send + Sync + 'static> Lander<T> {
-    async fn land(mut self, answer: Option<T>) {
+    async fn land(self, answer: Option<T>) {
         self.touch_down(answer);
-        while self.wake_chunk() {
+        while self.run.wake(CHUNK) {
             tokio::task::yield_now().await;
         }
     }
 }
 
 impl<T> Lander<T> {
-    fn touch_down(&mut self, answer: Option<T>) {
+    fn touch_down(&self, answer: Option<T>) {
         if self.run.answer.set(answer).is_err() {
             return;
         }
@@ -173,14 +188,27 @@ impl<T> Lander<T> {
             self.flight.busy_until.store(0, Ordering::Relaxed);
         }
         drop(slot);
-        self.to_wake = mem::take(&mut *lock(&self.run.waiters)).into_iter();
+        lock(&self.run.waiters).land();
     }
+}
 
-    /// Wakes the next waiters; `false` when all are woken.
-    fn wake_chunk(&mut self) -> bool {
-        for _ in 0..CHUNK {
-            match self.to_wake.next() {
-                Some((_, waker)) => waker.wake(),
+impl<T> Drop for Lander<T> {
+    fn drop(&mut self) {
+        self.touch_down(None);
+        while self.run.wake(CHUNK) {}
+    }
+}
+
+// === impl Run ===
+
+impl<T> Run<T> {
+    /// Wakes the next of those who waited for the landing; `false` when all are woken.
+    fn wake(&self, most: usize) -> bool {
+        for _ in 0..most {
+            // Woken after the lock: a waker is a user's code.
+            let next = lock(&self.waiters).next();
+            match next {
+                Some(waker) => waker.wake(),
                 None => return false,
             }
         }
@@ -188,10 +216,25 @@ impl<T> Lander<T> {
     }
 }
 
-impl<T> Drop for Lander<T> {
-    fn drop(&mut self) {
-        self.touch_down(None);
-        while self.wake_chunk() {}
+impl Waiters {
+    fn waiting(&mut self) -> Option<&mut Slab<Waker>> {
+        match self {
+            Self::Waiting(list) => Some(list),
+            Self::Landed(_) => None,
+        }
+    }
+
+    fn land(&mut self) {
+        if let Self::Waiting(list) = self {
+            *self = Self::Landed(mem::take(list).into_iter());
+        }
+    }
+
+    fn next(&mut self) -> Option<Waker> {
+        match self {
+            Self::Waiting(_) => None,
+            Self::Landed(list) => list.next().map(|(_, waker)| waker),
+        }
     }
 }
 
@@ -215,17 +258,22 @@ impl<T: Clone> Future for Waiter<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let Self { run, key } = &mut *self;
         if let Some(answer) = run.answer.get() {
+            if key.take().is_some() {
+                run.wake(HELP);
+            }
             return Poll::Ready(answer.clone());
         }
         let mut waiters = lock(&run.waiters);
-        if let Some(answer) = run.answer.get() {
-            return Poll::Ready(answer.clone());
-        }
-        let former = match key.and_then(|key| waiters.get_mut(key)) {
+        // The landing sets the answer before it takes the list.
+        let (None, Some(waiting)) = (run.answer.get(), waiters.waiting()) else {
+            drop(waiters);
+            return self.poll(cx);
+        };
+        let former = match key.and_then(|key| waiting.get_mut(key)) {
             Some(waker) if waker.will_wake(cx.waker()) => None,
             Some(waker) => Some(mem::replace(waker, cx.waker().clone())),
             None => {
-                *key = Some(waiters.insert(cx.waker().clone()));
+                *key = Some(waiting.insert(cx.waker().clone()));
                 None
             }
         };
@@ -238,12 +286,11 @@ impl<T: Clone> Future for Waiter<T> {
 
 impl<T> Drop for Waiter<T> {
     fn drop(&mut self) {
-        // After the landing the list is gone, and with it the meaning of the key.
-        if let Some(key) = self.key
-            && self.run.answer.get().is_none()
-        {
-            let former = lock(&self.run.waiters).try_remove(key);
-            drop(former);
+        let Some(key) = self.key else { return };
+        let former = lock(&self.run.waiters).waiting().map(|waiting| waiting.try_remove(key));
+        if former.is_none() {
+            // Landed: perhaps woken, and the others with it.
+            self.run.wake(HELP);
         }
     }
 }

@@ -268,6 +268,9 @@ impl Shared {
                 Some(Boarded::Failed(Error::closed()))
             } else if let Some(failure) = snapshot.pausing(now).filter(|_| !matches!(want, Want::Fetched)) {
                 Some(Boarded::Failed(failure.error.clone()))
+            } else if Handle::try_current().is_err() {
+                // Before anything is spent on a run that cannot start.
+                Some(Boarded::Failed(Error::no_runtime()))
             } else if matches!(want, Want::NewerThan(_)) && !self.refusals().spend(&self.settings, now) {
                 Some(Boarded::Failed(Error::too_many_refusals()))
             } else {

@@ -244,6 +244,27 @@ fn a_runtime_that_ends_between_two_groups_leaves_nobody_asleep() {
 }
 
 #[test]
+fn a_runtime_that_stands_still_between_two_groups_leaves_nobody_asleep() {
+    let flight = Flight::new();
+    let runtime = runtime();
+    let mut waiters = runtime.block_on(async {
+        let waiters = crowd(&flight);
+        yield_now().await;
+        waiters
+    });
+    assert!(!waiters.iter().all(Spawn::is_woken));
+    // Nobody drives the runtime any more: whoever is woken wakes others, by taking the answer or by being dropped.
+    while let Some(woken) = waiters.iter().position(Spawn::is_woken) {
+        let mut waiter = waiters.swap_remove(woken);
+        if waiters.len() % 2 == 0 {
+            assert_ready_eq!(waiter.poll(), Some(7));
+        }
+    }
+    assert_eq!(waiters.len(), 0);
+    drop(runtime);
+}
+
+#[test]
 fn a_waiter_that_comes_to_the_list_while_the_run_lands_sees_the_answer() {
     let runtime = runtime();
     let _inside = runtime.enter();
