@@ -126,7 +126,10 @@ where
                     return Poll::Ready(Err(error.take().expect("polled after completion").into()));
                 }
             };
-            let Some(Sent { rules, generation, again }) = sent else { return Poll::Ready(Ok(response)) };
+            let Some(Sent { rules, generation, again }) = sent.filter(|sent| sent.rules.refusal.concerns(&response))
+            else {
+                return Poll::Ready(Ok(response));
+            };
             let (response, refused) = rules.refusal.judge(response, &rules.origins);
             if !refused {
                 return Poll::Ready(Ok(response));

@@ -77,6 +77,12 @@ impl Refusal {
         self
     }
 
+    /// Whether there is anything to judge: nearly every response is told apart here, without moving it.
+    #[inline]
+    pub(crate) fn concerns<A>(&self, response: &Response<A>) -> bool {
+        response.status() == StatusCode::UNAUTHORIZED || self.grpc || self.when.is_some() || !self.statuses.is_empty()
+    }
+
     /// Judges the response to a request that carried our token to one of our origins; gives the response back.
     pub(crate) fn judge<A>(&self, response: Response<A>, origins: &Origins) -> (Response<A>, bool) {
         let sign = response.status() == StatusCode::UNAUTHORIZED && challenges_the_token(response.headers())
