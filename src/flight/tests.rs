@@ -256,7 +256,7 @@ fn a_runtime_that_stands_still_between_two_groups_leaves_nobody_asleep() {
     // Nobody drives the runtime any more: whoever is woken wakes others, by taking the answer or by being dropped.
     while let Some(woken) = waiters.iter().position(Spawn::is_woken) {
         let mut waiter = waiters.swap_remove(woken);
-        if waiters.len() % 2 == 0 {
+        if waiters.len().is_multiple_of(2) {
             assert_ready_eq!(waiter.poll(), Some(7));
         }
     }
