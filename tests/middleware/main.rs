@@ -2,6 +2,7 @@
 //! need.
 #![expect(clippy::disallowed_methods, reason = "tests spawn their callers")]
 
+mod events;
 mod everywhere;
 mod injection;
 mod refused;

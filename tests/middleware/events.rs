@@ -1,0 +1,111 @@
+//! Everything that happens can be seen, and a request that finds a usable token is silent.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use http::Request;
+use tower::ServiceExt;
+use tower_bearer::resend::Never;
+use tower_bearer::testing::Answer;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::stack::{Body, World, get};
+
+/// The lines of the events, in order.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<u8>>>);
+
+impl Seen {
+    /// What was seen since the last time, each line without what differs from run to run.
+    fn take(&self) -> Vec<String> {
+        let text = String::from_utf8(std::mem::take(&mut *self.0.lock().expect("no panic"))).expect("text");
+        text.lines().map(|line| line.trim().split(" took_ms=").next().expect("a line").to_owned()).collect()
+    }
+}
+
+impl io::Write for Seen {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Seen {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+#[tokio::test]
+async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
+    let seen = Seen::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(seen.clone())
+        .with_max_level(tracing::Level::TRACE)
+        .without_time()
+        .with_ansi(false)
+        .finish();
+    // The fetch runs on a task of its own, so the subscriber is that of the thread.
+    let _listening = tracing::subscriber::set_default(subscriber);
+    let world = World::new();
+    let client = world.client();
+
+    client.clone().oneshot(get("/")).await.expect("an answer");
+    assert_eq!(seen.take(), ["DEBUG tower_bearer: token fetched reason=first generation=1 lifetime_s=3600.0"]);
+
+    client.clone().oneshot(get("/")).await.expect("an answer");
+    assert_eq!(seen.take(), [""; 0], "the hot path says nothing");
+
+    world.settled().await;
+    world.api.queue(Answer::raw(401, ""));
+    client.clone().oneshot(get("/")).await.expect("an answer");
+    assert_eq!(
+        seen.take(),
+        [
+            "INFO tower_bearer: token refused generation=1",
+            "DEBUG tower_bearer: token fetched reason=refused generation=2 lifetime_s=3600.0",
+            "DEBUG tower_bearer: request sent again refused=1 generation=2",
+        ]
+    );
+
+    world.settled().await;
+    world.issuer.fail(Some(Answer::raw(503, "")));
+    world.api.queue(Answer::raw(401, ""));
+    client.clone().oneshot(get("/")).await.expect("an answer");
+    assert_eq!(
+        seen.take(),
+        [
+            "INFO tower_bearer: token refused generation=2",
+            "WARN tower_bearer: token fetch failed reason=refused error=https://auth.example.com/token answered 503; \
+             tried again after a pause denied=false",
+            "DEBUG tower_bearer: refused response handed back refused=2 why=\"there is no new token\"",
+        ]
+    );
+
+    let once = tower::Layer::layer(&world.layer().resend(Never), world.network.clone());
+    world.api.queue(Answer::raw(401, ""));
+    once.oneshot(get("/")).await.expect("an answer");
+    assert_eq!(
+        seen.take(),
+        [
+            "DEBUG tower_bearer: refused response handed back refused=2 why=\"its body cannot be sent twice\"",
+            "INFO tower_bearer: token refused generation=2",
+        ]
+    );
+
+    let elsewhere = Request::get("https://elsewhere.test:8443/secret?path").body(Body::default()).expect("a request");
+    client.oneshot(elsewhere).await.expect("an answer");
+    assert_eq!(
+        seen.take(),
+        [
+            "DEBUG tower_bearer: request to another origin passes without a token scheme=\"https\" host=\"elsewhere.test\" \
+          port=8443"
+        ]
+    );
+}
