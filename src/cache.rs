@@ -13,7 +13,7 @@ use tower::BoxError;
 use crate::cache::shared::{Saving, Shared, Snapshot, Want};
 use crate::clock::{self, Clock};
 use crate::error::Error;
-use crate::schedule::{Phase, Refresh, Window};
+use crate::schedule::{Moment, Phase, Refresh, Window};
 use crate::source::{Fixed, TokenSource};
 use crate::token::{MAX_LIFETIME, Token};
 
@@ -88,13 +88,15 @@ impl TokenCache {
     /// A refused fixed token is not replaced; the 401 goes to the caller.
     ///
     /// # Errors
-    /// As [`Token::new`].
+    /// As [`Token::new`]: give it without `Bearer ` and without a line break.
     pub fn fixed(access_token: impl AsRef<str>) -> Result<Self, Error> {
-        let token = Token::new(access_token)?.with_lifetime(MAX_LIFETIME);
+        let token = Token::parse(access_token.as_ref()).map_err(|problem| Error::invalid("access_token", problem))?;
+        let token = token.with_lifetime(MAX_LIFETIME);
         let cache = Self::new(Fixed);
         let shared = &cache.shared;
         let window = Window::new(&shared.settings, token.lifetime(), shared.clock.now(), 0.0);
-        shared.store(&mut shared.book(), token, window);
+        // Older than any wait for replication: nobody knows when it was issued.
+        shared.store(&mut shared.book(), token, window, Moment::default());
         Ok(cache)
     }
 

@@ -135,9 +135,10 @@ impl Error {
         matches!(self.inner.kind, Kind::Denied(_) | Kind::Source { denied: true })
     }
 
-    /// Whether a value handed to a constructor or setting was not accepted; the text names the field.
+    /// Whether a value was not accepted: one handed to a constructor or setting, whose field the text names, or the URI
+    /// of a request.
     pub fn is_invalid(&self) -> bool {
-        matches!(self.inner.kind, Kind::Invalid { .. })
+        matches!(self.inner.kind, Kind::Invalid { .. } | Kind::Request(_))
     }
 
     /// Whether no token came within the fetch deadline.
@@ -252,11 +253,11 @@ impl fmt::Display for Error {
             Kind::Denied(answered) => {
                 write!(f, "{answered}: the credentials were denied; check them, or log in again")
             }
-            Kind::Answered(answered) => write!(f, "{answered}; tried again after a pause"),
+            Kind::Answered(answered) => write!(f, "{answered}; the next attempt comes after a pause"),
             Kind::Unusable { endpoint: Some(endpoint), problem } => write!(f, "unusable answer of {endpoint}: {problem}"),
             Kind::Unusable { endpoint: None, problem } => write!(f, "unusable token: {problem}"),
             Kind::Unreachable { endpoint } => {
-                write!(f, "no answer from {endpoint} (the cause is this error's source); tried again after a pause")
+                write!(f, "no answer from {endpoint} (the cause is this error's source); the next attempt comes after a pause")
             }
             Kind::Source { denied: false } => f.write_str("the token source failed (the cause is this error's source)"),
             Kind::Source { denied: true } => {

@@ -84,18 +84,24 @@ impl Origin {
     }
 
     fn read(text: &str) -> Result<Self, Error> {
-        let invalid = |problem: &'static str| Error::invalid("origin", problem);
+        Self::try_read(text).map_err(|problem| invalid(text, problem))
+    }
+
+    fn try_read(text: &str) -> Result<Self, &'static str> {
         if !text.is_ascii() {
-            return Err(invalid("the host is not ASCII; write its `xn--` form"));
+            return Err("the host is not ASCII; write its `xn--` form");
         }
-        let uri: Uri = text.parse().map_err(|_| invalid("not a URL; write it as https://api.example.com"))?;
-        let place = Place::of(&uri)
-            .ok_or_else(|| invalid("scheme, host or port is missing or wrong; write it as https://api.example.com"))?;
+        let uri: Uri = text.parse().map_err(|_| "not a URL; write it as https://api.example.com")?;
+        let place =
+            Place::of(&uri).ok_or("scheme, host or port is missing or wrong; write it as https://api.example.com")?;
         if uri.path() != "/" || uri.query().is_some() || text.contains('#') {
-            return Err(invalid("an origin is scheme, host and port; leave out path, query and fragment"));
+            return Err("an origin is scheme, host and port; leave out path, query and fragment");
         }
         if has_userinfo(&uri) {
-            return Err(invalid("leave out the user and password before the host"));
+            return Err("leave out the user and password before the host");
+        }
+        if text.contains('*') {
+            return Err("a wildcard is no host; name each one");
         }
         Ok(Self { written: place.authority(), place })
     }
@@ -113,7 +119,7 @@ impl FromStr for Origin {
         let origin = Self::read(text)?;
         if !origin.place.is_protected() {
             let problem = "plain http:// shows the token to everyone on the way; write https://, or name it with Origin::plain_http";
-            return Err(Error::invalid("origin", problem));
+            return Err(invalid(text, problem));
         }
         Ok(origin)
     }
@@ -265,6 +271,14 @@ impl Origins {
             false => Verdict::Foreign,
         }
     }
+}
+
+/// Says which origin it was, unless it may hold a secret.
+fn invalid(text: &str, problem: &str) -> Error {
+    if text.contains(['@', '?']) {
+        return Error::invalid("origin", problem.to_owned());
+    }
+    Error::invalid("origin", format!("`{}`: {problem}", text.escape_debug()))
 }
 
 /// Reads the address of a token endpoint: `https://`, or plain `http://` on loopback; no userinfo.

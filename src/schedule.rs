@@ -53,7 +53,7 @@ pub enum Phase {
 ///
 /// The monotonic clock stands still while a machine sleeps, the wall clock jumps; so what happens at a moment happens
 /// as soon as *either* clock has reached it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Moment {
     pub(crate) mono: Duration,
     pub(crate) wall: Duration,

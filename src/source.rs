@@ -117,6 +117,17 @@ where
     }
 }
 
+/// A text that a source cannot do without. What comes from a file or a variable likes to end in a line break.
+fn filled(field: &'static str, text: &str) -> Result<(), Error> {
+    if text.is_empty() {
+        return Err(Error::invalid(field, "it is empty"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Error::invalid(field, "it holds a control character, such as a line break at its end"));
+    }
+    Ok(())
+}
+
 /// The source of a token that was handed over once and for all, asked for another.
 pub(crate) struct Fixed;
 

@@ -50,7 +50,7 @@ async fn client_credentials_go_into_the_basic_header_and_nowhere_else() {
     let issuer = Issuer::new();
     let request = first_request(&issuer, TokenCache::new(client_credentials(&issuer).scope("read write"))).await;
     // my-app:its+secret
-    let basic = "Basic bXktYXBwOml0cytzZWNyZXQ=";
+    let basic = "Basic bXktYXBwOml0cyUyMHNlY3JldA==";
     let expected = [("accept", "application/json"), ("authorization", basic), ("content-type", FORM)];
     assert_eq!(headers(&request), map(expected));
     assert!(request.headers["authorization"].is_sensitive());
@@ -88,7 +88,7 @@ async fn a_confidential_client_authenticates_login_and_refresh_alike() {
     pass(HOUR).await;
     cache.get().await.unwrap();
     let [login, refresh] = issuer.requests().try_into().unwrap();
-    assert_eq!(login.headers["authorization"], "Basic bXktYXBwOml0cytzZWNyZXQ=");
+    assert_eq!(login.headers["authorization"], "Basic bXktYXBwOml0cyUyMHNlY3JldA==");
     assert_eq!(headers(&login), headers(&refresh));
     let user = [("grant_type", "password"), ("username", "ann"), ("password", "her password"), ("scope", "read")];
     assert_eq!(login.form(), form(user));
@@ -124,7 +124,7 @@ async fn headers_of_the_user_go_along_and_win_but_for_the_authorization() {
     let request = first_request(&issuer, TokenCache::new(source)).await;
     let expected = [
         ("accept", "application/vnd.x+json"),
-        ("authorization", "Basic bXktYXBwOml0cytzZWNyZXQ="),
+        ("authorization", "Basic bXktYXBwOml0cyUyMHNlY3JldA=="),
         ("content-type", FORM),
         ("x-api-key", "k"),
     ];

@@ -113,7 +113,7 @@ impl Shared {
             return None;
         }
         let (answer, failure) = match judged {
-            Ok(Judged::New(token, window)) => (Ok(self.store(&mut book, token, window)), None),
+            Ok(Judged::New(token, window)) => (Ok(self.store(&mut book, token, window, now)), None),
             Ok(Judged::Unchanged(_, error)) if reason == Reason::Refused => (Err(error.clone()), Some(error)),
             Ok(Judged::Unchanged(token, error)) => (Ok(token), Some(error)),
             Err(error) => (Err(error.clone()), Some(error)),
@@ -157,10 +157,11 @@ impl Shared {
     }
 
     /// Publishes a token as the next generation.
-    pub(crate) fn store(&self, book: &mut Book, token: Token, window: Window) -> Token {
+    pub(crate) fn store(&self, book: &mut Book, token: Token, window: Window, since: Moment) -> Token {
         book.generation += 1;
         let token = token.published(book.generation, clock::system_time(window.end().wall));
-        let held = Held { token: token.clone(), window, since: self.clock.now() };
+        book.newest = Some(token.clone());
+        let held = Held { token: token.clone(), window, since };
         self.snapshot.store(Arc::new(Snapshot { held: Some(held), failure: None }));
         token
     }

@@ -75,7 +75,7 @@ fn kinds(predicate: impl Fn(&Error) -> bool) -> Vec<&'static str> {
 #[test]
 fn each_predicate_is_true_of_its_kinds_only() {
     assert_eq!(kinds(Error::is_denied), ["denied", "denied source"]);
-    assert_eq!(kinds(Error::is_invalid), ["invalid"]);
+    assert_eq!(kinds(Error::is_invalid), ["invalid", "request"]);
     assert_eq!(kinds(Error::is_timeout), ["timed out"]);
     assert_eq!(kinds(Error::is_closed), ["closed"]);
     assert_eq!(kinds(Error::is_ambiguous), ["unreachable"]);
@@ -119,10 +119,10 @@ fn a_text_says_what_happened_where_and_what_to_do() {
         &["invalid", "deadline", "zero leaves no time"],
         &["no host", "relative_to"],
         &[ENDPOINT, "400", "invalid_grant", "token revoked", "denied", "log in again"],
-        &[ENDPOINT, "429", "slow down", "tried again"],
+        &[ENDPOINT, "429", "slow down", "next attempt"],
         &["unusable answer", ENDPOINT, "access_token is missing"],
         &["unusable token", "the access token is empty"],
-        &["no answer", ENDPOINT, "source", "tried again"],
+        &["no answer", ENDPOINT, "source", "next attempt"],
         &["token source failed", "source"],
         &["denied", "source"],
         &["60s", "issuer", "runtime"],
@@ -150,7 +150,7 @@ fn an_answer_is_printed_with_what_it_holds() {
         (None, None, "answered 400"),
     ] {
         let error = Error::answered(answer(400, code, text), false, None);
-        assert_eq!(error.to_string(), format!("{ENDPOINT} {printed}; tried again after a pause"));
+        assert_eq!(error.to_string(), format!("{ENDPOINT} {printed}; the next attempt comes after a pause"));
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::error::Error;
 use crate::source::endpoint::{self, Endpoint, HttpClient};
 use crate::source::json::{JsonLogin, Verdict};
-use crate::source::{FetchContext, TokenSource};
+use crate::source::{FetchContext, TokenSource, filled};
 use crate::token::Token;
 
 /// A client of Mesh Connect's account management API. Every fetch is a new login: there is no refresh token.
@@ -38,12 +38,8 @@ impl MeshConnect {
     /// # Errors
     /// An empty client id or secret.
     pub fn new<B: 'static>(http: impl HttpClient<B>, client_id: &str, client_secret: &str) -> Result<Self, Error> {
-        if client_id.is_empty() {
-            return Err(Error::invalid("client_id", "it is empty"));
-        }
-        if client_secret.is_empty() {
-            return Err(Error::invalid("client_secret", "it is empty"));
-        }
+        filled("client_id", client_id)?;
+        filled("client_secret", client_secret)?;
         let endpoint = Endpoint::new(http, "base", &token_url("https://admin-api.meshconnect.com")?)?;
         let login = JsonLogin::over(endpoint, json!({ "clientId": client_id, "clientSecret": client_secret }))
             .token_at(ID_TOKEN)?

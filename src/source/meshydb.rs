@@ -7,6 +7,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::error::Error;
 use crate::source::endpoint::{self, Endpoint, HttpClient};
+use crate::source::filled;
 use crate::source::oauth2::{Client, Password, RefreshToken};
 use crate::token::Secret;
 
@@ -46,11 +47,10 @@ impl MeshyDb {
     #[doc(alias = "Initialize")]
     pub fn new<B: 'static>(http: impl HttpClient<B>, account_name: &str, public_key: &str) -> Result<Self, Error> {
         let (account, public_key) = (account_name.trim(), public_key.trim());
-        if account.is_empty() || account.bytes().all(|byte| byte == b'.') {
-            return Err(Error::invalid("account_name", "it is empty, or dots only"));
-        }
-        if public_key.is_empty() {
-            return Err(Error::invalid("public_key", "it is empty"));
+        filled("account_name", account)?;
+        filled("public_key", public_key)?;
+        if account.bytes().all(|byte| byte == b'.') {
+            return Err(Error::invalid("account_name", "dots only would be another path"));
         }
         let account = utf8_percent_encode(account, SEGMENT).to_string();
         let endpoint = Endpoint::new(http, "auth_base", &token_url("https://auth.meshydb.com", &account)?)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::source::endpoint::{Endpoint, HttpClient};
 use crate::source::oauth2::client::ends_session;
-use crate::source::{FetchContext, TokenSource, answer};
+use crate::source::{FetchContext, TokenSource, answer, filled};
 use crate::token::{Secret, Token};
 
 mod client;
@@ -108,7 +108,7 @@ macro_rules! confidential {
             /// # Errors
             /// An empty secret.
             pub fn client_secret(mut self, secret: impl Into<Secret>) -> Result<Self, Error> {
-                self.client.client_secret = Some(filled("client_secret", secret)?);
+                self.client.client_secret = Some(self::secret("client_secret", secret)?);
                 Ok(self)
             }
         }
@@ -133,7 +133,7 @@ impl ClientCredentials {
         client_secret: impl Into<Secret>,
     ) -> Result<Self, Error> {
         let mut client = Client::new(Endpoint::new(http, "token_url", token_url)?, client_id)?;
-        client.client_secret = Some(filled("client_secret", client_secret)?);
+        client.client_secret = Some(secret("client_secret", client_secret)?);
         Ok(Self { client })
     }
 }
@@ -164,10 +164,8 @@ impl Password {
 
     pub(crate) fn of(client: Client, username: impl Into<String>, password: impl Into<Secret>) -> Result<Self, Error> {
         let username = username.into();
-        if username.is_empty() {
-            return Err(Error::invalid("username", "it is empty"));
-        }
-        let password = filled("password", password)?;
+        filled("username", &username)?;
+        let password = secret("password", password)?;
         Ok(Self { client: client.knowing(&password), username, password })
     }
 }
@@ -204,7 +202,7 @@ impl RefreshToken {
     }
 
     pub(crate) fn of(client: Client, refresh_token: impl Into<Secret>) -> Result<Self, Error> {
-        let refresh_token = filled("refresh_token", refresh_token)?;
+        let refresh_token = secret("refresh_token", refresh_token)?;
         Ok(Self { client: client.knowing(&refresh_token).without_login(), refresh_token })
     }
 }
@@ -216,10 +214,8 @@ impl TokenSource for RefreshToken {
     }
 }
 
-fn filled(field: &'static str, secret: impl Into<Secret>) -> Result<Secret, Error> {
+fn secret(field: &'static str, secret: impl Into<Secret>) -> Result<Secret, Error> {
     let secret = secret.into();
-    if secret.expose().is_empty() {
-        return Err(Error::invalid(field, "it is empty"));
-    }
+    filled(field, secret.expose())?;
     Ok(secret)
 }

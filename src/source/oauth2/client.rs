@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::error::Error;
 use crate::source::endpoint::{Answer, Endpoint};
-use crate::source::{FetchContext, answer};
+use crate::source::{FetchContext, answer, filled};
 use crate::token::{DEFAULT_LIFETIME, Secret, Token};
 
 /// How the client shows its secret to the token endpoint (RFC 6749 section 2.3.1).
@@ -53,9 +53,7 @@ const INVALID_CLIENT: &str = "invalid_client";
 impl Client {
     pub(crate) fn new(endpoint: Endpoint, client_id: impl Into<String>) -> Result<Self, Error> {
         let client_id = client_id.into();
-        if client_id.is_empty() {
-            return Err(Error::invalid("client_id", "it is empty"));
-        }
+        filled("client_id", &client_id)?;
         Ok(Self {
             endpoint,
             client_id,
@@ -187,7 +185,8 @@ impl Client {
 
 /// RFC 6749 section 2.3.1: both are form-urlencoded before they go into the Basic scheme (RFC 7617).
 fn basic(client_id: &str, secret: &Secret) -> HeaderValue {
-    let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    // A space as `%20`: servers that decode URLs but not forms take no `+` for one, and all take this.
+    let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20");
     let pair = STANDARD.encode(format!("{}:{}", encode(client_id), encode(secret.expose())));
     HeaderValue::try_from(format!("Basic {pair}")).expect("base64 is a header value")
 }

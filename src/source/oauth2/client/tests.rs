@@ -2,9 +2,9 @@ use crate::source::oauth2::client::{basic, known, plain_text};
 
 #[test]
 fn id_and_secret_are_form_encoded_before_base64() {
-    // we+ird%3Aid%2B%25:p%26ss+w%C3%B6rd
+    // we%20ird%3Aid%2B%25:p%26ss%20w%C3%B6rd
     let value = basic("we ird:id+%", &"p&ss wörd".into());
-    assert_eq!(value, "Basic d2UraXJkJTNBaWQlMkIlMjU6cCUyNnNzK3clQzMlQjZyZA==");
+    assert_eq!(value, "Basic d2UlMjBpcmQlM0FpZCUyQiUyNTpwJTI2c3MlMjB3JUMzJUI2cmQ=");
 }
 
 #[test]
