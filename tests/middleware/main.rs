@@ -2,7 +2,6 @@
 //! need.
 #![expect(clippy::disallowed_methods, reason = "tests spawn their callers")]
 
-mod events;
 mod everywhere;
 mod injection;
 mod refused;

@@ -1,4 +1,7 @@
 //! Everything that happens can be seen, and a request that finds a usable token is silent.
+//!
+//! Alone in its process: tracing decides once for all threads whether anybody listens to an event, and a test beside this
+//! one that does not listen could decide it first.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -10,6 +13,9 @@ use tower_bearer::testing::Answer;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::stack::{Body, World, get};
+
+#[path = "middleware/stack.rs"]
+mod stack;
 
 /// The lines of the events, in order.
 #[derive(Clone, Default)]
