@@ -97,8 +97,8 @@ impl Reader<'_> {
                 return;
             }
             let token68 = self.token68();
-            let params =
-                if token68.is_none() && spaced { std::iter::from_fn(|| self.param()).collect() } else { Vec::new() };
+            // Also behind `Bearer,`: to no grammar is that comma the end of a challenge when a parameter follows it.
+            let params = if token68.is_none() { std::iter::from_fn(|| self.param()).collect() } else { Vec::new() };
             all.push(Challenge { scheme, token68, params });
         }
     }

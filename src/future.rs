@@ -258,4 +258,6 @@ async fn drain<A: Body>(body: A) {
         }
     };
     let _ = tokio::time::timeout(longest, read).await;
+    // The client's own tasks learn of the end after us, and give the connection back only then.
+    tokio::task::yield_now().await;
 }

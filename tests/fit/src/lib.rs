@@ -1,19 +1,19 @@
-//! Compile-only: the layer over the client stacks people use, with each resend choice. Nothing here runs.
+//! The layer over the client stacks people use, with each resend choice. Nothing here runs; `tests/grpc.rs` does.
 //!
 //! What is asked of every stack: the layered service is a `Service`, `Clone`, and its futures are `Send`, also when the
 //! stack itself is not `Sync`.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
 use tower::util::{BoxCloneService, BoxCloneSyncService};
 use tower::{BoxError, Service, ServiceBuilder};
-use tower_bearer::resend::{CloneBody, IfEmpty, Never};
-use tower_bearer::{BearerLayer, Resend, TokenCache};
+use tower_bearer::resend::{Buffered, CloneBody, IfEmpty, Never, Recorded};
+use tower_bearer::{BearerLayer, TokenCache};
 
 /// What every layered stack must be.
 fn is_client<S, B, A>(
@@ -30,28 +30,8 @@ fn layer<R>(resend: R) -> BearerLayer<R> {
     BearerLayer::new(cache, ["https://api.example.com"]).expect("an origin").resend(resend)
 }
 
-/// Stands for a choice that wraps the body it hands inward, and turns it into the one type its client takes.
-#[derive(Clone)]
-struct Wrapping<F>(F);
-
-struct Wrapped<B>(B);
-
-impl<B, W, F: Fn(Wrapped<B>) -> W> Resend<B> for Wrapping<F> {
-    type Body = W;
-    type Spare = Infallible;
-
-    fn once(&self, body: B) -> W {
-        (self.0)(Wrapped(body))
-    }
-
-    fn first(&self, body: B) -> (W, Option<Infallible>) {
-        (self.once(body), None)
-    }
-
-    fn second(&self, spare: Infallible) -> Option<W> {
-        match spare {}
-    }
-}
+/// How much of a body is recorded here.
+const LIMIT: usize = 64 * 1024;
 
 /// hyper-util's legacy client, and tower's own middleware around it.
 pub mod over_hyper {
@@ -71,11 +51,13 @@ pub mod over_hyper {
         is_client::<_, Full<Bytes>, _>(
             ServiceBuilder::new().layer(layer(|body: &Full<Bytes>| Some(body.clone()))).service(http.clone()),
         );
-        is_client::<_, Full<Bytes>, _>(
-            ServiceBuilder::new()
-                .layer(layer(Wrapping(|Wrapped(body): Wrapped<Full<Bytes>>| body)))
-                .service(http.clone()),
-        );
+        // A client of the body that is handed inward, and one whose body was chosen before.
+        let recorded: Client<HttpConnector, Recorded<Full<Bytes>>> = Client::builder(TokioExecutor::new()).build_http();
+        is_client::<_, Full<Bytes>, _>(ServiceBuilder::new().layer(layer(Buffered::new(LIMIT))).service(recorded));
+        let boxed: Client<HttpConnector, UnsyncBoxBody<Bytes, BoxError>> =
+            Client::builder(TokioExecutor::new()).build_http();
+        let record = Buffered::new(LIMIT).wrap(UnsyncBoxBody::new);
+        is_client::<_, Full<Bytes>, _>(ServiceBuilder::new().layer(layer(record)).service(boxed));
 
         // Boxed: `BoxCloneService` is `Send` and not `Sync`.
         let boxed = BoxCloneService::new(http.clone());
@@ -125,9 +107,10 @@ pub mod over_reqwest {
         is_client::<_, reqwest::Body, _>(ServiceBuilder::new().layer(layer(IfEmpty)).service(http.clone()));
         is_client::<_, reqwest::Body, _>(ServiceBuilder::new().layer(layer(Never)).service(http.clone()));
         is_client::<_, Full<Bytes>, _>(
-            ServiceBuilder::new()
-                .layer(layer(Wrapping(|Wrapped(body)| reqwest::Body::wrap::<Full<Bytes>>(body))))
-                .service(http),
+            ServiceBuilder::new().layer(layer(Buffered::new(LIMIT).wrap(reqwest::Body::wrap))).service(http.clone()),
+        );
+        is_client::<_, reqwest::Body, _>(
+            ServiceBuilder::new().layer(layer(Buffered::new(LIMIT).wrap(reqwest::Body::wrap))).service(http),
         );
     }
 }
@@ -150,10 +133,11 @@ pub mod over_tonic {
         is_client::<_, Body, _>(ServiceBuilder::new().layer(layer(IfEmpty)).service(channel.clone()));
         is_client::<_, Body, _>(ServiceBuilder::new().layer(layer(Never)).service(channel.clone()));
         is_client::<_, Body, _>(
-            ServiceBuilder::new().layer(layer(Wrapping(|Wrapped(body): Wrapped<Body>| body))).service(channel.clone()),
+            ServiceBuilder::new().layer(layer(Buffered::new(LIMIT).wrap(Body::new))).service(channel.clone()),
         );
         is_client::<_, Body, _>(ServiceBuilder::new().layer(layer(|_: &Body| None::<Body>)).service(channel.clone()));
-        let layer = layer(Never).relative_to("https://api.example.com").expect("one of the origins");
+        let layer = layer(Buffered::new(LIMIT).wrap(Body::new)).relative_to("https://api.example.com");
+        let layer = layer.expect("one of the origins");
         is_grpc(ServiceBuilder::new().layer(layer).service(channel));
     }
 
@@ -178,6 +162,15 @@ pub mod over_kube {
         is_client::<_, Body, _>(
             ServiceBuilder::new().layer(layer(|body: &Body| body.try_clone())).service(http.clone()),
         );
+        // Its body cannot be made from another, so the client beneath takes what is handed inward.
+        let recorded: legacy::Client<_, Recorded<Body>> = legacy::Client::builder(TokioExecutor::new()).build_http();
+        let recorded = ServiceBuilder::new().layer(layer(Buffered::new(LIMIT))).service(recorded);
+        is_client::<_, Body, _>(recorded.clone());
+        let _ = Client::new(recorded, "default");
+        let boxed: legacy::Client<_, UnsyncBoxBody<Bytes, BoxError>> =
+            legacy::Client::builder(TokioExecutor::new()).build_http();
+        let record = Buffered::new(LIMIT).wrap(UnsyncBoxBody::new);
+        is_client::<_, Body, _>(ServiceBuilder::new().layer(layer(record)).service(boxed));
         // What `IfEmpty` does, for a body without `Default`.
         let if_empty = |body: &Body| body.is_end_stream().then(Body::empty);
         Client::new(ServiceBuilder::new().layer(layer(if_empty)).service(http), "default")

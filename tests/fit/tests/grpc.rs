@@ -1,0 +1,190 @@
+//! gRPC through the layer: a tonic `Channel` over a loopback socket, and a server that refuses the first token as
+//! gRPC servers do, with `grpc-status: 16` in the headers of a 200.
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpListener;
+use tonic::body::Body;
+use tonic::client::{Grpc, GrpcService};
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::Endpoint;
+use tonic::{Code, Status};
+use tower::{BoxError, Layer};
+use tower_bearer::resend::Buffered;
+use tower_bearer::testing::ManualClock;
+use tower_bearer::{BearerLayer, Refresh, Refusal, Token, TokenCache};
+
+const REFUSED: &str = "Bearer token-1";
+
+// === the server ===
+
+/// What the server was asked: the path, and the token.
+#[derive(Clone, Default)]
+struct Asked(Arc<Mutex<Vec<(String, String)>>>);
+
+type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+impl Asked {
+    fn tokens(&self) -> Vec<String> {
+        self.0.lock().expect("no panic").iter().map(|(_, token)| token.clone()).collect()
+    }
+
+    async fn answer(self, request: Request<Incoming>) -> Result<Answer, hyper::Error> {
+        let path = request.uri().path().to_owned();
+        let token = request.headers().get(AUTHORIZATION).expect("a token").to_str().expect("text").to_owned();
+        self.0.lock().expect("no panic").push((path.clone(), token.clone()));
+        let response = Response::builder().header(CONTENT_TYPE, "application/grpc");
+        if token == REFUSED {
+            // Trailers-only: no body, and the status beside the headers. The call's messages are not read.
+            let response = response.header("grpc-status", "16").header("grpc-message", "token%20revoked");
+            return Ok(response.body(Empty::new().boxed_unsync()).expect("a response"));
+        }
+        let message = request.into_body().collect().await?.to_bytes();
+        let times = if path.ends_with("/Thrice") { 3 } else { 1 };
+        let trailers = HeaderMap::from_iter([("grpc-status".parse().expect("a name"), HeaderValue::from(0))]);
+        let body = Full::new(Bytes::from(message.repeat(times))).with_trailers(ready(Some(Ok(trailers))));
+        Ok(response.body(body.boxed_unsync()).expect("a response"))
+    }
+}
+
+/// Serves for as long as the test's runtime lives.
+async fn serve(asked: Asked) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let asked = asked.clone();
+            let service = service_fn(move |request| asked.clone().answer(request));
+            tokio::spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    address
+}
+
+// === the client ===
+
+/// Messages are bytes.
+#[derive(Clone, Copy)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        let mut item = BytesMut::new();
+        item.put(from.copy_to_bytes(from.remaining()));
+        Ok(Some(item.freeze()))
+    }
+}
+
+/// What a generated client is given.
+trait Service: GrpcService<Body, ResponseBody = Body, Error = BoxError> {}
+impl<S: GrpcService<Body, ResponseBody = Body, Error = BoxError>> Service for S {}
+
+/// A generated client's inside, over the layer, with a first token that is old enough to be refused.
+async fn client(asked: &Asked, refusal: Refusal) -> (Grpc<impl Service>, TokenCache) {
+    let origin = format!("http://{}", serve(asked.clone()).await);
+    let source = |context: tower_bearer::FetchContext| {
+        ready(Token::new(if context.replaced().is_none() { "token-1" } else { "token-2" }))
+    };
+    let clock = ManualClock::new();
+    let cache = TokenCache::with_clock(source, Refresh::new(), clock.clone());
+    cache.get().await.expect("a token");
+    clock.advance(Duration::from_secs(2));
+
+    let channel = Endpoint::from_shared(origin.clone()).expect("a URL").connect().await.expect("a connection");
+    let layer = BearerLayer::new(cache.clone(), [&origin]).expect("an origin").refusal(refusal);
+    // A Channel's requests are paths; where they go, only the Channel knows.
+    let layer = layer.relative_to(&origin).expect("one of the origins");
+    let layer = layer.resend(Buffered::new(64 * 1024).wrap(Body::new));
+    (Grpc::new(layer.layer(channel)), cache)
+}
+
+/// All the answers of one call.
+async fn ask(mut grpc: Grpc<impl Service>, path: &'static str, message: &'static str) -> Result<Vec<Bytes>, Status> {
+    grpc.ready().await.expect("the channel is ready");
+    let path = PathAndQuery::from_static(path);
+    let request = tonic::Request::new(Bytes::from_static(message.as_bytes()));
+    if path.path().ends_with("/Thrice") {
+        let mut answers = grpc.server_streaming(request, path, Raw).await?.into_inner();
+        let mut all = Vec::new();
+        while let Some(answer) = answers.message().await? {
+            all.push(answer);
+        }
+        Ok(all)
+    } else {
+        Ok(vec![grpc.unary(request, path, Raw).await?.into_inner()])
+    }
+}
+
+// === the tests ===
+
+#[tokio::test]
+async fn a_unary_call_that_was_refused_succeeds_with_a_new_token() {
+    let asked = Asked::default();
+    let (grpc, cache) = client(&asked, Refusal::grpc()).await;
+    assert_eq!(ask(grpc, "/test.Echo/Once", "hello").await.expect("an answer"), ["hello"]);
+    assert_eq!(asked.tokens(), [REFUSED, "Bearer token-2"]);
+    assert_eq!(cache.status().generation, 2);
+}
+
+#[tokio::test]
+async fn a_streaming_call_that_was_refused_succeeds_with_a_new_token() {
+    let asked = Asked::default();
+    let (grpc, cache) = client(&asked, Refusal::grpc()).await;
+    assert_eq!(ask(grpc, "/test.Echo/Thrice", "hello").await.expect("answers"), ["hello"; 3]);
+    assert_eq!(asked.tokens(), [REFUSED, "Bearer token-2"]);
+    assert_eq!(cache.status().generation, 2);
+}
+
+#[tokio::test]
+async fn unauthenticated_is_the_callers_where_the_layer_was_not_told_of_grpc() {
+    for path in ["/test.Echo/Once", "/test.Echo/Thrice"] {
+        let asked = Asked::default();
+        let (grpc, cache) = client(&asked, Refusal::new()).await;
+        let status = ask(grpc, path, "hello").await.expect_err("a refusal");
+        assert_eq!((status.code(), status.message()), (Code::Unauthenticated, "token revoked"));
+        assert_eq!(asked.tokens(), [REFUSED]);
+        assert_eq!(cache.status().generation, 1);
+    }
+}

@@ -1,0 +1,126 @@
+//! A refused response is read where that is cheap, so that its connection serves the second send, and dropped otherwise.
+
+use std::future::ready;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::Full;
+use tower::{BoxError, Layer, ServiceExt};
+
+use crate::run;
+use crate::servers::{Answer, Server, answer, data, streamed, streaming, text};
+use crate::world::{Protocol, World};
+
+type Refusal = fn() -> Response<Answer>;
+
+/// A body that never ends: after its first frame comes nothing, or the same again and again.
+struct Endless {
+    silent: bool,
+    begun: bool,
+}
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.begun && self.silent {
+            return Poll::Pending;
+        }
+        self.begun = true;
+        Poll::Ready(Some(data(vec![b'x'; 4096])))
+    }
+}
+
+/// An API that refuses in this way.
+async fn api(world: &World, refusal: Refusal) -> Server {
+    let world = world.clone();
+    Server::start(move |request: Request<_>| {
+        ready(if world.accepts(request.headers()) { answer(200, "welcome") } else { refusal() })
+    })
+    .await
+}
+
+fn get(server: &Server) -> Request<Full<Bytes>> {
+    Request::get(server.origin()).body(Full::default()).expect("a request")
+}
+
+fn trailers() -> Result<Frame<Bytes>, BoxError> {
+    Ok(Frame::trailers(HeaderMap::from_iter([("x-sum".parse()?, HeaderValue::from_static("1"))])))
+}
+
+#[test]
+fn a_refused_request_goes_again_over_the_same_connection() {
+    const REFUSALS: [(&str, Refusal); 4] = [
+        ("empty", || answer(401, "")),
+        ("with a length", || answer(401, r#"{"error":"expired"}"#)),
+        ("chunked", || streaming(401, streamed([data("exp"), data("ired")]))),
+        ("with trailers", || streaming(401, streamed([data("expired"), trailers()]))),
+    ];
+    run(async || {
+        for protocol in Protocol::BOTH {
+            for (kind, refusal) in REFUSALS {
+                let world = World::new().await;
+                let server = api(&world, refusal).await;
+                let client = world.layer(&server.origin()).layer(protocol.client());
+                for _ in 0..25 {
+                    world.revoke();
+                    let call = tokio::spawn(client.clone().oneshot(get(&server)));
+                    let response = call.await.expect("no panic").expect("an answer");
+                    assert_eq!(text(response.into_body()).await, "welcome");
+                    // The connection is given back by a task of hyper's.
+                    for _ in 0..100 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                assert_eq!((server.seen().len(), world.fetched()), (50, 26));
+                assert_eq!(server.accepted(), 1, "{protocol:?}, {kind}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_long_or_endless_refusal_is_dropped_and_the_request_goes_again() {
+    const REFUSALS: [(&str, Refusal); 4] = [
+        ("long", || answer(401, vec![b'x'; 1024 * 1024])),
+        ("long and chunked", || streaming(401, streamed((0..64).map(|_| data(vec![b'x'; 16 * 1024]))))),
+        ("endless", || streaming(401, Endless { silent: false, begun: false })),
+        ("silent", || streaming(401, Endless { silent: true, begun: false })),
+    ];
+    run(async || {
+        for protocol in Protocol::BOTH {
+            for (kind, refusal) in REFUSALS {
+                let world = World::revoked().await;
+                let server = api(&world, refusal).await;
+                let client = world.layer(&server.origin()).layer(protocol.client());
+                let response = client.oneshot(get(&server)).await.expect("an answer");
+                assert_eq!(text(response.into_body()).await, "welcome");
+                assert_eq!(server.tokens(), ["Bearer token-1", "Bearer token-2"]);
+                // HTTP/1.1 has no other way to stop a response than to hang up.
+                let connections = if protocol == Protocol::Http1 { 2 } else { 1 };
+                assert_eq!(server.accepted(), connections, "{protocol:?}, {kind}");
+            }
+        }
+    });
+}
+
+#[test]
+fn requests_refused_at_once_over_many_connections_cost_one_refresh_and_all_go_again() {
+    run(async || {
+        for protocol in Protocol::BOTH {
+            let world = World::revoked().await;
+            let server = api(&world, || answer(401, "expired")).await;
+            let client = world.layer(&server.origin()).layer(protocol.client());
+            let calls: Vec<_> = (0..50).map(|_| tokio::spawn(client.clone().oneshot(get(&server)))).collect();
+            for call in calls {
+                let response = call.await.expect("no panic").expect("an answer");
+                assert_eq!(response.status(), StatusCode::OK);
+            }
+            assert_eq!(world.fetched(), 2);
+        }
+    });
+}

@@ -1,0 +1,69 @@
+//! Requests with rules of their own.
+
+use std::future::ready;
+
+use bytes::Bytes;
+use http::header::EXPECT;
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
+use tower::{Layer, ServiceExt};
+use tower_bearer::resend::Buffered;
+
+use crate::run;
+use crate::servers::{Server, Uploads, answer, data, streamed, text};
+use crate::world::{Protocol, World};
+
+#[test]
+fn a_request_that_expects_100_continue_goes_twice_and_waits_for_nothing() {
+    run(async || {
+        for protocol in Protocol::BOTH {
+            // A server that reads says 100 Continue before it refuses; one that does not read never says it.
+            for reads in [true, false] {
+                let (world, uploads) = (World::revoked().await, Uploads::default());
+                let server = Server::start({
+                    let (world, uploads) = (world.clone(), uploads.clone());
+                    move |request: Request<_>| {
+                        let (world, uploads) = (world.clone(), uploads.clone());
+                        async move {
+                            let (head, body) = request.into_parts();
+                            let accepted = world.accepts(&head.headers);
+                            if accepted || reads {
+                                uploads.receive(body).await;
+                            }
+                            if accepted { answer(200, "welcome") } else { answer(401, "expired") }
+                        }
+                    }
+                })
+                .await;
+                let client = world.layer(&server.origin()).resend(Buffered::new(1024)).layer(protocol.client());
+                let body = streamed([data("the whole "), data("body")]);
+                let request = Request::put(server.origin()).header(EXPECT, "100-continue").body(body);
+                let response = client.oneshot(request.expect("a request")).await.expect("an answer");
+                assert_eq!(text(response.into_body()).await, "welcome", "{protocol:?}, reads: {reads}");
+                let uploads = uploads.take();
+                assert_eq!(uploads.len(), if reads { 2 } else { 1 });
+                assert!(uploads.into_iter().all(|upload| upload.expect("a whole upload").0 == "the whole body"));
+                assert!(server.seen().iter().all(|head| head.headers[EXPECT] == "100-continue"));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_tunnel_is_asked_for_without_a_token_and_its_refusal_is_its_own() {
+    run(async || {
+        for status in [200, 401] {
+            let world = World::revoked().await;
+            let server = Server::start(move |_| ready(answer(status, ""))).await;
+            let client = world.layer(&server.origin()).layer(Protocol::Http1.client());
+            for uri in [server.address.to_string(), server.origin()] {
+                let request = Request::builder().method(Method::CONNECT).uri(uri).body(Full::<Bytes>::default());
+                let response = client.clone().oneshot(request.expect("a request")).await.expect("an answer");
+                assert_eq!(response.status(), StatusCode::from_u16(status).expect("a status"));
+            }
+            assert_eq!(server.tokens(), ["", ""]);
+            assert!(server.seen().iter().all(|head| head.method == Method::CONNECT));
+            assert_eq!(world.fetched(), 1);
+        }
+    });
+}

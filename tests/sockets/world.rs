@@ -1,0 +1,152 @@
+//! An issuer in memory, a cache with a token of it, and the clients beneath the layer.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Uri};
+use http_body::Body;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use tokio::sync::RwLock;
+use tower::{BoxError, Service, ServiceExt, service_fn};
+use tower_bearer::oauth2::ClientCredentials;
+use tower_bearer::testing::{Issuer, ManualClock, Verdict};
+use tower_bearer::{BearerLayer, Origin, Refresh, TokenCache};
+
+/// The tokens of a test, and what decides about them.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) cache: TokenCache,
+    issuer: Issuer,
+    clock: ManualClock,
+    /// Token calls read it.
+    door: Arc<RwLock<()>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// A network in which names lead to loopback, whatever the scheme.
+#[derive(Clone)]
+pub(crate) struct Names(Arc<HashMap<String, SocketAddr>>);
+
+// === impl World ===
+
+impl World {
+    /// With `token-1` in the cache.
+    pub(crate) async fn new() -> Self {
+        let issuer = Issuer::new();
+        let door = Arc::new(RwLock::new(()));
+        let network = service_fn({
+            let (issuer, door) = (issuer.clone(), Arc::clone(&door));
+            move |request| {
+                let (issuer, door) = (issuer.clone(), Arc::clone(&door));
+                async move {
+                    let _open = door.read().await;
+                    issuer.oneshot(request).await
+                }
+            }
+        });
+        let login = ClientCredentials::new(network, "https://auth.example.com/token", "app", "secret");
+        let clock = ManualClock::new();
+        let cache = TokenCache::with_clock(login.expect("a login"), Refresh::new(), clock.clone());
+        cache.get().await.expect("a token");
+        Self { cache, issuer, clock, door }
+    }
+
+    /// With `token-1` in the cache, which no API accepts any more.
+    pub(crate) async fn revoked() -> Self {
+        let world = Self::new().await;
+        world.revoke();
+        world
+    }
+
+    /// No API accepts the tokens there are any more. They are old enough for a refusal to count, and the refusals before
+    /// are long enough ago for one more refresh.
+    pub(crate) fn revoke(&self) {
+        self.issuer.ledger().revoke_all();
+        self.clock.advance(Duration::from_secs(15));
+    }
+
+    /// What an API says to the token of a request.
+    pub(crate) fn accepts(&self, headers: &HeaderMap) -> bool {
+        let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        token.is_some_and(|token| self.issuer.ledger().verdict(token) == Verdict::Live)
+    }
+
+    /// Token calls wait until this is dropped.
+    pub(crate) async fn hold_the_issuer(&self) -> impl Sized + use<> {
+        Arc::clone(&self.door).write_owned().await
+    }
+
+    /// How many tokens were asked for.
+    pub(crate) fn fetched(&self) -> usize {
+        self.issuer.calls().total()
+    }
+
+    pub(crate) fn layer(&self, origin: &str) -> BearerLayer {
+        BearerLayer::new(self.cache.clone(), [Origin::plain_http(origin).expect("an origin")]).expect("an origin")
+    }
+}
+
+// === impl Protocol ===
+
+impl Protocol {
+    pub(crate) const BOTH: [Self; 2] = [Self::Http1, Self::Http2];
+
+    /// A client that keeps one connection.
+    pub(crate) fn client<B>(self) -> Client<HttpConnector, B>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    {
+        Client::builder(TokioExecutor::new()).pool_max_idle_per_host(1).http2_only(self == Self::Http2).build_http()
+    }
+}
+
+// === impl Names ===
+
+impl Names {
+    /// From origins, as the URLs of requests write them, to addresses.
+    pub(crate) fn new<'a>(names: impl IntoIterator<Item = (&'a str, SocketAddr)>) -> Self {
+        Self(Arc::new(names.into_iter().map(|(name, address)| (name.to_owned(), address)).collect()))
+    }
+
+    pub(crate) fn client<B>(self) -> Client<Self, B>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    {
+        Client::builder(TokioExecutor::new()).build(self)
+    }
+}
+
+impl Service<Uri> for Names {
+    type Response = TokioIo<TcpStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<TcpStream>>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let name = format!("{}://{}", uri.scheme().expect("a scheme"), uri.authority().expect("a host"));
+        let address = self.0.get(&name).copied();
+        Box::pin(async move {
+            let address = address.ok_or_else(|| io::Error::other(format!("nobody knows {name}")))?;
+            TcpStream::connect(address).await.map(TokioIo::new)
+        })
+    }
+}
