@@ -81,6 +81,8 @@ pub mod over_hyper {
 pub mod over_reqwest {
     use super::*;
 
+    use tower_http::follow_redirect::RequestUri;
+
     /// The adapter, as small as it goes.
     #[derive(Clone)]
     pub struct Adapter(reqwest::Client);
@@ -96,7 +98,16 @@ pub mod over_reqwest {
 
         fn call(&mut self, request: Request<reqwest::Body>) -> Self::Future {
             let client = self.0.clone();
-            Box::pin(async move { Ok(client.execute(request.try_into()?).await?.into()) })
+            Box::pin(async move {
+                let response = client.execute(request.try_into()?).await?;
+                // Where it came from, should the client have followed a redirect.
+                let from = response.url().as_str().parse().map(RequestUri);
+                let mut response = Response::from(response);
+                if let Ok(from) = from {
+                    response.extensions_mut().insert(from);
+                }
+                Ok(response)
+            })
         }
     }
 
