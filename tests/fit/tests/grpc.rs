@@ -1,5 +1,6 @@
 //! gRPC through the layer: a tonic `Channel` over a loopback socket, and a server that refuses the first token as
 //! gRPC servers do, with `grpc-status: 16` in the headers of a 200.
+#![expect(clippy::disallowed_methods, reason = "the server spawns its connections")]
 
 use std::convert::Infallible;
 use std::future::ready;
