@@ -20,6 +20,9 @@ use crate::origin::{Origins, Verdict};
 /// | `Bearer error="insufficient_scope"`, `"invalid_request"` or `"insufficient_user_authentication"` | good: a new one like it would not help |
 /// | other schemes only | not what was asked for |
 ///
+/// For an API that takes Bearer tokens and calls them something else (`Token`, `OAuth`), `.status(StatusCode::UNAUTHORIZED)`
+/// makes every 401 a refusal.
+///
 /// A response that comes from an origin that is not the layer's own, after a redirect beneath it, says nothing about the
 /// token. A 403 never does. What was handed back can be read with [`Challenge::all`].
 ///
