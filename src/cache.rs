@@ -219,6 +219,9 @@ impl TokenCache {
     /// # }
     /// ```
     ///
+    /// # Errors
+    /// None: a failure is remembered, and tried again after its pause.
+    ///
     /// # Cancel safety
     /// Dropping it ends the refreshing; a fetch under way goes on.
     pub fn keep_warm(&self) -> impl Future<Output = ()> + Send + 'static {
@@ -258,6 +261,9 @@ impl TokenCache {
     ///
     /// The token there is goes on being served until it expires; after that callers get an error that
     /// [says so](Error::is_closed).
+    ///
+    /// # Errors
+    /// None: how the fetch ended is told to those who waited for it, and by [`status`](TokenCache::status).
     ///
     /// # Cancel safety
     /// The cache is shut down when the future is first polled; dropping it after that only ends the waiting.

@@ -1,6 +1,6 @@
 //! Configured origin, URI of a request, and what the layer says of it.
 
-use super::super::Verdict::{self, Foreign, Ours, Unplaced, Userinfo};
+use crate::origin::Verdict::{self, Foreign, Ours, Unplaced, Userinfo};
 
 pub(super) const API: &str = "https://api.example.com";
 const API_8443: &str = "https://api.example.com:8443";
