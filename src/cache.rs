@@ -279,7 +279,7 @@ impl TokenCache {
     /// What a request does that was refused with this token: it waits for the next one. A token that was published only
     /// just now may not have reached every server of the API: then it waits a moment, and goes again with what there is.
     pub(crate) async fn replace_or_settle(&self, generation: u64) -> Result<(), Error> {
-        match self.shared.replication_lag(generation).filter(|_| clock::has_timer()) {
+        match self.shared.replication_lag(generation).filter(|_| clock::has_runtime()) {
             Some(lag) => tokio::time::sleep(lag).await,
             None => drop(self.replace(generation).await?),
         }

@@ -67,14 +67,14 @@ pub(crate) fn from_now(wait: Duration) -> Instant {
     monotonic() + wait
 }
 
-/// Whether tokio's timers can be used here.
-pub(crate) fn has_timer() -> bool {
+/// Whether there is a tokio runtime here: to start a task on, and for its timers.
+pub(crate) fn has_runtime() -> bool {
     tokio::runtime::Handle::try_current().is_ok()
 }
 
 /// Waits for it this long at most; without a runtime, and so without a timer, until it comes.
 pub(crate) async fn at_most(wait: Duration, what: impl Future) {
-    if has_timer() {
+    if has_runtime() {
         let _ = tokio::time::timeout(wait, what).await;
     } else {
         what.await;

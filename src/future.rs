@@ -243,7 +243,7 @@ where
 /// Reads what is left of a refused response where that is cheap, so that its connection can be used again.
 async fn drain<A: Body>(body: A) {
     // Without a runtime there is no timer to bound the reading.
-    if body.is_end_stream() || !clock::has_timer() {
+    if body.is_end_stream() || !clock::has_runtime() {
         return;
     }
     let (most, longest) = CHEAP;

@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tower::BoxError;
 
@@ -244,7 +243,7 @@ impl Shared {
         }
         match self.board_at(want, now, false)? {
             // No timer to wait with.
-            Boarded::Wait(_) if Handle::try_current().is_err() => Err(Error::no_runtime()),
+            Boarded::Wait(_) if !clock::has_runtime() => Err(Error::no_runtime()),
             boarded => Ok(boarded),
         }
     }
@@ -268,7 +267,7 @@ impl Shared {
                 Some(Boarded::Failed(Error::closed()))
             } else if let Some(failure) = snapshot.pausing(now).filter(|_| !matches!(want, Want::Fetched)) {
                 Some(Boarded::Failed(failure.error.clone()))
-            } else if Handle::try_current().is_err() {
+            } else if !clock::has_runtime() {
                 // Before anything is spent on a run that cannot start.
                 Some(Boarded::Failed(Error::no_runtime()))
             } else if matches!(want, Want::NewerThan(_)) && !self.refusals().spend(&self.settings, now) {
