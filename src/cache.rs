@@ -1,7 +1,6 @@
 //! The handle on one token, kept fresh. What it does is in `cache/shared.rs`, how a token is fetched in `cache/fetch.rs`.
 
 use std::fmt;
-use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,8 +12,11 @@ use tower::BoxError;
 use crate::cache::shared::{Saving, Shared, Snapshot, Want};
 use crate::clock::{self, Clock};
 use crate::error::Error;
+use crate::flight::Waiter;
 use crate::schedule::{Moment, Phase, Refresh, Window};
+use crate::secret::Secret;
 use crate::source::{Fixed, TokenSource};
+use crate::telemetry;
 use crate::token::{MAX_LIFETIME, Token};
 
 mod fetch;
@@ -62,6 +64,8 @@ pub struct Status {
     pub not_saved: Option<Error>,
     /// Whether the cache was shut down.
     pub closed: bool,
+    /// Whether the session was [signed out](TokenCache::sign_out).
+    pub signed_out: bool,
 }
 
 // === impl TokenCache ===
@@ -202,6 +206,7 @@ impl TokenCache {
             next_attempt_in: pause.filter(|pause| !pause.is_zero()),
             not_saved: shared.book().not_saved.clone(),
             closed: shared.closed.load(Ordering::Relaxed),
+            signed_out: shared.signed_out.load(Ordering::Relaxed),
         }
     }
 
@@ -245,16 +250,79 @@ impl TokenCache {
         let source = Arc::new(source);
         let former = shared.flight.cast_off(|| {
             let mut book = shared.book();
-            book.epoch += 1;
-            book.newest = None;
-            book.saved = None;
-            book.not_saved = None;
+            shared.signed_out.store(false, Ordering::SeqCst);
             shared.snapshot.store(Arc::default());
-            mem::replace(&mut book.source, source)
+            book.epoch += 1;
+            book.forget(source)
         });
         // The code of a user, outside the locks.
         drop(former);
         shared.changed.notify_waiters();
+    }
+
+    /// Ends the session: waits for the fetch under way, hands the newest refresh token to `revoke`, and forgets token,
+    /// refresh token and source, whatever came of that.
+    ///
+    /// From its first poll on, whoever needs a token gets an error that [says so](Error::is_signed_out), until
+    /// [`set_source`](TokenCache::set_source) begins another session. No fetch revives the old one, however late it
+    /// ends. Without a refresh token there is nothing to revoke, and `revoke` is not called.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
+    /// # use tower_bearer::{Secret, Token, TokenCache};
+    /// # async fn call_the_issuer(_: Secret) -> std::io::Result<()> { Ok(()) }
+    /// let cache = TokenCache::new(async |_| Token::new("t").map(|token| token.with_refresh_token("r")));
+    /// cache.get().await?;
+    /// cache.sign_out(call_the_issuer).await?;
+    /// assert!(cache.get().await.unwrap_err().is_signed_out());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// That of `revoke`: the session has ended here, and its refresh token may still work.
+    ///
+    /// # Cancel safety
+    /// The cache is signed out when the future is first polled. Where it is dropped after that, the refresh token may
+    /// not be revoked; calling it again does that.
+    pub async fn sign_out<F, T, E>(&self, revoke: F) -> Result<(), Error>
+    where
+        F: FnOnce(Secret) -> T,
+        T: Future<Output = Result<(), E>>,
+        E: Into<BoxError>,
+    {
+        let shared = &self.shared;
+        let mut session = 0;
+        let running = shared.flight.current_after(|| {
+            session = shared.book().epoch;
+            shared.signed_out.store(true, Ordering::SeqCst);
+            shared.snapshot.store(Arc::default());
+        });
+        self.landed(running).await;
+        let (epoch, source, newest) = {
+            let mut book = shared.book();
+            if book.epoch != session {
+                return Err(Error::login(
+                    "another session began before this one was signed out; its refresh token was not revoked",
+                ));
+            }
+            // From here on no run of this session is taken, also not one that is overdue.
+            book.epoch += 1;
+            (book.epoch, Arc::clone(&book.source), book.newest.clone())
+        };
+        let refresh_token = newest.and_then(|token| token.refresh_token()).or_else(|| source.refresh_token());
+        let revoked = match refresh_token {
+            Some(refresh_token) => revoke(refresh_token).await.map_err(Error::from_source),
+            None => Ok(()),
+        };
+        let former = {
+            let mut book = shared.book();
+            // Not where a new session has begun meanwhile.
+            (book.epoch == epoch).then(|| book.forget(Arc::new(Fixed)))
+        };
+        drop(former);
+        telemetry::signed_out(revoked.as_ref().err());
+        shared.changed.notify_waiters();
+        revoked
     }
 
     /// Ends fetching: waits for the fetch under way and for its `on_rotation`, and starts none after it.
@@ -268,9 +336,14 @@ impl TokenCache {
     /// # Cancel safety
     /// The cache is shut down when the future is first polled; dropping it after that only ends the waiting.
     pub async fn shutdown(&self) {
-        self.shared.closed.store(true, Ordering::SeqCst);
+        let running = self.shared.flight.current_after(|| self.shared.closed.store(true, Ordering::SeqCst));
         self.shared.changed.notify_waiters();
-        if let Some(waiter) = self.shared.flight.current() {
+        self.landed(running).await;
+    }
+
+    /// Waits for a run, unless it stands still.
+    async fn landed(&self, running: Option<Waiter<Result<Token, Error>>>) {
+        if let Some(waiter) = running {
             let overdue = waiter.overdue().saturating_sub(self.shared.clock.now().mono);
             clock::at_most(overdue, waiter).await;
         }

@@ -13,6 +13,8 @@ use std::time::Duration;
 use http::StatusCode;
 use tower::BoxError;
 
+use crate::secret::Secret;
+
 /// Why there is no token, or why a value was not accepted.
 ///
 /// Cloning costs one reference count. The text says what happened, where, and what to do; it holds no secret, no query
@@ -26,6 +28,8 @@ use tower::BoxError;
 pub struct Error {
     inner: Arc<Inner>,
     retry_after: Option<Duration>,
+    /// A refresh token that came with an answer that holds nothing else of use.
+    rotated: Option<Secret>,
 }
 
 struct Inner {
@@ -54,10 +58,19 @@ enum Kind {
     Unreachable {
         endpoint: Arc<str>,
     },
+    /// The server was asked, and did not answer in time.
+    Silent {
+        endpoint: Arc<str>,
+        after: Duration,
+    },
     /// The error of a user's own source.
     Source {
         denied: bool,
     },
+    /// The error of the closure that a secret is asked of.
+    Secret(&'static str),
+    /// A login that needs a person did not come to its end.
+    Login(Cow<'static, str>),
     /// Nothing within the deadline.
     TimedOut(Duration),
     /// Refusals have caused as many refreshes as they may.
@@ -68,6 +81,7 @@ enum Kind {
     NoRuntime,
     Lost,
     Closed,
+    SignedOut,
 }
 
 /// An answer of a token endpoint that is not a token.
@@ -123,10 +137,11 @@ impl Error {
     /// answers.
     pub fn is_transient(&self) -> bool {
         match self.inner.kind {
-            Kind::Answered(_) | Kind::Unusable { .. } | Kind::Unreachable { .. } => true,
-            Kind::TimedOut(_) | Kind::Refused | Kind::NotSaved | Kind::Panicked | Kind::Lost => true,
+            Kind::Answered(_) | Kind::Unusable { .. } | Kind::Unreachable { .. } | Kind::Silent { .. } => true,
+            Kind::TimedOut(_) | Kind::Refused | Kind::NotSaved | Kind::Panicked | Kind::Lost | Kind::Secret(_) => true,
             Kind::Source { denied } => !denied,
-            Kind::Invalid { .. } | Kind::Request(_) | Kind::Denied(_) | Kind::NoRuntime | Kind::Closed => false,
+            Kind::Invalid { .. } | Kind::Request(_) | Kind::Denied(_) | Kind::Login(_) => false,
+            Kind::NoRuntime | Kind::Closed | Kind::SignedOut => false,
         }
     }
 
@@ -141,14 +156,19 @@ impl Error {
         matches!(self.inner.kind, Kind::Invalid { .. } | Kind::Request(_))
     }
 
-    /// Whether no token came within the fetch deadline.
+    /// Whether no token came within the fetch deadline, or no answer in its part of it.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.inner.kind, Kind::TimedOut(_))
+        matches!(self.inner.kind, Kind::TimedOut(_) | Kind::Silent { .. })
     }
 
     /// Whether the cache was shut down.
     pub fn is_closed(&self) -> bool {
         matches!(self.inner.kind, Kind::Closed)
+    }
+
+    /// Whether the session was ended by [`sign_out`](crate::TokenCache::sign_out): a new login is needed.
+    pub fn is_signed_out(&self) -> bool {
+        matches!(self.inner.kind, Kind::SignedOut)
     }
 
     /// The status the token endpoint answered with, where it answered.
@@ -159,6 +179,12 @@ impl Error {
     /// The parsed error code of the token endpoint: of RFC 6749 section 5.2 (`invalid_grant`), or the provider's own.
     pub fn code(&self) -> Option<&str> {
         self.answer()?.code.as_deref()
+    }
+
+    /// What the token endpoint says to people: its `error_description`, message or text. At most 256 characters, without
+    /// control characters, known secrets replaced.
+    pub fn description(&self) -> Option<&str> {
+        self.answer()?.text.as_deref()
     }
 
     /// How long the issuer asked to wait, where it said so (`Retry-After`).
@@ -186,6 +212,18 @@ impl Error {
 
     pub(crate) fn unreachable(endpoint: Arc<str>, source: impl Into<BoxError>) -> Self {
         Self::with_source(Kind::Unreachable { endpoint }, source)
+    }
+
+    pub(crate) fn silent(endpoint: Arc<str>, after: Duration) -> Self {
+        Self::new(Kind::Silent { endpoint, after })
+    }
+
+    pub(crate) fn secret(field: &'static str, source: impl Into<BoxError>) -> Self {
+        Self::with_source(Kind::Secret(field), source)
+    }
+
+    pub(crate) fn login(problem: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::Login(problem.into()))
     }
 
     pub(crate) fn timed_out(deadline: Duration) -> Self {
@@ -216,9 +254,22 @@ impl Error {
         Self::new(Kind::Closed)
     }
 
+    pub(crate) fn signed_out() -> Self {
+        Self::new(Kind::SignedOut)
+    }
+
     /// The answer may be lost while the work was done: a refresh is repeated with the same refresh token.
     pub(crate) fn is_ambiguous(&self) -> bool {
-        matches!(self.inner.kind, Kind::Unreachable { .. })
+        matches!(self.inner.kind, Kind::Unreachable { .. } | Kind::Silent { .. })
+    }
+
+    /// Carries a refresh token out of an answer that is an error: the one before it may be spent.
+    pub(crate) fn with_rotated(self, refresh_token: Option<Secret>) -> Self {
+        Self { rotated: refresh_token, ..self }
+    }
+
+    pub(crate) fn take_rotated(&mut self) -> Option<Secret> {
+        self.rotated.take()
     }
 
     /// A user's error, kept as it is where it is ours already.
@@ -237,11 +288,11 @@ impl Error {
     }
 
     fn new(kind: Kind) -> Self {
-        Self { inner: Arc::new(Inner { kind, source: None }), retry_after: None }
+        Self { inner: Arc::new(Inner { kind, source: None }), retry_after: None, rotated: None }
     }
 
     fn with_source(kind: Kind, source: impl Into<BoxError>) -> Self {
-        Self { inner: Arc::new(Inner { kind, source: Some(source.into()) }), retry_after: None }
+        Self { inner: Arc::new(Inner { kind, source: Some(source.into()) }), retry_after: None, rotated: None }
     }
 }
 
@@ -259,6 +310,13 @@ impl fmt::Display for Error {
             Kind::Unreachable { endpoint } => {
                 write!(f, "no answer from {endpoint} (the cause is this error's source); the next attempt comes after a pause")
             }
+            Kind::Silent { endpoint, after } => {
+                write!(f, "no answer from {endpoint} within {after:?}; the next attempt comes after a pause")
+            }
+            Kind::Secret(field) => {
+                write!(f, "the {field} could not be had (the cause is this error's source); the next attempt comes after a pause")
+            }
+            Kind::Login(problem) => f.write_str(problem),
             Kind::Source { denied: false } => f.write_str("the token source failed (the cause is this error's source)"),
             Kind::Source { denied: true } => {
                 f.write_str("the token source's credentials were denied (the cause is this error's source)")
@@ -278,6 +336,9 @@ impl fmt::Display for Error {
             Kind::NoRuntime => f.write_str("a token has to be fetched, and there is no tokio runtime here: call from within one"),
             Kind::Lost => f.write_str("the tokio runtime that was fetching the token was shut down; call again"),
             Kind::Closed => f.write_str("the token cache was shut down and fetches no more tokens"),
+            Kind::SignedOut => {
+                f.write_str("the session was signed out; log in again, and hand the login to `TokenCache::set_source`")
+            }
         }?;
         match self.retry_after {
             Some(wait) => write!(f, " (the issuer asks to wait {:.0} s)", wait.as_secs_f64().ceil()),

@@ -130,9 +130,11 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
         Ok(Some(waiter))
     }
 
-    /// The run under way, overdue or not.
-    pub(crate) fn current(&self) -> Option<Waiter<T>> {
-        lock(&self.slot).run.as_ref().map(Waiter::new)
+    /// Makes a change that no boarding sees in part, and returns the run under way, overdue or not.
+    pub(crate) fn current_after(&self, change: impl FnOnce()) -> Option<Waiter<T>> {
+        let slot = lock(&self.slot);
+        change();
+        slot.run.as_ref().map(Waiter::new)
     }
 
     /// Whether a run is under way that boarding would join: without the lock.

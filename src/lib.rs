@@ -9,10 +9,12 @@ mod error;
 mod flight;
 mod future;
 mod layer;
+pub mod meshydb;
 mod origin;
 mod refusal;
 pub mod resend;
 mod schedule;
+mod secret;
 mod service;
 mod source;
 mod telemetry;
@@ -29,10 +31,12 @@ pub use origin::Origin;
 pub use refusal::Refusal;
 pub use resend::Resend;
 pub use schedule::{Phase, Refresh};
+pub use secret::Secret;
 pub use service::{Bearer, NoToken};
 pub use source::endpoint::HttpClient;
-pub use source::{FetchContext, Reason, TokenSource, json, mesh_connect, meshydb, oauth2};
-pub use token::{DEFAULT_LIFETIME, MAX_LIFETIME, Secret, Token};
+pub use source::secret::SecretSource;
+pub use source::{FetchContext, Reason, TokenSource, json, mesh_connect, oauth2};
+pub use token::{DEFAULT_LIFETIME, MAX_LIFETIME, Token};
 
 /// Why things are as they are: the decisions, and what was rejected for them.
 #[doc = include_str!("../DESIGN.md")]

@@ -170,6 +170,15 @@ impl Window {
         Self { due: before_end(margin + jitter), expired: before_end(early), end }
     }
 
+    /// Due no later than this long after it was asked for; a fleet is spread over the last tenth of it.
+    pub(crate) fn due_within(mut self, refresh_in: Duration, asked: Moment, roll: f64) -> Self {
+        let due = asked.after(refresh_in - (refresh_in / 10).mul_f64(roll.clamp(0.0, 1.0)));
+        if due.mono < self.due.mono {
+            self.due = due;
+        }
+        self
+    }
+
     pub(crate) fn phase(&self, now: Moment) -> Phase {
         if !self.due.reached(now) {
             Phase::Fresh

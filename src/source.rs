@@ -1,18 +1,21 @@
 //! Where tokens come from.
 
 use std::fmt;
+use std::time::Duration;
 
 use tower::BoxError;
 
 use crate::error::Error;
-use crate::token::{Secret, Token};
+use crate::secret::Secret;
+use crate::token::Token;
 
 pub(crate) mod answer;
 pub(crate) mod endpoint;
+pub(crate) mod issuer;
 pub mod json;
 pub mod mesh_connect;
-pub mod meshydb;
 pub mod oauth2;
+pub(crate) mod secret;
 
 /// Something that fetches a token: a grant of an OAuth 2 server, a login, a file, or any async closure.
 ///
@@ -46,13 +49,20 @@ pub trait TokenSource: Send + Sync + 'static {
     /// # Cancel safety
     /// The future is dropped when the fetch deadline passes or when its runtime is shut down, and at no other time.
     fn fetch(&self, context: FetchContext) -> impl Future<Output = Result<Token, Error>> + Send;
+
+    /// The refresh token that the session begins with, where it begins with one: what
+    /// [`sign_out`](crate::TokenCache::sign_out) revokes when nothing was fetched yet.
+    fn refresh_token(&self) -> Option<Secret> {
+        None
+    }
 }
 
-/// What a fetch is for: the token it replaces, and why it is fetched.
+/// What a fetch is for: the token it replaces, why it is fetched, and how long that may take.
 #[derive(Clone, Debug)]
 pub struct FetchContext {
     replaced: Option<Token>,
     reason: Reason,
+    deadline: Duration,
 }
 
 /// Why a token is fetched.
@@ -74,8 +84,8 @@ pub enum Reason {
 // === impl FetchContext ===
 
 impl FetchContext {
-    pub(crate) fn new(replaced: Option<Token>, reason: Reason) -> Self {
-        Self { replaced, reason }
+    pub(crate) fn new(replaced: Option<Token>, reason: Reason, deadline: Duration) -> Self {
+        Self { replaced, reason, deadline }
     }
 
     /// The token to be replaced: the newest that this cache's source returned.
@@ -91,6 +101,11 @@ impl FetchContext {
     /// Why it is fetched.
     pub fn reason(&self) -> Reason {
         self.reason
+    }
+
+    /// How long this fetch may take, counted from its beginning; after that it is dropped.
+    pub fn deadline(&self) -> Duration {
+        self.deadline
     }
 }
 
@@ -118,7 +133,7 @@ where
 }
 
 /// A text that a source cannot do without. What comes from a file or a variable likes to end in a line break.
-fn filled(field: &'static str, text: &str) -> Result<(), Error> {
+pub(crate) fn filled(field: &'static str, text: &str) -> Result<(), Error> {
     if text.is_empty() {
         return Err(Error::invalid(field, "it is empty"));
     }
@@ -142,16 +157,22 @@ pub(crate) mod erased {
     use std::pin::Pin;
 
     use crate::error::Error;
+    use crate::secret::Secret;
     use crate::source::{FetchContext, TokenSource};
     use crate::token::Token;
 
     pub(crate) trait DynSource: Send + Sync {
         fn fetch(&self, context: FetchContext) -> Pin<Box<dyn Future<Output = Result<Token, Error>> + Send + '_>>;
+        fn refresh_token(&self) -> Option<Secret>;
     }
 
     impl<S: TokenSource> DynSource for S {
         fn fetch(&self, context: FetchContext) -> Pin<Box<dyn Future<Output = Result<Token, Error>> + Send + '_>> {
             Box::pin(TokenSource::fetch(self, context))
+        }
+
+        fn refresh_token(&self) -> Option<Secret> {
+            TokenSource::refresh_token(self)
         }
     }
 }

@@ -49,6 +49,14 @@ pub(crate) fn not_saved(error: &Error) {
     tracing::error!(target: TARGET, %error, "refresh token not saved");
 }
 
+/// A session has ended; `error` where its refresh token could not be revoked.
+pub(crate) fn signed_out(error: Option<&Error>) {
+    match error {
+        None => tracing::info!(target: TARGET, "signed out"),
+        Some(error) => tracing::warn!(target: TARGET, %error, "signed out, refresh token not revoked"),
+    }
+}
+
 /// An API refused a token.
 pub(crate) fn refused(generation: u64) {
     tracing::info!(target: TARGET, generation, "token refused");

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::HeaderValue;
 use serde_json::{Map, Value};
-use zeroize::Zeroizing;
 
 use crate::error::Error;
+use crate::secret::Secret;
 
 /// The lifetime taken for a token whose issuer names none: one hour.
 ///
@@ -19,12 +19,6 @@ pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// The longest lifetime that is told apart: 100 years. Longer ones (`expires_in: 1e300`) count as this.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
-/// A text that is never printed: a password, a client secret, a refresh token.
-///
-/// `Debug` shows nothing of it, not even its length; the memory is overwritten when the last clone goes.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Arc<Zeroizing<String>>);
 
 /// An access token and what the issuer said about it.
 ///
@@ -52,31 +46,11 @@ pub struct Token {
 #[derive(Clone)]
 struct Details {
     lifetime: Duration,
+    refresh_in: Option<Duration>,
     refresh_token: Option<Secret>,
     scope: Option<String>,
     id_token: Option<Secret>,
     extra: Map<String, Value>,
-}
-
-// === impl Secret ===
-
-impl Secret {
-    /// The text itself. Whoever calls this answers for where it goes.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl<T: Into<String>> From<T> for Secret {
-    fn from(text: T) -> Self {
-        Self(Arc::new(Zeroizing::new(text.into())))
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
 }
 
 // === impl Token ===
@@ -104,8 +78,14 @@ impl Token {
         let header = Bytes::from([PREFIX.as_bytes(), text.as_bytes()].concat());
         let mut header = HeaderValue::from_maybe_shared(header).expect("visible ASCII is a header value");
         header.set_sensitive(true);
-        let details =
-            Details { lifetime: DEFAULT_LIFETIME, refresh_token: None, scope: None, id_token: None, extra: Map::new() };
+        let details = Details {
+            lifetime: DEFAULT_LIFETIME,
+            refresh_in: None,
+            refresh_token: None,
+            scope: None,
+            id_token: None,
+            extra: Map::new(),
+        };
         Ok(Self { header, generation: 0, expires_at: None, details: Arc::new(details) })
     }
 
@@ -114,6 +94,13 @@ impl Token {
     #[must_use]
     pub fn with_lifetime(self, lifetime: Duration) -> Self {
         self.with(|details| details.lifetime = lifetime.min(MAX_LIFETIME))
+    }
+
+    /// When to refresh it at the latest, counted like the lifetime, where that is sooner than a margin before its end:
+    /// an issuer's `refresh_in`, or how often to look whether a file has changed.
+    #[must_use]
+    pub fn with_refresh_in(self, refresh_in: Duration) -> Self {
+        self.with(|details| details.refresh_in = Some(refresh_in))
     }
 
     /// The refresh token that came with it, or the old one where the issuer sent none.
@@ -160,6 +147,11 @@ impl Token {
     /// How long the token lives from when it was asked for, as the issuer said.
     pub fn lifetime(&self) -> Duration {
         self.details.lifetime
+    }
+
+    /// When to refresh it at the latest, from when it was asked for, where that was said.
+    pub fn refresh_in(&self) -> Option<Duration> {
+        self.details.refresh_in
     }
 
     /// When it ends by the wall clock, as the issuer said; `None` before it was published.

@@ -103,10 +103,10 @@ fn empty_credentials_are_refused() {
     refused("client_id", Password::new(issuer(), TOKEN_URL, "", "ann", SECRET));
     refused("username", Password::new(issuer(), TOKEN_URL, "my-app", "", SECRET));
     refused("password", Password::new(issuer(), TOKEN_URL, "my-app", "ann", ""));
-    refused("client_secret", password(&issuer()).client_secret(""));
+    refused("client_secret", password(&issuer()).client_auth(""));
     refused("client_id", RefreshToken::new(issuer(), TOKEN_URL, "", SECRET));
     refused("refresh_token", RefreshToken::new(issuer(), TOKEN_URL, "my-app", ""));
-    refused("client_secret", refresh_token(&issuer()).client_secret(""));
+    refused("client_secret", refresh_token(&issuer()).client_auth(""));
 
     for nothing in ["", "  \t"] {
         refused("account_name", MeshyDb::new(issuer(), nothing, "public-key"));

@@ -183,7 +183,7 @@ async fn the_same_token_again_stays_in_service_as_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_token_with_a_longer_life_is_a_new_one() {
+async fn the_same_token_with_a_longer_life_keeps_its_generation() {
     let script = Script::new();
     for _ in 0..2 {
         script.queue(Token::new("same").map(|token| token.with_lifetime(100 * SECOND)));
@@ -192,8 +192,9 @@ async fn the_same_token_with_a_longer_life_is_a_new_one() {
     cache.get().await.unwrap();
     clock.advance(81 * SECOND);
     cache.get().await.unwrap();
-    until(|| cache.status().generation == 2).await;
-    assert_eq!(cache.status().usable_for, Some(95 * SECOND));
+    until(|| cache.status().usable_for == Some(95 * SECOND)).await;
+    assert_eq!((script.calls(), cache.status().generation), (2, 1));
+    assert!(cache.status().last_failure.is_none());
 }
 
 // === from when life counts ===
@@ -290,4 +291,41 @@ async fn a_fleet_becomes_due_at_many_moments_and_the_dice_fall_once_per_token() 
     }
     let all = fleet.iter().all(|cache| cache.status().phase == Some(Phase::Due));
     assert!(all && most_at_once < 20, "{most_at_once} of 200 within one second of 50");
+}
+
+// === when it is due ===
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_due_when_its_issuer_says_so_and_no_later_than_its_margin() {
+    // What the issuer says, and when at the earliest and at the latest the token of an hour is due.
+    for (refresh_in, earliest, latest) in [(10 * MINUTE, 9 * MINUTE, 10 * MINUTE), (2 * HOUR, 53 * MINUTE, 55 * MINUTE)]
+    {
+        let script = Script::new();
+        let token = Token::new("t").unwrap().with_lifetime(HOUR).with_refresh_in(refresh_in);
+        script.queue(Ok(token));
+        let (cache, clock) = cache(&script);
+        cache.get().await.unwrap();
+        clock.advance(earliest - SECOND);
+        assert_eq!(cache.status().phase, Some(Phase::Fresh), "{refresh_in:?}");
+        clock.advance(latest - earliest + SECOND);
+        assert_eq!(cache.status().phase, Some(Phase::Due), "{refresh_in:?}");
+        assert!(cache.status().usable_for > Some(4 * MINUTE));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn finding_the_same_token_when_it_was_due_to_look_is_no_failure() {
+    let script = Script::new();
+    for _ in 0..3 {
+        script.queue(Token::new("same").map(|token| token.with_lifetime(HOUR).with_refresh_in(MINUTE)));
+    }
+    let (cache, clock) = cache(&script);
+    for calls in 1..=3 {
+        cache.get().await.unwrap();
+        until(|| script.calls() == calls && !cache.status().fetching).await;
+        let status = cache.status();
+        assert_eq!((status.generation, status.phase), (1, Some(Phase::Fresh)));
+        assert!(status.last_failure.is_none(), "{:?}", status.last_failure);
+        clock.advance(MINUTE);
+    }
 }

@@ -60,7 +60,7 @@ async fn client_credentials_go_into_the_basic_header_and_nowhere_else() {
 #[tokio::test]
 async fn client_credentials_in_the_body_send_no_authorization() {
     let issuer = Issuer::new();
-    let source = client_credentials(&issuer).client_auth(ClientAuth::Body);
+    let source = ClientCredentials::new(issuer.clone(), TOKEN_URL, "my-app", ClientAuth::post("its secret")).unwrap();
     let request = first_request(&issuer, TokenCache::new(source)).await;
     assert_eq!(headers(&request), map([("accept", "application/json"), ("content-type", FORM)]));
     let expected = [("grant_type", "client_credentials"), ("client_id", "my-app"), ("client_secret", "its secret")];
@@ -83,7 +83,7 @@ async fn a_password_login_of_a_public_client_names_the_client_in_the_body() {
 async fn a_confidential_client_authenticates_login_and_refresh_alike() {
     let issuer = Issuer::new();
     issuer.rotate_refresh_tokens(true);
-    let cache = TokenCache::new(password(&issuer).client_secret("its secret").unwrap().scope("read"));
+    let cache = TokenCache::new(password(&issuer).client_auth("its secret").unwrap().scope("read"));
     cache.get().await.unwrap();
     pass(HOUR).await;
     cache.get().await.unwrap();
@@ -103,8 +103,8 @@ async fn a_saved_refresh_token_is_sent_without_a_scope() {
     assert_eq!(request.form(), form(expected));
     assert_eq!(headers(&request), map([("accept", "application/json"), ("content-type", FORM)]));
 
-    let source = RefreshToken::new(issuer.clone(), TOKEN_URL, "my-app", "saved").unwrap().client_secret("s").unwrap();
-    TokenCache::new(source.client_auth(ClientAuth::Body)).get().await.unwrap();
+    let source = RefreshToken::new(issuer.clone(), TOKEN_URL, "my-app", "saved").unwrap();
+    TokenCache::new(source.client_auth(ClientAuth::post("s")).unwrap()).get().await.unwrap();
     assert_eq!(issuer.requests()[1].form()["client_secret"], "s");
 }
 

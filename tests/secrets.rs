@@ -78,12 +78,12 @@ fn client_credentials(issuer: &Issuer) -> ClientCredentials {
 
 fn password(issuer: &Issuer) -> Password {
     let source = Password::new(issuer.clone(), TOKEN_URL, "my-app", "ann", PASSWORD).unwrap();
-    source.client_secret(CLIENT_SECRET).unwrap().header("x-api-key", API_KEY).unwrap()
+    source.client_auth(CLIENT_SECRET).unwrap().header("x-api-key", API_KEY).unwrap()
 }
 
 fn refresh_token(issuer: &Issuer) -> RefreshToken {
     let source = RefreshToken::new(issuer.clone(), TOKEN_URL, "my-app", REFRESH_TOKEN).unwrap();
-    source.client_secret(CLIENT_SECRET).unwrap().client_auth(ClientAuth::Body).header("x-api-key", API_KEY).unwrap()
+    source.client_auth(ClientAuth::post(CLIENT_SECRET)).unwrap().header("x-api-key", API_KEY).unwrap()
 }
 
 fn granted() -> Answer {

@@ -11,6 +11,7 @@ use crate::cache::shared::{Book, Failure, Held, SAVE_DEADLINE, Shared, Snapshot}
 use crate::clock;
 use crate::error::Error;
 use crate::schedule::{self, Moment, Phase, Window};
+use crate::secret::Secret;
 use crate::source::{FetchContext, Reason};
 use crate::telemetry;
 use crate::token::Token;
@@ -29,8 +30,8 @@ impl Shared {
             let book = self.book();
             (Arc::clone(&book.source), book.epoch, book.newest.clone())
         };
-        let context = FetchContext::new(replaced, reason);
         let deadline = self.settings.fetch_deadline();
+        let context = FetchContext::new(replaced, reason, deadline);
         let fetch = caught(async { source.fetch(context).await });
         let fetched = match tokio::time::timeout(deadline, fetch).await {
             Ok(Ok(fetched)) => fetched,
@@ -46,7 +47,14 @@ impl Shared {
                 telemetry::fetch_discarded(reason);
                 return None;
             }
-            Err(error) => Err(error),
+            Err(mut error) => {
+                if let Some(rotated) = error.take_rotated().and_then(|refresh_token| self.rotated(epoch, refresh_token))
+                    && self.take(number, epoch, &rotated)
+                {
+                    self.save(epoch, &rotated).await;
+                }
+                Err(error)
+            }
         };
         self.publish(number, epoch, reason, asked, outcome)
     }
@@ -60,6 +68,13 @@ impl Shared {
         book.taken = number;
         book.newest = Some(token.clone());
         true
+    }
+
+    /// The newest token with the refresh token of an answer that brought no other use.
+    fn rotated(&self, epoch: u64, refresh_token: Secret) -> Option<Token> {
+        let book = self.book();
+        let newest = book.newest.clone().filter(|_| book.epoch == epoch)?;
+        Some(newest.with_refresh_token(refresh_token))
     }
 
     /// Hands a new refresh token to `on_rotation`.
@@ -112,6 +127,12 @@ impl Shared {
             telemetry::fetch_discarded(reason);
             return None;
         }
+        if self.signed_out.load(Ordering::SeqCst) {
+            // Its refresh token is written down, to be revoked.
+            drop(book);
+            telemetry::fetch_discarded(reason);
+            return Some(Err(Error::signed_out()));
+        }
         let (answer, failure) = match judged {
             Ok(Judged::New(token, window)) => (Ok(self.store(&mut book, token, window, now)), None),
             Ok(Judged::Unchanged(_, error)) if reason == Reason::Refused => (Err(error.clone()), Some(error)),
@@ -131,7 +152,11 @@ impl Shared {
     }
 
     fn judge(&self, token: Token, asked: Moment, now: Moment) -> Result<Judged, Error> {
-        let window = Window::new(&self.settings, token.lifetime(), asked, fastrand::f64());
+        let roll = fastrand::f64();
+        let mut window = Window::new(&self.settings, token.lifetime(), asked, roll);
+        if let Some(refresh_in) = token.refresh_in() {
+            window = window.due_within(refresh_in, asked, roll);
+        }
         if window.phase(now) == Phase::Expired {
             let problem = format!(
                 "it was dead on arrival: it lives {:?} from when it was asked for, and the answer took {:?}",
@@ -148,7 +173,10 @@ impl Shared {
             if self.refused.load(Ordering::Relaxed) == held.token.generation() {
                 return Err(Error::unusable(None, "the issuer handed out the token again that an API has refused"));
             }
-            if window.end().wait(asked) <= held.window.end().wait(asked) + Duration::from_secs(1) {
+            // Who says when to look again, looks: finding the same is no failure.
+            if token.refresh_in().is_none()
+                && window.end().wait(asked) <= held.window.end().wait(asked) + Duration::from_secs(1)
+            {
                 let error = Error::unusable(None, "the issuer handed out the same token again, ending no later");
                 return Ok(Judged::Unchanged(held.token.clone(), error));
             }
@@ -158,7 +186,11 @@ impl Shared {
 
     /// Publishes a token as the next generation.
     pub(crate) fn store(&self, book: &mut Book, token: Token, window: Window, since: Moment) -> Token {
-        book.generation += 1;
+        let snapshot = self.snapshot.load();
+        // The same token with more time to live keeps its number: what was refused of it stays refused.
+        let same = snapshot.held_at(since).filter(|(held, _)| held.token.header_value() == token.header_value());
+        let since = same.map_or(since, |(held, _)| held.since);
+        book.generation += u64::from(same.is_none());
         let token = token.published(book.generation, clock::system_time(window.end().wall));
         book.newest = Some(token.clone());
         let held = Held { token: token.clone(), window, since };

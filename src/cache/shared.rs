@@ -10,6 +10,7 @@
 //! because its runtime stands still leaves the newest refresh token behind, and the one after it does not spend a
 //! refresh token twice.
 
+use std::mem;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,10 +24,11 @@ use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::flight::{Flight, Waiter};
 use crate::schedule::{self, Moment, Phase, Refresh, Refusals, Window};
+use crate::secret::Secret;
 use crate::source::erased::DynSource;
 use crate::source::{Reason, TokenSource};
 use crate::telemetry;
-use crate::token::{Secret, Token};
+use crate::token::Token;
 
 pub(crate) struct Shared {
     pub(crate) snapshot: ArcSwap<Snapshot>,
@@ -36,6 +38,8 @@ pub(crate) struct Shared {
     /// The newest generation that an API refused.
     pub(crate) refused: AtomicU64,
     pub(crate) closed: AtomicBool,
+    /// Set under the flight's slot, as is what it ends: the session of this source.
+    pub(crate) signed_out: AtomicBool,
     /// Locked under the flight's slot only.
     pub(crate) refusals: Mutex<Refusals>,
     pub(crate) book: Mutex<Book>,
@@ -157,6 +161,7 @@ impl Shared {
             clock,
             refused: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            signed_out: AtomicBool::new(false),
             refusals: Mutex::default(),
             book: Mutex::new(book),
             changed: Arc::default(),
@@ -250,6 +255,10 @@ impl Shared {
 
     /// Finds what is wanted, joins the fetch under way, or starts one. `ahead`: a token that is due is not enough.
     pub(crate) fn board_at(self: &Arc<Self>, want: Want, now: Moment, ahead: bool) -> Result<Boarded, Error> {
+        if self.signed_out.load(Ordering::SeqCst) {
+            // Also where a fetch is under way: its token will not be used.
+            return Ok(Boarded::Failed(Error::signed_out()));
+        }
         let saving = if self.book().on_rotation.is_some() { SAVE_DEADLINE } else { Duration::ZERO };
         let overdue = now.mono + self.settings.fetch_deadline() + saving + GRACE;
         let mut found = None;
@@ -263,6 +272,8 @@ impl Shared {
             };
             found = if let Some((held, _)) = held.filter(enough) {
                 Some(Boarded::Have(held.token.clone()))
+            } else if self.signed_out.load(Ordering::SeqCst) {
+                Some(Boarded::Failed(Error::signed_out()))
             } else if self.closed.load(Ordering::SeqCst) {
                 Some(Boarded::Failed(Error::closed()))
             } else if let Some(failure) = snapshot.pausing(now).filter(|_| !matches!(want, Want::Fetched)) {
@@ -305,6 +316,17 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.changed.notify_waiters();
+    }
+}
+
+// === impl Book ===
+
+impl Book {
+    /// Puts another source in the place of this one, of which nothing is left; returns the old one, to be dropped outside
+    /// the lock.
+    pub(crate) fn forget(&mut self, source: Arc<dyn DynSource>) -> Arc<dyn DynSource> {
+        (self.newest, self.saved, self.not_saved) = (None, None, None);
+        mem::replace(&mut self.source, source)
     }
 }
 

@@ -5,9 +5,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::secret::Secret;
 use crate::source::FetchContext;
 use crate::source::endpoint::Answer;
-use crate::token::{MAX_LIFETIME, Secret, Token};
+use crate::token::{MAX_LIFETIME, Token};
 
 /// A token from the answer's member, with a lifetime from another.
 pub(crate) fn token(
@@ -41,18 +42,18 @@ pub(crate) fn replaced_secrets(context: &FetchContext) -> impl Iterator<Item = S
 /// | more than 100 years | 100 years |
 /// | missing, null, or nothing that is a number | the default lifetime |
 pub(crate) fn lifetime(expires_in: Option<&Value>, default: Duration) -> Duration {
-    let seconds = match expires_in {
-        Some(Value::Number(number)) => number.as_f64(),
-        Some(Value::String(text)) => text.trim().parse().ok(),
+    expires_in.and_then(seconds).unwrap_or(default)
+}
+
+/// A number of seconds, in whatever form it comes.
+pub(crate) fn seconds(value: &Value) -> Option<Duration> {
+    let seconds: f64 = match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
         _ => None,
-    };
-    match seconds {
-        Some(seconds) if seconds.is_finite() => {
-            // Cut first: a `Duration` cannot hold every number.
-            Duration::from_secs_f64(seconds.clamp(0.0, MAX_LIFETIME.as_secs_f64()))
-        }
-        _ => default,
-    }
+    }?;
+    // Cut first: a `Duration` cannot hold every number.
+    seconds.is_finite().then(|| Duration::from_secs_f64(seconds.clamp(0.0, MAX_LIFETIME.as_secs_f64())))
 }
 
 /// A setting of the sources: what is taken where the issuer names no lifetime.

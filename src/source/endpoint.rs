@@ -1,4 +1,4 @@
-//! One POST through any tower service: bounded, and with no trust in the answer.
+//! One call through any tower service: bounded, and with no trust in the answer.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,9 +18,13 @@ use tower::{BoxError, Service};
 use crate::clock::Clock;
 use crate::error::{Answered, Error};
 use crate::origin;
-use crate::token::Secret;
+use crate::secret::Secret;
+use crate::source::issuer::Issuer;
 
 mod words;
+
+#[cfg(feature = "authorization-code")]
+pub(crate) use words::clean;
 
 /// Any tower HTTP client, for calls to a token endpoint.
 ///
@@ -39,14 +43,26 @@ pub trait HttpClient<B>: Clone + Send + 'static {
     fn exchange(self, request: Request<Bytes>) -> impl Future<Output = Result<Response<Bytes>, BoxError>> + Send;
 }
 
-/// The address of a token endpoint and the way there.
+/// The address of an endpoint and the way there.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     http: Arc<dyn Exchange>,
-    uri: Uri,
-    /// The address as errors show it: without query.
-    name: Arc<str>,
+    place: Place,
     headers: HeaderMap,
+}
+
+#[derive(Clone)]
+enum Place {
+    At(Address),
+    /// Where the issuer's metadata has it, under this name.
+    Of(Issuer, &'static str),
+}
+
+#[derive(Clone)]
+pub(crate) struct Address {
+    uri: Uri,
+    /// As errors show it: without query.
+    name: Arc<str>,
 }
 
 /// What a token endpoint answered.
@@ -60,12 +76,14 @@ pub(crate) struct Answer {
 }
 
 /// A client behind a pointer, whatever its types. The lock makes a service that is not `Sync` shareable.
-trait Exchange: Send + Sync {
+pub(crate) trait Exchange: Send + Sync {
     fn exchange(&self, request: Request<Bytes>) -> Exchanging;
 }
-type Exchanging = Pin<Box<dyn Future<Output = Result<Response<Bytes>, BoxError>> + Send>>;
+pub(crate) type Exchanging = Pin<Box<dyn Future<Output = Result<Response<Bytes>, BoxError>> + Send>>;
 struct Shareable<S, B>(Mutex<S>, PhantomData<fn(B)>);
 
+/// How long a call outside a fetch waits for its answer.
+const CALL_DEADLINE: Duration = Duration::from_secs(30);
 /// No token answer is longer.
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
@@ -96,23 +114,43 @@ impl<S: HttpClient<B>, B: 'static> Exchange for Shareable<S, B> {
     }
 }
 
+/// Any client, behind a pointer.
+pub(crate) fn shareable<B: 'static>(http: impl HttpClient<B>) -> Arc<dyn Exchange> {
+    Arc::new(Shareable(Mutex::new(http), PhantomData))
+}
+
 // === impl Endpoint ===
 
 impl Endpoint {
     pub(crate) fn new<B: 'static>(http: impl HttpClient<B>, field: &'static str, url: &str) -> Result<Self, Error> {
-        let http = Arc::new(Shareable(Mutex::new(http), PhantomData));
-        Self::over(http, field, url)
+        Ok(Self { http: shareable(http), place: Place::At(Address::new(field, url)?), headers: HeaderMap::new() })
+    }
+
+    /// The one that an issuer's metadata has under this name.
+    pub(crate) fn of(issuer: &Issuer, name: &'static str) -> Self {
+        Self { http: issuer.http(), place: Place::Of(issuer.clone(), name), headers: HeaderMap::new() }
     }
 
     /// The same way to another address.
     pub(crate) fn at(&self, field: &'static str, url: &str) -> Result<Self, Error> {
-        Ok(Self { headers: self.headers.clone(), ..Self::over(Arc::clone(&self.http), field, url)? })
+        Ok(Self { place: Place::At(Address::new(field, url)?), ..self.clone() })
     }
 
-    fn over(http: Arc<dyn Exchange>, field: &'static str, url: &str) -> Result<Self, Error> {
-        let uri = origin::endpoint(field, url)?;
-        let name = url.split(['?', '#']).next().unwrap_or_default().into();
-        Ok(Self { http, uri, name, headers: HeaderMap::new() })
+    /// Where it is; asks the issuer where it was not asked yet.
+    pub(crate) async fn address(&self) -> Result<Address, Error> {
+        match &self.place {
+            Place::At(address) => Ok(address.clone()),
+            Place::Of(issuer, name) => issuer.endpoint(name).await,
+        }
+    }
+
+    /// Who answers here: the issuer where it is known, else the endpoint. Whom an assertion is meant for (RFC 7523
+    /// section 3).
+    pub(crate) fn name(&self) -> &str {
+        match &self.place {
+            Place::At(address) => &address.name,
+            Place::Of(issuer, _) => issuer.id(),
+        }
     }
 
     /// Adds a header to every call, in the place of an earlier one of that name. It may hold a secret.
@@ -124,18 +162,25 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Adds a header that may be seen; an empty one takes an earlier one back.
-    pub(crate) fn plain_header(&mut self, field: &'static str, name: &'static str, value: &str) -> Result<(), Error> {
-        if value.is_empty() {
-            self.headers.remove(name);
-        } else {
-            self.headers.insert(name, header_value(field, value)?);
+    /// Adds a header that may be seen; none takes an earlier one back.
+    pub(crate) fn plain_header(&mut self, name: &'static str, value: Option<HeaderValue>) {
+        match value {
+            Some(value) => drop(self.headers.insert(name, value)),
+            None => drop(self.headers.remove(name)),
         }
-        Ok(())
     }
 
-    pub(crate) fn name(&self) -> Arc<str> {
-        Arc::clone(&self.name)
+    /// One POST outside a fetch, with a deadline of its own, and no secret in it.
+    pub(crate) async fn call(&self, content_type: &'static str, body: Bytes) -> Result<Answer, Error> {
+        self.in_time(self.post(content_type, None, body, Vec::new())).await
+    }
+
+    /// Waits for an answer as long as a login or a revocation waits.
+    pub(crate) async fn in_time(&self, call: impl Future<Output = Result<Answer, Error>>) -> Result<Answer, Error> {
+        match tokio::time::timeout(CALL_DEADLINE, call).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Error::silent(self.name().into(), CALL_DEADLINE)),
+        }
     }
 
     /// One POST. The status is not judged; a redirect is an answer like any other. `secrets` and the headers' values
@@ -147,19 +192,51 @@ impl Endpoint {
         body: Bytes,
         mut secrets: Vec<Secret>,
     ) -> Result<Answer, Error> {
+        let address = self.address().await?;
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.uri.clone();
         let headers = request.headers_mut();
         *headers = self.headers.clone();
-        headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
         headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static(content_type));
         if let Some(mut value) = authorization {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
         secrets.extend(headers.values().filter_map(credentials));
-        let response = self.http.exchange(request).await.map_err(|error| {
+        address.ask(&*self.http, request, secrets).await
+    }
+}
+
+// === impl Address ===
+
+impl Address {
+    pub(crate) fn new(field: &'static str, url: &str) -> Result<Self, Error> {
+        let uri = origin::endpoint(field, url)?;
+        Ok(Self { uri, name: url.split(['?', '#']).next().unwrap_or_default().into() })
+    }
+
+    pub(crate) fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
+    /// The address with this query behind the one it has.
+    #[cfg(feature = "authorization-code")]
+    pub(crate) fn with_query(&self, query: &str) -> String {
+        let url = self.uri.to_string();
+        let joint = if self.uri.query().is_some() { '&' } else { '?' };
+        format!("{url}{joint}{query}")
+    }
+
+    /// One exchange with it.
+    pub(crate) async fn ask(
+        &self,
+        http: &dyn Exchange,
+        mut request: Request<Bytes>,
+        secrets: Vec<Secret>,
+    ) -> Result<Answer, Error> {
+        *request.uri_mut() = self.uri.clone();
+        request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
+        let response = http.exchange(request).await.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 Error::unusable(Some(self.name()), "it is longer than 1 MiB, which no token answer is")
             } else {
@@ -179,7 +256,10 @@ impl Endpoint {
 /// Headers may hold secrets of the user.
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Endpoint").field(&self.name).finish()
+        match &self.place {
+            Place::At(address) => f.debug_tuple("Endpoint").field(&address.name).finish(),
+            Place::Of(issuer, name) => f.debug_tuple("Endpoint").field(issuer).field(name).finish(),
+        }
     }
 }
 
@@ -224,7 +304,7 @@ pub(crate) fn below(field: &'static str, base: &str, path: &str) -> Result<Strin
     Ok(format!("{}/{path}", base.trim_end_matches('/')))
 }
 
-fn header_value(field: &'static str, value: &str) -> Result<HeaderValue, Error> {
+pub(crate) fn header_value(field: &'static str, value: &str) -> Result<HeaderValue, Error> {
     HeaderValue::try_from(value)
         .map_err(|_| Error::invalid(field, "it holds a character that no header may carry, such as a line break"))
 }

@@ -5,14 +5,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::secret::Secret;
 use crate::source::endpoint::{Answer, Endpoint, HttpClient};
+use crate::source::secret::{SecretSource, Supply};
 use crate::source::{FetchContext, TokenSource, answer};
-use crate::token::{DEFAULT_LIFETIME, Secret, Token};
+use crate::token::{DEFAULT_LIFETIME, Token};
 
 /// A login that is no OAuth 2: one POST with a JSON body, answered with JSON.
 ///
@@ -32,9 +33,9 @@ use crate::token::{DEFAULT_LIFETIME, Secret, Token};
 /// ```
 pub struct JsonLogin {
     endpoint: Endpoint,
-    body: Secret,
-    /// What the issuer's words must not repeat: every text in the body, and its longer numbers.
-    secrets: Vec<Secret>,
+    body: Value,
+    /// What is put into the body at each fetch, and where.
+    supplied: Vec<(String, Supply)>,
     token_at: String,
     lifetime_at: String,
     default_lifetime: Duration,
@@ -80,17 +81,46 @@ impl JsonLogin {
     }
 
     pub(crate) fn over(endpoint: Endpoint, body: Value) -> Self {
-        let mut secrets = Vec::new();
-        texts(&body, &mut secrets);
         Self {
             endpoint,
-            body: body.to_string().into(),
-            secrets,
+            body,
+            supplied: Vec::new(),
             token_at: "/access_token".into(),
             lifetime_at: "/expires_in".into(),
             default_lifetime: DEFAULT_LIFETIME,
             judge: Arc::new(by_status),
         }
+    }
+
+    /// A secret in the body that is asked for at each fetch: it takes the place of what the body has at this JSON pointer
+    /// (RFC 6901).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), tower_bearer::Error> {
+    /// # use http_body_util::Full; use bytes::Bytes;
+    /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+    /// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    /// use serde_json::json;
+    /// use tower_bearer::json::JsonLogin;
+    ///
+    /// let login = JsonLogin::new(http, "https://api.example.com/login", json!({ "user": "me", "key": "" }))?
+    ///     .secret_at("/key", async || tokio::fs::read_to_string("/run/secrets/key").await)?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// Not a JSON pointer, or one to nowhere in the body; an empty secret.
+    pub fn secret_at<M>(self, pointer: impl Into<String>, secret: impl SecretSource<M>) -> Result<Self, Error> {
+        let pointer = checked("secret_at", pointer)?;
+        if self.body.pointer(&pointer).is_none() {
+            return Err(Error::invalid("secret_at", format!("the body has nothing at {pointer}")));
+        }
+        Ok(self.supplied_at(pointer, Supply::checked("secret", secret)?))
+    }
+
+    pub(crate) fn supplied_at(mut self, pointer: impl Into<String>, supply: Supply) -> Self {
+        self.supplied.push((pointer.into(), supply));
+        self
     }
 
     /// Where in the answer the token lies: a JSON pointer (RFC 6901).
@@ -158,9 +188,15 @@ impl JsonLogin {
 
 impl TokenSource for JsonLogin {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
-        let body = Bytes::copy_from_slice(self.body.expose().as_bytes());
-        let secrets = self.secrets.iter().cloned().chain(answer::replaced_secrets(&context)).collect();
-        self.read(self.endpoint.post("application/json", None, body, secrets).await?)
+        let mut body = self.body.clone();
+        for (pointer, supply) in &self.supplied {
+            let secret = supply.get("secret").await?;
+            *body.pointer_mut(pointer).expect("looked for before") = secret.expose().into();
+        }
+        // What the issuer's words must not repeat: every text in the body, and its longer numbers.
+        let mut secrets = answer::replaced_secrets(&context).collect();
+        texts(&body, &mut secrets);
+        self.read(self.endpoint.post("application/json", None, body.to_string().into(), secrets).await?)
     }
 }
 

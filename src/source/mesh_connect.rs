@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::error::Error;
 use crate::source::endpoint::{self, Endpoint, HttpClient};
 use crate::source::json::{JsonLogin, Verdict};
+use crate::source::secret::{SecretSource, Supply};
 use crate::source::{FetchContext, TokenSource, filled};
 use crate::token::Token;
 
@@ -37,11 +38,16 @@ impl MeshConnect {
     ///
     /// # Errors
     /// An empty client id or secret.
-    pub fn new<B: 'static>(http: impl HttpClient<B>, client_id: &str, client_secret: &str) -> Result<Self, Error> {
+    pub fn new<B: 'static, M>(
+        http: impl HttpClient<B>,
+        client_id: &str,
+        client_secret: impl SecretSource<M>,
+    ) -> Result<Self, Error> {
         filled("client_id", client_id)?;
-        filled("client_secret", client_secret)?;
+        let client_secret = Supply::checked("client_secret", client_secret)?;
         let endpoint = Endpoint::new(http, "base", &token_url("https://admin-api.meshconnect.com")?)?;
-        let login = JsonLogin::over(endpoint, json!({ "clientId": client_id, "clientSecret": client_secret }))
+        let login = JsonLogin::over(endpoint, json!({ "clientId": client_id, "clientSecret": null }))
+            .supplied_at("/clientSecret", client_secret)
             .token_at(ID_TOKEN)?
             .lifetime_at("/content/expires_in")?
             .judge(judge);

@@ -1,20 +1,51 @@
-//! OAuth 2 grants (RFC 6749): client credentials, password, refresh token.
+//! OAuth 2: the grants of RFC 6749, and those that came after it.
 //!
-//! Each grant is a source of its own; what they share (the token endpoint, the client's authentication, the reading of
-//! answers) is in `oauth2/client.rs`.
-
-use std::time::Duration;
+//! | type | for | defined in |
+//! |---|---|---|
+//! | [`ClientCredentials`] | a service that acts for itself | RFC 6749 section 4.4 |
+//! | [`Password`] | servers that still ask for user name and password | RFC 6749 section 4.3 |
+//! | [`RefreshToken`] | a session that was saved, or that a login began | RFC 6749 section 6 |
+//! | [`TokenExchange`] | a token for another token | RFC 8693 |
+//! | [`JwtBearer`] | a token for an assertion | RFC 7523 section 2.1 |
+//! | [`DeviceCode`] | a login on another device: an async function, then a [`RefreshToken`] | RFC 8628 |
+//! | `AuthorizationCode` | a login in a browser, with PKCE: the same | RFC 6749 section 4.1, RFC 7636 |
+//!
+//! Each grant is made with [`new`](ClientCredentials::new) from the address of the token endpoint, or with
+//! [`at`](ClientCredentials::at) from an [`Issuer`] whose metadata says where that is. [`ClientAuth`] is how the client
+//! authenticates, [`Revocation`] how a token is ended.
 
 use crate::error::Error;
+#[cfg(any(feature = "jwt", feature = "authorization-code"))]
+use crate::secret::Secret;
 use crate::source::endpoint::{Endpoint, HttpClient};
-use crate::source::oauth2::client::ends_session;
-use crate::source::{FetchContext, TokenSource, answer, filled};
-use crate::token::{Secret, Token};
+use crate::source::oauth2::settings::{client_auth, client_settings};
+use crate::source::secret::{SecretSource, Supply};
+use crate::source::{FetchContext, TokenSource, filled};
+use crate::token::Token;
 
+mod assertion;
+mod auth;
+#[cfg(feature = "authorization-code")]
+mod authorization_code;
 mod client;
+mod device;
+#[cfg(feature = "jwt")]
+mod jwt;
+mod refresh;
+mod revocation;
+mod settings;
 
+pub use crate::source::issuer::Issuer;
+pub use assertion::{JwtBearer, TokenExchange};
+pub use auth::ClientAuth;
+#[cfg(feature = "authorization-code")]
+pub use authorization_code::{AuthorizationCode, AuthorizationRequest};
 pub(crate) use client::Client;
-pub use client::ClientAuth;
+pub use device::{DeviceAuthorization, DeviceCode};
+#[cfg(feature = "jwt")]
+pub use jwt::{Algorithm, Assertion, SigningKey};
+pub use refresh::RefreshToken;
+pub use revocation::Revocation;
 
 /// The client credentials grant (RFC 6749 section 4.4): a service that acts for itself.
 ///
@@ -42,85 +73,20 @@ pub struct ClientCredentials {
 pub struct Password {
     client: Client,
     username: String,
-    password: Secret,
+    password: Supply,
 }
 
-/// The refresh token grant (RFC 6749 section 6), from a refresh token that was saved or came from a login.
-///
-/// A rotated refresh token takes the place of the old; [`TokenCache::on_rotation`](crate::TokenCache::on_rotation) hands
-/// it out for saving. Where it is denied there is nothing to fall back to: the error
-/// [says so](crate::Error::is_denied), and a new login goes into
-/// [`TokenCache::set_source`](crate::TokenCache::set_source).
-#[derive(Debug)]
-pub struct RefreshToken {
-    client: Client,
-    refresh_token: Secret,
-}
+const TOKEN_ENDPOINT: &str = "token_endpoint";
 
-/// The settings the grants share, written once.
-macro_rules! client_settings {
-    ($($grant:ty),*) => {$(
-        impl $grant {
-            /// The scope to ask for: words separated by spaces (RFC 6749 section 3.3). Not sent with a refresh token,
-            /// which keeps the scope it was given.
-            #[must_use]
-            pub fn scope(mut self, scope: impl Into<String>) -> Self {
-                self.client.scope = Some(scope.into());
-                self
-            }
-
-            /// How the client's secret is sent. Default: [`ClientAuth::Basic`].
-            #[must_use]
-            pub fn client_auth(mut self, auth: ClientAuth) -> Self {
-                self.client.auth = auth;
-                self
-            }
-
-            /// Adds a header to every token call.
-            ///
-            /// # Errors
-            /// A name or value that no header may carry.
-            pub fn header(mut self, name: &str, value: &str) -> Result<Self, Error> {
-                self.client.endpoint.header("header", name, value)?;
-                Ok(self)
-            }
-
-            /// The lifetime of a token whose answer names none. Default: [`DEFAULT_LIFETIME`](crate::DEFAULT_LIFETIME).
-            ///
-            /// # Errors
-            /// Zero.
-            pub fn default_lifetime(mut self, lifetime: Duration) -> Result<Self, Error> {
-                self.client.default_lifetime = answer::default_lifetime(lifetime)?;
-                Ok(self)
-            }
-        }
-    )*};
-}
-
-client_settings!(ClientCredentials, Password, RefreshToken);
-
-/// The settings of grants that public clients use too.
-macro_rules! confidential {
-    ($($grant:ty),*) => {$(
-        impl $grant {
-            /// The client's secret, for a confidential client. Without one, the client id goes into the body.
-            ///
-            /// # Errors
-            /// An empty secret.
-            pub fn client_secret(mut self, secret: impl Into<Secret>) -> Result<Self, Error> {
-                self.client.client_secret = Some(self::secret("client_secret", secret)?);
-                Ok(self)
-            }
-        }
-    )*};
-}
-
-confidential!(Password, RefreshToken);
+client_settings!(ClientCredentials);
+client_settings!(Password);
+client_auth!(Password);
 
 // === impl ClientCredentials ===
 
 impl ClientCredentials {
-    /// A confidential client at this token endpoint.
+    /// A confidential client at this token endpoint. A text for `auth` is the client's secret, sent in the Basic header;
+    /// [`ClientAuth`] has the other ways.
     ///
     /// `http` carries the token calls: any tower HTTP client, the same that carries the requests or another.
     ///
@@ -130,17 +96,27 @@ impl ClientCredentials {
         http: impl HttpClient<B>,
         token_url: &str,
         client_id: impl Into<String>,
-        client_secret: impl Into<Secret>,
+        auth: impl Into<ClientAuth>,
     ) -> Result<Self, Error> {
-        let mut client = Client::new(Endpoint::new(http, "token_url", token_url)?, client_id)?;
-        client.client_secret = Some(secret("client_secret", client_secret)?);
-        Ok(Self { client })
+        Self::of(Endpoint::new(http, "token_url", token_url)?, client_id, auth)
+    }
+
+    /// The same at an issuer, whose metadata says where its token endpoint is.
+    ///
+    /// # Errors
+    /// An empty client id or secret.
+    pub fn at(issuer: &Issuer, client_id: impl Into<String>, auth: impl Into<ClientAuth>) -> Result<Self, Error> {
+        Self::of(Endpoint::of(issuer, TOKEN_ENDPOINT), client_id, auth)
+    }
+
+    fn of(endpoint: Endpoint, client_id: impl Into<String>, auth: impl Into<ClientAuth>) -> Result<Self, Error> {
+        Ok(Self { client: Client::new(endpoint, client_id)?.with_auth(auth)? })
     }
 }
 
 impl TokenSource for ClientCredentials {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
-        self.client.grant(&context, &[("grant_type", "client_credentials")]).await
+        self.client.grant(&context, &[("grant_type", "client_credentials")], &[]).await
     }
 }
 
@@ -148,74 +124,63 @@ impl TokenSource for ClientCredentials {
 
 impl Password {
     /// A user of a public client at this token endpoint; a confidential one adds
-    /// [`client_secret`](Password::client_secret).
+    /// [`client_auth`](Password::client_auth).
     ///
     /// # Errors
     /// A URL that is none, or is plain `http://` beyond loopback; an empty client id, user name or password.
-    pub fn new<B: 'static>(
+    pub fn new<B: 'static, M>(
         http: impl HttpClient<B>,
         token_url: &str,
         client_id: impl Into<String>,
         username: impl Into<String>,
-        password: impl Into<Secret>,
+        password: impl SecretSource<M>,
     ) -> Result<Self, Error> {
         Self::of(Client::new(Endpoint::new(http, "token_url", token_url)?, client_id)?, username, password)
     }
 
-    pub(crate) fn of(client: Client, username: impl Into<String>, password: impl Into<Secret>) -> Result<Self, Error> {
+    /// The same at an issuer, whose metadata says where its token endpoint is.
+    ///
+    /// # Errors
+    /// An empty client id, user name or password.
+    pub fn at<M>(
+        issuer: &Issuer,
+        client_id: impl Into<String>,
+        username: impl Into<String>,
+        password: impl SecretSource<M>,
+    ) -> Result<Self, Error> {
+        Self::of(Client::new(Endpoint::of(issuer, TOKEN_ENDPOINT), client_id)?, username, password)
+    }
+
+    pub(crate) fn of<M>(
+        client: Client,
+        username: impl Into<String>,
+        password: impl SecretSource<M>,
+    ) -> Result<Self, Error> {
         let username = username.into();
         filled("username", &username)?;
-        let password = secret("password", password)?;
+        let password = Supply::checked("password", password)?;
         Ok(Self { client: client.knowing(&password), username, password })
     }
 }
 
 impl TokenSource for Password {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
-        if let Some(refresh_token) = context.refresh_token() {
-            match self.client.refresh(&context, &refresh_token).await {
-                Err(error) if ends_session(&error) => {}
-                other => return other,
-            }
-        }
-        let password = self.password.expose();
-        let form = [("grant_type", "password"), ("username", &*self.username), ("password", password)];
-        self.client.grant(&context, &form).await
+        self.client
+            .renew(&context, async {
+                let form = [("grant_type", "password"), ("username", &*self.username)];
+                let password = self.password.get("password").await?;
+                self.client.grant(&context, &form, &[("password", password)]).await
+            })
+            .await
     }
 }
 
-// === impl RefreshToken ===
+/// 32 bytes from the operating system, base64url: a `jti`, a state, a code verifier (RFC 7636 section 4.1).
+#[cfg(any(feature = "jwt", feature = "authorization-code"))]
+fn random() -> Secret {
+    use base64::Engine;
 
-impl RefreshToken {
-    /// A session of a public client at this token endpoint, from its refresh token; a confidential client adds
-    /// [`client_secret`](RefreshToken::client_secret).
-    ///
-    /// # Errors
-    /// A URL that is none, or is plain `http://` beyond loopback; an empty client id or refresh token.
-    pub fn new<B: 'static>(
-        http: impl HttpClient<B>,
-        token_url: &str,
-        client_id: impl Into<String>,
-        refresh_token: impl Into<Secret>,
-    ) -> Result<Self, Error> {
-        Self::of(Client::new(Endpoint::new(http, "token_url", token_url)?, client_id)?, refresh_token)
-    }
-
-    pub(crate) fn of(client: Client, refresh_token: impl Into<Secret>) -> Result<Self, Error> {
-        let refresh_token = secret("refresh_token", refresh_token)?;
-        Ok(Self { client: client.knowing(&refresh_token).without_login(), refresh_token })
-    }
-}
-
-impl TokenSource for RefreshToken {
-    async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
-        let refresh_token = context.refresh_token().unwrap_or_else(|| self.refresh_token.clone());
-        self.client.refresh(&context, &refresh_token).await
-    }
-}
-
-fn secret(field: &'static str, secret: impl Into<Secret>) -> Result<Secret, Error> {
-    let secret = secret.into();
-    filled(field, secret.expose())?;
-    Ok(secret)
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).expect("the operating system has random numbers");
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes).into()
 }

@@ -2,9 +2,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use http::HeaderMap;
 
+use crate::secret::Secret;
 use crate::source::endpoint::words::{LONGEST_TEXT, clean};
 use crate::source::endpoint::{below, retry_after};
-use crate::token::Secret;
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 

@@ -1,13 +1,13 @@
 //! The issuer's words, as far as they can be repeated: known secrets replaced, control characters gone, bounded.
 
-use crate::token::Secret;
+use crate::secret::Secret;
 
 /// How much of an issuer's text an error repeats, in characters.
 pub(super) const LONGEST_TEXT: usize = 256;
 /// Of a secret that the end of the text cuts off, so much counts as the secret, in characters.
 const CUT_OFF: usize = 4;
 
-pub(super) fn clean(text: &str, secrets: &[Secret]) -> String {
+pub(crate) fn clean(text: &str, secrets: &[Secret]) -> String {
     const REDACTED: &str = "[redacted]";
     let (mut clean, mut room, mut rest) = (String::new(), LONGEST_TEXT, text);
     // The bound counts what is written and not what is read: it can cut no secret in two.

@@ -3,41 +3,32 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use serde_json::{Map, Value};
 
+use crate::clock::{self, Clock};
 use crate::error::Error;
+use crate::secret::Secret;
 use crate::source::endpoint::{Answer, Endpoint};
+use crate::source::oauth2::auth::ClientAuth;
+use crate::source::secret::Supply;
 use crate::source::{FetchContext, answer, filled};
-use crate::token::{DEFAULT_LIFETIME, Secret, Token};
-
-/// How the client shows its secret to the token endpoint (RFC 6749 section 2.3.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ClientAuth {
-    /// In the `Authorization: Basic` header, form-urlencoded first: what every server must support
-    /// (`client_secret_basic`).
-    #[default]
-    Basic,
-    /// In the body, for servers that do not (`client_secret_post`).
-    Body,
-}
+use crate::token::{DEFAULT_LIFETIME, Token};
 
 /// A client of a token endpoint.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     pub(super) endpoint: Endpoint,
-    client_id: String,
-    pub(super) client_secret: Option<Secret>,
-    pub(super) auth: ClientAuth,
-    pub(super) scope: Option<String>,
-    pub(super) default_lifetime: Duration,
+    id: Option<String>,
+    auth: ClientAuth,
+    scope: Option<String>,
+    /// Sent with every call, beside what the grant says: resources, audiences, what a server asks for.
+    parameters: Vec<(String, String)>,
+    default_lifetime: Duration,
     /// Whether a 400 denies the credentials whatever its body says (unless that is a page of some gateway): for
     /// providers that document the status and not the body.
     bad_request_denies: bool,
-    /// What no error repeats, beside the client's secret and the token to be replaced.
+    /// What no error repeats, beside what a call carries and the token to be replaced.
     secrets: Vec<Secret>,
     /// Whether a denied refresh token is the end, for want of a login.
     has_no_login: bool,
@@ -46,25 +37,70 @@ pub(crate) struct Client {
 /// Parameters by name.
 type Form<'a> = [(&'a str, &'a str)];
 
+/// Of the time for a fetch, how much a refresh waits for an answer before it asks again.
+const PATIENCE: f64 = 2.0 / 3.0;
 const INVALID_CLIENT: &str = "invalid_client";
+/// What the grants and settings send by themselves.
+const RESERVED: [&str; 19] = [
+    "grant_type",
+    "client_id",
+    "client_secret",
+    "client_assertion",
+    "client_assertion_type",
+    "scope",
+    "username",
+    "password",
+    "refresh_token",
+    "assertion",
+    "subject_token",
+    "subject_token_type",
+    "actor_token",
+    "actor_token_type",
+    "requested_token_type",
+    "code",
+    "code_verifier",
+    "redirect_uri",
+    "device_code",
+];
 
 // === impl Client ===
 
 impl Client {
-    pub(crate) fn new(endpoint: Endpoint, client_id: impl Into<String>) -> Result<Self, Error> {
-        let client_id = client_id.into();
-        filled("client_id", &client_id)?;
-        Ok(Self {
+    /// A public client.
+    pub(crate) fn new(endpoint: Endpoint, id: impl Into<String>) -> Result<Self, Error> {
+        Self::anonymous(endpoint).with_id(id, ClientAuth::none())
+    }
+
+    /// Nobody in particular: for grants that say all by themselves.
+    pub(super) fn anonymous(endpoint: Endpoint) -> Self {
+        Self {
             endpoint,
-            client_id,
-            client_secret: None,
-            auth: ClientAuth::Basic,
+            id: None,
+            auth: ClientAuth::none(),
             scope: None,
+            parameters: Vec::new(),
             default_lifetime: DEFAULT_LIFETIME,
             bad_request_denies: false,
             secrets: Vec::new(),
             has_no_login: false,
-        })
+        }
+    }
+
+    pub(super) fn with_id(self, id: impl Into<String>, auth: impl Into<ClientAuth>) -> Result<Self, Error> {
+        let id = id.into();
+        filled("client_id", &id)?;
+        Self { id: Some(id), ..self }.with_auth(auth)
+    }
+
+    pub(super) fn with_auth(self, auth: impl Into<ClientAuth>) -> Result<Self, Error> {
+        let auth = auth.into();
+        auth.check()?;
+        Ok(Self { auth, ..self })
+    }
+
+    #[cfg(feature = "authorization-code")]
+    pub(super) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
     }
 
     /// For a provider whose 400 denies whatever its body says.
@@ -73,8 +109,8 @@ impl Client {
     }
 
     /// For a session that begins with this secret.
-    pub(super) fn knowing(mut self, secret: &Secret) -> Self {
-        self.secrets.push(secret.clone());
+    pub(super) fn knowing(mut self, supply: &Supply) -> Self {
+        self.secrets.extend(supply.value().cloned());
         self
     }
 
@@ -83,55 +119,150 @@ impl Client {
         Self { has_no_login: true, ..self }
     }
 
-    pub(crate) fn with_scope(self, scope: String) -> Self {
-        Self { scope: Some(scope), ..self }
+    pub(crate) fn with_scope(self, scope: impl Into<String>) -> Self {
+        Self { scope: Some(scope.into()), ..self }
     }
 
-    /// Asks with the refresh token. An answer that was lost is asked for again at once, with the same refresh token:
-    /// the server may have rotated it already, and most give the pair once more. An answer without a refresh token
-    /// leaves the old one valid (RFC 6749 section 6).
+    pub(super) fn with_audience(mut self, audience: impl Into<String>) -> Self {
+        self.parameters.push(("audience".to_owned(), audience.into()));
+        self
+    }
+
+    pub(super) fn with_header(mut self, name: &str, value: &str) -> Result<Self, Error> {
+        self.endpoint.header("header", name, value)?;
+        Ok(self)
+    }
+
+    pub(super) fn with_default_lifetime(self, lifetime: Duration) -> Result<Self, Error> {
+        Ok(Self { default_lifetime: answer::default_lifetime(lifetime)?, ..self })
+    }
+
+    pub(super) fn with_parameter(mut self, name: &str, value: impl Into<String>) -> Result<Self, Error> {
+        if RESERVED.contains(&name) {
+            return Err(Error::invalid("parameter", format!("{name} is sent by the grant or by a setting of its own")));
+        }
+        filled("parameter", name)?;
+        self.parameters.push((name.to_owned(), value.into()));
+        Ok(self)
+    }
+
+    /// RFC 8707 section 2: an absolute URI without a fragment.
+    pub(super) fn with_resource(self, resource: &str) -> Result<Self, Error> {
+        let scheme = resource.split_once(':').map(|(scheme, _)| scheme).unwrap_or_default();
+        if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || resource.contains(['#', ' ']) {
+            return Err(Error::invalid("resource", "not an absolute URI without a fragment"));
+        }
+        self.with_parameter("resource", resource)
+    }
+
+    /// Asks with the refresh token. An answer that was lost, or is long in coming, is asked for again at once, with the
+    /// same refresh token: the server may have rotated it already, and most give the pair once more. An answer without a
+    /// refresh token leaves the old one valid (RFC 6749 section 6).
     pub(super) async fn refresh(&self, context: &FetchContext, refresh_token: &Secret) -> Result<Token, Error> {
         let form = [("grant_type", "refresh_token"), ("refresh_token", refresh_token.expose())];
-        let mut answer = self.ask(context, &form, false).await;
+        let patience = context.deadline().mul_f64(PATIENCE);
+        let mut answer = match tokio::time::timeout(patience, self.ask(context, &form, &[], false)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Error::silent(self.endpoint.name().into(), patience)),
+        };
         if answer.as_ref().is_err_and(Error::is_ambiguous) {
-            answer = self.ask(context, &form, false).await;
+            answer = self.ask(context, &form, &[], false).await;
         }
         let token = self.read(answer?)?;
         Ok(if token.refresh_token().is_some() { token } else { token.with_refresh_token(refresh_token.clone()) })
     }
 
-    /// Asks with a grant of its own.
-    pub(super) async fn grant(&self, context: &FetchContext, form: &Form<'_>) -> Result<Token, Error> {
-        self.read(self.ask(context, form, true).await?)
-    }
-
-    async fn ask(&self, context: &FetchContext, form: &Form<'_>, scoped: bool) -> Result<Answer, Error> {
-        let (authorization, body) = self.request(form, scoped);
-        let known = self.secrets.iter().chain(&self.client_secret).cloned();
-        let secrets = known.chain(answer::replaced_secrets(context)).collect();
-        self.endpoint.post("application/x-www-form-urlencoded", authorization, body.into(), secrets).await
-    }
-
-    /// The form, and the header where the client authenticates there.
-    fn request(&self, form: &Form<'_>, scoped: bool) -> (Option<HeaderValue>, String) {
-        let mut body = form_urlencoded::Serializer::new(String::new());
-        body.extend_pairs(form);
-        if let Some(scope) = self.scope.as_ref().filter(|scope| scoped && !scope.is_empty()) {
-            body.append_pair("scope", scope);
-        }
-        let authorization = match (&self.client_secret, self.auth) {
-            (Some(secret), ClientAuth::Basic) => Some(basic(&self.client_id, secret)),
-            (secret, _) => {
-                body.append_pair("client_id", &self.client_id);
-                body.extend_pairs(secret.iter().map(|secret| ("client_secret", secret.expose())));
-                None
+    /// Asks with the refresh token where there is one; logs in where there is none, or where it ended.
+    pub(super) async fn renew(
+        &self,
+        context: &FetchContext,
+        login: impl Future<Output = Result<Token, Error>>,
+    ) -> Result<Token, Error> {
+        if let Some(refresh_token) = context.refresh_token() {
+            match self.refresh(context, &refresh_token).await {
+                Err(error) if ends_session(&error) => {}
+                other => return other,
             }
+        }
+        login.await
+    }
+
+    /// Asks with a grant of its own, of which the last part is secret.
+    pub(super) async fn grant(
+        &self,
+        context: &FetchContext,
+        form: &Form<'_>,
+        secrets: &[(&str, Secret)],
+    ) -> Result<Token, Error> {
+        self.read(self.ask(context, form, secrets, true).await?)
+    }
+
+    async fn ask(
+        &self,
+        context: &FetchContext,
+        form: &Form<'_>,
+        hidden: &[(&str, Secret)],
+        scoped: bool,
+    ) -> Result<Answer, Error> {
+        let mut secrets = self.secrets.clone();
+        secrets.extend(answer::replaced_secrets(context));
+        self.send(&self.endpoint, form, hidden, scoped, secrets).await
+    }
+
+    /// One call outside a fetch, with a deadline of its own.
+    pub(super) async fn call(
+        &self,
+        endpoint: &Endpoint,
+        form: &Form<'_>,
+        hidden: &[(&str, Secret)],
+        scoped: bool,
+    ) -> Result<Answer, Error> {
+        endpoint.in_time(self.send(endpoint, form, hidden, scoped, self.secrets.clone())).await
+    }
+
+    /// Asks for a token outside a fetch.
+    pub(super) async fn login(&self, form: &Form<'_>, hidden: &[(&str, Secret)]) -> Result<Token, Error> {
+        let asked = Clock::System.now();
+        let token = self.read(self.call(&self.endpoint, form, hidden, false).await?)?;
+        let expires_at = clock::system_time(asked.after(token.lifetime()).wall);
+        Ok(token.published(0, expires_at))
+    }
+
+    /// One call of this client, to its token endpoint or another.
+    pub(super) async fn send(
+        &self,
+        endpoint: &Endpoint,
+        form: &Form<'_>,
+        hidden: &[(&str, Secret)],
+        scoped: bool,
+        mut secrets: Vec<Secret>,
+    ) -> Result<Answer, Error> {
+        secrets.extend(hidden.iter().map(|(_, secret)| secret.clone()));
+        let proof = self.auth.prove(self.id.as_deref(), self.endpoint.name(), &mut secrets).await?;
+        let body = {
+            let mut body = form_urlencoded::Serializer::new(String::new());
+            body.extend_pairs(form);
+            body.extend_pairs(hidden.iter().chain(&proof.form).map(|(name, secret)| (name, secret.expose())));
+            self.settings(&mut body, scoped);
+            body.finish()
         };
-        (authorization, body.finish())
+        endpoint.post("application/x-www-form-urlencoded", proof.header, body.into(), secrets).await
+    }
+
+    /// What settings add to a form, or to the query of an authorization request.
+    pub(super) fn settings<T: form_urlencoded::Target>(
+        &self,
+        form: &mut form_urlencoded::Serializer<'_, T>,
+        scoped: bool,
+    ) {
+        if let Some(scope) = self.scope.as_ref().filter(|scope| scoped && !scope.is_empty()) {
+            form.append_pair("scope", scope);
+        }
+        form.extend_pairs(&self.parameters);
     }
 
     /// RFC 6749 section 5. The error code counts whatever the status says: servers disagree about the status.
-    fn read(&self, mut answer: Answer) -> Result<Token, Error> {
+    pub(super) fn read(&self, mut answer: Answer) -> Result<Token, Error> {
         let body = serde_json::from_slice::<Map<String, Value>>(&answer.body);
         let text = |name| body.as_ref().ok().and_then(|body| body.get(name)).and_then(Value::as_str);
         // Also tokens that are not taken are secrets.
@@ -139,16 +270,12 @@ impl Client {
             .secrets
             .extend(["access_token", "refresh_token", "id_token"].into_iter().filter_map(text).map(Secret::from));
         if !answer.status.is_success() || (text("error").is_some() && text("access_token").is_none()) {
-            let words = text("error_description").or(text("message")).or_else(|| plain_text(&answer.body));
-            return Err(self.error(&answer, text("error"), words));
+            return Err(self.failure(&answer));
         }
         let mut body = body.map_err(|_| answer.unusable("it is not a JSON object"))?;
-        let kind = body.get("token_type").and_then(Value::as_str).unwrap_or_default();
-        if !kind.is_empty() && !kind.eq_ignore_ascii_case("bearer") {
-            return Err(answer.unusable(format!("its token type is {}, not Bearer", answer.clean(kind))));
-        }
-        let mut token =
-            answer::token(&answer, body.get("access_token"), body.get("expires_in"), self.default_lifetime)?;
+        // The one before it may be spent, also where the rest is of no use.
+        let rotated = body.get("refresh_token").and_then(Value::as_str).filter(|text| !text.is_empty());
+        let mut token = self.token(&answer, &body).map_err(|error| error.with_rotated(rotated.map(Secret::from)))?;
         let mut take = |name| match body.remove(name) {
             Some(Value::String(text)) if !text.is_empty() => Some(text),
             _ => None,
@@ -162,8 +289,27 @@ impl Client {
         if let Some(id_token) = take("id_token") {
             token = token.with_id_token(id_token);
         }
-        body.retain(|name, _| !matches!(&**name, "access_token" | "token_type" | "expires_in"));
+        if let Some(refresh_in) = body.get("refresh_in").and_then(answer::seconds).filter(|time| !time.is_zero()) {
+            token = token.with_refresh_in(refresh_in);
+        }
+        body.retain(|name, _| !matches!(&**name, "access_token" | "token_type" | "expires_in" | "refresh_in"));
         Ok(token.with_extra(body))
+    }
+
+    /// The error that an answer is.
+    pub(crate) fn failure(&self, answer: &Answer) -> Error {
+        let body = serde_json::from_slice::<Map<String, Value>>(&answer.body).unwrap_or_default();
+        let text = |name| body.get(name).and_then(Value::as_str);
+        let words = text("error_description").or(text("message")).or_else(|| plain_text(&answer.body));
+        self.error(answer, text("error"), words)
+    }
+
+    fn token(&self, answer: &Answer, body: &Map<String, Value>) -> Result<Token, Error> {
+        let kind = body.get("token_type").and_then(Value::as_str).unwrap_or_default();
+        if !kind.is_empty() && !kind.eq_ignore_ascii_case("bearer") {
+            return Err(answer.unusable(format!("its token type is {}, not Bearer", answer.clean(kind))));
+        }
+        answer::token(answer, body.get("access_token"), body.get("expires_in"), self.default_lifetime)
     }
 
     /// The error of an answer with this code and this text.
@@ -183,31 +329,26 @@ impl Client {
     }
 }
 
-/// RFC 6749 section 2.3.1: both are form-urlencoded before they go into the Basic scheme (RFC 7617).
-fn basic(client_id: &str, secret: &Secret) -> HeaderValue {
-    // A space as `%20`: servers that decode URLs but not forms take no `+` for one, and all take this.
-    let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20");
-    let pair = STANDARD.encode(format!("{}:{}", encode(client_id), encode(secret.expose())));
-    HeaderValue::try_from(format!("Basic {pair}")).expect("base64 is a header value")
-}
-
-/// The codes of RFC 6749 sections 5.2 and 4.1.2.1 with which the same call can never succeed.
+/// The codes of RFC 6749 sections 5.2 and 4.1.2.1, RFC 8707 section 2 and RFC 8628 section 3.5 with which the same call can
+/// never succeed.
 fn known(code: &str) -> Option<&'static str> {
-    const FINAL: [&str; 7] = [
+    const FINAL: [&str; 9] = [
         "invalid_request",
         INVALID_CLIENT,
         "invalid_grant",
         "unauthorized_client",
         "unsupported_grant_type",
         "invalid_scope",
+        "invalid_target",
         "access_denied",
+        "expired_token",
     ];
     FINAL.into_iter().find(|known| *known == code)
 }
 
 /// Whether the login is asked again after a refused refresh: after every denial and every 400, but not where the client
 /// itself was denied, as its login would be too.
-pub(super) fn ends_session(error: &Error) -> bool {
+fn ends_session(error: &Error) -> bool {
     let refused = error.is_denied() || error.status() == Some(StatusCode::BAD_REQUEST);
     refused && error.code() != Some(INVALID_CLIENT)
 }

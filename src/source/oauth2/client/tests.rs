@@ -1,4 +1,5 @@
-use crate::source::oauth2::client::{basic, known, plain_text};
+use crate::source::oauth2::auth::basic;
+use crate::source::oauth2::client::{known, plain_text};
 
 #[test]
 fn id_and_secret_are_form_encoded_before_base64() {

@@ -1,0 +1,133 @@
+//! What an authorization server says of itself: its metadata (RFC 8414, OpenID Connect Discovery).
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Request;
+use serde_json::{Map, Value};
+use tokio::sync::OnceCell;
+
+use crate::error::Error;
+use crate::source::endpoint::{self, Address, Answer, Exchange, HttpClient};
+
+/// An authorization server, known by its issuer identifier; its endpoints are looked up in its metadata.
+///
+/// Nothing is asked for when it is made. The first fetch of a source that was made from it reads the document, once for
+/// all clones; one that could not be read is asked for again with the next fetch.
+///
+/// ```
+/// # fn main() -> Result<(), tower_bearer::Error> {
+/// # use http_body_util::Full; use bytes::Bytes;
+/// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+/// use tower_bearer::TokenCache;
+/// use tower_bearer::oauth2::{ClientCredentials, Issuer};
+///
+/// let issuer = Issuer::new(http, "https://auth.example.com")?;
+/// let cache = TokenCache::new(ClientCredentials::at(&issuer, "my-app", "its secret")?);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Issuer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    http: Arc<dyn Exchange>,
+    id: String,
+    /// Where the document may lie: OpenID Connect's place, then that of RFC 8414.
+    places: [Address; 2],
+    metadata: OnceCell<Map<String, Value>>,
+}
+
+// === impl Issuer ===
+
+impl Issuer {
+    /// The server with this identifier, exactly as it writes it: an `https://` URL without query and fragment. Plain
+    /// `http://` is taken for loopback.
+    ///
+    /// # Errors
+    /// Not such a URL.
+    pub fn new<B: 'static>(http: impl HttpClient<B>, id: &str) -> Result<Self, Error> {
+        let appended = endpoint::below("issuer", id, ".well-known/openid-configuration")?;
+        let places = [Address::new("issuer", &appended)?, Address::new("issuer", &inserted(id))?];
+        let shared = Shared { http: endpoint::shareable(http), id: id.to_owned(), places, metadata: OnceCell::new() };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The issuer identifier.
+    pub fn id(&self) -> &str {
+        &self.shared.id
+    }
+
+    /// The metadata: its members are named in RFC 8414 section 2, such as `token_endpoint` and `jwks_uri`.
+    ///
+    /// # Errors
+    /// No answer; neither place has a document; one that is not JSON, or names another issuer (RFC 8414 section 3.3).
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the question; the next caller asks again.
+    pub async fn metadata(&self) -> Result<&Map<String, Value>, Error> {
+        self.shared.metadata.get_or_try_init(|| self.shared.read()).await
+    }
+
+    /// Where the endpoint of this name is.
+    pub(crate) async fn endpoint(&self, name: &'static str) -> Result<Address, Error> {
+        let place = self.shared.places[0].name();
+        match self.metadata().await?.get(name).and_then(Value::as_str) {
+            Some(url) => Address::new(name, url)
+                .map_err(|error| Error::unusable(Some(place), format!("of its endpoints, {error}"))),
+            None => Err(Error::unusable(Some(place), format!("it names no {name}"))),
+        }
+    }
+
+    pub(crate) fn http(&self) -> Arc<dyn Exchange> {
+        Arc::clone(&self.shared.http)
+    }
+}
+
+impl fmt::Debug for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Issuer").field(&self.shared.id).finish()
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    async fn read(&self) -> Result<Map<String, Value>, Error> {
+        let [openid, oauth] = &self.places;
+        let mut answer = self.ask(openid).await?;
+        // It is not there: a server without OpenID Connect, or one that keeps it in the other place only.
+        if answer.status.is_client_error() {
+            answer = self.ask(oauth).await?;
+        }
+        if !answer.status.is_success() {
+            return Err(answer.error(false, None, Some("its metadata could not be read")));
+        }
+        let metadata: Map<String, Value> = serde_json::from_slice(&answer.body)
+            .map_err(|_| answer.unusable("the metadata of an issuer is a JSON object"))?;
+        match metadata.get("issuer").and_then(Value::as_str) {
+            Some(issuer) if issuer == self.id => Ok(metadata),
+            Some(other) => {
+                let other = answer.clean(other);
+                Err(answer.unusable(format!("it is that of the issuer {other}, and {} was asked for", self.id)))
+            }
+            None => Err(answer.unusable("it names no issuer")),
+        }
+    }
+
+    async fn ask(&self, place: &Address) -> Result<Answer, Error> {
+        place.ask(&*self.http, Request::new(Bytes::new()), Vec::new()).await
+    }
+}
+
+/// RFC 8414 section 3: the well-known part stands between host and path.
+fn inserted(id: &str) -> String {
+    const WELL_KNOWN: &str = "/.well-known/oauth-authorization-server";
+    let id = id.trim_end_matches('/');
+    let host = id.find("://").map_or(0, |scheme| scheme + 3);
+    let path = id[host..].find('/').map_or(id.len(), |path| host + path);
+    format!("{}{WELL_KNOWN}{}", &id[..path], &id[path..])
+}

@@ -1,0 +1,169 @@
+//! How a client shows the token endpoint who it is.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+
+use crate::error::Error;
+use crate::secret::Secret;
+#[cfg(feature = "jwt")]
+use crate::source::oauth2::jwt::{Assertion, SigningKey};
+use crate::source::secret::{SecretSource, Supply};
+
+/// How a client authenticates at the token endpoint (RFC 6749 section 2.3, RFC 7523 section 2.2). The names are those of
+/// OpenID Connect Core section 9.
+///
+/// A text is a client secret in the Basic header:
+///
+/// ```
+/// # fn main() -> Result<(), tower_bearer::Error> {
+/// # use http_body_util::Full; use bytes::Bytes;
+/// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+/// # let url = "https://auth.example.com/token";
+/// use tower_bearer::oauth2::{ClientAuth, ClientCredentials};
+///
+/// ClientCredentials::new(http.clone(), url, "my-app", "its secret")?;
+/// ClientCredentials::new(http.clone(), url, "my-app", ClientAuth::post("its secret"))?;
+/// ClientCredentials::new(http, url, "my-app", ClientAuth::basic(async || tokio::fs::read_to_string("secret").await))?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct ClientAuth(Method);
+
+#[derive(Clone, Debug)]
+enum Method {
+    None,
+    Basic(Supply),
+    Post(Supply),
+    Assertion(Supply),
+    #[cfg(feature = "jwt")]
+    SecretJwt(Supply),
+    #[cfg(feature = "jwt")]
+    PrivateKeyJwt(Box<SigningKey>),
+}
+
+/// What a call carries to show who sends it.
+#[derive(Default)]
+pub(super) struct Proof {
+    pub(super) header: Option<HeaderValue>,
+    pub(super) form: Vec<(&'static str, Secret)>,
+}
+
+const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+// === impl ClientAuth ===
+
+impl ClientAuth {
+    /// Not at all: a public client, whose id goes into the body (`none`).
+    pub fn none() -> Self {
+        Self(Method::None)
+    }
+
+    /// With a secret in the `Authorization: Basic` header, form-urlencoded first (RFC 6749 section 2.3.1): what every
+    /// server must support (`client_secret_basic`).
+    pub fn basic<M>(secret: impl SecretSource<M>) -> Self {
+        Self(Method::Basic(secret.into_supply()))
+    }
+
+    /// With a secret in the body, for servers that want it there (`client_secret_post`).
+    pub fn post<M>(secret: impl SecretSource<M>) -> Self {
+        Self(Method::Post(secret.into_supply()))
+    }
+
+    /// With an assertion made by somebody else (RFC 7521 section 4.2): a Kubernetes service account's token, or one from a
+    /// vault. An async closure is called for it at each attempt.
+    pub fn assertion<M>(assertion: impl SecretSource<M>) -> Self {
+        Self(Method::Assertion(assertion.into_supply()))
+    }
+
+    /// With an assertion signed by the client secret, HS256 (`client_secret_jwt`, RFC 7523 section 2.2).
+    #[cfg(feature = "jwt")]
+    pub fn secret_jwt<M>(secret: impl SecretSource<M>) -> Self {
+        Self(Method::SecretJwt(secret.into_supply()))
+    }
+
+    /// With an assertion signed by a private key (`private_key_jwt`, RFC 7523 section 2.2).
+    ///
+    /// Each attempt gets an assertion of its own, for a server takes each once. It is meant for the issuer where the
+    /// source was made from an [`Issuer`](crate::oauth2::Issuer), else for the token endpoint.
+    #[cfg(feature = "jwt")]
+    pub fn private_key_jwt(key: SigningKey) -> Self {
+        Self(Method::PrivateKeyJwt(Box::new(key)))
+    }
+
+    pub(super) fn check(&self) -> Result<(), Error> {
+        match &self.0 {
+            Method::None => Ok(()),
+            Method::Basic(secret) | Method::Post(secret) => secret.check("client_secret"),
+            Method::Assertion(assertion) => assertion.check("assertion"),
+            #[cfg(feature = "jwt")]
+            Method::SecretJwt(secret) => secret.check("client_secret"),
+            #[cfg(feature = "jwt")]
+            Method::PrivateKeyJwt(_) => Ok(()),
+        }
+    }
+
+    /// What shows that this is the client with this id. Secrets it is made of are put with the others.
+    #[cfg_attr(not(feature = "jwt"), expect(unused_variables, reason = "an audience is for assertions"))]
+    pub(super) async fn prove(
+        &self,
+        client_id: Option<&str>,
+        audience: &str,
+        secrets: &mut Vec<Secret>,
+    ) -> Result<Proof, Error> {
+        let mut proof = Proof::default();
+        proof.form.extend(client_id.map(|id| ("client_id", Secret::from(id))));
+        let assertion = match &self.0 {
+            Method::None => return Ok(proof),
+            Method::Basic(secret) => {
+                let secret = secret.get("client_secret").await?;
+                let header = basic(client_id.unwrap_or_default(), &secret);
+                secrets.push(secret);
+                return Ok(Proof { header: Some(header), form: Vec::new() });
+            }
+            Method::Post(secret) => {
+                let secret = secret.get("client_secret").await?;
+                secrets.push(secret.clone());
+                proof.form.push(("client_secret", secret));
+                return Ok(proof);
+            }
+            Method::Assertion(assertion) => assertion.get("assertion").await?,
+            #[cfg(feature = "jwt")]
+            Method::SecretJwt(secret) => {
+                let secret = secret.get("client_secret").await?;
+                let key = SigningKey::of_secret(&secret);
+                secrets.push(secret);
+                Assertion::of_client(key, client_id.unwrap_or_default(), audience).sign()?
+            }
+            #[cfg(feature = "jwt")]
+            Method::PrivateKeyJwt(key) => {
+                Assertion::of_client((**key).clone(), client_id.unwrap_or_default(), audience).sign()?
+            }
+        };
+        secrets.push(assertion.clone());
+        proof.form.extend([("client_assertion_type", ASSERTION_TYPE.into()), ("client_assertion", assertion)]);
+        Ok(proof)
+    }
+}
+
+/// A client secret for the Basic header.
+macro_rules! basic_by_default {
+    ($($text:ty),*) => {$(
+        impl From<$text> for ClientAuth {
+            fn from(secret: $text) -> Self {
+                Self::basic(secret)
+            }
+        }
+    )*};
+}
+
+basic_by_default!(&str, String, Secret);
+
+/// RFC 6749 section 2.3.1: both are form-urlencoded before they go into the Basic scheme (RFC 7617).
+pub(super) fn basic(client_id: &str, secret: &Secret) -> HeaderValue {
+    // A space as `%20`: servers that decode URLs but not forms take no `+` for one, and all take this.
+    let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20");
+    let pair = STANDARD.encode(format!("{}:{}", encode(client_id), encode(secret.expose())));
+    HeaderValue::try_from(format!("Basic {pair}")).expect("base64 is a header value")
+}

@@ -1,0 +1,107 @@
+//! The refresh token grant: a session that was saved, or that a login began.
+
+use crate::clock::{self, Clock};
+use crate::error::Error;
+use crate::secret::Secret;
+use crate::source::endpoint::{Endpoint, HttpClient};
+use crate::source::oauth2::settings::{client_auth, client_settings};
+use crate::source::oauth2::{Client, Issuer, TOKEN_ENDPOINT};
+use crate::source::secret::{SecretSource, Supply};
+use crate::source::{FetchContext, TokenSource};
+use crate::token::Token;
+
+/// The refresh token grant (RFC 6749 section 6), from a refresh token that was saved or came from a login.
+///
+/// A rotated refresh token takes the place of the old; [`TokenCache::on_rotation`](crate::TokenCache::on_rotation) hands
+/// it out for saving. Where it is denied there is nothing to fall back to: the error
+/// [says so](crate::Error::is_denied), and a new login goes into
+/// [`TokenCache::set_source`](crate::TokenCache::set_source).
+#[derive(Debug)]
+pub struct RefreshToken {
+    client: Client,
+    start: Start,
+}
+
+#[derive(Debug)]
+enum Start {
+    Saved(Supply),
+    /// What a login brought: sent as long as it lives, and refreshed where it can be.
+    Login(Token),
+}
+
+client_settings!(RefreshToken);
+client_auth!(RefreshToken);
+
+// === impl RefreshToken ===
+
+impl RefreshToken {
+    /// A session of a public client at this token endpoint, from its refresh token; a confidential client adds
+    /// [`client_auth`](RefreshToken::client_auth).
+    ///
+    /// # Errors
+    /// A URL that is none, or is plain `http://` beyond loopback; an empty client id or refresh token.
+    pub fn new<B: 'static, M>(
+        http: impl HttpClient<B>,
+        token_url: &str,
+        client_id: impl Into<String>,
+        refresh_token: impl SecretSource<M>,
+    ) -> Result<Self, Error> {
+        Self::of(Client::new(Endpoint::new(http, "token_url", token_url)?, client_id)?, refresh_token)
+    }
+
+    /// The same at an issuer, whose metadata says where its token endpoint is.
+    ///
+    /// # Errors
+    /// An empty client id or refresh token.
+    pub fn at<M>(
+        issuer: &Issuer,
+        client_id: impl Into<String>,
+        refresh_token: impl SecretSource<M>,
+    ) -> Result<Self, Error> {
+        Self::of(Client::new(Endpoint::of(issuer, TOKEN_ENDPOINT), client_id)?, refresh_token)
+    }
+
+    pub(crate) fn of<M>(client: Client, refresh_token: impl SecretSource<M>) -> Result<Self, Error> {
+        let refresh_token = Supply::checked("refresh_token", refresh_token)?;
+        Ok(Self { client: client.knowing(&refresh_token).without_login(), start: Start::Saved(refresh_token) })
+    }
+
+    /// The session that this login began.
+    pub(super) fn of_login(client: Client, token: Token) -> Self {
+        Self { client: client.without_login(), start: Start::Login(token) }
+    }
+}
+
+impl TokenSource for RefreshToken {
+    async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
+        let refresh_token = match (&self.start, context.refresh_token()) {
+            (_, Some(newest)) => newest,
+            (Start::Saved(refresh_token), None) => refresh_token.get("refresh_token").await?,
+            (Start::Login(token), None) => {
+                if context.replaced().is_none()
+                    && let Some(token) = rest(token)
+                {
+                    return Ok(token);
+                }
+                token.refresh_token().ok_or_else(|| {
+                    Error::denied("the login brought no refresh token (most servers want the scope offline_access for it): log in again")
+                })?
+            }
+        };
+        self.client.refresh(&context, &refresh_token).await
+    }
+
+    fn refresh_token(&self) -> Option<Secret> {
+        match &self.start {
+            Start::Saved(refresh_token) => refresh_token.value().cloned(),
+            Start::Login(token) => token.refresh_token(),
+        }
+    }
+}
+
+/// A login's token with what is left of its life, where that is more than the way of a request.
+fn rest(token: &Token) -> Option<Token> {
+    let now = clock::system_time(Clock::System.now().wall);
+    let left = token.expires_at()?.duration_since(now).ok()?;
+    (left > token.lifetime() / 5).then(|| token.clone().with_lifetime(left))
+}

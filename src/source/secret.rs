@@ -1,0 +1,121 @@
+//! Secrets that are known, and secrets that are asked for at each fetch.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tower::BoxError;
+
+use crate::error::Error;
+use crate::secret::Secret;
+use crate::source::filled;
+
+/// A secret: a value, or an async closure that is called at each fetch (a vault, a file that is rewritten).
+///
+/// Implemented for everything that turns into a [`Secret`], such as `&str` and `String`, and for closures that return
+/// it, with any error that turns into a boxed error. The `M` is there to tell the two apart, and is always inferred.
+///
+/// ```
+/// # fn main() -> Result<(), tower_bearer::Error> {
+/// # use http_body_util::Full; use bytes::Bytes;
+/// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+/// # let url = "https://auth.example.com/token";
+/// use tower_bearer::oauth2::Password;
+///
+/// Password::new(http.clone(), url, "my-app", "me", "my password")?;
+/// Password::new(http, url, "my-app", "me", async || tokio::fs::read_to_string("/run/secrets/password").await)?;
+/// # Ok(()) }
+/// ```
+///
+/// A value is checked when it is handed over. What a closure returns is freed of white space at its end, for the sake
+/// of files and their last line break, and checked when it is used.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no secret",
+    note = "a secret is a `String`, a `&str`, a `Secret`, or an async closure that returns a `Result` of one, such as \
+            `async || vault.read().await`"
+)]
+pub trait SecretSource<M> {
+    #[doc(hidden)]
+    fn into_supply(self) -> Supply;
+}
+
+/// Where a secret comes from.
+#[derive(Clone)]
+pub struct Supply(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Value(Secret),
+    Closure(Arc<Closure>),
+}
+
+type Asked = Pin<Box<dyn Future<Output = Result<Secret, BoxError>> + Send>>;
+type Closure = dyn Fn() -> Asked + Send + Sync;
+
+impl<T: Into<Secret>> SecretSource<Secret> for T {
+    fn into_supply(self) -> Supply {
+        Supply(Kind::Value(self.into()))
+    }
+}
+
+impl<F, T, S, E> SecretSource<fn() -> T> for F
+where
+    F: Fn() -> T + Send + Sync + 'static,
+    T: Future<Output = Result<S, E>> + Send + 'static,
+    S: Into<Secret>,
+    E: Into<BoxError>,
+{
+    fn into_supply(self) -> Supply {
+        Supply(Kind::Closure(Arc::new(move || {
+            let asked = self();
+            Box::pin(async move { asked.await.map(Into::into).map_err(Into::into) })
+        })))
+    }
+}
+
+// === impl Supply ===
+
+impl Supply {
+    /// A supply whose value, where it is one, can be used.
+    pub(crate) fn checked<M>(field: &'static str, secret: impl SecretSource<M>) -> Result<Self, Error> {
+        let supply = secret.into_supply();
+        supply.check(field)?;
+        Ok(supply)
+    }
+
+    pub(crate) fn check(&self, field: &'static str) -> Result<(), Error> {
+        self.value().map_or(Ok(()), |secret| filled(field, secret.expose()))
+    }
+
+    /// The secret, where it is a value.
+    pub(crate) fn value(&self) -> Option<&Secret> {
+        match &self.0 {
+            Kind::Value(secret) => Some(secret),
+            Kind::Closure(_) => None,
+        }
+    }
+
+    /// The secret as it is now.
+    pub(crate) async fn get(&self, field: &'static str) -> Result<Secret, Error> {
+        match &self.0 {
+            Kind::Value(secret) => Ok(secret.clone()),
+            Kind::Closure(ask) => {
+                let secret = ask().await.map_err(|error| Error::secret(field, error))?;
+                let text = secret.expose();
+                let secret = if text.trim_end() == text { secret.clone() } else { text.trim_end().into() };
+                filled(field, secret.expose()).map_err(|error| Error::secret(field, error))?;
+                Ok(secret)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Supply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Kind::Value(_) => "[redacted]",
+            Kind::Closure(_) => "[asked for at each fetch]",
+        })
+    }
+}
