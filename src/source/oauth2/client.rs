@@ -22,8 +22,8 @@ pub(crate) struct Client {
     id: Option<String>,
     auth: ClientAuth,
     scope: Option<String>,
-    /// Sent with every call, beside what the grant says: resources, audiences, what a server asks for.
-    parameters: Vec<(String, String)>,
+    /// Sent with every call, beside what the grant says: resources, audiences, what a server asks for. One may be a key.
+    parameters: Vec<(String, Secret)>,
     default_lifetime: Duration,
     /// Whether a 400 denies the credentials whatever its body says (unless that is a page of some gateway): for
     /// providers that document the status and not the body.
@@ -124,7 +124,7 @@ impl Client {
     }
 
     pub(super) fn with_audience(mut self, audience: impl Into<String>) -> Self {
-        self.parameters.push(("audience".to_owned(), audience.into()));
+        self.parameters.push(("audience".to_owned(), audience.into().into()));
         self
     }
 
@@ -142,17 +142,21 @@ impl Client {
             return Err(Error::invalid("parameter", format!("{name} is sent by the grant or by a setting of its own")));
         }
         filled("parameter", name)?;
-        self.parameters.push((name.to_owned(), value.into()));
+        let value = Secret::from(value.into());
+        // Shorter ones are no keys, and would take single letters out of an error.
+        self.secrets.extend(Some(&value).filter(|value| value.expose().len() >= 8).cloned());
+        self.parameters.push((name.to_owned(), value));
         Ok(self)
     }
 
     /// RFC 8707 section 2: an absolute URI without a fragment.
-    pub(super) fn with_resource(self, resource: &str) -> Result<Self, Error> {
+    pub(super) fn with_resource(mut self, resource: &str) -> Result<Self, Error> {
         let scheme = resource.split_once(':').map(|(scheme, _)| scheme).unwrap_or_default();
         if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || resource.contains(['#', ' ']) {
             return Err(Error::invalid("resource", "not an absolute URI without a fragment"));
         }
-        self.with_parameter("resource", resource)
+        self.parameters.push(("resource".to_owned(), resource.into()));
+        Ok(self)
     }
 
     /// Asks with the refresh token. An answer that was lost, or is long in coming, is asked for again at once, with the
@@ -258,7 +262,7 @@ impl Client {
         if let Some(scope) = self.scope.as_ref().filter(|scope| scoped && !scope.is_empty()) {
             form.append_pair("scope", scope);
         }
-        form.extend_pairs(&self.parameters);
+        form.extend_pairs(self.parameters.iter().map(|(name, value)| (name, value.expose())));
     }
 
     /// RFC 6749 section 5. The error code counts whatever the status says: servers disagree about the status.

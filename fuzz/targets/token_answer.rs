@@ -1,0 +1,53 @@
+//! Any answer to a token call, of any status, read by any source.
+#![no_main]
+
+use bytes::Bytes;
+use fuzz::{SECRET, check, check_error, client, run};
+use http::Response;
+use libfuzzer_sys::fuzz_target;
+use serde_json::json;
+use tower_bearer::TokenCache;
+use tower_bearer::json::JsonLogin;
+use tower_bearer::mesh_connect::MeshConnect;
+use tower_bearer::meshydb::{MeshyDb, Problem};
+use tower_bearer::oauth2::{ClientCredentials, DeviceCode, RefreshToken};
+
+const URL: &str = "https://auth.example.com/token";
+
+fuzz_target!(|data: &[u8]| {
+    // Source and status in the first line, such as `M 400`; the body after it.
+    let (first, body) = match data.iter().position(|byte| *byte == b'\n') {
+        Some(end) => (&data[..end], &data[end + 1..]),
+        None => return,
+    };
+    let first = String::from_utf8_lossy(first);
+    let (source, status) = first.split_once(' ').unwrap_or(("C", "200"));
+    let status = status.parse().ok().filter(|status| (200..600).contains(status)).unwrap_or(200);
+    let answer = Response::builder().status(status).body(Bytes::copy_from_slice(body)).expect("a status");
+    let http = client(answer);
+    let cache = match source {
+        "R" => TokenCache::new(RefreshToken::new(http, URL, "my-app", SECRET).expect("valid")),
+        "J" => TokenCache::new(JsonLogin::new(http, URL, json!({ "key": SECRET })).expect("valid")),
+        "M" => TokenCache::new(MeshConnect::new(http, "id", SECRET).expect("valid")),
+        "Y" => {
+            let meshy = MeshyDb::new(http, "acme", "key").expect("valid");
+            TokenCache::new(meshy.login_with_password("ann", SECRET).expect("valid"))
+        }
+        "D" => {
+            let login = DeviceCode::new(http, URL, URL, "my-app").expect("valid").client_auth(SECRET).expect("valid");
+            match run(login.begin()) {
+                Ok(code) => {
+                    assert!(!format!("{}{}", code.user_code(), code.verification_uri()).contains(char::is_control))
+                }
+                Err(error) => check_error(&error),
+            }
+            return;
+        }
+        _ => TokenCache::new(ClientCredentials::new(http, URL, "my-app", SECRET).expect("valid")),
+    };
+    let outcome = run(cache.get());
+    if let Err(error) = &outcome {
+        let _ = Problem::of(error);
+    }
+    check(outcome);
+});
