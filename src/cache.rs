@@ -16,7 +16,7 @@ use crate::flight::Waiter;
 use crate::schedule::{Moment, Phase, Refresh, Window};
 use crate::secret::Secret;
 use crate::source::{Fixed, TokenSource};
-use crate::telemetry;
+use crate::telemetry::Telemetry;
 use crate::token::{MAX_LIFETIME, Token};
 
 mod fetch;
@@ -102,6 +102,13 @@ impl TokenCache {
         // Older than any wait for replication: nobody knows when it was issued.
         shared.store(&mut shared.book(), token, window, Moment::default());
         Ok(cache)
+    }
+
+    /// Names the cache in events, spans and metrics, where they speak of several. The first name stays.
+    #[must_use]
+    pub fn named(self, name: &str) -> Self {
+        self.shared.telemetry.named(name);
+        self
     }
 
     /// Hands every new refresh token to `save` before the token that came with it is used.
@@ -320,7 +327,7 @@ impl TokenCache {
             (book.epoch == epoch).then(|| book.forget(Arc::new(Fixed)))
         };
         drop(former);
-        telemetry::signed_out(revoked.as_ref().err());
+        shared.telemetry.signed_out(revoked.as_ref().err());
         shared.changed.notify_waiters();
         revoked
     }
@@ -359,6 +366,11 @@ impl TokenCache {
         Ok(())
     }
 
+    /// What it lets others see.
+    pub(crate) fn telemetry(&self) -> &Telemetry {
+        &self.shared.telemetry
+    }
+
     /// Notes the refusal of a token and waits for the one after it.
     async fn replace(&self, generation: u64) -> Result<Token, Error> {
         let want = self.shared.note_refusal(generation);
@@ -374,7 +386,8 @@ impl TokenCache {
 
 impl fmt::Debug for TokenCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenCache").field("status", &self.status()).finish_non_exhaustive()
+        let name = self.shared.telemetry.name();
+        f.debug_struct("TokenCache").field("name", &name).field("status", &self.status()).finish_non_exhaustive()
     }
 }
 

@@ -50,6 +50,8 @@ struct Slot<T> {
 struct Run<T> {
     number: u64,
     overdue: Duration,
+    /// Since when somebody waits for it, on the caller's clock.
+    awaited: OnceLock<Duration>,
     answer: OnceLock<Option<T>>,
     waiters: Mutex<Waiters>,
 }
@@ -112,6 +114,7 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
             let run = Arc::new(Run {
                 number,
                 overdue,
+                awaited: OnceLock::new(),
                 answer: OnceLock::new(),
                 waiters: Mutex::new(Waiters::Waiting(Slab::new())),
             });
@@ -147,9 +150,11 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
         lock(&self.slot).run.as_ref().is_none_or(|run| run.number != number)
     }
 
-    /// How many callers wait for the run under way.
-    pub(crate) fn waiting(&self) -> usize {
-        lock(&self.slot).run.as_ref().map_or(0, |run| lock(&run.waiters).waiting().map_or(0, |list| list.len()))
+    /// How many callers wait for the run under way, and since when.
+    pub(crate) fn waiting(&self) -> (usize, Option<Duration>) {
+        let slot = lock(&self.slot);
+        let Some(run) = &slot.run else { return (0, None) };
+        (lock(&run.waiters).waiting().map_or(0, |list| list.len()), run.awaited.get().copied())
     }
 
     /// Makes a change that no run sees in part, and lands the run under way void: who waits for it boards again, and
@@ -245,6 +250,11 @@ impl Waiters {
 impl<T> Waiter<T> {
     fn new(run: &Arc<Run<T>>) -> Self {
         Self { run: Arc::clone(run), key: None }
+    }
+
+    /// Says that its caller waits from now on.
+    pub(crate) fn waits_from(&self, now: Duration) {
+        self.run.awaited.get_or_init(|| now);
     }
 
     /// From when on the run may be replaced.

@@ -23,7 +23,6 @@ use crate::error::Error;
 use crate::origin::Origins;
 use crate::refusal::Refusal;
 use crate::resend::{self, Resend, Spare};
-use crate::telemetry;
 
 pin_project! {
     /// The future of [`Bearer`](crate::Bearer).
@@ -186,7 +185,7 @@ where
 
 /// The request cannot go again; the next one shall have a better token.
 fn hand_back(rules: &Rules, refused: u64) {
-    telemetry::handed_back(refused, "its body cannot be sent twice");
+    rules.cache.telemetry().handed_back(refused, "its body cannot be sent twice");
     rules.cache.replace_beside(refused);
 }
 
@@ -205,17 +204,17 @@ where
     A: Body,
 {
     if let Err(error) = rules.cache.replace_or_settle(refused).await {
-        telemetry::handed_back(refused, "there is no new token");
+        rules.cache.telemetry().handed_back(refused, "there is no new token");
         response.extensions_mut().insert(error);
         return Ok(response);
     }
     let Some(request) = again.spare.second(&again.resend) else {
-        telemetry::handed_back(refused, "its body was too long to be kept, or failed");
+        rules.cache.telemetry().handed_back(refused, "its body was too long to be kept, or failed");
         return Ok(response);
     };
     drain(response.into_body()).await;
     let (response, generation) = send(&rules.cache, again.service, request).await?;
-    telemetry::sent_again(refused, generation);
+    rules.cache.telemetry().sent_again(refused, generation);
     Ok(response)
 }
 

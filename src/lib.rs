@@ -36,6 +36,8 @@ pub use service::{Bearer, NoToken};
 pub use source::endpoint::HttpClient;
 pub use source::secret::SecretSource;
 pub use source::{FetchContext, Reason, TokenSource, json, mesh_connect, oauth2};
+#[cfg(feature = "metrics")]
+pub use telemetry::describe_metrics;
 pub use token::{DEFAULT_LIFETIME, MAX_LIFETIME, Token};
 
 /// Why things are as they are: the decisions, and what was rejected for them.

@@ -17,7 +17,6 @@ use crate::error::Error;
 use crate::future::{Again, ResponseFuture, Rules, Sent};
 use crate::origin::Verdict;
 use crate::resend::{self, CloneBody, Resend};
-use crate::telemetry;
 
 /// An HTTP client that puts a bearer token on its requests; made by [`BearerLayer`](crate::BearerLayer).
 ///
@@ -91,7 +90,7 @@ impl<S, R> Bearer<S, R> {
         match self.rules.origins.judge(request.uri()) {
             Verdict::Ours => Way::WithToken,
             Verdict::Foreign => {
-                telemetry::foreign_origin(request.uri());
+                self.rules.cache.telemetry().foreign_origin(request.uri());
                 Way::Untouched
             }
             Verdict::Unplaced => Way::Nowhere(Error::request(

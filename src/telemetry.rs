@@ -1,86 +1,162 @@
-//! What can be seen: every event of this crate, its name and its fields, in one place.
+//! What can be seen: every event, span and metric of this crate, its name and its fields, in one place.
 //!
-//! All events carry the target `tower_bearer`. None is on the path of a request that finds a usable token, and none
-//! holds a secret.
+//! Events and spans carry the target `tower_bearer`. Nothing here is on the path of a request that finds a usable token,
+//! and nothing holds a secret.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::Uri;
+use tracing::Span;
 
 use crate::error::Error;
 use crate::source::Reason;
 
+#[cfg(feature = "metrics")]
+mod metrics;
+
+#[cfg(feature = "metrics")]
+pub use metrics::describe_metrics;
+
 const TARGET: &str = "tower_bearer";
 
-/// One fetch that brought a token.
-pub(crate) fn fetched(reason: Reason, generation: u64, lifetime: Duration, took: Duration, waiters: usize) {
-    tracing::debug!(
-        target: TARGET,
-        %reason,
-        generation,
-        lifetime_s = lifetime.as_secs_f64(),
-        took_ms = millis(took),
-        waiters,
-        "token fetched"
-    );
+/// What one cache, and the layers over it, let others see. Told apart from others by its name, where it has one.
+#[derive(Debug, Default)]
+pub(crate) struct Telemetry {
+    name: OnceLock<Arc<str>>,
 }
 
-/// One fetch that brought none.
-pub(crate) fn fetch_failed(reason: Reason, error: &Error, took: Duration, waiters: usize, pause: Duration) {
-    tracing::warn!(
-        target: TARGET,
-        %reason,
-        %error,
-        denied = error.is_denied(),
-        took_ms = millis(took),
-        waiters,
-        next_attempt_ms = millis(pause),
-        "token fetch failed"
-    );
+/// One fetch, as seen when it ends.
+pub(crate) struct Fetch {
+    pub(crate) reason: Reason,
+    /// How long it took.
+    pub(crate) took: Duration,
+    /// How many callers waited for it.
+    pub(crate) waiters: usize,
+    /// How long the first of them has waited.
+    pub(crate) longest_wait: Duration,
 }
 
-/// A result that nobody wants any more: the source was replaced, or a newer run has landed.
-pub(crate) fn fetch_discarded(reason: Reason) {
-    tracing::debug!(target: TARGET, %reason, "token fetch discarded");
-}
+// === impl Telemetry ===
 
-/// The new refresh token is in memory, and nowhere else.
-pub(crate) fn not_saved(error: &Error) {
-    tracing::error!(target: TARGET, %error, "refresh token not saved");
-}
-
-/// A session has ended; `error` where its refresh token could not be revoked.
-pub(crate) fn signed_out(error: Option<&Error>) {
-    match error {
-        None => tracing::info!(target: TARGET, "signed out"),
-        Some(error) => tracing::warn!(target: TARGET, %error, "signed out, refresh token not revoked"),
+impl Telemetry {
+    /// Names the cache; the first name stays.
+    pub(crate) fn named(&self, name: &str) {
+        let _ = self.name.set(name.into());
     }
-}
 
-/// An API refused a token.
-pub(crate) fn refused(generation: u64) {
-    tracing::info!(target: TARGET, generation, "token refused");
-}
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.get().map(|name| &**name)
+    }
 
-/// A refused request goes out once more.
-pub(crate) fn sent_again(refused: u64, generation: u64) {
-    tracing::debug!(target: TARGET, refused, generation, "request sent again");
-}
+    /// Around the source's work.
+    pub(crate) fn fetching(&self, reason: Reason) -> Span {
+        tracing::debug_span!(target: TARGET, "token_fetch", cache = self.name(), %reason)
+    }
 
-/// A refused request does not go out again.
-pub(crate) fn handed_back(refused: u64, why: &str) {
-    tracing::debug!(target: TARGET, refused, why, "refused response handed back");
-}
+    /// One fetch that brought a token, while the one before it could still be sent for as long as `remaining`.
+    pub(crate) fn fetched(&self, fetch: &Fetch, generation: u64, lifetime: Duration, remaining: Duration) {
+        let Fetch { reason, took, waiters, longest_wait } = fetch;
+        tracing::debug!(
+            target: TARGET,
+            cache = self.name(),
+            %reason,
+            generation,
+            lifetime_s = lifetime.as_secs_f64(),
+            took_ms = millis(*took),
+            remaining_s = remaining.as_secs_f64(),
+            waiters,
+            longest_wait_ms = millis(*longest_wait),
+            "token fetched"
+        );
+        #[cfg(feature = "metrics")]
+        self.count_fetch("fetched", fetch, Some(remaining));
+        #[cfg(not(feature = "metrics"))]
+        let _ = remaining;
+    }
 
-/// A request to an origin that was not named: a mistyped origin must not look like a mystery.
-pub(crate) fn foreign_origin(uri: &Uri) {
-    tracing::debug!(
-        target: TARGET,
-        scheme = uri.scheme_str().unwrap_or_default(),
-        host = uri.host().unwrap_or_default(),
-        port = uri.port_u16(),
-        "request to another origin passes without a token"
-    );
+    /// One fetch that brought none.
+    pub(crate) fn fetch_failed(&self, fetch: &Fetch, error: &Error, pause: Duration) {
+        let Fetch { reason, took, waiters, longest_wait } = fetch;
+        tracing::warn!(
+            target: TARGET,
+            cache = self.name(),
+            %reason,
+            %error,
+            denied = error.is_denied(),
+            took_ms = millis(*took),
+            waiters,
+            longest_wait_ms = millis(*longest_wait),
+            next_attempt_ms = millis(pause),
+            "token fetch failed"
+        );
+        #[cfg(feature = "metrics")]
+        self.count_fetch(if error.is_denied() { "denied" } else { "failed" }, fetch, None);
+    }
+
+    /// A result that nobody wants any more: the source was replaced, or a newer run has landed.
+    pub(crate) fn fetch_discarded(&self, reason: Reason) {
+        tracing::debug!(target: TARGET, cache = self.name(), %reason, "token fetch discarded");
+        #[cfg(feature = "metrics")]
+        self.count_discarded(reason);
+    }
+
+    /// The new refresh token is in memory, and nowhere else.
+    pub(crate) fn not_saved(&self, error: &Error) {
+        tracing::error!(target: TARGET, cache = self.name(), %error, "refresh token not saved");
+        self.count("tower_bearer_refresh_tokens_not_saved_total");
+    }
+
+    /// A session has ended; `error` where its refresh token could not be revoked.
+    pub(crate) fn signed_out(&self, error: Option<&Error>) {
+        match error {
+            None => tracing::info!(target: TARGET, cache = self.name(), "signed out"),
+            Some(error) => {
+                tracing::warn!(target: TARGET, cache = self.name(), %error, "signed out, refresh token not revoked");
+            }
+        }
+        self.count("tower_bearer_sign_outs_total");
+    }
+
+    /// An API refused a token.
+    pub(crate) fn refused(&self, generation: u64) {
+        tracing::info!(target: TARGET, cache = self.name(), generation, "token refused");
+        self.count("tower_bearer_refusals_total");
+    }
+
+    /// A refusal caused no refresh, because others have caused as many as they may.
+    pub(crate) fn budget_exhausted(&self) {
+        tracing::warn!(target: TARGET, cache = self.name(), "refusals have caused as many refreshes as they may");
+        self.count("tower_bearer_refusal_budget_exhausted_total");
+    }
+
+    /// A refused request goes out once more.
+    pub(crate) fn sent_again(&self, refused: u64, generation: u64) {
+        tracing::debug!(target: TARGET, cache = self.name(), refused, generation, "request sent again");
+        self.count("tower_bearer_sent_again_total");
+    }
+
+    /// A refused request does not go out again.
+    pub(crate) fn handed_back(&self, refused: u64, why: &str) {
+        tracing::debug!(target: TARGET, cache = self.name(), refused, why, "refused response handed back");
+        self.count("tower_bearer_handed_back_total");
+    }
+
+    /// A request to an origin that was not named: a mistyped origin must not look like a mystery.
+    pub(crate) fn foreign_origin(&self, uri: &Uri) {
+        tracing::debug!(
+            target: TARGET,
+            cache = self.name(),
+            scheme = uri.scheme_str().unwrap_or_default(),
+            host = uri.host().unwrap_or_default(),
+            port = uri.port_u16(),
+            "request to another origin passes without a token"
+        );
+        self.count("tower_bearer_foreign_requests_total");
+    }
+
+    #[cfg(not(feature = "metrics"))]
+    fn count(&self, _: &'static str) {}
 }
 
 fn millis(time: Duration) -> u64 {

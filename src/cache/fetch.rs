@@ -7,13 +7,15 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
+use tracing::Instrument;
+
 use crate::cache::shared::{Book, Failure, Held, SAVE_DEADLINE, Shared, Snapshot};
 use crate::clock;
 use crate::error::Error;
 use crate::schedule::{self, Moment, Phase, Window};
 use crate::secret::Secret;
 use crate::source::{FetchContext, Reason};
-use crate::telemetry;
+use crate::telemetry::Fetch;
 use crate::token::Token;
 
 enum Judged {
@@ -32,7 +34,7 @@ impl Shared {
         };
         let deadline = self.settings.fetch_deadline();
         let context = FetchContext::new(replaced, reason, deadline);
-        let fetch = caught(async { source.fetch(context).await });
+        let fetch = caught(async { source.fetch(context).await }).instrument(self.telemetry.fetching(reason));
         let fetched = match tokio::time::timeout(deadline, fetch).await {
             Ok(Ok(fetched)) => fetched,
             Ok(Err(Panicked)) => Err(Error::panicked()),
@@ -44,7 +46,7 @@ impl Shared {
                 Ok(token)
             }
             Ok(_) => {
-                telemetry::fetch_discarded(reason);
+                self.telemetry.fetch_discarded(reason);
                 return None;
             }
             Err(mut error) => {
@@ -94,7 +96,7 @@ impl Shared {
             Err(_) => Some(Error::not_saved(Error::timed_out(SAVE_DEADLINE))),
         };
         if let Some(error) = &failure {
-            telemetry::not_saved(error);
+            self.telemetry.not_saved(error);
         }
         let mut book = self.book();
         if book.epoch == epoch {
@@ -115,24 +117,30 @@ impl Shared {
         outcome: Result<Token, Error>,
     ) -> Option<Result<Token, Error>> {
         let replaced = self.flight.is_replaced(number);
-        let waiters = self.flight.waiting();
+        let (waiters, awaited) = self.flight.waiting();
         let now = self.clock.now();
-        let took = now.mono.saturating_sub(asked.mono);
+        let fetch = Fetch {
+            reason,
+            took: now.mono.saturating_sub(asked.mono),
+            waiters,
+            longest_wait: awaited.map_or(Duration::ZERO, |since| now.mono.saturating_sub(since)),
+        };
         let mut book = self.book();
         let judged = outcome.and_then(|token| self.judge(token, asked, now));
         // A late failure says nothing about the run that replaced this one.
         let late = replaced && !matches!(judged, Ok(Judged::New(..)));
         if book.epoch != epoch || number < book.taken || late {
             drop(book);
-            telemetry::fetch_discarded(reason);
+            self.telemetry.fetch_discarded(reason);
             return None;
         }
         if self.signed_out.load(Ordering::SeqCst) {
             // Its refresh token is written down, to be revoked.
             drop(book);
-            telemetry::fetch_discarded(reason);
+            self.telemetry.fetch_discarded(reason);
             return Some(Err(Error::signed_out()));
         }
+        let remaining = self.snapshot.load().left(now);
         let (answer, failure) = match judged {
             Ok(Judged::New(token, window)) => (Ok(self.store(&mut book, token, window, now)), None),
             Ok(Judged::Unchanged(_, error)) if reason == Reason::Refused => (Err(error.clone()), Some(error)),
@@ -143,8 +151,8 @@ impl Shared {
         // Whoever listens to events is a user's code, and comes after the lock.
         drop(book);
         match (&answer, failure) {
-            (_, Some((pause, error))) => telemetry::fetch_failed(reason, &error, took, waiters, pause),
-            (Ok(token), None) => telemetry::fetched(reason, token.generation(), token.lifetime(), took, waiters),
+            (_, Some((pause, error))) => self.telemetry.fetch_failed(&fetch, &error, pause),
+            (Ok(token), None) => self.telemetry.fetched(&fetch, token.generation(), token.lifetime(), remaining),
             (Err(_), None) => {}
         }
         self.changed.notify_waiters();

@@ -27,7 +27,7 @@ use crate::schedule::{self, Moment, Phase, Refresh, Refusals, Window};
 use crate::secret::Secret;
 use crate::source::erased::DynSource;
 use crate::source::{Reason, TokenSource};
-use crate::telemetry;
+use crate::telemetry::Telemetry;
 use crate::token::Token;
 
 pub(crate) struct Shared {
@@ -35,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) flight: Arc<Flight<Result<Token, Error>>>,
     pub(crate) settings: Refresh,
     pub(crate) clock: Clock,
+    pub(crate) telemetry: Telemetry,
     /// The newest generation that an API refused.
     pub(crate) refused: AtomicU64,
     pub(crate) closed: AtomicBool,
@@ -159,6 +160,7 @@ impl Shared {
             flight: Flight::new(),
             settings,
             clock,
+            telemetry: Telemetry::default(),
             refused: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             signed_out: AtomicBool::new(false),
@@ -200,7 +202,7 @@ impl Shared {
             return Want::NewerThan(0);
         }
         self.refused.fetch_max(generation, Ordering::Relaxed);
-        telemetry::refused(generation);
+        self.telemetry.refused(generation);
         Want::NewerThan(generation)
     }
 
@@ -214,6 +216,7 @@ impl Shared {
                 Boarded::Wait(waiter) => waiter,
             };
             // Ours, on our own runtime: the one that fetches may stand still.
+            waiter.waits_from(self.clock.now().mono);
             let limit = *limit.get_or_insert_with(|| clock::from_now(self.settings.fetch_deadline()));
             let overdue = waiter.overdue().saturating_sub(self.clock.now().mono);
             let until = limit.min(clock::from_now(overdue));
@@ -261,7 +264,7 @@ impl Shared {
         }
         let saving = if self.book().on_rotation.is_some() { SAVE_DEADLINE } else { Duration::ZERO };
         let overdue = now.mono + self.settings.fetch_deadline() + saving + GRACE;
-        let mut found = None;
+        let (mut found, mut spent) = (None, false);
         let waiter = self.flight.board(now.mono, overdue, |number| {
             let snapshot = self.snapshot.load();
             let held = snapshot.held_at(now);
@@ -282,12 +285,17 @@ impl Shared {
                 // Before anything is spent on a run that cannot start.
                 Some(Boarded::Failed(Error::no_runtime()))
             } else if matches!(want, Want::NewerThan(_)) && !self.refusals().spend(&self.settings, now) {
+                spent = true;
                 Some(Boarded::Failed(Error::too_many_refusals()))
             } else {
                 None
             };
             found.is_none().then(|| Arc::clone(self).run(number, want.reason(&snapshot, held)))
         });
+        if spent {
+            // Whoever listens to events is a user's code, and comes after the lock.
+            self.telemetry.budget_exhausted();
+        }
         match waiter {
             Ok(Some(waiter)) => Ok(Boarded::Wait(waiter)),
             Ok(None) => Ok(found.expect("nothing departs only where something was found")),

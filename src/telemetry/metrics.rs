@@ -1,0 +1,83 @@
+//! The same as numbers, through the `metrics` facade: whoever installs a recorder has them.
+
+use std::time::Duration;
+
+use metrics::{Label, SharedString, Unit, counter, describe_counter, describe_histogram, histogram};
+
+use crate::source::Reason;
+use crate::telemetry::{Fetch, Telemetry};
+
+impl Telemetry {
+    pub(super) fn count(&self, name: &'static str) {
+        counter!(name, self.labels()).increment(1);
+    }
+
+    /// A fetch that ended; `remaining` where it brought a token.
+    pub(super) fn count_fetch(&self, outcome: &'static str, fetch: &Fetch, remaining: Option<Duration>) {
+        let labels = self.labels_of(outcome, fetch.reason);
+        counter!("tower_bearer_fetches_total", labels.clone()).increment(1);
+        histogram!("tower_bearer_fetch_seconds", labels).record(fetch.took);
+        histogram!("tower_bearer_flight_waiters", self.labels()).record(fetch.waiters as f64);
+        histogram!("tower_bearer_flight_longest_wait_seconds", self.labels()).record(fetch.longest_wait);
+        if let Some(remaining) = remaining {
+            histogram!("tower_bearer_token_remaining_seconds", self.labels()).record(remaining);
+        }
+    }
+
+    pub(super) fn count_discarded(&self, reason: Reason) {
+        counter!("tower_bearer_fetches_total", self.labels_of("discarded", reason)).increment(1);
+    }
+
+    fn labels(&self) -> Vec<Label> {
+        let name = self.name.get().map_or(SharedString::const_str(""), |name| SharedString::from_shared(name.clone()));
+        vec![Label::new("cache", name)]
+    }
+
+    fn labels_of(&self, outcome: &'static str, reason: Reason) -> Vec<Label> {
+        let mut labels = self.labels();
+        labels.push(Label::from_static_parts("outcome", outcome));
+        labels.push(Label::new("reason", reason.to_string()));
+        labels
+    }
+}
+
+/// Tells the recorder what this crate's metrics mean and in what unit they are; call it after installing one.
+///
+/// Each carries the label `cache`, the [name](crate::TokenCache::named) of the cache, empty where it has none.
+///
+/// | metric | kind | labels | what it counts |
+/// |---|---|---|---|
+/// | `tower_bearer_fetches_total` | counter | `outcome` (fetched, failed, denied, discarded), `reason` (first, due, expired, refused, asked) | calls of the token source that ended |
+/// | `tower_bearer_fetch_seconds` | histogram | the same | how long they took |
+/// | `tower_bearer_flight_waiters` | histogram | | callers that waited for one fetch |
+/// | `tower_bearer_flight_longest_wait_seconds` | histogram | | how long the first of them waited; 0 where none did |
+/// | `tower_bearer_token_remaining_seconds` | histogram | | how long the old token could still be sent when the new one came; 0 where requests waited |
+/// | `tower_bearer_refusals_total` | counter | | refusals of a token by an API |
+/// | `tower_bearer_sent_again_total` | counter | | refused requests that were sent once more |
+/// | `tower_bearer_handed_back_total` | counter | | refused requests that were not |
+/// | `tower_bearer_refusal_budget_exhausted_total` | counter | | refusals that caused no refresh, because too many had |
+/// | `tower_bearer_foreign_requests_total` | counter | | requests to origins that were not named, which pass without a token |
+/// | `tower_bearer_refresh_tokens_not_saved_total` | counter | | failures of `on_rotation` |
+/// | `tower_bearer_sign_outs_total` | counter | | sessions that were signed out |
+pub fn describe_metrics() {
+    for (name, what) in [
+        ("tower_bearer_fetches_total", "Calls of the token source that ended, by outcome and reason"),
+        ("tower_bearer_refusals_total", "Refusals of a token by an API"),
+        ("tower_bearer_sent_again_total", "Refused requests that were sent once more"),
+        ("tower_bearer_handed_back_total", "Refused requests that were not sent once more"),
+        ("tower_bearer_refusal_budget_exhausted_total", "Refusals that caused no refresh, because too many had"),
+        ("tower_bearer_foreign_requests_total", "Requests to origins that were not named, without a token"),
+        ("tower_bearer_refresh_tokens_not_saved_total", "New refresh tokens that could not be saved"),
+        ("tower_bearer_sign_outs_total", "Sessions that were signed out"),
+    ] {
+        describe_counter!(name, Unit::Count, what);
+    }
+    describe_histogram!("tower_bearer_flight_waiters", Unit::Count, "Callers that waited for one fetch");
+    for (name, what) in [
+        ("tower_bearer_fetch_seconds", "How long a call of the token source took"),
+        ("tower_bearer_flight_longest_wait_seconds", "How long the first caller waited for one fetch"),
+        ("tower_bearer_token_remaining_seconds", "How long the old token could still be sent when the new one came"),
+    ] {
+        describe_histogram!(name, Unit::Seconds, what);
+    }
+}
