@@ -9,6 +9,7 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, Request, Response, StatusCode, request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use tower::util::BoxCloneSyncService;
@@ -128,9 +129,13 @@ impl Got {
 // === calls ===
 
 /// A client over sockets.
+pub fn client() -> Client<HttpConnector, Full<Bytes>> {
+    Client::builder(TokioExecutor::new()).build_http()
+}
+
+/// The same, in the type that a fake fits as well.
 pub fn http() -> Http {
-    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let collected = client.map_err(BoxError::from).and_then(async |response: Response<_>| {
+    let collected = client().map_err(BoxError::from).and_then(async |response: Response<_>| {
         let (head, body) = response.into_parts();
         let body: Bytes = BodyExt::collect(body).await.map_err(BoxError::from)?.to_bytes();
         Ok::<_, BoxError>(Response::from_parts(head, Full::new(body)))

@@ -6,26 +6,10 @@
 use http::Request;
 use issuers::{encoded, form_to, send};
 
-use crate::subject::Subject;
-
-/// A module of tests for each server, one test for each behaviour.
-macro_rules! held {
-    ($($server:ident: $($behaviour:ident),+;)+) => {$(
-        mod $server {
-            use crate::subject::Subject;
-            $(
-                #[tokio::test(flavor = "multi_thread")]
-                async fn $behaviour() {
-                    if let Some(server) = Subject::$server() {
-                        crate::conformance::$behaviour(&server).await;
-                    }
-                }
-            )+
-        }
-    )+};
-}
+use crate::subject::{Subject, held};
 
 held! {
+    conformance
     issuer:
         a_token_answer_has_the_shape_of_the_rfc,
         a_refresh_brings_another_pair,

@@ -1,6 +1,6 @@
 //! The servers under test: oidc-provider, and the fakes of the `testing` feature.
 
-use http::Request;
+use http::{Request, Uri};
 use http_body_util::Full;
 use issuers::{Got, Http, ODD_PASSWORD, OidcProvider, get, http, post, send};
 use tower::{ServiceExt, service_fn};
@@ -114,6 +114,12 @@ impl Subject {
         get(&self.http, &self.api_url).await
     }
 
+    /// The API's origin.
+    pub(crate) fn origin(&self) -> String {
+        let url: Uri = self.api_url.parse().expect("a URL");
+        format!("{}://{}", url.scheme_str().expect("a scheme"), url.authority().expect("a host"))
+    }
+
     // === sources ===
 
     pub(crate) fn password(&self, password: &str) -> Password {
@@ -125,3 +131,20 @@ impl Subject {
         RefreshToken::new(self.http.clone(), &self.token_url, self.client_id, saved).expect("a source")
     }
 }
+
+/// The behaviours of a room as tests: a module for each server, a test for each behaviour.
+macro_rules! held {
+    ($room:ident $($server:ident: $($behaviour:ident),+;)+) => {$(
+        mod $server {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $behaviour() {
+                    if let Some(server) = $crate::subject::Subject::$server() {
+                        $crate::$room::$behaviour(&server).await;
+                    }
+                }
+            )+
+        }
+    )+};
+}
+pub(crate) use held;
