@@ -24,6 +24,7 @@ const PASSWORDS = new Map([['ann', 'päss wörd&=+'], ['bob b+%', 'other']]);
 // Seconds. The provider counts in whole ones: a token ends up to one second before `expires_in` has passed.
 const LIFE = 3600;
 const SHORT_LIFE = 6;
+const BRIEF_LIFE = 3;
 
 // How long a token call is held back before the provider sees it, so that two at once would be seen as such.
 const HOLD = 50;
@@ -68,6 +69,8 @@ const clients = await Promise.all([
   client('public', 'none'),
   client('short', 'client_secret_basic', { client_secret: 'secret' }),
   client('short-public', 'none'),
+  client('brief', 'client_secret_basic', { client_secret: 'secret' }),
+  client('brief-public', 'none'),
   client('secret-jwt', 'client_secret_jwt', { client_secret: LONG_SECRET, token_endpoint_auth_signing_alg: 'HS256' }),
   signing('es256', 'ES256'),
   signing('rs256', 'RS256'),
@@ -75,7 +78,8 @@ const clients = await Promise.all([
 
 // === the provider ===
 
-const life = (_, __, { clientId }) => (clientId.startsWith('short') ? SHORT_LIFE : LIFE);
+const LIVES = { short: SHORT_LIFE, brief: BRIEF_LIFE };
+const life = (_, __, { clientId }) => LIVES[clientId.split('-')[0]] ?? LIFE;
 const account = (id) => ({ accountId: id, claims: () => ({ sub: id }) });
 
 function resourceServer(_, resource) {

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write, stderr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
@@ -37,8 +38,10 @@ pub struct Got {
 pub const ODD_SECRET: &str = "s cr:t&=+%41/\"";
 /// The password of the user `ann`.
 pub const ODD_PASSWORD: &str = "päss wörd&=+";
-/// How long the access tokens of the clients `short` and `short-public` live, in seconds.
-pub const SHORT_LIFE: u64 = 6;
+/// How long the access tokens of the clients `short` and `short-public` live.
+pub const SHORT_LIFE: Duration = Duration::from_secs(6);
+/// How long the access tokens of the clients `brief` and `brief-public` live.
+pub const BRIEF_LIFE: Duration = Duration::from_secs(3);
 /// The resource (RFC 8707) that the provider knows.
 pub const RESOURCE: &str = "https://api.example.com/";
 

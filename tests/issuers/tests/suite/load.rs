@@ -1,78 +1,115 @@
 //! Many tasks over many expiries: one token call for each, never two at once, and no refresh token spent twice.
 #![expect(clippy::disallowed_methods, reason = "real time: the server has no other")]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Full;
-use issuers::{ODD_PASSWORD, OidcProvider, SHORT_LIFE, client};
+use issuers::{BRIEF_LIFE, ODD_PASSWORD, OidcProvider, SHORT_LIFE, client};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use tower::{Layer, ServiceExt};
+use tower::{Layer, Service, ServiceExt};
 use tower_bearer::oauth2::{ClientCredentials, Password};
-use tower_bearer::{BearerLayer, TokenCache};
+use tower_bearer::{BearerLayer, TokenCache, TokenSource};
 
-const TASKS: usize = 64;
-/// The first token and five that took its place, each after the one before had come near its end; one more, so that
-/// the fifth has ended.
-const TOKENS: u64 = 7;
-const PAUSE: Duration = Duration::from_millis(200);
+const TASKS: u64 = 64;
 
-/// Sends requests from all tasks until there were this many tokens; tells what was counted.
-async fn run(provider: &OidcProvider, cache: TokenCache) {
-    let start = Instant::now();
+fn client_credentials(provider: &OidcProvider, id: &str) -> impl TokenSource {
+    ClientCredentials::new(client(), &provider.url("/token"), id, "secret").expect("a source")
+}
+
+/// With a rotating refresh token, and a server that ends the session when one is spent twice.
+fn rotating(provider: &OidcProvider, id: &str) -> impl TokenSource {
+    let login = Password::new(client(), &provider.url("/token"), id, "ann", ODD_PASSWORD).expect("a source");
+    login.scope("read offline_access")
+}
+
+/// Sends a request from each task, then from each again as long as `more` says so; tells how many there were.
+async fn send(provider: &OidcProvider, cache: &TokenCache, more: impl Fn() -> bool + Clone + Send + 'static) -> u64 {
     let api = BearerLayer::new(cache.clone(), [provider.base()]).expect("an origin").layer(client());
-    let sent = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
     for _ in 0..TASKS {
-        let (api, cache, sent, url) = (api.clone(), cache.clone(), Arc::clone(&sent), provider.url("/test/api"));
+        let (mut api, url, more) = (api.clone(), provider.url("/test/api"), more.clone());
         tasks.spawn(async move {
-            while cache.status().generation < TOKENS {
+            let mut sent = 0;
+            loop {
                 let request = Request::get(&url).body(Full::<Bytes>::default()).expect("a request");
-                let response = api.clone().oneshot(request).await.expect("a response");
+                let response = api.ready().await.expect("room").call(request).await.expect("a response");
                 assert_eq!(response.status(), StatusCode::OK);
-                sent.fetch_add(1, Ordering::Relaxed);
-                sleep(PAUSE).await;
+                sent += 1;
+                if !more() {
+                    return sent;
+                }
+                sleep(Duration::from_millis(200)).await;
             }
         });
     }
-    // A task that failed has panicked.
-    tasks.join_all().await;
+    // A request that failed was a panic.
+    tasks.join_all().await.into_iter().sum()
+}
 
-    assert_eq!(cache.status().generation, TOKENS);
+/// What both sides counted, after `sent` requests with `tokens` tokens.
+async fn check(provider: &OidcProvider, cache: &TokenCache, tokens: u64, sent: u64) {
+    assert_eq!(cache.status().generation, tokens);
     for (name, expected) in [
-        ("token_calls", TOKENS),
+        ("token_calls", tokens),
         ("token_calls_at_once", 1),
-        ("granted", TOKENS),
+        ("granted", tokens),
         ("denied", 0),
         ("reuses", 0),
         ("revoked_grants", 0),
-        ("accepted", sent.load(Ordering::Relaxed) as u64),
+        ("accepted", sent),
     ] {
         assert_eq!(provider.count(name).await, expected, "{name}");
     }
+}
+
+/// Requests all the time: tokens are replaced beside them, shortly before they end.
+async fn steady(provider: &OidcProvider, source: impl TokenSource) {
+    // Six took the place of another; by then the first five have ended.
+    const TOKENS: u64 = 7;
+    let start = Instant::now();
+    let cache = TokenCache::new(source);
+    let watched = cache.clone();
+    let sent = send(provider, &cache, move || watched.status().generation < TOKENS).await;
+    check(provider, &cache, TOKENS, sent).await;
     // No token was replaced before three quarters of its life were over. A slow machine only takes longer.
-    let least = Duration::from_secs(SHORT_LIFE) * 3 / 4 * (TOKENS as u32 - 1);
+    let least = SHORT_LIFE * 3 / 4 * (TOKENS as u32 - 1);
     assert!(start.elapsed() >= least, "{TOKENS} tokens within {:?}", start.elapsed());
+}
+
+/// Requests only when the token has ended, and then from all tasks at once.
+async fn bursts(provider: &OidcProvider, source: impl TokenSource) {
+    let cache = TokenCache::new(source);
+    let mut sent = send(provider, &cache, || false).await;
+    for _ in 0..5 {
+        sleep(BRIEF_LIFE).await;
+        sent += send(provider, &cache, || false).await;
+    }
+    check(provider, &cache, 6, sent).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn client_credentials_take_one_token_call_per_expiry() {
     let Some(provider) = OidcProvider::start() else { return };
-    let login = ClientCredentials::new(client(), &provider.url("/token"), "short", "secret").expect("a source");
-    run(&provider, TokenCache::new(login)).await;
+    steady(&provider, client_credentials(&provider, "short")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotated_refresh_token_is_spent_once_per_expiry_and_no_reuse_is_detected() {
+async fn a_rotated_refresh_token_is_spent_once_per_expiry() {
     let Some(provider) = OidcProvider::start() else { return };
-    let login =
-        Password::new(client(), &provider.url("/token"), "short-public", "ann", ODD_PASSWORD).expect("a source");
-    let cache = TokenCache::new(login.scope("read offline_access"));
-    let first = cache.get().await.expect("a token").refresh_token().expect("a refresh token");
-    run(&provider, cache.clone()).await;
-    assert_ne!(cache.peek().expect("a token").refresh_token(), Some(first), "it was rotated");
+    steady(&provider, rotating(&provider, "short-public")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_credentials_take_one_token_call_for_all_who_find_the_token_ended() {
+    let Some(provider) = OidcProvider::start() else { return };
+    bursts(&provider, client_credentials(&provider, "brief")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_refresh_token_is_spent_once_for_all_who_find_the_token_ended() {
+    let Some(provider) = OidcProvider::start() else { return };
+    bursts(&provider, rotating(&provider, "brief-public")).await;
 }
