@@ -91,6 +91,8 @@ const configuration = {
   clients,
   scopes: SCOPES,
   rotateRefreshToken: true,
+  // By default tokens are taken for 15 s after their end.
+  clockTolerance: 0,
   cookies: { keys: [randomUUID()] },
   interactions: { url: (_, { uid }) => `/test/interaction/${uid}` },
   findAccount: (_, id) => account(id),

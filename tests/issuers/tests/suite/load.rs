@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Full;
-use issuers::{BRIEF_LIFE, ODD_PASSWORD, OidcProvider, SHORT_LIFE, client};
+use issuers::{BRIEF_LIFE, ODD_PASSWORD, OidcProvider, SHORT_LIFE, client, http};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, ServiceExt};
@@ -84,7 +84,10 @@ async fn bursts(provider: &OidcProvider, source: impl TokenSource) {
     let cache = TokenCache::new(source);
     let mut sent = send(provider, &cache, || false).await;
     for _ in 0..5 {
+        let token = cache.peek().expect("a token");
         sleep(BRIEF_LIFE).await;
+        let call = Request::get(provider.url("/test/api")).header("authorization", token.header_value());
+        assert_eq!(issuers::send(&http(), call, "").await.status, StatusCode::UNAUTHORIZED, "the server agrees");
         sent += send(provider, &cache, || false).await;
     }
     check(provider, &cache, 6, sent).await;
