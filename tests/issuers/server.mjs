@@ -227,6 +227,8 @@ const server = createServer((request, response) => {
     response.end();
   });
 });
+// A connection closed for idleness while a request is on its way would be a failure of the machine's speed.
+server.keepAliveTimeout = 0;
 await new Promise((listening) => { server.listen(0, '127.0.0.1', listening); });
 const { port } = server.address();
 
