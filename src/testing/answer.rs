@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
@@ -46,7 +46,12 @@ impl Answer {
     pub fn token(text: impl Into<String>, lifetime: Duration) -> Self {
         let text = text.into();
         let body = json!({ "access_token": text, "token_type": "Bearer", "expires_in": lifetime.as_secs() });
-        Self::json(200, body).issuing(text, lifetime)
+        Self::granting(body).issuing(text, lifetime)
+    }
+
+    /// A token answer of the server's own making, which no cache may keep (RFC 6749, section 5.1).
+    pub(crate) fn granting(body: Value) -> Self {
+        Self::json(200, body).header(CACHE_CONTROL.as_str(), "no-store")
     }
 
     /// A JSON body with its content type.

@@ -120,7 +120,7 @@ impl Issuer {
             "expires_in": lifetime.as_secs(),
             "refresh_token": format!("refresh-{number}"),
         });
-        Answer::json(200, body).issuing(text, lifetime)
+        Answer::granting(body).issuing(text, lifetime)
     }
 }
 

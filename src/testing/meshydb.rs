@@ -255,7 +255,7 @@ impl MeshyDbServer {
                 state.answers_to_lose -= 1;
                 Answer::fails("the connection broke before the answer arrived")
             }
-            Ok(pair) => Answer::json(200, pair.to_json()),
+            Ok(pair) => Answer::granting(pair.to_json()),
             Err(denial) => state.denied(400, denial),
         }
     }
@@ -313,12 +313,14 @@ impl MeshyDbServer {
 
     /// The form of a client this account knows.
     fn form(&self, request: &Recorded) -> Result<BTreeMap<String, String>, Denial> {
-        let form = request.form();
+        let mut form = request.form();
         // No parameter may come twice (RFC 6749, section 3.2).
         let repeated = form_urlencoded::parse(&request.body).count() > form.len();
         if repeated || request.media_type() != "application/x-www-form-urlencoded" {
             return Err(Denial { code: "invalid_request", why: "The form is invalid." });
         }
+        // One without a value counts as absent (the same section).
+        form.retain(|_, value| !value.is_empty());
         match form.get("client_id") {
             Some(client_id) if *client_id == self.inner.public_key => Ok(form),
             _ => Err(Denial { code: "invalid_client", why: "Client id is invalid." }),

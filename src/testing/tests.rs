@@ -103,6 +103,7 @@ async fn an_issuer_counts_its_tokens_up_and_enters_them_in_its_ledger() {
     let first = ask(&issuer).await;
     assert_eq!(first.json(), json!({ "access_token": "token-1", "token_type": "Bearer", "expires_in": 3600 }));
     assert_eq!(first.headers["content-type"], "application/json");
+    assert_eq!(first.headers["cache-control"], "no-store");
     assert_eq!(ask(&issuer).await.text("access_token"), "token-2");
     assert_eq!(issuer.ledger().verdict("token-1"), Verdict::Live);
     assert_eq!(issuer.ledger().newest().as_deref(), Some("token-2"));

@@ -43,7 +43,7 @@ async fn a_login_is_answered_as_documented() {
     let server = server();
     let got = token(&server, LOGIN).await;
     let access_token = got.text("access_token");
-    assert_eq!(got.status, 200);
+    assert_eq!((got.status.as_u16(), &got.headers["cache-control"]), (200, &"no-store".parse().unwrap()));
     assert_eq!(
         got.json(),
         json!({
@@ -79,6 +79,8 @@ async fn what_is_wrong_with_a_login_is_told_in_the_providers_words() {
         ("username=ann", "username=bob", "invalid_grant", "Username is invalid."),
         ("password=secret", "password=wrong", "invalid_grant", "Password is invalid."),
         ("username=ann", "username=ann&username=ann", "invalid_request", "The form is invalid."),
+        ("username=ann", "username=", "invalid_request", "Username is invalid."),
+        ("grant_type=password", "grant_type=", "invalid_request", "Grant type is invalid."),
     ];
     for (from, to, code, why) in cases {
         let got = token(&server, &LOGIN.replacen(from, to, 1)).await;

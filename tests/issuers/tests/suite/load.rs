@@ -1,0 +1,118 @@
+//! Many tasks over many expiries: one token call for each, never two at once, and no refresh token spent twice.
+#![expect(clippy::disallowed_methods, reason = "real time: the server has no other")]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use issuers::{BRIEF_LIFE, ODD_PASSWORD, OidcProvider, SHORT_LIFE, client, http};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tower::{Layer, Service, ServiceExt};
+use tower_bearer::oauth2::{ClientCredentials, Password};
+use tower_bearer::{BearerLayer, TokenCache, TokenSource};
+
+const TASKS: u64 = 64;
+
+fn client_credentials(provider: &OidcProvider, id: &str) -> impl TokenSource {
+    ClientCredentials::new(client(), &provider.url("/token"), id, "secret").expect("a source")
+}
+
+/// With a rotating refresh token, and a server that ends the session when one is spent twice.
+fn rotating(provider: &OidcProvider, id: &str) -> impl TokenSource {
+    let login = Password::new(client(), &provider.url("/token"), id, "ann", ODD_PASSWORD).expect("a source");
+    login.scope("read offline_access")
+}
+
+/// Sends a request from each task, then from each again as long as `more` says so; tells how many there were.
+async fn send(provider: &OidcProvider, cache: &TokenCache, more: impl Fn() -> bool + Clone + Send + 'static) -> u64 {
+    let api = BearerLayer::new(cache.clone(), [provider.base()]).expect("an origin").layer(client());
+    let mut tasks = JoinSet::new();
+    for _ in 0..TASKS {
+        let (mut api, url, more) = (api.clone(), provider.url("/test/api"), more.clone());
+        tasks.spawn(async move {
+            let mut sent = 0;
+            loop {
+                let request = Request::get(&url).body(Full::<Bytes>::default()).expect("a request");
+                let response = api.ready().await.expect("room").call(request).await.expect("a response");
+                assert_eq!(response.status(), StatusCode::OK);
+                sent += 1;
+                if !more() {
+                    return sent;
+                }
+                sleep(Duration::from_millis(200)).await;
+            }
+        });
+    }
+    // A request that failed was a panic.
+    tasks.join_all().await.into_iter().sum()
+}
+
+/// What both sides counted, after `sent` requests with `tokens` tokens.
+async fn check(provider: &OidcProvider, cache: &TokenCache, tokens: u64, sent: u64) {
+    assert_eq!(cache.status().generation, tokens);
+    for (name, expected) in [
+        ("token_calls", tokens),
+        ("token_calls_at_once", 1),
+        ("granted", tokens),
+        ("denied", 0),
+        ("reuses", 0),
+        ("revoked_grants", 0),
+        ("accepted", sent),
+    ] {
+        assert_eq!(provider.count(name).await, expected, "{name}");
+    }
+}
+
+/// Requests all the time: tokens are replaced beside them, shortly before they end.
+async fn steady(provider: &OidcProvider, source: impl TokenSource) {
+    // Six took the place of another; by then the first five have ended.
+    const TOKENS: u64 = 7;
+    let start = Instant::now();
+    let cache = TokenCache::new(source);
+    let watched = cache.clone();
+    let sent = send(provider, &cache, move || watched.status().generation < TOKENS).await;
+    check(provider, &cache, TOKENS, sent).await;
+    // No token was replaced before three quarters of its life were over. A slow machine only takes longer.
+    let least = SHORT_LIFE * 3 / 4 * (TOKENS as u32 - 1);
+    assert!(start.elapsed() >= least, "{TOKENS} tokens within {:?}", start.elapsed());
+}
+
+/// Requests only when the token has ended, and then from all tasks at once.
+async fn bursts(provider: &OidcProvider, source: impl TokenSource) {
+    let cache = TokenCache::new(source);
+    let mut sent = send(provider, &cache, || false).await;
+    for _ in 0..5 {
+        let token = cache.peek().expect("a token");
+        sleep(BRIEF_LIFE).await;
+        let call = Request::get(provider.url("/test/api")).header("authorization", token.header_value());
+        assert_eq!(issuers::send(&http(), call, "").await.status, StatusCode::UNAUTHORIZED, "the server agrees");
+        sent += send(provider, &cache, || false).await;
+    }
+    check(provider, &cache, 6, sent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_credentials_take_one_token_call_per_expiry() {
+    let Some(provider) = OidcProvider::start() else { return };
+    steady(&provider, client_credentials(&provider, "short")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_refresh_token_is_spent_once_per_expiry() {
+    let Some(provider) = OidcProvider::start() else { return };
+    steady(&provider, rotating(&provider, "short-public")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_credentials_take_one_token_call_for_all_who_find_the_token_ended() {
+    let Some(provider) = OidcProvider::start() else { return };
+    bursts(&provider, client_credentials(&provider, "brief")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_refresh_token_is_spent_once_for_all_who_find_the_token_ended() {
+    let Some(provider) = OidcProvider::start() else { return };
+    bursts(&provider, rotating(&provider, "brief-public")).await;
+}

@@ -1,0 +1,11 @@
+//! The sources and the cache against a real OAuth 2 server; and what it has in common with the fakes.
+//!
+//! Tests of the real server are skipped, with a message, where it is not installed (`tests/issuers/install`). They run
+//! in real time, because it does.
+
+mod authentication;
+mod by_hand;
+mod conformance;
+mod load;
+mod sessions;
+mod subject;

@@ -1,0 +1,110 @@
+//! What becomes of a session: rotated, revoked, spent by another; the same for oidc-provider and the MeshyDB lookalike.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use issuers::ODD_PASSWORD;
+use tokio::task::JoinSet;
+use tower::{Layer, ServiceExt};
+use tower_bearer::testing::ManualClock;
+use tower_bearer::{BearerLayer, Refresh, TokenCache};
+
+use crate::subject::{Subject, held};
+
+held! {
+    sessions
+    meshydb:
+        each_refresh_spends_the_newest_refresh_token,
+        a_revoked_session_begins_anew_with_its_login,
+        a_revoked_refresh_token_alone_is_denied,
+        a_wrong_password_is_denied,
+        a_refresh_token_spent_by_another_cache_is_denied_and_ends_both,
+        sixty_four_refused_requests_make_one_new_session;
+    oidc_provider:
+        each_refresh_spends_the_newest_refresh_token,
+        a_revoked_session_begins_anew_with_its_login,
+        a_revoked_refresh_token_alone_is_denied,
+        a_wrong_password_is_denied,
+        a_refresh_token_spent_by_another_cache_is_denied_and_ends_both,
+        sixty_four_refused_requests_make_one_new_session;
+}
+
+/// The newest refresh token of a cache.
+fn refresh_token(cache: &TokenCache) -> String {
+    cache.peek().and_then(|token| token.refresh_token()).expect("a refresh token").expose().to_owned()
+}
+
+async fn is_live(server: &Subject, cache: &TokenCache) -> bool {
+    server.call(cache.peek().expect("a token").access_token()).await.status == 200
+}
+
+async fn each_refresh_spends_the_newest_refresh_token(server: &Subject) {
+    let cache = TokenCache::new(server.password(ODD_PASSWORD));
+    cache.get().await.expect("a login");
+    let saved = refresh_token(&cache);
+    let resumed = TokenCache::new(server.refresh_token(&saved));
+    for _ in 0..5 {
+        let before = resumed.peek().map(|token| token.refresh_token());
+        let token = resumed.refresh().await.expect("a refresh");
+        assert_ne!(Some(token.refresh_token()), before);
+        assert!(is_live(server, &resumed).await);
+    }
+}
+
+async fn a_revoked_session_begins_anew_with_its_login(server: &Subject) {
+    let cache = TokenCache::new(server.password(ODD_PASSWORD));
+    cache.get().await.expect("a login");
+    assert_eq!(server.revoke(&[("token", &refresh_token(&cache))]).await.status, 200);
+    assert!(!is_live(server, &cache).await);
+    cache.refresh().await.expect("another login");
+    assert!(is_live(server, &cache).await);
+}
+
+async fn a_revoked_refresh_token_alone_is_denied(server: &Subject) {
+    let saved = server.login().await.text("refresh_token");
+    let cache = TokenCache::new(server.refresh_token(&saved));
+    cache.get().await.expect("a session");
+    server.revoke(&[("token", &refresh_token(&cache))]).await;
+    let error = cache.refresh().await.expect_err("a denial");
+    assert!(error.is_denied() && error.code() == Some("invalid_grant"), "{error}");
+    assert!(error.to_string().contains("no login to fall back to"), "{error}");
+}
+
+async fn a_wrong_password_is_denied(server: &Subject) {
+    let error = TokenCache::new(server.password("wrong")).get().await.expect_err("a denial");
+    assert!(error.is_denied() && error.code() == Some("invalid_grant"), "{error}");
+}
+
+/// What happens to who shares a rotating refresh token between two caches.
+async fn a_refresh_token_spent_by_another_cache_is_denied_and_ends_both(server: &Subject) {
+    let saved = server.login().await.text("refresh_token");
+    let [one, other] = [(); 2].map(|()| TokenCache::new(server.refresh_token(&saved)));
+    one.get().await.expect("the first to come");
+    assert!(other.get().await.expect_err("a denial").is_denied());
+    assert!(one.refresh().await.expect_err("a denial").is_denied());
+}
+
+async fn sixty_four_refused_requests_make_one_new_session(server: &Subject) {
+    let clock = ManualClock::new();
+    let cache = TokenCache::with_clock(server.password(ODD_PASSWORD), Refresh::new(), clock.clone());
+    cache.get().await.expect("a login");
+    server.revoke(&[("token", &refresh_token(&cache))]).await;
+    // Old enough for a refusal to count.
+    clock.advance(Duration::from_secs(3));
+    let api = BearerLayer::new(cache.clone(), [server.origin()]).expect("an origin").layer(server.http.clone());
+    let mut tasks = JoinSet::new();
+    for _ in 0..64 {
+        let request = Request::get(&server.api_url).body(Full::<Bytes>::default()).expect("a request");
+        tasks.spawn(api.clone().oneshot(request));
+    }
+    for response in tasks.join_all().await {
+        assert_eq!(response.expect("a response").status(), 200);
+    }
+    assert_eq!(cache.status().generation, 2);
+    if let Some(provider) = &server.provider {
+        // The login, the refresh that was denied, the login that took its place.
+        assert_eq!((provider.count("token_calls").await, provider.count("reuses").await), (3, 0));
+    }
+}
