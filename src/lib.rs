@@ -40,6 +40,18 @@ pub use source::{FetchContext, Reason, TokenSource, json, mesh_connect, oauth2};
 pub use telemetry::describe_metrics;
 pub use token::{DEFAULT_LIFETIME, MAX_LIFETIME, Token};
 
+/// Recipes, each of them compiled.
+#[doc = include_str!("../docs/cookbook.md")]
+pub mod cookbook {}
+
+/// Every error, with its cause and its remedy.
+#[doc = include_str!("../docs/errors.md")]
+pub mod errors {}
+
+/// From other ways of sending a token.
+#[doc = include_str!("../docs/moving.md")]
+pub mod moving {}
+
 /// Why things are as they are: the decisions, and what was rejected for them.
 #[doc = include_str!("../DESIGN.md")]
 pub mod design {}

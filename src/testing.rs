@@ -1,4 +1,4 @@
-//! Fakes for tests: token endpoints and APIs that need no socket.
+//! Fakes for tests: token endpoints and APIs that need no socket. [A whole test](guide) of a client.
 //!
 //! Every fake is a [`tower::Service`] of `http::Request<Full<Bytes>>`, a cheap handle to clone, and always ready. Each
 //! reads time from tokio, so a test with paused time decides when tokens end and answers arrive. Settings take `&self`
@@ -38,6 +38,9 @@
 //! # Ok(())
 //! # }
 //! ```
+
+#[doc = include_str!("../docs/testing.md")]
+pub mod guide {}
 
 mod answer;
 mod api;
