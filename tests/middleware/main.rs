@@ -2,6 +2,8 @@
 //! need.
 #![expect(clippy::disallowed_methods, reason = "tests spawn their callers")]
 
+#[path = "../common/traces.rs"]
+mod traces;
 mod everywhere;
 mod injection;
 mod refused;

@@ -8,6 +8,8 @@ use std::{panic, thread};
 
 use tokio::runtime::Builder;
 
+#[path = "../common/traces.rs"]
+mod traces;
 mod bodies;
 mod connections;
 mod early;

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 pub(crate) mod any;
+#[path = "../common/traces.rs"]
+mod traces;
 
 use std::collections::BTreeMap;
 use std::error::Error as _;

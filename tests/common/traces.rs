@@ -1,0 +1,10 @@
+//! With `TOWER_BEARER_TRACES` set, all that this test binary's threads trace goes to its standard error, where
+//! `.ci/secrets` looks for secrets.
+
+#[ctor::ctor(unsafe)]
+fn show() {
+    if std::env::var_os("TOWER_BEARER_TRACES").is_some() {
+        let all = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
+        all.with_writer(std::io::stderr).init();
+    }
+}
