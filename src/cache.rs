@@ -8,9 +8,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 use tower::BoxError;
 
-use crate::cache::shared::{Saving, Shared, Snapshot, Want};
+use crate::cache::shared::{Held, Saving, Shared, Snapshot, Want};
 use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::schedule::{Moment, Phase, Refresh, Window};
@@ -292,6 +293,11 @@ impl TokenCache {
         self.shared.obtain(want).await
     }
 
+    /// Starts a fetch, without waiting for it.
+    pub(crate) fn refresh_beside(&self) {
+        self.shared.board_beside(Want::Usable);
+    }
+
     /// Notes the refusal of a token and starts its replacement, without waiting.
     pub(crate) fn replace_beside(&self, generation: u64) {
         let want = self.shared.note_refusal(generation);
@@ -308,15 +314,29 @@ impl fmt::Debug for TokenCache {
 // === impl Reader ===
 
 /// One service's own view of the cache: keeps the snapshot it saw last, so that looking at an unchanged one touches
-/// nothing that other threads write.
+/// nothing that other threads write, and how long the token in it is known to be fresh, so that one clock is read and
+/// not two.
 #[derive(Clone)]
 pub(crate) struct Reader {
     seen: arc_swap::Cache<Door, Arc<Snapshot>>,
+    look: Option<Look>,
+}
+
+/// A look at both clocks that found a token fresh.
+#[derive(Clone, Copy)]
+struct Look {
+    generation: u64,
+    /// Until when, on the monotonic clock, the wall clock is not asked again.
+    until: Instant,
 }
 
 /// The way from a handle to its snapshot, for `arc_swap::Cache`.
 #[derive(Clone)]
 struct Door(Arc<Shared>);
+
+/// After this long on the monotonic clock the wall clock is asked again: so much later is it noticed that a machine
+/// slept, or that the wall clock jumped.
+const LOOK: Duration = Duration::from_millis(100);
 
 impl std::ops::Deref for Door {
     type Target = ArcSwap<Snapshot>;
@@ -328,15 +348,32 @@ impl std::ops::Deref for Door {
 
 impl Reader {
     pub(crate) fn new(cache: &TokenCache) -> Self {
-        Self { seen: arc_swap::Cache::new(Door(Arc::clone(&cache.shared))) }
+        Self { seen: arc_swap::Cache::new(Door(Arc::clone(&cache.shared))), look: None }
     }
 
-    /// A token that can be sent now. Where it nears its end, its replacement is started beside.
-    pub(crate) fn usable(&mut self, cache: &TokenCache) -> Option<&Token> {
-        let (held, phase) = self.seen.load().held_at(cache.shared.clock.now())?;
-        if phase == Phase::Due {
-            cache.shared.board_beside(Want::Usable);
+    /// A token that can be sent now, and whether it nears its end.
+    #[inline]
+    pub(crate) fn usable(&mut self, cache: &TokenCache) -> Option<(&Token, Phase)> {
+        let held = self.seen.load().held.as_ref()?;
+        let tick = cache.shared.clock.tick();
+        if let (Some(look), Some(tick)) = (self.look, tick)
+            && look.generation == held.token.generation()
+            && tick < look.until
+        {
+            return Some((&held.token, Phase::Fresh));
         }
-        Some(&held.token)
+        let phase = look_again(&mut self.look, held, &cache.shared.clock, tick);
+        (phase != Phase::Expired).then_some((&held.token, phase))
     }
+}
+
+/// Asks both clocks, and remembers how long a fresh token stays so unless the wall clock says otherwise.
+#[cold]
+fn look_again(look: &mut Option<Look>, held: &Held, clock: &Clock, tick: Option<Instant>) -> Phase {
+    let now = clock.at(tick);
+    let phase = held.window.phase(now);
+    *look = tick
+        .filter(|_| phase == Phase::Fresh)
+        .map(|tick| Look { generation: held.token.generation(), until: tick + held.window.until_due(now).min(LOOK) });
+    phase
 }
