@@ -334,10 +334,6 @@ struct Look {
 #[derive(Clone)]
 struct Door(Arc<Shared>);
 
-/// After this long on the monotonic clock the wall clock is asked again: so much later is it noticed that a machine
-/// slept, or that the wall clock jumped.
-const LOOK: Duration = Duration::from_millis(100);
-
 impl std::ops::Deref for Door {
     type Target = ArcSwap<Snapshot>;
 
@@ -352,28 +348,40 @@ impl Reader {
     }
 
     /// A token that can be sent now, and whether it nears its end.
-    #[inline]
     pub(crate) fn usable(&mut self, cache: &TokenCache) -> Option<(&Token, Phase)> {
-        let held = self.seen.load().held.as_ref()?;
-        let tick = cache.shared.clock.tick();
-        if let (Some(look), Some(tick)) = (self.look, tick)
+        let snapshot = self.seen.load();
+        let held = snapshot.held.as_ref()?;
+        let clock = &cache.shared.clock;
+        let tick = clock.tick();
+        if let (Some(look), Some(tick)) = (&self.look, tick)
             && look.generation == held.token.generation()
             && tick < look.until
         {
             return Some((&held.token, Phase::Fresh));
         }
-        let phase = look_again(&mut self.look, held, &cache.shared.clock, tick);
+        let phase = match tick {
+            Some(tick) => look(&mut self.look, snapshot, held, clock, tick),
+            None => held.window.phase(clock.now()),
+        };
         (phase != Phase::Expired).then_some((&held.token, phase))
     }
 }
 
-/// Asks both clocks, and remembers how long a fresh token stays so unless the wall clock says otherwise.
-#[cold]
-fn look_again(look: &mut Option<Look>, held: &Held, clock: &Clock, tick: Option<Instant>) -> Phase {
-    let now = clock.at(tick);
-    let phase = held.window.phase(now);
-    *look = tick
-        .filter(|_| phase == Phase::Fresh)
-        .map(|tick| Look { generation: held.token.generation(), until: tick + held.window.until_due(now).min(LOOK) });
-    phase
+/// Services that are cloned for each request look here once in their lives, and share one reading of the wall clock.
+#[inline(never)]
+fn look(seen: &mut Option<Look>, snapshot: &Snapshot, held: &Held, clock: &Clock, tick: Instant) -> Phase {
+    let generation = held.token.generation();
+    let now = clock::since_start(tick);
+    let sure_until = snapshot.sure_until.load(Ordering::Relaxed);
+    if now < sure_until {
+        // Only who looks again is worth the sum.
+        let again = seen.as_ref().is_some_and(|look| look.generation == generation);
+        let until = if again { tick + Duration::from_nanos(sure_until - now) } else { tick };
+        *seen = Some(Look { generation, until });
+        return Phase::Fresh;
+    }
+    let moment = clock.at(tick);
+    let sure = u64::try_from(held.window.sure_for(moment).as_nanos()).unwrap_or(0);
+    snapshot.sure_until.store(now + sure, Ordering::Relaxed);
+    held.window.phase(moment)
 }

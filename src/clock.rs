@@ -47,8 +47,8 @@ impl Clock {
     }
 
     /// Both clocks, where the monotonic one was read already.
-    pub(crate) fn at(&self, tick: Option<Instant>) -> Moment {
-        tick.map_or_else(|| self.now(), system)
+    pub(crate) fn at(&self, tick: Instant) -> Moment {
+        system(tick)
     }
 }
 
@@ -71,6 +71,12 @@ fn unpaused() -> Instant {
 #[expect(clippy::disallowed_methods, reason = "the door itself")]
 fn wall() -> SystemTime {
     SystemTime::now()
+}
+
+/// A reading of the monotonic clock, in nanoseconds.
+pub(crate) fn since_start(tick: Instant) -> u64 {
+    let since = tick.into_std().duration_since(START.into_std());
+    since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos())
 }
 
 /// The moment this far ahead, for tokio's timers.

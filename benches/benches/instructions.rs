@@ -22,6 +22,14 @@ fn warm<S: Client>(mut service: S, headers: usize) -> (S, Request<Body>) {
     (service, request(headers))
 }
 
+/// A service that is only cloned, and never called itself: what it has seen of the cache is from before the first token.
+fn template<S: Client>(service: S, headers: usize) -> (S, Request<Body>) {
+    for _ in 0..3 {
+        call_cloned(&service, request(headers));
+    }
+    (service, request(headers))
+}
+
 #[library_benchmark]
 #[bench::none(warm(SMALL, 4))]
 #[bench::added(warm(added(SMALL), 4))]
@@ -48,6 +56,7 @@ fn large<S: Client>((mut service, request): (S, Request<Body>)) -> (S, Response<
 #[bench::none(warm(SMALL, 4))]
 #[bench::added(warm(added(SMALL), 4))]
 #[bench::never(warm(never(SMALL), 4))]
+#[bench::never_template(template(never(SMALL), 4))]
 #[bench::twice(warm(twice(SMALL), 4))]
 fn cloned<S: Client>((service, request): (S, Request<Body>)) -> (S, Response<Body>) {
     let response = black_box(call_cloned(&service, request));

@@ -6,11 +6,12 @@ use std::task::{Context, Poll};
 
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response, StatusCode};
+use tokio::runtime::Builder;
 use tokio::sync::Mutex;
 use tower::retry::{Policy, Retry};
 use tower::{BoxError, Layer, Service};
 use tower_bearer::resend::{CloneBody, Never};
-use tower_bearer::{Bearer, BearerLayer, TokenCache};
+use tower_bearer::{Bearer, BearerLayer, Token, TokenCache};
 use tower_http::auth::{AddAuthorization, AddAuthorizationLayer};
 
 use crate::world::{Body, ORIGIN, token};
@@ -27,25 +28,34 @@ pub fn retried<S: Clone>(inner: S) -> Retry<Again, AddAuthorization<S>> {
 
 /// The README's configuration, but for the second send.
 pub fn never<S>(inner: S) -> Bearer<S, Never> {
-    named().resend(Never).layer(inner)
+    filled(named(&cache()).resend(Never).layer(inner))
 }
 
 /// The README's configuration.
 pub fn twice<S>(inner: S) -> Bearer<S, CloneBody> {
-    named().layer(inner)
+    filled(named(&cache()).layer(inner))
 }
 
 /// Without a match of the origin.
 pub fn anywhere<S>(inner: S) -> Bearer<S, Never> {
-    BearerLayer::any_origin(cache()).resend(Never).layer(inner)
+    filled(BearerLayer::any_origin(cache()).resend(Never).layer(inner))
 }
 
-fn named() -> BearerLayer {
-    BearerLayer::new(cache(), [ORIGIN]).expect("an origin")
+/// The README's configuration.
+pub fn named(cache: &TokenCache) -> BearerLayer {
+    BearerLayer::new(cache.clone(), [ORIGIN]).expect("an origin")
 }
 
-fn cache() -> TokenCache {
-    TokenCache::fixed(token()).expect("a token")
+/// A cache whose tokens live for an hour.
+pub fn cache() -> TokenCache {
+    TokenCache::new(async |_| Token::new(token()))
+}
+
+/// Fetches the token. The service was built before, as in every program.
+fn filled<S, R>(service: Bearer<S, R>) -> Bearer<S, R> {
+    let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(service.cache().get()).expect("a token");
+    service
 }
 
 /// Sends again what was answered 401.
