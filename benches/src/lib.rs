@@ -3,4 +3,5 @@
 
 pub mod allocations;
 pub mod layers;
+pub mod rounds;
 pub mod world;
