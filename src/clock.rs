@@ -73,10 +73,14 @@ fn wall() -> SystemTime {
     SystemTime::now()
 }
 
-/// A reading of the monotonic clock, in nanoseconds.
-pub(crate) fn since_start(tick: Instant) -> u64 {
-    let since = tick.into_std().duration_since(START.into_std());
-    since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos())
+/// A time of the monotonic clock as a number, for an atomic. Enough for five centuries.
+pub(crate) fn nanos(mono: Duration) -> u64 {
+    u64::try_from(mono.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The monotonic clock's reading when it shows so many nanoseconds.
+pub(crate) fn at_nanos(nanos: u64) -> Instant {
+    *START + Duration::from_nanos(nanos)
 }
 
 /// The moment this far ahead, for tokio's timers.

@@ -52,8 +52,10 @@ pin_project! {
 
 type SlowResponse<A> = Pin<Box<dyn Future<Output = Result<Response<A>, BoxError>> + Send>>;
 
-/// What one layer decides by, shared by its services and their requests.
-#[derive(Debug)]
+/// What one layer decides by, shared by its services and their requests. On cache lines of its own: its count is written
+/// with each request.
+#[derive(Clone, Debug)]
+#[repr(align(128))]
 pub(crate) struct Rules {
     pub(crate) cache: TokenCache,
     pub(crate) origins: Origins,

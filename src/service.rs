@@ -12,12 +12,11 @@ use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tower::{BoxError, Service};
 
-use crate::cache::{Reader, TokenCache};
+use crate::cache::{Found, Reader, TokenCache};
 use crate::error::Error;
 use crate::future::{Again, ResponseFuture, Rules, Sent};
 use crate::origin::Verdict;
 use crate::resend::{CloneBody, Resend};
-use crate::schedule::Phase;
 use crate::telemetry;
 
 /// An HTTP client that puts a bearer token on its requests; made by [`BearerLayer`](crate::BearerLayer).
@@ -28,11 +27,13 @@ use crate::telemetry;
 /// # Errors
 /// The future fails with the error of the service beneath, boxed, or with [`Error`] where there is no token to send, or
 /// where the request's URI names no host ([`relative_to`](crate::BearerLayer::relative_to)).
-#[derive(Clone)]
 pub struct Bearer<S, R = CloneBody> {
     inner: S,
     reader: Reader,
+    /// Each request takes a count of it along.
     rules: Arc<Rules>,
+    /// Whether no other service has these rules.
+    settled: bool,
     resend: R,
 }
 
@@ -58,7 +59,7 @@ enum Way {
 
 impl<S, R> Bearer<S, R> {
     pub(crate) fn new(inner: S, rules: Rules, resend: R) -> Self {
-        Self { inner, reader: Reader::new(&rules.cache), rules: Arc::new(rules), resend }
+        Self { inner, reader: Reader::new(&rules.cache), rules: Arc::new(rules), settled: false, resend }
     }
 
     /// The cache its tokens come from.
@@ -79,6 +80,15 @@ impl<S, R> Bearer<S, R> {
     /// The service beneath, without the layer.
     pub fn into_inner(self) -> S {
         self.inner
+    }
+
+    /// A service that is kept takes rules of its own, so that it writes to no count that others write to as well.
+    #[cold]
+    fn settle(&mut self) {
+        if !self.settled {
+            self.settled = true;
+            self.rules = Arc::new(Rules::clone(&self.rules));
+        }
     }
 
     /// What becomes of a request that finds no usable token, or none of ours: told apart with care.
@@ -150,7 +160,7 @@ where
             Verdict::Ours if !is_exempt(&request) => self.reader.usable(&self.rules.cache),
             _ => None,
         };
-        let Some((token, phase)) = usable else {
+        let Some((token, found)) = usable else {
             return match self.way(&request, verdict) {
                 Way::WithToken => {
                     // Our readiness goes back before the wait: the issuer's call may need it.
@@ -168,13 +178,27 @@ where
             return ResponseFuture::sent(self.inner.call(self.resend.once(request)), None);
         }
         let generation = token.generation();
-        if phase == Phase::Due {
-            self.rules.cache.refresh_beside();
+        match found {
+            Found::Fresh => {}
+            Found::FreshAgain => self.settle(),
+            Found::Due => self.rules.cache.refresh_beside(),
         }
         let (request, spare) = self.resend.first(request);
         let again = spare.map(|spare| Again { service: self.inner.clone(), resend: self.resend.clone(), spare });
         let sent = Sent { rules: Arc::clone(&self.rules), generation, again };
         ResponseFuture::sent(self.inner.call(request), Some(sent))
+    }
+}
+
+impl<S: Clone, R: Clone> Clone for Bearer<S, R> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            reader: self.reader.clone(),
+            rules: Arc::clone(&self.rules),
+            settled: false,
+            resend: self.resend.clone(),
+        }
     }
 }
 

@@ -64,7 +64,8 @@ fn one<'a, S: Client + 'a>(name: &'static str, mut service: S, how: Use, headers
 }
 
 fn two<'a, S: Client + Send + 'a>(name: &'static str, service: S) -> Contender<'a> {
-    Contender::new(name, move |calls| on_two_threads(&service, 4, calls))
+    // Long turns: the threads shall meet.
+    Contender::new(name, move |calls| on_two_threads(&service, 4, 20 * calls) / 20)
 }
 
 /// What one reading of the monotonic clock costs on this machine.
