@@ -30,20 +30,31 @@ static START: LazyLock<Instant> = LazyLock::new(|| {
 impl Clock {
     pub(crate) fn now(&self) -> Moment {
         match self {
-            Self::System => system(),
+            Self::System => system(monotonic()),
             #[cfg(feature = "testing")]
             Self::Manual(clock) => clock.now(),
         }
     }
+
+    /// The monotonic clock alone, as it comes: for a question asked with every request. `None` from a clock moved by
+    /// hand, which is always asked for both.
+    pub(crate) fn tick(&self) -> Option<Instant> {
+        match self {
+            Self::System => Some(monotonic()),
+            #[cfg(feature = "testing")]
+            Self::Manual(_) => None,
+        }
+    }
+
+    /// Both clocks, where the monotonic one was read already.
+    pub(crate) fn at(&self, tick: Instant) -> Moment {
+        system(tick)
+    }
 }
 
-fn system() -> Moment {
-    let start = *START;
+fn system(tick: Instant) -> Moment {
     // A clock before 1970 counts as standing still: the monotonic one goes on.
-    Moment {
-        mono: monotonic().saturating_duration_since(start),
-        wall: wall().duration_since(UNIX_EPOCH).unwrap_or_default(),
-    }
+    Moment { mono: tick.saturating_duration_since(*START), wall: wall().duration_since(UNIX_EPOCH).unwrap_or_default() }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the door itself")]
@@ -60,6 +71,16 @@ fn unpaused() -> Instant {
 #[expect(clippy::disallowed_methods, reason = "the door itself")]
 fn wall() -> SystemTime {
     SystemTime::now()
+}
+
+/// A time of the monotonic clock as a number, for an atomic. Enough for five centuries.
+pub(crate) fn nanos(mono: Duration) -> u64 {
+    u64::try_from(mono.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The monotonic clock's reading when it shows so many nanoseconds.
+pub(crate) fn at_nanos(nanos: u64) -> Instant {
+    *START + Duration::from_nanos(nanos)
 }
 
 /// The moment this far ahead, for tokio's timers.

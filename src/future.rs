@@ -22,7 +22,7 @@ use crate::clock;
 use crate::error::Error;
 use crate::origin::Origins;
 use crate::refusal::Refusal;
-use crate::resend::{self, Resend, Spare};
+use crate::resend::Resend;
 
 pin_project! {
     /// The future of [`Bearer`](crate::Bearer).
@@ -51,8 +51,10 @@ pin_project! {
 
 type SlowResponse<A> = Pin<Box<dyn Future<Output = Result<Response<A>, BoxError>> + Send>>;
 
-/// What one layer decides by, shared by its services and their requests.
-#[derive(Debug)]
+/// What one layer decides by, shared by its services and their requests. On cache lines of its own: its count is written
+/// with each request.
+#[derive(Clone, Debug)]
+#[repr(align(128))]
 pub(crate) struct Rules {
     pub(crate) cache: TokenCache,
     pub(crate) origins: Origins,
@@ -71,7 +73,7 @@ pub(crate) struct Sent<S, R, K> {
 pub(crate) struct Again<S, R, K> {
     pub(crate) service: S,
     pub(crate) resend: R,
-    pub(crate) spare: Spare<K>,
+    pub(crate) spare: K,
 }
 
 /// How much of a refused response is read so that its connection can be used again, and for how long.
@@ -92,6 +94,25 @@ where
 {
     pub(crate) fn sent(response: S::Future, sent: Option<Sent<S, R, R::Spare>>) -> Self {
         Self { state: State::Sent { response, sent } }
+    }
+
+    /// There is something to judge in the response.
+    #[cold]
+    fn judge(mut self: Pin<&mut Self>, response: Response<A>, cx: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
+        let Project::Sent { sent, .. } = self.as_mut().project().state.project() else { unreachable!("it was sent") };
+        let Some(Sent { rules, generation, again }) = sent.take() else { return Poll::Ready(Ok(response)) };
+        let (response, refused) = rules.refusal.judge(response, &rules.origins);
+        if !refused {
+            return Poll::Ready(Ok(response));
+        }
+        let Some(again) = again else {
+            hand_back(&rules, generation);
+            return Poll::Ready(Ok(response));
+        };
+        let response: SlowResponse<A> = Box::pin(go_again(rules, generation, again, response));
+        // The first future goes here, and with it what it holds of the service beneath.
+        self.as_mut().project().state.set(State::Slow { response });
+        self.poll(cx)
     }
 
     pub(crate) fn failed(error: Error) -> Self {
@@ -116,31 +137,24 @@ where
 {
     type Output = Result<Response<A>, BoxError>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            let (response, sent) = match self.as_mut().project().state.project() {
-                Project::Sent { response, sent } => (ready!(response.poll(cx)).map_err(Into::into)?, sent.take()),
-                Project::Slow { response } => return response.as_mut().poll(cx),
-                Project::Failed { error } => {
-                    return Poll::Ready(Err(error.take().expect("polled after completion").into()));
+        let answer = match self.as_mut().project().state.project() {
+            Project::Sent { response, sent } => {
+                let answer = ready!(response.poll(cx)).map_err(Into::into);
+                // Nearly every response is told apart here, where it lies.
+                match (&answer, sent) {
+                    (Ok(response), Some(sent)) if sent.rules.refusal.concerns(response) => {}
+                    _ => return Poll::Ready(answer),
                 }
-            };
-            let Some(Sent { rules, generation, again }) = sent.filter(|sent| sent.rules.refusal.concerns(&response))
-            else {
-                return Poll::Ready(Ok(response));
-            };
-            let (response, refused) = rules.refusal.judge(response, &rules.origins);
-            if !refused {
-                return Poll::Ready(Ok(response));
+                answer
             }
-            let Some(again) = again else {
-                hand_back(&rules, generation);
-                return Poll::Ready(Ok(response));
-            };
-            let response: SlowResponse<A> = Box::pin(go_again(rules, generation, again, response));
-            // The first future goes here, and with it what it holds of the service beneath.
-            self.as_mut().project().state.set(State::Slow { response });
-        }
+            Project::Slow { response } => return response.as_mut().poll(cx),
+            Project::Failed { error } => {
+                return Poll::Ready(Err(error.take().expect("polled after completion").into()));
+            }
+        };
+        self.judge(answer?, cx)
     }
 }
 
@@ -170,7 +184,7 @@ where
     A: Body,
 {
     rules.cache.get().await?;
-    let (request, spare) = resend::first(&resend, request);
+    let (request, spare) = resend.first(request);
     let (response, generation) = send(&rules.cache, service.clone(), request).await?;
     let (response, refused) = rules.refusal.judge(response, &rules.origins);
     match spare {
@@ -208,7 +222,7 @@ where
         response.extensions_mut().insert(error);
         return Ok(response);
     }
-    let Some(request) = again.spare.second(&again.resend) else {
+    let Some(request) = again.resend.second(again.spare) else {
         rules.cache.telemetry().handed_back(refused, "its body was too long to be kept, or failed");
         return Ok(response);
     };

@@ -5,7 +5,7 @@
 //! hands every 401 back, [`IfEmpty`] keeps requests without a body, [`Buffered`] records a stream while it goes out, and a
 //! closure says itself how a body is copied.
 
-use http::{Request, request};
+use http::Request;
 use http_body::Body;
 use tower::Service;
 
@@ -13,7 +13,7 @@ pub use crate::resend::buffered::{Buffered, Recorded, Unwrapped, Wrap};
 
 mod buffered;
 
-/// How the body of a request is kept for a second send.
+/// How a request is kept for a second send.
 ///
 /// A closure `Fn(&B) -> Option<B>` is one: it returns the body's copy, or `None` where it cannot be copied.
 ///
@@ -33,17 +33,18 @@ mod buffered;
 pub trait Resend<B> {
     /// The body the wrapped service gets.
     type Body;
-    /// What is kept of the body while the first answer is awaited.
+    /// What is kept of the request while the first answer is awaited.
     type Spare;
 
-    /// Makes the body of a request that is sent once whatever is answered.
-    fn once(&self, body: B) -> Self::Body;
+    /// Makes the request that is sent once whatever is answered.
+    fn once(&self, request: Request<B>) -> Request<Self::Body>;
 
-    /// Makes the body of the first send, and what the second needs; `None` where this body cannot be sent twice.
-    fn first(&self, body: B) -> (Self::Body, Option<Self::Spare>);
+    /// Makes the first send, and what the second needs; `None` where this request cannot be sent twice.
+    fn first(&self, request: Request<B>) -> (Request<Self::Body>, Option<Self::Spare>);
 
-    /// Makes the body of the second send; `None` where it cannot be sent after all.
-    fn second(&self, spare: Self::Spare) -> Option<Self::Body>;
+    /// Makes the second send, equal to the first; `None` where it cannot be sent after all. The layer puts the new token
+    /// in the place of the refused one.
+    fn second(&self, spare: Self::Spare) -> Option<Request<Self::Body>>;
 }
 
 /// Clones the body: right for bodies in memory (`Full<Bytes>`, `String`), the default.
@@ -75,103 +76,94 @@ pub struct Never;
 /// ```
 pub fn check<B, S: Service<Request<B>>>(_: &S) {}
 
-/// The request as it was before the token was put on it, for the second send.
-#[derive(Debug)]
-pub(crate) struct Spare<K> {
-    head: request::Parts,
-    body: K,
-}
-
 // === the choices ===
 
 // So that the error names the choice, and not the `Clone` it stumbled over.
 #[diagnostic::do_not_recommend]
 impl<B: Clone> Resend<B> for CloneBody {
     type Body = B;
-    type Spare = B;
+    type Spare = Request<B>;
 
-    fn once(&self, body: B) -> B {
-        body
+    fn once(&self, request: Request<B>) -> Request<B> {
+        request
     }
 
-    fn first(&self, body: B) -> (B, Option<B>) {
-        (body.clone(), Some(body))
+    #[inline]
+    fn first(&self, request: Request<B>) -> (Request<B>, Option<Request<B>>) {
+        let spare = request.clone();
+        (request, Some(spare))
     }
 
-    fn second(&self, spare: B) -> Option<B> {
+    fn second(&self, spare: Request<B>) -> Option<Request<B>> {
         Some(spare)
     }
 }
 
 impl<B: Body + Default> Resend<B> for IfEmpty {
     type Body = B;
-    type Spare = ();
+    type Spare = Request<()>;
 
-    fn once(&self, body: B) -> B {
-        body
+    fn once(&self, request: Request<B>) -> Request<B> {
+        request
     }
 
-    fn first(&self, body: B) -> (B, Option<()>) {
-        let empty = body.is_end_stream().then_some(());
-        (body, empty)
+    fn first(&self, request: Request<B>) -> (Request<B>, Option<Request<()>>) {
+        let spare = request.body().is_end_stream().then(|| with_body(&request, ()));
+        (request, spare)
     }
 
-    fn second(&self, (): ()) -> Option<B> {
-        Some(B::default())
+    fn second(&self, spare: Request<()>) -> Option<Request<B>> {
+        Some(spare.map(|()| B::default()))
     }
 }
 
+// The request is never taken apart, nor kept: nothing is moved for a choice that costs nothing.
 impl<B> Resend<B> for Never {
     type Body = B;
     type Spare = std::convert::Infallible;
 
-    fn once(&self, body: B) -> B {
-        body
+    #[inline]
+    fn once(&self, request: Request<B>) -> Request<B> {
+        request
     }
 
-    fn first(&self, body: B) -> (B, Option<Self::Spare>) {
-        (body, None)
+    #[inline]
+    fn first(&self, request: Request<B>) -> (Request<B>, Option<Self::Spare>) {
+        (request, None)
     }
 
-    fn second(&self, spare: Self::Spare) -> Option<B> {
+    fn second(&self, spare: Self::Spare) -> Option<Request<B>> {
         match spare {}
     }
 }
 
 impl<B, F: Fn(&B) -> Option<B>> Resend<B> for F {
     type Body = B;
-    type Spare = B;
+    type Spare = Request<B>;
 
-    fn once(&self, body: B) -> B {
-        body
+    fn once(&self, request: Request<B>) -> Request<B> {
+        request
     }
 
-    fn first(&self, body: B) -> (B, Option<B>) {
-        let spare = self(&body);
-        (body, spare)
+    fn first(&self, request: Request<B>) -> (Request<B>, Option<Request<B>>) {
+        let spare = self(request.body()).map(|body| with_body(&request, body));
+        (request, spare)
     }
 
-    fn second(&self, spare: B) -> Option<B> {
+    fn second(&self, spare: Request<B>) -> Option<Request<B>> {
         Some(spare)
     }
 }
 
-// === impl Spare ===
-
-/// Splits a request, still without a token, into the first send and what the second needs.
-pub(crate) fn first<B, R: Resend<B>>(resend: &R, request: Request<B>) -> (Request<R::Body>, Option<Spare<R::Spare>>) {
-    let (head, body) = request.into_parts();
-    let (body, kept) = resend.first(body);
-    let spare = kept.map(|body| Spare { head: head.clone(), body });
-    (Request::from_parts(head, body), spare)
-}
-
-impl<K> Spare<K> {
-    /// Equal to the first send in all but the token.
-    pub(crate) fn second<B, R: Resend<B, Spare = K>>(self, resend: &R) -> Option<Request<R::Body>> {
-        let body = resend.second(self.body)?;
-        Some(Request::from_parts(self.head, body))
-    }
+/// A copy of a request, with this body.
+fn with_body<B, T>(request: &Request<B>, body: T) -> Request<T> {
+    let mut copy = Request::new(body);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    copy
 }
 
 #[cfg(test)]

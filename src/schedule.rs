@@ -73,6 +73,9 @@ pub(crate) struct Refusals {
     started: VecDeque<Moment>,
 }
 
+/// How long one clock is asked instead of two: so much later is it noticed that a machine slept, or that the wall clock
+/// jumped.
+const BELIEVED: Duration = Duration::from_millis(100);
 /// A token younger than this may not have reached every server of an API yet.
 const SETTLED: Duration = Duration::from_secs(2);
 /// How long a request that was refused with such a token waits at most.
@@ -197,6 +200,11 @@ impl Window {
     /// How long until a refresh is due.
     pub(crate) fn until_due(&self, now: Moment) -> Duration {
         self.due.wait(now)
+    }
+
+    /// How long it stays fresh for sure, going by the monotonic clock alone.
+    pub(crate) fn sure_for(&self, now: Moment) -> Duration {
+        self.until_due(now).min(BELIEVED)
     }
 
     /// The issuer's end of life.

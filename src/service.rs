@@ -7,16 +7,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::header::AUTHORIZATION;
-use http::{Method, Request, Response};
+use http::header::{AUTHORIZATION, Entry};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tower::{BoxError, Service};
 
-use crate::cache::{Reader, TokenCache};
+use crate::cache::{Found, Reader, TokenCache};
 use crate::error::Error;
 use crate::future::{Again, ResponseFuture, Rules, Sent};
 use crate::origin::Verdict;
-use crate::resend::{self, CloneBody, Resend};
+use crate::resend::{CloneBody, Resend};
 
 /// An HTTP client that puts a bearer token on its requests; made by [`BearerLayer`](crate::BearerLayer).
 ///
@@ -26,11 +26,13 @@ use crate::resend::{self, CloneBody, Resend};
 /// # Errors
 /// The future fails with the error of the service beneath, boxed, or with [`Error`] where there is no token to send, or
 /// where the request's URI names no host ([`relative_to`](crate::BearerLayer::relative_to)).
-#[derive(Clone)]
 pub struct Bearer<S, R = CloneBody> {
     inner: S,
     reader: Reader,
+    /// Each request takes a count of it along.
     rules: Arc<Rules>,
+    /// Whether no other service has these rules.
+    settled: bool,
     resend: R,
 }
 
@@ -56,7 +58,7 @@ enum Way {
 
 impl<S, R> Bearer<S, R> {
     pub(crate) fn new(inner: S, rules: Rules, resend: R) -> Self {
-        Self { inner, reader: Reader::new(&rules.cache), rules: Arc::new(rules), resend }
+        Self { inner, reader: Reader::new(&rules.cache), rules: Arc::new(rules), settled: false, resend }
     }
 
     /// The cache its tokens come from.
@@ -79,15 +81,22 @@ impl<S, R> Bearer<S, R> {
         self.inner
     }
 
-    fn way<B>(&self, request: &Request<B>) -> Way {
-        // RFC 9110 section 9.3.6: a tunnel's credentials are the proxy's (Proxy-Authorization), not the origin's.
-        let untouched = request.headers().contains_key(AUTHORIZATION)
-            || request.extensions().get::<NoToken>().is_some()
-            || request.method() == Method::CONNECT;
-        if untouched {
+    /// A service that is kept takes rules of its own, so that it writes to no count that others write to as well.
+    #[cold]
+    fn settle(&mut self) {
+        if !self.settled {
+            self.settled = true;
+            self.rules = Arc::new(Rules::clone(&self.rules));
+        }
+    }
+
+    /// What becomes of a request that finds no usable token, or none of ours: told apart with care.
+    #[cold]
+    fn way<B>(&self, request: &Request<B>, verdict: Verdict) -> Way {
+        if request.headers().contains_key(AUTHORIZATION) || is_exempt(request) {
             return Way::Untouched;
         }
-        match self.rules.origins.judge(request.uri()) {
+        match verdict {
             Verdict::Ours => Way::WithToken,
             Verdict::Foreign => {
                 self.rules.cache.telemetry().foreign_origin(request.uri());
@@ -102,6 +111,26 @@ impl<S, R> Bearer<S, R> {
                  mark the request with `NoToken`",
             )),
         }
+    }
+}
+
+/// Whether the request gets no token of ours wherever it goes.
+fn is_exempt<B>(request: &Request<B>) -> bool {
+    // RFC 9110 section 9.3.6: a tunnel's credentials are the proxy's (Proxy-Authorization), not the origin's.
+    request.method() == Method::CONNECT || request.extensions().get::<NoToken>().is_some()
+}
+
+/// Takes our token off again, the last of several credentials; the caller's own stay as they were, where they were.
+#[cold]
+fn take_back(headers: &mut HeaderMap) {
+    if let Entry::Occupied(mut entry) = headers.entry(AUTHORIZATION) {
+        let mut own: Vec<_> = entry.iter().cloned().collect();
+        own.pop();
+        let mut own = own.into_iter();
+        if let Some(first) = own.next() {
+            entry.insert(first);
+        }
+        own.for_each(|value| entry.append(value));
     }
 }
 
@@ -124,27 +153,51 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        match self.way(&request) {
-            Way::WithToken => {}
-            Way::Untouched => {
-                let request = request.map(|body| self.resend.once(body));
-                return ResponseFuture::sent(self.inner.call(request), None);
-            }
-            Way::Nowhere(error) => return ResponseFuture::failed(error),
-        }
-        let Some(token) = self.reader.usable(&self.rules.cache) else {
-            // Our readiness goes back before the wait: the issuer's call may need it.
-            let later = self.inner.clone();
-            self.inner = later.clone();
-            return ResponseFuture::waiting(Arc::clone(&self.rules), later, self.resend.clone(), request);
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let verdict = self.rules.origins.judge(request.uri());
+        let usable = match verdict {
+            Verdict::Ours if !is_exempt(&request) => self.reader.usable(&self.rules.cache),
+            _ => None,
         };
-        let (value, generation) = (token.header_value().clone(), token.generation());
-        let (mut request, spare) = resend::first(&self.resend, request);
-        request.headers_mut().insert(AUTHORIZATION, value);
+        let Some((token, found)) = usable else {
+            return match self.way(&request, verdict) {
+                Way::WithToken => {
+                    // Our readiness goes back before the wait: the issuer's call may need it.
+                    let later = self.inner.clone();
+                    self.inner = later.clone();
+                    ResponseFuture::waiting(Arc::clone(&self.rules), later, self.resend.clone(), request)
+                }
+                Way::Untouched => ResponseFuture::sent(self.inner.call(self.resend.once(request)), None),
+                Way::Nowhere(error) => ResponseFuture::failed(error),
+            };
+        };
+        // One search in the headers where looking first would be two. What was there already is the caller's own.
+        if request.headers_mut().append(AUTHORIZATION, token.header_value().clone()) {
+            take_back(request.headers_mut());
+            return ResponseFuture::sent(self.inner.call(self.resend.once(request)), None);
+        }
+        let generation = token.generation();
+        match found {
+            Found::Fresh => {}
+            Found::FreshAgain => self.settle(),
+            Found::Due => self.rules.cache.refresh_beside(),
+        }
+        let (request, spare) = self.resend.first(request);
         let again = spare.map(|spare| Again { service: self.inner.clone(), resend: self.resend.clone(), spare });
         let sent = Sent { rules: Arc::clone(&self.rules), generation, again };
         ResponseFuture::sent(self.inner.call(request), Some(sent))
+    }
+}
+
+impl<S: Clone, R: Clone> Clone for Bearer<S, R> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            reader: self.reader.clone(),
+            rules: Arc::clone(&self.rules),
+            settled: false,
+            resend: self.resend.clone(),
+        }
     }
 }
 

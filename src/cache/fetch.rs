@@ -202,7 +202,7 @@ impl Shared {
         let token = token.published(book.generation, clock::system_time(window.end().wall));
         book.newest = Some(token.clone());
         let held = Held { token: token.clone(), window, since };
-        self.snapshot.store(Arc::new(Snapshot { held: Some(held), failure: None }));
+        self.snapshot.store(Arc::new(Snapshot { held: Some(held), ..Snapshot::default() }));
         token
     }
 
@@ -220,7 +220,11 @@ impl Shared {
             schedule::backoff(streak, before.left(now), error.retry_after(), fastrand::f64())
         };
         let failure = Failure { error, retry: now.after(pause), streak };
-        self.snapshot.store(Arc::new(Snapshot { held: before.held.clone(), failure: Some(failure) }));
+        self.snapshot.store(Arc::new(Snapshot {
+            held: before.held.clone(),
+            failure: Some(failure),
+            ..Snapshot::default()
+        }));
         pause
     }
 }

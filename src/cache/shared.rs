@@ -53,6 +53,8 @@ pub(crate) struct Shared {
 pub(crate) struct Snapshot {
     pub(crate) held: Option<Held>,
     pub(crate) failure: Option<Failure>,
+    /// Until when the token is known to be fresh, in nanoseconds of the monotonic clock.
+    pub(crate) sure_until: AtomicU64,
 }
 
 #[derive(Clone)]

@@ -17,11 +17,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
+use http::Request;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::BoxError;
 
-use crate::resend::Resend;
+use crate::resend::{Resend, with_body};
 
 /// Records a streaming body while it goes out, up to a limit, and sends it again from the recording.
 ///
@@ -81,8 +82,8 @@ pin_project! {
     }
 }
 
-/// What the second send is made from; `None` for an empty body.
-pub struct Spare<B>(Option<Arc<Mutex<Tape<B>>>>);
+/// What the second send is made from; no tape for an empty body.
+pub struct Spare<B>(Request<Option<Arc<Mutex<Tape<B>>>>>);
 
 /// What first and second copy share.
 struct Tape<B> {
@@ -126,31 +127,35 @@ where
     type Body = W::Body;
     type Spare = Spare<B>;
 
-    fn once(&self, body: B) -> W::Body {
-        self.wrap.wrap(Recorded { part: Part::Only { body } })
+    fn once(&self, request: Request<B>) -> Request<W::Body> {
+        request.map(|body| self.wrap.wrap(Recorded { part: Part::Only { body } }))
     }
 
-    fn first(&self, body: B) -> (W::Body, Option<Spare<B>>) {
-        if body.is_end_stream() {
-            return (self.once(body), Some(Spare(None)));
+    fn first(&self, request: Request<B>) -> (Request<W::Body>, Option<Spare<B>>) {
+        if request.body().is_end_stream() {
+            let spare = Spare(with_body(&request, None));
+            return (self.once(request), Some(spare));
         }
         // Known to be too long: no recording that is thrown away half-way.
-        if body.size_hint().lower() > self.limit as u64 {
-            return (self.once(body), None);
+        if request.body().size_hint().lower() > self.limit as u64 {
+            return (self.once(request), None);
         }
+        let (head, body) = request.into_parts();
         let body = Some(Box::pin(body));
         let tape = Tape { body, ended: false, frames: Some(VecDeque::new()), room: self.limit, waker: None };
         let tape = Arc::new(Mutex::new(tape));
         let part = Part::First { tape: Arc::clone(&tape) };
-        (self.wrap.wrap(Recorded { part }), Some(Spare(Some(tape))))
+        let spare = Spare(Request::from_parts(head.clone(), Some(tape)));
+        (Request::from_parts(head, self.wrap.wrap(Recorded { part })), Some(spare))
     }
 
-    fn second(&self, Spare(tape): Spare<B>) -> Option<W::Body> {
+    fn second(&self, Spare(spare): Spare<B>) -> Option<Request<W::Body>> {
+        let (head, tape) = spare.into_parts();
         let (frames, rest) = match tape {
             Some(tape) => lock(&tape).take_over()?,
             None => (VecDeque::new(), None),
         };
-        Some(self.wrap.wrap(Recorded { part: Part::Second { frames, rest } }))
+        Some(Request::from_parts(head, self.wrap.wrap(Recorded { part: Part::Second { frames, rest } })))
     }
 }
 

@@ -88,6 +88,16 @@ proptest! {
     }
 
     #[test]
+    fn one_clock_is_believed_for_a_tenth_of_a_second_and_never_past_due_on_either(
+        settings in settings(), lifetime in lifetimes(), asked in moments(), now in moments(), roll in rolls(),
+    ) {
+        let window = Window::new(&settings, lifetime, asked, roll);
+        let sure = window.sure_for(now);
+        prop_assert!(sure <= 100 * MILLI);
+        prop_assert!(sure.is_zero() || window.phase(now.after(sure - NANO)) == Phase::Fresh);
+    }
+
+    #[test]
     fn a_margin_never_reaches_the_lifetime(settings in settings(), lifetime in lifetimes(), roll in rolls()) {
         prop_assert!(fresh_for(settings, lifetime, roll) + DUST >= lifetime.mul_f64(0.375));
     }

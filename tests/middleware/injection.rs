@@ -105,6 +105,18 @@ fn a_callers_own_authorization_passes_and_so_does_its_401() {
 }
 
 #[test]
+fn a_callers_own_credentials_stay_as_they_were_and_where_they_were() {
+    for own in [&["Basic bWU6"][..], &["Basic bWU6", "Digest me"], &["", "Basic bWU6", "Bearer theirs"]] {
+        let mut request = get("/");
+        request.headers_mut().insert("x-first", HeaderValue::from_static("1"));
+        own.iter().for_each(|value| _ = request.headers_mut().append(AUTHORIZATION, HeaderValue::from_static(value)));
+        request.headers_mut().insert("x-last", HeaderValue::from_static("2"));
+        let sent = sent_by(&layer(), request.clone()).expect("sent");
+        assert!(sent.headers().iter().eq(request.headers().iter()), "{:?}", sent.headers());
+    }
+}
+
+#[test]
 fn an_opted_out_request_passes_without_a_token_and_so_does_its_401() {
     let world = World::new();
     let mut request = get("/");

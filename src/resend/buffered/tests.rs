@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use tower::BoxError;
@@ -108,7 +108,7 @@ const WHOLE: [&str; 5] = ["one", "two", "three", "x-sum=1x-sum=2", "end"];
 fn wherever_the_first_copy_had_come_to_the_second_is_whole_and_the_first_ends_in_an_error() {
     for read in 0..=5 {
         let record = Buffered::new(100);
-        let (first, spare) = record.first(body(steps()));
+        let (first, spare) = record.first(Request::new(body(steps())));
         let mut first = Box::pin(first);
         let seen: Vec<_> = (0..read).map(|_| next(&mut first)).collect();
         assert_eq!(seen, WHOLE[..read]);
@@ -127,7 +127,7 @@ fn a_body_at_the_limit_goes_twice_and_one_byte_more_goes_once() {
     let size = "onetwothree".len() + 2 * "x-sum1".len();
     for (limit, twice) in [(size, true), (size - 1, false)] {
         let record = Buffered::new(limit);
-        let (first, spare) = record.first(body(steps()));
+        let (first, spare) = record.first(Request::new(body(steps())));
         assert_eq!(all(Box::pin(first)), WHOLE, "the first goes on whatever is recorded");
         assert_eq!(record.second(spare.unwrap()).is_some(), twice, "limit {limit}");
     }
@@ -135,7 +135,7 @@ fn a_body_at_the_limit_goes_twice_and_one_byte_more_goes_once() {
 
 #[test]
 fn a_body_known_to_be_too_long_is_not_recorded() {
-    let (first, spare) = Buffered::new(10).first(body(steps()));
+    let (first, spare) = Buffered::new(10).first(Request::new(body(steps())));
     assert!(spare.is_none());
     assert_eq!(all(Box::pin(first)), WHOLE);
 }
@@ -143,7 +143,7 @@ fn a_body_known_to_be_too_long_is_not_recorded() {
 #[test]
 fn after_an_error_of_the_body_there_is_no_second() {
     let record = Buffered::new(100);
-    let (first, spare) = record.first(body([data("one"), Poll::Ready(Some(Err("cut".into())))]));
+    let (first, spare) = record.first(Request::new(body([data("one"), Poll::Ready(Some(Err("cut".into())))])));
     assert_eq!(all(Box::pin(first)), ["one", "error: cut"]);
     assert!(record.second(spare.unwrap()).is_none());
 }
@@ -151,7 +151,7 @@ fn after_an_error_of_the_body_there_is_no_second() {
 #[test]
 fn an_error_after_the_taking_over_is_the_second_copys() {
     let record = Buffered::new(100);
-    let (first, spare) = record.first(body([data("one"), Poll::Ready(Some(Err("cut".into())))]));
+    let (first, spare) = record.first(Request::new(body([data("one"), Poll::Ready(Some(Err("cut".into())))])));
     let mut first = Box::pin(first);
     assert_eq!(next(&mut first), "one");
     assert_eq!(all(Box::pin(record.second(spare.unwrap()).unwrap())), ["one", "error: cut"]);
@@ -160,7 +160,7 @@ fn an_error_after_the_taking_over_is_the_second_copys() {
 #[test]
 fn an_empty_body_is_not_recorded_and_goes_twice() {
     let record = Buffered::new(0);
-    let (first, spare) = record.first(Full::<Bytes>::default());
+    let (first, spare) = record.first(Request::new(Full::<Bytes>::default()));
     assert!(first.is_end_stream() && first.size_hint().exact() == Some(0));
     let second = record.second(spare.unwrap()).unwrap();
     assert!(second.is_end_stream() && second.size_hint().exact() == Some(0));
@@ -170,7 +170,7 @@ fn an_empty_body_is_not_recorded_and_goes_twice() {
 #[test]
 fn both_copies_know_their_size() {
     let record = Buffered::new(100);
-    let (first, spare) = record.first(Full::new(Bytes::from_static(b"whole")));
+    let (first, spare) = record.first(Request::new(Full::new(Bytes::from_static(b"whole"))));
     let mut first = Box::pin(first);
     assert_eq!(first.size_hint().exact(), Some(5));
     assert_eq!(next(&mut first), "whole");
@@ -199,7 +199,7 @@ fn the_task_of_the_first_copy_is_woken_to_see_its_end() {
     }
     let count = Arc::new(Count(0.into()));
     let record = Buffered::new(100);
-    let (first, spare) = record.first(Silent);
+    let (first, spare) = record.first(Request::new(Silent));
     let mut first = Box::pin(first);
     let waker = Waker::from(Arc::clone(&count));
     assert!(first.as_mut().poll_frame(&mut Context::from_waker(&waker)).is_pending());
@@ -212,7 +212,7 @@ fn the_task_of_the_first_copy_is_woken_to_see_its_end() {
 fn once_the_answer_is_there_nothing_more_is_recorded() {
     let kept = Bytes::from(vec![b'x'; 64]);
     let frame = || Poll::Ready(Some(Ok(Frame::data(kept.clone()))));
-    let (first, spare) = Buffered::new(1000).first(body([frame(), frame(), frame()]));
+    let (first, spare) = Buffered::new(1000).first(Request::new(body([frame(), frame(), frame()])));
     let mut first = Box::pin(first);
     next(&mut first);
     drop(spare);
@@ -226,7 +226,7 @@ fn once_the_answer_is_there_nothing_more_is_recorded() {
 #[test]
 fn a_wrapped_copy_has_the_type_its_client_takes() {
     let record = Buffered::new(100).wrap(|body: Recorded<Scripted>| body.boxed_unsync());
-    let (first, spare) = record.first(body(steps()));
+    let (first, spare) = record.first(Request::new(body(steps())));
     drop(first);
     assert_eq!(all(Box::pin(record.second(spare.unwrap()).unwrap())), WHOLE);
 }
@@ -239,7 +239,7 @@ proptest::proptest! {
     ) {
         let steps = || frames.iter().map(|frame| Poll::Ready(Some(Ok(Frame::data(Bytes::from(frame.clone()))))));
         let record = Buffered::new(1000);
-        let (first, spare) = record.first(body(steps()));
+        let (first, spare) = record.first(Request::new(body(steps())));
         let mut first = Box::pin(first);
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..cut.min(frames.len()) {

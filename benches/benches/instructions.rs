@@ -1,0 +1,81 @@
+//! Instructions of one request on the cached path, counted by callgrind: the same on a noisy machine.
+//!
+//! `cargo bench -p benches --bench instructions` needs valgrind, and `gungraun-runner` in the version of the lock file.
+
+use std::hint::black_box;
+
+use benches::layers::{added, anywhere, by_hand, never, retried, twice};
+use benches::world::{Body, Client, Inner, call, call_cloned, request};
+use gungraun::prelude::*;
+use gungraun::{Callgrind, CallgrindMetrics, EventKind};
+use http::{Request, Response};
+
+const SMALL: Inner<1> = Inner { leaks: true };
+const LARGE: Inner<17> = Inner { leaks: true };
+
+/// A service that was called before, and its next request.
+fn warm<S: Client>(mut service: S, headers: usize) -> (S, Request<Body>) {
+    for _ in 0..3 {
+        call(&mut service, request(headers));
+        call_cloned(&service, request(headers));
+    }
+    (service, request(headers))
+}
+
+/// A service that is only cloned, and never called itself: what it has seen of the cache is from before the first token.
+fn template<S: Client>(service: S, headers: usize) -> (S, Request<Body>) {
+    for _ in 0..3 {
+        call_cloned(&service, request(headers));
+    }
+    (service, request(headers))
+}
+
+#[library_benchmark]
+#[bench::none(warm(SMALL, 4))]
+#[bench::added(warm(added(SMALL), 4))]
+#[bench::never(warm(never(SMALL), 4))]
+#[bench::anywhere(warm(anywhere(SMALL), 4))]
+#[bench::twice(warm(twice(SMALL), 4))]
+#[bench::by_hand(warm(by_hand(SMALL), 4))]
+fn small<S: Client>((mut service, request): (S, Request<Body>)) -> (S, Response<Body>) {
+    let response = black_box(call(&mut service, request));
+    (service, response)
+}
+
+#[library_benchmark]
+#[bench::none(warm(LARGE, 4))]
+#[bench::added(warm(added(LARGE), 4))]
+#[bench::never(warm(never(LARGE), 4))]
+#[bench::anywhere(warm(anywhere(LARGE), 4))]
+fn large<S: Client>((mut service, request): (S, Request<Body>)) -> (S, Response<Body>) {
+    let response = black_box(call(&mut service, request));
+    (service, response)
+}
+
+#[library_benchmark]
+#[bench::none(warm(SMALL, 4))]
+#[bench::added(warm(added(SMALL), 4))]
+#[bench::never(warm(never(SMALL), 4))]
+#[bench::never_template(template(never(SMALL), 4))]
+#[bench::twice(warm(twice(SMALL), 4))]
+fn cloned<S: Client>((service, request): (S, Request<Body>)) -> (S, Response<Body>) {
+    let response = black_box(call_cloned(&service, request));
+    (service, response)
+}
+
+#[library_benchmark]
+#[bench::none(warm(SMALL, 6))]
+#[bench::retried(warm(retried(SMALL), 6))]
+#[bench::twice(warm(twice(SMALL), 6))]
+fn six_headers<S: Client>((mut service, request): (S, Request<Body>)) -> (S, Response<Body>) {
+    let response = black_box(call(&mut service, request));
+    (service, response)
+}
+
+library_benchmark_group!(name = cached_path, benchmarks = [small, large, cloned, six_headers]);
+
+main!(
+    config = LibraryBenchmarkConfig::default()
+        .tool(Callgrind::with_args(["--cache-sim=no"]).format([CallgrindMetrics::SingleEvent(EventKind::Ir)])),
+    library_benchmark_groups = cached_path
+);

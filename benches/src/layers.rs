@@ -1,0 +1,112 @@
+//! The layers that are compared, each over a given client.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, Response, StatusCode};
+use tokio::runtime::Builder;
+use tokio::sync::Mutex;
+use tower::retry::{Policy, Retry};
+use tower::{BoxError, Layer, Service};
+use tower_bearer::resend::{CloneBody, Never};
+use tower_bearer::{Bearer, BearerLayer, Token, TokenCache};
+use tower_http::auth::{AddAuthorization, AddAuthorizationLayer};
+
+use crate::world::{Body, ORIGIN, token};
+
+/// The floor: tower-http's static header.
+pub fn added<S>(inner: S) -> AddAuthorization<S> {
+    AddAuthorizationLayer::bearer(&token()).layer(inner)
+}
+
+/// How one sends twice without us: a copy of the request, kept by tower's retry.
+pub fn retried<S: Clone>(inner: S) -> Retry<Again, AddAuthorization<S>> {
+    Retry::new(Again, added(inner))
+}
+
+/// The README's configuration, but for the second send.
+pub fn never<S>(inner: S) -> Bearer<S, Never> {
+    filled(named(&cache()).resend(Never).layer(inner))
+}
+
+/// The README's configuration.
+pub fn twice<S>(inner: S) -> Bearer<S, CloneBody> {
+    filled(named(&cache()).layer(inner))
+}
+
+/// Without a match of the origin.
+pub fn anywhere<S>(inner: S) -> Bearer<S, Never> {
+    filled(BearerLayer::any_origin(cache()).resend(Never).layer(inner))
+}
+
+/// The README's configuration.
+pub fn named(cache: &TokenCache) -> BearerLayer {
+    BearerLayer::new(cache.clone(), [ORIGIN]).expect("an origin")
+}
+
+/// A cache whose tokens live for an hour.
+pub fn cache() -> TokenCache {
+    TokenCache::new(async |_| Token::new(token()))
+}
+
+/// Fetches the token. The service was built before, as in every program.
+fn filled<S, R>(service: Bearer<S, R>) -> Bearer<S, R> {
+    let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(service.cache().get()).expect("a token");
+    service
+}
+
+/// Sends again what was answered 401.
+#[derive(Clone, Copy, Debug)]
+pub struct Again;
+
+impl<E> Policy<Request<Body>, Response<Body>, E> for Again {
+    type Future = std::future::Ready<()>;
+
+    fn retry(&mut self, _: &mut Request<Body>, answer: &mut Result<Response<Body>, E>) -> Option<Self::Future> {
+        let refused = answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::UNAUTHORIZED);
+        refused.then(|| std::future::ready(()))
+    }
+
+    fn clone_request(&mut self, request: &Request<Body>) -> Option<Request<Body>> {
+        Some(request.clone())
+    }
+}
+
+/// What many write by hand: the token's text behind an async lock, the header made per request.
+pub fn by_hand<S>(inner: S) -> ByHand<S> {
+    ByHand { inner, token: Arc::new(Mutex::new(token())) }
+}
+
+/// See [`by_hand`].
+#[derive(Clone, Debug)]
+pub struct ByHand<S> {
+    inner: S,
+    token: Arc<Mutex<String>>,
+}
+
+impl<S> Service<Request<Body>> for ByHand<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = BoxError, Future: Send> + Clone + Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let later = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, later);
+        let token = Arc::clone(&self.token);
+        Box::pin(async move {
+            let value = HeaderValue::from_str(&format!("Bearer {}", token.lock().await))?;
+            request.headers_mut().insert(AUTHORIZATION, value);
+            inner.call(request).await
+        })
+    }
+}

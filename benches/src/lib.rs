@@ -1,0 +1,7 @@
+//! What is measured: one request, the services beneath, and the layers that are compared. Shared by all benchmarks, and
+//! by those of other crates' layers.
+
+pub mod allocations;
+pub mod layers;
+pub mod rounds;
+pub mod world;

@@ -1,0 +1,54 @@
+//! Times that can be compared on a noisy machine: in each round everybody has a turn, in an order of its own, and what is
+//! compared are the turns of one round.
+
+use std::time::Duration;
+
+/// One contender: runs so many calls, and says how long they took.
+pub struct Contender<'a> {
+    name: &'static str,
+    run: Box<dyn FnMut(u64) -> Duration + 'a>,
+}
+
+impl<'a> Contender<'a> {
+    pub fn new(name: &'static str, run: impl FnMut(u64) -> Duration + 'a) -> Self {
+        Self { name, run: Box::new(run) }
+    }
+}
+
+/// Prints for each contender the nanoseconds of a call, and how far they are from the first contender's: medians over the
+/// rounds, with the middle half of the rounds as the spread.
+pub fn compare(title: &str, rounds: usize, calls: u64, mut contenders: Vec<Contender<'_>>) {
+    let mut nanos = vec![Vec::with_capacity(rounds); contenders.len()];
+    for contender in &mut contenders {
+        (contender.run)(calls);
+    }
+    for round in 0..rounds {
+        // Another one begins each round, and the way round changes: no one always follows the same neighbour.
+        let mut order: Vec<_> = (0..contenders.len()).collect();
+        order.rotate_left(round % contenders.len());
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for turn in order {
+            nanos[turn].push((contenders[turn].run)(calls).as_nanos() as f64 / calls as f64);
+        }
+    }
+    println!("\n{title}: {rounds} rounds of {calls} calls each");
+    println!("| | ns | (spread) | ns above the first | (spread) | ratio | (spread) |\n|---|--:|--:|--:|--:|--:|--:|");
+    for (contender, own) in contenders.iter().zip(&nanos) {
+        let above: Vec<_> = own.iter().zip(&nanos[0]).map(|(own, first)| own - first).collect();
+        let ratio: Vec<_> = own.iter().zip(&nanos[0]).map(|(own, first)| own / first).collect();
+        let (own, above, ratio) = (quartiles(own), quartiles(&above), quartiles(&ratio));
+        println!(
+            "| {} | {:.1} | {:.1}..{:.1} | {:.1} | {:.1}..{:.1} | {:.3} | {:.3}..{:.3} |",
+            contender.name, own[1], own[0], own[2], above[1], above[0], above[2], ratio[1], ratio[0], ratio[2],
+        );
+    }
+}
+
+/// The quarter, the half and the three quarters.
+fn quartiles(values: &[f64]) -> [f64; 3] {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    [1, 2, 3].map(|quarter| sorted[(sorted.len() - 1) * quarter / 4])
+}

@@ -1,0 +1,100 @@
+//! The request, and the services that stand for a client: they take it, drop it and answer at once.
+
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use tower::{BoxError, Service};
+
+pub type Body = Full<Bytes>;
+
+/// The origin named to the layers.
+pub const ORIGIN: &str = "https://api.example.com";
+
+/// What can be called: a client, with or without a layer.
+pub trait Client: Service<Request<Body>, Response = Response<Body>, Error: std::fmt::Debug> + Clone {}
+impl<S: Service<Request<Body>, Response = Response<Body>, Error: std::fmt::Debug> + Clone> Client for S {}
+
+/// A token of 1000 characters, as JWTs are.
+pub fn token() -> String {
+    "mF_9.B5f-4".repeat(100)
+}
+
+/// A request with this many headers, to the origin named.
+pub fn request(headers: usize) -> Request<Body> {
+    const HEADERS: [(&str, &str); 6] = [
+        ("host", "api.example.com"),
+        ("accept", "application/json"),
+        ("user-agent", "benches/0.0.0"),
+        ("accept-encoding", "gzip, br"),
+        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        ("content-type", "application/json"),
+    ];
+    let request = Request::post(format!("{ORIGIN}/v1/things/42?expand=all"));
+    let request = HEADERS[..headers].iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    request.body(Body::from(r#"{"name":"thing"}"#)).expect("a request")
+}
+
+/// A client whose future is `WORDS` words large.
+#[derive(Clone, Copy, Debug)]
+pub struct Inner<const WORDS: usize> {
+    /// The request is not dropped, so that dropping it does not count (it costs more than the layers do).
+    pub leaks: bool,
+}
+
+/// hyper-util's client and reqwest's box their futures: one word or two.
+pub const SMALL: Inner<1> = Inner { leaks: false };
+/// A stack of unboxed layers.
+pub const LARGE: Inner<17> = Inner { leaks: false };
+
+/// The future of [`Inner`].
+pub struct Answer<const WORDS: usize>([u64; WORDS]);
+
+impl<const WORDS: usize> Service<Request<Body>> for Inner<WORDS> {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Answer<WORDS>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    #[inline(never)]
+    fn call(&mut self, request: Request<Body>) -> Answer<WORDS> {
+        if self.leaks {
+            std::mem::forget(request);
+        }
+        Answer([200; WORDS])
+    }
+}
+
+impl<const WORDS: usize> Future for Answer<WORDS> {
+    type Output = Result<Response<Body>, BoxError>;
+
+    #[inline(never)]
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut response = Response::new(Body::default());
+        *response.status_mut() = http::StatusCode::from_u16(std::hint::black_box(self.0[0] as u16)).expect("a status");
+        Poll::Ready(Ok(response))
+    }
+}
+
+/// One call, as an executor makes it: ready, called, polled until the answer is there.
+#[inline(never)]
+pub fn call<S: Client>(service: &mut S, request: Request<Body>) -> Response<Body> {
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(service.poll_ready(&mut context).is_ready());
+    let mut future = pin!(service.call(request));
+    match future.as_mut().poll(&mut context) {
+        Poll::Ready(answer) => answer.expect("an answer"),
+        Poll::Pending => panic!("answers at once"),
+    }
+}
+
+/// One call through a clone made for it.
+#[inline(never)]
+pub fn call_cloned<S: Client>(service: &S, request: Request<Body>) -> Response<Body> {
+    call(&mut service.clone(), request)
+}
