@@ -253,6 +253,7 @@ impl TokenCache {
             shared.signed_out.store(false, Ordering::SeqCst);
             shared.snapshot.store(Arc::default());
             book.epoch += 1;
+            book.ended = false;
             book.forget(source)
         });
         // The code of a user, outside the locks.
@@ -263,9 +264,10 @@ impl TokenCache {
     /// Ends the session: waits for the fetch under way, hands the newest refresh token to `revoke`, and forgets token,
     /// refresh token and source, whatever came of that.
     ///
-    /// From its first poll on, whoever needs a token gets an error that [says so](Error::is_signed_out), until
-    /// [`set_source`](TokenCache::set_source) begins another session. No fetch revives the old one, however late it
-    /// ends. Without a refresh token there is nothing to revoke, and `revoke` is not called.
+    /// From its first poll on, whoever asks for a token gets an error that [says so](Error::is_signed_out), until
+    /// [`set_source`](TokenCache::set_source) begins another session; who waits for the fetch under way gets it when that
+    /// ends. No fetch revives the old session, however late it ends. Without a refresh token there is nothing to revoke,
+    /// and `revoke` is not called.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
@@ -279,7 +281,8 @@ impl TokenCache {
     /// ```
     ///
     /// # Errors
-    /// That of `revoke`: the session has ended here, and its refresh token may still work.
+    /// The session has ended here, and its refresh token may still work: `revoke` failed (its error is the
+    /// [source](std::error::Error::source)), or another session began meanwhile.
     ///
     /// # Cancel safety
     /// The cache is signed out when the future is first polled. Where it is dropped after that, the refresh token may
@@ -293,31 +296,36 @@ impl TokenCache {
         let shared = &self.shared;
         let mut session = 0;
         let running = shared.flight.current_after(|| {
-            session = shared.book().epoch;
+            // Locked to the end: a run that looked before this publishes nothing after it.
+            let book = shared.book();
+            session = book.epoch;
             shared.signed_out.store(true, Ordering::SeqCst);
             shared.snapshot.store(Arc::default());
         });
         self.landed(running).await;
-        let (epoch, source, newest) = {
+        let (source, newest) = {
             let mut book = shared.book();
             if book.epoch != session {
                 return Err(Error::login(
                     "another session began before this one was signed out; its refresh token was not revoked",
                 ));
             }
-            // From here on no run of this session is taken, also not one that is overdue.
-            book.epoch += 1;
-            (book.epoch, Arc::clone(&book.source), book.newest.clone())
+            book.ended = true;
+            (Arc::clone(&book.source), book.newest.clone())
         };
-        let refresh_token = newest.and_then(|token| token.refresh_token()).or_else(|| source.refresh_token());
+        let refresh_token = match newest.and_then(|token| token.refresh_token()) {
+            Some(newest) => Ok(Some(newest)),
+            None => source.refresh_token().await,
+        };
         let revoked = match refresh_token {
-            Some(refresh_token) => revoke(refresh_token).await.map_err(Error::from_source),
-            None => Ok(()),
+            Ok(Some(refresh_token)) => revoke(refresh_token).await.map_err(Error::not_revoked),
+            Ok(None) => Ok(()),
+            Err(error) => Err(Error::not_revoked(error)),
         };
         let former = {
             let mut book = shared.book();
             // Not where a new session has begun meanwhile.
-            (book.epoch == epoch).then(|| book.forget(Arc::new(Fixed)))
+            (book.epoch == session).then(|| book.forget(Arc::new(Fixed)))
         };
         drop(former);
         telemetry::signed_out(revoked.as_ref().err());

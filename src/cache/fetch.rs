@@ -24,11 +24,14 @@ enum Judged {
 
 impl Shared {
     /// One fetch, from the question to the published answer. `None` where the answer is not wanted any more.
-    pub(crate) async fn run(self: Arc<Self>, number: u64, reason: Reason) -> Option<Result<Token, Error>> {
+    pub(crate) async fn run(self: Arc<Self>, number: u64, epoch: u64, reason: Reason) -> Option<Result<Token, Error>> {
         let asked = self.clock.now();
-        let (source, epoch, replaced) = {
+        let (source, replaced) = {
             let book = self.book();
-            (Arc::clone(&book.source), book.epoch, book.newest.clone())
+            if book.epoch != epoch {
+                return None;
+            }
+            (Arc::clone(&book.source), book.newest.clone())
         };
         let deadline = self.settings.fetch_deadline();
         let context = FetchContext::new(replaced, reason, deadline);
@@ -62,7 +65,7 @@ impl Shared {
     /// Writes the newest token down, and with it its refresh token; `false` where it is not wanted any more.
     fn take(&self, number: u64, epoch: u64, token: &Token) -> bool {
         let mut book = self.book();
-        if book.epoch != epoch || number < book.taken {
+        if !book.wants(epoch) || number < book.taken {
             return false;
         }
         book.taken = number;
@@ -97,7 +100,7 @@ impl Shared {
             telemetry::not_saved(error);
         }
         let mut book = self.book();
-        if book.epoch == epoch {
+        if book.wants(epoch) {
             if failure.is_none() {
                 book.saved = Some(refresh_token);
             }

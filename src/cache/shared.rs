@@ -75,6 +75,8 @@ pub(crate) struct Book {
     pub(crate) source: Arc<dyn DynSource>,
     /// Counts sources: a result for an older one is not wanted any more.
     pub(crate) epoch: u64,
+    /// Whether its session is being revoked, or was: no run of it is taken any more, also not one that is overdue.
+    pub(crate) ended: bool,
     pub(crate) generation: u64,
     /// The newest run whose token was taken.
     pub(crate) taken: u64,
@@ -147,6 +149,7 @@ impl Shared {
         let book = Book {
             source: Arc::new(source),
             epoch: 0,
+            ended: false,
             generation: 0,
             taken: 0,
             newest: None,
@@ -286,7 +289,11 @@ impl Shared {
             } else {
                 None
             };
-            found.is_none().then(|| Arc::clone(self).run(number, want.reason(&snapshot, held)))
+            found.is_none().then(|| {
+                // Here and not when the run is first polled: the source may be another by then.
+                let epoch = self.book().epoch;
+                Arc::clone(self).run(number, epoch, want.reason(&snapshot, held))
+            })
         });
         match waiter {
             Ok(Some(waiter)) => Ok(Boarded::Wait(waiter)),
@@ -322,6 +329,11 @@ impl Drop for Shared {
 // === impl Book ===
 
 impl Book {
+    /// Whether what a run of this epoch brings is still of use.
+    pub(crate) fn wants(&self, epoch: u64) -> bool {
+        self.epoch == epoch && !self.ended
+    }
+
     /// Puts another source in the place of this one, of which nothing is left; returns the old one, to be dropped outside
     /// the lock.
     pub(crate) fn forget(&mut self, source: Arc<dyn DynSource>) -> Arc<dyn DynSource> {
