@@ -302,24 +302,6 @@ fn an_overdue_fetch_that_ends_while_its_session_is_revoked_revives_nothing() {
     assert!(elsewhere.block_on(frozen.cache.get()).unwrap_err().is_signed_out());
 }
 
-#[test]
-fn a_fetch_that_lands_at_the_same_moment_publishes_nothing_after_it() {
-    let runtime = common::threaded_runtime();
-    for _ in 0..2000 {
-        let cache = TokenCache::new(Script::new());
-        let fetching = runtime.spawn({
-            let cache = cache.clone();
-            async move { cache.get().await }
-        });
-        runtime.block_on(async {
-            tokio::task::yield_now().await;
-            sign_out(&cache).await;
-            let _ = fetching.await.unwrap();
-        });
-        assert!(cache.peek().is_none());
-    }
-}
-
 // === whoever calls it ===
 
 #[tokio::test(start_paused = true)]
