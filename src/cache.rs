@@ -329,7 +329,6 @@ impl TokenCache {
         };
         drop(former);
         telemetry::signed_out(revoked.as_ref().err());
-        shared.changed.notify_waiters();
         revoked
     }
 

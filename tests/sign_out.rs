@@ -302,6 +302,35 @@ fn an_overdue_fetch_that_ends_while_its_session_is_revoked_revives_nothing() {
     assert!(elsewhere.block_on(frozen.cache.get()).unwrap_err().is_signed_out());
 }
 
+#[test]
+fn a_save_that_fails_late_leaves_nothing_behind() {
+    let (saving, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let clock = ManualClock::new();
+    let cache = TokenCache::with_clock(Script::new().rotating(), Refresh::new(), clock.clone()).on_rotation({
+        let (saving, answer) = (Arc::clone(&saving), Arc::clone(&answer));
+        move |_| {
+            let (saving, answer) = (Arc::clone(&saving), Arc::clone(&answer));
+            async move {
+                saving.notify_one();
+                answer.notified().await;
+                Err(io::Error::other("disk full"))
+            }
+        }
+    });
+    let frozen = paused_runtime();
+    frozen.block_on(async {
+        assert_pending!(task::spawn(cache.get()).poll());
+        saving.notified().await;
+    });
+    clock.advance(MINUTE);
+    let revoked = Revoked::default();
+    paused_runtime().block_on(revoked.sign_out(&cache)).unwrap();
+    assert_eq!(revoked.all(), ["r1"]);
+    answer.notify_one();
+    frozen.block_on(settle());
+    assert!(cache.status().not_saved.is_none() && cache.peek().is_none());
+}
+
 // === whoever calls it ===
 
 #[tokio::test(start_paused = true)]
