@@ -12,7 +12,7 @@ use tower::BoxError;
 use crate::cache::shared::{Saving, Shared, Snapshot, Want};
 use crate::clock::{self, Clock};
 use crate::error::Error;
-use crate::flight::Waiter;
+use crate::flight::Current;
 use crate::schedule::{Moment, Phase, Refresh, Window};
 use crate::secret::Secret;
 use crate::source::{Fixed, TokenSource};
@@ -264,10 +264,10 @@ impl TokenCache {
     /// Ends the session: waits for the fetch under way, hands the newest refresh token to `revoke`, and forgets token,
     /// refresh token and source, whatever came of that.
     ///
-    /// From its first poll on, whoever asks for a token gets an error that [says so](Error::is_signed_out), until
-    /// [`set_source`](TokenCache::set_source) begins another session; who waits for the fetch under way gets it when that
-    /// ends. No fetch revives the old session, however late it ends. Without a refresh token there is nothing to revoke,
-    /// and `revoke` is not called.
+    /// From its first poll on, whoever needs a token gets an error that [says so](Error::is_signed_out), until
+    /// [`set_source`](TokenCache::set_source) begins another session; also who waits for the fetch under way. No fetch
+    /// revives the old session, however late it ends. Without a refresh token there is nothing to revoke, and `revoke`
+    /// is not called.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
@@ -302,6 +302,8 @@ impl TokenCache {
             shared.signed_out.store(true, Ordering::SeqCst);
             shared.snapshot.store(Arc::default());
         });
+        // Who waits for its token hears at once that there is none.
+        running.iter().for_each(Current::turn_away);
         self.landed(running).await;
         let (source, newest) = {
             let mut book = shared.book();
@@ -349,10 +351,10 @@ impl TokenCache {
     }
 
     /// Waits for a run, unless it stands still.
-    async fn landed(&self, running: Option<Waiter<Result<Token, Error>>>) {
-        if let Some(waiter) = running {
-            let overdue = waiter.overdue().saturating_sub(self.shared.clock.now().mono);
-            clock::at_most(overdue, waiter).await;
+    async fn landed(&self, running: Option<Current<Result<Token, Error>>>) {
+        if let Some(running) = running {
+            let overdue = running.overdue().saturating_sub(self.shared.clock.now().mono);
+            clock::at_most(overdue, running.ended()).await;
         }
     }
 

@@ -39,7 +39,7 @@ pub(crate) fn fetch_failed(reason: Reason, error: &Error, took: Duration, waiter
     );
 }
 
-/// A result that nobody wants any more: the source was replaced, or a newer run has landed.
+/// A result that nobody wants any more: the source was replaced, the session signed out, or a newer run has landed.
 pub(crate) fn fetch_discarded(reason: Reason) {
     tracing::debug!(target: TARGET, %reason, "token fetch discarded");
 }

@@ -125,16 +125,12 @@ impl Shared {
         let judged = outcome.and_then(|token| self.judge(token, asked, now));
         // A late failure says nothing about the run that replaced this one.
         let late = replaced && !matches!(judged, Ok(Judged::New(..)));
-        if book.epoch != epoch || number < book.taken || late {
+        // Of a session that is signed out the refresh token is written down, to be revoked.
+        let signed_out = self.signed_out.load(Ordering::SeqCst);
+        if book.epoch != epoch || number < book.taken || late || signed_out {
             drop(book);
             telemetry::fetch_discarded(reason);
             return None;
-        }
-        if self.signed_out.load(Ordering::SeqCst) {
-            // Its refresh token is written down, to be revoked.
-            drop(book);
-            telemetry::fetch_discarded(reason);
-            return Some(Err(Error::signed_out()));
         }
         let (answer, failure) = match judged {
             Ok(Judged::New(token, window)) => (Ok(self.store(&mut book, token, window, now)), None),
