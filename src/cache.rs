@@ -266,8 +266,8 @@ impl TokenCache {
     ///
     /// From its first poll on, whoever needs a token gets an error that [says so](Error::is_signed_out), until
     /// [`set_source`](TokenCache::set_source) begins another session; also who waits for the fetch under way. No fetch
-    /// revives the old session, however late it ends. Without a refresh token there is nothing to revoke, and `revoke`
-    /// is not called.
+    /// revives the old session, however late it ends, and no request that was refused with its token goes again with
+    /// that of another. Without a refresh token there is nothing to revoke, and `revoke` is not called.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
@@ -299,11 +299,13 @@ impl TokenCache {
             // Locked to the end: a run that looked before this publishes nothing after it.
             let book = shared.book();
             session = book.epoch;
+            shared.ended.store(book.generation, Ordering::SeqCst);
             shared.signed_out.store(true, Ordering::SeqCst);
             shared.snapshot.store(Arc::default());
         });
-        // Who waits for its token hears at once that there is none.
-        running.iter().for_each(Current::turn_away);
+        if let Some(running) = &running {
+            running.turn_away(Err(Error::signed_out()));
+        }
         self.landed(running).await;
         let (source, newest) = {
             let mut book = shared.book();
@@ -370,6 +372,9 @@ impl TokenCache {
 
     /// Notes the refusal of a token and waits for the one after it.
     async fn replace(&self, generation: u64) -> Result<Token, Error> {
+        if (1..=self.shared.ended.load(Ordering::SeqCst)).contains(&generation) {
+            return Err(Error::signed_out());
+        }
         let want = self.shared.note_refusal(generation);
         self.shared.obtain(want).await
     }

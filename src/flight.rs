@@ -261,9 +261,9 @@ impl<T> Current<T> {
         self.run.overdue
     }
 
-    /// Lands the run void for those who wait for it: they board again. It stays in the slot until its work ends.
-    pub(crate) fn turn_away(&self) {
-        let _ = self.run.answer.set(None);
+    /// Gives those who wait for the run this answer. It stays in the slot until its work ends.
+    pub(crate) fn turn_away(&self, answer: T) {
+        let _ = self.run.answer.set(Some(answer));
         lock(&self.run.waiters).land();
         while self.run.wake(CHUNK) {}
     }

@@ -442,7 +442,8 @@ async fn a_session_that_begins_while_the_sign_out_waits_is_kept_and_the_sign_out
     cache.set_source(Script::new().rotating());
     let error = assert_ready!(said.poll()).unwrap_err();
     assert!(error.to_string().contains("another session began") && !error.is_signed_out(), "{error}");
-    assert_eq!(text(waiter.await), "t1");
+    assert!(waiter.await.unwrap_err().is_signed_out());
+    assert_eq!(text(cache.get().await), "t1");
     gate.open();
     settle().await;
     assert!(!cache.status().signed_out && cache.peek().is_some());
@@ -513,23 +514,58 @@ async fn a_request_of_ours_fails_and_one_that_needs_no_token_passes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_is_refused_because_its_session_ended_gets_its_401_back() {
-    let script = Script::new();
-    let cache = TokenCache::new(script.clone());
-    let (calls, signing_out) = (Arc::new(AtomicUsize::new(0)), cache.clone());
-    let counted = Arc::clone(&calls);
-    let api = BearerLayer::new(cache.clone(), ["https://api.example.com"]).unwrap().layer(tower::service_fn(
-        move |_: Request<Full<Bytes>>| {
+    for another_begins in [false, true] {
+        let (script, next) = (Script::new(), Script::new());
+        let cache = TokenCache::new(script.clone());
+        let calls = Arc::new(AtomicUsize::new(0));
+        let (counted, ending, follower) = (Arc::clone(&calls), cache.clone(), next.clone());
+        let layer = BearerLayer::new(cache.clone(), ["https://api.example.com"]).unwrap();
+        let api = layer.layer(tower::service_fn(move |_: Request<Full<Bytes>>| {
             counted.fetch_add(1, Ordering::SeqCst);
-            let cache = signing_out.clone();
+            let (cache, next) = (ending.clone(), follower.clone());
             async move {
                 sign_out(&cache).await;
+                if another_begins {
+                    cache.set_source(next);
+                    cache.get().await?;
+                }
                 let refused = Response::builder().status(401).body(Full::<Bytes>::default());
                 Ok::<_, BoxError>(refused.unwrap())
             }
-        },
-    ));
-    let response = api.oneshot(get("https://api.example.com/")).await.unwrap();
-    assert_eq!(response.status(), 401);
-    assert!(response.extensions().get::<Error>().unwrap().is_signed_out());
-    assert_eq!((calls.load(Ordering::SeqCst), script.calls()), (1, 1));
+        }));
+        let response = api.oneshot(get("https://api.example.com/")).await.unwrap();
+        assert_eq!(response.status(), 401);
+        assert!(response.extensions().get::<Error>().unwrap().is_signed_out());
+        assert_eq!((calls.load(Ordering::SeqCst), script.calls()), (1, 1), "it does not go again as somebody else");
+        assert_eq!(next.calls(), usize::from(another_begins), "nor is the token of another refused by it");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_the_old_session_is_not_replaced_by_one_of_the_new() {
+    let cache = TokenCache::new(Script::new());
+    let old = cache.get().await.unwrap();
+    sign_out(&cache).await;
+    let next = Script::new();
+    cache.set_source(next.clone());
+    let new = cache.get().await.unwrap();
+    assert!(cache.refuse(&old).await.unwrap_err().is_signed_out());
+    assert_eq!(text(cache.refuse(&new).await), "t2", "one of the new session is");
+    let handmade = Token::new("of nobody").unwrap();
+    assert_eq!(text(cache.refuse(&handmade).await), "t2", "nor does one that was never published know of a session");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waited_does_not_go_on_with_the_next_session() {
+    let script = Script::new();
+    let gate = script.hold();
+    let cache = TokenCache::new(script.clone());
+    let mut waiter = task::spawn(cache.get());
+    assert_pending!(waiter.poll());
+    script.called(1).await;
+    assert_pending!(task::spawn(sign_out(&cache)).poll());
+    cache.set_source(Script::new());
+    assert!(waiter.await.unwrap_err().is_signed_out());
+    gate.open();
+    assert_eq!(text(cache.get().await), "t1");
 }

@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) closed: AtomicBool,
     /// Set under the flight's slot, as is what it ends: the session of this source.
     pub(crate) signed_out: AtomicBool,
+    /// The newest generation of a session that was signed out: whose token was refused does not go again as another.
+    pub(crate) ended: AtomicU64,
     /// Locked under the flight's slot only.
     pub(crate) refusals: Mutex<Refusals>,
     pub(crate) book: Mutex<Book>,
@@ -165,6 +167,7 @@ impl Shared {
             refused: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             signed_out: AtomicBool::new(false),
+            ended: AtomicU64::new(0),
             refusals: Mutex::default(),
             book: Mutex::new(book),
             changed: Arc::default(),

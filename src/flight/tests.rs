@@ -209,11 +209,11 @@ async fn who_waits_is_turned_away_at_once_and_the_run_goes_on_to_its_end() {
     let mut end = task::spawn(current.ended());
     assert_pending!(end.poll());
     for _ in 0..2 {
-        current.turn_away();
+        current.turn_away(3);
     }
     assert!(waiter.is_woken() && flight.is_busy(NOW) && !flight.is_replaced(1));
-    assert_ready_eq!(waiter.poll(), None);
-    assert_ready_eq!(join(&flight).poll(), None);
+    assert_ready_eq!(waiter.poll(), Some(3));
+    assert_ready_eq!(join(&flight).poll(), Some(3));
     assert_pending!(end.poll());
     answer.send(7).unwrap();
     end.await;

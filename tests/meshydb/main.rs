@@ -1,4 +1,5 @@
 //! MeshyDB: its requests as its documents have them, its sessions and their end, and what its errors mean.
+#![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to see how long they waited")]
 
 #[path = "../sources/mod.rs"]
 mod sources;

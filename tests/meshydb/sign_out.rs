@@ -1,5 +1,4 @@
 //! The end of a session, here and at the server.
-#![expect(clippy::disallowed_methods, reason = "tests spawn")]
 
 use std::time::Duration;
 
