@@ -551,7 +551,7 @@ async fn a_token_of_the_old_session_is_not_replaced_by_one_of_the_new() {
     let new = cache.get().await.unwrap();
     assert!(cache.refuse(&old).await.unwrap_err().is_signed_out());
     assert_eq!(text(cache.refuse(&new).await), "t2", "one of the new session is");
-    let handmade = Token::new("of nobody").unwrap();
+    let handmade = Token::new("handmade").unwrap();
     assert_eq!(text(cache.refuse(&handmade).await), "t2", "nor does one that was never published know of a session");
 }
 
