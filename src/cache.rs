@@ -299,7 +299,7 @@ impl TokenCache {
             // Locked to the end: a run that looked before this publishes nothing after it.
             let book = shared.book();
             session = book.epoch;
-            shared.ended.store(book.generation, Ordering::SeqCst);
+            shared.bygone.store(book.generation, Ordering::SeqCst);
             shared.signed_out.store(true, Ordering::SeqCst);
             shared.snapshot.store(Arc::default());
         });
@@ -372,17 +372,15 @@ impl TokenCache {
 
     /// Notes the refusal of a token and waits for the one after it.
     async fn replace(&self, generation: u64) -> Result<Token, Error> {
-        if (1..=self.shared.ended.load(Ordering::SeqCst)).contains(&generation) {
-            return Err(Error::signed_out());
-        }
-        let want = self.shared.note_refusal(generation);
+        let want = self.shared.note_refusal(generation).ok_or_else(Error::signed_out)?;
         self.shared.obtain(want).await
     }
 
     /// Notes the refusal of a token and starts its replacement, without waiting.
     pub(crate) fn replace_beside(&self, generation: u64) {
-        let want = self.shared.note_refusal(generation);
-        self.shared.board_beside(want);
+        if let Some(want) = self.shared.note_refusal(generation) {
+            self.shared.board_beside(want);
+        }
     }
 }
 

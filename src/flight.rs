@@ -12,6 +12,9 @@
 //! under the list's lock, and landing takes the list under the same lock, once the answer is set. So either the waiter
 //! finds the list gone and the answer there, or the landing finds the waiter: no wake-up is lost.
 //!
+//! Those who wait can be turned away with another answer while the run goes on: it keeps the slot until its work ends, and
+//! who asked for its end ([`Current`]) hears of that.
+//!
 //! A task can be dropped anywhere, by the end of its runtime. [`Lander`] is dropped with it and lands the run *void*
 //! (`None`: nobody's failure, board again), so nobody is stranded. A runtime can also stand still without being
 //! dropped, and drops nothing; so each run is *overdue* from a moment on, and whoever boards after that replaces it.

@@ -40,8 +40,8 @@ pub(crate) struct Shared {
     pub(crate) closed: AtomicBool,
     /// Set under the flight's slot, as is what it ends: the session of this source.
     pub(crate) signed_out: AtomicBool,
-    /// The newest generation of a session that was signed out: whose token was refused does not go again as another.
-    pub(crate) ended: AtomicU64,
+    /// The newest generation of a session that was signed out: what was refused with it does not go again as another.
+    pub(crate) bygone: AtomicU64,
     /// Locked under the flight's slot only.
     pub(crate) refusals: Mutex<Refusals>,
     pub(crate) book: Mutex<Book>,
@@ -167,7 +167,7 @@ impl Shared {
             refused: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             signed_out: AtomicBool::new(false),
-            ended: AtomicU64::new(0),
+            bygone: AtomicU64::new(0),
             refusals: Mutex::default(),
             book: Mutex::new(book),
             changed: Arc::default(),
@@ -199,15 +199,18 @@ impl Shared {
         schedule::replication_lag(held.since, self.clock.now())
     }
 
-    /// Notes a refusal; returns what replaces the token.
-    pub(crate) fn note_refusal(&self, generation: u64) -> Want {
+    /// Notes a refusal; returns what replaces the token, `None` where its session was signed out.
+    pub(crate) fn note_refusal(&self, generation: u64) -> Option<Want> {
+        if (1..=self.bygone.load(Ordering::SeqCst)).contains(&generation) {
+            return None;
+        }
         // A number that is still to come is that of another cache's token: it says nothing of ours.
         if self.snapshot.load().held.as_ref().is_some_and(|held| held.token.generation() < generation) {
-            return Want::NewerThan(0);
+            return Some(Want::NewerThan(0));
         }
         self.refused.fetch_max(generation, Ordering::Relaxed);
         telemetry::refused(generation);
-        Want::NewerThan(generation)
+        Some(Want::NewerThan(generation))
     }
 
     /// Waits until there is what is wanted, or an error that says why not.
