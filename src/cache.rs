@@ -13,7 +13,7 @@ use tower::BoxError;
 use crate::cache::shared::{Held, Saving, Shared, Snapshot, Want};
 use crate::clock::{self, Clock};
 use crate::error::Error;
-use crate::flight::Waiter;
+use crate::flight::Current;
 use crate::schedule::{Moment, Phase, Refresh, Window};
 use crate::secret::Secret;
 use crate::source::{Fixed, TokenSource};
@@ -261,6 +261,7 @@ impl TokenCache {
             shared.signed_out.store(false, Ordering::SeqCst);
             shared.snapshot.store(Arc::default());
             book.epoch += 1;
+            book.ended = false;
             book.forget(source)
         });
         // The code of a user, outside the locks.
@@ -272,8 +273,9 @@ impl TokenCache {
     /// refresh token and source, whatever came of that.
     ///
     /// From its first poll on, whoever needs a token gets an error that [says so](Error::is_signed_out), until
-    /// [`set_source`](TokenCache::set_source) begins another session. No fetch revives the old one, however late it
-    /// ends. Without a refresh token there is nothing to revoke, and `revoke` is not called.
+    /// [`set_source`](TokenCache::set_source) begins another session; also who waits for the fetch under way. No fetch
+    /// revives the old session, however late it ends, and no request that was refused with its token goes again with
+    /// that of another. Without a refresh token there is nothing to revoke, and `revoke` is not called.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
@@ -287,7 +289,8 @@ impl TokenCache {
     /// ```
     ///
     /// # Errors
-    /// That of `revoke`: the session has ended here, and its refresh token may still work.
+    /// The session has ended here, and its refresh token may still work: `revoke` failed (its error is the
+    /// [source](std::error::Error::source)), or another session began meanwhile.
     ///
     /// # Cancel safety
     /// The cache is signed out when the future is first polled. Where it is dropped after that, the refresh token may
@@ -301,35 +304,43 @@ impl TokenCache {
         let shared = &self.shared;
         let mut session = 0;
         let running = shared.flight.current_after(|| {
-            session = shared.book().epoch;
+            // Locked to the end: a run that looked before this publishes nothing after it.
+            let book = shared.book();
+            session = book.epoch;
+            shared.bygone.store(book.generation, Ordering::SeqCst);
             shared.signed_out.store(true, Ordering::SeqCst);
             shared.snapshot.store(Arc::default());
         });
+        if let Some(running) = &running {
+            running.turn_away(Err(Error::signed_out()));
+        }
         self.landed(running).await;
-        let (epoch, source, newest) = {
+        let (source, newest) = {
             let mut book = shared.book();
             if book.epoch != session {
                 return Err(Error::login(
                     "another session began before this one was signed out; its refresh token was not revoked",
                 ));
             }
-            // From here on no run of this session is taken, also not one that is overdue.
-            book.epoch += 1;
-            (book.epoch, Arc::clone(&book.source), book.newest.clone())
+            book.ended = true;
+            (Arc::clone(&book.source), book.newest.clone())
         };
-        let refresh_token = newest.and_then(|token| token.refresh_token()).or_else(|| source.refresh_token());
+        let refresh_token = match newest.and_then(|token| token.refresh_token()) {
+            Some(newest) => Ok(Some(newest)),
+            None => source.refresh_token().await,
+        };
         let revoked = match refresh_token {
-            Some(refresh_token) => revoke(refresh_token).await.map_err(Error::from_source),
-            None => Ok(()),
+            Ok(Some(refresh_token)) => revoke(refresh_token).await.map_err(Error::not_revoked),
+            Ok(None) => Ok(()),
+            Err(error) => Err(Error::not_revoked(error)),
         };
         let former = {
             let mut book = shared.book();
             // Not where a new session has begun meanwhile.
-            (book.epoch == epoch).then(|| book.forget(Arc::new(Fixed)))
+            (book.epoch == session).then(|| book.forget(Arc::new(Fixed)))
         };
         drop(former);
         shared.telemetry.signed_out(revoked.as_ref().err());
-        shared.changed.notify_waiters();
         revoked
     }
 
@@ -350,10 +361,10 @@ impl TokenCache {
     }
 
     /// Waits for a run, unless it stands still.
-    async fn landed(&self, running: Option<Waiter<Result<Token, Error>>>) {
-        if let Some(waiter) = running {
-            let overdue = waiter.overdue().saturating_sub(self.shared.clock.now().mono);
-            clock::at_most(overdue, waiter).await;
+    async fn landed(&self, running: Option<Current<Result<Token, Error>>>) {
+        if let Some(running) = running {
+            let overdue = running.overdue().saturating_sub(self.shared.clock.now().mono);
+            clock::at_most(overdue, running.ended()).await;
         }
     }
 
@@ -374,7 +385,7 @@ impl TokenCache {
 
     /// Notes the refusal of a token and waits for the one after it.
     async fn replace(&self, generation: u64) -> Result<Token, Error> {
-        let want = self.shared.note_refusal(generation);
+        let want = self.shared.note_refusal(generation).ok_or_else(Error::signed_out)?;
         self.shared.obtain(want).await
     }
 
@@ -385,8 +396,9 @@ impl TokenCache {
 
     /// Notes the refusal of a token and starts its replacement, without waiting.
     pub(crate) fn replace_beside(&self, generation: u64) {
-        let want = self.shared.note_refusal(generation);
-        self.shared.board_beside(want);
+        if let Some(want) = self.shared.note_refusal(generation) {
+            self.shared.board_beside(want);
+        }
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Error {
     retry_after: Option<Duration>,
     /// A refresh token that came with an answer that holds nothing else of use.
     rotated: Option<Secret>,
+    /// Whether a denial is the end of the session, for want of a login.
+    final_denial: bool,
 }
 
 struct Inner {
@@ -77,6 +79,8 @@ enum Kind {
     Refused,
     /// The new refresh token could not be handed on.
     NotSaved,
+    /// A session was signed out, and its refresh token not revoked.
+    NotRevoked,
     Panicked,
     NoRuntime,
     Lost,
@@ -141,7 +145,7 @@ impl Error {
             Kind::TimedOut(_) | Kind::Refused | Kind::NotSaved | Kind::Panicked | Kind::Lost | Kind::Secret(_) => true,
             Kind::Source { denied } => !denied,
             Kind::Invalid { .. } | Kind::Request(_) | Kind::Denied(_) | Kind::Login(_) => false,
-            Kind::NoRuntime | Kind::Closed | Kind::SignedOut => false,
+            Kind::NoRuntime | Kind::NotRevoked | Kind::Closed | Kind::SignedOut => false,
         }
     }
 
@@ -238,6 +242,10 @@ impl Error {
         Self::with_source(Kind::NotSaved, source)
     }
 
+    pub(crate) fn not_revoked(source: impl Into<BoxError>) -> Self {
+        Self::with_source(Kind::NotRevoked, source)
+    }
+
     pub(crate) fn panicked() -> Self {
         Self::new(Kind::Panicked)
     }
@@ -268,6 +276,11 @@ impl Error {
         Self { rotated: refresh_token, ..self }
     }
 
+    /// Says, where it is a denial, that there is no login to fall back to.
+    pub(crate) fn without_login(self) -> Self {
+        Self { final_denial: true, ..self }
+    }
+
     pub(crate) fn take_rotated(&mut self) -> Option<Secret> {
         self.rotated.take()
     }
@@ -283,16 +296,21 @@ impl Error {
     fn answer(&self) -> Option<&Answered> {
         match &self.inner.kind {
             Kind::Denied(answered) | Kind::Answered(answered) => Some(answered),
+            Kind::NotRevoked => self.inner.source.as_ref()?.downcast_ref::<Self>()?.answer(),
             _ => None,
         }
     }
 
     fn new(kind: Kind) -> Self {
-        Self { inner: Arc::new(Inner { kind, source: None }), retry_after: None, rotated: None }
+        Self::over(Inner { kind, source: None })
     }
 
     fn with_source(kind: Kind, source: impl Into<BoxError>) -> Self {
-        Self { inner: Arc::new(Inner { kind, source: Some(source.into()) }), retry_after: None, rotated: None }
+        Self::over(Inner { kind, source: Some(source.into()) })
+    }
+
+    fn over(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner), retry_after: None, rotated: None, final_denial: false }
     }
 }
 
@@ -301,6 +319,10 @@ impl fmt::Display for Error {
         match &self.inner.kind {
             Kind::Invalid { field, problem } => write!(f, "invalid {field}: {problem}"),
             Kind::Request(problem) => f.write_str(problem),
+            Kind::Denied(answered) if self.final_denial => write!(
+                f,
+                "{answered}: the refresh token was denied, and there is no login to fall back to; log in again"
+            ),
             Kind::Denied(answered) => {
                 write!(f, "{answered}: the credentials were denied; check them, or log in again")
             }
@@ -332,8 +354,11 @@ impl fmt::Display for Error {
             Kind::NotSaved => f.write_str(
                 "the new refresh token could not be saved (the cause is this error's source); it is in memory, and saving is tried again with the next token",
             ),
+            Kind::NotRevoked => f.write_str(
+                "the session was signed out, and its refresh token could not be revoked (the cause is this error's source): it may still work",
+            ),
             Kind::Panicked => f.write_str("the token source panicked; its message went to the panic hook"),
-            Kind::NoRuntime => f.write_str("a token has to be fetched, and there is no tokio runtime here: call from within one"),
+            Kind::NoRuntime => f.write_str("a call has to be made, and there is no tokio runtime here: call from within one"),
             Kind::Lost => f.write_str("the tokio runtime that was fetching the token was shut down; call again"),
             Kind::Closed => f.write_str("the token cache was shut down and fetches no more tokens"),
             Kind::SignedOut => {

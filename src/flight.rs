@@ -12,6 +12,9 @@
 //! under the list's lock, and landing takes the list under the same lock, once the answer is set. So either the waiter
 //! finds the list gone and the answer there, or the landing finds the waiter: no wake-up is lost.
 //!
+//! Those who wait can be turned away with another answer while the run goes on: it keeps the slot until its work ends, and
+//! who asked for its end ([`Current`]) hears of that.
+//!
 //! A task can be dropped anywhere, by the end of its runtime. [`Lander`] is dropped with it and lands the run *void*
 //! (`None`: nobody's failure, board again), so nobody is stranded. A runtime can also stand still without being
 //! dropped, and drops nothing; so each run is *overdue* from a moment on, and whoever boards after that replaces it.
@@ -25,6 +28,7 @@ use std::time::Duration;
 
 use slab::Slab;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 /// How many waiters are woken before others get a turn.
 const CHUNK: usize = 256;
@@ -54,6 +58,8 @@ struct Run<T> {
     awaited: OnceLock<Duration>,
     answer: OnceLock<Option<T>>,
     waiters: Mutex<Waiters>,
+    /// Closed when the work ends, or is left to itself.
+    ended: Semaphore,
 }
 
 #[derive(Debug)]
@@ -70,6 +76,12 @@ enum Waiters {
 pub(crate) struct Waiter<T> {
     run: Arc<Run<T>>,
     key: Option<usize>,
+}
+
+/// The run under way, for whoever cares for its end and not for its answer.
+#[derive(Debug)]
+pub(crate) struct Current<T> {
+    run: Arc<Run<T>>,
 }
 
 /// Lands its run when dropped, at the latest.
@@ -117,6 +129,7 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
                 awaited: OnceLock::new(),
                 answer: OnceLock::new(),
                 waiters: Mutex::new(Waiters::Waiting(Slab::new())),
+                ended: Semaphore::new(0),
             });
             slot.started = number;
             slot.run = Some(Arc::clone(&run));
@@ -134,10 +147,10 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
     }
 
     /// Makes a change that no boarding sees in part, and returns the run under way, overdue or not.
-    pub(crate) fn current_after(&self, change: impl FnOnce()) -> Option<Waiter<T>> {
+    pub(crate) fn current_after(&self, change: impl FnOnce()) -> Option<Current<T>> {
         let slot = lock(&self.slot);
         change();
-        slot.run.as_ref().map(Waiter::new)
+        slot.run.clone().map(|run| Current { run })
     }
 
     /// Whether a run is under way that boarding would join: without the lock.
@@ -186,9 +199,11 @@ impl<T: Clone + Send + Sync + 'static> Lander<T> {
 
 impl<T> Lander<T> {
     fn touch_down(&self, answer: Option<T>) {
-        if self.run.answer.set(answer).is_err() {
+        if self.run.ended.is_closed() {
             return;
         }
+        // Where its waiters were turned away, they have their answer.
+        let _ = self.run.answer.set(answer);
         let mut slot = lock(&self.flight.slot);
         if slot.run.as_ref().is_some_and(|run| Arc::ptr_eq(run, &self.run)) {
             slot.run = None;
@@ -196,6 +211,7 @@ impl<T> Lander<T> {
         }
         drop(slot);
         lock(&self.run.waiters).land();
+        self.run.ended.close();
     }
 }
 
@@ -242,6 +258,28 @@ impl Waiters {
             Self::Waiting(_) => None,
             Self::Landed(list) => list.next().map(|(_, waker)| waker),
         }
+    }
+}
+
+// === impl Current ===
+
+impl<T> Current<T> {
+    /// From when on the run may be replaced.
+    pub(crate) fn overdue(&self) -> Duration {
+        self.run.overdue
+    }
+
+    /// Gives those who wait for the run this answer. It stays in the slot until its work ends.
+    pub(crate) fn turn_away(&self, answer: T) {
+        let _ = self.run.answer.set(Some(answer));
+        lock(&self.run.waiters).land();
+        while self.run.wake(CHUNK) {}
+    }
+
+    /// Waits until the work ends, or is left to itself.
+    pub(crate) async fn ended(&self) {
+        // There are no permits: this waits for the closing.
+        let _ = self.run.ended.acquire().await;
     }
 }
 

@@ -65,7 +65,7 @@ impl MeshyDb {
     ///
     /// # Errors
     /// An empty account name or public key.
-    #[doc(alias = "Initialize")]
+    #[doc(alias("Initialize", "initialize", "MeshyClient"))]
     pub fn new<B: 'static>(http: impl HttpClient<B>, account_name: &str, public_key: &str) -> Result<Self, Error> {
         let (account, public_key) = (account_name.trim(), public_key.trim());
         filled("account_name", account)?;
@@ -91,7 +91,7 @@ impl MeshyDb {
     ///
     /// # Errors
     /// A tenant that no header may carry.
-    #[doc(alias = "InitializeWithTenant")]
+    #[doc(alias("InitializeWithTenant", "initializeWithTenant"))]
     pub fn tenant(mut self, tenant: &str) -> Result<Self, Error> {
         let tenant = Some(tenant.trim()).filter(|tenant| !tenant.is_empty());
         self.tenant = tenant.map(|tenant| endpoint::header_value("tenant", tenant)).transpose()?;
@@ -133,8 +133,7 @@ impl MeshyDb {
     ///
     /// # Errors
     /// An empty user name or password.
-    #[doc(alias = "LoginWithPassword")]
-    #[doc(alias = "login")]
+    #[doc(alias("LoginWithPassword", "LoginWithPasswordAsync", "login"))]
     pub fn login_with_password<M>(&self, username: &str, password: impl SecretSource<M>) -> Result<Password, Error> {
         Password::of(self.client(&self.token)?.with_scope(self.scope.clone()), username, password)
     }
@@ -148,7 +147,7 @@ impl MeshyDb {
     ///
     /// # Cancel safety
     /// Dropping the future drops the call, which may have reached the server.
-    #[doc(alias = "RegisterAnonymousUser")]
+    #[doc(alias("RegisterAnonymousUser", "RegisterAnonymousUserAsync", "registerAnonymousUser"))]
     pub async fn register_anonymous(&self, username: &str) -> Result<(), Error> {
         filled("username", username)?;
         let body = Bytes::from(json!({ "username": username }).to_string());
@@ -160,7 +159,7 @@ impl MeshyDb {
     ///
     /// # Errors
     /// An empty user name.
-    #[doc(alias = "LoginAnonymously")]
+    #[doc(alias("LoginAnonymously", "LoginAnonymouslyAsync", "loginAnonymously"))]
     pub fn login_anonymously(&self, username: &str) -> Result<Password, Error> {
         self.login_with_password(username, ANONYMOUS)
     }
@@ -170,9 +169,8 @@ impl MeshyDb {
     ///
     /// # Errors
     /// An empty refresh token.
-    #[doc(alias = "LoginWithPersistance")]
-    #[doc(alias = "LoginWithPersistanceAsync")]
-    #[doc(alias = "LoginWithRefresh")]
+    #[doc(alias("LoginWithPersistance", "LoginWithPersistanceAsync", "loginWithPersistance", "loginWithPersistence"))]
+    #[doc(alias("LoginWithRefresh", "LoginWithRefreshAsync", "loginWithRefresh"))]
     pub fn login_with_refresh_token<M>(&self, refresh_token: impl SecretSource<M>) -> Result<RefreshToken, Error> {
         RefreshToken::of(self.client(&self.token)?, refresh_token)
     }
@@ -182,11 +180,11 @@ impl MeshyDb {
     /// [says so](Error::is_signed_out), until another login goes into [`TokenCache::set_source`].
     ///
     /// # Errors
-    /// The session has ended here, and its refresh token could not be revoked.
+    /// As [`TokenCache::sign_out`]: the session has ended here, and its refresh token could not be revoked.
     ///
     /// # Cancel safety
     /// As [`TokenCache::sign_out`]'s.
-    #[doc(alias = "SignOut")]
+    #[doc(alias("Signout", "SignoutAsync", "signout"))]
     pub async fn sign_out(&self, cache: &TokenCache) -> Result<(), Error> {
         let revocation = Revocation::of(self.client(&self.revocation)?);
         cache.sign_out(async |refresh_token| revocation.revoke_refresh_token(&refresh_token).await).await

@@ -51,9 +51,15 @@ pub trait TokenSource: Send + Sync + 'static {
     fn fetch(&self, context: FetchContext) -> impl Future<Output = Result<Token, Error>> + Send;
 
     /// The refresh token that the session begins with, where it begins with one: what
-    /// [`sign_out`](crate::TokenCache::sign_out) revokes when nothing was fetched yet.
-    fn refresh_token(&self) -> Option<Secret> {
-        None
+    /// [`sign_out`](crate::TokenCache::sign_out) revokes when nothing was fetched yet. None, unless a source says so.
+    ///
+    /// # Errors
+    /// It could not be had.
+    ///
+    /// # Cancel safety
+    /// The future is dropped with that of `sign_out`.
+    fn refresh_token(&self) -> impl Future<Output = Result<Option<Secret>, Error>> + Send {
+        std::future::ready(Ok(None))
     }
 }
 
@@ -161,18 +167,20 @@ pub(crate) mod erased {
     use crate::source::{FetchContext, TokenSource};
     use crate::token::Token;
 
+    type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
+
     pub(crate) trait DynSource: Send + Sync {
-        fn fetch(&self, context: FetchContext) -> Pin<Box<dyn Future<Output = Result<Token, Error>> + Send + '_>>;
-        fn refresh_token(&self) -> Option<Secret>;
+        fn fetch(&self, context: FetchContext) -> Answer<'_, Token>;
+        fn refresh_token(&self) -> Answer<'_, Option<Secret>>;
     }
 
     impl<S: TokenSource> DynSource for S {
-        fn fetch(&self, context: FetchContext) -> Pin<Box<dyn Future<Output = Result<Token, Error>> + Send + '_>> {
+        fn fetch(&self, context: FetchContext) -> Answer<'_, Token> {
             Box::pin(TokenSource::fetch(self, context))
         }
 
-        fn refresh_token(&self) -> Option<Secret> {
-            TokenSource::refresh_token(self)
+        fn refresh_token(&self) -> Answer<'_, Option<Secret>> {
+            Box::pin(TokenSource::refresh_token(self))
         }
     }
 }

@@ -94,7 +94,8 @@ impl Telemetry {
         self.count_fetch(if error.is_denied() { "denied" } else { "failed" }, fetch, None);
     }
 
-    /// A result that nobody wants any more: the source was replaced, or a newer run has landed.
+    /// A result that nobody wants any more: the source was replaced, the session signed out, or a newer run has
+    /// landed.
     pub(crate) fn fetch_discarded(&self, reason: Reason) {
         tracing::debug!(target: TARGET, cache = self.name(), %reason, "token fetch discarded");
         #[cfg(feature = "metrics")]

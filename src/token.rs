@@ -160,8 +160,8 @@ impl Token {
     }
 
     /// The refresh token, for saving.
-    #[doc(alias = "RetrievePersistanceToken")]
-    #[doc(alias = "RetrieveRefreshToken")]
+    #[doc(alias("RetrievePersistanceToken", "RetrievePersistanceTokenAsync", "retrievePersistanceToken"))]
+    #[doc(alias("RetrieveRefreshToken", "RetrieveRefreshTokenAsync", "retrieveRefreshToken"))]
     pub fn refresh_token(&self) -> Option<Secret> {
         self.details.refresh_token.clone()
     }

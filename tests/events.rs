@@ -10,6 +10,7 @@ use http::Request;
 use tower::ServiceExt;
 use tower_bearer::resend::Never;
 use tower_bearer::testing::Answer;
+use tower_bearer::{Error, Token};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::stack::{Body, World, get};
@@ -113,5 +114,16 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
             "DEBUG tower_bearer: request to another origin passes without a token scheme=\"https\" host=\"elsewhere.test\" \
           port=8443"
         ]
+    );
+
+    world.cache.sign_out(async |_| Ok::<_, Error>(())).await.expect("there is nothing to revoke");
+    assert_eq!(seen.take(), ["INFO tower_bearer: signed out"]);
+    world.cache.set_source(async |_| Token::new("t").map(|token| token.with_refresh_token("r")));
+    world.cache.get().await.expect("a token");
+    world.cache.sign_out(async |_| Err(io::Error::other("no route"))).await.expect_err("it was not revoked");
+    assert_eq!(
+        seen.take()[1..],
+        ["WARN tower_bearer: signed out, refresh token not revoked error=the session was signed out, and its refresh \
+             token could not be revoked (the cause is this error's source): it may still work"]
     );
 }

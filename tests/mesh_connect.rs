@@ -179,15 +179,39 @@ async fn the_error_carries_what_the_envelope_says() {
         "errorType": "missingField",
         "errorData": { "x": 1 },
     });
-    let said = ask(Answer::json(400, envelope.clone())).await.unwrap_err().to_string();
-    for word in ["badRequest", "Client secret: not set", "Please check your settings", "cd59bd31", "missingField"] {
-        assert!(said.contains(word), "{word}: {said}");
+    for (http_status, status) in [(400, "badRequest"), (403, "permissionDenied"), (200, "tooManyRequest")] {
+        let mut envelope = envelope.clone();
+        envelope["status"] = json!(status);
+        let error = ask(Answer::json(http_status, envelope)).await.unwrap_err();
+        let said = error.to_string();
+        for word in [status, "Client secret: not set", "Please check your settings", "cd59bd31", "missingField"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+        assert_eq!((error.code(), error.status().unwrap().as_u16()), (Some(status), http_status));
+        assert!(error.description().unwrap().contains("Please check your settings"), "{said}");
     }
     // A text for people can be long; what groups errors is not cut off by it.
     let mut long = envelope;
     long["displayMessage"] = json!("please ".repeat(100));
     let said = ask(Answer::json(400, long)).await.unwrap_err().to_string();
     assert!(said.contains("cd59bd31") && said.contains("missingField") && said.len() < 500, "{said}");
+}
+
+#[tokio::test]
+async fn an_error_may_have_null_for_everything_but_its_status() {
+    let nothing =
+        json!({ "message": null, "displayMessage": null, "errorHash": null, "errorType": null, "content": null });
+    for (status, is_denied) in [("badRequest", true), ("permissionDenied", true), ("tooManyRequest", false)] {
+        for mut envelope in [nothing.clone(), json!({})] {
+            envelope["status"] = json!(status);
+            let error = ask(Answer::json(400, envelope)).await.unwrap_err();
+            assert_eq!(
+                (error.is_denied(), error.code(), error.description()),
+                (is_denied, Some(status), None),
+                "{error}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

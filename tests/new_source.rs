@@ -106,6 +106,18 @@ async fn an_old_source_that_fails_late_is_not_remembered() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_fetch_that_was_about_to_begin_does_not_ask_the_new_source() {
+    let (old, new) = (Script::new(), named("new"));
+    let cache = TokenCache::new(old.clone());
+    let mut waiter = tokio_test::task::spawn(cache.get());
+    assert!(waiter.poll().is_pending());
+    cache.set_source(new.clone());
+    assert_eq!(text(waiter.await), "new");
+    settle().await;
+    assert_eq!((old.calls(), new.calls()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_of_the_old_source_reaches_the_new_one() {
     let cache = TokenCache::new(named("old"));
     cache.get().await.unwrap();

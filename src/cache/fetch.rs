@@ -26,11 +26,14 @@ enum Judged {
 
 impl Shared {
     /// One fetch, from the question to the published answer. `None` where the answer is not wanted any more.
-    pub(crate) async fn run(self: Arc<Self>, number: u64, reason: Reason) -> Option<Result<Token, Error>> {
+    pub(crate) async fn run(self: Arc<Self>, number: u64, epoch: u64, reason: Reason) -> Option<Result<Token, Error>> {
         let asked = self.clock.now();
-        let (source, epoch, replaced) = {
+        let (source, replaced) = {
             let book = self.book();
-            (Arc::clone(&book.source), book.epoch, book.newest.clone())
+            if book.epoch != epoch {
+                return None;
+            }
+            (Arc::clone(&book.source), book.newest.clone())
         };
         let deadline = self.settings.fetch_deadline();
         let context = FetchContext::new(replaced, reason, deadline);
@@ -64,7 +67,7 @@ impl Shared {
     /// Writes the newest token down, and with it its refresh token; `false` where it is not wanted any more.
     fn take(&self, number: u64, epoch: u64, token: &Token) -> bool {
         let mut book = self.book();
-        if book.epoch != epoch || number < book.taken {
+        if !book.wants(epoch) || number < book.taken {
             return false;
         }
         book.taken = number;
@@ -99,7 +102,7 @@ impl Shared {
             self.telemetry.not_saved(error);
         }
         let mut book = self.book();
-        if book.epoch == epoch {
+        if book.wants(epoch) {
             if failure.is_none() {
                 book.saved = Some(refresh_token);
             }
@@ -129,16 +132,12 @@ impl Shared {
         let judged = outcome.and_then(|token| self.judge(token, asked, now));
         // A late failure says nothing about the run that replaced this one.
         let late = replaced && !matches!(judged, Ok(Judged::New(..)));
-        if book.epoch != epoch || number < book.taken || late {
+        // Of a session that is signed out the refresh token is written down, to be revoked.
+        let signed_out = self.signed_out.load(Ordering::SeqCst);
+        if book.epoch != epoch || number < book.taken || late || signed_out {
             drop(book);
             self.telemetry.fetch_discarded(reason);
             return None;
-        }
-        if self.signed_out.load(Ordering::SeqCst) {
-            // Its refresh token is written down, to be revoked.
-            drop(book);
-            self.telemetry.fetch_discarded(reason);
-            return Some(Err(Error::signed_out()));
         }
         let remaining = self.snapshot.load().left(now);
         let (answer, failure) = match judged {

@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) closed: AtomicBool,
     /// Set under the flight's slot, as is what it ends: the session of this source.
     pub(crate) signed_out: AtomicBool,
+    /// The newest generation of a session that was signed out: what was refused with it does not go again as another.
+    pub(crate) bygone: AtomicU64,
     /// Locked under the flight's slot only.
     pub(crate) refusals: Mutex<Refusals>,
     pub(crate) book: Mutex<Book>,
@@ -78,6 +80,8 @@ pub(crate) struct Book {
     pub(crate) source: Arc<dyn DynSource>,
     /// Counts sources: a result for an older one is not wanted any more.
     pub(crate) epoch: u64,
+    /// Whether its session is being revoked, or was: no run of it is taken any more, also not one that is overdue.
+    pub(crate) ended: bool,
     pub(crate) generation: u64,
     /// The newest run whose token was taken.
     pub(crate) taken: u64,
@@ -150,6 +154,7 @@ impl Shared {
         let book = Book {
             source: Arc::new(source),
             epoch: 0,
+            ended: false,
             generation: 0,
             taken: 0,
             newest: None,
@@ -166,6 +171,7 @@ impl Shared {
             refused: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             signed_out: AtomicBool::new(false),
+            bygone: AtomicU64::new(0),
             refusals: Mutex::default(),
             book: Mutex::new(book),
             changed: Arc::default(),
@@ -197,15 +203,18 @@ impl Shared {
         schedule::replication_lag(held.since, self.clock.now())
     }
 
-    /// Notes a refusal; returns what replaces the token.
-    pub(crate) fn note_refusal(&self, generation: u64) -> Want {
+    /// Notes a refusal; returns what replaces the token, `None` where its session was signed out.
+    pub(crate) fn note_refusal(&self, generation: u64) -> Option<Want> {
+        if (1..=self.bygone.load(Ordering::SeqCst)).contains(&generation) {
+            return None;
+        }
         // A number that is still to come is that of another cache's token: it says nothing of ours.
         if self.snapshot.load().held.as_ref().is_some_and(|held| held.token.generation() < generation) {
-            return Want::NewerThan(0);
+            return Some(Want::NewerThan(0));
         }
         self.refused.fetch_max(generation, Ordering::Relaxed);
         self.telemetry.refused(generation);
-        Want::NewerThan(generation)
+        Some(Want::NewerThan(generation))
     }
 
     /// Waits until there is what is wanted, or an error that says why not.
@@ -292,7 +301,11 @@ impl Shared {
             } else {
                 None
             };
-            found.is_none().then(|| Arc::clone(self).run(number, want.reason(&snapshot, held)))
+            found.is_none().then(|| {
+                // Here and not when the run is first polled: the source may be another by then.
+                let epoch = self.book().epoch;
+                Arc::clone(self).run(number, epoch, want.reason(&snapshot, held))
+            })
         });
         if spent {
             // Whoever listens to events is a user's code, and comes after the lock.
@@ -332,6 +345,11 @@ impl Drop for Shared {
 // === impl Book ===
 
 impl Book {
+    /// Whether what a run of this epoch brings is still of use.
+    pub(crate) fn wants(&self, epoch: u64) -> bool {
+        self.epoch == epoch && !self.ended
+    }
+
     /// Puts another source in the place of this one, of which nothing is left; returns the old one, to be dropped outside
     /// the lock.
     pub(crate) fn forget(&mut self, source: Arc<dyn DynSource>) -> Arc<dyn DynSource> {

@@ -200,6 +200,36 @@ async fn an_overdue_run_is_replaced_and_does_not_land_in_the_place_of_the_newer(
 }
 
 #[tokio::test]
+async fn who_waits_is_turned_away_at_once_and_the_run_goes_on_to_its_end() {
+    let flight = Flight::new();
+    let (answer, answered) = oneshot::channel();
+    let mut waiter = board(&flight, async { answered.await.ok() });
+    assert_pending!(waiter.poll());
+    let current = flight.current_after(|| ()).unwrap();
+    let mut end = task::spawn(current.ended());
+    assert_pending!(end.poll());
+    for _ in 0..2 {
+        current.turn_away(3);
+    }
+    assert!(waiter.is_woken() && flight.is_busy(NOW) && !flight.is_replaced(1));
+    assert_ready_eq!(waiter.poll(), Some(3));
+    assert_ready_eq!(join(&flight).poll(), Some(3));
+    assert_pending!(end.poll());
+    answer.send(7).unwrap();
+    end.await;
+    assert!(is_empty(&flight));
+}
+
+#[tokio::test]
+async fn the_end_of_a_run_that_is_cast_off_is_not_waited_for() {
+    let flight = Flight::<u8>::new();
+    let _waiter = board(&flight, pending());
+    let current = flight.current_after(|| ()).unwrap();
+    flight.cast_off(|| ());
+    current.ended().await;
+}
+
+#[tokio::test]
 async fn who_waits_for_a_run_that_is_cast_off_boards_again_at_once() {
     let flight = Flight::new();
     let (answer, answered) = oneshot::channel();

@@ -7,7 +7,7 @@ use crate::error::Error;
 /// What MeshyDB's token endpoint said no to: the reasons that its documentation lists under 400 and 429.
 ///
 /// The documentation names the reasons and not the body they come in; so both the codes of RFC 6749 and the
-/// documentation's words are read, in whatever body. Where an answer names no reason there is `None`, and
+/// documentation's words are read, in JSON or text. Where an answer names no reason there is `None`, and
 /// [`Error::is_denied`] is all there is to know.
 ///
 /// ```
@@ -54,8 +54,9 @@ impl Problem {
         match error.status()? {
             StatusCode::TOO_MANY_REQUESTS => Some(Self::Limit),
             StatusCode::BAD_REQUEST => {
-                let words = error.description().unwrap_or_default().to_ascii_lowercase();
-                Self::in_words(&words.replace('_', " ")).or_else(|| Self::in_code(error.code()?))
+                let (words, code) = (error.description().unwrap_or_default(), error.code().unwrap_or_default());
+                // The words may also stand where RFC 6749 has its code.
+                Self::in_words(words).or_else(|| Self::in_code(code)).or_else(|| Self::in_words(code))
             }
             _ => None,
         }
@@ -63,6 +64,7 @@ impl Problem {
 
     /// The most telling words first: a sentence on a password may speak of its user as well.
     fn in_words(words: &str) -> Option<Self> {
+        let words = words.to_ascii_lowercase().replace('_', " ");
         let says = |word| words.contains(word);
         Some(match () {
             () if says("no longer active") || says("inactive") => Self::UserInactive,

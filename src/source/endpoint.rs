@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tower::util::ServiceExt;
 use tower::{BoxError, Service};
 
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::error::{Answered, Error};
 use crate::origin;
 use crate::secret::Secret;
@@ -175,8 +175,11 @@ impl Endpoint {
         self.in_time(self.post(content_type, None, body, Vec::new())).await
     }
 
-    /// Waits for an answer as long as a login or a revocation waits.
+    /// Waits for an answer as long as a login or a revocation waits. Without a runtime there is no timer to wait with.
     pub(crate) async fn in_time(&self, call: impl Future<Output = Result<Answer, Error>>) -> Result<Answer, Error> {
+        if !clock::has_runtime() {
+            return Err(Error::no_runtime());
+        }
         match tokio::time::timeout(CALL_DEADLINE, call).await {
             Ok(answer) => answer,
             Err(_) => Err(Error::silent(self.name().into(), CALL_DEADLINE)),

@@ -2,9 +2,9 @@
 //! need.
 #![expect(clippy::disallowed_methods, reason = "tests spawn their callers")]
 
-#[path = "../common/traces.rs"]
-mod traces;
 mod everywhere;
 mod injection;
 mod refused;
 mod stack;
+#[path = "../common/traces.rs"]
+mod traces;

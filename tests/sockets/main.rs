@@ -8,8 +8,6 @@ use std::{panic, thread};
 
 use tokio::runtime::Builder;
 
-#[path = "../common/traces.rs"]
-mod traces;
 mod bodies;
 mod connections;
 mod early;
@@ -20,6 +18,8 @@ mod redirects;
 mod refusals;
 mod reqwest_beneath;
 mod servers;
+#[path = "../common/traces.rs"]
+mod traces;
 mod world;
 
 /// No test takes this long: what does is stuck.

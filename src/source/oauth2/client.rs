@@ -302,9 +302,10 @@ impl Client {
 
     /// The error that an answer is.
     pub(crate) fn failure(&self, answer: &Answer) -> Error {
-        let body = serde_json::from_slice::<Map<String, Value>>(&answer.body).unwrap_or_default();
+        let body = serde_json::from_slice::<Value>(&answer.body).unwrap_or_default();
         let text = |name| body.get(name).and_then(Value::as_str);
-        let words = text("error_description").or(text("message")).or_else(|| plain_text(&answer.body));
+        let words = text("error_description").or(text("message")).or(body.as_str());
+        let words = words.or_else(|| plain_text(&answer.body));
         self.error(answer, text("error"), words)
     }
 
@@ -322,14 +323,10 @@ impl Client {
         let page = answer.body.trim_ascii_start().starts_with(b"<");
         let bad_request = self.bad_request_denies && answer.status == StatusCode::BAD_REQUEST && !page;
         let denied = (known.is_some() || bad_request) && answer.status != StatusCode::TOO_MANY_REQUESTS;
-        let end = "the session began from a refresh token, and there is no login to fall back to";
-        let text = match text {
-            text if !self.has_no_login || !denied || known == Some(INVALID_CLIENT) => text.map(str::to_owned),
-            Some(text) => Some(format!("{end}; {text}")),
-            None => Some(end.to_owned()),
-        };
+        let is_end = self.has_no_login && known != Some(INVALID_CLIENT);
         let code = known.map(Cow::Borrowed).or_else(|| code.map(|code| Cow::Owned(code.to_owned())));
-        answer.error(denied, code, text.as_deref())
+        let error = answer.error(denied, code, text);
+        if is_end { error.without_login() } else { error }
     }
 }
 

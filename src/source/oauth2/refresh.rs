@@ -91,10 +91,10 @@ impl TokenSource for RefreshToken {
         self.client.refresh(&context, &refresh_token).await
     }
 
-    fn refresh_token(&self) -> Option<Secret> {
+    async fn refresh_token(&self) -> Result<Option<Secret>, Error> {
         match &self.start {
-            Start::Saved(refresh_token) => refresh_token.value().cloned(),
-            Start::Login(token) => token.refresh_token(),
+            Start::Saved(refresh_token) => Ok(Some(refresh_token.get("refresh_token").await?)),
+            Start::Login(token) => Ok(token.refresh_token()),
         }
     }
 }

@@ -1,0 +1,75 @@
+//! A session from its beginning to its end, as both generations of the documents have it: with a tenant and without.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use tower::{BoxError, ServiceBuilder, ServiceExt};
+use tower_bearer::meshydb::{MeshyDb, Problem};
+use tower_bearer::testing::{MeshyDbServer, Verdict};
+use tower_bearer::{BearerLayer, Error, TokenCache};
+
+use crate::sources::{hyper_client, serve};
+
+/// Registers, logs in, calls the API, refreshes, goes on from what was saved, and signs out: over a socket.
+async fn live(tenant: Option<&str>) -> Result<(), BoxError> {
+    let server = MeshyDbServer::new("acme", "public-key");
+    let base = serve(server.clone()).await;
+    let http = hyper_client();
+    let mut account = MeshyDb::new(http.clone(), "acme", "public-key")?.auth_base(&base)?.api_base(&base)?;
+    if let Some(tenant) = tenant {
+        account = account.tenant(tenant)?;
+    }
+    let call = |cache: &TokenCache| {
+        let api = BearerLayer::new(cache.clone(), [&*base])
+            .map(|bearer| ServiceBuilder::new().layer(bearer).layer(account.tenant_layer()).service(http.clone()));
+        let request = Request::get(format!("{base}/acme/meshes/things")).body(Full::<Bytes>::default());
+        async move { Ok::<_, BoxError>(api?.oneshot(request?).await?.status().as_u16()) }
+    };
+
+    account.register_anonymous("device-7").await?;
+    let saved = Arc::new(Mutex::new(Vec::new()));
+    let saving = Arc::clone(&saved);
+    let cache = TokenCache::new(account.login_anonymously("device-7")?).on_rotation(move |token| {
+        saving.lock().unwrap().extend(token.refresh_token());
+        async { Ok::<_, Error>(()) }
+    });
+    assert_eq!(call(&cache).await?, 200);
+    cache.refresh().await?;
+    let [first, second] = saved.lock().unwrap().clone().try_into().expect("each new one is handed out");
+    assert!(first != second && cache.get().await?.refresh_token() == Some(second.clone()));
+
+    let cache = TokenCache::new(account.login_with_refresh_token(second)?);
+    assert_eq!(call(&cache).await?, 200);
+    let last = cache.get().await?;
+    account.sign_out(&cache).await?;
+    assert_eq!(server.ledger().verdict(last.access_token()), Verdict::Revoked);
+    let error = call(&cache).await.unwrap_err();
+    assert!(Error::find(&*error).is_some_and(Error::is_signed_out), "{error}");
+
+    cache.set_source(account.login_with_refresh_token(last.refresh_token().expect("it was revoked"))?);
+    let error = cache.get().await.unwrap_err();
+    assert_eq!((error.is_denied(), Problem::of(&error)), (true, Some(Problem::Token)));
+    cache.set_source(account.login_anonymously("device-7")?);
+    assert_eq!(call(&cache).await?, 200);
+
+    assert_eq!((server.registrations(), server.revocations(), server.reuses()), (1, 1, 0));
+    let requests = server.requests();
+    assert_eq!(requests.len(), 10);
+    for request in requests {
+        let sent = request.headers.get("tenant").map(|value| value.to_str().unwrap());
+        assert_eq!(sent, tenant, "{}", request.uri);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_generation_without_tenants_works() -> Result<(), BoxError> {
+    live(None).await
+}
+
+#[tokio::test]
+async fn the_generation_with_tenants_works() -> Result<(), BoxError> {
+    live(Some("east")).await
+}

@@ -1,0 +1,44 @@
+//! MeshyDB: its requests as its documents have them, its sessions and their end, and what its errors mean.
+#![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to see how long they waited")]
+
+#[path = "../sources/mod.rs"]
+mod sources;
+
+mod life;
+mod problems;
+mod requests;
+mod sessions;
+mod sign_out;
+
+use tower_bearer::TokenCache;
+use tower_bearer::meshydb::MeshyDb;
+use tower_bearer::testing::{ErrorBodies, MeshyDbServer};
+
+use crate::sources::{HOUR, each, pass};
+
+const ALL_BODIES: [ErrorBodies; 4] =
+    [ErrorBodies::OAuth, ErrorBodies::OtherJson, ErrorBodies::Text, ErrorBodies::Empty];
+
+fn server() -> MeshyDbServer {
+    MeshyDbServer::new("acme", "public-key").user("ann", "her password").tenant_user("east", "ann", "her password")
+}
+
+fn account(server: &MeshyDbServer) -> MeshyDb {
+    MeshyDb::new(server.clone(), "acme", "public-key").unwrap()
+}
+
+fn session(server: &MeshyDbServer) -> TokenCache {
+    TokenCache::new(account(server).login_with_password("ann", "her password").unwrap())
+}
+
+/// A cache whose session began with a login and whose token has ended.
+async fn ended_session(server: &MeshyDbServer) -> TokenCache {
+    let cache = session(server);
+    cache.get().await.unwrap();
+    pass(HOUR).await;
+    cache
+}
+
+fn grants(server: &MeshyDbServer) -> Vec<String> {
+    each(&server.requests(), "grant_type")
+}

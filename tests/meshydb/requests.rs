@@ -1,0 +1,220 @@
+//! Every request as the documents have it.
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use serde_json::json;
+use tower::{ServiceBuilder, ServiceExt};
+use tower_bearer::meshydb::MeshyDb;
+use tower_bearer::testing::{Answer, MeshyDbServer, Recorded};
+use tower_bearer::{BearerLayer, TokenCache};
+
+use crate::sources::{HOUR, form, headers, map, pass};
+use crate::{account, server, session};
+
+#[tokio::test]
+async fn a_login_is_the_documented_request_with_and_without_a_tenant() {
+    // The tenant, and the header it becomes: trimmed, none for an empty one.
+    for (tenant, sent) in
+        [(None, None), (Some("east"), Some("east")), (Some(" east "), Some("east")), (Some(" "), None)]
+    {
+        let server = server();
+        let mut account = MeshyDb::new(server.clone(), " acme ", " public-key ").unwrap();
+        if let Some(tenant) = tenant {
+            account = account.tenant(tenant).unwrap();
+        }
+        TokenCache::new(account.login_with_password("ann", "her password").unwrap()).get().await.unwrap();
+
+        let [request] = server.requests().try_into().unwrap();
+        assert_eq!(request.method, "POST");
+        assert_eq!(request.uri, "https://auth.meshydb.com/acme/connect/token");
+        let mut expected = map([("accept", "application/json"), ("content-type", "application/x-www-form-urlencoded")]);
+        expected.extend(sent.map(|tenant| ("tenant", tenant.to_owned())));
+        assert_eq!(headers(&request), expected);
+        let expected = [
+            ("client_id", "public-key"),
+            ("grant_type", "password"),
+            ("username", "ann"),
+            ("password", "her password"),
+            ("scope", "meshy.api offline_access"),
+        ];
+        assert_eq!(request.form(), form(expected));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_is_the_documented_request_with_and_without_a_tenant() {
+    for tenant in ["", "east"] {
+        let server = server();
+        let account = account(&server).tenant(tenant).unwrap();
+        let cache = TokenCache::new(account.login_with_password("ann", "her password").unwrap());
+        let saved = cache.get().await.unwrap().refresh_token().unwrap();
+        pass(HOUR).await;
+        cache.get().await.unwrap();
+
+        let [login, refresh] = server.requests().try_into().unwrap();
+        assert_eq!((&refresh.method, &refresh.uri), (&login.method, &login.uri));
+        assert_eq!(headers(&refresh), headers(&login));
+        assert_eq!(refresh.headers.get("tenant").is_some(), !tenant.is_empty());
+        let mut expected = form([("client_id", "public-key"), ("grant_type", "refresh_token")]);
+        expected.insert("refresh_token".into(), saved.expose().into());
+        assert_eq!(refresh.form(), expected);
+    }
+}
+
+#[tokio::test]
+async fn an_empty_tenant_takes_an_earlier_one_back() {
+    let server = server();
+    let account = account(&server).tenant("west").unwrap().tenant("").unwrap();
+    TokenCache::new(account.login_with_password("ann", "her password").unwrap()).get().await.unwrap();
+    assert!(!server.requests()[0].headers.contains_key("tenant"));
+}
+
+#[tokio::test]
+async fn the_place_and_the_scope_are_settings_and_keep_the_tenant() {
+    let server = server();
+    let account = account(&server).tenant("east").unwrap().auth_base("https://id.corp.example/").unwrap();
+    let account = account.scope("meshy.api offline_access openid");
+    TokenCache::new(account.login_with_password("ann", "her password").unwrap()).get().await.unwrap();
+    let request = server.requests().remove(0);
+    assert_eq!(request.uri, "https://id.corp.example/acme/connect/token");
+    assert_eq!(request.headers["tenant"], "east");
+    assert_eq!(request.form()["scope"], "meshy.api offline_access openid");
+}
+
+#[tokio::test]
+async fn an_account_name_is_one_step_of_the_path() {
+    let server = server();
+    let account = MeshyDb::new(server.clone(), "a/../b c?", "public-key").unwrap();
+    TokenCache::new(account.login_with_password("ann", "x").unwrap()).get().await.unwrap_err();
+    assert_eq!(server.requests()[0].uri, "https://auth.meshydb.com/a%2F..%2Fb%20c%3F/connect/token");
+}
+
+/// What the header `tenant` of a setting is.
+const TENANTS: [(&str, Option<&str>); 3] = [("", None), ("east", Some("east")), (" east ", Some("east"))];
+
+#[tokio::test]
+async fn a_registration_is_the_documented_request_with_and_without_a_tenant() {
+    for (tenant, sent) in TENANTS {
+        let server = server();
+        let account = account(&server).tenant(tenant).unwrap();
+        account.register_anonymous("device \"7\"").await.unwrap();
+
+        let [request] = server.requests().try_into().unwrap();
+        assert_eq!(request.method, "POST");
+        assert_eq!(request.uri, "https://api.meshydb.com/acme/users/register/anonymous");
+        let mut expected = map([("accept", "application/json"), ("content-type", "application/json")]);
+        expected.extend(sent.map(|tenant| ("tenant", tenant.to_owned())));
+        assert_eq!(headers(&request), expected, "no Authorization");
+        assert_eq!(request.json(), json!({ "username": "device \"7\"" }));
+
+        TokenCache::new(account.login_anonymously("device \"7\"").unwrap()).get().await.unwrap();
+        let login = server.requests().remove(1).form();
+        assert_eq!((&*login["username"], &*login["password"]), ("device \"7\"", "nopassword"));
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_is_the_documented_request_with_and_without_a_tenant() {
+    for (tenant, sent) in TENANTS {
+        let server = server();
+        let account = account(&server).tenant(tenant).unwrap();
+        let cache = TokenCache::new(account.login_with_password("ann", "her password").unwrap());
+        cache.get().await.unwrap();
+        let newest = cache.refresh().await.unwrap().refresh_token().unwrap();
+        account.sign_out(&cache).await.unwrap();
+
+        let request = server.requests().remove(2);
+        assert_eq!(request.method, "POST");
+        assert_eq!(request.uri, "https://auth.meshydb.com/acme/connect/revocation");
+        let content_type = ("content-type", "application/x-www-form-urlencoded");
+        let mut expected = map([("accept", "application/json"), content_type]);
+        expected.extend(sent.map(|tenant| ("tenant", tenant.to_owned())));
+        assert_eq!(headers(&request), expected);
+        let mut expected = form([("token_type_hint", "refresh_token"), ("client_id", "public-key")]);
+        expected.insert("token".into(), newest.expose().into());
+        assert_eq!(request.form(), expected);
+    }
+}
+
+#[tokio::test]
+async fn the_place_of_users_and_of_revocation_are_settings_and_keep_the_tenant() {
+    let server = server();
+    let account = account(&server).tenant("east").unwrap();
+    let account = account.auth_base("https://id.corp.example/").unwrap().api_base("https://db.corp.example").unwrap();
+    account.register_anonymous("device-7").await.unwrap();
+    let cache = TokenCache::new(account.login_anonymously("device-7").unwrap());
+    cache.get().await.unwrap();
+    account.sign_out(&cache).await.unwrap();
+    let requests = server.requests();
+    let uris: Vec<_> = requests.iter().map(|request| request.uri.to_string()).collect();
+    let expected = [
+        "https://db.corp.example/acme/users/register/anonymous",
+        "https://id.corp.example/acme/connect/token",
+        "https://id.corp.example/acme/connect/revocation",
+    ];
+    assert_eq!(uris, expected);
+    assert!(requests.iter().all(|request| request.headers["tenant"] == "east"));
+}
+
+#[test]
+fn what_cannot_be_sent_is_told_at_once() {
+    let server = server();
+    let account = account(&server);
+    assert!(account.clone().tenant("east\nwest").unwrap_err().is_invalid());
+    for base in ["", "db.example.com", "http://db.example.com", "https://db.example.com?x"] {
+        assert!(account.clone().api_base(base).unwrap_err().is_invalid(), "{base}");
+        assert!(account.clone().auth_base(base).unwrap_err().is_invalid(), "{base}");
+    }
+    for (name, key) in [(" ", "key"), ("..", "key"), ("acme", " "), ("acme", "")] {
+        assert!(MeshyDb::new(server.clone(), name, key).unwrap_err().is_invalid(), "{name:?} {key:?}");
+    }
+    assert!(account.login_with_password("", "x").unwrap_err().is_invalid());
+    assert!(account.login_with_refresh_token("").unwrap_err().is_invalid());
+}
+
+// === calls of the API ===
+
+/// What came of a call of the API, of a session with this tenant: the requests that its API saw.
+async fn call_api(server: &MeshyDbServer, tenant: &str, own: Option<&'static str>) -> Vec<Recorded> {
+    let http = ServiceBuilder::new()
+        .layer(BearerLayer::new(session(server), ["https://api.meshydb.com"]).unwrap())
+        .layer(account(server).tenant(tenant).unwrap().tenant_layer())
+        .service(server.clone());
+    let mut request =
+        Request::get("https://api.meshydb.com/acme/meshes/things").body(Full::<Bytes>::default()).unwrap();
+    if let Some(own) = own {
+        request.headers_mut().insert("tenant", own.parse().unwrap());
+    }
+    assert_eq!(http.oneshot(request).await.unwrap().status(), 200);
+    server.requests().into_iter().filter(|request| request.method == "GET").collect()
+}
+
+#[tokio::test]
+async fn a_call_of_the_api_has_the_tenant_beside_the_token() {
+    for (tenant, sent) in TENANTS {
+        let server = server();
+        let [request] = call_api(&server, tenant, None).await.try_into().unwrap();
+        let mut expected = map([]);
+        expected.insert("authorization", format!("Bearer {}", server.ledger().newest().unwrap()));
+        expected.extend(sent.map(|tenant| ("tenant", tenant.to_owned())));
+        assert_eq!(headers(&request), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_goes_again_has_the_tenant_again() {
+    let server = server();
+    server.api().queue(Answer::raw(401, ""));
+    let requests = call_api(&server, "east", None).await;
+    assert_eq!(requests.len(), 2);
+    assert!(requests.iter().all(|request| request.headers["tenant"] == "east"));
+}
+
+#[tokio::test]
+async fn a_callers_own_tenant_wins() {
+    for tenant in ["", "east"] {
+        let [request] = call_api(&server(), tenant, Some("west")).await.try_into().unwrap();
+        assert_eq!(headers(&request)["tenant"], "west");
+    }
+}

@@ -1,0 +1,205 @@
+//! A fetch under way: it is waited for, and nothing of it is used.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+use tokio_test::{assert_pending, assert_ready, task};
+use tower_bearer::testing::ManualClock;
+use tower_bearer::{Error, Refresh, Secret, TokenCache};
+
+use crate::common::{Gate, MINUTE, SECOND, Script, paused_runtime, settle, text, until};
+use crate::{Revoked, sign_out};
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_under_way_is_waited_for_and_its_refresh_token_is_the_one_revoked() {
+    let script = Script::new().rotating();
+    let saves = Revoked::default();
+    let saving = saves.clone();
+    let cache = TokenCache::new(script.clone()).on_rotation(move |token| {
+        let saving = saving.clone();
+        async move {
+            sleep(3 * SECOND).await;
+            saving.revoke(token.refresh_token().unwrap())
+        }
+    });
+    cache.get().await.unwrap();
+    script.delay(10 * SECOND);
+    let mut refresh = task::spawn(cache.refresh());
+    assert_pending!(refresh.poll());
+    let (start, revoked) = (Instant::now(), Revoked::default());
+    revoked.sign_out(&cache).await.unwrap();
+    assert_eq!((start.elapsed().as_secs(), revoked.all()), (13, vec!["r2".to_owned()]));
+    assert_eq!(saves.all(), ["r1", "r2"], "what was saved is what was revoked");
+    assert!(assert_ready!(refresh.poll()).unwrap_err().is_signed_out());
+    assert!(cache.peek().is_none() && cache.status().last_failure.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_or_waits_meanwhile_fails_at_once() {
+    for fails in [false, true] {
+        let script = Script::new();
+        script.fail(usize::from(fails));
+        let gate = script.hold();
+        let cache = TokenCache::new(script.clone());
+        let mut waiters = [task::spawn(cache.get()), task::spawn(cache.get())];
+        waiters.iter_mut().for_each(|waiter| assert_pending!(waiter.poll()));
+        script.called(1).await;
+        let mut signing_out = task::spawn(sign_out(&cache));
+        assert_pending!(signing_out.poll());
+        assert!(cache.status().signed_out && cache.status().fetching);
+        for waiter in &mut waiters {
+            assert!(waiter.is_woken());
+            assert!(assert_ready!(waiter.poll()).unwrap_err().is_signed_out());
+        }
+        for asked in [task::spawn(cache.get()).poll(), task::spawn(cache.refresh()).poll()] {
+            assert!(assert_ready!(asked).unwrap_err().is_signed_out());
+        }
+        gate.open();
+        signing_out.await;
+        assert!(cache.status().last_failure.is_none() && cache.peek().is_none());
+        assert_eq!(script.calls(), 1);
+    }
+}
+
+#[test]
+fn a_fetch_whose_runtime_ends_is_waited_for_no_longer() {
+    let script = Script::new();
+    script.hold();
+    let cache = TokenCache::new(script.clone());
+    let ending = paused_runtime();
+    let mut waiter = task::spawn(cache.get());
+    ending.block_on(async {
+        assert_pending!(waiter.poll());
+        script.called(1).await;
+    });
+    let mut signing_out = task::spawn(sign_out(&cache));
+    assert_pending!(signing_out.poll());
+    drop(ending);
+    assert_ready!(signing_out.poll());
+    let _inside = paused_runtime();
+    assert!(assert_ready!(waiter.poll()).unwrap_err().is_signed_out());
+}
+
+/// A fetch for `r2` on a runtime that stands still, in a session that has `r1`; the clock moves by hand.
+struct Frozen {
+    script: Script,
+    cache: TokenCache,
+    saves: Arc<AtomicUsize>,
+    gate: Gate,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Frozen {
+    fn new() -> Self {
+        let (script, clock, saves) = (Script::new().rotating(), ManualClock::new(), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&saves);
+        let cache = TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone()).on_rotation(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async { Err(io::Error::other("disk full")) }
+        });
+        let runtime = paused_runtime();
+        runtime.block_on(cache.get()).unwrap();
+        let gate = script.hold();
+        runtime.block_on(async {
+            assert_pending!(task::spawn(cache.refresh()).poll());
+            script.called(2).await;
+        });
+        script.hold_no_more();
+        clock.advance(MINUTE);
+        Self { script, cache, saves, gate, runtime }
+    }
+
+    /// The runtime goes on, and the fetch comes to its end.
+    fn thaw(&self) {
+        self.gate.open();
+        self.runtime.block_on(until(|| self.script.finished() == 2));
+        self.runtime.block_on(settle());
+    }
+}
+
+#[test]
+fn an_overdue_fetch_that_ends_late_revives_nothing() {
+    let frozen = Frozen::new();
+    let (cache, revoked) = (&frozen.cache, Revoked::default());
+    paused_runtime().block_on(revoked.sign_out(cache)).unwrap();
+    assert_eq!(revoked.all(), ["r1"]);
+    assert!(cache.status().not_saved.is_none());
+    frozen.thaw();
+    let status = cache.status();
+    assert!(cache.peek().is_none() && status.not_saved.is_none() && status.signed_out && status.last_failure.is_none());
+    assert_eq!(frozen.saves.load(Ordering::SeqCst), 1, "what it brought is not saved");
+
+    let next = Script::new().rotating();
+    cache.set_source(next.clone());
+    assert_eq!(text(paused_runtime().block_on(cache.get())), "t1");
+    assert!(next.last_refresh_token().is_none());
+}
+
+#[test]
+fn an_overdue_fetch_that_ends_in_the_next_session_changes_nothing_there() {
+    let frozen = Frozen::new();
+    paused_runtime().block_on(Revoked::default().sign_out(&frozen.cache)).unwrap();
+    let next = Script::new();
+    frozen.cache.set_source(next.clone());
+    let token = paused_runtime().block_on(frozen.cache.get()).unwrap();
+    frozen.thaw();
+    assert_eq!(frozen.cache.peek().unwrap().generation(), token.generation());
+    assert_eq!((frozen.saves.load(Ordering::SeqCst), next.calls()), (1, 1));
+}
+
+#[test]
+fn an_overdue_fetch_that_ends_while_its_session_is_revoked_revives_nothing() {
+    let frozen = Frozen::new();
+    let (called, answer) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let elsewhere = paused_runtime();
+    let signing_out = elsewhere.spawn({
+        let (cache, called, answer) = (frozen.cache.clone(), Arc::clone(&called), Arc::clone(&answer));
+        async move {
+            let revoke = |refresh_token: Secret| async move {
+                called.fetch_add(usize::from(refresh_token.expose() == "r1"), Ordering::SeqCst);
+                answer.notified().await;
+                Ok::<_, Error>(())
+            };
+            cache.sign_out(revoke).await
+        }
+    });
+    elsewhere.block_on(until(|| called.load(Ordering::SeqCst) == 1));
+    frozen.thaw();
+    assert!(frozen.cache.peek().is_none());
+    assert_eq!(frozen.saves.load(Ordering::SeqCst), 1);
+    answer.notify_one();
+    elsewhere.block_on(signing_out).unwrap().unwrap();
+    assert!(elsewhere.block_on(frozen.cache.get()).unwrap_err().is_signed_out());
+}
+
+#[test]
+fn a_save_that_fails_late_leaves_nothing_behind() {
+    let (saving, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let clock = ManualClock::new();
+    let cache = TokenCache::with_clock(Script::new().rotating(), Refresh::new(), clock.clone()).on_rotation({
+        let (saving, answer) = (Arc::clone(&saving), Arc::clone(&answer));
+        move |_| {
+            let (saving, answer) = (Arc::clone(&saving), Arc::clone(&answer));
+            async move {
+                saving.notify_one();
+                answer.notified().await;
+                Err(io::Error::other("disk full"))
+            }
+        }
+    });
+    let frozen = paused_runtime();
+    frozen.block_on(async {
+        assert_pending!(task::spawn(cache.get()).poll());
+        saving.notified().await;
+    });
+    clock.advance(MINUTE);
+    let revoked = Revoked::default();
+    paused_runtime().block_on(revoked.sign_out(&cache)).unwrap();
+    assert_eq!(revoked.all(), ["r1"]);
+    answer.notify_one();
+    frozen.block_on(settle());
+    assert!(cache.status().not_saved.is_none() && cache.peek().is_none());
+}

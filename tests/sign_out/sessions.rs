@@ -1,0 +1,195 @@
+//! The next session, and requests of the one before.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use tokio::time::sleep;
+use tokio_test::{assert_pending, assert_ready, task};
+use tower::{BoxError, Layer, ServiceExt};
+use tower_bearer::resend::Never;
+use tower_bearer::{BearerLayer, Error, NoToken, Token, TokenCache};
+
+use crate::common::{HOUR, MINUTE, Script, settle, text};
+use crate::{Revoked, sign_out};
+
+#[tokio::test(start_paused = true)]
+async fn another_source_begins_another_session() {
+    let cache = TokenCache::new(Script::new().rotating());
+    cache.get().await.unwrap();
+    Revoked::default().sign_out(&cache).await.unwrap();
+    let next = Script::new().rotating();
+    cache.set_source(next.clone());
+    assert!(!cache.status().signed_out);
+    let token = cache.get().await.unwrap();
+    assert_eq!((token.access_token(), token.generation()), ("t1", 2));
+    assert!(next.last_context().replaced().is_none(), "nothing of the old one");
+    let revoked = Revoked::default();
+    cache.refresh().await.unwrap();
+    revoked.sign_out(&cache).await.unwrap();
+    assert_eq!(revoked.all(), ["r2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_begins_while_the_sign_out_waits_is_kept_and_the_sign_out_says_so() {
+    let script = Script::new().rotating();
+    let gate = script.hold();
+    let cache = TokenCache::new(script.clone());
+    let mut waiter = task::spawn(cache.get());
+    assert_pending!(waiter.poll());
+    script.called(1).await;
+    let mut signing_out = task::spawn(sign_out(&cache));
+    assert_pending!(signing_out.poll());
+    let mut said = task::spawn(cache.sign_out(async |_| -> Result<(), Error> { panic!("not of this session") }));
+    assert_pending!(said.poll());
+    drop(signing_out);
+    cache.set_source(Script::new().rotating());
+    let error = assert_ready!(said.poll()).unwrap_err();
+    assert!(error.to_string().contains("another session began") && !error.is_signed_out(), "{error}");
+    assert!(waiter.await.unwrap_err().is_signed_out());
+    assert_eq!(text(cache.get().await), "t1");
+    gate.open();
+    settle().await;
+    assert!(!cache.status().signed_out && cache.peek().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_begins_while_the_old_one_is_revoked_is_kept() {
+    let cache = TokenCache::new(Script::new().rotating());
+    cache.get().await.unwrap();
+    let next = Script::living(MINUTE);
+    let begin = async |_| {
+        cache.set_source(next.clone());
+        cache.get().await.map(drop)
+    };
+    cache.sign_out(begin).await.unwrap();
+    assert_eq!(cache.get().await.unwrap().lifetime(), MINUTE);
+    cache.refresh().await.unwrap();
+    assert_eq!(next.calls(), 2, "its source is still there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn keep_warm_fetches_nothing_until_the_next_session_and_then_at_once() {
+    let script = Script::living(MINUTE);
+    let cache = TokenCache::new(script.clone());
+    tokio::spawn(cache.keep_warm());
+    script.called(1).await;
+    settle().await;
+    sign_out(&cache).await;
+    sleep(HOUR).await;
+    assert_eq!(script.calls(), 1);
+    let next = Script::new();
+    cache.set_source(next.clone());
+    settle().await;
+    assert_eq!(next.calls(), 1);
+}
+
+// === requests ===
+
+fn get(url: &str) -> Request<Full<Bytes>> {
+    Request::get(url).body(Full::default()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_of_ours_fails_and_one_that_needs_no_token_passes() {
+    let script = Script::new();
+    let cache = TokenCache::new(script.clone());
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&sent);
+    let api = BearerLayer::new(cache.clone(), ["https://api.example.com"]).unwrap().layer(tower::service_fn(
+        move |request: Request<Full<Bytes>>| {
+            log.lock().unwrap().push(request.uri().to_string());
+            async { Ok::<_, BoxError>(Response::new(Full::<Bytes>::default())) }
+        },
+    ));
+    api.clone().oneshot(get("https://api.example.com/1")).await.unwrap();
+    sign_out(&cache).await;
+    let error = api.clone().oneshot(get("https://api.example.com/2")).await.unwrap_err();
+    assert!(Error::find(&*error).unwrap().is_signed_out(), "{error}");
+    api.clone().oneshot(get("https://elsewhere.example.com/3")).await.unwrap();
+    let mut without = get("https://api.example.com/4");
+    without.extensions_mut().insert(NoToken);
+    api.clone().oneshot(without).await.unwrap();
+    cache.set_source(script);
+    api.oneshot(get("https://api.example.com/5")).await.unwrap();
+    let paths: Vec<_> = sent.lock().unwrap().iter().map(|url| url.rsplit('/').next().unwrap().to_owned()).collect();
+    assert_eq!(paths, ["1", "3", "4", "5"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_refused_because_its_session_ended_gets_its_401_back() {
+    for another_begins in [false, true] {
+        let (script, next) = (Script::new(), Script::new());
+        let cache = TokenCache::new(script.clone());
+        let calls = Arc::new(AtomicUsize::new(0));
+        let (counted, ending, follower) = (Arc::clone(&calls), cache.clone(), next.clone());
+        let layer = BearerLayer::new(cache.clone(), ["https://api.example.com"]).unwrap();
+        let api = layer.layer(tower::service_fn(move |_: Request<Full<Bytes>>| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let (cache, next) = (ending.clone(), follower.clone());
+            async move {
+                sign_out(&cache).await;
+                if another_begins {
+                    cache.set_source(next);
+                    cache.get().await?;
+                }
+                let refused = Response::builder().status(401).body(Full::<Bytes>::default());
+                Ok::<_, BoxError>(refused.unwrap())
+            }
+        }));
+        let response = api.oneshot(get("https://api.example.com/")).await.unwrap();
+        assert_eq!(response.status(), 401);
+        assert!(response.extensions().get::<Error>().unwrap().is_signed_out());
+        assert_eq!((calls.load(Ordering::SeqCst), script.calls()), (1, 1), "it does not go again as somebody else");
+        assert_eq!(next.calls(), usize::from(another_begins), "nor is the token of another refused by it");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_the_old_session_is_not_replaced_by_one_of_the_new() {
+    let cache = TokenCache::new(Script::new());
+    let old = cache.get().await.unwrap();
+    sign_out(&cache).await;
+    let next = Script::new();
+    cache.set_source(next.clone());
+    let new = cache.get().await.unwrap();
+    assert!(cache.refuse(&old).await.unwrap_err().is_signed_out());
+    assert_eq!(text(cache.refuse(&new).await), "t2", "one of the new session is");
+    let handmade = Token::new("handmade").unwrap();
+    assert_eq!(text(cache.refuse(&handmade).await), "t2", "nor does one that was never published know of a session");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waited_does_not_go_on_with_the_next_session() {
+    let script = Script::new();
+    let gate = script.hold();
+    let cache = TokenCache::new(script.clone());
+    let mut waiter = task::spawn(cache.get());
+    assert_pending!(waiter.poll());
+    script.called(1).await;
+    assert_pending!(task::spawn(sign_out(&cache)).poll());
+    cache.set_source(Script::new());
+    assert!(waiter.await.unwrap_err().is_signed_out());
+    gate.open();
+    assert_eq!(text(cache.get().await), "t1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_refusal_of_the_old_token_makes_the_next_session_fetch_nothing() {
+    let (cache, next) = (TokenCache::new(Script::new()), Script::new());
+    let (ending, follower) = (cache.clone(), next.clone());
+    let layer = BearerLayer::new(cache.clone(), ["https://api.example.com"]).unwrap().resend(Never);
+    let api = layer.layer(tower::service_fn(move |_: Request<Full<Bytes>>| {
+        let (cache, next) = (ending.clone(), follower.clone());
+        async move {
+            sign_out(&cache).await;
+            cache.set_source(next);
+            Ok::<_, BoxError>(Response::builder().status(401).body(Full::<Bytes>::default()).unwrap())
+        }
+    }));
+    assert_eq!(api.oneshot(get("https://api.example.com/")).await.unwrap().status(), 401);
+    settle().await;
+    assert_eq!(next.calls(), 0);
+}
