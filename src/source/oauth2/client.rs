@@ -22,8 +22,9 @@ pub(crate) struct Client {
     id: Option<String>,
     auth: ClientAuth,
     scope: Option<String>,
-    /// Sent with every call, beside what the grant says: resources, audiences, what a server asks for.
-    parameters: Vec<(String, String)>,
+    /// Sent with every call, beside what the grant says: resources, audiences, what a server asks for. As secrets, for
+    /// it may ask for one.
+    parameters: Vec<(String, Secret)>,
     default_lifetime: Duration,
     /// Whether a 400 denies the credentials whatever its body says (unless that is a page of some gateway): for
     /// providers that document the status and not the body.
@@ -41,7 +42,7 @@ type Form<'a> = [(&'a str, &'a str)];
 const PATIENCE: f64 = 2.0 / 3.0;
 const INVALID_CLIENT: &str = "invalid_client";
 /// What the grants and settings send by themselves.
-const RESERVED: [&str; 19] = [
+const RESERVED: [&str; 25] = [
     "grant_type",
     "client_id",
     "client_secret",
@@ -61,6 +62,12 @@ const RESERVED: [&str; 19] = [
     "code_verifier",
     "redirect_uri",
     "device_code",
+    "audience",
+    "resource",
+    "response_type",
+    "state",
+    "code_challenge",
+    "code_challenge_method",
 ];
 
 // === impl Client ===
@@ -114,6 +121,12 @@ impl Client {
         self
     }
 
+    /// For a login that shows this to a person.
+    pub(super) fn knowing_text(mut self, text: &str) -> Self {
+        self.secrets.push(text.into());
+        self
+    }
+
     /// For a session that nothing can begin anew.
     pub(super) fn without_login(self) -> Self {
         Self { has_no_login: true, ..self }
@@ -124,7 +137,7 @@ impl Client {
     }
 
     pub(super) fn with_audience(mut self, audience: impl Into<String>) -> Self {
-        self.parameters.push(("audience".to_owned(), audience.into()));
+        self.parameters.push(("audience".to_owned(), audience.into().into()));
         self
     }
 
@@ -142,31 +155,37 @@ impl Client {
             return Err(Error::invalid("parameter", format!("{name} is sent by the grant or by a setting of its own")));
         }
         filled("parameter", name)?;
-        self.parameters.push((name.to_owned(), value.into()));
+        let value = Secret::from(value.into());
+        // It may be a one-time password.
+        self.secrets.push(value.clone());
+        self.parameters.push((name.to_owned(), value));
         Ok(self)
     }
 
     /// RFC 8707 section 2: an absolute URI without a fragment.
-    pub(super) fn with_resource(self, resource: &str) -> Result<Self, Error> {
+    pub(super) fn with_resource(mut self, resource: &str) -> Result<Self, Error> {
         let scheme = resource.split_once(':').map(|(scheme, _)| scheme).unwrap_or_default();
-        if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || resource.contains(['#', ' ']) {
+        let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+        if !is_scheme || !resource.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
             return Err(Error::invalid("resource", "not an absolute URI without a fragment"));
         }
-        self.with_parameter("resource", resource)
+        self.parameters.push(("resource".to_owned(), resource.into()));
+        Ok(self)
     }
 
     /// Asks with the refresh token. An answer that was lost, or is long in coming, is asked for again at once, with the
     /// same refresh token: the server may have rotated it already, and most give the pair once more. An answer without a
     /// refresh token leaves the old one valid (RFC 6749 section 6).
     pub(super) async fn refresh(&self, context: &FetchContext, refresh_token: &Secret) -> Result<Token, Error> {
-        let form = [("grant_type", "refresh_token"), ("refresh_token", refresh_token.expose())];
+        let (form, hidden) = ([("grant_type", "refresh_token")], [("refresh_token", refresh_token.clone())]);
         let patience = context.deadline().mul_f64(PATIENCE);
-        let mut answer = match tokio::time::timeout(patience, self.ask(context, &form, &[], false)).await {
+        let mut answer = match tokio::time::timeout(patience, self.ask(context, &form, &hidden, false)).await {
             Ok(answer) => answer,
             Err(_) => Err(Error::silent(self.endpoint.name().into(), patience)),
         };
         if answer.as_ref().is_err_and(Error::is_ambiguous) {
-            answer = self.ask(context, &form, &[], false).await;
+            answer = self.ask(context, &form, &hidden, false).await;
         }
         let token = self.read(answer?)?;
         Ok(if token.refresh_token().is_some() { token } else { token.with_refresh_token(refresh_token.clone()) })
@@ -258,7 +277,7 @@ impl Client {
         if let Some(scope) = self.scope.as_ref().filter(|scope| scoped && !scope.is_empty()) {
             form.append_pair("scope", scope);
         }
-        form.extend_pairs(&self.parameters);
+        form.extend_pairs(self.parameters.iter().map(|(name, value)| (name, value.expose())));
     }
 
     /// RFC 6749 section 5. The error code counts whatever the status says: servers disagree about the status.
@@ -318,7 +337,7 @@ impl Client {
         let page = answer.body.trim_ascii_start().starts_with(b"<");
         let bad_request = self.bad_request_denies && answer.status == StatusCode::BAD_REQUEST && !page;
         let denied = (known.is_some() || bad_request) && answer.status != StatusCode::TOO_MANY_REQUESTS;
-        let end = "the session began from a refresh token, and there is no login to fall back to";
+        let end = "the session lives from its refresh token, and there is no login to fall back to";
         let text = match text {
             text if !self.has_no_login || !denied || known == Some(INVALID_CLIENT) => text.map(str::to_owned),
             Some(text) => Some(format!("{end}; {text}")),
