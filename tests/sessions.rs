@@ -46,7 +46,7 @@ async fn the_logins_token_goes_first_and_is_refreshed_when_it_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_or_replaced_token_of_a_login_is_refreshed_before_it_ends() {
+async fn whoever_asks_for_another_token_than_the_logins_gets_a_refreshed_one() {
     let issuer = Issuer::new();
     let cache = TokenCache::new(session(&issuer, granted()).await);
     cache.get().await.unwrap();
