@@ -9,13 +9,12 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 use tower::{ServiceExt, service_fn};
 use tower_bearer::oauth2::{ClientAuth, DeviceCode};
 use tower_bearer::testing::{Answer, Issuer};
 use tower_bearer::{Error, Token};
 
-use crate::sources::{HOUR, TOKEN_URL, form, headers, pass, says};
+use crate::sources::{HOUR, TOKEN_URL, form, headers, now, pass, says};
 
 const DEVICE_URL: &str = "https://auth.example.com/device_authorization";
 
@@ -46,11 +45,6 @@ fn pending() -> Answer {
 
 fn slow_down() -> Answer {
     Answer::oauth_error(400, "slow_down")
-}
-
-#[expect(clippy::disallowed_methods, reason = "a test looks at the clock it has paused")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 /// A whole login whose code and questions are answered so; returns the second of each question.

@@ -6,17 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::Instant;
 use tower_bearer::oauth2::RefreshToken;
 use tower_bearer::testing::{Answer, Issuer};
 use tower_bearer::{FetchContext, Phase, Refresh, Token, TokenCache, TokenSource};
 
-use crate::sources::{HOUR, TOKEN_URL, each, pass, password, refresh_token, says};
-
-#[expect(clippy::disallowed_methods, reason = "a test looks at the clock it has paused")]
-fn now() -> Instant {
-    Instant::now()
-}
+use crate::sources::{HOUR, TOKEN_URL, each, now, pass, password, refresh_token, says};
 
 // === silence ===
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tower_bearer::oauth2::{ClientAuth, DeviceCode, RefreshToken, Revocation};
-use tower_bearer::testing::{Answer, Issuer};
-use tower_bearer::{Phase, Token, TokenCache};
+use tower_bearer::testing::{Answer, Issuer, ManualClock};
+use tower_bearer::{Error, Phase, Refresh, Token, TokenCache};
 
 use crate::sources::{HOUR, TOKEN_URL, form, pass};
 
@@ -75,6 +75,30 @@ async fn a_token_that_has_ended_or_that_nobody_knows_the_end_of_is_refreshed_fir
     let saved = Token::new("saved-token").unwrap().with_refresh_token("saved");
     assert_eq!(TokenCache::new(login.session(saved)).get().await.unwrap().access_token(), "token-2");
     assert_eq!(issuer.requests().last().unwrap().form()["refresh_token"], "saved");
+}
+
+/// A token of an hour that ends in ten minutes.
+async fn nearly_over(token: Token) -> Token {
+    let clock = ManualClock::new();
+    let shown = clock.clone();
+    let source = move |_| std::future::ready(Ok::<_, Error>(token.clone().with_lifetime(HOUR)));
+    let cache = TokenCache::with_clock(source, Refresh::new(), clock);
+    // The clock is put to fifty minutes ago: the wall clock of a session cannot be moved.
+    let begun = Duration::from_secs(jsonwebtoken::get_current_timestamp() - 50 * 60);
+    shown.sleep(begun - Duration::from_secs(1_700_000_000));
+    cache.get().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_token_that_is_nearly_over_is_refreshed_first_where_it_can_be() {
+    let issuer = Issuer::new();
+    let login = DeviceCode::new(issuer.clone(), DEVICE_URL, TOKEN_URL, "my-cli").unwrap();
+    let alone = nearly_over(Token::new("login-token").unwrap()).await;
+    let token = TokenCache::new(login.session(alone)).get().await.unwrap();
+    assert_eq!((token.access_token(), issuer.calls().total()), ("login-token", 0));
+    assert!(token.lifetime() <= HOUR / 6);
+    let renewable = nearly_over(Token::new("login-token").unwrap().with_refresh_token("r")).await;
+    assert_eq!(TokenCache::new(login.session(renewable)).get().await.unwrap().access_token(), "token-1");
 }
 
 #[tokio::test(start_paused = true)]

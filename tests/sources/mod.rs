@@ -17,6 +17,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
+use tokio::time::Instant;
 use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 use tower_bearer::oauth2::{ClientCredentials, Password, RefreshToken};
 use tower_bearer::testing::{Answer, Collected, Issuer, Recorded};
@@ -56,6 +57,12 @@ pub(crate) async fn ask(answer: Answer) -> Result<Token, Error> {
 /// Lets the token of a cache end.
 pub(crate) async fn pass(time: Duration) {
     tokio::time::advance(time).await;
+}
+
+/// The time of a test that has paused it.
+#[expect(clippy::disallowed_methods, reason = "a test looks at the clock it has paused")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
 }
 
 /// How long no fetch is made, in whole seconds; the wall clock moves in tests as well.

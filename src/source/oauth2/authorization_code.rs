@@ -18,6 +18,9 @@ use crate::token::Token;
 /// The authorization code grant (RFC 6749 section 4.1) with PKCE (RFC 7636): a person logs in with a browser, which comes
 /// back to an address of ours with a code.
 ///
+/// Opening the browser and hearing of its return are the caller's: by a small server on loopback, a route of a web
+/// application, or a line pasted into a terminal.
+///
 /// A login is no source: it never runs unasked inside a refresh. It brings a token, with which a session starts:
 ///
 /// ```no_run
@@ -129,7 +132,8 @@ impl AuthorizationCode {
         Ok(AuthorizationRequest { client, issuer, names_issuer, redirect_uri, url, state, verifier })
     }
 
-    /// The session this login began: it sends the login's token as long as that lives, then uses its refresh token.
+    /// The session this login began: it sends the login's token as long as that lives, then uses its refresh token. Most
+    /// servers want the scope `offline_access` for one; without it the session ends with the token.
     pub fn session(&self, token: Token) -> RefreshToken {
         RefreshToken::of_login(self.client.clone(), token)
     }

@@ -110,7 +110,8 @@ impl DeviceCode {
         DeviceAuthorization::read(self.client.clone(), &answer)
     }
 
-    /// The session this login began: it sends the login's token as long as that lives, then uses its refresh token.
+    /// The session this login began: it sends the login's token as long as that lives, then uses its refresh token. Most
+    /// servers want the scope `offline_access` for one; without it the session ends with the token.
     pub fn session(&self, token: Token) -> RefreshToken {
         RefreshToken::of_login(self.client.clone(), token)
     }

@@ -49,7 +49,8 @@ pub struct SigningKey {
 
 /// An assertion that is signed anew, with an identifier of its own (`jti`), each time it is needed.
 ///
-/// It is what the [`JwtBearer`](crate::oauth2::JwtBearer) grant sends; Google's service accounts log in so:
+/// It is what the [`JwtBearer`](crate::oauth2::JwtBearer) grant sends, and what
+/// [`ClientAuth::assertion`](crate::oauth2::ClientAuth::assertion) takes. Google's service accounts log in so:
 ///
 /// ```
 /// # fn f(pem: &str) -> Result<(), tower_bearer::Error> {
@@ -79,7 +80,8 @@ const LIFETIME: Duration = Duration::from_secs(60);
 // === impl SigningKey ===
 
 impl SigningKey {
-    /// A private key from its PEM text: PKCS#8, or PKCS#1 for RSA.
+    /// A private key from its PEM text: PKCS#8 without a passphrase (`-----BEGIN PRIVATE KEY-----`), or PKCS#1 for RSA.
+    /// `openssl pkcs8 -topk8 -nocrypt -in key.pem` turns others into PKCS#8.
     ///
     /// # Errors
     /// Not the PEM text of a private key for this algorithm.
@@ -187,7 +189,7 @@ impl Assertion {
         self.claim("sub", subject)
     }
 
-    /// Another claim; one of the same name is replaced.
+    /// Another claim; one of the same name is replaced. `iat`, `exp` and `jti` are written at each signing.
     #[must_use]
     pub fn claim(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.claims.insert(name.to_owned(), value.into());
