@@ -22,8 +22,7 @@ pub(crate) struct Client {
     id: Option<String>,
     auth: ClientAuth,
     scope: Option<String>,
-    /// Sent with every call, beside what the grant says: resources, audiences, what a server asks for. As secrets, for
-    /// it may ask for one.
+    /// Sent with every call, beside what the grant says: resources, audiences, what a server asks for. One may be a key.
     parameters: Vec<(String, Secret)>,
     default_lifetime: Duration,
     /// Whether a 400 denies the credentials whatever its body says (unless that is a page of some gateway): for
@@ -156,8 +155,8 @@ impl Client {
         }
         filled("parameter", name)?;
         let value = Secret::from(value.into());
-        // It may be a one-time password.
-        self.secrets.push(value.clone());
+        // Shorter ones are no keys, and would take single letters out of an error.
+        self.secrets.extend(Some(&value).filter(|value| value.expose().len() >= 8).cloned());
         self.parameters.push((name.to_owned(), value));
         Ok(self)
     }
