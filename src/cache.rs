@@ -118,6 +118,9 @@ impl TokenCache {
     /// fails, an ERROR event and [`Status::not_saved`] say so, the refresh token stays in memory, requests go on, and
     /// the next fetch calls it again. Setting another replaces the first.
     ///
+    /// An answer may hold a new refresh token and nothing else of use. Then the token is the one before, with the new
+    /// refresh token; before the first, its [`access_token`](Token::access_token) is empty.
+    ///
     /// ```
     /// # use tower_bearer::{Token, TokenCache};
     /// # async fn write(_: String) -> std::io::Result<()> { Ok(()) }

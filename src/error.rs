@@ -70,7 +70,10 @@ enum Kind {
         denied: bool,
     },
     /// The error of the closure that a secret is asked of.
-    Secret(&'static str),
+    Secret {
+        field: &'static str,
+        denied: bool,
+    },
     /// A login that needs a person did not come to its end.
     Login(Cow<'static, str>),
     /// Nothing within the deadline.
@@ -142,8 +145,8 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self.inner.kind {
             Kind::Answered(_) | Kind::Unusable { .. } | Kind::Unreachable { .. } | Kind::Silent { .. } => true,
-            Kind::TimedOut(_) | Kind::Refused | Kind::NotSaved | Kind::Panicked | Kind::Lost | Kind::Secret(_) => true,
-            Kind::Source { denied } => !denied,
+            Kind::TimedOut(_) | Kind::Refused | Kind::NotSaved | Kind::Panicked | Kind::Lost => true,
+            Kind::Source { denied } | Kind::Secret { denied, .. } => !denied,
             Kind::Invalid { .. } | Kind::Request(_) | Kind::Denied(_) | Kind::Login(_) => false,
             Kind::NoRuntime | Kind::NotRevoked | Kind::Closed | Kind::SignedOut => false,
         }
@@ -151,7 +154,7 @@ impl Error {
 
     /// Whether the issuer denied the credentials with a code this crate knows: new credentials are needed.
     pub fn is_denied(&self) -> bool {
-        matches!(self.inner.kind, Kind::Denied(_) | Kind::Source { denied: true })
+        matches!(self.inner.kind, Kind::Denied(_) | Kind::Source { denied: true } | Kind::Secret { denied: true, .. })
     }
 
     /// Whether a value was not accepted: one handed to a constructor or setting, whose field the text names, or the URI
@@ -223,7 +226,9 @@ impl Error {
     }
 
     pub(crate) fn secret(field: &'static str, source: impl Into<BoxError>) -> Self {
-        Self::with_source(Kind::Secret(field), source)
+        let source = source.into();
+        let denied = source.downcast_ref::<Self>().is_some_and(Self::is_denied);
+        Self::with_source(Kind::Secret { field, denied }, source)
     }
 
     pub(crate) fn login(problem: impl Into<Cow<'static, str>>) -> Self {
@@ -335,7 +340,10 @@ impl fmt::Display for Error {
             Kind::Silent { endpoint, after } => {
                 write!(f, "no answer from {endpoint} within {after:?}; the next attempt comes after a pause")
             }
-            Kind::Secret(field) => {
+            Kind::Secret { field, denied: true } => {
+                write!(f, "the {field} was denied (the cause is this error's source)")
+            }
+            Kind::Secret { field, denied: false } => {
                 write!(f, "the {field} could not be had (the cause is this error's source); the next attempt comes after a pause")
             }
             Kind::Login(problem) => f.write_str(problem),

@@ -96,7 +96,7 @@ impl FetchContext {
 
     /// The token to be replaced: the newest that this cache's source returned.
     pub fn replaced(&self) -> Option<&Token> {
-        self.replaced.as_ref()
+        self.replaced.as_ref().filter(|token| !token.access_token().is_empty())
     }
 
     /// The newest refresh token.

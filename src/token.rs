@@ -78,15 +78,18 @@ impl Token {
         let header = Bytes::from([PREFIX.as_bytes(), text.as_bytes()].concat());
         let mut header = HeaderValue::from_maybe_shared(header).expect("visible ASCII is a header value");
         header.set_sensitive(true);
-        let details = Details {
-            lifetime: DEFAULT_LIFETIME,
-            refresh_in: None,
-            refresh_token: None,
-            scope: None,
-            id_token: None,
-            extra: Map::new(),
-        };
-        Ok(Self { header, generation: 0, expires_at: None, details: Arc::new(details) })
+        Ok(Self::of(header, DEFAULT_LIFETIME))
+    }
+
+    fn of(header: HeaderValue, lifetime: Duration) -> Self {
+        let details =
+            Details { lifetime, refresh_in: None, refresh_token: None, scope: None, id_token: None, extra: Map::new() };
+        Self { header, generation: 0, expires_at: None, details: Arc::new(details) }
+    }
+
+    /// No token, for a refresh token that came without one: never sent, and no text of a token is empty.
+    pub(crate) fn none() -> Self {
+        Self::of(HeaderValue::from_static(PREFIX), Duration::ZERO)
     }
 
     /// How long the token lives, counted from **before** it was asked for (the cache does the counting): the issuer's

@@ -78,8 +78,8 @@ impl Shared {
     /// The newest token with the refresh token of an answer that brought no other use.
     fn rotated(&self, epoch: u64, refresh_token: Secret) -> Option<Token> {
         let book = self.book();
-        let newest = book.newest.clone().filter(|_| book.epoch == epoch)?;
-        Some(newest.with_refresh_token(refresh_token))
+        let newest = (book.epoch == epoch).then(|| book.newest.clone())?;
+        Some(newest.unwrap_or_else(Token::none).with_refresh_token(refresh_token))
     }
 
     /// Hands a new refresh token to `on_rotation`.

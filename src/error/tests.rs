@@ -45,7 +45,7 @@ fn limited(wait: Option<Duration>) -> Error {
 }
 
 /// One of each kind.
-fn every() -> [(&'static str, Error); 15] {
+fn every() -> [(&'static str, Error); 19] {
     [
         ("invalid", Error::invalid("deadline", "zero leaves no time")),
         ("request", Error::request("the URI holds no host; name one with relative_to")),
@@ -62,6 +62,10 @@ fn every() -> [(&'static str, Error); 15] {
         ("no runtime", Error::no_runtime()),
         ("lost", Error::lost()),
         ("closed", Error::closed()),
+        ("silent", Error::silent(ENDPOINT.into(), MINUTE)),
+        ("secret", Error::secret("client_secret", cause())),
+        ("denied secret", Error::secret("client_secret", Error::denied("forbidden"))),
+        ("login", Error::login("nobody entered the code before it ended; begin again")),
     ]
 }
 
@@ -74,11 +78,11 @@ fn kinds(predicate: impl Fn(&Error) -> bool) -> Vec<&'static str> {
 
 #[test]
 fn each_predicate_is_true_of_its_kinds_only() {
-    assert_eq!(kinds(Error::is_denied), ["denied", "denied source"]);
+    assert_eq!(kinds(Error::is_denied), ["denied", "denied source", "denied secret"]);
     assert_eq!(kinds(Error::is_invalid), ["invalid", "request"]);
-    assert_eq!(kinds(Error::is_timeout), ["timed out"]);
+    assert_eq!(kinds(Error::is_timeout), ["timed out", "silent"]);
     assert_eq!(kinds(Error::is_closed), ["closed"]);
-    assert_eq!(kinds(Error::is_ambiguous), ["unreachable"]);
+    assert_eq!(kinds(Error::is_ambiguous), ["unreachable", "silent"]);
     assert_eq!(kinds(|error| error.status().is_some()), ["denied", "answered"]);
     assert_eq!(kinds(|error| error.code().is_some()), ["denied"]);
 }
@@ -95,6 +99,8 @@ fn what_may_pass_without_anybody_changing_anything_is_transient() {
         "not saved",
         "panicked",
         "lost",
+        "silent",
+        "secret",
     ];
     assert_eq!(kinds(Error::is_transient), transient);
 }
@@ -115,7 +121,7 @@ fn status_and_code_are_those_of_the_answer() {
 
 #[test]
 fn a_text_says_what_happened_where_and_what_to_do() {
-    let parts: [&[&str]; 15] = [
+    let parts: [&[&str]; 19] = [
         &["invalid", "deadline", "zero leaves no time"],
         &["no host", "relative_to"],
         &[ENDPOINT, "400", "invalid_grant", "token revoked", "denied", "log in again"],
@@ -131,6 +137,10 @@ fn a_text_says_what_happened_where_and_what_to_do() {
         &["no tokio runtime", "call from within one"],
         &["runtime", "shut down", "call again"],
         &["cache", "shut down"],
+        &["no answer", ENDPOINT, "60s", "next attempt"],
+        &["client_secret", "could not be had", "source", "next attempt"],
+        &["client_secret", "denied", "source"],
+        &["begin again"],
     ];
     for ((kind, error), parts) in every().iter().zip(parts) {
         let text = error.to_string();
@@ -160,13 +170,16 @@ fn the_text_leaves_the_cause_to_the_source_and_debug_shows_both() {
         assert!(!error.to_string().contains("connection reset"), "{kind}");
         let debug = format!("{error:?}");
         assert!(debug.contains(&error.to_string()), "{kind}: {debug}");
-        assert_eq!(debug.contains("connection reset"), error.source().is_some(), "{kind}: {debug}");
+        let source = error.source().map(|source| format!("{source:?}")).unwrap_or_default();
+        assert!(debug.contains(&source), "{kind}: {debug}");
+        assert_eq!(debug.contains("connection reset"), source.contains("connection reset"), "{kind}: {debug}");
     }
 }
 
 #[test]
 fn the_source_is_reachable_as_what_it_was() {
-    assert_eq!(kinds(|error| error.source().is_some()), ["unreachable", "transient", "denied source", "not saved"]);
+    let with_a_source = ["unreachable", "transient", "denied source", "not saved", "secret", "denied secret"];
+    assert_eq!(kinds(|error| error.source().is_some()), with_a_source);
     let error = Error::transient(Layer("outer", Some(cause().into())));
     let outer = error.source().unwrap();
     assert_eq!(outer.downcast_ref::<Layer>().unwrap().0, "outer");

@@ -83,7 +83,7 @@ pub(crate) type Exchanging = Pin<Box<dyn Future<Output = Result<Response<Bytes>,
 struct Shareable<S, B>(Mutex<S>, PhantomData<fn(B)>);
 
 /// How long a call outside a fetch waits for its answer.
-const CALL_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(30);
 /// No token answer is longer.
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
@@ -134,6 +134,11 @@ impl Endpoint {
     /// The same way to another address.
     pub(crate) fn at(&self, field: &'static str, url: &str) -> Result<Self, Error> {
         Ok(Self { place: Place::At(Address::new(field, url)?), ..self.clone() })
+    }
+
+    /// The same way, with the same headers, to where another is.
+    pub(crate) fn moved_to(&self, other: &Self) -> Self {
+        Self { place: other.place.clone(), ..self.clone() }
     }
 
     /// Where it is; asks the issuer where it was not asked yet.

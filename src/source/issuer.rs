@@ -4,12 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, StatusCode};
 use serde_json::{Map, Value};
 use tokio::sync::OnceCell;
 
 use crate::error::Error;
-use crate::source::endpoint::{self, Address, Answer, Exchange, HttpClient};
+use crate::source::endpoint::{self, Address, Answer, CALL_DEADLINE, Exchange, HttpClient};
 
 /// An authorization server, known by its issuer identifier; its endpoints are looked up in its metadata.
 ///
@@ -64,21 +64,22 @@ impl Issuer {
     /// The metadata: its members are named in RFC 8414 section 2, such as `token_endpoint` and `jwks_uri`.
     ///
     /// # Errors
-    /// No answer; neither place has a document; one that is not JSON, or names another issuer (RFC 8414 section 3.3).
+    /// No answer within 30 s; neither place has a JSON document; it names another issuer (RFC 8414 section 3.3).
     ///
     /// # Cancel safety
     /// Dropping the future drops the question; the next caller asks again.
     pub async fn metadata(&self) -> Result<&Map<String, Value>, Error> {
-        self.shared.metadata.get_or_try_init(|| self.shared.read()).await
+        self.shared.metadata.get_or_try_init(|| self.shared.read_in_time()).await
     }
 
     /// Where the endpoint of this name is.
     pub(crate) async fn endpoint(&self, name: &'static str) -> Result<Address, Error> {
-        let place = self.shared.places[0].name();
+        let issuer = || Some(self.id().into());
         match self.metadata().await?.get(name).and_then(Value::as_str) {
-            Some(url) => Address::new(name, url)
-                .map_err(|error| Error::unusable(Some(place), format!("of its endpoints, {error}"))),
-            None => Err(Error::unusable(Some(place), format!("it names no {name}"))),
+            Some(url) => {
+                Address::new(name, url).map_err(|error| Error::unusable(issuer(), format!("in its metadata, {error}")))
+            }
+            None => Err(Error::unusable(issuer(), format!("its metadata names no {name}"))),
         }
     }
 
@@ -96,18 +97,26 @@ impl fmt::Debug for Issuer {
 // === impl Shared ===
 
 impl Shared {
+    async fn read_in_time(&self) -> Result<Map<String, Value>, Error> {
+        match tokio::time::timeout(CALL_DEADLINE, self.read()).await {
+            Ok(metadata) => metadata,
+            Err(_) => Err(Error::silent(self.id.as_str().into(), CALL_DEADLINE)),
+        }
+    }
+
     async fn read(&self) -> Result<Map<String, Value>, Error> {
         let [openid, oauth] = &self.places;
         let mut answer = self.ask(openid).await?;
-        // It is not there: a server without OpenID Connect, or one that keeps it in the other place only.
-        if answer.status.is_client_error() {
+        // It is not there (a server without OpenID Connect): a 404, a login page, or the first page of some site.
+        if !is_outage(answer.status) && document(&answer).is_none() {
             answer = self.ask(oauth).await?;
         }
         if !answer.status.is_success() {
             return Err(answer.error(false, None, Some("its metadata could not be read")));
         }
-        let metadata: Map<String, Value> = serde_json::from_slice(&answer.body)
-            .map_err(|_| answer.unusable("the metadata of an issuer is a JSON object"))?;
+        let Some(metadata) = document(&answer) else {
+            return Err(answer.unusable("the metadata of an issuer is a JSON object"));
+        };
         match metadata.get("issuer").and_then(Value::as_str) {
             Some(issuer) if issuer == self.id => Ok(metadata),
             Some(other) => {
@@ -121,6 +130,14 @@ impl Shared {
     async fn ask(&self, place: &Address) -> Result<Answer, Error> {
         place.ask(&*self.http, Request::new(Bytes::new()), Vec::new()).await
     }
+}
+
+fn document(answer: &Answer) -> Option<Map<String, Value>> {
+    answer.status.is_success().then(|| serde_json::from_slice(&answer.body).ok())?
+}
+
+fn is_outage(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 /// RFC 8414 section 3: the well-known part stands between host and path.

@@ -10,6 +10,9 @@
 //! | [`DeviceCode`] | a login on another device: an async function, then a [`RefreshToken`] | RFC 8628 |
 //! | `AuthorizationCode` | a login in a browser, with PKCE: the same | RFC 6749 section 4.1, RFC 7636 |
 //!
+//! `AuthorizationCode` needs the feature `authorization-code`; `Assertion` and `SigningKey`, for what a key signs, need
+//! the feature `jwt`.
+//!
 //! Each grant is made with [`new`](ClientCredentials::new) from the address of the token endpoint, or with
 //! [`at`](ClientCredentials::at) from an [`Issuer`] whose metadata says where that is. [`ClientAuth`] is how the client
 //! authenticates, [`Revocation`] how a token is ended.

@@ -28,8 +28,13 @@ use crate::source::filled;
 /// # Ok(()) }
 /// ```
 ///
+/// A closure that owns something its futures use has to be an ordinary closure that hands each future its own:
+/// `move || { let vault = vault.clone(); async move { vault.read("password").await } }`.
+///
 /// A value is checked when it is handed over. What a closure returns is freed of white space at its end, for the sake
-/// of files and their last line break, and checked when it is used.
+/// of files and their last line break, and checked when it is used. Where it fails, the fetch fails, and is tried again
+/// after a pause; with [`Error::denied`] it says that trying again cannot help, as a [`TokenSource`](crate::TokenSource)
+/// does.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no secret",
     note = "a secret is a `String`, a `&str`, a `Secret`, or an async closure that returns a `Result` of one, such as \

@@ -12,17 +12,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
-use tower::{BoxError, Layer, Service, ServiceExt};
+use tokio::time::Instant;
+use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 use tower_bearer::oauth2::{ClientCredentials, Password, RefreshToken};
 use tower_bearer::testing::{Answer, Collected, Issuer, Recorded};
-use tower_bearer::{BearerLayer, Error, Token, TokenCache};
+use tower_bearer::{BearerLayer, Error, HttpClient, Token, TokenCache};
 
 pub(crate) const TOKEN_URL: &str = "https://auth.example.com/token";
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
@@ -39,6 +40,15 @@ pub(crate) fn refresh_token(issuer: &Issuer) -> RefreshToken {
     RefreshToken::new(issuer.clone(), TOKEN_URL, "my-app", "saved").unwrap()
 }
 
+/// A client whose GETs go to one fake, such as one with an issuer's metadata, and whose POSTs go to another.
+pub(crate) fn by_method(documents: &Issuer, tokens: &Issuer) -> impl HttpClient<Full<Bytes>> {
+    let (documents, tokens) = (documents.clone(), tokens.clone());
+    service_fn(move |request: Request<Full<Bytes>>| {
+        let to = if request.method() == Method::GET { &documents } else { &tokens };
+        to.clone().oneshot(request)
+    })
+}
+
 /// What a token call comes to that is answered so.
 pub(crate) async fn ask(answer: Answer) -> Result<Token, Error> {
     let issuer = Issuer::new();
@@ -49,6 +59,12 @@ pub(crate) async fn ask(answer: Answer) -> Result<Token, Error> {
 /// Lets the token of a cache end.
 pub(crate) async fn pass(time: Duration) {
     tokio::time::advance(time).await;
+}
+
+/// The time of a test that has paused it.
+#[expect(clippy::disallowed_methods, reason = "a test looks at the clock it has paused")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
 }
 
 /// How long no fetch is made, in whole seconds; the wall clock moves in tests as well.

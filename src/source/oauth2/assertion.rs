@@ -10,7 +10,8 @@ use crate::token::Token;
 
 /// Token exchange (RFC 8693): a token for another, which an async closure hands over at each fetch.
 ///
-/// The token may be that of another [`TokenCache`](crate::TokenCache), or a file that is rewritten:
+/// Where the server hands out a refresh token, the next fetch uses that; where there is none, or it is denied, it
+/// exchanges again. The token may be that of another [`TokenCache`](crate::TokenCache), or a file that is rewritten:
 ///
 /// ```
 /// # fn f(user: tower_bearer::TokenCache) -> Result<(), tower_bearer::Error> {
@@ -41,7 +42,7 @@ pub struct TokenExchange {
 /// The JWT bearer grant (RFC 7523 section 2.1): a token for an assertion.
 ///
 /// The assertion is a text, what an async closure returns at each fetch, or (feature `jwt`) an `Assertion`, which signs
-/// a new one each time.
+/// a new one each time. A server takes most assertions once: a text is for tests.
 #[derive(Debug)]
 pub struct JwtBearer {
     client: Client,

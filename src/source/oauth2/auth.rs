@@ -77,7 +77,8 @@ impl ClientAuth {
         Self(Method::Assertion(assertion.into_supply()))
     }
 
-    /// With an assertion signed by the client secret, HS256 (`client_secret_jwt`, RFC 7523 section 2.2).
+    /// With an assertion signed by the client secret, HS256 (`client_secret_jwt`, RFC 7523 section 2.2). It is made as
+    /// that of [`private_key_jwt`](ClientAuth::private_key_jwt); servers want a secret of 32 bytes or more for it.
     #[cfg(feature = "jwt")]
     pub fn secret_jwt<M>(secret: impl SecretSource<M>) -> Self {
         Self(Method::SecretJwt(secret.into_supply()))
@@ -86,7 +87,19 @@ impl ClientAuth {
     /// With an assertion signed by a private key (`private_key_jwt`, RFC 7523 section 2.2).
     ///
     /// Each attempt gets an assertion of its own, for a server takes each once. It is meant for the issuer where the
-    /// source was made from an [`Issuer`](crate::oauth2::Issuer), else for the token endpoint.
+    /// source was made from an [`Issuer`](crate::oauth2::Issuer), else for the token endpoint (a
+    /// [`Revocation`](crate::oauth2::Revocation): the revocation endpoint). For a server that wants another audience, such
+    /// as Microsoft Entra, which wants its token endpoint, sign an [`Assertion`] of your own:
+    ///
+    /// ```
+    /// # fn f(key: tower_bearer::oauth2::SigningKey) -> Result<(), tower_bearer::Error> {
+    /// use tower_bearer::oauth2::{Assertion, ClientAuth};
+    ///
+    /// let auth = ClientAuth::private_key_jwt(key.clone());
+    /// let own = Assertion::new(key, "my-app", "https://auth.example.com/token")?.subject("my-app");
+    /// let auth = ClientAuth::assertion(own);
+    /// # Ok(()) }
+    /// ```
     #[cfg(feature = "jwt")]
     pub fn private_key_jwt(key: SigningKey) -> Self {
         Self(Method::PrivateKeyJwt(Box::new(key)))

@@ -4,6 +4,7 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
@@ -16,6 +17,9 @@ use crate::token::Token;
 
 /// The authorization code grant (RFC 6749 section 4.1) with PKCE (RFC 7636): a person logs in with a browser, which comes
 /// back to an address of ours with a code.
+///
+/// Opening the browser and hearing of its return are the caller's: by a small server on loopback, a route of a web
+/// application, or a line pasted into a terminal.
 ///
 /// A login is no source: it never runs unasked inside a refresh. It brings a token, with which a session starts:
 ///
@@ -49,6 +53,8 @@ pub struct AuthorizationCode {
 pub struct AuthorizationRequest {
     client: Client,
     issuer: Option<Issuer>,
+    /// Whether the issuer always says who sends a code.
+    names_issuer: bool,
     redirect_uri: String,
     url: String,
     state: Secret,
@@ -107,26 +113,35 @@ impl AuthorizationCode {
     /// Dropping the future leaves nothing behind.
     pub async fn begin(&self) -> Result<AuthorizationRequest, Error> {
         let (state, verifier) = (random(), random());
-        // RFC 7636 section 4.2.
-        let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.expose()));
         let address = self.authorization.address().await?;
+        let names_issuer = match &self.issuer {
+            Some(issuer) => issuer.metadata().await?.get("authorization_response_iss_parameter_supported"),
+            None => None,
+        };
+        let names_issuer = names_issuer == Some(&Value::Bool(true));
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("response_type", "code");
         query.extend_pairs(self.client.id().map(|id| ("client_id", id)));
         query.append_pair("redirect_uri", &self.redirect_uri);
         query.append_pair("state", state.expose());
-        query.append_pair("code_challenge", &challenge);
+        query.append_pair("code_challenge", &challenge(&verifier));
         query.append_pair("code_challenge_method", "S256");
         self.client.settings(&mut query, true);
         let url = address.with_query(&query.finish());
         let (client, redirect_uri, issuer) = (self.client.clone(), self.redirect_uri.clone(), self.issuer.clone());
-        Ok(AuthorizationRequest { client, issuer, redirect_uri, url, state, verifier })
+        Ok(AuthorizationRequest { client, issuer, names_issuer, redirect_uri, url, state, verifier })
     }
 
-    /// The session this login began: it sends the login's token as long as that lives, then uses its refresh token.
+    /// The session this login began: it sends the login's token as long as that lives, then uses its refresh token. Most
+    /// servers want the scope `offline_access` for one; without it the session ends with the token.
     pub fn session(&self, token: Token) -> RefreshToken {
         RefreshToken::of_login(self.client.clone(), token)
     }
+}
+
+/// RFC 7636 section 4.2: `S256`.
+fn challenge(verifier: &Secret) -> String {
+    URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.expose()))
 }
 
 // === impl AuthorizationRequest ===
@@ -157,12 +172,13 @@ impl AuthorizationRequest {
         let find = |name| form_urlencoded::parse(query).find(|(key, _)| key == name).map(|(_, value)| value);
         if find("state").as_deref() != Some(self.state.expose()) {
             return Err(Error::login(
-                "the address the browser came back to is not of this login: its state is another",
+                "the address the browser came back to is not of this login: its state is missing or another",
             ));
         }
-        let issuer = self.issuer.as_ref().map(Issuer::id);
-        if let (Some(iss), Some(id)) = (find("iss"), issuer)
-            && iss != id
+        // RFC 9207 section 2.4: also where it is missing, from a server that says it never is.
+        let iss = find("iss");
+        if let Some(id) = self.issuer.as_ref().map(Issuer::id)
+            && iss.as_deref().map_or(self.names_issuer, |iss| iss != id)
         {
             return Err(Error::login(format!("the code comes from another issuer than {id}, and was not sent to it")));
         }
@@ -182,5 +198,16 @@ impl AuthorizationRequest {
 impl fmt::Debug for AuthorizationRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuthorizationRequest").field("redirect_uri", &self.redirect_uri).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::source::oauth2::authorization_code::challenge;
+
+    #[test]
+    fn the_challenge_of_rfc_7636_appendix_b_is_the_one_printed_there() {
+        let verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk".into();
+        assert_eq!(challenge(&verifier), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
     }
 }

@@ -41,7 +41,7 @@ type Form<'a> = [(&'a str, &'a str)];
 const PATIENCE: f64 = 2.0 / 3.0;
 const INVALID_CLIENT: &str = "invalid_client";
 /// What the grants and settings send by themselves.
-const RESERVED: [&str; 19] = [
+const RESERVED: [&str; 25] = [
     "grant_type",
     "client_id",
     "client_secret",
@@ -61,6 +61,12 @@ const RESERVED: [&str; 19] = [
     "code_verifier",
     "redirect_uri",
     "device_code",
+    "audience",
+    "resource",
+    "response_type",
+    "state",
+    "code_challenge",
+    "code_challenge_method",
 ];
 
 // === impl Client ===
@@ -114,6 +120,12 @@ impl Client {
         self
     }
 
+    /// For a login that shows this to a person.
+    pub(super) fn knowing_text(mut self, text: &str) -> Self {
+        self.secrets.push(text.into());
+        self
+    }
+
     /// For a session that nothing can begin anew.
     pub(super) fn without_login(self) -> Self {
         Self { has_no_login: true, ..self }
@@ -152,7 +164,9 @@ impl Client {
     /// RFC 8707 section 2: an absolute URI without a fragment.
     pub(super) fn with_resource(mut self, resource: &str) -> Result<Self, Error> {
         let scheme = resource.split_once(':').map(|(scheme, _)| scheme).unwrap_or_default();
-        if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || resource.contains(['#', ' ']) {
+        let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+        if !is_scheme || !resource.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
             return Err(Error::invalid("resource", "not an absolute URI without a fragment"));
         }
         self.parameters.push(("resource".to_owned(), resource.into()));
@@ -163,14 +177,14 @@ impl Client {
     /// same refresh token: the server may have rotated it already, and most give the pair once more. An answer without a
     /// refresh token leaves the old one valid (RFC 6749 section 6).
     pub(super) async fn refresh(&self, context: &FetchContext, refresh_token: &Secret) -> Result<Token, Error> {
-        let form = [("grant_type", "refresh_token"), ("refresh_token", refresh_token.expose())];
+        let (form, hidden) = ([("grant_type", "refresh_token")], [("refresh_token", refresh_token.clone())]);
         let patience = context.deadline().mul_f64(PATIENCE);
-        let mut answer = match tokio::time::timeout(patience, self.ask(context, &form, &[], false)).await {
+        let mut answer = match tokio::time::timeout(patience, self.ask(context, &form, &hidden, false)).await {
             Ok(answer) => answer,
             Err(_) => Err(Error::silent(self.endpoint.name().into(), patience)),
         };
         if answer.as_ref().is_err_and(Error::is_ambiguous) {
-            answer = self.ask(context, &form, &[], false).await;
+            answer = self.ask(context, &form, &hidden, false).await;
         }
         let token = self.read(answer?)?;
         Ok(if token.refresh_token().is_some() { token } else { token.with_refresh_token(refresh_token.clone()) })

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use crate::clock;
 use crate::error::Error;
@@ -50,6 +51,7 @@ pub struct DeviceAuthorization {
     verification_uri: String,
     verification_uri_complete: Option<String>,
     expires_in: Duration,
+    end: Instant,
     interval: Duration,
 }
 
@@ -57,7 +59,7 @@ pub struct DeviceAuthorization {
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Section 3.5: what each `slow_down` adds.
 const SLOWER: Duration = Duration::from_secs(5);
-/// What a server's interval is cut at, and what it doubles to while no answer comes.
+/// What the interval doubles to, at most, while no answer comes.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
 /// What is taken where the server does not say how long its code lives, as it must; and what that is cut at.
 const EXPIRES_IN: (Duration, Duration) = (Duration::from_secs(10 * 60), Duration::from_secs(24 * 3600));
@@ -100,14 +102,16 @@ impl DeviceCode {
     /// # Cancel safety
     /// Dropping the future drops the question; a code nobody was shown ends by itself.
     pub async fn begin(&self) -> Result<DeviceAuthorization, Error> {
-        let answer = self.client.call(&self.authorization, &[], &[], true).await?;
+        let authorization = self.client.endpoint.moved_to(&self.authorization);
+        let answer = self.client.call(&authorization, &[], &[], true).await?;
         if !answer.status.is_success() {
             return Err(self.client.failure(&answer));
         }
         DeviceAuthorization::read(self.client.clone(), &answer)
     }
 
-    /// The session this login began: it sends the login's token as long as that lives, then uses its refresh token.
+    /// The session this login began: it sends the login's token as long as that lives, then uses its refresh token. Most
+    /// servers want the scope `offline_access` for one; without it the session ends with the token.
     pub fn session(&self, token: Token) -> RefreshToken {
         RefreshToken::of_login(self.client.clone(), token)
     }
@@ -131,13 +135,15 @@ impl DeviceAuthorization {
         else {
             return Err(answer.unusable("it lacks device_code, user_code or verification_uri"));
         };
+        let expires_in = answer::lifetime(body.get("expires_in"), EXPIRES_IN.0).min(EXPIRES_IN.1);
         Ok(Self {
-            client,
+            client: client.knowing_text(&user_code),
             device_code: device_code.into(),
             user_code,
             verification_uri,
             verification_uri_complete: text("verification_uri_complete"),
-            expires_in: answer::lifetime(body.get("expires_in"), EXPIRES_IN.0).min(EXPIRES_IN.1),
+            expires_in,
+            end: clock::from_now(expires_in),
             interval: answer::lifetime(body.get("interval"), INTERVAL),
         })
     }
@@ -164,7 +170,8 @@ impl DeviceAuthorization {
 
     /// Waits until the person has entered the code and agreed.
     ///
-    /// Asks as often as the server wants, less often where it says so, and half as often each time no answer comes.
+    /// Asks as often as the server wants, less often where it says so, and half as often (once a minute at least) each
+    /// time no answer comes.
     ///
     /// # Errors
     /// The person declined (`access_denied`) or did not enter the code in time; the server denied the client.
@@ -172,13 +179,14 @@ impl DeviceAuthorization {
     /// # Cancel safety
     /// Dropping the future ends the login. A token the server is just handing out is lost, and ends by itself.
     pub async fn finish(self) -> Result<Token, Error> {
-        let mut interval = self.interval.clamp(Duration::from_secs(1), LONGEST_INTERVAL);
-        let end = clock::from_now(self.expires_in);
+        let mut interval = self.interval.max(Duration::from_secs(1));
+        let mut wait = interval;
         let form = [("grant_type", "urn:ietf:params:oauth:grant-type:device_code")];
         let code = [("device_code", self.device_code)];
         loop {
-            let next = clock::from_now(interval);
-            if next > end {
+            // No code lives longer, whatever the server says.
+            let next = clock::from_now(wait.min(EXPIRES_IN.1));
+            if next > self.end {
                 return Err(Error::login("nobody entered the code before it ended; begin again"));
             }
             tokio::time::sleep_until(next).await;
@@ -189,9 +197,10 @@ impl DeviceAuthorization {
             interval = match error.code() {
                 Some("authorization_pending") => interval,
                 Some("slow_down") => interval + SLOWER,
-                _ if error.is_transient() => (interval * 2).min(LONGEST_INTERVAL),
+                _ if error.is_transient() => (interval * 2).min(LONGEST_INTERVAL.max(interval)),
                 _ => return Err(error),
             };
+            wait = interval.max(error.retry_after().unwrap_or_default());
         }
     }
 }

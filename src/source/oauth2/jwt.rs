@@ -4,8 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER;
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Map, Value, json};
+use tower::BoxError;
 
 use crate::clock::Clock;
 use crate::error::Error;
@@ -45,7 +49,8 @@ pub struct SigningKey {
 
 /// An assertion that is signed anew, with an identifier of its own (`jti`), each time it is needed.
 ///
-/// It is what the [`JwtBearer`](crate::oauth2::JwtBearer) grant sends; Google's service accounts log in so:
+/// It is what the [`JwtBearer`](crate::oauth2::JwtBearer) grant sends, and what
+/// [`ClientAuth::assertion`](crate::oauth2::ClientAuth::assertion) takes. Google's service accounts log in so:
 ///
 /// ```
 /// # fn f(pem: &str) -> Result<(), tower_bearer::Error> {
@@ -62,7 +67,7 @@ pub struct SigningKey {
 /// let cache = TokenCache::new(JwtBearer::new(http, url, assertion)?);
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Assertion {
     key: SigningKey,
     lifetime: Duration,
@@ -75,7 +80,8 @@ const LIFETIME: Duration = Duration::from_secs(60);
 // === impl SigningKey ===
 
 impl SigningKey {
-    /// A private key from its PEM text: PKCS#8, or PKCS#1 for RSA.
+    /// A private key from its PEM text: PKCS#8 without a passphrase (`-----BEGIN PRIVATE KEY-----`), or PKCS#1 for RSA.
+    /// `openssl pkcs8 -topk8 -nocrypt -in key.pem` turns others into PKCS#8.
     ///
     /// # Errors
     /// Not the PEM text of a private key for this algorithm.
@@ -120,6 +126,17 @@ impl SigningKey {
     pub(super) fn of_secret(secret: &Secret) -> Self {
         let key = EncodingKey::from_secret(secret.expose().as_bytes());
         Self { key: Arc::new(key), header: Header::new(jsonwebtoken::Algorithm::HS256) }
+    }
+
+    /// A JWS in its compact form (RFC 7515 section 7.1).
+    ///
+    /// Not by `jsonwebtoken::encode`: that asks for a provider of the whole process, and panics where another crate has
+    /// turned on the library's other one.
+    fn sign(&self, claims: &Map<String, Value>) -> Result<Secret, BoxError> {
+        let part = |json| URL_SAFE_NO_PAD.encode(json);
+        let message = format!("{}.{}", part(serde_json::to_vec(&self.header)?), part(serde_json::to_vec(claims)?));
+        let signature = (DEFAULT_PROVIDER.signer_factory)(&self.header.alg, &self.key)?.try_sign(message.as_bytes())?;
+        Ok(format!("{message}.{}", part(signature)).into())
     }
 }
 
@@ -172,7 +189,7 @@ impl Assertion {
         self.claim("sub", subject)
     }
 
-    /// Another claim; one of the same name is replaced.
+    /// Another claim; one of the same name is replaced. `iat`, `exp` and `jti` are written at each signing.
     #[must_use]
     pub fn claim(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.claims.insert(name.to_owned(), value.into());
@@ -190,10 +207,21 @@ impl Assertion {
         let now = Clock::System.now().wall;
         let mut claims = self.claims.clone();
         claims.insert("iat".to_owned(), json!(now.as_secs()));
-        claims.insert("exp".to_owned(), json!((now + self.lifetime).as_secs()));
+        claims.insert("exp".to_owned(), json!(now.saturating_add(self.lifetime).as_secs()));
         claims.insert("jti".to_owned(), json!(random().expose()));
-        let signed = jsonwebtoken::encode(&self.key.header, &claims, &self.key.key);
-        signed.map(Secret::from).map_err(|error| Error::secret("assertion", error))
+        self.key.sign(&claims).map_err(|error| Error::secret("assertion", error))
+    }
+}
+
+/// Claims are what the user says of others: only their names are shown.
+impl fmt::Debug for Assertion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let claims = self.claims.keys().collect::<Vec<_>>();
+        f.debug_struct("Assertion")
+            .field("key", &self.key)
+            .field("lifetime", &self.lifetime)
+            .field("claims", &claims)
+            .finish()
     }
 }
 

@@ -99,9 +99,16 @@ impl TokenSource for RefreshToken {
     }
 }
 
-/// A login's token with what is left of its life, where that is more than the way of a request.
+/// A login's token with what is left of its life, where that is worth it or all there is.
 fn rest(token: &Token) -> Option<Token> {
     let now = clock::system_time(Clock::System.now().wall);
-    let left = token.expires_at()?.duration_since(now).ok()?;
-    (left > token.lifetime() / 5).then(|| token.clone().with_lifetime(left))
+    // A clock that was set back makes no token live longer.
+    let left = token.expires_at()?.duration_since(now).ok()?.min(token.lifetime());
+    let gone = token.lifetime() - left;
+    let rest = token.clone().with_lifetime(left);
+    let rest = match token.refresh_in() {
+        Some(refresh_in) => rest.with_refresh_in(refresh_in.saturating_sub(gone)),
+        None => rest,
+    };
+    (left > token.lifetime() / 5 || token.refresh_token().is_none()).then_some(rest)
 }

@@ -69,7 +69,8 @@ impl Revocation {
         self.revoke("refresh_token", refresh_token.clone()).await
     }
 
-    /// Ends an access token, where the server can.
+    /// Ends an access token, where the server can; one that cannot answers `unsupported_token_type`
+    /// ([`Error::code`]).
     ///
     /// # Errors
     /// As [`revoke_refresh_token`](Revocation::revoke_refresh_token).

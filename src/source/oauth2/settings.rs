@@ -29,10 +29,12 @@ macro_rules! client_settings {
                 self
             }
 
-            /// Another parameter that this server wants, sent with every call.
+            /// Another parameter that this server wants, sent with every call; an `AuthorizationCode` puts it into the
+            /// address for the browser as well. It may be a key: `Debug` does not show it, and from 8 characters on no
+            /// error repeats it.
             ///
             /// # Errors
-            /// One that the grant or a setting of its own sends.
+            /// One that the grant or a setting of its own sends; an empty name.
             pub fn parameter(mut self, name: &str, value: impl Into<String>) -> Result<Self, $crate::error::Error> {
                 self.client = self.client.with_parameter(name, value)?;
                 Ok(self)

@@ -1,0 +1,156 @@
+//! A token for what proves who asks: the JWT bearer grant (RFC 7523 section 2.1) and token exchange (RFC 8693).
+
+#[path = "sources/signed.rs"]
+mod signed;
+mod sources;
+
+use std::time::Duration;
+
+use jsonwebtoken::get_current_timestamp;
+use serde_json::json;
+use tower_bearer::TokenCache;
+use tower_bearer::oauth2::{Assertion, ClientAuth, JwtBearer, TokenExchange};
+use tower_bearer::testing::{Answer, Issuer};
+
+use crate::signed::{every, key, verified};
+use crate::sources::{HOUR, TOKEN_URL, each, form, headers, pass};
+
+const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
+
+fn exchange(issuer: &Issuer) -> TokenExchange {
+    TokenExchange::new(issuer.clone(), TOKEN_URL, "the subject").unwrap()
+}
+
+// === the JWT bearer grant ===
+
+#[tokio::test]
+async fn a_service_account_signs_an_assertion_for_each_token() {
+    for (algorithm, pem, read_as, public) in every() {
+        let issuer = Issuer::new();
+        let assertion = Assertion::new(key(algorithm, pem), "me@project", TOKEN_URL).unwrap();
+        let assertion = assertion.subject("ann").claim("scope", "read").lifetime(HOUR);
+        let cache = TokenCache::new(JwtBearer::new(issuer.clone(), TOKEN_URL, assertion).unwrap());
+        cache.get().await.unwrap();
+        cache.refresh().await.unwrap();
+        let mut jtis = Vec::new();
+        for request in issuer.requests() {
+            let mut sent = request.form();
+            let (_, claims) = verified(&sent.remove("assertion").unwrap(), read_as, &public, TOKEN_URL);
+            assert_eq!(sent, form([("grant_type", JWT_BEARER)]));
+            assert_eq!((&claims["iss"], &claims["sub"]), (&json!("me@project"), &json!("ann")));
+            assert_eq!((&claims["aud"], &claims["scope"]), (&json!(TOKEN_URL), &json!("read")));
+            let issued = claims["iat"].as_u64().unwrap();
+            assert!(issued <= get_current_timestamp());
+            assert_eq!(claims["exp"], issued + 3600);
+            jtis.push(claims["jti"].clone());
+        }
+        assert_ne!(jtis[0], jtis[1]);
+    }
+}
+
+#[tokio::test]
+async fn an_assertion_may_be_a_text_and_a_client_may_stand_beside_it() {
+    let issuer = Issuer::new();
+    let source = JwtBearer::new(issuer.clone(), TOKEN_URL, "a.b.c").unwrap().scope("read");
+    TokenCache::new(source.client("my-app", "its secret").unwrap()).get().await.unwrap();
+    let request = issuer.requests().remove(0);
+    assert_eq!(request.form(), form([("grant_type", JWT_BEARER), ("assertion", "a.b.c"), ("scope", "read")]));
+    assert_eq!(headers(&request)["authorization"], "Basic bXktYXBwOml0cyUyMHNlY3JldA==");
+}
+
+#[tokio::test]
+async fn an_absurd_lifetime_is_no_panic_and_an_empty_issuer_or_audience_is_an_error() {
+    let (algorithm, pem, ..) = every().into_iter().last().unwrap();
+    let issuer = Issuer::new();
+    let assertion = Assertion::new(key(algorithm, pem), "me", TOKEN_URL).unwrap().lifetime(Duration::MAX);
+    TokenCache::new(JwtBearer::new(issuer, TOKEN_URL, assertion).unwrap()).get().await.unwrap();
+    for (iss, aud) in [("", TOKEN_URL), ("me", "")] {
+        assert!(Assertion::new(key(algorithm, pem), iss, aud).unwrap_err().is_invalid());
+    }
+}
+
+// === token exchange ===
+
+#[tokio::test]
+async fn an_exchange_says_what_it_brings_and_what_it_wants() {
+    let issuer = Issuer::new();
+    TokenCache::new(exchange(&issuer)).get().await.unwrap();
+    let least =
+        [("grant_type", TOKEN_EXCHANGE), ("subject_token", "the subject"), ("subject_token_type", ACCESS_TOKEN)];
+    assert_eq!(issuer.requests()[0].form(), form(least));
+
+    let all = exchange(&issuer).subject_token_type(ID_TOKEN).unwrap().actor_token("the actor", ACCESS_TOKEN).unwrap();
+    let all = all.requested_token_type(ACCESS_TOKEN).unwrap().client("my-app", ClientAuth::none()).unwrap();
+    let all = all.audience("billing").resource("https://api.example.com").unwrap().scope("read");
+    TokenCache::new(all).get().await.unwrap();
+    let expected = [
+        ("grant_type", TOKEN_EXCHANGE),
+        ("subject_token", "the subject"),
+        ("subject_token_type", ID_TOKEN),
+        ("actor_token", "the actor"),
+        ("actor_token_type", ACCESS_TOKEN),
+        ("requested_token_type", ACCESS_TOKEN),
+        ("client_id", "my-app"),
+        ("audience", "billing"),
+        ("resource", "https://api.example.com"),
+        ("scope", "read"),
+    ];
+    assert_eq!(issuer.requests()[1].form(), form(expected));
+}
+
+#[tokio::test]
+async fn a_token_of_another_cache_is_exchanged_anew_each_time() {
+    let (users, issuer) = (Issuer::new(), Issuer::new());
+    let user = TokenCache::new(crate::sources::client_credentials(&users));
+    let users_own = user.clone();
+    let subject = move || {
+        let user = user.clone();
+        async move { user.get().await.map(|token| token.access_token().to_owned()) }
+    };
+    let cache = TokenCache::new(TokenExchange::new(issuer.clone(), TOKEN_URL, subject).unwrap());
+    cache.get().await.unwrap();
+    users_own.refresh().await.unwrap();
+    cache.refresh().await.unwrap();
+    assert_eq!(each(&issuer.requests(), "subject_token"), ["token-1", "token-2"]);
+}
+
+#[tokio::test]
+async fn an_exchange_for_what_is_no_bearer_token_is_an_error() {
+    let issuer = Issuer::new();
+    issuer.queue(Answer::json(200, json!({ "access_token": "saml", "token_type": "N_A", "issued_token_type": "x" })));
+    let error = TokenCache::new(exchange(&issuer)).get().await.unwrap_err();
+    assert!(error.to_string().contains("its token type is N_A"), "{error}");
+}
+
+#[test]
+fn a_token_type_is_never_empty() {
+    let issuer = Issuer::new();
+    exchange(&issuer).subject_token_type("").unwrap_err();
+    exchange(&issuer).requested_token_type("").unwrap_err();
+    exchange(&issuer).actor_token("the actor", "").unwrap_err();
+}
+
+// === both ===
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_is_used_where_one_comes_and_the_grant_where_it_ends() {
+    for exchanges in [true, false] {
+        let issuer = Issuer::new();
+        issuer.rotate_refresh_tokens(true);
+        let cache = match exchanges {
+            true => TokenCache::new(exchange(&issuer)),
+            false => TokenCache::new(JwtBearer::new(issuer.clone(), TOKEN_URL, "a.b.c").unwrap()),
+        };
+        cache.get().await.unwrap();
+        pass(HOUR).await;
+        cache.get().await.unwrap();
+        pass(HOUR).await;
+        issuer.queue(Answer::oauth_error(400, "invalid_grant"));
+        cache.get().await.unwrap();
+        let grant = if exchanges { TOKEN_EXCHANGE } else { JWT_BEARER };
+        assert_eq!(each(&issuer.requests(), "grant_type"), [grant, "refresh_token", "refresh_token", grant]);
+    }
+}

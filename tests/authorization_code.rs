@@ -1,0 +1,214 @@
+//! A login in a browser (RFC 6749 section 4.1) with PKCE (RFC 7636), and who may send it back (RFC 9207).
+
+mod sources;
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tower_bearer::oauth2::{self, AuthorizationCode, AuthorizationRequest, ClientAuth};
+use tower_bearer::testing::{Answer, Issuer};
+
+use crate::sources::{HOUR, TOKEN_URL, by_method, form, says};
+
+const AUTHORIZATION_URL: &str = "https://auth.example.com/authorize";
+const BACK: &str = "http://127.0.0.1:8400/back";
+const ISSUER: &str = "https://auth.example.com";
+
+fn login(issuer: &Issuer) -> AuthorizationCode {
+    AuthorizationCode::new(issuer.clone(), AUTHORIZATION_URL, TOKEN_URL, "my-app", BACK).unwrap()
+}
+
+/// The parameters the browser is sent with; none comes twice.
+fn sent(request: &AuthorizationRequest) -> BTreeMap<String, String> {
+    let (_, query) = request.url().split_once('?').unwrap();
+    let pairs: Vec<_> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    let sent: BTreeMap<_, _> = pairs.iter().cloned().collect();
+    assert_eq!(sent.len(), pairs.len());
+    sent
+}
+
+fn back(request: &AuthorizationRequest, query: &str) -> String {
+    format!("{BACK}?state={}&{query}", sent(request)["state"])
+}
+
+/// A login at an issuer whose metadata says this, up to the browser.
+async fn at_issuer(tokens: &Issuer, says_iss: bool) -> AuthorizationRequest {
+    let documents = Issuer::new();
+    let metadata = json!({
+        "issuer": ISSUER,
+        "authorization_endpoint": AUTHORIZATION_URL,
+        "token_endpoint": TOKEN_URL,
+        "authorization_response_iss_parameter_supported": says_iss,
+    });
+    documents.fail(Some(Answer::json(200, metadata)));
+    let issuer = oauth2::Issuer::new(by_method(&documents, tokens), ISSUER).unwrap();
+    AuthorizationCode::at(&issuer, "my-app", BACK).unwrap().begin().await.unwrap()
+}
+
+// === to the browser and back ===
+
+#[tokio::test]
+async fn the_browser_is_sent_with_a_challenge_and_the_code_goes_with_its_verifier() {
+    let issuer = Issuer::new();
+    let login = login(&issuer).scope("openid offline_access").resource("https://api.example.com").unwrap();
+    let request = login.parameter("prompt", "consent").unwrap().begin().await.unwrap();
+    assert!(request.url().starts_with(&format!("{AUTHORIZATION_URL}?")), "{}", request.url());
+    let mut sent = sent(&request);
+    let token = request.finish(&format!("{BACK}?code=the%2Fcode&state={}#_=_", sent["state"])).await.unwrap();
+    assert_eq!((token.access_token(), token.lifetime()), ("token-1", HOUR));
+    let (challenge, state) = (sent.remove("code_challenge").unwrap(), sent.remove("state").unwrap());
+    let expected = [
+        ("response_type", "code"),
+        ("client_id", "my-app"),
+        ("redirect_uri", BACK),
+        ("code_challenge_method", "S256"),
+        ("scope", "openid offline_access"),
+        ("resource", "https://api.example.com"),
+        ("prompt", "consent"),
+    ];
+    assert_eq!(sent, form(expected));
+    assert_eq!(issuer.requests()[0].uri.to_string(), TOKEN_URL);
+    let mut asked = issuer.requests()[0].form();
+    let verifier = asked.remove("code_verifier").unwrap();
+    // RFC 7636 section 4.1: 43 characters at least, unreserved ones.
+    assert!(
+        verifier.len() >= 43 && verifier.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+    );
+    assert_eq!(URL_SAFE_NO_PAD.encode(Sha256::digest(&verifier)), challenge);
+    assert!(state.len() >= 43 && state != verifier);
+    let expected = [
+        ("grant_type", "authorization_code"),
+        ("redirect_uri", BACK),
+        ("code", "the/code"),
+        ("client_id", "my-app"),
+        ("resource", "https://api.example.com"),
+        ("prompt", "consent"),
+    ];
+    assert_eq!(asked, form(expected));
+}
+
+#[tokio::test]
+async fn no_two_logins_share_a_state_or_a_verifier() {
+    let issuer = Issuer::new();
+    let login = login(&issuer);
+    for _ in 0..2 {
+        let request = login.begin().await.unwrap();
+        let address = back(&request, "code=c");
+        request.finish(&address).await.unwrap();
+    }
+    let (first, second) = (login.begin().await.unwrap(), login.begin().await.unwrap());
+    assert_ne!(sent(&first)["state"], sent(&second)["state"]);
+    let verifiers = crate::sources::each(&issuer.requests(), "code_verifier");
+    assert_ne!(verifiers[0], verifiers[1]);
+}
+
+#[tokio::test]
+async fn a_confidential_client_authenticates_and_shows_no_secret_to_the_browser() {
+    let issuer = Issuer::new();
+    let request = login(&issuer).client_auth(ClientAuth::post("its secret")).unwrap().begin().await.unwrap();
+    assert!(!request.url().contains("secret"), "{}", request.url());
+    let address = back(&request, "code=c");
+    request.finish(&address).await.unwrap();
+    assert_eq!(issuer.requests()[0].form()["client_secret"], "its secret");
+}
+
+#[tokio::test]
+async fn an_address_that_has_a_query_keeps_it() {
+    let url = "https://auth.example.com/authorize?policy=b2c";
+    let login = AuthorizationCode::new(Issuer::new(), url, TOKEN_URL, "my-app", BACK).unwrap();
+    let request = login.begin().await.unwrap();
+    assert!(request.url().starts_with(&format!("{url}&response_type=code")), "{}", request.url());
+    AuthorizationCode::new(Issuer::new(), "http://auth.example.com/", TOKEN_URL, "my-app", BACK).unwrap_err();
+}
+
+#[tokio::test]
+async fn the_path_and_query_that_a_small_server_sees_are_enough() {
+    let issuer = Issuer::new();
+    let request = login(&issuer).begin().await.unwrap();
+    let address = format!("/back?code=c&state={}", sent(&request)["state"]);
+    request.finish(&address).await.unwrap();
+}
+
+// === who sends it back ===
+
+#[tokio::test]
+async fn an_address_with_another_state_costs_no_token_call() {
+    let issuer = Issuer::new();
+    for address in ["?code=c&state=another", "?code=c", "?code=c&state=", "", "#code=c"] {
+        let request = login(&issuer).begin().await.unwrap();
+        let error = request.finish(&format!("{BACK}{address}")).await.unwrap_err();
+        assert!(error.to_string().contains("state") && !error.is_transient(), "{error}");
+    }
+    assert_eq!(issuer.calls().total(), 0);
+}
+
+#[tokio::test]
+async fn a_code_of_another_issuer_costs_no_token_call() {
+    let tokens = Issuer::new();
+    for (says_iss, query) in [(false, "code=c&iss=https://evil.example"), (true, "code=c&iss="), (true, "code=c")] {
+        let request = at_issuer(&tokens, says_iss).await;
+        let address = back(&request, query);
+        let error = request.finish(&address).await.unwrap_err();
+        assert!(error.to_string().contains(ISSUER) && !error.to_string().contains("evil"), "{error}");
+    }
+    assert_eq!(tokens.calls().total(), 0);
+    for (says_iss, query) in [(false, "code=c"), (true, "code=c&iss=https%3A%2F%2Fauth.example.com")] {
+        let request = at_issuer(&tokens, says_iss).await;
+        let address = back(&request, query);
+        request.finish(&address).await.unwrap();
+    }
+    assert_eq!(tokens.calls().total(), 2);
+}
+
+#[tokio::test]
+async fn a_no_is_said_in_the_servers_words_and_cleaned() {
+    let issuer = Issuer::new();
+    let request = login(&issuer).begin().await.unwrap();
+    let state = sent(&request)["state"].clone();
+    let address = back(&request, &format!("error=access_denied&error_description=no%1b[2J+{state}+today"));
+    let error = request.finish(&address).await.unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains("access_denied: no [2J [redacted] today"), "{said}");
+    assert!(!says(&error).contains(&state) && !says(&error).contains('\u{1b}'), "{said}");
+    assert!(!error.is_transient());
+
+    let request = login(&issuer).begin().await.unwrap();
+    let long = "x".repeat(10_000);
+    let address = back(&request, &format!("error={long}"));
+    assert!(request.finish(&address).await.unwrap_err().to_string().len() < 400);
+
+    for nothing in ["", "code=", "error="] {
+        let request = login(&issuer).begin().await.unwrap();
+        let address = back(&request, nothing);
+        let error = request.finish(&address).await.unwrap_err();
+        assert!(error.to_string().contains("without a code"), "{error}");
+    }
+    assert_eq!(issuer.calls().total(), 0);
+}
+
+#[tokio::test]
+async fn a_code_the_server_does_not_take_is_denied_and_not_repeated() {
+    let issuer = Issuer::new();
+    issuer.queue(Answer::json(400, json!({ "error": "invalid_grant", "error_description": "no such code: c0de-1" })));
+    let request = login(&issuer).begin().await.unwrap();
+    let address = back(&request, "code=c0de-1");
+    let error = request.finish(&address).await.unwrap_err();
+    assert!(error.is_denied() && error.description() == Some("no such code: [redacted]"), "{error}");
+    // The answer that was lost may have brought a token: the code has worked once.
+    issuer.queue(Answer::fails("connection reset"));
+    let request = login(&issuer).begin().await.unwrap();
+    let address = back(&request, "code=c0de-2");
+    request.finish(&address).await.unwrap_err();
+    assert_eq!(issuer.calls().total(), 2);
+}
+
+#[test]
+fn the_parameters_of_the_login_itself_cannot_be_set() {
+    for name in ["state", "code_challenge", "code_challenge_method", "response_type", "redirect_uri", "client_id"] {
+        let error = login(&Issuer::new()).parameter(name, "x").unwrap_err();
+        assert!(error.is_invalid() && error.to_string().contains(name), "{error}");
+    }
+}

@@ -1,0 +1,160 @@
+//! No secret of a login, an assertion or a closure is printed: not by `Debug`, not in errors.
+
+#[path = "sources/signed.rs"]
+mod signed;
+mod sources;
+
+use std::fmt::Debug;
+use std::io;
+
+use serde_json::json;
+use tower_bearer::oauth2::{
+    self, Algorithm, Assertion, AuthorizationCode, ClientAuth, ClientCredentials, DeviceCode, JwtBearer, Password,
+    RefreshToken, Revocation, TokenExchange,
+};
+use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::{Token, TokenCache, TokenSource};
+
+use crate::signed::{P256, key};
+use crate::sources::{TOKEN_URL, says};
+
+const SECRET: &str = "S3cret";
+const DEVICE_URL: &str = "https://auth.example.com/device_authorization";
+const AUTHORIZATION_URL: &str = "https://auth.example.com/authorize";
+const BACK: &str = "http://127.0.0.1:8400/back";
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+
+#[track_caller]
+fn shows_nothing(value: &impl Debug) {
+    let shown = format!("{value:?} {value:#?}");
+    assert!(!shown.contains(SECRET), "{shown}");
+    let material = P256.lines().nth(1).unwrap();
+    assert!(!shown.contains(&material[..8]), "{shown}");
+}
+
+async fn asked() -> io::Result<&'static str> {
+    Ok("S3cret-of-a-closure\n")
+}
+
+/// Each way to authenticate with a secret, known and asked for.
+fn every_auth() -> [ClientAuth; 9] {
+    [
+        ClientAuth::basic(SECRET),
+        ClientAuth::post(SECRET),
+        ClientAuth::secret_jwt(SECRET),
+        ClientAuth::assertion(SECRET),
+        ClientAuth::basic(asked),
+        ClientAuth::post(asked),
+        ClientAuth::secret_jwt(asked),
+        ClientAuth::assertion(asked),
+        ClientAuth::private_key_jwt(key(Algorithm::ES256, P256)),
+    ]
+}
+
+/// An issuer that denies in words that hold the secret, as a value and as a closure returns it.
+fn repeating() -> Issuer {
+    let issuer = Issuer::new();
+    issuer
+        .fail(Some(Answer::json(400, json!({ "error": "odd", "error_description": "S3cret-of-a-closure is wrong" }))));
+    issuer
+}
+
+async fn assert_unrepeated(source: impl TokenSource) {
+    let error = TokenCache::new(source).get().await.unwrap_err();
+    assert!(!says(&error).contains(SECRET), "{error}");
+    let words = error.description().unwrap();
+    assert!(words.starts_with("[redacted]") && words.ends_with("is wrong"), "{error}");
+}
+
+// === Debug ===
+
+#[tokio::test]
+async fn no_client_and_no_source_shows_a_secret() {
+    let http = Issuer::new;
+    for auth in every_auth() {
+        shows_nothing(&auth);
+        shows_nothing(&ClientCredentials::new(http(), TOKEN_URL, "my-app", auth.clone()).unwrap());
+        shows_nothing(&Password::new(http(), TOKEN_URL, "my-app", "ann", SECRET).unwrap().client_auth(auth).unwrap());
+    }
+    shows_nothing(&RefreshToken::new(http(), TOKEN_URL, "my-app", asked).unwrap());
+    let exchange = TokenExchange::new(http(), TOKEN_URL, SECRET).unwrap().actor_token(SECRET, ACCESS_TOKEN).unwrap();
+    shows_nothing(&exchange.client("my-app", SECRET).unwrap().parameter("otp", SECRET).unwrap());
+    shows_nothing(&JwtBearer::new(http(), TOKEN_URL, SECRET).unwrap());
+    let assertion = Assertion::new(key(Algorithm::ES256, P256), "me", TOKEN_URL).unwrap().claim("otp", SECRET);
+    shows_nothing(&assertion);
+    shows_nothing(&JwtBearer::new(http(), TOKEN_URL, assertion).unwrap());
+    let revocation = Revocation::new(http(), "https://auth.example.com/revoke", "my-app").unwrap();
+    shows_nothing(&revocation.client_auth(SECRET).unwrap());
+    shows_nothing(&oauth2::Issuer::new(http(), "https://auth.example.com").unwrap());
+}
+
+#[tokio::test]
+async fn no_login_shows_a_secret() {
+    let issuer = Issuer::new();
+    let device = DeviceCode::new(issuer.clone(), DEVICE_URL, TOKEN_URL, "my-cli").unwrap().client_auth(SECRET).unwrap();
+    issuer.queue(Answer::json(
+        200,
+        json!({
+            "device_code": "S3cret-device-code",
+            "user_code": "S3cret-user-code",
+            "verification_uri": "https://auth.example.com/device",
+            "verification_uri_complete": "https://auth.example.com/device?user_code=S3cret-user-code",
+        }),
+    ));
+    shows_nothing(&device);
+    shows_nothing(&device.begin().await.unwrap());
+    let token = Token::new("S3cret-token").unwrap().with_refresh_token("S3cret-refresh-token");
+    shows_nothing(&device.session(token.clone()));
+
+    let browser = AuthorizationCode::new(issuer.clone(), AUTHORIZATION_URL, TOKEN_URL, "my-app", BACK).unwrap();
+    let browser = browser.client_auth(SECRET).unwrap();
+    shows_nothing(&browser);
+    shows_nothing(&browser.session(token));
+    let request = browser.begin().await.unwrap();
+    let shown = format!("{request:?} {request:#?}");
+    let state = request.url().split("state=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+    request.finish(&format!("{BACK}?code=c&state={state}")).await.unwrap();
+    let verifier = issuer.requests().pop().unwrap().form()["code_verifier"].clone();
+    assert!(!shown.contains(&state) && !shown.contains(&verifier) && shown.contains(BACK), "{shown}");
+}
+
+// === errors ===
+
+#[tokio::test]
+async fn an_issuer_that_repeats_what_it_was_sent_does_not_get_it_into_our_words() {
+    let http = repeating;
+    // The last has nothing to repeat.
+    for auth in every_auth().into_iter().take(8) {
+        assert_unrepeated(ClientCredentials::new(http(), TOKEN_URL, "my-app", auth).unwrap()).await;
+    }
+    assert_unrepeated(Password::new(http(), TOKEN_URL, "my-app", "ann", asked).unwrap()).await;
+    assert_unrepeated(RefreshToken::new(http(), TOKEN_URL, "my-app", asked).unwrap()).await;
+    assert_unrepeated(TokenExchange::new(http(), TOKEN_URL, asked).unwrap()).await;
+    let exchange = TokenExchange::new(http(), TOKEN_URL, "the subject").unwrap();
+    assert_unrepeated(exchange.actor_token(asked, ACCESS_TOKEN).unwrap()).await;
+    assert_unrepeated(JwtBearer::new(http(), TOKEN_URL, asked).unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_codes_of_a_login_are_not_repeated() {
+    let issuer = Issuer::new();
+    let words = "S3cret-device-code of S3cret-user-code by S3cret-client";
+    let code = json!({
+        "device_code": "S3cret-device-code",
+        "user_code": "S3cret-user-code",
+        "verification_uri": "https://auth.example.com/device",
+    });
+    issuer.queue(Answer::json(200, code));
+    issuer.queue(Answer::json(400, json!({ "error": "access_denied", "error_description": words })));
+    let login = DeviceCode::new(issuer.clone(), DEVICE_URL, TOKEN_URL, "my-cli").unwrap();
+    let login = login.client_auth("S3cret-client").unwrap();
+    let error = login.begin().await.unwrap().finish().await.unwrap_err();
+    assert_eq!(error.description(), Some("[redacted] of [redacted] by [redacted]"));
+
+    let login = AuthorizationCode::new(issuer.clone(), AUTHORIZATION_URL, TOKEN_URL, "my-app", BACK).unwrap();
+    let request = login.begin().await.unwrap();
+    let state = request.url().split("state=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+    issuer.queue(Answer::json(400, json!({ "error": "invalid_grant", "error_description": "S3cret-code" })));
+    let error = request.finish(&format!("{BACK}?code=S3cret-code&state={state}")).await.unwrap_err();
+    assert_eq!(error.description(), Some("[redacted]"));
+}

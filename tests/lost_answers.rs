@@ -1,0 +1,158 @@
+//! What becomes of a refresh whose answer was late, lost, or of no use; and an issuer that says when to refresh.
+
+mod sources;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tower_bearer::oauth2::RefreshToken;
+use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::{FetchContext, Phase, Refresh, Token, TokenCache, TokenSource};
+
+use crate::sources::{HOUR, TOKEN_URL, each, now, pass, password, refresh_token, says};
+
+// === silence ===
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_without_an_answer_is_repeated_at_two_thirds_of_the_fetch_deadline() {
+    let issuer = Issuer::new();
+    issuer.queue(Answer::hangs());
+    let settings = Refresh::new().deadline(Duration::from_secs(9)).unwrap();
+    let cache = TokenCache::with_settings(refresh_token(&issuer), settings);
+    let start = now();
+    assert_eq!(cache.get().await.unwrap().access_token(), "token-1");
+    assert_eq!((now() - start).as_secs(), 6);
+    assert_eq!(each(&issuer.requests(), "refresh_token"), ["saved", "saved"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_is_never_answered_ends_with_the_fetch_deadline_after_two_calls() {
+    let issuer = Issuer::new();
+    issuer.fail(Some(Answer::hangs()));
+    let settings = Refresh::new().deadline(Duration::from_secs(9)).unwrap();
+    let start = now();
+    let error = TokenCache::with_settings(refresh_token(&issuer), settings).get().await.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    assert_eq!(((now() - start).as_secs(), issuer.calls().total()), (9, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeated_refresh_that_is_denied_leads_to_the_login() {
+    let issuer = Issuer::new();
+    issuer.rotate_refresh_tokens(true);
+    let cache = TokenCache::new(password(&issuer));
+    cache.get().await.unwrap();
+    issuer.queue(Answer::fails("connection reset"));
+    issuer.queue(Answer::oauth_error(400, "invalid_grant"));
+    cache.refresh().await.unwrap();
+    assert_eq!(each(&issuer.requests(), "grant_type"), ["password", "refresh_token", "refresh_token", "password"]);
+}
+
+// === answers of no use ===
+
+/// Answers that hold a refresh token and no token that can be sent.
+fn of_no_use() -> [Answer; 4] {
+    let answer = |access_token: Value, kind: &str| {
+        Answer::json(200, json!({ "access_token": access_token, "token_type": kind, "refresh_token": "rotated" }))
+    };
+    [answer(json!(null), ""), answer(json!("a b"), ""), answer(json!(7), ""), answer(json!("t"), "mac")]
+}
+
+fn saving(source: impl TokenSource) -> (TokenCache, Arc<Mutex<Vec<String>>>) {
+    let saved = Arc::new(Mutex::new(Vec::new()));
+    let saves = Arc::clone(&saved);
+    let cache = TokenCache::new(source).on_rotation(move |token: Token| {
+        saves.lock().unwrap().push(token.refresh_token().unwrap().expose().to_owned());
+        async { Ok::<_, std::io::Error>(()) }
+    });
+    (cache, saved)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_beside_no_use_is_saved_and_used() {
+    for answer in of_no_use() {
+        let issuer = Issuer::new();
+        issuer.rotate_refresh_tokens(true);
+        let (cache, saved) = saving(password(&issuer));
+        cache.get().await.unwrap();
+        issuer.queue(answer.clone());
+        let error = cache.refresh().await.unwrap_err();
+        assert!(error.is_transient() && !says(&error).contains("rotated"), "{error}");
+        assert_eq!(*saved.lock().unwrap(), ["refresh-1", "rotated"], "{answer:?}");
+        // What there was is still sent.
+        assert_eq!(cache.get().await.unwrap().access_token(), "token-1");
+        cache.refresh().await.unwrap();
+        assert_eq!(each(&issuer.requests(), "refresh_token"), ["-", "refresh-1", "rotated"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_is_one_beside_the_first_answer_of_a_saved_session() {
+    for answer in of_no_use() {
+        let issuer = Issuer::new();
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let (inner, replaced) = (Arc::new(refresh_token(&issuer)), Arc::clone(&shown));
+        let (cache, saved) = saving(move |context: FetchContext| {
+            replaced.lock().unwrap().push(context.replaced().is_some());
+            let inner = Arc::clone(&inner);
+            async move { inner.fetch(context).await }
+        });
+        issuer.queue(answer.clone());
+        cache.get().await.unwrap_err();
+        assert_eq!(*saved.lock().unwrap(), ["rotated"], "{answer:?}");
+        assert!(cache.peek().is_none() && cache.status().phase.is_none());
+        cache.refresh().await.unwrap();
+        assert_eq!(each(&issuer.requests(), "refresh_token"), ["saved", "rotated"]);
+        // It is no token that a source would see replaced.
+        assert_eq!(*shown.lock().unwrap(), [false, false]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_what_signing_out_revokes() {
+    let issuer = Issuer::new();
+    issuer.queue(of_no_use()[0].clone());
+    let cache = TokenCache::new(refresh_token(&issuer));
+    cache.get().await.unwrap_err();
+    let mut revoked = None;
+    let revoke = async |token| {
+        revoked = Some(token);
+        Ok::<_, std::io::Error>(())
+    };
+    cache.sign_out(revoke).await.unwrap();
+    assert_eq!(revoked.unwrap().expose(), "rotated");
+}
+
+// === words ===
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_of_a_closure_is_not_repeated_either() {
+    let issuer = Issuer::new();
+    let words = json!({ "error": "invalid_grant", "error_description": "R3fresh is not known" });
+    issuer.fail(Some(Answer::json(400, words)));
+    let source = RefreshToken::new(issuer.clone(), TOKEN_URL, "my-app", async || Ok::<_, std::io::Error>("R3fresh\n"));
+    let error = TokenCache::new(source.unwrap()).get().await.unwrap_err();
+    assert!(!says(&error).contains("R3fresh") && says(&error).contains("[redacted]"), "{error}");
+}
+
+// === refresh_in ===
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_due_when_its_issuer_says() {
+    let answer = |refresh_in: Value| {
+        Answer::json(200, json!({ "access_token": "t", "expires_in": 86_400, "refresh_in": refresh_in }))
+    };
+    for (refresh_in, taken) in [(json!(7200), Some(2 * HOUR)), (json!("7200"), Some(2 * HOUR)), (json!(0), None)] {
+        let issuer = Issuer::new();
+        issuer.queue(answer(refresh_in));
+        let cache = TokenCache::new(crate::sources::client_credentials(&issuer));
+        let token = cache.get().await.unwrap();
+        assert_eq!((token.refresh_in(), token.extra("refresh_in")), (taken, None));
+        pass(HOUR).await;
+        assert_eq!(cache.status().phase, Some(Phase::Fresh));
+        pass(HOUR).await;
+        let phase = if taken.is_some() { Phase::Due } else { Phase::Fresh };
+        assert_eq!(cache.status().phase, Some(phase));
+    }
+}

@@ -1,0 +1,198 @@
+//! An issuer's metadata (RFC 8414, OpenID Connect Discovery): where it is looked for, how often, and what is believed.
+
+mod sources;
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tower_bearer::oauth2::{
+    self, AuthorizationCode, ClientCredentials, DeviceCode, Password, RefreshToken, Revocation,
+};
+use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::{Error, TokenCache};
+
+use crate::sources::{TOKEN_URL, by_method, each, now, pass};
+
+const ID: &str = "https://auth.example.com";
+const REVOCATION_URL: &str = "https://auth.example.com/revoke";
+
+fn metadata(id: &str) -> Value {
+    json!({ "issuer": id, "token_endpoint": TOKEN_URL, "revocation_endpoint": REVOCATION_URL, "scopes_supported": ["a"] })
+}
+
+fn not_found() -> Answer {
+    Answer::raw(404, "<html>Not found</html>")
+}
+
+/// An issuer of this identifier whose documents are answered so, one after the other; and who was asked for them.
+fn issuer(id: &str, answers: impl IntoIterator<Item = Answer>) -> (oauth2::Issuer, Issuer, Issuer) {
+    let (documents, tokens) = (Issuer::new(), Issuer::new());
+    answers.into_iter().for_each(|answer| documents.queue(answer));
+    (oauth2::Issuer::new(by_method(&documents, &tokens), id).unwrap(), documents, tokens)
+}
+
+fn cache(issuer: &oauth2::Issuer) -> TokenCache {
+    TokenCache::new(ClientCredentials::at(issuer, "my-app", "its secret").unwrap())
+}
+
+/// What comes of metadata that is answered so, without another try elsewhere.
+async fn refused(answers: impl IntoIterator<Item = Answer>) -> (Error, usize) {
+    let (issuer, documents, tokens) = issuer(ID, answers);
+    let error = cache(&issuer).get().await.unwrap_err();
+    assert_eq!(tokens.calls().total(), 0);
+    assert!(error.is_transient() && !error.is_denied(), "{error}");
+    (error, documents.calls().total())
+}
+
+fn places(documents: &Issuer) -> Vec<String> {
+    documents.requests().iter().map(|request| format!("{} {}", request.method, request.uri)).collect()
+}
+
+// === where ===
+
+#[tokio::test]
+async fn it_is_looked_for_in_the_place_of_openid_connect_and_then_in_that_of_rfc_8414() {
+    let (openid, oauth) = (".well-known/openid-configuration", ".well-known/oauth-authorization-server");
+    for (id, places_expected) in [
+        (ID, [format!("{ID}/{openid}"), format!("{ID}/{oauth}")]),
+        ("https://a.example/", [format!("https://a.example/{openid}"), format!("https://a.example/{oauth}")]),
+        ("https://a.example/b", [format!("https://a.example/b/{openid}"), format!("https://a.example/{oauth}/b")]),
+        (
+            "https://a.example/b/c/",
+            [format!("https://a.example/b/c/{openid}"), format!("https://a.example/{oauth}/b/c")],
+        ),
+        ("http://[::1]:8080/b", [format!("http://[::1]:8080/b/{openid}"), format!("http://[::1]:8080/{oauth}/b")]),
+    ] {
+        let (issuer, documents, tokens) = issuer(id, [not_found(), Answer::json(200, metadata(id))]);
+        assert_eq!(issuer.id(), id);
+        cache(&issuer).get().await.unwrap();
+        assert_eq!(places(&documents), places_expected.map(|place| format!("GET {place}")));
+        assert_eq!(tokens.requests()[0].uri.to_string(), TOKEN_URL);
+        assert_eq!(documents.requests()[0].headers["accept"], "application/json");
+        assert!(documents.requests().iter().all(|request| !request.headers.contains_key("authorization")));
+    }
+}
+
+#[tokio::test]
+async fn a_first_page_or_a_login_page_in_the_one_place_does_not_hide_the_other() {
+    let pages = [
+        Answer::raw(200, "<!doctype html><div id=app></div>"),
+        Answer::raw(200, ""),
+        Answer::json(200, json!(["not an object"])),
+        Answer::raw(302, "").header("location", "https://auth.example.com/login"),
+        Answer::raw(401, ""),
+    ];
+    for page in pages {
+        let (issuer, documents, _) = issuer(ID, [page.clone(), Answer::json(200, metadata(ID))]);
+        cache(&issuer).get().await.unwrap();
+        assert_eq!(documents.calls().total(), 2, "{page:?}");
+        let (_, calls) = refused([page.clone(), page]).await;
+        assert_eq!(calls, 2);
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_down_is_not_asked_elsewhere_and_says_how_long_to_wait() {
+    for status in [429, 500, 503] {
+        let (error, calls) = refused([Answer::raw(status, "").header("retry-after", "7")]).await;
+        assert_eq!((error.status().unwrap().as_u16(), calls), (status, 1));
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
+        assert!(error.to_string().contains("its metadata could not be read"), "{error}");
+    }
+    let (error, calls) = refused([Answer::fails("connection refused")]).await;
+    assert!(error.to_string().contains("/.well-known/openid-configuration"), "{error}");
+    assert_eq!(calls, 1);
+}
+
+// === how often ===
+
+#[tokio::test(start_paused = true)]
+async fn it_is_read_once_for_all_clones_and_all_that_wait() {
+    let (issuer, documents, tokens) = issuer(ID, [Answer::json(200, metadata(ID)).after(Duration::from_secs(1))]);
+    let mut waiting = JoinSet::new();
+    for _ in 0..10 {
+        let cache = cache(&issuer.clone());
+        waiting.spawn(async move { cache.get().await.map(drop) });
+    }
+    for answer in waiting.join_all().await {
+        answer.unwrap();
+    }
+    assert_eq!((documents.calls().total(), tokens.calls().total()), (1, 10));
+    assert_eq!(issuer.metadata().await.unwrap()["scopes_supported"], json!(["a"]));
+    Password::at(&issuer, "my-app", "ann", "p").map(TokenCache::new).unwrap().get().await.unwrap();
+    RefreshToken::at(&issuer, "my-app", "saved").map(TokenCache::new).unwrap().get().await.unwrap();
+    assert_eq!(each(&tokens.requests()[10..], "grant_type"), ["password", "refresh_token"]);
+    assert_eq!(documents.calls().total(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_to_read_it_is_not_kept() {
+    let (issuer, documents, _) = issuer(ID, [Answer::raw(503, ""), Answer::json(200, metadata(ID))]);
+    let cache = cache(&issuer);
+    cache.get().await.unwrap_err();
+    pass(Duration::from_secs(60)).await;
+    cache.get().await.unwrap();
+    assert_eq!(documents.calls().total(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_never_answers_is_given_up_after_half_a_minute() {
+    let (issuer, documents, _) = issuer(ID, []);
+    documents.fail(Some(Answer::hangs()));
+    let start = now();
+    let error = issuer.metadata().await.unwrap_err();
+    assert_eq!((now() - start).as_secs(), 30);
+    assert!(error.is_timeout() && error.to_string().contains(&format!("{ID} within 30s")), "{error}");
+    let login = AuthorizationCode::at(&issuer, "my-app", "http://127.0.0.1/back").unwrap();
+    assert!(login.begin().await.unwrap_err().is_timeout());
+    let login = DeviceCode::at(&issuer, "my-app").unwrap();
+    assert!(login.begin().await.unwrap_err().is_timeout());
+}
+
+// === what is believed ===
+
+#[tokio::test]
+async fn metadata_of_another_issuer_is_refused() {
+    for other in ["https://auth.example.com/", "https://evil.example", "HTTPS://auth.example.com"] {
+        let (error, calls) = refused([Answer::json(200, metadata(other))]).await;
+        let said = error.to_string();
+        assert!(said.contains(other) && said.contains(&format!("{ID} was asked for")), "{said}");
+        assert_eq!(calls, 1);
+    }
+    let (error, _) = refused([Answer::json(200, json!({ "token_endpoint": TOKEN_URL }))]).await;
+    assert!(error.to_string().contains("it names no issuer"), "{error}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_missing_or_unprotected_is_named() {
+    for (endpoint, words) in [
+        (json!(null), "its metadata names no token_endpoint"),
+        (json!(7), "its metadata names no token_endpoint"),
+        (json!("http://auth.example.com/token"), "plain http://"),
+        (json!("/token"), "token_endpoint"),
+        (json!("https://user:pw@auth.example.com/token"), "token_endpoint"),
+    ] {
+        let mut metadata = metadata(ID);
+        metadata["token_endpoint"] = endpoint;
+        let (error, _) = refused([Answer::json(200, metadata)]).await;
+        assert!(error.to_string().contains(words) && error.to_string().contains(ID), "{error}");
+        assert!(!error.to_string().contains("user:pw"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_revocation_endpoint_is_found_in_it() {
+    let (issuer, _, tokens) = issuer(ID, [Answer::json(200, metadata(ID))]);
+    let revocation = Revocation::at(&issuer, "my-app").unwrap();
+    revocation.revoke_refresh_token(&"r".into()).await.unwrap();
+    assert_eq!(tokens.requests()[0].uri.to_string(), REVOCATION_URL);
+}
+
+#[test]
+fn an_identifier_is_an_https_url_without_query_and_fragment() {
+    for id in ["", "auth.example.com", "http://auth.example.com", "https://a.example?x", "https://a.example#x"] {
+        assert!(oauth2::Issuer::new(Issuer::new(), id).unwrap_err().is_invalid(), "{id}");
+    }
+    oauth2::Issuer::new(Issuer::new(), "http://127.0.0.1:8080").unwrap();
+}

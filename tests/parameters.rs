@@ -1,0 +1,75 @@
+//! What every grant can say beside itself: resources, audiences, parameters of a server's own.
+
+mod sources;
+
+use serde_json::json;
+use tower_bearer::TokenCache;
+use tower_bearer::oauth2::ClientCredentials;
+use tower_bearer::testing::{Answer, Issuer};
+
+use crate::sources::{TOKEN_URL, client_credentials, password, says};
+
+/// All values of a parameter, in order.
+fn all(issuer: &Issuer, call: usize, name: &str) -> Vec<String> {
+    let requests = issuer.requests();
+    let sent = form_urlencoded::parse(&requests[call].body).into_owned();
+    sent.filter(|(key, _)| key == name).map(|(_, value)| value).collect()
+}
+
+#[tokio::test]
+async fn resources_and_audiences_are_sent_each_and_with_refreshes_too() {
+    let issuer = Issuer::new();
+    issuer.rotate_refresh_tokens(true);
+    let source = password(&issuer).resource("https://a.example/x?y=1").unwrap().resource("urn:example:b").unwrap();
+    let source = source.audience("one").audience("two").parameter("region", "eu").unwrap();
+    let cache = TokenCache::new(source);
+    cache.get().await.unwrap();
+    cache.refresh().await.unwrap();
+    for call in 0..2 {
+        assert_eq!(all(&issuer, call, "resource"), ["https://a.example/x?y=1", "urn:example:b"]);
+        assert_eq!(all(&issuer, call, "audience"), ["one", "two"]);
+        assert_eq!(all(&issuer, call, "region"), ["eu"]);
+    }
+}
+
+#[test]
+fn a_resource_is_an_absolute_uri_without_a_fragment() {
+    let source = || client_credentials(&Issuer::new());
+    for resource in ["", "api", "/path", ":x", "1a:x", "a b:x", "https://a.example/#x", "https://a.example/ x", "a\n:x"]
+    {
+        let error = source().resource(resource).unwrap_err();
+        assert!(error.is_invalid() && error.to_string().contains("absolute URI"), "{resource:?}: {error}");
+    }
+    source().resource("api://00000000-0000").unwrap();
+}
+
+#[test]
+fn what_a_grant_or_a_setting_sends_itself_cannot_be_set() {
+    let reserved = "grant_type client_id client_secret client_assertion client_assertion_type scope username password \
+                    refresh_token assertion subject_token subject_token_type actor_token actor_token_type \
+                    requested_token_type code code_verifier redirect_uri device_code audience resource response_type \
+                    state code_challenge code_challenge_method";
+    for name in reserved.split_whitespace() {
+        let error = client_credentials(&Issuer::new()).parameter(name, "x").unwrap_err();
+        assert!(error.is_invalid() && error.to_string().contains(name), "{error}");
+    }
+    client_credentials(&Issuer::new()).parameter("", "x").unwrap_err();
+}
+
+#[tokio::test]
+async fn a_parameter_may_be_a_secret() {
+    let issuer = Issuer::new();
+    let source = || client_credentials(&issuer).parameter("otp", "0ne-t1me").unwrap().audience("billing");
+    assert!(!format!("{:?} {:#?}", source(), source()).contains("0ne-t1me"));
+    let words = json!({ "error": "invalid_request", "error_description": "0ne-t1me is spent for billing" });
+    issuer.queue(Answer::json(400, words));
+    let error = TokenCache::new(source()).get().await.unwrap_err();
+    assert!(!says(&error).contains("0ne-t1me"), "{error}");
+    assert_eq!(error.description(), Some("[redacted] is spent for billing"));
+}
+
+#[test]
+fn a_client_has_a_name() {
+    assert!(ClientCredentials::new(Issuer::new(), TOKEN_URL, "", "s").unwrap_err().is_invalid());
+    assert!(ClientCredentials::new(Issuer::new(), TOKEN_URL, "my-app\n", "s").unwrap_err().is_invalid());
+}

@@ -1,0 +1,113 @@
+//! The end of a token, told to its issuer (RFC 7009).
+
+mod sources;
+
+use std::time::Duration;
+
+use serde_json::json;
+use tower_bearer::oauth2::{ClientAuth, Revocation};
+use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::{Secret, Token, TokenCache};
+
+use crate::sources::{form, headers, password, says};
+
+const REVOCATION_URL: &str = "https://auth.example.com/revoke";
+
+fn revocation(issuer: &Issuer) -> Revocation {
+    Revocation::new(issuer.clone(), REVOCATION_URL, "my-app").unwrap()
+}
+
+fn refresh_token() -> Secret {
+    "R3fresh".into()
+}
+
+#[tokio::test]
+async fn each_kind_of_token_is_named_by_its_hint() {
+    let issuer = Issuer::new();
+    issuer.fail(Some(Answer::raw(200, "")));
+    let revocation = revocation(&issuer);
+    revocation.revoke_refresh_token(&refresh_token()).await.unwrap();
+    revocation.revoke_access_token(&Token::new("Acc3ss").unwrap()).await.unwrap();
+    let [first, second] = issuer.requests().try_into().unwrap();
+    assert_eq!((first.method.as_str(), first.uri.to_string()), ("POST", REVOCATION_URL.to_owned()));
+    let expected = [("token", "R3fresh"), ("token_type_hint", "refresh_token"), ("client_id", "my-app")];
+    assert_eq!(first.form(), form(expected));
+    let expected = [("token", "Acc3ss"), ("token_type_hint", "access_token"), ("client_id", "my-app")];
+    assert_eq!(second.form(), form(expected));
+}
+
+#[tokio::test]
+async fn a_confidential_client_authenticates() {
+    let issuer = Issuer::new();
+    let basic = revocation(&issuer).client_auth("its secret").unwrap();
+    basic.revoke_refresh_token(&refresh_token()).await.unwrap();
+    let post = revocation(&issuer).client_auth(ClientAuth::post("its secret")).unwrap();
+    post.revoke_refresh_token(&refresh_token()).await.unwrap();
+    let [basic, post] = issuer.requests().try_into().unwrap();
+    assert_eq!(headers(&basic)["authorization"], "Basic bXktYXBwOml0cyUyMHNlY3JldA==");
+    assert_eq!(post.form()["client_secret"], "its secret");
+}
+
+#[tokio::test]
+async fn any_2xx_is_the_end_and_everything_else_an_error_that_names_the_place() {
+    for status in [200, 204] {
+        let issuer = Issuer::new();
+        issuer.queue(Answer::raw(status, ""));
+        revocation(&issuer).revoke_refresh_token(&refresh_token()).await.unwrap();
+    }
+    let failures = [
+        (Answer::oauth_error(401, "invalid_client"), true),
+        (Answer::oauth_error(400, "unsupported_token_type"), false),
+        (Answer::raw(302, "").header("location", "https://evil.example"), false),
+        (Answer::raw(404, "<html>"), false),
+        (Answer::fails("connection reset"), false),
+    ];
+    for (answer, denied) in failures {
+        let issuer = Issuer::new();
+        issuer.queue(answer);
+        let error = revocation(&issuer).revoke_refresh_token(&refresh_token()).await.unwrap_err();
+        assert_eq!(error.is_denied(), denied, "{error}");
+        assert!(error.to_string().contains(REVOCATION_URL), "{error}");
+        assert_eq!(issuer.calls().total(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_says_when_to_come_again() {
+    let issuer = Issuer::new();
+    issuer.queue(Answer::raw(503, "").header("retry-after", "120"));
+    let error = revocation(&issuer).revoke_refresh_token(&refresh_token()).await.unwrap_err();
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(120)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_never_answers_is_given_up_after_half_a_minute() {
+    let issuer = Issuer::new();
+    issuer.queue(Answer::hangs());
+    let error = revocation(&issuer).revoke_refresh_token(&refresh_token()).await.unwrap_err();
+    assert!(error.is_timeout() && error.to_string().contains("30s"), "{error}");
+}
+
+#[tokio::test]
+async fn an_error_repeats_no_token() {
+    let issuer = Issuer::new();
+    let words = json!({ "error": "odd", "error_description": "I know R3fresh and its secret" });
+    issuer.queue(Answer::json(400, words));
+    let revocation = revocation(&issuer).client_auth("its secret").unwrap();
+    let error = revocation.revoke_refresh_token(&refresh_token()).await.unwrap_err();
+    assert!(!says(&error).contains("R3fresh") && !says(&error).contains("its secret"), "{error}");
+    assert_eq!(error.description(), Some("I know [redacted] and [redacted]"));
+}
+
+#[tokio::test]
+async fn signing_out_revokes_the_newest_refresh_token() {
+    let issuer = Issuer::new();
+    issuer.rotate_refresh_tokens(true);
+    let cache = TokenCache::new(password(&issuer));
+    cache.get().await.unwrap();
+    cache.refresh().await.unwrap();
+    let revocation = revocation(&issuer);
+    cache.sign_out(async |token| revocation.revoke_refresh_token(&token).await).await.unwrap();
+    assert_eq!(issuer.requests()[2].form()["token"], "refresh-2");
+    assert!(cache.get().await.unwrap_err().is_signed_out());
+}

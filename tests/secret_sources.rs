@@ -1,0 +1,145 @@
+//! Secrets that are asked for at each fetch: a vault, or a file that is rewritten.
+
+mod sources;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::json;
+use tower_bearer::json::JsonLogin;
+use tower_bearer::oauth2::{ClientAuth, ClientCredentials, JwtBearer, Password, RefreshToken, TokenExchange};
+use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::{Error, SecretSource, TokenCache};
+
+use crate::sources::{TOKEN_URL, each, says};
+
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+
+/// What asks for a secret by this name, and a cache whose every fetch needs one of it.
+fn each_kind<M>(issuer: &Issuer, secret: impl SecretSource<M> + Clone) -> Vec<(&'static str, TokenCache)> {
+    let http = || issuer.clone();
+    let client = |auth| TokenCache::new(ClientCredentials::new(http(), TOKEN_URL, "my-app", auth).unwrap());
+    let exchange = TokenExchange::new(http(), TOKEN_URL, "the subject").unwrap();
+    let json = JsonLogin::new(http(), TOKEN_URL, json!({ "secret": "" })).unwrap();
+    vec![
+        ("client_secret", client(ClientAuth::post(secret.clone()))),
+        ("client_secret", client(ClientAuth::basic(secret.clone()))),
+        ("client_secret", client(ClientAuth::secret_jwt(secret.clone()))),
+        ("client_assertion", client(ClientAuth::assertion(secret.clone()))),
+        ("password", TokenCache::new(Password::new(http(), TOKEN_URL, "my-app", "ann", secret.clone()).unwrap())),
+        ("refresh_token", TokenCache::new(RefreshToken::new(http(), TOKEN_URL, "my-app", secret.clone()).unwrap())),
+        ("subject_token", TokenCache::new(TokenExchange::new(http(), TOKEN_URL, secret.clone()).unwrap())),
+        ("actor_token", TokenCache::new(exchange.actor_token(secret.clone(), ACCESS_TOKEN).unwrap())),
+        ("assertion", TokenCache::new(JwtBearer::new(http(), TOKEN_URL, secret.clone()).unwrap())),
+        ("secret", TokenCache::new(json.secret_at("/secret", secret).unwrap())),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_fetch_asks_again_and_sends_what_there_is_now_without_its_last_line_break() {
+    let (issuer, asked) = (Issuer::new(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&asked);
+    let secret = move || {
+        let number = counted.fetch_add(1, Ordering::SeqCst) + 1;
+        async move { Ok::<_, io::Error>(format!("secret-{number}\r\n")) }
+    };
+    for (field, cache) in each_kind(&issuer, secret) {
+        let before = issuer.calls().total();
+        asked.store(0, Ordering::SeqCst);
+        assert_eq!(asked.load(Ordering::SeqCst), 0, "nothing is asked for before it is needed");
+        cache.get().await.unwrap();
+        // A session goes on with what was rotated, and not with what it began from.
+        let times = if field == "refresh_token" { 1 } else { 2 };
+        cache.refresh().await.unwrap();
+        assert_eq!(asked.load(Ordering::SeqCst), times, "{field}");
+        let requests = &issuer.requests()[before..];
+        let body = |number: usize| String::from_utf8(requests[number].body.to_vec()).unwrap();
+        if requests[0].form().contains_key(field) && field != "client_assertion" {
+            assert_eq!(each(requests, field), ["secret-1".to_owned(), format!("secret-{times}")], "{field}");
+        } else if field == "secret" {
+            assert_eq!((body(0), body(1)), (r#"{"secret":"secret-1"}"#.into(), r#"{"secret":"secret-2"}"#.into()));
+        } else {
+            // In the Basic header, or in a signature.
+            assert_ne!((&requests[0].headers, body(0)), (&requests[1].headers, body(1)), "{field}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_basic_secret_of_a_closure_is_encoded_like_any_other() {
+    let issuer = Issuer::new();
+    let auth = ClientAuth::basic(async || Ok::<_, io::Error>("its secret\n"));
+    let source = ClientCredentials::new(issuer.clone(), TOKEN_URL, "my-app", auth).unwrap();
+    TokenCache::new(source).get().await.unwrap();
+    assert_eq!(issuer.requests()[0].headers["authorization"], "Basic bXktYXBwOml0cyUyMHNlY3JldA==");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_cannot_be_had_costs_no_token_call_and_is_named() {
+    let issuer = Issuer::new();
+    let sealed = || async { Err::<String, _>(io::Error::other("the vault is sealed")) };
+    for (field, cache) in each_kind(&issuer, sealed) {
+        let error = cache.get().await.unwrap_err();
+        assert!(error.is_transient() && !error.is_denied(), "{error}");
+        let field = if field == "client_assertion" { "assertion" } else { field };
+        assert!(error.to_string().starts_with(&format!("the {field} could not be had")), "{error}");
+        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "the vault is sealed");
+    }
+    assert_eq!(issuer.calls().total(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_is_empty_or_holds_a_control_character_is_not_sent() {
+    let issuer = Issuer::new();
+    for (text, problem) in [("", "it is empty"), ("\n", "it is empty"), ("S3cret\nS3cret", "control character")] {
+        for (_, cache) in each_kind(&issuer, move || async move { Ok::<_, io::Error>(text) }) {
+            let said = says(&cache.get().await.unwrap_err());
+            assert!(said.contains(problem) && !said.contains("S3cret"), "{said}");
+        }
+    }
+    assert_eq!(issuer.calls().total(), 0);
+}
+
+#[tokio::test]
+async fn a_value_is_checked_when_it_is_handed_over() {
+    let http = Issuer::new;
+    for secret in ["", "from a file\n"] {
+        let errors = [
+            ClientCredentials::new(http(), TOKEN_URL, "my-app", ClientAuth::post(secret)).unwrap_err(),
+            ClientCredentials::new(http(), TOKEN_URL, "my-app", ClientAuth::secret_jwt(secret)).unwrap_err(),
+            ClientCredentials::new(http(), TOKEN_URL, "my-app", ClientAuth::assertion(secret)).unwrap_err(),
+            Password::new(http(), TOKEN_URL, "my-app", "ann", secret).unwrap_err(),
+            RefreshToken::new(http(), TOKEN_URL, "my-app", secret).unwrap_err(),
+            TokenExchange::new(http(), TOKEN_URL, secret).unwrap_err(),
+            JwtBearer::new(http(), TOKEN_URL, secret).unwrap_err(),
+        ];
+        assert!(errors.iter().all(Error::is_invalid), "{errors:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_was_denied_waits_as_denied_credentials_do() {
+    let issuer = Issuer::new();
+    let denied = || async { Err::<String, _>(Error::denied("the vault forbids it")) };
+    for (_, cache) in each_kind(&issuer, denied) {
+        let error = cache.get().await.unwrap_err();
+        assert!(error.is_denied() && !error.is_transient(), "{error}");
+        assert_eq!(crate::sources::next_attempt(&cache), Some(30.0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_of_a_session_that_was_denied_is_denied() {
+    let issuer = Issuer::new();
+    issuer.fail(Some(Answer::oauth_error(400, "invalid_grant")));
+    let user = TokenCache::new(crate::sources::password(&issuer));
+    let subject = move || {
+        let user = user.clone();
+        async move { user.get().await.map(|token| token.access_token().to_owned()) }
+    };
+    let exchange = TokenExchange::new(issuer.clone(), TOKEN_URL, subject).unwrap();
+    let error = TokenCache::new(exchange).get().await.unwrap_err();
+    assert!(error.is_denied() && says(&error).contains("invalid_grant"), "{error:?}");
+    assert_eq!(issuer.calls().total(), 1);
+}

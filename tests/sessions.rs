@@ -1,0 +1,139 @@
+//! A session that a login began: it sends the login's token first, then lives from its refresh token.
+
+mod sources;
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tower_bearer::oauth2::{ClientAuth, DeviceCode, RefreshToken, Revocation};
+use tower_bearer::testing::{Answer, Issuer, ManualClock};
+use tower_bearer::{Error, Phase, Refresh, Token, TokenCache};
+
+use crate::sources::{HOUR, TOKEN_URL, form, pass};
+
+const DEVICE_URL: &str = "https://auth.example.com/device_authorization";
+
+/// A session from a login that was answered so; only what it asks later is counted.
+async fn session(issuer: &Issuer, token: Value) -> RefreshToken {
+    let login = DeviceCode::new(issuer.clone(), DEVICE_URL, TOKEN_URL, "my-cli").unwrap();
+    let login = login.client_auth(ClientAuth::post("its secret")).unwrap().scope("offline_access");
+    let code = json!({ "device_code": "d", "user_code": "u", "verification_uri": "https://auth.example.com/device" });
+    issuer.queue(Answer::json(200, code));
+    issuer.queue(Answer::json(200, token));
+    let token = login.begin().await.unwrap().finish().await.unwrap();
+    login.session(token)
+}
+
+fn granted() -> Value {
+    json!({ "access_token": "login-token", "expires_in": 3600, "refresh_token": "from-login" })
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_logins_token_goes_first_and_is_refreshed_when_it_ends() {
+    let issuer = Issuer::new();
+    let cache = TokenCache::new(session(&issuer, granted()).await);
+    assert_eq!(cache.get().await.unwrap().access_token(), "login-token");
+    assert_eq!(issuer.calls().total(), 2);
+    pass(HOUR).await;
+    assert_eq!(cache.get().await.unwrap().access_token(), "token-1");
+    let expected = [
+        ("grant_type", "refresh_token"),
+        ("refresh_token", "from-login"),
+        ("client_id", "my-cli"),
+        ("client_secret", "its secret"),
+    ];
+    assert_eq!(issuer.requests()[2].form(), form(expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_for_another_token_than_the_logins_gets_a_refreshed_one() {
+    let issuer = Issuer::new();
+    let cache = TokenCache::new(session(&issuer, granted()).await);
+    cache.get().await.unwrap();
+    assert_eq!(cache.refresh().await.unwrap().access_token(), "token-1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_logins_token_lives_no_longer_than_the_login_said() {
+    let issuer = Issuer::new();
+    let mut granted = granted();
+    granted["refresh_in"] = json!(600);
+    let token = TokenCache::new(session(&issuer, granted).await).get().await.unwrap();
+    let short_of = |time: Duration, whole: Duration| time <= whole && time > whole - Duration::from_secs(60);
+    assert!(short_of(token.lifetime(), HOUR) && short_of(token.refresh_in().unwrap(), HOUR / 6), "{token:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_has_ended_or_that_nobody_knows_the_end_of_is_refreshed_first() {
+    let issuer = Issuer::new();
+    let mut dead = granted();
+    dead["expires_in"] = json!(0);
+    let cache = TokenCache::new(session(&issuer, dead).await);
+    assert_eq!(cache.get().await.unwrap().access_token(), "token-1");
+
+    let login = DeviceCode::new(issuer.clone(), DEVICE_URL, TOKEN_URL, "my-cli").unwrap();
+    let saved = Token::new("saved-token").unwrap().with_refresh_token("saved");
+    assert_eq!(TokenCache::new(login.session(saved)).get().await.unwrap().access_token(), "token-2");
+    assert_eq!(issuer.requests().last().unwrap().form()["refresh_token"], "saved");
+}
+
+/// A token of an hour that ends in ten minutes.
+async fn nearly_over(token: Token) -> Token {
+    let clock = ManualClock::new();
+    let shown = clock.clone();
+    let source = move |_| std::future::ready(Ok::<_, Error>(token.clone().with_lifetime(HOUR)));
+    let cache = TokenCache::with_clock(source, Refresh::new(), clock);
+    // The clock is put to fifty minutes ago: the wall clock of a session cannot be moved.
+    let begun = Duration::from_secs(jsonwebtoken::get_current_timestamp() - 50 * 60);
+    shown.sleep(begun - Duration::from_secs(1_700_000_000));
+    cache.get().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_token_that_is_nearly_over_is_refreshed_first_where_it_can_be() {
+    let issuer = Issuer::new();
+    let login = DeviceCode::new(issuer.clone(), DEVICE_URL, TOKEN_URL, "my-cli").unwrap();
+    let alone = nearly_over(Token::new("login-token").unwrap()).await;
+    let token = TokenCache::new(login.session(alone)).get().await.unwrap();
+    assert_eq!((token.access_token(), issuer.calls().total()), ("login-token", 0));
+    assert!(token.lifetime() <= HOUR / 6);
+    let renewable = nearly_over(Token::new("login-token").unwrap().with_refresh_token("r")).await;
+    assert_eq!(TokenCache::new(login.session(renewable)).get().await.unwrap().access_token(), "token-1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_without_a_refresh_token_lasts_as_long_as_its_token_and_says_what_to_do() {
+    let issuer = Issuer::new();
+    let cache = TokenCache::new(session(&issuer, json!({ "access_token": "login-token", "expires_in": 3600 })).await);
+    assert_eq!(cache.get().await.unwrap().access_token(), "login-token");
+    pass(HOUR - Duration::from_secs(30)).await;
+    assert_eq!(cache.get().await.unwrap().access_token(), "login-token");
+    assert_eq!(cache.status().phase, Some(Phase::Due));
+    pass(Duration::from_secs(30)).await;
+    let error = cache.get().await.unwrap_err();
+    let said = crate::sources::says(&error);
+    assert!(error.is_denied() && said.contains("offline_access") && said.contains("log in again"), "{said}");
+    assert_eq!(issuer.calls().total(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denied_refresh_token_of_a_login_is_the_end_and_another_login_goes_on() {
+    let issuer = Issuer::new();
+    let cache = TokenCache::new(session(&issuer, granted()).await);
+    cache.get().await.unwrap();
+    issuer.queue(Answer::oauth_error(400, "invalid_grant"));
+    let error = cache.refresh().await.unwrap_err();
+    assert!(error.is_denied() && error.to_string().contains("no login to fall back to"), "{error}");
+    cache.set_source(session(&issuer, granted()).await);
+    assert_eq!(cache.get().await.unwrap().access_token(), "login-token");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_fetched_nothing_yet_can_be_signed_out() {
+    let issuer = Issuer::new();
+    let cache = TokenCache::new(session(&issuer, granted()).await);
+    let revocation = Revocation::new(issuer.clone(), "https://auth.example.com/revoke", "my-cli").unwrap();
+    cache.sign_out(async |refresh_token| revocation.revoke_refresh_token(&refresh_token).await).await.unwrap();
+    assert_eq!(issuer.requests()[2].form()["token"], "from-login");
+    assert!(cache.get().await.unwrap_err().is_signed_out());
+}
