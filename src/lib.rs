@@ -35,7 +35,7 @@ pub use secret::Secret;
 pub use service::{Bearer, NoToken};
 pub use source::endpoint::HttpClient;
 pub use source::secret::SecretSource;
-pub use source::{FetchContext, Reason, TokenSource, json, mesh_connect, oauth2};
+pub use source::{FetchContext, Reason, TokenSource, file, json, mesh_connect, oauth2};
 pub use token::{DEFAULT_LIFETIME, MAX_LIFETIME, Token};
 
 /// Why things are as they are: the decisions, and what was rejected for them.

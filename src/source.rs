@@ -11,6 +11,7 @@ use crate::token::Token;
 
 pub(crate) mod answer;
 pub(crate) mod endpoint;
+pub mod file;
 pub(crate) mod issuer;
 pub mod json;
 pub mod mesh_connect;
