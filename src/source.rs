@@ -11,6 +11,8 @@ use crate::token::Token;
 
 pub(crate) mod answer;
 pub(crate) mod endpoint;
+#[cfg(feature = "exec")]
+pub mod exec;
 pub mod file;
 pub(crate) mod issuer;
 pub mod json;
