@@ -107,8 +107,7 @@ async fn other_shapes_are_told_by_json_pointers() {
 #[tokio::test]
 async fn a_plugin_is_told_what_kubectl_tells_it() {
     let directory = TempDir::new().unwrap();
-    let (info, token) = (directory.path().join("info"), credential(json!({ "token": "t" })));
-    drop(token);
+    let info = directory.path().join("info");
     let script =
         r#"printf '%s' "$KUBERNETES_EXEC_INFO" > "$INFO"; echo '{"kind":"ExecCredential","status":{"token":"t"}}'"#;
     let plugin = || sh(script).env("INFO", info.to_str().unwrap());
@@ -143,7 +142,7 @@ async fn a_refused_token_makes_the_program_run_again() {
 async fn what_is_no_token_is_an_error_that_names_the_program_and_shows_nothing_it_printed() {
     let kind = |token: Value| json!({ "kind": "ExecCredential", "status": { "token": token } }).to_string();
     let ended =
-        format!(r#"{{"kind":"ExecCredential","status":{{"token":"s3cret","expirationTimestamp":{}}}}}"#, now() - 90);
+        format!(r#"{{"kind":"ExecCredential","status":{{"token":"s3cret","expirationTimestamp":{}}}}}"#, now() - 900);
     for (printed, problem) in [
         ("", "no JSON"),
         ("s3cret", "no JSON"),
@@ -240,7 +239,7 @@ impl Started {
         Self { file: directory.path().join("started"), _directory: directory }
     }
 
-    /// A script that notes its number and becomes another, so that the number is that of what hangs.
+    /// A script that notes its number first.
     fn script(&self, then: &str) -> TokenCommand {
         sh(format!("echo $$ >> \"$STARTED\"; {then}")).env("STARTED", self.file.to_str().unwrap())
     }
@@ -278,13 +277,16 @@ async fn a_program_that_does_not_end_is_killed_when_its_time_is_over() {
         format!("{CREDENTIAL}; exec sleep 1000"),
         format!("{CREDENTIAL}; exec >&- 2>&-; exec sleep 1000"),
         "trap '' HUP INT TERM PIPE; while :; do echo busy >&2; done".to_owned(),
-        "trap '' HUP INT TERM PIPE; exec < /dev/zero; cat > /dev/null".to_owned(),
+        "exec cat < /dev/zero > /dev/null".to_owned(),
+        // A script that waits for what hangs.
+        "/bin/sh -c 'echo $$ >> \"$STARTED\"; exec sleep 1000'; echo never".to_owned(),
     ] {
         let started = Started::new();
         let settings = Refresh::new().deadline(Duration::from_millis(300)).unwrap();
         let cache = TokenCache::with_settings(started.script(&hangs), settings);
         // A busy machine may not have come as far as the number.
-        while started.all().is_empty() {
+        let numbers = 1 + hangs.matches("$STARTED").count();
+        while started.all().len() < numbers {
             let error = cache.refresh().await.unwrap_err();
             let said = error.to_string();
             assert!(error.is_timeout() && said.contains("/bin/sh") && said.contains("270ms"), "{hangs}: {said}");
@@ -318,15 +320,18 @@ async fn a_program_is_killed_when_its_fetch_is_dropped() {
 
 #[tokio::test]
 async fn a_program_that_prints_too_much_is_killed() {
-    for prints in ["exec head -c 10485760 /dev/zero", "exec yes", "trap '' PIPE; while :; do echo more; done"] {
+    for prints in ["exec head -c 10485760 /dev/zero", "exec yes", "trap '' PIPE; while :; do echo more; done", "yes; :"]
+    {
         let started = Started::new();
         let error = run(started.script(prints)).await.unwrap_err();
         let said = error.to_string();
         assert!(said.contains("/bin/sh") && said.contains("more than 1 MiB"), "{said}");
         started.gone().await;
     }
-    let padded = format!("{CREDENTIAL}; head -c {} /dev/zero | tr '\\0' ' '", 1024 * 1024 - 56);
-    assert_eq!(text(run(sh(padded)).await), "t");
+    let json = r#"{"kind":"ExecCredential","status":{"token":"t"}}"#;
+    let padded = |to: usize| sh(format!("printf '%s%{}s' '{json}' ''", to - json.len()));
+    assert_eq!(text(run(padded(1024 * 1024)).await), "t");
+    assert!(run(padded(1024 * 1024 + 1)).await.unwrap_err().to_string().contains("more than 1 MiB"));
 }
 
 #[tokio::test]
