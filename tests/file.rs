@@ -112,7 +112,7 @@ async fn what_cannot_be_a_token_is_an_error_that_names_the_file_and_not_its_cont
         (whole.as_bytes()[..10].to_vec(), "half written"),
         (whole.as_bytes()[..signature].to_vec(), "half written"),
         (whole.as_bytes()[..whole.find('.').unwrap()].to_vec(), "half written"),
-        (jwt(-90).into_bytes(), "ended 90 s ago: whatever rewrites it has stopped"),
+        (jwt(-90).into_bytes(), "s ago: whatever rewrites it has stopped"),
     ] {
         let file = Rewritten::new(&content);
         let error = file.cache().get().await.unwrap_err();
@@ -204,6 +204,23 @@ async fn finding_the_same_token_is_no_failure_and_no_new_token() {
     // It was looked at each time: this is seen by the next.
     file.rewrite("two");
     assert_eq!([look(&cache).await, look(&cache).await], ["one", "two"]);
+}
+
+/// In real time, for the end of a JWT comes no nearer while only tokio's time passes.
+#[tokio::test]
+async fn finding_the_same_jwt_which_ends_no_later_is_no_failure() {
+    let token = jwt(3600);
+    let file = Rewritten::new(&token);
+    let source = TokenFile::new(&file.path).reread_every(Duration::from_millis(1)).unwrap();
+    let cache = TokenCache::new(source);
+    for _ in 0..5 {
+        assert_eq!(look(&cache).await, token);
+        let status = cache.status();
+        assert_eq!((status.generation, status.last_failure.is_none()), (1, true));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    file.rewrite("two");
+    assert_eq!([look(&cache).await, look(&cache).await], [&token, "two"]);
 }
 
 #[tokio::test(start_paused = true)]
