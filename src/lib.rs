@@ -34,8 +34,10 @@ pub use schedule::{Phase, Refresh};
 pub use secret::Secret;
 pub use service::{Bearer, NoToken};
 pub use source::endpoint::HttpClient;
+#[cfg(feature = "exec")]
+pub use source::exec;
 pub use source::secret::SecretSource;
-pub use source::{FetchContext, Reason, TokenSource, json, mesh_connect, oauth2};
+pub use source::{FetchContext, Reason, TokenSource, file, json, mesh_connect, oauth2};
 #[cfg(feature = "metrics")]
 pub use telemetry::describe_metrics;
 pub use token::{DEFAULT_LIFETIME, MAX_LIFETIME, Token};

@@ -11,6 +11,9 @@ use crate::token::Token;
 
 pub(crate) mod answer;
 pub(crate) mod endpoint;
+#[cfg(feature = "exec")]
+pub mod exec;
+pub mod file;
 pub(crate) mod issuer;
 pub mod json;
 pub mod mesh_connect;

@@ -64,5 +64,28 @@ pub(crate) fn default_lifetime(lifetime: Duration) -> Result<Duration, Error> {
     Ok(lifetime)
 }
 
+/// A setting of the sources: a JSON pointer. RFC 6901 section 3: empty, or each step behind a slash, where `~0` is a tilde and `~1` a slash.
+pub(crate) fn pointer(field: &'static str, pointer: impl Into<String>) -> Result<String, Error> {
+    let pointer = pointer.into();
+    let stray_tilde = pointer.split('~').skip(1).any(|after| !after.starts_with(['0', '1']));
+    if !pointer.is_empty() && !pointer.starts_with('/') || stray_tilde {
+        return Err(Error::invalid(field, "not a JSON pointer; write it as /content/token"));
+    }
+    Ok(pointer)
+}
+
+/// Every text, and every number long enough for a PIN.
+pub(crate) fn texts(value: &Value, found: &mut Vec<Secret>) {
+    match value {
+        Value::Number(number) => {
+            found.extend(Some(number.to_string()).filter(|text| text.len() >= 4).map(Secret::from))
+        }
+        Value::String(text) => found.push(text.as_str().into()),
+        Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
+        Value::Object(members) => members.values().for_each(|member| texts(member, found)),
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests;

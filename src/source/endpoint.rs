@@ -25,6 +25,8 @@ mod words;
 
 #[cfg(feature = "authorization-code")]
 pub(crate) use words::clean;
+#[cfg(feature = "exec")]
+pub(crate) use words::clean_end;
 
 /// Any tower HTTP client, for calls to a token endpoint.
 ///

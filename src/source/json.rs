@@ -111,7 +111,7 @@ impl JsonLogin {
     /// # Errors
     /// Not a JSON pointer, or one to nowhere in the body; an empty secret.
     pub fn secret_at<M>(self, pointer: impl Into<String>, secret: impl SecretSource<M>) -> Result<Self, Error> {
-        let pointer = checked("secret_at", pointer)?;
+        let pointer = answer::pointer("secret_at", pointer)?;
         if self.body.pointer(&pointer).is_none() {
             return Err(Error::invalid("secret_at", format!("the body has nothing at {pointer}")));
         }
@@ -128,7 +128,7 @@ impl JsonLogin {
     /// # Errors
     /// Not a JSON pointer.
     pub fn token_at(self, pointer: impl Into<String>) -> Result<Self, Error> {
-        Ok(Self { token_at: checked("token_at", pointer)?, ..self })
+        Ok(Self { token_at: answer::pointer("token_at", pointer)?, ..self })
     }
 
     /// Where in the answer the lifetime lies, in seconds: a JSON pointer (RFC 6901).
@@ -136,7 +136,7 @@ impl JsonLogin {
     /// # Errors
     /// Not a JSON pointer.
     pub fn lifetime_at(self, pointer: impl Into<String>) -> Result<Self, Error> {
-        Ok(Self { lifetime_at: checked("lifetime_at", pointer)?, ..self })
+        Ok(Self { lifetime_at: answer::pointer("lifetime_at", pointer)?, ..self })
     }
 
     /// The lifetime of a token whose answer names none. Default: [`DEFAULT_LIFETIME`].
@@ -195,7 +195,7 @@ impl TokenSource for JsonLogin {
         }
         // What the issuer's words must not repeat: every text in the body, and its longer numbers.
         let mut secrets = answer::replaced_secrets(&context).collect();
-        texts(&body, &mut secrets);
+        answer::texts(&body, &mut secrets);
         self.read(self.endpoint.post("application/json", None, body.to_string().into(), secrets).await?)
     }
 }
@@ -217,28 +217,5 @@ fn by_status(status: StatusCode, body: &Value) -> Verdict {
         status if status.is_success() => Verdict::Granted,
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !body.is_null() => Verdict::Denied { code, message },
         _ => Verdict::Failed { code, message },
-    }
-}
-
-/// RFC 6901 section 3: empty, or each step behind a slash, where `~0` is a tilde and `~1` a slash.
-fn checked(field: &'static str, pointer: impl Into<String>) -> Result<String, Error> {
-    let pointer = pointer.into();
-    let stray_tilde = pointer.split('~').skip(1).any(|after| !after.starts_with(['0', '1']));
-    if !pointer.is_empty() && !pointer.starts_with('/') || stray_tilde {
-        return Err(Error::invalid(field, "not a JSON pointer; write it as /content/token"));
-    }
-    Ok(pointer)
-}
-
-/// Every text, and every number long enough for a PIN.
-fn texts(value: &Value, found: &mut Vec<Secret>) {
-    match value {
-        Value::Number(number) => {
-            found.extend(Some(number.to_string()).filter(|text| text.len() >= 4).map(Secret::from))
-        }
-        Value::String(text) => found.push(text.as_str().into()),
-        Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
-        Value::Object(members) => members.values().for_each(|member| texts(member, found)),
-        _ => {}
     }
 }

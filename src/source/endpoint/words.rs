@@ -8,8 +8,21 @@ pub(super) const LONGEST_TEXT: usize = 256;
 const CUT_OFF: usize = 4;
 
 pub(crate) fn clean(text: &str, secrets: &[Secret]) -> String {
+    cleaned(text, secrets, LONGEST_TEXT)
+}
+
+/// The same of the end of a text, where programs say what stopped them.
+#[cfg(feature = "exec")]
+pub(crate) fn clean_end(text: &str, secrets: &[Secret]) -> String {
+    // All of it first: a cut through a secret would leave a half that nobody knows.
+    let clean = cleaned(text, secrets, usize::MAX);
+    let start = clean.char_indices().rev().nth(LONGEST_TEXT - 1).map_or(0, |(start, _)| start);
+    clean[start..].trim().to_owned()
+}
+
+fn cleaned(text: &str, secrets: &[Secret], mut room: usize) -> String {
     const REDACTED: &str = "[redacted]";
-    let (mut clean, mut room, mut rest) = (String::new(), LONGEST_TEXT, text);
+    let (mut clean, mut rest) = (String::new(), text);
     // The bound counts what is written and not what is read: it can cut no secret in two.
     while room > 0
         && let Some(c) = rest.chars().next()
