@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use http::Request;
 use issuers::{Got, ODD_SECRET, OidcProvider, RESOURCE, form_to, get, http, post, send};
 
-const ASSERTION: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
 async fn ask(provider: &OidcProvider, path: &str, form: &[(&str, &str)]) -> Got {
@@ -18,33 +17,6 @@ async fn ask(provider: &OidcProvider, path: &str, form: &[(&str, &str)]) -> Got 
 async fn is_live(provider: &OidcProvider, access_token: &str) -> bool {
     let call = Request::get(provider.url("/test/api")).header("authorization", format!("Bearer {access_token}"));
     send(&http(), call, "").await.status == 200
-}
-
-// === private_key_jwt, client_secret_jwt (RFC 7523 section 2.2) ===
-
-/// `/test/key?alg=..` hands out the private key of `es256` and of `rs256`; the secret of `secret-jwt` is `LONG_SECRET`
-/// in `server.mjs`.
-#[tokio::test]
-async fn a_client_assertion_works_once() {
-    let Some(provider) = OidcProvider::start() else { return };
-    for (client_id, alg) in [("es256", "ES256"), ("rs256", "RS256"), ("secret-jwt", "HS256")] {
-        let made = provider.url(&format!("/test/assertion?client_id={client_id}&alg={alg}"));
-        let assertion = get(&http(), &made).await.text("assertion");
-        let form = [
-            ("grant_type", "client_credentials"),
-            ("client_assertion_type", ASSERTION),
-            ("client_assertion", &*assertion),
-        ];
-        let got = ask(&provider, "/token", &form).await;
-        assert!(is_live(&provider, &got.text("access_token")).await);
-        // A retry needs a fresh `jti`.
-        assert_eq!(ask(&provider, "/token", &form).await.denial(), (401, "invalid_client".to_owned()));
-        // No other way in is left to such a client.
-        let bare = [("grant_type", "client_credentials"), ("client_id", client_id), ("client_secret", ODD_SECRET)];
-        assert_eq!(ask(&provider, "/token", &bare).await.denial(), (401, "invalid_client".to_owned()));
-    }
-    let pem = get(&http(), &provider.url("/test/key?alg=ES256")).await.text("pem");
-    assert!(pem.starts_with("-----BEGIN PRIVATE KEY-----"));
 }
 
 // === device authorization (RFC 8628) ===

@@ -3,6 +3,7 @@
 //! Tests of the real server are skipped, with a message, where it is not installed (`tests/issuers/install`). They run
 //! in real time, because it does.
 
+mod assertions;
 mod authentication;
 mod by_hand;
 mod conformance;
