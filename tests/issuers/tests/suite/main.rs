@@ -5,8 +5,12 @@
 
 mod assertions;
 mod authentication;
-mod by_hand;
+mod authorization_code;
 mod conformance;
+mod device_code;
 mod load;
+mod metadata;
+mod resources;
+mod revocation;
 mod sessions;
 mod subject;
