@@ -101,7 +101,9 @@ const configuration = {
   cookies: { keys: [randomUUID()] },
   interactions: { url: (_, { uid }) => `/test/interaction/${uid}` },
   findAccount: (_, id) => account(id),
-  assertJwtClientAuthClaimsAndHeader: (_, { aud }) => { counts[aud === provider.issuer ? 'for_issuer' : 'for_endpoint'] += 1; },
+  assertJwtClientAuthClaimsAndHeader: (_, { aud }) => {
+    counts[aud === provider.issuer ? 'for_issuer' : 'for_endpoint'] += 1;
+  },
   ttl: {
     AccessToken: life, ClientCredentials: life, RefreshToken: 24 * LIFE, Grant: 24 * LIFE, IdToken: LIFE,
     Session: LIFE, Interaction: LIFE, DeviceCode: 60, AuthorizationCode: 60,

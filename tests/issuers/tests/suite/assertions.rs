@@ -1,4 +1,4 @@
-//! How a client authenticates with an assertion (RFC 7523 section 2.2): signed by its key, by its secret, or by another.
+//! How a client authenticates with an assertion (RFC 7523 section 2.2): signed by its key, its secret, or another.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
