@@ -31,6 +31,9 @@ const HOLD = 50;
 
 const counts = {
   token_calls: 0, token_calls_at_once: 0, granted: 0, denied: 0, reuses: 0, revoked_grants: 0, accepted: 0, refused: 0,
+  metadata_reads: 0,
+  // Client assertions, by whom they are meant for.
+  for_issuer: 0, for_endpoint: 0,
 };
 
 // === clients ===
@@ -74,6 +77,8 @@ const clients = await Promise.all([
   client('secret-jwt', 'client_secret_jwt', { client_secret: LONG_SECRET, token_endpoint_auth_signing_alg: 'HS256' }),
   signing('es256', 'ES256'),
   signing('rs256', 'RS256'),
+  signing('brief-es256', 'ES256'),
+  signing('brief-rs256', 'RS256'),
 ]);
 
 // === the provider ===
@@ -96,9 +101,12 @@ const configuration = {
   cookies: { keys: [randomUUID()] },
   interactions: { url: (_, { uid }) => `/test/interaction/${uid}` },
   findAccount: (_, id) => account(id),
+  assertJwtClientAuthClaimsAndHeader: (_, { aud }) => {
+    counts[aud === provider.issuer ? 'for_issuer' : 'for_endpoint'] += 1;
+  },
   ttl: {
     AccessToken: life, ClientCredentials: life, RefreshToken: 24 * LIFE, Grant: 24 * LIFE, IdToken: LIFE,
-    Session: LIFE, Interaction: LIFE, DeviceCode: LIFE, AuthorizationCode: 60,
+    Session: LIFE, Interaction: LIFE, DeviceCode: 60, AuthorizationCode: 60,
   },
   features: {
     devInteractions: { enabled: false },
@@ -170,11 +178,13 @@ const routes = {
     return {};
   },
 
-  // A person who logs in and consents at once, wherever the provider asks.
+  // A person who logs in and consents at once, wherever the provider asks; or who says no (`login_hint=nobody`).
   'GET /test/interaction': async ({ request, response }) => {
     const { params } = await provider.interactionDetails(request, response);
     const grantId = await consent('ann', params.client_id, params.scope ?? '');
-    const result = { login: { accountId: 'ann' }, consent: { grantId } };
+    const result = params.login_hint === 'nobody'
+      ? { error: 'access_denied', error_description: 'the user said no' }
+      : { login: { accountId: 'ann' }, consent: { grantId } };
     await provider.interactionFinished(request, response, result, { mergeWithLastSubmission: false });
   },
 
@@ -218,6 +228,7 @@ async function tokenCall(request, response) {
 }
 
 const server = createServer((request, response) => {
+  if (request.url.startsWith('/.well-known/')) counts.metadata_reads += 1;
   const answered = request.url.startsWith('/test/') ? testRoute(request, response)
     : request.method === 'POST' && request.url.split('?')[0] === '/token' ? tokenCall(request, response)
       : handle(request, response);

@@ -15,6 +15,8 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceExt};
+use tower_bearer::Token;
+use tower_bearer::oauth2::{Algorithm, Issuer, SigningKey};
 
 /// What carries calls: to a server over a socket, or to a fake.
 pub type Http = BoxCloneSyncService<Request<Full<Bytes>>, Response<Full<Bytes>>, BoxError>;
@@ -38,9 +40,11 @@ pub struct Got {
 pub const ODD_SECRET: &str = "s cr:t&=+%41/\"";
 /// The password of the user `ann`.
 pub const ODD_PASSWORD: &str = "päss wörd&=+";
+/// The secret of the client `secret-jwt`.
+pub const LONG_SECRET: &str = "a secret of thirty-two bytes or more, as HS256 needs it";
 /// How long the access tokens of the clients `short` and `short-public` live.
 pub const SHORT_LIFE: Duration = Duration::from_secs(6);
-/// How long the access tokens of the clients `brief` and `brief-public` live.
+/// How long the access tokens of the clients `brief`, `brief-public`, `brief-es256` and `brief-rs256` live.
 pub const BRIEF_LIFE: Duration = Duration::from_secs(3);
 /// The resource (RFC 8707) that the provider knows.
 pub const RESOURCE: &str = "https://api.example.com/";
@@ -83,6 +87,23 @@ impl OidcProvider {
     /// The address of a path, such as `/token`.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
+    }
+
+    /// It as its metadata describe it.
+    pub fn issuer(&self) -> Issuer {
+        Issuer::new(http(), &self.base).expect("an issuer")
+    }
+
+    /// The private key of the clients that are named after this algorithm.
+    pub async fn signing_key(&self, algorithm: Algorithm) -> SigningKey {
+        let pem = get(&http(), &self.url(&format!("/test/key?alg={algorithm:?}"))).await.text("pem");
+        SigningKey::from_pem(algorithm, pem).expect("a key").key_id(format!("{algorithm:?}"))
+    }
+
+    /// What the API says of a token.
+    pub async fn call(&self, token: &Token) -> Got {
+        let request = Request::get(self.url("/test/api")).header("authorization", token.header_value());
+        send(&http(), request, "").await
     }
 
     /// One of the numbers `server.mjs` counts.

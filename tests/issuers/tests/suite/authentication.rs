@@ -19,9 +19,7 @@ fn password(provider: &OidcProvider, id: &str) -> Password {
 
 /// The API takes the token.
 async fn works(provider: &OidcProvider, token: Result<Token, Error>) {
-    let token = token.expect("a token");
-    let call = http::Request::get(provider.url("/test/api")).header("authorization", token.header_value());
-    assert_eq!(send(&http(), call, "").await.status, 200);
+    assert_eq!(provider.call(&token.expect("a token")).await.status, 200);
 }
 
 #[tokio::test]

@@ -6,11 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Full;
-use issuers::{BRIEF_LIFE, ODD_PASSWORD, OidcProvider, SHORT_LIFE, client, http};
+use issuers::{BRIEF_LIFE, ODD_PASSWORD, OidcProvider, SHORT_LIFE, client};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, ServiceExt};
-use tower_bearer::oauth2::{ClientCredentials, Password};
+use tower_bearer::oauth2::{Algorithm, ClientAuth, ClientCredentials, Password};
 use tower_bearer::{BearerLayer, TokenCache, TokenSource};
 
 const TASKS: u64 = 64;
@@ -86,8 +86,7 @@ async fn bursts(provider: &OidcProvider, source: impl TokenSource) {
     for _ in 0..5 {
         let token = cache.peek().expect("a token");
         sleep(BRIEF_LIFE).await;
-        let call = Request::get(provider.url("/test/api")).header("authorization", token.header_value());
-        assert_eq!(issuers::send(&http(), call, "").await.status, StatusCode::UNAUTHORIZED, "the server agrees");
+        assert_eq!(provider.call(&token).await.status, StatusCode::UNAUTHORIZED, "the server agrees");
         sent += send(provider, &cache, || false).await;
     }
     check(provider, &cache, 6, sent).await;
@@ -115,4 +114,24 @@ async fn client_credentials_take_one_token_call_for_all_who_find_the_token_ended
 async fn a_rotated_refresh_token_is_spent_once_for_all_who_find_the_token_ended() {
     let Some(provider) = OidcProvider::start() else { return };
     bursts(&provider, rotating(&provider, "brief-public")).await;
+}
+
+/// The server takes no assertion twice: one that came again would be a denial.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_token_call_signs_an_assertion_of_its_own_for_the_token_url() {
+    let Some(provider) = OidcProvider::start() else { return };
+    let auth = ClientAuth::private_key_jwt(provider.signing_key(Algorithm::RS256).await);
+    let source = ClientCredentials::new(client(), &provider.url("/token"), "brief-rs256", auth);
+    bursts(&provider, source.expect("a source")).await;
+    assert_eq!((provider.count("for_issuer").await, provider.count("for_endpoint").await), (0, 6));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_refresh_signs_an_assertion_of_its_own_for_the_issuer() {
+    let Some(provider) = OidcProvider::start() else { return };
+    let auth = ClientAuth::private_key_jwt(provider.signing_key(Algorithm::ES256).await);
+    let login = Password::at(&provider.issuer(), "brief-es256", "ann", ODD_PASSWORD).expect("a source");
+    bursts(&provider, login.client_auth(auth).expect("a key").scope("read offline_access")).await;
+    assert_eq!((provider.count("for_issuer").await, provider.count("for_endpoint").await), (6, 0));
+    assert_eq!(provider.count("metadata_reads").await, 1);
 }

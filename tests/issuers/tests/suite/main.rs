@@ -3,9 +3,14 @@
 //! Tests of the real server are skipped, with a message, where it is not installed (`tests/issuers/install`). They run
 //! in real time, because it does.
 
+mod assertions;
 mod authentication;
-mod by_hand;
+mod authorization_code;
 mod conformance;
+mod device_code;
 mod load;
+mod metadata;
+mod resources;
+mod revocation;
 mod sessions;
 mod subject;

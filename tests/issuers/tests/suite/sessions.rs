@@ -1,5 +1,7 @@
 //! What becomes of a session: rotated, revoked, spent by another; the same for oidc-provider and the MeshyDB lookalike.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +11,7 @@ use issuers::ODD_PASSWORD;
 use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{BearerLayer, Refresh, TokenCache};
+use tower_bearer::{BearerLayer, Error, Refresh, Token, TokenCache};
 
 use crate::subject::{Subject, held};
 
@@ -17,6 +19,7 @@ held! {
     sessions
     meshydb:
         each_refresh_spends_the_newest_refresh_token,
+        a_session_is_read_from_a_vault_and_saved_back_at_each_rotation,
         a_revoked_session_begins_anew_with_its_login,
         a_revoked_refresh_token_alone_is_denied,
         a_wrong_password_is_denied,
@@ -24,6 +27,7 @@ held! {
         sixty_four_refused_requests_make_one_new_session;
     oidc_provider:
         each_refresh_spends_the_newest_refresh_token,
+        a_session_is_read_from_a_vault_and_saved_back_at_each_rotation,
         a_revoked_session_begins_anew_with_its_login,
         a_revoked_refresh_token_alone_is_denied,
         a_wrong_password_is_denied,
@@ -50,6 +54,31 @@ async fn each_refresh_spends_the_newest_refresh_token(server: &Subject) {
         let token = resumed.refresh().await.expect("a refresh");
         assert_ne!(Some(token.refresh_token()), before);
         assert!(is_live(server, &resumed).await);
+    }
+}
+
+async fn a_session_is_read_from_a_vault_and_saved_back_at_each_rotation(server: &Subject) {
+    // With the line break of a file.
+    let vault = Arc::new(Mutex::new(format!("{}\n", server.login().await.text("refresh_token"))));
+    let reads = Arc::new(AtomicU64::new(0));
+    for start in 1..=3 {
+        let (read, write, count) = (Arc::clone(&vault), Arc::clone(&vault), Arc::clone(&reads));
+        let saved = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            let text = read.lock().expect("a vault").clone();
+            async move { Ok::<_, Error>(text) }
+        };
+        let cache = TokenCache::new(server.refresh_token(saved)).on_rotation(move |token: Token| {
+            let newest = token.refresh_token().expect("a refresh token");
+            *write.lock().expect("a vault") = format!("{}\n", newest.expose());
+            async { Ok::<_, Error>(()) }
+        });
+        for _ in 0..3 {
+            cache.refresh().await.expect("a refresh");
+            assert!(is_live(server, &cache).await);
+        }
+        assert_eq!(vault.lock().expect("a vault").trim_end(), refresh_token(&cache));
+        assert_eq!(reads.load(Ordering::Relaxed), start, "read when the session starts, and not again");
     }
 }
 

@@ -4,7 +4,8 @@ use http::{Request, Uri};
 use http_body_util::Full;
 use issuers::{Got, Http, ODD_PASSWORD, OidcProvider, get, http, post, send};
 use tower::{ServiceExt, service_fn};
-use tower_bearer::oauth2::{Password, RefreshToken};
+use tower_bearer::SecretSource;
+use tower_bearer::oauth2::{Password, RefreshToken, Revocation};
 use tower_bearer::testing::{Api, Issuer, MeshyDbServer};
 
 /// A token endpoint with a user, a public client and an API.
@@ -127,8 +128,12 @@ impl Subject {
         source.expect("a source").scope(self.scope)
     }
 
-    pub(crate) fn refresh_token(&self, saved: &str) -> RefreshToken {
+    pub(crate) fn refresh_token<M>(&self, saved: impl SecretSource<M>) -> RefreshToken {
         RefreshToken::new(self.http.clone(), &self.token_url, self.client_id, saved).expect("a source")
+    }
+
+    pub(crate) fn revocation(&self) -> Revocation {
+        Revocation::new(self.http.clone(), &self.revocation_url, self.client_id).expect("a client")
     }
 }
 

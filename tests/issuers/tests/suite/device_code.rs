@@ -1,0 +1,73 @@
+//! Logins on another device (RFC 8628). The person is a route of the server's, which approves or denies.
+//!
+//! The provider names no interval, so that five seconds pass before each question; and it never asks to slow down.
+
+use std::time::Duration;
+
+use issuers::{OidcProvider, http, post};
+use tokio::time::sleep;
+use tower_bearer::TokenCache;
+use tower_bearer::oauth2::{Algorithm, ClientAuth, DeviceCode};
+
+/// The person's verdict on this user code: nothing to agree, `&deny=1` to say no.
+async fn person(provider: &OidcProvider, user_code: &str, verdict: &str) {
+    let url = provider.url(&format!("/test/device?user_code={user_code}{verdict}"));
+    assert_eq!(post(&http(), &url, &[]).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_device_waits_for_a_person_who_agrees_and_its_session_rotates() {
+    let Some(provider) = OidcProvider::start() else { return };
+    let login = DeviceCode::at(&provider.issuer(), "public").expect("a login").scope("read offline_access");
+    let code = login.begin().await.expect("a code");
+    assert_eq!(code.verification_uri(), provider.url("/device"));
+    assert!(code.verification_uri_complete().is_some_and(|uri| uri.contains(code.user_code())));
+    assert!(code.expires_in() <= Duration::from_secs(60));
+
+    let user_code = code.user_code().to_owned();
+    let agrees_late = async {
+        // The first question comes too early.
+        while provider.count("denied").await == 0 {
+            sleep(Duration::from_millis(50)).await;
+        }
+        person(&provider, &user_code, "").await;
+        Ok(())
+    };
+    let (token, ()) = tokio::try_join!(code.finish(), agrees_late).expect("a login");
+    assert_eq!((token.scope(), provider.count("token_calls").await), (Some("read offline_access"), 2));
+
+    let cache = TokenCache::new(login.session(token.clone()));
+    let mut newest = cache.get().await.expect("the token of the login");
+    assert_eq!((newest.access_token(), provider.count("token_calls").await), (token.access_token(), 2));
+    for _ in 0..3 {
+        let next = cache.refresh().await.expect("a refresh");
+        assert_ne!(next.refresh_token(), newest.refresh_token());
+        assert_eq!(provider.call(&next).await.status, 200);
+        newest = next;
+    }
+    assert_eq!((provider.count("granted").await, provider.count("reuses").await), (4, 0));
+}
+
+#[tokio::test]
+async fn a_person_who_says_no_ends_the_login() {
+    let Some(provider) = OidcProvider::start() else { return };
+    let (device, token) = (provider.url("/device/auth"), provider.url("/token"));
+    let auth = ClientAuth::private_key_jwt(provider.signing_key(Algorithm::ES256).await);
+    let login = DeviceCode::new(http(), &device, &token, "es256").expect("a login").client_auth(auth).expect("a key");
+    let code = login.begin().await.expect("a code");
+    person(&provider, code.user_code(), "&deny=1").await;
+    let error = code.finish().await.expect_err("a denial");
+    assert!(error.is_denied() && error.code() == Some("access_denied"), "{error}");
+    assert!(error.to_string().contains("the user said no"), "{error}");
+    assert_eq!((provider.count("token_calls").await, provider.count("for_endpoint").await), (1, 2));
+}
+
+#[tokio::test]
+async fn a_client_that_is_unknown_or_shows_no_key_gets_no_code() {
+    let Some(provider) = OidcProvider::start() else { return };
+    for id in ["nobody", "es256"] {
+        let login = DeviceCode::at(&provider.issuer(), id).expect("a login");
+        let error = login.begin().await.expect_err("a denial");
+        assert!(error.is_denied() && error.code() == Some("invalid_client"), "{id}: {error}");
+    }
+}

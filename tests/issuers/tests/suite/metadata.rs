@@ -1,0 +1,80 @@
+//! Endpoints looked up in the server's metadata (RFC 8414, OpenID Connect Discovery).
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use issuers::{Http, OidcProvider, http};
+use tokio::task::JoinSet;
+use tower::{BoxError, ServiceExt, service_fn};
+use tower_bearer::TokenCache;
+use tower_bearer::oauth2::{ClientCredentials, DeviceCode, Issuer, Revocation};
+
+#[tokio::test]
+async fn the_metadata_name_the_endpoints() {
+    let Some(provider) = OidcProvider::start() else { return };
+    let issuer = provider.issuer();
+    let metadata = issuer.metadata().await.expect("metadata");
+    for (member, path) in [
+        ("token_endpoint", "/token"),
+        ("authorization_endpoint", "/auth"),
+        ("device_authorization_endpoint", "/device/auth"),
+        ("revocation_endpoint", "/token/revocation"),
+        ("introspection_endpoint", "/token/introspection"),
+        ("jwks_uri", "/jwks"),
+    ] {
+        assert_eq!(metadata[member], provider.url(path));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metadata_are_read_once_for_all_who_were_made_of_an_issuer() {
+    let Some(provider) = OidcProvider::start() else { return };
+    let issuer = provider.issuer();
+    let mut tasks = JoinSet::new();
+    for _ in 0..16 {
+        let cache = TokenCache::new(ClientCredentials::at(&issuer, "plain", "secret").expect("a source"));
+        tasks.spawn(async move { cache.get().await.expect("a token") });
+    }
+    let revocation = Revocation::at(&issuer, "plain").expect("a client").client_auth("secret").expect("a secret");
+    for token in tasks.join_all().await {
+        revocation.revoke_access_token(&token).await.expect("revoked");
+        assert_eq!(provider.call(&token).await.status, 401);
+    }
+    assert!(DeviceCode::at(&issuer, "public").expect("a login").begin().await.is_ok());
+    assert_eq!((provider.count("granted").await, provider.count("metadata_reads").await), (16, 1));
+}
+
+#[tokio::test]
+async fn the_metadata_of_an_issuer_with_another_name_are_refused() {
+    let Some(provider) = OidcProvider::start() else { return };
+    // The same server all of them.
+    let others = [format!("{}/", provider.base()), provider.base().replace("127.0.0.1", "localhost")];
+    for other in others {
+        let issuer = Issuer::new(http(), &other).expect("an issuer");
+        let cache = TokenCache::new(ClientCredentials::at(&issuer, "plain", "secret").expect("a source"));
+        let error = cache.get().await.expect_err("a refusal").to_string();
+        assert!(error.contains(&format!("of the issuer {}, and {other} was asked for", provider.base())), "{error}");
+    }
+    assert_eq!((provider.count("metadata_reads").await, provider.count("token_calls").await), (2, 0));
+}
+
+#[tokio::test]
+async fn metadata_that_lie_at_the_place_of_rfc_8414_alone_are_found() {
+    let Some(provider) = OidcProvider::start() else { return };
+    let through = http();
+    let without_openid = service_fn(move |request: Request<Full<Bytes>>| {
+        let through = through.clone();
+        async move {
+            if request.uri().path().ends_with("/openid-configuration") {
+                let mut missing = Response::new(Full::default());
+                *missing.status_mut() = StatusCode::NOT_FOUND;
+                return Ok::<_, BoxError>(missing);
+            }
+            through.oneshot(request).await
+        }
+    });
+    let issuer = Issuer::new(Http::new(without_openid), provider.base()).expect("an issuer");
+    let cache = TokenCache::new(ClientCredentials::at(&issuer, "plain", "secret").expect("a source"));
+    assert_eq!(provider.call(&cache.get().await.expect("a token")).await.status, 200);
+    assert_eq!(provider.count("metadata_reads").await, 1);
+}
