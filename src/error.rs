@@ -331,20 +331,20 @@ impl fmt::Display for Error {
             Kind::Denied(answered) => {
                 write!(f, "{answered}: the credentials were denied; check them, or log in again")
             }
-            Kind::Answered(answered) => write!(f, "{answered}; the next attempt comes after a pause"),
+            Kind::Answered(answered) => write!(f, "{answered}; a cache tries again after a pause"),
             Kind::Unusable { endpoint: Some(endpoint), problem } => write!(f, "unusable answer of {endpoint}: {problem}"),
             Kind::Unusable { endpoint: None, problem } => write!(f, "unusable token: {problem}"),
             Kind::Unreachable { endpoint } => {
-                write!(f, "no answer from {endpoint} (the cause is this error's source); the next attempt comes after a pause")
+                write!(f, "no answer from {endpoint} (the cause is this error's source); a cache tries again after a pause")
             }
             Kind::Silent { endpoint, after } => {
-                write!(f, "no answer from {endpoint} within {after:?}; the next attempt comes after a pause")
+                write!(f, "no answer from {endpoint} within {after:?}; a cache tries again after a pause")
             }
             Kind::Secret { field, denied: true } => {
                 write!(f, "the {field} was denied (the cause is this error's source)")
             }
             Kind::Secret { field, denied: false } => {
-                write!(f, "the {field} could not be had (the cause is this error's source); the next attempt comes after a pause")
+                write!(f, "the {field} could not be had (the cause is this error's source); a cache tries again after a pause")
             }
             Kind::Login(problem) => f.write_str(problem),
             Kind::Source { denied: false } => f.write_str("the token source failed (the cause is this error's source)"),

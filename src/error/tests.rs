@@ -125,10 +125,10 @@ fn a_text_says_what_happened_where_and_what_to_do() {
         &["invalid", "deadline", "zero leaves no time"],
         &["no host", "relative_to"],
         &[ENDPOINT, "400", "invalid_grant", "token revoked", "denied", "log in again"],
-        &[ENDPOINT, "429", "slow down", "next attempt"],
+        &[ENDPOINT, "429", "slow down", "again after a pause"],
         &["unusable answer", ENDPOINT, "access_token is missing"],
         &["unusable token", "the access token is empty"],
-        &["no answer", ENDPOINT, "source", "next attempt"],
+        &["no answer", ENDPOINT, "source", "again after a pause"],
         &["token source failed", "source"],
         &["denied", "source"],
         &["60s", "issuer", "runtime"],
@@ -137,8 +137,8 @@ fn a_text_says_what_happened_where_and_what_to_do() {
         &["no tokio runtime", "call from within one"],
         &["runtime", "shut down", "call again"],
         &["cache", "shut down"],
-        &["no answer", ENDPOINT, "60s", "next attempt"],
-        &["client_secret", "could not be had", "source", "next attempt"],
+        &["no answer", ENDPOINT, "60s", "again after a pause"],
+        &["client_secret", "could not be had", "source", "again after a pause"],
         &["client_secret", "denied", "source"],
         &["begin again"],
     ];
@@ -160,7 +160,7 @@ fn an_answer_is_printed_with_what_it_holds() {
         (None, None, "answered 400"),
     ] {
         let error = Error::answered(answer(400, code, text), false, None);
-        assert_eq!(error.to_string(), format!("{ENDPOINT} {printed}; the next attempt comes after a pause"));
+        assert_eq!(error.to_string(), format!("{ENDPOINT} {printed}; a cache tries again after a pause"));
     }
 }
 

@@ -14,7 +14,7 @@ use tower::util::BoxCloneService;
 use tower::{BoxError, Layer, ServiceExt};
 use tower_bearer::resend::Never;
 use tower_bearer::testing::Answer;
-use tower_bearer::{Error, Phase};
+use tower_bearer::{Error, FetchContext, Phase, Token};
 
 use crate::stack::{Body, World, get};
 
@@ -115,7 +115,7 @@ everywhere! {
     without_any_token_the_request_fails_and_is_not_sent,
     a_dropped_request_leaves_the_fetch_running,
     a_body_that_cannot_go_twice_is_handed_back_and_the_token_replaced,
-    a_token_that_expires_while_the_service_becomes_ready_is_not_sent,
+    a_token_that_is_dead_on_arrival_is_not_sent,
 }
 
 async fn the_first_requests_wait_for_one_token(world: World, callers: Callers) {
@@ -233,15 +233,14 @@ async fn a_body_that_cannot_go_twice_is_handed_back_and_the_token_replaced(world
     assert_eq!(world.issuer.calls().total(), 2);
 }
 
-async fn a_token_that_expires_while_the_service_becomes_ready_is_not_sent(world: World, callers: Callers) {
-    world.issuer.lifetime(Duration::from_secs(60));
-    world.issuer.delay(SLOW);
+async fn a_token_that_is_dead_on_arrival_is_not_sent(world: World, callers: Callers) {
+    let clock = world.clock.clone();
+    world.cache.set_source(move |_: FetchContext| {
+        // The answer takes a minute by this clock.
+        clock.advance(Duration::from_secs(60));
+        async { Token::new("t").map(|token| token.with_lifetime(Duration::from_secs(60))) }
+    });
     let waiting = callers.there.spawn(world.client().oneshot(get("/")));
-    while world.issuer.calls().total() == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    // Dead on arrival at the cache: the issuer's answer took a minute by this clock.
-    world.clock.advance(Duration::from_secs(60));
     let error = waiting.await.expect("no panic").expect_err("no usable token came");
     assert!(Error::find(&*error).expect("our error").is_transient());
     assert_eq!(world.api.calls().total(), 0);

@@ -7,7 +7,7 @@ use crate::source::endpoint::{Endpoint, HttpClient};
 use crate::source::oauth2::settings::{client_auth, client_settings};
 use crate::source::oauth2::{Client, Issuer, TOKEN_ENDPOINT};
 use crate::source::secret::{SecretSource, Supply};
-use crate::source::{FetchContext, TokenSource};
+use crate::source::{FetchContext, Reason, TokenSource};
 use crate::token::Token;
 
 /// The refresh token grant (RFC 6749 section 6), from a refresh token that was saved or came from a login.
@@ -79,6 +79,7 @@ impl TokenSource for RefreshToken {
             (Start::Saved(refresh_token), None) => refresh_token.get("refresh_token").await?,
             (Start::Login(token), None) => {
                 if context.replaced().is_none()
+                    && context.reason() != Reason::Asked
                     && let Some(token) = rest(token)
                 {
                     return Ok(token);

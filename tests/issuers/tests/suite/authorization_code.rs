@@ -100,7 +100,8 @@ async fn a_confidential_client_shows_its_key_for_the_code_and_for_each_refresh()
 #[tokio::test]
 async fn a_code_that_comes_with_another_state_or_issuer_is_not_sent() {
     let Some(provider) = OidcProvider::start() else { return };
-    let cases = [("state", Some("another")), ("state", None), ("iss", Some("https://elsewhere.example.com"))];
+    let cases =
+        [("state", Some("another")), ("state", None), ("iss", Some("https://elsewhere.example.com")), ("iss", None)];
     for (name, value) in cases {
         let request = login(&provider.issuer()).begin().await.expect("an address");
         let back = browse(&provider, &request).await;
