@@ -5,6 +5,7 @@
 use std::hint::black_box;
 
 use benches::layers::{added, anywhere, by_hand, never, retried, twice};
+use benches::stampede::{BareNotify, NotifyWithDeadline, Ours, Outcome, Watch, run};
 use benches::world::{Body, Client, Inner, call, call_cloned, request};
 use gungraun::prelude::*;
 use gungraun::{Callgrind, CallgrindMetrics, EventKind};
@@ -72,10 +73,37 @@ fn six_headers<S: Client>((mut service, request): (S, Request<Body>)) -> (S, Res
     (service, response)
 }
 
+const WAITERS: u64 = 1000;
+
+#[library_benchmark]
+fn stampede_ours() -> Outcome {
+    black_box(run::<Ours>(WAITERS))
+}
+
+#[library_benchmark]
+fn stampede_notify() -> Outcome {
+    black_box(run::<BareNotify>(WAITERS))
+}
+
+#[library_benchmark]
+fn stampede_notify_with_deadline() -> Outcome {
+    black_box(run::<NotifyWithDeadline>(WAITERS))
+}
+
+#[library_benchmark]
+fn stampede_watch() -> Outcome {
+    black_box(run::<Watch>(WAITERS))
+}
+
+library_benchmark_group!(
+    name = stampede,
+    benchmarks = [stampede_ours, stampede_notify, stampede_notify_with_deadline, stampede_watch]
+);
+
 library_benchmark_group!(name = cached_path, benchmarks = [small, large, cloned, six_headers]);
 
 main!(
     config = LibraryBenchmarkConfig::default()
         .tool(Callgrind::with_args(["--cache-sim=no"]).format([CallgrindMetrics::SingleEvent(EventKind::Ir)])),
-    library_benchmark_groups = cached_path
+    library_benchmark_groups = [cached_path, stampede]
 );

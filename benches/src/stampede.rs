@@ -2,13 +2,14 @@
 //! is measured is the waking and not the scheduler.
 
 use std::cell::Cell;
-use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use moka::future::Cache;
+use pin_project_lite::pin_project;
 use tokio::runtime::Builder;
 use tokio::sync::{Mutex, Notify, watch};
 use tower_bearer::{Token, TokenCache};
@@ -85,22 +86,31 @@ fn tally(change: impl FnOnce(&mut Tally)) {
     TALLY.set(tally);
 }
 
-async fn waiter(wait: impl Future<Output = ()>) {
-    let mut wait = pin!(wait);
-    poll_fn(|cx| {
-        tally(|tally| tally.polls += 1);
-        wait.as_mut().poll(cx)
-    })
-    .await;
-    tally(|tally| {
-        tally.returned += 1;
-        if tally.returned == 1 {
-            tally.first = Some(now());
-        }
-        if tally.returned == tally.waiters {
-            tally.last = Some(now());
-        }
-    });
+pin_project! {
+    /// One caller. No larger than what it waits with, which an async block would keep twice.
+    struct Waiter<F> {
+        #[pin]
+        wait: F,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Waiter<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let answer = self.project().wait.poll(cx);
+        tally(|tally| {
+            tally.polls += 1;
+            tally.returned += u64::from(answer.is_ready());
+            if answer.is_ready() && tally.returned == 1 {
+                tally.first = Some(now());
+            }
+            if answer.is_ready() && tally.returned == tally.waiters {
+                tally.last = Some(now());
+            }
+        });
+        answer
+    }
 }
 
 /// One stampede. Bytes are counted only in a program whose allocator is [`allocations::Counting`].
@@ -115,7 +125,7 @@ pub fn run<P: Peer>(waiters: u64) -> Outcome {
     let held = runtime.block_on(async {
         let before = allocations::so_far();
         for _ in 0..waiters {
-            drop(tokio::spawn(waiter(peer.clone().wait())));
+            drop(tokio::spawn(Waiter { wait: peer.clone().wait() }));
         }
         // Until all wait, and the fetch is under way.
         while TALLY.get().polls < waiters || desk.fetches.load(Ordering::Relaxed) == 0 {
