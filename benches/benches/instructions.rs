@@ -4,12 +4,15 @@
 
 use std::hint::black_box;
 
-use benches::layers::{added, anywhere, by_hand, never, retried, twice};
+use benches::layers::{added, anywhere, by_hand, never, never_at, retried, twice, twice_at};
+use benches::loopback::Loopback;
 use benches::stampede::{BareNotify, NotifyWithDeadline, Ours, Outcome, Watch, run};
 use benches::world::{Body, Client, Inner, call, call_cloned, request};
 use gungraun::prelude::*;
 use gungraun::{Callgrind, CallgrindMetrics, EventKind};
 use http::{Request, Response};
+use hyper::body::Incoming;
+use tower::Service;
 
 const SMALL: Inner<1> = Inner { leaks: true };
 const LARGE: Inner<17> = Inner { leaks: true };
@@ -95,6 +98,34 @@ fn stampede_watch() -> Outcome {
     black_box(run::<Watch>(WAITERS))
 }
 
+const REQUESTS: u64 = 50;
+
+/// A server, and a client whose connection is open.
+fn over_http1<S>(layer: impl FnOnce(&Loopback) -> S) -> (Loopback, S)
+where
+    S: Service<Request<Body>, Response = Response<Incoming>, Error: std::fmt::Debug>,
+{
+    let loopback = Loopback::new(false);
+    let mut service = layer(&loopback);
+    loopback.ask(&mut service, 10);
+    (loopback, service)
+}
+
+#[library_benchmark]
+#[bench::none(over_http1(Loopback::client))]
+#[bench::added(over_http1(|loopback| added(loopback.client())))]
+#[bench::never(over_http1(|loopback| never_at(&loopback.origin(), loopback.client())))]
+#[bench::twice(over_http1(|loopback| twice_at(&loopback.origin(), loopback.client())))]
+fn http1<S>((loopback, mut service): (Loopback, S)) -> (Loopback, S)
+where
+    S: Service<Request<Body>, Response = Response<Incoming>, Error: std::fmt::Debug>,
+{
+    loopback.ask(&mut service, REQUESTS);
+    (loopback, service)
+}
+
+library_benchmark_group!(name = loopback, benchmarks = http1);
+
 library_benchmark_group!(
     name = stampede,
     benchmarks = [stampede_ours, stampede_notify, stampede_notify_with_deadline, stampede_watch]
@@ -105,5 +136,5 @@ library_benchmark_group!(name = cached_path, benchmarks = [small, large, cloned,
 main!(
     config = LibraryBenchmarkConfig::default()
         .tool(Callgrind::with_args(["--cache-sim=no"]).format([CallgrindMetrics::SingleEvent(EventKind::Ir)])),
-    library_benchmark_groups = [cached_path, stampede]
+    library_benchmark_groups = [cached_path, stampede, loopback]
 );

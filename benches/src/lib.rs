@@ -4,6 +4,8 @@
 pub mod allocations;
 pub mod arguments;
 pub mod layers;
+pub mod loopback;
+pub mod rotation;
 pub mod rounds;
 pub mod stampede;
 pub mod world;
