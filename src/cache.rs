@@ -159,10 +159,11 @@ impl TokenCache {
     /// # Cancel safety
     /// Dropping the future leaves the fetch running; the next caller joins it.
     pub async fn get(&self) -> Result<Token, Error> {
-        match self.shared.usable() {
-            Some(token) => Ok(token),
-            None => self.shared.obtain(Want::Usable).await,
+        // Not a `match`: what it looks at would be kept, in every caller that waits.
+        if let Some(token) = self.shared.usable() {
+            return Ok(token);
         }
+        self.shared.obtain(Want::Usable).await
     }
 
     /// Fetches a new token, whatever there is: joins the fetch under way or starts one, though the pause after a failure

@@ -299,6 +299,12 @@ impl<T> Waiter<T> {
     pub(crate) fn overdue(&self) -> Duration {
         self.run.overdue
     }
+
+    /// Both at once, for an async function: a waiter that was lent before the wait would be kept beside it.
+    pub(crate) fn with_overdue(self) -> (Self, Duration) {
+        let overdue = self.run.overdue;
+        (self, overdue)
+    }
 }
 
 /// `None` where the run ended without an answer: its runtime was shut down, or its result was no longer wanted.

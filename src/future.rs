@@ -137,7 +137,8 @@ where
 {
     type Output = Result<Response<A>, BoxError>;
 
-    #[inline]
+    // Into the future around it, so that the response is moved once less.
+    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = match self.as_mut().project().state.project() {
             Project::Sent { response, sent } => {

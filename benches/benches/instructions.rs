@@ -4,11 +4,15 @@
 
 use std::hint::black_box;
 
-use benches::layers::{added, anywhere, by_hand, never, retried, twice};
+use benches::layers::{added, anywhere, by_hand, never, never_at, retried, twice, twice_at};
+use benches::loopback::Loopback;
+use benches::stampede::{BareNotify, NotifyWithDeadline, Ours, Outcome, Watch, run};
 use benches::world::{Body, Client, Inner, call, call_cloned, request};
 use gungraun::prelude::*;
 use gungraun::{Callgrind, CallgrindMetrics, EventKind};
 use http::{Request, Response};
+use hyper::body::Incoming;
+use tower::Service;
 
 const SMALL: Inner<1> = Inner { leaks: true };
 const LARGE: Inner<17> = Inner { leaks: true };
@@ -72,10 +76,65 @@ fn six_headers<S: Client>((mut service, request): (S, Request<Body>)) -> (S, Res
     (service, response)
 }
 
+const WAITERS: u64 = 1000;
+
+#[library_benchmark]
+fn stampede_ours() -> Outcome {
+    black_box(run::<Ours>(WAITERS))
+}
+
+#[library_benchmark]
+fn stampede_notify() -> Outcome {
+    black_box(run::<BareNotify>(WAITERS))
+}
+
+#[library_benchmark]
+fn stampede_notify_with_deadline() -> Outcome {
+    black_box(run::<NotifyWithDeadline>(WAITERS))
+}
+
+#[library_benchmark]
+fn stampede_watch() -> Outcome {
+    black_box(run::<Watch>(WAITERS))
+}
+
+const REQUESTS: u64 = 50;
+
+/// A server, and a client whose connection is open.
+fn over_http1<S>(layer: impl FnOnce(&Loopback) -> S) -> (Loopback, S)
+where
+    S: Service<Request<Body>, Response = Response<Incoming>, Error: std::fmt::Debug>,
+{
+    let loopback = Loopback::new(false);
+    let mut service = layer(&loopback);
+    loopback.ask(&mut service, 10);
+    (loopback, service)
+}
+
+#[library_benchmark]
+#[bench::none(over_http1(Loopback::client))]
+#[bench::added(over_http1(|loopback| added(loopback.client())))]
+#[bench::never(over_http1(|loopback| never_at(&loopback.origin(), loopback.client())))]
+#[bench::twice(over_http1(|loopback| twice_at(&loopback.origin(), loopback.client())))]
+fn http1<S>((loopback, mut service): (Loopback, S)) -> (Loopback, S)
+where
+    S: Service<Request<Body>, Response = Response<Incoming>, Error: std::fmt::Debug>,
+{
+    loopback.ask(&mut service, REQUESTS);
+    (loopback, service)
+}
+
+library_benchmark_group!(name = loopback, benchmarks = http1);
+
+library_benchmark_group!(
+    name = stampede,
+    benchmarks = [stampede_ours, stampede_notify, stampede_notify_with_deadline, stampede_watch]
+);
+
 library_benchmark_group!(name = cached_path, benchmarks = [small, large, cloned, six_headers]);
 
 main!(
     config = LibraryBenchmarkConfig::default()
         .tool(Callgrind::with_args(["--cache-sim=no"]).format([CallgrindMetrics::SingleEvent(EventKind::Ir)])),
-    library_benchmark_groups = cached_path
+    library_benchmark_groups = [cached_path, stampede, loopback]
 );

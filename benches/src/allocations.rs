@@ -21,11 +21,16 @@ thread_local! {
     static COUNT: Cell<Count> = const { Cell::new(Count { times: 0, held: 0 }) };
 }
 
+/// What this thread has allocated so far.
+pub fn so_far() -> Count {
+    COUNT.get()
+}
+
 /// What a piece of work allocates on this thread, and its result.
 pub fn of<T>(work: impl FnOnce() -> T) -> (Count, T) {
-    let before = COUNT.get();
+    let before = so_far();
     let result = work();
-    let after = COUNT.get();
+    let after = so_far();
     (Count { times: after.times - before.times, held: after.held - before.held }, result)
 }
 

@@ -28,12 +28,22 @@ pub fn retried<S: Clone>(inner: S) -> Retry<Again, AddAuthorization<S>> {
 
 /// The README's configuration, but for the second send.
 pub fn never<S>(inner: S) -> Bearer<S, Never> {
-    filled(named(&cache()).resend(Never).layer(inner))
+    never_at(ORIGIN, inner)
+}
+
+/// The same, for another origin.
+pub fn never_at<S>(origin: &str, inner: S) -> Bearer<S, Never> {
+    filled(named(&cache(), origin).resend(Never).layer(inner))
 }
 
 /// The README's configuration.
 pub fn twice<S>(inner: S) -> Bearer<S, CloneBody> {
-    filled(named(&cache()).layer(inner))
+    twice_at(ORIGIN, inner)
+}
+
+/// The same, for another origin.
+pub fn twice_at<S>(origin: &str, inner: S) -> Bearer<S, CloneBody> {
+    filled(named(&cache(), origin).layer(inner))
 }
 
 /// Without a match of the origin.
@@ -42,8 +52,8 @@ pub fn anywhere<S>(inner: S) -> Bearer<S, Never> {
 }
 
 /// The README's configuration.
-pub fn named(cache: &TokenCache) -> BearerLayer {
-    BearerLayer::new(cache.clone(), [ORIGIN]).expect("an origin")
+pub fn named(cache: &TokenCache, origin: &str) -> BearerLayer {
+    BearerLayer::new(cache.clone(), [origin]).expect("an origin")
 }
 
 /// A cache whose tokens live for an hour.

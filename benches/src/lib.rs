@@ -2,6 +2,10 @@
 //! by those of other crates' layers.
 
 pub mod allocations;
+pub mod arguments;
 pub mod layers;
+pub mod loopback;
+pub mod rotation;
 pub mod rounds;
+pub mod stampede;
 pub mod world;

@@ -123,7 +123,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How long `keep_warm` sleeps at most: a machine that slept is noticed when it wakes.
 const LONGEST_NAP: Duration = Duration::from_secs(10);
 /// How many runs a waiter sees end without an answer before it gives up.
-const MOST_VOID_RUNS: usize = 8;
+const MOST_VOID_RUNS: u8 = 8;
 
 // === impl Snapshot ===
 
@@ -221,21 +221,22 @@ impl Shared {
     pub(crate) async fn obtain(self: &Arc<Self>, want: Want) -> Result<Token, Error> {
         let mut limit = None;
         for _ in 0..MOST_VOID_RUNS {
-            let waiter = match self.board(want)? {
+            // What is lent or used after the wait is kept by every caller that waits; so all is settled before it.
+            let (waiter, overdue) = match self.board(want)? {
                 Boarded::Have(token) => return Ok(token),
                 Boarded::Failed(error) => return Err(error),
-                Boarded::Wait(waiter) => waiter,
+                Boarded::Wait(waiter) => waiter.with_overdue(),
             };
             // Ours, on our own runtime: the one that fetches may stand still.
             waiter.waits_from(self.clock.now().mono);
             let limit = *limit.get_or_insert_with(|| clock::from_now(self.settings.fetch_deadline()));
-            let overdue = waiter.overdue().saturating_sub(self.clock.now().mono);
-            let until = limit.min(clock::from_now(overdue));
+            let until = limit.min(clock::from_now(overdue.saturating_sub(self.clock.now().mono)));
+            let last = until == limit;
             match tokio::time::timeout_at(until, waiter).await {
                 Ok(Some(Ok(token))) if want.is_met_by(&token) => return Ok(token),
                 Ok(Some(Err(error))) => return Err(error),
                 Ok(_) => {}
-                Err(_) if until == limit => return Err(Error::timed_out(self.settings.fetch_deadline())),
+                Err(_) if last => return Err(Error::timed_out(self.settings.fetch_deadline())),
                 Err(_) => {}
             }
         }

@@ -43,6 +43,17 @@ fn the_header_is_marked_sensitive_wherever_it_goes() {
 }
 
 #[test]
+fn a_token_apart_is_the_same_in_memory_of_its_own() {
+    let token = planted(10).published(7, SystemTime::UNIX_EPOCH);
+    let apart = token.apart();
+    assert_eq!(apart.header_value(), token.header_value());
+    assert_ne!(apart.header_value().as_bytes().as_ptr(), token.header_value().as_bytes().as_ptr());
+    assert!(apart.header_value().is_sensitive());
+    assert_eq!((apart.generation(), apart.expires_at()), (7, token.expires_at()));
+    assert_eq!(apart.refresh_token(), token.refresh_token());
+}
+
+#[test]
 fn a_text_that_no_header_may_carry_is_an_error_that_does_not_repeat_it() {
     let hidden = |problem: char| format!("hunter2{problem}hunter2");
     let refused = [' ', '\t', '\r', '\n', '\0', '\u{1b}', '\u{7f}', '\u{80}', '\u{a0}', 'ü', '\u{2028}', '🔑'];

@@ -1,5 +1,7 @@
 //! Which requests get a token, and what else is done to them: nothing.
 
+use std::time::Duration;
+
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use tower::limit::ConcurrencyLimit;
@@ -7,7 +9,7 @@ use tower::util::BoxCloneService;
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_bearer::resend::{IfEmpty, Never};
 use tower_bearer::testing::Answer;
-use tower_bearer::{BearerLayer, Error, NoToken, TokenCache};
+use tower_bearer::{BearerLayer, Error, NoToken, Token, TokenCache};
 
 use crate::stack::{API, Body, World, get};
 
@@ -238,4 +240,29 @@ async fn each_resend_choice_injects_alike() {
     ]
     .map(|answer| answer.expect("an answer").status());
     assert_eq!(statuses, [StatusCode::OK; 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_kept_sends_the_newest_token_all_its_life() {
+    let issued = std::sync::atomic::AtomicU64::new(0);
+    let cache = TokenCache::new(move |_| {
+        let number = issued.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        let token = Token::new(format!("t{number}")).map(|token| token.with_lifetime(Duration::from_secs(5)));
+        async { token }
+    });
+    let inner = service_fn(|request: Request<Body>| {
+        let sent = request.headers()[AUTHORIZATION].clone();
+        let answer = http::Response::builder().header("sent", sent).body(Body::default());
+        std::future::ready(answer.map_err(BoxError::from))
+    });
+    let mut kept = BearerLayer::new(cache.clone(), [API]).expect("an origin").layer(inner);
+    for _ in 0..1000 {
+        tokio::time::advance(Duration::from_millis(30)).await;
+        let held = cache.peek();
+        let answer = kept.call(get("/")).await.expect("an answer");
+        if let Some(held) = held {
+            assert_eq!(answer.headers()["sent"], held.header_value());
+        }
+    }
+    assert!(cache.status().generation > 5, "{:?}", cache.status());
 }

@@ -1,0 +1,6 @@
+//! The few arguments a benchmark takes, beside those that cargo passes.
+
+/// The value after this name.
+pub fn argument(name: &str) -> Option<String> {
+    std::env::args().skip_while(|argument| argument != name).nth(1)
+}
