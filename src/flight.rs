@@ -290,18 +290,10 @@ impl<T> Waiter<T> {
         Self { run: Arc::clone(run), key: None }
     }
 
-    /// Says that its caller waits from now on.
-    pub(crate) fn waits_from(&self, now: Duration) {
+    /// Says that its caller waits from now on, and returns from when on the run may be replaced. All at once, for an async
+    /// function: a waiter that was lent before the wait would be kept beside it.
+    pub(crate) fn waiting_from(self, now: Duration) -> (Self, Duration) {
         self.run.awaited.get_or_init(|| now);
-    }
-
-    /// From when on the run may be replaced.
-    pub(crate) fn overdue(&self) -> Duration {
-        self.run.overdue
-    }
-
-    /// Both at once, for an async function: a waiter that was lent before the wait would be kept beside it.
-    pub(crate) fn with_overdue(self) -> (Self, Duration) {
         let overdue = self.run.overdue;
         (self, overdue)
     }

@@ -225,10 +225,9 @@ impl Shared {
             let (waiter, overdue) = match self.board(want)? {
                 Boarded::Have(token) => return Ok(token),
                 Boarded::Failed(error) => return Err(error),
-                Boarded::Wait(waiter) => waiter.with_overdue(),
+                Boarded::Wait(waiter) => waiter.waiting_from(self.clock.now().mono),
             };
             // Ours, on our own runtime: the one that fetches may stand still.
-            waiter.waits_from(self.clock.now().mono);
             let limit = *limit.get_or_insert_with(|| clock::from_now(self.settings.fetch_deadline()));
             let until = limit.min(clock::from_now(overdue.saturating_sub(self.clock.now().mono)));
             let last = until == limit;
