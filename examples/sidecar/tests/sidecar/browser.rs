@@ -58,8 +58,8 @@ async fn visit(target: &str, rebound: &str, name: &str, pages: &(Issuer, String)
     let (fake, base) = pages;
     let page = PAGE.replace("TARGET", target).replace("REBOUND", rebound);
     fake.fail(Some(Answer::raw(200, page).header("content-type", "text/html; charset=utf-8")));
-    let told = || fake.requests().into_iter().rev().find(|request| request.uri.path() == "/done");
-    let before = fake.requests().len();
+    let done = || fake.requests().into_iter().filter(|request| request.uri.path() == "/done");
+    let before = done().count();
     let profile = tempfile::tempdir().unwrap();
     let mut browser = Command::new("chromium")
         .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
@@ -75,9 +75,7 @@ async fn visit(target: &str, rebound: &str, name: &str, pages: &(Issuer, String)
         .unwrap();
     let results = tokio::time::timeout(2 * PATIENCE, async {
         loop {
-            if fake.requests().len() > before
-                && let Some(done) = told()
-            {
+            if let Some(done) = done().nth(before) {
                 return done.json();
             }
             tokio::time::sleep(Duration::from_millis(100)).await;

@@ -111,7 +111,7 @@ async fn it_is_not_its_own_upstream() {
     let listen = free.to_string();
     let args = [&GRANT[2..], &["--upstream", &own, "--listen", &listen]].concat();
     let ended = fails(&args, &[("SIDECAR_CLIENT_SECRET", SECRET)]).await;
-    assert!(ended.said.contains("its own address"), "{}", ended.said);
+    assert!(ended.said.contains("sidecar's own address"), "{}", ended.said);
 }
 
 #[tokio::test]

@@ -78,7 +78,6 @@ async fn it_is_no_proxy_for_other_servers() {
         ("CONNECT elsewhere.example:443 HTTP/1.1\r\nHost: elsewhere.example".to_owned(), "501"),
         ("CONNECT stranger.example:443 HTTP/1.1\r\nHost: stranger.example".to_owned(), "403"),
         (format!("TRACE / HTTP/1.1\r\nHost: {own}"), "501"),
-        (format!("OPTIONS * HTTP/1.1\r\nHost: {own}"), "400"),
     ] {
         let answer = raw(own, &format!("{head}\r\nConnection: close\r\n\r\n")).await;
         assert_eq!(status_of(&answer), status, "{head}: {answer}");
@@ -87,12 +86,15 @@ async fn it_is_no_proxy_for_other_servers() {
 }
 
 #[tokio::test]
-async fn two_slashes_at_the_beginning_of_a_path_name_no_other_host() {
+async fn odd_targets_go_to_the_upstream_as_they_are() {
     let (sidecar, upstream) = sidecar(&[]).await;
-    let request =
-        format!("GET //elsewhere.example/x HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", sidecar.host());
-    assert_eq!(status_of(&raw(sidecar.host(), &request).await), "200");
-    assert_eq!(upstream.only().target, "//elsewhere.example/x");
+    let targets = ["//elsewhere.example/x", "/a?b=http://elsewhere.example", "/@elsewhere.example", "/%2e%2e/", "*"];
+    for target in targets {
+        let method = if target == "*" { "OPTIONS" } else { "GET" };
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", sidecar.host());
+        assert_eq!(status_of(&raw(sidecar.host(), &head).await), "200", "{target}");
+    }
+    assert_eq!(upstream.seen().into_iter().map(|seen| seen.target).collect::<Vec<_>>(), targets);
 }
 
 #[tokio::test]
