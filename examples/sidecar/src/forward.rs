@@ -110,7 +110,7 @@ impl Inner {
         let api = if caller.is_some() { &self.upgrades } else { &self.calls };
         let response = api.clone().oneshot(request).await.map_err(|error| {
             let problem = Problem::of(&error);
-            tracing::warn!(code = problem.code(), error = &*error, "no answer from the upstream");
+            tracing::warn!(code = problem.code(), error = &*error, "call failed");
             problem
         })?;
         self.hand_back(response, caller)

@@ -31,8 +31,9 @@ use crate::login;
 use crate::status::{self, Reporter};
 use crate::upstream::Clients;
 
-/// How long a caller may take to send the head of a request.
-const HEAD: Duration = Duration::from_secs(30);
+/// How long a caller's connection may be idle, or take to send a head: longer than clients keep idle connections, so that
+/// they close them, and none is closed just as the next request comes.
+const IDLE: Duration = Duration::from_secs(300);
 /// How long no connection is accepted after the system would not give one: most likely it is out of file descriptors.
 const BREATH: Duration = Duration::from_millis(100);
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -88,7 +89,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Wrong> {
     let serving = tasks.spawn(serve(listener, calls, stop.clone()));
     println!("listening at {address} for {upstream}");
 
-    told.to_end().await;
+    told.end().await;
     tracing::info!("ending: no new connections, requests in flight have {:?}", args.grace);
     reporter.drain();
     let drained = async {
@@ -104,7 +105,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Wrong> {
     };
     tokio::select! {
         () = drained => {}
-        () = told.to_end() => tracing::warn!("told twice: ended at once"),
+        () = told.end() => tracing::warn!("told twice: ended at once"),
     }
     Ok(())
 }
@@ -180,7 +181,7 @@ where
     B: hyper::body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+    server.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
     server.http2().timer(TokioTimer::new());
     let (connections, tasks) = (GracefulShutdown::new(), TaskTracker::new());
     loop {
@@ -222,7 +223,7 @@ impl Told {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn to_end(&mut self) {
+    async fn end(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

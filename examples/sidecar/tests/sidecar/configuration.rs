@@ -15,6 +15,9 @@ const GRANT: [&str; 8] = [
     "my-app",
 ];
 
+/// Arguments, variables, and the words of the error.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a [&'a str]);
+
 #[tokio::test]
 async fn a_secret_on_the_command_line_is_refused_and_not_repeated() {
     for name in ["client-secret", "password", "refresh-token", "subject-token", "assertion"] {
@@ -39,7 +42,7 @@ async fn each_mistake_names_its_option_and_what_to_do() {
     let missing = directory.path().join("missing").to_str().unwrap().to_owned();
     let not_pem = file("not.pem", "hello");
     let given: &[(&str, &str)] = &[("SIDECAR_CLIENT_SECRET", SECRET)];
-    let cases: &[(&[&str], &[(&str, &str)], &[&str])] = &[
+    let cases: &[Case<'_>] = &[
         (&["--upstream", "https://a.example"], &[], &["--grant", "--preset"]),
         (&GRANT[..2], &[("SIDECAR_GRANT", "password")], &["--issuer", "--token-url"]),
         (&GRANT[2..], given, &["--upstream", "such as https://api.example.com"]),

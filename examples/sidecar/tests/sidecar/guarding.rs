@@ -66,6 +66,18 @@ async fn only_its_own_names_are_answered() {
 }
 
 #[tokio::test]
+async fn at_an_address_that_other_machines_reach_they_need_a_name_for_it() {
+    let (_, tokens) = issuer().await;
+    let upstream = Upstream::default();
+    let open = ["--listen", "0.0.0.0:0", "--allow-remote-callers", "--allow-host", "sidecar.lan"];
+    let sidecar = Sidecar::of(&tokens, &upstream.serve().await, &open).await;
+    let port = sidecar.port();
+    for (host, status) in [("localhost", "200"), ("sidecar.lan", "200"), ("0.0.0.0", "403"), ("evil.example", "403")] {
+        assert_eq!(asked(&sidecar, &[format!("Host: {host}:{port}")]).await, status, "{host}");
+    }
+}
+
+#[tokio::test]
 async fn the_host_of_an_http2_request_counts_as_well() {
     let (_, tokens) = issuer().await;
     let upstream = Upstream::default();
