@@ -109,7 +109,8 @@ impl Inner {
 
         let api = if caller.is_some() { &self.upgrades } else { &self.calls };
         let response = api.clone().oneshot(request).await.map_err(|error| {
-            let problem = Problem::of(&error);
+            let next_attempt = api.get_ref().cache().status().next_attempt_in;
+            let problem = Problem::of(&error).or_after(next_attempt);
             tracing::warn!(code = problem.code(), error = &*error, "call failed");
             problem
         })?;

@@ -26,6 +26,8 @@ pub(crate) struct Problem {
 #[derive(Clone, Copy)]
 pub(crate) struct Own(pub(crate) &'static str);
 
+const UNAVAILABLE: &str = "token-unavailable";
+
 // === impl Problem ===
 
 impl Problem {
@@ -56,12 +58,14 @@ impl Problem {
     fn of_token(error: &Error) -> Self {
         let text = format!("There is no token for this call: {}", chain(error));
         match error.is_transient() || error.is_closed() {
-            true => {
-                let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "token-unavailable", text);
-                Self { retry_after: error.retry_after(), ..problem }
-            }
+            true => Self::new(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE, text),
             false => Self::new(StatusCode::BAD_GATEWAY, "token-denied", text),
         }
+    }
+
+    /// Says when it may help to come again: not before the next attempt to get a token.
+    pub(crate) fn or_after(self, next_attempt: Option<Duration>) -> Self {
+        Self { retry_after: next_attempt.filter(|_| self.code == UNAVAILABLE), ..self }
     }
 
     pub(crate) fn code(&self) -> &'static str {
@@ -82,7 +86,7 @@ impl Problem {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(wait) = self.retry_after {
-            headers.insert(RETRY_AFTER, wait.as_secs().max(1).into());
+            headers.insert(RETRY_AFTER, (wait.as_secs() + 1).into());
         }
         response.extensions_mut().insert(Own(self.code));
         response
@@ -90,7 +94,7 @@ impl Problem {
 }
 
 /// An error and what lies beneath it: hosts and reasons, no secrets.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {

@@ -17,7 +17,7 @@ use serde_json::json;
 use tower_bearer::{Phase, Status, TokenCache};
 
 use crate::forward::{self, Body};
-use crate::problem::{Own, Problem};
+use crate::problem::{Own, Problem, chain};
 
 /// What the status address answers from.
 #[derive(Clone)]
@@ -70,9 +70,9 @@ impl Reporter {
             "generation": status.generation,
             "fetching": status.fetching,
             "refused": status.suspect,
-            "last_failure": status.last_failure.as_ref().map(ToString::to_string),
+            "last_failure": status.last_failure.as_ref().map(|error| chain(error)),
             "next_attempt_in_seconds": status.next_attempt_in.map(|wait| wait.as_secs_f64()),
-            "refresh_token_not_saved": status.not_saved.as_ref().map(ToString::to_string),
+            "refresh_token_not_saved": status.not_saved.as_ref().map(|error| chain(error)),
             "draining": self.draining.load(Ordering::Relaxed),
         });
         json(healthy, &body)
