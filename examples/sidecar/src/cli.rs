@@ -120,6 +120,12 @@ pub(crate) struct Login {
     #[arg(long, value_enum, env = "SIDECAR_PRESET", hide_env = true)]
     pub(crate) preset: Option<Preset>,
 
+    /// A file that holds the token itself and that something else rewrites, as Kubernetes does: in place of --grant and
+    /// --preset. It need not be there yet
+    #[arg(long, value_name = "FILE", env = "SIDECAR_TOKEN_FILE", hide_env = true)]
+    #[arg(conflicts_with_all = ["grant", "preset"])]
+    pub(crate) token_file: Option<PathBuf>,
+
     /// The issuer, whose metadata says where its token endpoint is; for a preset, another place to log in at
     #[arg(long, value_name = "URL", env = "SIDECAR_ISSUER", hide_env = true, conflicts_with = "token_url")]
     #[arg(value_parser = NonEmptyStringValueParser::new())]

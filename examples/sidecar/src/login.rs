@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
+use tower_bearer::file::TokenFile;
 use tower_bearer::mesh_connect::MeshConnect;
 use tower_bearer::meshydb::{MeshyDb, TenantLayer};
 use tower_bearer::oauth2::{ClientAuth, ClientCredentials, Issuer, JwtBearer, Password, RefreshToken, TokenExchange};
@@ -61,14 +62,16 @@ macro_rules! settings {
 /// Makes the cache. Nothing is fetched yet.
 pub(crate) fn session(mut login: Login, http: TokenClient) -> Result<Session, Wrong> {
     let login = &mut login;
-    let (session, name) = match (login.preset, login.grant) {
-        (Some(Preset::Meshydb), _) => (meshydb(login, http)?, "--preset meshydb"),
-        (Some(Preset::MeshConnect), _) => (mesh_connect(login, http)?, "--preset mesh-connect"),
-        (None, Some(grant)) => granted(login, grant, http)?,
-        (None, None) => {
+    // clap has seen to it that there is one at most.
+    let (session, name) = match (login.token_file.take(), login.preset, login.grant) {
+        (Some(path), _, _) => (plain(TokenFile::new(path)), "--token-file"),
+        (None, Some(Preset::Meshydb), _) => (meshydb(login, http)?, "--preset meshydb"),
+        (None, Some(Preset::MeshConnect), _) => (mesh_connect(login, http)?, "--preset mesh-connect"),
+        (None, None, Some(grant)) => granted(login, grant, http)?,
+        (None, None, None) => {
             return Err(Wrong::new(
                 "--grant",
-                "nobody knows how to get a token; say --grant client-credentials or another, or --preset",
+                "nobody knows how to get a token; say --grant client-credentials or another, --preset, or --token-file",
             ));
         }
     };

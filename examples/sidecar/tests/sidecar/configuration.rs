@@ -43,7 +43,7 @@ async fn each_mistake_names_its_option_and_what_to_do() {
     let not_pem = file("not.pem", "hello");
     let given: &[(&str, &str)] = &[("SIDECAR_CLIENT_SECRET", SECRET)];
     let cases: &[Case<'_>] = &[
-        (&["--upstream", "https://a.example"], &[], &["--grant", "--preset"]),
+        (&["--upstream", "https://a.example"], &[], &["--grant", "--preset", "--token-file"]),
         (&GRANT[..2], &[("SIDECAR_GRANT", "password")], &["--issuer", "--token-url"]),
         (&GRANT[2..], given, &["--upstream", "such as https://api.example.com"]),
         (&GRANT[..6], given, &["--client-id", "needs it"]),
@@ -80,6 +80,7 @@ async fn each_mistake_names_its_option_and_what_to_do() {
         (&["--preset", "meshydb"], &[], &["--account", "needs it"]),
         (&["--preset", "meshydb", "--account", "a", "--public-key", "k"], &[], &["--username", "refresh token"]),
         (&["--preset", "meshydb", "--grant", "password"], &[], &["--preset", "--grant"]),
+        (&["--preset", "meshydb", "--token-file", "t"], &[], &["--preset", "--token-file"]),
         (&["--preset", "mesh-connect"], given, &["--client-id", "needs it"]),
     ];
     for (args, variables, words) in cases {

@@ -4,9 +4,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use serde_json::json;
-use tower_bearer::testing::{Answer, Api, Issuer, MeshConnectServer, MeshyDbServer};
+use tower_bearer::testing::{Answer, Api, Issuer, Ledger, MeshConnectServer, MeshyDbServer};
 
 use crate::world::{SECRET, Sidecar, issuer, read, serve, until, write};
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// A sidecar of this grant before an API that knows the issuer's tokens; what the issuer was asked.
 async fn granted(grant: &str, args: &[&str], variables: &[(&str, &str)]) -> (Sidecar, Issuer) {
@@ -106,6 +108,25 @@ async fn a_rotated_refresh_token_is_written_back_to_its_file() {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+}
+
+#[tokio::test]
+async fn a_token_file_is_read_again_when_its_token_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("token");
+    let ledger = Ledger::new();
+    let api = Api::new(ledger.clone());
+    let (upstream, file) = (serve(api.clone()).await, path.to_str().unwrap());
+    let sidecar = Sidecar::start(&["--upstream", &upstream, "--token-file", file]).await;
+    assert_eq!(sidecar.get("/me").await.0, 503, "it is not there yet");
+    ledger.issue("first-of-the-file", HOUR);
+    write(&path, "first-of-the-file\n");
+    until(async || sidecar.get("/me").await.0 == 200).await;
+    ledger.revoke_all();
+    ledger.issue("second-of-the-file", HOUR);
+    write(&path, "second-of-the-file\n");
+    until(async || sidecar.get("/me").await.0 == 200).await;
+    assert_eq!(api.requests().last().unwrap().headers["authorization"], "Bearer second-of-the-file");
 }
 
 #[tokio::test]
