@@ -40,6 +40,8 @@ async fn each_mistake_names_its_option_and_what_to_do() {
     let empty = file("empty", "\n");
     let secret = file("secret", SECRET);
     let missing = directory.path().join("missing").to_str().unwrap().to_owned();
+    // Also for a user who may read every file.
+    let unreadable = directory.path().to_str().unwrap().to_owned();
     let not_pem = file("not.pem", "hello");
     let given: &[(&str, &str)] = &[("SIDECAR_CLIENT_SECRET", SECRET)];
     let cases: &[Case<'_>] = &[
@@ -53,6 +55,11 @@ async fn each_mistake_names_its_option_and_what_to_do() {
             &[&GRANT[..], &["--client-secret-file", &missing]].concat(),
             &[],
             &["--client-secret-file", &missing, "No such file"],
+        ),
+        (
+            &[&GRANT[..], &["--client-secret-file", &unreadable]].concat(),
+            &[],
+            &["--client-secret-file", "cannot be read"],
         ),
         (&[&GRANT[..], &["--client-secret-file", &empty]].concat(), &[], &["--client-secret-file", "is empty"]),
         (&[&GRANT[..], &["--client-secret-file", &secret]].concat(), given, &["SIDECAR_CLIENT_SECRET", "as well"]),
