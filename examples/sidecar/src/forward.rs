@@ -1,0 +1,192 @@
+//! The way of a request: to the upstream with a token, and of its answer back. Bodies stream both ways.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::copy_bidirectional;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::timeout::Timeout;
+use tower::util::option_layer;
+use tower::{BoxError, ServiceBuilder, ServiceExt};
+use tower_bearer::meshydb::{Tenant, TenantLayer};
+use tower_bearer::resend::Buffered;
+use tower_bearer::{Bearer, BearerLayer, Origin};
+
+use crate::headers;
+use crate::problem::Problem;
+use crate::upstream::{CallClient, Clients};
+
+/// The upstream's body, or our own.
+pub(crate) type Body = UnsyncBoxBody<Bytes, hyper::Error>;
+
+/// A client with the token.
+type Api = Timeout<Bearer<tower::util::Either<Tenant<CallClient>, CallClient>, Buffered>>;
+
+/// What forwards.
+#[derive(Clone)]
+pub(crate) struct Proxy {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    scheme: Scheme,
+    authority: Authority,
+    calls: Api,
+    upgrades: Api,
+    tunnels: Tunnels,
+}
+
+/// WebSockets that are open. They have no end of their own: they are cut when the requests are done.
+#[derive(Clone, Default)]
+pub(crate) struct Tunnels {
+    tasks: TaskTracker,
+    cut: CancellationToken,
+}
+
+/// A body of the sidecar's own.
+pub(crate) fn own(body: Full<Bytes>) -> Body {
+    Body::new(body.map_err(|never| match never {}))
+}
+
+// === impl Proxy ===
+
+impl Proxy {
+    pub(crate) fn new(
+        upstream: &Origin,
+        clients: Clients,
+        layer: &BearerLayer<Buffered>,
+        tenant: Option<TenantLayer>,
+        timeout: Duration,
+        tunnels: Tunnels,
+    ) -> Self {
+        let uri: Uri = upstream.to_string().parse().expect("an origin is a URI");
+        let parts = uri.into_parts();
+        let api = |client| {
+            let tenant = option_layer(tenant.clone());
+            ServiceBuilder::new().timeout(timeout).layer(layer).layer(tenant).service(client)
+        };
+        let inner = Inner {
+            scheme: parts.scheme.expect("an origin has a scheme"),
+            authority: parts.authority.expect("an origin has a host"),
+            calls: api(clients.calls),
+            upgrades: api(clients.upgrades),
+            tunnels,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The answer to a request that the guard let through.
+    pub(crate) async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        let answer = self.inner.forward(request).await;
+        Ok(answer.unwrap_or_else(|problem| {
+            tracing::debug!(code = problem.code(), "request not forwarded");
+            problem.into_response().map(own)
+        }))
+    }
+}
+
+impl Inner {
+    async fn forward(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Problem> {
+        let uri = self.target(&request)?;
+        let caller = headers::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
+        let (head, body) = request.into_parts();
+
+        let mut request = Request::new(body);
+        *request.uri_mut() = uri;
+        *request.method_mut() = head.method;
+        *request.headers_mut() = head.headers;
+        headers::inward(request.headers_mut(), head.version, caller.is_some());
+
+        let api = if caller.is_some() { &self.upgrades } else { &self.calls };
+        let response = api.clone().oneshot(request).await.map_err(|error| {
+            let next_attempt = api.get_ref().cache().status().next_attempt_in;
+            let problem = Problem::of(&error).or_after(next_attempt);
+            tracing::warn!(code = problem.code(), error = &*error, "call failed");
+            problem
+        })?;
+        self.hand_back(response, caller)
+    }
+
+    fn hand_back(
+        &self,
+        mut response: Response<Incoming>,
+        caller: Option<OnUpgrade>,
+    ) -> Result<Response<Body>, Problem> {
+        let version = std::mem::replace(response.version_mut(), Version::HTTP_11);
+        let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        headers::outward(response.headers_mut(), version, switching);
+        if !switching {
+            return Ok(response.map(UnsyncBoxBody::new));
+        }
+        let Some(caller) = caller else {
+            return Err(Problem::new(
+                StatusCode::BAD_GATEWAY,
+                "unasked-upgrade",
+                "The upstream changes the protocol, and nobody asked.",
+            ));
+        };
+        self.tunnels.open(caller, hyper::upgrade::on(&mut response));
+        Ok(response.map(|_| Body::default()))
+    }
+
+    /// Where a request goes: its path, at the upstream.
+    fn target(&self, request: &Request<Incoming>) -> Result<Uri, Problem> {
+        // TRACE would have the upstream show the token to the caller (RFC 9110 section 9.3.8).
+        if request.method() == Method::CONNECT || request.method() == Method::TRACE {
+            let detail = format!("This is no proxy for {}: it forwards requests to one upstream.", request.method());
+            return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "method-refused", detail));
+        }
+        // In HTTP/2 the target always names the host; the guard has looked at it.
+        if request.uri().authority().is_some() && request.version() != Version::HTTP_2 {
+            return Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "absolute-target",
+                "This is no proxy for any server: write the path alone, and call the sidecar as if it were the API.",
+            ));
+        }
+        let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+        let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone()).path_and_query(path);
+        uri.build().map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "no-path", "The request's target is no path."))
+    }
+}
+
+// === impl Tunnels ===
+
+impl Tunnels {
+    /// Copies bytes both ways once both sides have switched.
+    fn open(&self, caller: OnUpgrade, upstream: OnUpgrade) {
+        let cut = self.cut.clone();
+        self.tasks.spawn(async move {
+            let copied = async {
+                let (caller, upstream) = tokio::try_join!(caller, upstream)?;
+                Ok::<_, BoxError>(copy_bidirectional(&mut TokioIo::new(caller), &mut TokioIo::new(upstream)).await?)
+            };
+            metrics::gauge!("sidecar_websockets").increment(1);
+            tokio::select! {
+                () = cut.cancelled() => tracing::debug!("WebSocket cut"),
+                copied = copied => match copied {
+                    Ok((sent, received)) => tracing::debug!(sent, received, "WebSocket closed"),
+                    Err(error) => tracing::debug!(error = &*error, "WebSocket broken"),
+                }
+            }
+            metrics::gauge!("sidecar_websockets").decrement(1);
+        });
+    }
+
+    /// Ends them all.
+    pub(crate) async fn close(&self) {
+        self.cut.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}

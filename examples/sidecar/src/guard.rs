@@ -1,0 +1,189 @@
+//! Who may call: the sidecar must not lend its token to a web page.
+//!
+//! # The story
+//! A browser on this machine can reach loopback, on behalf of any page. Two headers that no script can write tell:
+//!
+//! - `Host` names the server as the page knows it. A page whose own name was pointed at 127.0.0.1 (DNS rebinding) is of
+//!   one origin with us for the browser; its requests carry its name, and that is not one of ours.
+//! - `Origin` comes with every request of another origin that can have an effect (fetch, form POST, WebSocket), and
+//!   `Sec-Fetch-Site` with all requests, so that images and plain links of other sites are known as well. Without
+//!   `Origin`, `none` is an address that somebody typed, and `same-origin` a page that came through us.
+//!
+//! Programs send neither, and call us by the address they were given.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use http::header::{HOST, ORIGIN};
+use http::uri::Authority;
+use http::{HeaderMap, Request, Response, StatusCode};
+use tower_bearer::Origin;
+use tower_http::validate_request::ValidateRequest;
+
+use crate::forward::{self, Body};
+use crate::listen::Address;
+use crate::problem::Problem;
+
+/// The rule of one listener.
+#[derive(Clone)]
+pub(crate) struct Guard {
+    rules: Arc<Rules>,
+}
+
+struct Rules {
+    /// `None`: any name.
+    hosts: Option<Vec<HostRule>>,
+    origins: Vec<Origin>,
+}
+
+/// A name that callers may use, with a port or with any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostRule {
+    name: String,
+    port: Option<u16>,
+}
+
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
+
+// === impl Guard ===
+
+impl Guard {
+    /// For the address that lends the token.
+    pub(crate) fn new(listen: &Address, hosts: Vec<HostRule>, origins: Vec<Origin>) -> Self {
+        let hosts = Some(own_names(listen).into_iter().chain(hosts).collect());
+        Self { rules: Arc::new(Rules { hosts, origins }) }
+    }
+
+    /// For the address that tells how it goes: on loopback it has the same names; a probe from elsewhere may use any.
+    pub(crate) fn of_status(listen: &Address, hosts: Vec<HostRule>) -> Self {
+        let hosts = listen.is_local().then(|| own_names(listen).into_iter().chain(hosts).collect());
+        Self { rules: Arc::new(Rules { hosts, origins: Vec::new() }) }
+    }
+
+    fn check<B>(&self, request: &Request<B>) -> Result<(), Problem> {
+        self.check_host(request)?;
+        self.check_origin(request.headers())
+    }
+
+    fn check_host<B>(&self, request: &Request<B>) -> Result<(), Problem> {
+        let Some(allowed) = &self.rules.hosts else { return Ok(()) };
+        let mut headers = request.headers().get_all(HOST).iter();
+        // HTTP/2 names the host in the request's target, HTTP/1 in the header; where both do, both count.
+        let header = headers.next().map(|host| host.to_str().unwrap_or_default());
+        let target = request.uri().authority().map(Authority::as_str);
+        if headers.next().is_some() || (header.is_none() && target.is_none()) {
+            return Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "host-missing",
+                "A request has one Host header (RFC 9112 section 3.2).",
+            ));
+        }
+        let known = |host: &str| HostRule::read(host).is_some_and(|host| allowed.iter().any(|rule| rule.allows(&host)));
+        if header.into_iter().chain(target).all(known) {
+            return Ok(());
+        }
+        Err(refused(
+            "host-refused",
+            "The request calls this sidecar by a name that is not its own. If it should have that name, start it with \
+             --allow-host.",
+        ))
+    }
+
+    fn check_origin(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let known = |origin: &str| {
+            // Also of plain http: no token goes there.
+            Origin::plain_http(origin).is_ok_and(|origin| self.rules.origins.contains(&origin))
+        };
+        let mut origins = headers.get_all(ORIGIN).iter().peekable();
+        if origins.peek().is_some() {
+            if origins.all(|origin| origin.to_str().is_ok_and(known)) {
+                return Ok(());
+            }
+            return Err(refused(
+                "origin-refused",
+                "The request comes from a web page whose origin is not allowed here. If its scripts should call with \
+                 this token, start the sidecar with --allow-origin.",
+            ));
+        }
+        if headers.get_all(SEC_FETCH_SITE).iter().all(|site| site == "none" || site == "same-origin") {
+            return Ok(());
+        }
+        Err(refused(
+            "cross-site-refused",
+            "The request comes from a page of another site (Sec-Fetch-Site), and does not say which. A page whose \
+             origin is allowed calls with fetch() in the mode cors.",
+        ))
+    }
+}
+
+impl<B> ValidateRequest<B> for Guard {
+    type ResponseBody = Body;
+
+    fn validate(&mut self, request: &mut Request<B>) -> Result<(), Response<Body>> {
+        self.check(request).map_err(|problem| {
+            tracing::info!(refused = problem.code(), "request refused");
+            problem.into_response().map(forward::own)
+        })
+    }
+}
+
+fn refused(code: &'static str, detail: &'static str) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, code, detail)
+}
+
+/// The names that an address has by itself.
+fn own_names(listen: &Address) -> Vec<HostRule> {
+    match listen {
+        Address::Tcp(address) => {
+            let own = address.ip();
+            let ip = match own {
+                std::net::IpAddr::V4(ip) => ip.to_string(),
+                std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+            };
+            // 0.0.0.0 and [::] are no addresses that anybody calls.
+            let own = (!own.is_unspecified()).then_some(ip);
+            let names = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).into_iter().chain(own);
+            names.map(|name| HostRule { name, port: Some(address.port()) }).collect()
+        }
+        // Clients write something there; no browser reaches a Unix socket.
+        Address::Unix(_) => vec![HostRule { name: "localhost".to_owned(), port: None }],
+    }
+}
+
+// === impl HostRule ===
+
+impl HostRule {
+    /// A host as a request writes it, without a trailing dot and without user and password.
+    fn read(text: &str) -> Option<Self> {
+        let authority: Authority = text.parse().ok()?;
+        let name = authority.host();
+        let port = match authority.as_str().strip_prefix(name)? {
+            "" => None,
+            rest => Some(rest.strip_prefix(':')?.parse().ok()?),
+        };
+        Some(Self { name: name.to_ascii_lowercase(), port })
+    }
+
+    fn allows(&self, host: &Self) -> bool {
+        // A host without a port is called at the port of its scheme.
+        self.name == host.name && self.port.is_none_or(|port| port == host.port.unwrap_or(80))
+    }
+}
+
+impl FromStr for HostRule {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let rule =
+            Self::read(text.trim()).ok_or("write a name, an address or either with a port: sidecar, sidecar:8420")?;
+        if rule.name.contains('*') { Err("a wildcard is no host; name each one") } else { Ok(rule) }
+    }
+}
+
+impl fmt::Display for HostRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}

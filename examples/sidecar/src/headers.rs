@@ -1,0 +1,87 @@
+//! What a proxy takes off and puts on (RFC 9110 section 7.6).
+
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRANSFER_ENCODING, UPGRADE, VIA,
+};
+use http::{HeaderMap, Request, Version};
+
+/// Of one connection only, whether `Connection` names them or not.
+const HOP_BY_HOP: [HeaderName; 7] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Whether this request asks for a WebSocket (RFC 6455 section 4.1). No other protocol is passed on: what speaks HTTP
+/// inside a tunnel (h2c) would pass by the guard.
+pub(crate) fn wants_websocket<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_11
+        && words(request.headers(), &CONNECTION).any(|word| word.eq_ignore_ascii_case("upgrade"))
+        && words(request.headers(), &UPGRADE).any(|word| word.eq_ignore_ascii_case("websocket"))
+}
+
+/// A request's headers as they go to the upstream, still without the token.
+pub(crate) fn inward(headers: &mut HeaderMap, version: Version, websocket: bool) {
+    // gRPC depends on the one word of TE that may be passed on, where the proxy passes trailers (RFC 9110 section 10.1.4).
+    let trailers = words(headers, &TE).any(|word| word.eq_ignore_ascii_case("trailers"));
+    strip(headers);
+    headers.remove(TE);
+    // The client below writes the upstream's.
+    headers.remove(HOST);
+    // A local program's own must not take the token's place: the README says why.
+    if headers.remove(AUTHORIZATION).is_some() {
+        tracing::debug!("the caller's own Authorization is replaced by the token");
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    headers.append(VIA, via(version));
+    if websocket {
+        ask_upgrade(headers);
+    }
+}
+
+/// A response's headers as they go to the caller.
+pub(crate) fn outward(headers: &mut HeaderMap, version: Version, websocket: bool) {
+    strip(headers);
+    headers.append(VIA, via(version));
+    if websocket {
+        ask_upgrade(headers);
+    }
+}
+
+fn ask_upgrade(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+fn strip(headers: &mut HeaderMap) {
+    // RFC 9112 section 6.3: beside Transfer-Encoding a length is a lie.
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
+    let named: Vec<HeaderName> = words(headers, &CONNECTION).filter_map(|word| word.parse().ok()).collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// The comma-separated words of a header, without the parameters behind them.
+fn words<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).filter_map(|word| word.split(';').next()).map(str::trim)
+}
+
+/// RFC 9110 section 7.6.3: the protocol that the message came by, and a pseudonym.
+fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_2 => "2 sidecar",
+        Version::HTTP_10 => "1.0 sidecar",
+        _ => "1.1 sidecar",
+    })
+}

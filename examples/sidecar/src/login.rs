@@ -1,0 +1,266 @@
+//! Where the token comes from, as the command line says it.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_util::client::legacy::Client;
+use tower_bearer::file::TokenFile;
+use tower_bearer::mesh_connect::MeshConnect;
+use tower_bearer::meshydb::{MeshyDb, TenantLayer};
+use tower_bearer::oauth2::{ClientAuth, ClientCredentials, Issuer, JwtBearer, Password, RefreshToken, TokenExchange};
+use tower_bearer::{Error, Token, TokenCache, TokenSource};
+
+use crate::Wrong;
+use crate::cli::{Auth, Grant, Login, Preset};
+use crate::secrets::{self, Given};
+use crate::upstream::Connector;
+
+/// The client that carries the token calls.
+pub(crate) type TokenClient = Client<Connector, Full<Bytes>>;
+
+/// What a login comes to.
+pub(crate) struct Session {
+    pub(crate) cache: TokenCache,
+    /// The upstream of the provider, where it is known.
+    pub(crate) upstream: Option<&'static str>,
+    /// What each call says besides the token.
+    pub(crate) tenant: Option<TenantLayer>,
+}
+
+/// Where the token endpoint is.
+enum Place {
+    Issuer(Issuer),
+    Url(String),
+}
+
+/// Builds a grant at either place; the rest of the arguments are the same.
+macro_rules! at {
+    ($grant:ident, $place:expr, $http:expr $(, $argument:expr)*) => {
+        match $place {
+            Place::Issuer(issuer) => $grant::at(&issuer $(, $argument)*),
+            Place::Url(url) => $grant::new($http, &url $(, $argument)*),
+        }
+    };
+}
+
+/// The settings that all grants have.
+macro_rules! settings {
+    ($login:expr, $source:expr) => {{
+        let mut source = $source.map_err(named)?;
+        if let Some(scope) = $login.scope.take() {
+            source = source.scope(scope);
+        }
+        for audience in std::mem::take(&mut $login.audience) {
+            source = source.audience(audience);
+        }
+        for resource in std::mem::take(&mut $login.resource) {
+            source = source.resource(&resource).map_err(named)?;
+        }
+        source
+    }};
+}
+
+/// Makes the cache. Nothing is fetched yet.
+pub(crate) fn session(mut login: Login, http: TokenClient) -> Result<Session, Wrong> {
+    let login = &mut login;
+    // clap has seen to it that there is one at most.
+    let (session, name) = match (login.token_file.take(), login.preset, login.grant) {
+        (Some(path), _, _) => (plain(TokenFile::new(path)), "--token-file"),
+        (None, Some(Preset::Meshydb), _) => (meshydb(login, http)?, "--preset meshydb"),
+        (None, Some(Preset::MeshConnect), _) => (mesh_connect(login, http)?, "--preset mesh-connect"),
+        (None, None, Some(grant)) => granted(login, grant, http)?,
+        (None, None, None) => {
+            return Err(Wrong::new(
+                "--grant",
+                "nobody knows how to get a token; say --grant client-credentials or another, --preset, or --token-file",
+            ));
+        }
+    };
+    nothing_left(login, name)?;
+    Ok(session)
+}
+
+fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Session, &'static str), Wrong> {
+    let place = place(login, &http)?;
+    Ok(match grant {
+        Grant::ClientCredentials => {
+            let name = "--grant client-credentials";
+            let id = need(&mut login.client_id, "--client-id", name)?;
+            let secret = secrets::CLIENT_SECRET.need(login.client_secret_file.take(), name)?;
+            let auth = auth(login, &secret);
+            (plain(settings!(login, at!(ClientCredentials, place, http, id, auth))), name)
+        }
+        Grant::Password => {
+            let name = "--grant password";
+            let id = need(&mut login.client_id, "--client-id", name)?;
+            let user = need(&mut login.username, "--username", name)?;
+            let password = secrets::PASSWORD.need(login.password_file.take(), name)?;
+            let mut source = settings!(login, at!(Password, place, http, id, user, password.supply()));
+            if let Some(secret) = secrets::CLIENT_SECRET.find(login.client_secret_file.take())? {
+                source = source.client_auth(auth(login, &secret)).map_err(named)?;
+            }
+            (plain(source), name)
+        }
+        Grant::RefreshToken => {
+            let name = "--grant refresh-token";
+            let id = need(&mut login.client_id, "--client-id", name)?;
+            let saved = secrets::REFRESH_TOKEN.need(login.refresh_token_file.take(), name)?;
+            let mut source = settings!(login, at!(RefreshToken, place, http, id, saved.supply()));
+            if let Some(secret) = secrets::CLIENT_SECRET.find(login.client_secret_file.take())? {
+                source = source.client_auth(auth(login, &secret)).map_err(named)?;
+            }
+            (saving(source, &saved), name)
+        }
+        Grant::TokenExchange => {
+            let name = "--grant token-exchange";
+            let subject = secrets::SUBJECT_TOKEN.need(login.subject_token_file.take(), name)?;
+            let mut source = settings!(login, at!(TokenExchange, place, http, subject.supply()));
+            if let Some(identifier) = login.subject_token_type.take() {
+                source = source.subject_token_type(identifier).map_err(named)?;
+            }
+            if let Some((id, auth)) = client(login)? {
+                source = source.client(id, auth).map_err(named)?;
+            }
+            (plain(source), name)
+        }
+        Grant::JwtBearer => {
+            let name = "--grant jwt-bearer";
+            let assertion = secrets::ASSERTION.need(login.assertion_file.take(), name)?;
+            let mut source = settings!(login, at!(JwtBearer, place, http, assertion.supply()));
+            if let Some((id, auth)) = client(login)? {
+                source = source.client(id, auth).map_err(named)?;
+            }
+            (plain(source), name)
+        }
+    })
+}
+
+fn meshydb(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
+    let name = "--preset meshydb";
+    let account = need(&mut login.account, "--account", name)?;
+    let public_key = need(&mut login.public_key, "--public-key", name)?;
+    let tenant = login.tenant.take().unwrap_or_default();
+    let mut meshy = MeshyDb::new(http, &account, &public_key).and_then(|meshy| meshy.tenant(&tenant)).map_err(named)?;
+    if let Some(base) = login.issuer.take() {
+        meshy = meshy.auth_base(&base).map_err(named)?;
+    }
+    if let Some(scope) = login.scope.take() {
+        meshy = meshy.scope(scope);
+    }
+    let saved = secrets::REFRESH_TOKEN.find(login.refresh_token_file.take())?;
+    let mut session = match saved {
+        Some(saved) => saving(meshy.login_with_refresh_token(saved.supply()).map_err(named)?, &saved),
+        None => {
+            let user = need(&mut login.username, "--username", "--preset meshydb without a refresh token")?;
+            let password = secrets::PASSWORD.need(login.password_file.take(), name)?;
+            plain(meshy.login_with_password(&user, password.supply()).map_err(named)?)
+        }
+    };
+    session.upstream = Some("https://api.meshydb.com");
+    session.tenant = Some(meshy.tenant_layer());
+    Ok(session)
+}
+
+fn mesh_connect(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
+    let name = "--preset mesh-connect";
+    let id = need(&mut login.client_id, "--client-id", name)?;
+    let secret = secrets::CLIENT_SECRET.need(login.client_secret_file.take(), name)?;
+    let mut source = MeshConnect::new(http, &id, secret.supply()).map_err(named)?;
+    if let Some(base) = login.issuer.take() {
+        source = source.base(&base).map_err(named)?;
+    }
+    Ok(Session { upstream: Some("https://admin-api.meshconnect.com"), ..plain(source) })
+}
+
+fn plain(source: impl TokenSource) -> Session {
+    Session { cache: TokenCache::new(source), upstream: None, tenant: None }
+}
+
+/// A session whose refresh tokens go back to the file they came from: the one in it is spent with the first rotation.
+fn saving(source: impl TokenSource, saved: &Given) -> Session {
+    let mut session = plain(source);
+    if let Some(path) = saved.file().map(ToOwned::to_owned) {
+        session.cache = session.cache.on_rotation(move |token: Token| {
+            let path = path.clone();
+            async move {
+                match token.refresh_token() {
+                    Some(newest) => secrets::rewrite(path, newest).await,
+                    None => Ok(()),
+                }
+            }
+        });
+    }
+    session
+}
+
+fn place(login: &mut Login, http: &TokenClient) -> Result<Place, Wrong> {
+    match (login.issuer.take(), login.token_url.take()) {
+        (Some(id), _) => Ok(Place::Issuer(Issuer::new(http.clone(), &id).map_err(named)?)),
+        (None, Some(url)) => Ok(Place::Url(url)),
+        (None, None) => Err(Wrong::new(
+            "--issuer",
+            "a grant needs a place to ask; name the issuer, or the token endpoint with --token-url",
+        )),
+    }
+}
+
+/// The client of a grant that can do without one.
+fn client(login: &mut Login) -> Result<Option<(String, ClientAuth)>, Wrong> {
+    let secret = secrets::CLIENT_SECRET.find(login.client_secret_file.take())?;
+    match (login.client_id.take(), secret) {
+        (Some(id), Some(secret)) => Ok(Some((id, auth(login, &secret)))),
+        (Some(id), None) => Ok(Some((id, ClientAuth::none()))),
+        (None, Some(_)) => Err(Wrong::new("--client-id", "there is a client secret; say whose it is")),
+        (None, None) => Ok(None),
+    }
+}
+
+fn auth(login: &mut Login, secret: &Given) -> ClientAuth {
+    match login.client_auth.take().unwrap_or(Auth::Basic) {
+        Auth::Basic => ClientAuth::basic(secret.supply()),
+        Auth::Post => ClientAuth::post(secret.supply()),
+    }
+}
+
+fn need(value: &mut Option<String>, option: &str, login: &str) -> Result<String, Wrong> {
+    value.take().ok_or_else(|| Wrong::new(option, format_args!("{login} needs it")))
+}
+
+/// An option that nothing reads is a mistake of who gave it: it was taken to matter.
+fn nothing_left(login: &Login, name: &str) -> Result<(), Wrong> {
+    let left = [
+        ("--issuer", login.issuer.is_some()),
+        ("--token-url", login.token_url.is_some()),
+        ("--client-id", login.client_id.is_some()),
+        ("--client-secret-file", login.client_secret_file.is_some()),
+        ("--client-auth", login.client_auth.is_some()),
+        ("--username", login.username.is_some()),
+        ("--password-file", login.password_file.is_some()),
+        ("--refresh-token-file", login.refresh_token_file.is_some()),
+        ("--subject-token-file", login.subject_token_file.is_some()),
+        ("--subject-token-type", login.subject_token_type.is_some()),
+        ("--assertion-file", login.assertion_file.is_some()),
+        ("--scope", login.scope.is_some()),
+        ("--audience", !login.audience.is_empty()),
+        ("--resource", !login.resource.is_empty()),
+        ("--account", login.account.is_some()),
+        ("--public-key", login.public_key.is_some()),
+        ("--tenant", login.tenant.is_some()),
+    ];
+    match left.iter().find(|(_, given)| *given) {
+        Some((option, _)) => Err(Wrong::new(option, format_args!("{name} does not use it; leave it out"))),
+        None => Ok(()),
+    }
+}
+
+/// The library's words under the name of the option. Its errors of values are `invalid <field>: <problem>`.
+fn named(error: Error) -> Wrong {
+    let text = error.to_string();
+    let parts = text.strip_prefix("invalid ").and_then(|rest| rest.split_once(": "));
+    let Some((field, problem)) = parts else { return Wrong(text) };
+    let option = match field {
+        "account_name" => "account",
+        "base" | "auth_base" => "issuer",
+        field => field,
+    };
+    Wrong::new(&format!("--{}", option.replace('_', "-")), problem)
+}

@@ -1,0 +1,116 @@
+//! Answers of the sidecar's own: RFC 9457 problem details.
+
+use std::fmt::Write;
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use serde_json::json;
+use tower::BoxError;
+use tower::timeout::error::Elapsed;
+use tower_bearer::Error;
+
+/// Why a call got no answer of the upstream's.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    retry_after: Option<Duration>,
+}
+
+/// In the extensions of an answer that is the sidecar's own: what it was.
+#[derive(Clone, Copy)]
+pub(crate) struct Own(pub(crate) &'static str);
+
+const UNAVAILABLE: &str = "token-unavailable";
+
+// === impl Problem ===
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), retry_after: None }
+    }
+
+    /// What became of a call that ended in an error.
+    pub(crate) fn of(error: &BoxError) -> Self {
+        if error.is::<Elapsed>() {
+            return Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "timed-out",
+                "The upstream's answer has not begun in time. The limit is --timeout.",
+            );
+        }
+        if let Some(error) = Error::find(&**error) {
+            return Self::of_token(error);
+        }
+        let (status, code) = match timed_out(error) {
+            true => (StatusCode::GATEWAY_TIMEOUT, "timed-out"),
+            false => (StatusCode::BAD_GATEWAY, "unreachable"),
+        };
+        Self::new(status, code, format!("The upstream gave no answer: {}", chain(&**error)))
+    }
+
+    /// 502 where somebody has to do something, 503 where it may pass.
+    fn of_token(error: &Error) -> Self {
+        let text = format!("There is no token for this call: {}", chain(error));
+        match error.is_transient() || error.is_closed() {
+            true => Self::new(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE, text),
+            false => Self::new(StatusCode::BAD_GATEWAY, "token-denied", text),
+        }
+    }
+
+    /// Says when it may help to come again: not before the next attempt to get a token.
+    pub(crate) fn or_after(self, next_attempt: Option<Duration>) -> Self {
+        Self { retry_after: next_attempt.filter(|_| self.code == UNAVAILABLE), ..self }
+    }
+
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
+        let body = json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason(),
+            "status": self.status.as_u16(),
+            "code": self.code,
+            "detail": self.detail,
+        });
+        let mut response = Response::new(Full::from(format!("{body}\n")));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(wait) = self.retry_after {
+            headers.insert(RETRY_AFTER, (wait.as_secs() + 1).into());
+        }
+        response.extensions_mut().insert(Own(self.code));
+        response
+    }
+}
+
+/// An error and what lies beneath it: hosts and reasons, no secrets.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let _ = write!(text, ": {error}");
+        next = error.source();
+    }
+    text
+}
+
+fn timed_out(error: &BoxError) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&**error);
+    while let Some(error) = next {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}

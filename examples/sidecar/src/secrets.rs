@@ -1,0 +1,151 @@
+//! Secrets: from a variable or a file, never from the command line.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+
+use tower_bearer::Secret;
+
+use crate::Wrong;
+
+/// One of the secrets there are.
+#[derive(Clone, Copy)]
+pub(crate) struct Kind {
+    /// What people call it.
+    name: &'static str,
+    /// Where it may not be.
+    flag: &'static str,
+    variable: &'static str,
+    file_flag: &'static str,
+}
+
+/// Where a secret comes from.
+#[derive(Clone)]
+pub(crate) enum Given {
+    Variable(Secret),
+    File(PathBuf),
+}
+
+type Asked = Pin<Box<dyn Future<Output = io::Result<Secret>> + Send>>;
+
+macro_rules! kind {
+    ($constant:ident, $name:literal, $flag:literal, $variable:literal) => {
+        pub(crate) const $constant: Kind =
+            Kind { name: $name, flag: $flag, variable: $variable, file_flag: concat!($flag, "-file") };
+    };
+}
+
+kind!(CLIENT_SECRET, "client secret", "--client-secret", "SIDECAR_CLIENT_SECRET");
+kind!(PASSWORD, "password", "--password", "SIDECAR_PASSWORD");
+kind!(REFRESH_TOKEN, "refresh token", "--refresh-token", "SIDECAR_REFRESH_TOKEN");
+kind!(SUBJECT_TOKEN, "subject token", "--subject-token", "SIDECAR_SUBJECT_TOKEN");
+kind!(ASSERTION, "assertion", "--assertion", "SIDECAR_ASSERTION");
+
+const KINDS: [Kind; 5] = [CLIENT_SECRET, PASSWORD, REFRESH_TOKEN, SUBJECT_TOKEN, ASSERTION];
+
+/// Says where a secret belongs that somebody put on the command line; does not repeat it.
+pub(crate) fn none_on_the_command_line(args: impl Iterator<Item = OsString>) -> Result<(), Wrong> {
+    for arg in args {
+        let arg = arg.to_string_lossy();
+        let flag = arg.split('=').next().unwrap_or_default();
+        if let Some(Kind { name, variable, file_flag, .. }) = KINDS.iter().find(|kind| kind.flag == flag) {
+            return Err(Wrong::new(
+                flag,
+                format_args!(
+                    "every user of this machine can read a command line (ps), so no {name} belongs there; put it into \
+                     the variable {variable}, or into a file and name that with {file_flag}"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// Where this secret comes from, checked as far as it can be before the first token is asked for.
+    pub(crate) fn find(self, file: Option<PathBuf>) -> Result<Option<Given>, Wrong> {
+        let Self { name, variable, file_flag, .. } = self;
+        match (std::env::var_os(variable), file) {
+            (None, None) => Ok(None),
+            (Some(_), Some(_)) => Err(Wrong::new(
+                file_flag,
+                format_args!("the {name} is in the variable {variable} as well; unset it, or leave out the file"),
+            )),
+            (Some(value), None) => match value.into_string() {
+                Ok(value) if !value.trim().is_empty() => Ok(Some(Given::Variable(value.into()))),
+                _ => Err(Wrong::new(
+                    variable,
+                    format_args!("it is empty or not UTF-8; put the {name} there, or unset it"),
+                )),
+            },
+            (None, Some(path)) => {
+                let shown = path.display();
+                match std::fs::read_to_string(&path).map(Secret::from) {
+                    Ok(text) if text.expose().trim().is_empty() => {
+                        Err(Wrong::new(file_flag, format_args!("{shown} is empty; write the {name} into it")))
+                    }
+                    Ok(_) => Ok(Some(Given::File(path))),
+                    Err(error) => Err(Wrong::new(
+                        file_flag,
+                        format_args!(
+                            "{shown} cannot be read ({error}); name a file that holds the {name} and that this user \
+                             may read"
+                        ),
+                    )),
+                }
+            }
+        }
+    }
+
+    /// The same for a secret that this login cannot do without.
+    pub(crate) fn need(self, file: Option<PathBuf>, login: &str) -> Result<Given, Wrong> {
+        self.find(file)?.ok_or_else(|| {
+            Wrong::new(
+                self.file_flag,
+                format_args!(
+                    "{login} needs the {}; put it into the variable {}, or name a file that holds it",
+                    self.name, self.variable
+                ),
+            )
+        })
+    }
+}
+
+// === impl Given ===
+
+impl Given {
+    /// What the sources ask at each fetch. A file is read anew: it may have been rewritten.
+    pub(crate) fn supply(&self) -> impl Fn() -> Asked + Send + Sync + use<> {
+        let given = self.clone();
+        move || -> Asked {
+            match given.clone() {
+                Self::Variable(secret) => Box::pin(std::future::ready(Ok(secret))),
+                Self::File(path) => Box::pin(async move { tokio::fs::read_to_string(path).await.map(Secret::from) }),
+            }
+        }
+    }
+
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Variable(_) => None,
+            Self::File(path) => Some(path),
+        }
+    }
+}
+
+/// Puts a secret in the place of the one in a file, so that there is a whole one at any time. Only this user can read it.
+pub(crate) async fn rewrite(path: PathBuf, secret: Secret) -> io::Result<()> {
+    let write = move || {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(directory)?;
+        writeln!(file, "{}", secret.expose())?;
+        file.as_file().sync_all()?;
+        file.persist(&path)?;
+        Ok(())
+    };
+    tokio::task::spawn_blocking(write).await?
+}

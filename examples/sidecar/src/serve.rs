@@ -1,0 +1,232 @@
+//! From the first look at the configuration to the last request.
+
+use std::convert::Infallible;
+use std::io;
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::util::option_layer;
+use tower::{BoxError, Layer, Service, ServiceBuilder, service_fn};
+use tower_bearer::resend::Buffered;
+use tower_bearer::{BearerLayer, Origin};
+use tower_http::cors::{AllowHeaders, AllowMethods, CorsLayer};
+use tower_http::trace::TraceLayer;
+use tower_http::validate_request::ValidateRequestHeaderLayer;
+
+use crate::Wrong;
+use crate::cli::Args;
+use crate::forward::{Proxy, Tunnels};
+use crate::guard::Guard;
+use crate::listen::{Address, Listener};
+use crate::login;
+use crate::status::{self, Reporter};
+use crate::upstream::Clients;
+
+/// How long a caller's connection may be idle, or take to send a head: longer than clients keep idle connections, so that
+/// they close them, and none is closed just as the next request comes.
+const IDLE: Duration = Duration::from_secs(300);
+/// How long no connection is accepted after the system would not give one: most likely it is out of file descriptors.
+const BREATH: Duration = Duration::from_millis(100);
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Runs until it is told to end.
+pub(crate) async fn run(args: Args) -> Result<(), Wrong> {
+    check_listen(&args)?;
+    let clients = Clients::new(args.ca_file.as_deref())?;
+    let session = login::session(args.login, clients.tokens.clone())?;
+    let cache = session.cache.named("sidecar");
+    let upstream = upstream(args.upstream.as_deref().or(session.upstream))?;
+    let layer = BearerLayer::new(cache.clone(), [upstream.clone()]).map_err(|error| Wrong::new("--upstream", error))?;
+    let layer = layer.resend(Buffered::new(args.resend_limit));
+
+    let prometheus = PrometheusBuilder::new().install_recorder().expect("it is the only recorder");
+    status::describe();
+    let reporter = Reporter::new(cache.clone(), prometheus.clone());
+    let tunnels = Tunnels::default();
+    let proxy = Proxy::new(&upstream, clients, &layer, session.tenant, args.timeout, tunnels.clone());
+
+    let mut told = Told::new().map_err(|error| Wrong::new("signals", error))?;
+    let (listener, address) = bind(&args.listen, "--listen").await?;
+    check_loop(&address, &upstream)?;
+    let guard = Guard::new(&address, args.allow_host.clone(), args.allow_origin.clone());
+    let calls = ServiceBuilder::new()
+        .map_response(|response: Response<_>| {
+            status::count(&response);
+            response
+        })
+        .layer(TraceLayer::new_for_http().make_span_with(span).on_failure(()))
+        .layer(ValidateRequestHeaderLayer::custom(guard))
+        .layer(option_layer(cors(&args.allow_origin)))
+        .service(service_fn(move |request| proxy.clone().answer(request)));
+
+    let (tasks, stop, stop_reports) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+    if let Some(address) = &args.status_listen {
+        let (listener, address) = bind(address, "--status-listen").await?;
+        let guard = ValidateRequestHeaderLayer::custom(Guard::of_status(&address, args.allow_host));
+        let reporter = reporter.clone();
+        let reports = service_fn(move |request| reporter.clone().answer(request));
+        tasks.spawn(serve(listener, guard.layer(reports), stop_reports.clone()));
+        println!("status at {address}");
+    }
+    // The token is there before the first call, and `/ready` tells.
+    tasks.spawn(cache.keep_warm());
+    tasks.spawn(async move {
+        // What was measured is kept one by one until somebody looks, and nobody may ever look.
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            prometheus.run_upkeep();
+        }
+    });
+    let serving = tasks.spawn(serve(listener, calls, stop.clone()));
+    println!("listening at {address} for {upstream}");
+
+    told.end().await;
+    tracing::info!("ending: no new connections, requests in flight have {:?}", args.grace);
+    reporter.drain();
+    let drained = async {
+        stop.cancel();
+        if tokio::time::timeout(args.grace, serving).await.is_err() {
+            tracing::warn!("ended with requests in flight");
+        }
+        tunnels.close().await;
+        // A refresh token on its way is written down before the end.
+        cache.shutdown().await;
+        // Until here it could be asked how it goes.
+        stop_reports.cancel();
+    };
+    tokio::select! {
+        () = drained => {}
+        () = told.end() => tracing::warn!("told twice: ended at once"),
+    }
+    Ok(())
+}
+
+/// Read here and not by clap, which repeats what it cannot read; there may be a password in it.
+fn upstream(given: Option<&str>) -> Result<Origin, Wrong> {
+    let wrong = |problem: &dyn std::fmt::Display| Wrong::new("--upstream", problem);
+    let given = given.ok_or_else(|| wrong(&"say which API calls go to, such as https://api.example.com"))?;
+    given.parse().map_err(|error: tower_bearer::Error| match Origin::plain_http(given) {
+        Ok(_) => {
+            wrong(&"plain http:// shows the token to everyone on the way; write https:// (http:// is for loopback)")
+        }
+        Err(_) => wrong(&error),
+    })
+}
+
+fn check_listen(args: &Args) -> Result<(), Wrong> {
+    if args.listen.is_local() || args.allow_remote_callers {
+        return Ok(());
+    }
+    Err(Wrong::new(
+        "--listen",
+        format_args!(
+            "other machines reach {}, and whoever reaches it acts with your token; listen at 127.0.0.1 or at \
+             unix:/PATH, or say --allow-remote-callers",
+            args.listen
+        ),
+    ))
+}
+
+async fn bind(address: &Address, option: &str) -> Result<(Listener, Address), Wrong> {
+    let listener = address.bind(option).await?;
+    let address = listener.address().map_err(|error| Wrong::new(option, error))?;
+    Ok((listener, address))
+}
+
+/// A sidecar that is its own upstream would call itself until it is out of connections.
+fn check_loop(address: &Address, upstream: &Origin) -> Result<(), Wrong> {
+    let Address::Tcp(address) = address else { return Ok(()) };
+    let port = address.port();
+    let own = ["localhost", "127.0.0.1", "[::1]"].map(|name| format!("http://{name}:{port}").parse::<Origin>());
+    if own.iter().any(|own| own.as_ref().is_ok_and(|own| own == upstream)) {
+        return Err(Wrong::new(
+            "--upstream",
+            "it is this sidecar's own address; name the API, or listen at another port",
+        ));
+    }
+    Ok(())
+}
+
+/// A page that may call is answered as browsers want it, whatever the upstream says of other pages.
+fn cors(origins: &[Origin]) -> Option<CorsLayer> {
+    let names: Vec<HeaderValue> = origins.iter().filter_map(|origin| origin.to_string().parse().ok()).collect();
+    (!names.is_empty()).then(|| {
+        CorsLayer::new()
+            .allow_origin(names)
+            .allow_methods(AllowMethods::mirror_request())
+            .allow_headers(AllowHeaders::mirror_request())
+            .vary([header::ORIGIN])
+    })
+}
+
+/// Method and path; a query may hold a secret of the caller.
+fn span<B>(request: &Request<B>) -> tracing::Span {
+    tracing::info_span!("request", method = %request.method(), path = request.uri().path())
+}
+
+/// Serves HTTP/1 and HTTP/2 until it is told to stop; ends when the requests in flight have ended.
+async fn serve<S, B>(listener: Listener, service: S, stop: CancellationToken)
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: hyper::body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
+    server.http2().timer(TokioTimer::new());
+    let (connections, tasks) = (GracefulShutdown::new(), TaskTracker::new());
+    loop {
+        let stream = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection was not accepted");
+                    tokio::time::sleep(BREATH).await;
+                    continue;
+                }
+            },
+        };
+        let service = TowerToHyperService::new(service.clone());
+        let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+        let connection = connections.watch(connection);
+        tasks.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = &*error, "a connection broke");
+            }
+        });
+    }
+    // No new ones from here on.
+    drop(listener);
+    connections.shutdown().await;
+}
+
+/// The signals that end it.
+struct Told {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+// === impl Told ===
+
+impl Told {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! A page in a real browser that tries to call with the token.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+use tower_bearer::testing::{Answer, Api, Issuer};
+
+use crate::world::{PATIENCE, Sidecar, issuer, serve, there_is};
+
+/// Tries all that a page can, tells its own server what came of it.
+const PAGE: &str = r#"<!doctype html><meta charset="utf-8"><title>tries</title>
+<iframe name="hidden"></iframe>
+<form id="form" method="post" target="hidden"><input name="a" value="b"></form>
+<script>
+const target = "TARGET", rebound = "REBOUND";
+const told = attempt => attempt.then(value => "got " + value, error => "failed " + error.name);
+const loaded = (name, attributes) => new Promise((resolve, reject) => {
+  const element = Object.assign(document.createElement(name), attributes);
+  element.onload = () => resolve("loaded");
+  element.onerror = () => reject(new Error());
+  setTimeout(() => resolve("silent"), 5000);
+  document.body.append(element);
+});
+const socket = url => new Promise((resolve, reject) => {
+  const socket = new WebSocket(url);
+  socket.onopen = () => resolve("open");
+  socket.onerror = () => reject(new Error());
+});
+const read = response => response.text().then(text => response.status + " " + text);
+(async () => {
+  const results = {
+    fetch: await told(fetch(target + "/fetch").then(read)),
+    preflighted: await told(fetch(target + "/put", { method: "PUT", headers: { "x-mine": "1" } }).then(read)),
+    "no-cors": await told(fetch(target + "/no-cors", { mode: "no-cors" }).then(r => r.type)),
+    "no-cors post": await told(fetch(target + "/post", { mode: "no-cors", method: "POST", body: "a" }).then(r => r.type)),
+    beacon: await told(Promise.resolve(navigator.sendBeacon(target + "/beacon", "a"))),
+    rebound: await told(fetch(rebound + "/rebound", { mode: "no-cors" }).then(r => r.type)),
+    websocket: await told(socket(target.replace("http", "ws") + "/socket")),
+    "rebound websocket": await told(socket(rebound.replace("http", "ws") + "/socket")),
+    image: await told(loaded("img", { src: target + "/image" })),
+    script: await told(loaded("script", { src: target + "/script" })),
+    frame: await told(loaded("iframe", { src: target + "/frame" })),
+    "rebound frame": await told(loaded("iframe", { src: rebound + "/frame" })),
+    sandboxed: await told(loaded("iframe", { sandbox: "allow-scripts", srcdoc:
+      `<script>fetch("${target}/null", { mode: "no-cors", method: "POST", body: "a" })<` + `/script>` })),
+  };
+  const form = document.getElementById("form");
+  form.action = target + "/form";
+  form.submit();
+  await new Promise(resolve => setTimeout(resolve, 1000));
+  await fetch("/done", { method: "POST", body: JSON.stringify(results) });
+})();
+</script>"#;
+
+/// Opens the page at `name` in a browser; returns what it told. `*.example` are names of loopback for it.
+async fn visit(target: &str, rebound: &str, name: &str, pages: &(Issuer, String)) -> serde_json::Value {
+    let (fake, base) = pages;
+    let page = PAGE.replace("TARGET", target).replace("REBOUND", rebound);
+    fake.fail(Some(Answer::raw(200, page).header("content-type", "text/html; charset=utf-8")));
+    let done = || fake.requests().into_iter().filter(|request| request.uri.path() == "/done");
+    let before = done().count();
+    let profile = tempfile::tempdir().unwrap();
+    let mut browser = Command::new("chromium")
+        .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
+        .args(["--disable-background-networking", "--no-proxy-server"])
+        .arg("--host-resolver-rules=MAP *.example 127.0.0.1")
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg(format!("http://{name}:{}/", base.rsplit(':').next().unwrap()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let results = tokio::time::timeout(2 * PATIENCE, async {
+        loop {
+            if let Some(done) = done().nth(before) {
+                return done.json();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    browser.kill().await.unwrap();
+    results.expect("the page has told what came of its attempts")
+}
+
+#[tokio::test]
+async fn a_page_in_a_real_browser_gets_nothing_through() {
+    if !there_is("chromium", &["--version"]) {
+        return;
+    }
+    let (issuer, tokens) = issuer().await;
+    let api = Api::new(issuer.ledger());
+    let base = serve(api.clone()).await;
+    let page = Issuer::new();
+    let pages = (page.clone(), serve(page).await);
+    // Of another site (evil.example), and of the same site on another port (127.0.0.1).
+    for name in ["evil.example", "127.0.0.1"] {
+        let sidecar = Sidecar::of(&tokens, &base, &[]).await;
+        let rebound = format!("http://evil.example:{}", sidecar.port());
+        let results = visit(&sidecar.base, &rebound, name, &pages).await;
+        println!("{name}: {results}");
+        for attempt in ["fetch", "preflighted", "websocket", "rebound websocket"] {
+            assert!(results[attempt].as_str().unwrap().starts_with("failed"), "{attempt}: {results}");
+        }
+        // The attempts did arrive, and each rule has refused some.
+        for code in ["origin-refused", "cross-site-refused", "host-refused"] {
+            let refused = sidecar.answered(code).await;
+            println!("{name}: {code} {refused}");
+            assert!(refused >= 2, "{code}");
+        }
+        assert_eq!(sidecar.answered("upstream").await, 0);
+    }
+    assert_eq!(api.calls().total(), 0, "{:?}", api.requests());
+
+    // The same page where it is allowed: what was refused above could have come through.
+    let origin = format!("http://evil.example:{}", pages.1.rsplit(':').next().unwrap());
+    let sidecar = Sidecar::of(&tokens, &base, &["--allow-origin", &origin]).await;
+    let results = visit(&sidecar.base, &sidecar.base, "evil.example", &pages).await;
+    for attempt in ["fetch", "preflighted"] {
+        assert!(results[attempt].as_str().unwrap().starts_with("got 200"), "{attempt}: {results}");
+    }
+    assert!(api.accepted() >= 2);
+}

@@ -1,0 +1,57 @@
+//! Many calls while tokens rotate.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::StatusCode;
+use http_body_util::BodyExt;
+use tokio::task::JoinSet;
+use tower_bearer::testing::Api;
+
+use crate::world::{Sidecar, client, get, issuer, serve};
+
+const REQUESTS: usize = 10_000;
+const CONCURRENCY: usize = 64;
+const LIFETIME: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_requests_at_concurrency_64_while_2_second_tokens_rotate_and_none_fails() {
+    let (issuer, tokens) = issuer().await;
+    issuer.lifetime(LIFETIME);
+    let api = Api::new(issuer.ledger());
+    // A fast machine takes long enough for tokens to rotate: 157 rounds of 40 ms are 6 s.
+    api.delay(Duration::from_millis(40));
+    let sidecar = Sidecar::of(&tokens, &serve(api.clone()).await, &[]).await;
+    let (url, client) = (format!("{}/me", sidecar.base), client());
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut callers = JoinSet::new();
+    for _ in 0..CONCURRENCY {
+        let (url, client, next) = (url.clone(), client.clone(), Arc::clone(&next));
+        callers.spawn(async move {
+            let mut failed = Vec::new();
+            while next.fetch_add(1, Ordering::Relaxed) < REQUESTS {
+                match client.request(get(&url)).await {
+                    Ok(response) if response.status() == StatusCode::OK => {
+                        response.into_body().collect().await.unwrap();
+                    }
+                    Ok(response) => failed.push(response.status().to_string()),
+                    Err(error) => failed.push(format!("{error:?}")),
+                }
+            }
+            failed
+        });
+    }
+    let failed = callers.join_all().await.concat();
+    println!(
+        "{REQUESTS} requests, {} failed; {} tokens, at most {} fetched at once; {} expired tokens seen",
+        failed.len(),
+        issuer.calls().total(),
+        issuer.calls().most_at_once(),
+        api.expired_seen(),
+    );
+    assert_eq!(failed, Vec::<String>::new(), "{}", sidecar.log());
+    assert_eq!((api.accepted(), api.without_token()), (REQUESTS, 0));
+    assert!(issuer.calls().total() >= 3, "tokens rotated meanwhile");
+    assert_eq!(issuer.calls().most_at_once(), 1);
+}

@@ -1,0 +1,165 @@
+//! Each way to a token, end to end.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use serde_json::json;
+use tower_bearer::testing::{Answer, Api, Issuer, Ledger, MeshConnectServer, MeshyDbServer};
+
+use crate::world::{SECRET, Sidecar, issuer, read, serve, until, write};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A sidecar of this grant before an API that knows the issuer's tokens; what the issuer was asked.
+async fn granted(grant: &str, args: &[&str], variables: &[(&str, &str)]) -> (Sidecar, Issuer) {
+    let (issuer, tokens) = issuer().await;
+    let upstream = serve(Api::new(issuer.ledger())).await;
+    let token_url = format!("{tokens}/token");
+    let place = ["--upstream", &upstream, "--token-url", &token_url, "--grant", grant];
+    let sidecar = Sidecar::start_with(&[&place, args].concat(), variables).await;
+    assert_eq!(sidecar.get("/me").await.0, 200);
+    (sidecar, issuer)
+}
+
+#[tokio::test]
+async fn each_grant_asks_as_its_rfc_says() {
+    let id: &[&str] = &["--client-id", "my-app"];
+    let secret = ("SIDECAR_CLIENT_SECRET", SECRET);
+    let post: &[&str] =
+        &["--client-auth", "post", "--scope", "a b", "--audience", "x", "--resource", "https://r.example/"];
+    let (_sidecar, issuer) = granted("client-credentials", &[id, post].concat(), &[secret]).await;
+    let form = issuer.requests()[0].form();
+    for (name, value) in [
+        ("grant_type", "client_credentials"),
+        ("client_id", "my-app"),
+        ("client_secret", SECRET),
+        ("scope", "a b"),
+        ("audience", "x"),
+        ("resource", "https://r.example/"),
+    ] {
+        assert_eq!(form[name], value, "{name}");
+    }
+
+    let (_sidecar, issuer) =
+        granted("password", &[id, &["--username", "ann"]].concat(), &[("SIDECAR_PASSWORD", "pw-1\n")]).await;
+    let form = issuer.requests()[0].form();
+    assert_eq!((&*form["grant_type"], &*form["username"], &*form["password"]), ("password", "ann", "pw-1"));
+
+    let (_sidecar, issuer) = granted("refresh-token", id, &[("SIDECAR_REFRESH_TOKEN", "saved"), secret]).await;
+    let request = &issuer.requests()[0];
+    assert_eq!((&*request.form()["grant_type"], &*request.form()["refresh_token"]), ("refresh_token", "saved"));
+    assert!(request.headers["authorization"].to_str().unwrap().starts_with("Basic "));
+
+    let jwt = ["--subject-token-type", "urn:ietf:params:oauth:token-type:jwt"];
+    let (_sidecar, issuer) = granted("token-exchange", &jwt, &[("SIDECAR_SUBJECT_TOKEN", "subject")]).await;
+    let form = issuer.requests()[0].form();
+    assert_eq!((&*form["subject_token"], &*form["subject_token_type"]), ("subject", jwt[1]));
+
+    let (_sidecar, issuer) = granted("jwt-bearer", id, &[("SIDECAR_ASSERTION", "assertion")]).await;
+    let form = issuer.requests()[0].form();
+    assert_eq!((&*form["assertion"], &*form["client_id"]), ("assertion", "my-app"));
+}
+
+#[tokio::test]
+async fn an_issuer_is_asked_where_its_token_endpoint_is() {
+    let (issuer, tokens) = issuer().await;
+    let metadata = Issuer::new();
+    let base = serve(metadata.clone()).await;
+    metadata.queue(Answer::json(200, json!({ "issuer": base, "token_endpoint": format!("{tokens}/t") })));
+    let upstream = serve(Api::new(issuer.ledger())).await;
+    let grant = ["--grant", "client-credentials", "--client-id", "my-app", "--upstream", &upstream];
+    let sidecar = Sidecar::start(&[&grant[..], &["--issuer", &base]].concat()).await;
+    assert_eq!(sidecar.get("/me").await.0, 200);
+    assert_eq!(issuer.requests()[0].uri.path(), "/t");
+}
+
+#[tokio::test]
+async fn a_secret_file_is_read_again_for_every_token() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("password");
+    let file = write(&path, "first\n");
+    let args = ["--client-id", "my-app", "--username", "ann", "--password-file", &file];
+    let (sidecar, issuer) = granted("password", &args, &[]).await;
+    write(&path, "second\n");
+    issuer.ledger().revoke_all();
+    // Past the two seconds in which a refused token is taken for one that has not arrived everywhere.
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    assert_eq!(sidecar.get("/me").await.0, 200);
+    let passwords: Vec<_> = issuer.requests().iter().map(|request| request.form()["password"].clone()).collect();
+    assert_eq!(passwords, ["first", "second"]);
+}
+
+#[tokio::test]
+async fn a_rotated_refresh_token_is_written_back_to_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("refresh");
+    let file = write(&path, "saved\n");
+    let (issuer, tokens) = issuer().await;
+    issuer.rotate_refresh_tokens(true);
+    let upstream = serve(Api::new(issuer.ledger())).await;
+    let token_url = format!("{tokens}/token");
+    let args =
+        ["--upstream", &upstream, "--token-url", &token_url, "--grant", "refresh-token", "--client-id", "my-app"];
+    for (spent, newest) in [("saved", "refresh-1\n"), ("refresh-1", "refresh-2\n")] {
+        let sidecar = Sidecar::start_with(&[&args[..], &["--refresh-token-file", &file]].concat(), &[]).await;
+        assert_eq!(sidecar.get("/me").await.0, 200);
+        assert_eq!(issuer.requests().last().unwrap().form()["refresh_token"], spent);
+        assert_eq!(read(&path), newest);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+}
+
+#[tokio::test]
+async fn a_token_file_is_read_again_when_its_token_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("token");
+    let ledger = Ledger::new();
+    let api = Api::new(ledger.clone());
+    let (upstream, file) = (serve(api.clone()).await, path.to_str().unwrap());
+    let sidecar = Sidecar::start(&["--upstream", &upstream, "--token-file", file]).await;
+    assert_eq!(sidecar.get("/me").await.0, 503, "it is not there yet");
+    ledger.issue("first-of-the-file", HOUR);
+    write(&path, "first-of-the-file\n");
+    until(async || sidecar.get("/me").await.0 == 200).await;
+    ledger.revoke_all();
+    ledger.issue("second-of-the-file", HOUR);
+    write(&path, "second-of-the-file\n");
+    until(async || sidecar.get("/me").await.0 == 200).await;
+    assert_eq!(api.requests().last().unwrap().headers["authorization"], "Bearer second-of-the-file");
+}
+
+#[tokio::test]
+async fn meshydb_by_its_preset() {
+    let server = MeshyDbServer::new("acme", "public-key").tenant_user("blue", "ann", "pw-of-ann");
+    server.lifetime(Duration::from_secs(2));
+    let base = serve(server.clone()).await;
+    let account = ["--preset", "meshydb", "--account", "acme", "--public-key", "public-key", "--tenant", "blue"];
+    let places = ["--upstream", &base, "--issuer", &base, "--username", "ann"];
+    let args = [&account[..], &places].concat();
+    let sidecar = Sidecar::start_with(&args, &[("SIDECAR_PASSWORD", "pw-of-ann")]).await;
+    assert_eq!(sidecar.get("/acme/meshes/person").await.0, 200);
+    assert_eq!(server.api().requests()[0].headers["tenant"], "blue");
+    // The session goes on with its refresh tokens.
+    until(async || server.token_calls().total() >= 3).await;
+    assert_eq!(sidecar.get("/acme/meshes/person").await.0, 200);
+    assert_eq!(server.api().refused(), 0);
+}
+
+#[tokio::test]
+async fn mesh_connect_by_its_preset() {
+    let server = MeshConnectServer::new("my-client", SECRET);
+    let base = serve(server.clone()).await;
+    let args = ["--preset", "mesh-connect", "--client-id", "my-client", "--upstream", &base, "--issuer", &base];
+    let sidecar = Sidecar::start(&args).await;
+    assert_eq!(sidecar.get("/admin/api/v1/transfers").await.0, 200);
+    assert_eq!(server.api().accepted(), 1);
+}
+
+#[tokio::test]
+async fn the_presets_know_their_upstream() {
+    let args = ["--preset", "mesh-connect", "--client-id", "my-client", "--issuer", "http://127.0.0.1:1"];
+    // It says where it sends to; it is not called.
+    let sidecar = Sidecar::start(&args).await;
+    assert!(sidecar.said.contains("for https://admin-api.meshconnect.com"), "{}", sidecar.said);
+}

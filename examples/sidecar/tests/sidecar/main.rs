@@ -1,0 +1,16 @@
+//! The built binary as a child process, against fakes over loopback sockets.
+#![expect(clippy::disallowed_methods, reason = "tests of a program: they spawn servers and look at the clock")]
+
+mod browser;
+mod configuration;
+mod forwarding;
+mod guarding;
+mod load;
+mod logins;
+mod programs;
+mod shutdown;
+mod status;
+mod tls;
+mod upstream;
+mod websocket;
+mod world;

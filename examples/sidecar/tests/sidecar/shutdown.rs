@@ -1,0 +1,68 @@
+//! How it ends.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use http_body_util::channel::Channel;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use tokio::net::TcpStream;
+
+use crate::upstream::Upstream;
+use crate::world::{Sidecar, client, get, issuer, patiently, until};
+
+#[tokio::test]
+async fn after_sigterm_requests_in_flight_end_well_and_new_ones_are_not_taken() {
+    let (_, tokens) = issuer().await;
+    let upstream = Upstream::default();
+    let mut sidecar = Sidecar::of(&tokens, &upstream.serve().await, &[]).await;
+    let (mut upload, body) = Channel::<Bytes>::new(1);
+    let client: Client<_, Channel<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let asked = tokio::spawn(client.request(Request::post(format!("{}/echo", sidecar.base)).body(body).unwrap()));
+    upload.send_data(Bytes::from_static(b"one ")).await.unwrap();
+    let answer = patiently(asked).await.unwrap().unwrap();
+    sidecar.signal("TERM").await;
+    until(async || TcpStream::connect(sidecar.host()).await.is_err()).await;
+    let (ready, _) = sidecar.status("/ready").await;
+    assert_eq!(ready, 503, "and it says so");
+    upload.send_data(Bytes::from_static(b"two")).await.unwrap();
+    drop(upload);
+    assert_eq!(patiently(answer.into_body().collect()).await.unwrap().to_bytes(), "one two");
+    assert!(sidecar.ended().await.success());
+}
+
+#[tokio::test]
+async fn what_does_not_end_is_given_up_after_the_grace() {
+    let (_, tokens) = issuer().await;
+    let upstream = Upstream::default();
+    let mut sidecar = Sidecar::of(&tokens, &upstream.serve().await, &["--grace", "1"]).await;
+    let stuck = tokio::spawn(client().request(get(&format!("{}/never", sidecar.base))));
+    until(async || !upstream.seen().is_empty()).await;
+    sidecar.signal("INT").await;
+    assert!(sidecar.ended().await.success());
+    assert!(sidecar.log().contains("ended with requests in flight"), "{}", sidecar.log());
+    gave_up(patiently(stuck).await.unwrap());
+}
+
+#[tokio::test]
+async fn told_twice_it_ends_at_once() {
+    let (_, tokens) = issuer().await;
+    let upstream = Upstream::default();
+    let mut sidecar = Sidecar::of(&tokens, &upstream.serve().await, &["--grace", "3600"]).await;
+    let stuck = tokio::spawn(client().request(get(&format!("{}/never", sidecar.base))));
+    until(async || !upstream.seen().is_empty()).await;
+    sidecar.signal("INT").await;
+    until(async || sidecar.log().contains("ending")).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    sidecar.signal("INT").await;
+    assert!(sidecar.ended().await.success());
+    gave_up(patiently(stuck).await.unwrap());
+}
+
+/// As the process goes, the connection to the upstream may go before the one to the caller, who then reads a 502.
+fn gave_up<E>(answer: Result<Response<Incoming>, E>) {
+    assert!(answer.map_or(true, |answer| answer.status() == 502));
+}
