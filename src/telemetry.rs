@@ -24,6 +24,8 @@ const TARGET: &str = "tower_bearer";
 #[derive(Debug, Default)]
 pub(crate) struct Telemetry {
     name: OnceLock<Arc<str>>,
+    #[cfg(feature = "metrics")]
+    begun: OnceLock<()>,
 }
 
 /// One fetch, as seen when it ends.
@@ -51,6 +53,8 @@ impl Telemetry {
 
     /// Around the source's work.
     pub(crate) fn fetching(&self, reason: Reason) -> Span {
+        #[cfg(feature = "metrics")]
+        self.begun.get_or_init(|| self.begin());
         tracing::debug_span!(target: TARGET, "token_fetch", cache = self.name(), %reason)
     }
 

@@ -7,7 +7,33 @@ use metrics::{Label, SharedString, Unit, counter, describe_counter, describe_his
 use crate::source::Reason;
 use crate::telemetry::{Fetch, Telemetry};
 
+/// The counters without labels of their own, and what they count.
+const COUNTERS: [(&str, &str); 7] = [
+    ("tower_bearer_refusals_total", "Refusals of a token by an API"),
+    ("tower_bearer_sent_again_total", "Refused requests that were sent once more"),
+    ("tower_bearer_handed_back_total", "Refused requests that were not sent once more"),
+    ("tower_bearer_refusal_budget_exhausted_total", "Refusals that caused no refresh, because too many had"),
+    ("tower_bearer_foreign_requests_total", "Requests to origins that were not named, without a token"),
+    ("tower_bearer_refresh_tokens_not_saved_total", "New refresh tokens that could not be saved"),
+    ("tower_bearer_sign_outs_total", "Sessions that were signed out"),
+];
+const FETCHES: &str = "tower_bearer_fetches_total";
+const REASONS: [Reason; 5] = [Reason::First, Reason::Due, Reason::Expired, Reason::Refused, Reason::Asked];
+
 impl Telemetry {
+    /// Has every counter stand at zero before it counts: a counter that comes into being at one looks to Prometheus as if
+    /// it had never moved, and no alert would see the first failure.
+    pub(super) fn begin(&self) {
+        for (name, _) in COUNTERS {
+            counter!(name, self.labels()).increment(0);
+        }
+        for outcome in ["fetched", "failed", "denied", "discarded"] {
+            for reason in REASONS {
+                counter!(FETCHES, self.labels_of(outcome, reason)).increment(0);
+            }
+        }
+    }
+
     pub(super) fn count(&self, name: &'static str) {
         counter!(name, self.labels()).increment(1);
     }
@@ -15,7 +41,7 @@ impl Telemetry {
     /// A fetch that ended; `remaining` where it brought a token.
     pub(super) fn count_fetch(&self, outcome: &'static str, fetch: &Fetch, remaining: Option<Duration>) {
         let labels = self.labels_of(outcome, fetch.reason);
-        counter!("tower_bearer_fetches_total", labels.clone()).increment(1);
+        counter!(FETCHES, labels.clone()).increment(1);
         histogram!("tower_bearer_fetch_seconds", labels).record(fetch.took);
         histogram!("tower_bearer_flight_waiters", self.labels()).record(fetch.waiters as f64);
         histogram!("tower_bearer_flight_longest_wait_seconds", self.labels()).record(fetch.longest_wait);
@@ -25,7 +51,7 @@ impl Telemetry {
     }
 
     pub(super) fn count_discarded(&self, reason: Reason) {
-        counter!("tower_bearer_fetches_total", self.labels_of("discarded", reason)).increment(1);
+        counter!(FETCHES, self.labels_of("discarded", reason)).increment(1);
     }
 
     fn labels(&self) -> Vec<Label> {
@@ -43,7 +69,7 @@ impl Telemetry {
 
 /// Tells the recorder what this crate's metrics mean and in what unit they are; call it after installing one.
 ///
-/// Each carries the label `cache`, the [name](crate::TokenCache::named) of the cache, empty where it has none.
+/// Counters stand at zero from a cache's first fetch on. Each carries the label `cache`, the [name](crate::TokenCache::named) of the cache, empty where it has none.
 ///
 /// | metric | kind | labels | what it counts |
 /// |---|---|---|---|
@@ -60,16 +86,8 @@ impl Telemetry {
 /// | `tower_bearer_refresh_tokens_not_saved_total` | counter | | failures of `on_rotation` |
 /// | `tower_bearer_sign_outs_total` | counter | | sessions that were signed out |
 pub fn describe_metrics() {
-    for (name, what) in [
-        ("tower_bearer_fetches_total", "Calls of the token source that ended, by outcome and reason"),
-        ("tower_bearer_refusals_total", "Refusals of a token by an API"),
-        ("tower_bearer_sent_again_total", "Refused requests that were sent once more"),
-        ("tower_bearer_handed_back_total", "Refused requests that were not sent once more"),
-        ("tower_bearer_refusal_budget_exhausted_total", "Refusals that caused no refresh, because too many had"),
-        ("tower_bearer_foreign_requests_total", "Requests to origins that were not named, without a token"),
-        ("tower_bearer_refresh_tokens_not_saved_total", "New refresh tokens that could not be saved"),
-        ("tower_bearer_sign_outs_total", "Sessions that were signed out"),
-    ] {
+    describe_counter!(FETCHES, Unit::Count, "Calls of the token source that ended, by outcome and reason");
+    for (name, what) in COUNTERS {
         describe_counter!(name, Unit::Count, what);
     }
     describe_histogram!("tower_bearer_flight_waiters", Unit::Count, "Callers that waited for one fetch");

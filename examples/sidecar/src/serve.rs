@@ -10,7 +10,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -48,7 +47,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Wrong> {
     let layer = BearerLayer::new(cache.clone(), [upstream.clone()]).map_err(|error| Wrong::new("--upstream", error))?;
     let layer = layer.resend(Buffered::new(args.resend_limit));
 
-    let prometheus = PrometheusBuilder::new().install_recorder().expect("it is the only recorder");
+    let prometheus = status::recorder().install_recorder().expect("it is the only recorder");
     status::describe();
     let reporter = Reporter::new(cache.clone(), prometheus.clone());
     let tunnels = Tunnels::default();

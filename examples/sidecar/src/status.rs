@@ -12,7 +12,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
-use metrics_exporter_prometheus::PrometheusHandle;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde_json::json;
 use tower_bearer::{Phase, Status, TokenCache};
 
@@ -96,6 +96,20 @@ impl Reporter {
         response.headers_mut().insert(CONTENT_TYPE, text);
         response
     }
+}
+
+/// Histograms as Prometheus adds them up: times from a millisecond to a minute, rests of a token's life to a day.
+pub(crate) fn recorder() -> PrometheusBuilder {
+    const TIMES: [f64; 13] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+    const COUNTS: [f64; 8] = [0.0, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6];
+    const RESTS: [f64; 9] = [0.0, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 86400.0];
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &TIMES)
+        .and_then(|recorder| recorder.set_buckets_for_metric(Matcher::Suffix("_waiters".to_owned()), &COUNTS))
+        .and_then(|recorder| {
+            recorder.set_buckets_for_metric(Matcher::Full("tower_bearer_token_remaining_seconds".to_owned()), &RESTS)
+        })
+        .expect("there are buckets")
 }
 
 /// What the sidecar counts, besides what tower-bearer does.

@@ -45,6 +45,28 @@ async fn metrics_count_what_it_does_and_what_tower_bearer_does() {
 }
 
 #[tokio::test]
+async fn every_metric_that_the_dashboard_and_the_alerts_ask_for_is_there_after_the_first_call() {
+    let (issuer, tokens) = issuer().await;
+    let sidecar = Sidecar::of(&tokens, &serve(Api::new(issuer.ledger())).await, &[]).await;
+    assert_eq!(sidecar.get("/me").await.0, 200);
+    let (_, metrics) = sidecar.status("/metrics").await;
+    let there: Vec<_> = metrics.lines().filter_map(|line| line.split(['{', ' ']).next()).collect();
+    let docs = [
+        include_str!("../../../../docs/grafana-dashboard.json"),
+        include_str!("../../../../docs/prometheus-rules.yml"),
+    ];
+    let mut asked: Vec<_> =
+        docs.iter().flat_map(|text| text.match_indices("tower_bearer_").map(|(at, _)| &text[at..])).collect();
+    for name in &mut asked {
+        *name = &name[..name.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(name.len())];
+    }
+    assert!(asked.len() > 20, "{asked:?}");
+    for name in asked {
+        assert!(there.contains(&name), "{name} in {metrics}");
+    }
+}
+
+#[tokio::test]
 async fn the_status_address_has_its_own_names_and_lends_no_token() {
     let (issuer, tokens) = issuer().await;
     let api = Api::new(issuer.ledger());
