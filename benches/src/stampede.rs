@@ -212,7 +212,7 @@ impl Peer for BareNotify {
 pub struct NotifyWithDeadline(BareNotify);
 
 impl Peer for NotifyWithDeadline {
-    const NAME: &'static str = "tokio Notify, each with a timeout";
+    const NAME: &'static str = "tokio Notify with timeouts";
 
     fn new(issuer: Issuer) -> Self {
         Self(BareNotify::new(issuer))
