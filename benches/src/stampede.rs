@@ -1,5 +1,6 @@
 //! A stampede: so many callers want a token that is not there, and one fetch brings it. All on one thread, so that what
 //! is measured is the waking and not the scheduler.
+#![expect(clippy::disallowed_methods, reason = "a benchmark spawns its callers, and reads the clock")]
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -61,7 +62,6 @@ pub struct Outcome {
     pub nanos: f64,
 }
 
-#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 fn now() -> Instant {
     Instant::now()
 }
