@@ -1,7 +1,10 @@
 //! The service: decides for each request whether a token goes on it, and puts it there.
 //!
-//! The path of a request that finds a usable token is all here: one look at the snapshot, one match of the origin, one
-//! header. Everything slower is in [`future`](crate::future).
+//! # The story
+//! The path of a request that finds a usable token is all here, and is what a static header costs and a little more: one
+//! match of the origin, one look at the snapshot and at one clock, one search in the headers. No lock, no await, nothing
+//! that other threads write. Only when something is unusual is it found out what, with care ([`Bearer::way`]).
+//! Everything slower is in [`future`](crate::future).
 
 use std::fmt;
 use std::sync::Arc;

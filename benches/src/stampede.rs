@@ -1,5 +1,6 @@
 //! A stampede: so many callers want a token that is not there, and one fetch brings it. All on one thread, so that what
 //! is measured is the waking and not the scheduler.
+#![expect(clippy::disallowed_methods, reason = "a benchmark spawns its callers, and reads the clock")]
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -61,7 +62,6 @@ pub struct Outcome {
     pub nanos: f64,
 }
 
-#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 fn now() -> Instant {
     Instant::now()
 }
@@ -212,7 +212,7 @@ impl Peer for BareNotify {
 pub struct NotifyWithDeadline(BareNotify);
 
 impl Peer for NotifyWithDeadline {
-    const NAME: &'static str = "tokio Notify, each with a timeout";
+    const NAME: &'static str = "tokio Notify with timeouts";
 
     fn new(issuer: Issuer) -> Self {
         Self(BareNotify::new(issuer))
