@@ -1,8 +1,6 @@
 //! Layers that may lie on either side: with each of them [`works`] holds.
 
-use std::task::{Context, Poll};
-
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use tower::balance::p2c::Balance;
 use tower::buffer::Buffer;
 use tower::discover::ServiceList;
@@ -13,12 +11,13 @@ use tower::retry::{Policy, Retry};
 use tower::timeout::Timeout;
 use tower::util::{BoxCloneService, BoxService, Either, option_layer};
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt};
+use tower_bearer::BearerLayer;
 use tower_http::decompression::Decompression;
 use tower_http::follow_redirect::FollowRedirect;
 use tower_http::request_id::{MakeRequestUuid, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
 
-use crate::world::{Body, Network, SECOND, World, works};
+use crate::world::{Body, Network, SECOND, World, get, works};
 
 macro_rules! works {
     ($($name:ident, above: $above:expr, beneath: $beneath:expr;)*) => {$(
@@ -58,9 +57,7 @@ works! {
     a_box, above: |api| BoxCloneService::new(api), beneath: |network| BoxCloneService::<Request<Body>, _, _>::new(network);
     a_box_that_is_not_clone,
         above: |api| BoxService::new(api), beneath: |network| Buffer::new(BoxService::<Request<Body>, _, _>::new(network), 1);
-    either,
-        above: |api: tower_bearer::Bearer<_>| Either::<_, Buffer<_, _>>::Left(api),
-        beneath: |network: Network| Either::<_, Buffer<Request<Body>, <Network as Service<Request<Body>>>::Future>>::Left(network);
+    either, above: |api| left(api), beneath: |network| left(network);
     an_optional_layer,
         above: |api| option_layer(Some(tower::buffer::BufferLayer::new(1))).layer(api),
         beneath: |network| option_layer(Some(tower::buffer::BufferLayer::new(1))).layer(network);
@@ -73,8 +70,13 @@ works! {
         beneath: |network| SetRequestIdLayer::x_request_id(MakeRequestUuid).layer(network);
 }
 
+/// One of two services that are alike.
+fn left<S>(service: S) -> Either<S, S> {
+    Either::Left(service)
+}
+
 /// Two endpoints under one balancer.
-fn balanced<S>(one: S, two: S) -> Balance<ServiceList<std::vec::IntoIter<PendingRequests<S>>>, Request<Body>>
+fn balanced<S>(one: S, two: S) -> Balance<ServiceList<Vec<PendingRequests<S>>>, Request<Body>>
 where
     S: Service<Request<Body>, Error: Into<BoxError>>,
 {
@@ -98,31 +100,15 @@ impl<A> Policy<Request<Body>, Response<A>, BoxError> for Never {
     }
 }
 
-/// The layer itself as an option, with an error of another type beneath.
+/// The layer itself as an option, over a client with an error of its own.
 #[tokio::test(start_paused = true)]
-async fn the_layer_is_optional_over_a_service_with_equal_errors() {
-    #[derive(Clone)]
-    struct Picky(Network);
-    impl Service<Request<Body>> for Picky {
-        type Response = Response<Body>;
-        type Error = std::io::Error;
-        type Future = std::pin::Pin<Box<dyn Future<Output = std::io::Result<Response<Body>>> + Send>>;
-        fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-            Service::<Request<Body>>::poll_ready(&mut self.0, cx).map_err(std::io::Error::other)
-        }
-        fn call(&mut self, request: Request<Body>) -> Self::Future {
-            let sent = self.0.call(request);
-            Box::pin(async move { sent.await.map_err(std::io::Error::other) })
-        }
-    }
-    let world = World::over(Picky);
-    let mut picky = None;
-    World::over(|network| picky.insert(Picky(network)).clone());
-    let stack =
-        |layer| ServiceBuilder::new().option_layer(layer).map_err(BoxError::from).service(picky.clone().expect("it"));
-    let without = stack(None).oneshot(crate::world::get()).await.expect("an answer");
-    assert_eq!(without.status(), http::StatusCode::UNAUTHORIZED, "no layer, no token");
-    let with = stack(Some(world.layer())).oneshot(crate::world::get()).await.expect("an answer");
-    assert_eq!(with.status(), http::StatusCode::UNAUTHORIZED, "a token of another issuer");
-    works(&world, world.client()).await;
+async fn the_layer_is_optional_over_a_client_whose_error_is_boxed() {
+    let world = World::new();
+    let stack = |layer: Option<BearerLayer>| {
+        let client = ServiceExt::<Request<Body>>::map_err(world.beneath(), std::io::Error::other);
+        ServiceBuilder::new().option_layer(layer).map_err(BoxError::from).service(client)
+    };
+    let without = stack(None).oneshot(get()).await.expect("an answer");
+    assert_eq!(without.status(), StatusCode::UNAUTHORIZED);
+    works(&world, stack(Some(world.layer()))).await;
 }

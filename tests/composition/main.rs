@@ -5,4 +5,5 @@
 mod both_sides;
 mod by_side;
 mod http_layers;
+mod spawned;
 mod world;

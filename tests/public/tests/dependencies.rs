@@ -2,10 +2,10 @@
 //! version of one of them is a new major version of ours.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, fs};
 
 use public::foreign;
 use serde_json::Value;
@@ -24,7 +24,7 @@ fn rustdoc(package: &str) -> Option<Value> {
         std::io::stderr().write_all(note.as_bytes()).expect("stderr");
         return None;
     }
-    let target = env::temp_dir().join("tower-bearer-public");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rustdoc");
     let status = Command::new("rustup")
         .args(["run", "nightly", "cargo", "rustdoc", "--lib", "--all-features", "-p", package, "--target-dir"])
         .arg(&target)
