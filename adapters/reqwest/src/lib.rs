@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
+#[cfg(any(feature = "reqwest-0_12", feature = "reqwest-0_13"))]
 #[macro_use]
 mod adapter;
 #[cfg(feature = "middleware")]

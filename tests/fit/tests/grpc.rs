@@ -192,7 +192,7 @@ async fn unauthenticated_is_the_callers_where_the_layer_was_not_told_of_grpc() {
 
 /// The three messages of a stream.
 fn three() -> tonic::Request<impl futures_core::Stream<Item = Bytes> + Send + 'static> {
-    tonic::Request::new(tokio_stream::iter(["one", "two", "three"].map(Bytes::from_static)))
+    tonic::Request::new(tokio_stream::iter(["one", "two", "three"].map(Bytes::from)))
 }
 
 #[tokio::test]
