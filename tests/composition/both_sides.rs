@@ -44,7 +44,7 @@ works! {
     a_buffer, above: |api| Buffer::new(api, 1), beneath: |network| Buffer::new(network, 1);
     a_concurrency_limit_of_one,
         above: |api| ConcurrencyLimit::new(api, 1), beneath: |network| ConcurrencyLimit::new(network, 1);
-    load_shed, above: |api| LoadShed::new(api), beneath: |network| LoadShed::new(network);
+    load_shed, above: LoadShed::new, beneath: LoadShed::new;
     a_timeout, above: |api| Timeout::new(api, SECOND), beneath: |network| Timeout::new(network, SECOND);
     retry, above: |api| Retry::new(Never, api), beneath: |network| Retry::new(Never, network);
     // Not `Clone`: beneath us it goes through a buffer.
@@ -54,15 +54,15 @@ works! {
     balance,
         above: |api: tower_bearer::Bearer<_>| balanced(api.clone(), api),
         beneath: |network: Network| Buffer::new(balanced(network.clone(), network), 1);
-    a_box, above: |api| BoxCloneService::new(api), beneath: |network| BoxCloneService::<Request<Body>, _, _>::new(network);
+    a_box, above: BoxCloneService::new, beneath: BoxCloneService::<Request<Body>, _, _>::new;
     a_box_that_is_not_clone,
-        above: |api| BoxService::new(api), beneath: |network| Buffer::new(BoxService::<Request<Body>, _, _>::new(network), 1);
-    either, above: |api| left(api), beneath: |network| left(network);
+        above: BoxService::new, beneath: |network| Buffer::new(BoxService::<Request<Body>, _, _>::new(network), 1);
+    either, above: left, beneath: left;
     an_optional_layer,
         above: |api| option_layer(Some(tower::buffer::BufferLayer::new(1))).layer(api),
         beneath: |network| option_layer(Some(tower::buffer::BufferLayer::new(1))).layer(network);
-    follow_redirect, above: |api| FollowRedirect::new(api), beneath: |network| FollowRedirect::new(network);
-    decompression, above: |api| Decompression::new(api), beneath: |network| Decompression::new(network);
+    follow_redirect, above: FollowRedirect::new, beneath: FollowRedirect::new;
+    decompression, above: Decompression::new, beneath: Decompression::new;
     trace,
         above: |api| TraceLayer::new_for_http().layer(api), beneath: |network| TraceLayer::new_for_http().layer(network);
     a_request_id,
