@@ -46,6 +46,10 @@ pub use token::{DEFAULT_LIFETIME, MAX_LIFETIME, Token};
 #[doc = include_str!("../docs/cookbook.md")]
 pub mod cookbook {}
 
+/// On which side of the layer other layers belong, and why; what a service beneath must be.
+#[doc = include_str!("../docs/composition.md")]
+pub mod composition {}
+
 /// Every error, with its cause and its remedy.
 #[doc = include_str!("../docs/errors.md")]
 pub mod errors {}

@@ -16,7 +16,6 @@ mod methods;
 mod raw;
 mod redirects;
 mod refusals;
-mod reqwest_beneath;
 mod servers;
 #[path = "../common/traces.rs"]
 mod traces;

@@ -3,9 +3,6 @@
 //! What is asked of every stack: the layered service is a `Service`, `Clone`, and its futures are `Send`, also when the
 //! stack itself is not `Sync`.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -81,40 +78,12 @@ pub mod over_hyper {
 pub mod over_reqwest {
     use super::*;
 
-    use tower_http::follow_redirect::RequestUri;
+    use tower_bearer_reqwest::{Reqwest, TryClone};
 
-    /// The adapter, as small as it goes.
-    #[derive(Clone)]
-    pub struct Adapter(reqwest::Client);
-
-    impl Service<Request<reqwest::Body>> for Adapter {
-        type Response = Response<reqwest::Body>;
-        type Error = reqwest::Error;
-        type Future = Pin<Box<dyn Future<Output = Result<Self::Response, reqwest::Error>> + Send>>;
-
-        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), reqwest::Error>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn call(&mut self, request: Request<reqwest::Body>) -> Self::Future {
-            let client = self.0.clone();
-            Box::pin(async move {
-                let response = client.execute(request.try_into()?).await?;
-                // Where it came from, should the client have followed a redirect.
-                let from = response.url().as_str().parse().map(RequestUri);
-                let mut response = Response::from(response);
-                if let Ok(from) = from {
-                    response.extensions_mut().insert(from);
-                }
-                Ok(response)
-            })
-        }
-    }
-
-    /// Its body is neither `Clone` nor copied by a method of its own; what is in memory can be read.
-    pub fn fits() {
-        let http = Adapter(reqwest::Client::new());
-        is_client::<_, reqwest::Body, _>(ServiceBuilder::new().layer(layer(in_memory)).service(http.clone()));
+    /// Its body is neither `Clone` nor copied by a method of its own.
+    pub fn fits() -> reqwest::Result<()> {
+        let http = Reqwest::build(reqwest::Client::builder())?;
+        is_client::<_, reqwest::Body, _>(ServiceBuilder::new().layer(layer(TryClone)).service(http.clone()));
         is_client::<_, reqwest::Body, _>(ServiceBuilder::new().layer(layer(IfEmpty)).service(http.clone()));
         is_client::<_, reqwest::Body, _>(ServiceBuilder::new().layer(layer(Never)).service(http.clone()));
         is_client::<_, Full<Bytes>, _>(
@@ -123,12 +92,8 @@ pub mod over_reqwest {
         is_client::<_, reqwest::Body, _>(
             ServiceBuilder::new().layer(layer(Buffered::new(LIMIT).wrap(reqwest::Body::wrap))).service(http),
         );
+        Ok(())
     }
-}
-
-/// A stream is not sent again.
-fn in_memory(body: &reqwest::Body) -> Option<reqwest::Body> {
-    body.as_bytes().map(|bytes| Bytes::copy_from_slice(bytes).into())
 }
 
 /// tonic: one body type only, and URIs that are paths.

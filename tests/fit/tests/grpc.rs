@@ -189,3 +189,23 @@ async fn unauthenticated_is_the_callers_where_the_layer_was_not_told_of_grpc() {
         assert_eq!(cache.status().generation, 1);
     }
 }
+
+/// The three messages of a stream.
+fn three() -> tonic::Request<impl futures_core::Stream<Item = Bytes> + Send + 'static> {
+    tonic::Request::new(tokio_stream::iter(["one", "two", "three"].map(Bytes::from)))
+}
+
+#[tokio::test]
+async fn a_stream_of_messages_that_was_refused_goes_again_from_its_beginning() {
+    let asked = Asked::default();
+    let (mut grpc, cache) = client(&asked, Refusal::grpc()).await;
+    grpc.ready().await.expect("the channel is ready");
+    let path = PathAndQuery::from_static("/test.Echo/Bidi");
+    let mut answers = grpc.streaming(three(), path, Raw).await.expect("an answer").into_inner();
+    for expected in ["one", "two", "three"] {
+        assert_eq!(answers.message().await.expect("no error").expect("a message"), expected);
+    }
+    assert!(answers.message().await.expect("no error").is_none());
+    assert_eq!(asked.tokens(), [REFUSED, "Bearer token-2"]);
+    assert_eq!(cache.status().generation, 2);
+}

@@ -1,0 +1,26 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![forbid(unsafe_code)]
+
+#[cfg(any(feature = "reqwest-0_12", feature = "reqwest-0_13"))]
+#[macro_use]
+mod adapter;
+#[cfg(feature = "middleware")]
+mod middleware;
+
+#[cfg(feature = "middleware")]
+pub use middleware::BearerMiddleware;
+#[cfg(feature = "reqwest-0_13")]
+pub use reqwest_0_13::{Reqwest, TryClone};
+
+/// For reqwest 0.13.
+#[cfg(feature = "reqwest-0_13")]
+pub mod reqwest_0_13 {
+    adapter!(reqwest);
+}
+
+/// For reqwest 0.12; there is no middleware for it.
+#[cfg(feature = "reqwest-0_12")]
+pub mod reqwest_0_12 {
+    adapter!(::reqwest_0_12);
+}

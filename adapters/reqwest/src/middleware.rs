@@ -1,0 +1,124 @@
+//! The layer as a middleware of `reqwest-middleware`.
+//!
+//! # The story
+//! A middleware borrows the rest of its chain for one request, and a layer wants a service to own. So the layer is put
+//! over a service that owns only the end of a channel: it asks for a request to be sent and waits for the answer. The
+//! middleware runs the layer until it asks, runs the rest of the chain, and answers. Everything that the layer promises
+//! then holds here, and nothing of it is written twice.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use http::{Extensions, Request, Response};
+use reqwest::Body;
+use reqwest_middleware::{Error, Middleware, Next, Result};
+use tokio::sync::{mpsc, oneshot};
+use tower::{BoxError, Layer, Service, ServiceExt};
+use tower_bearer::{BearerLayer, Resend};
+
+use crate::reqwest_0_13::{TryClone, turned};
+
+/// A `reqwest-middleware` that puts a bearer token on requests, as its [`BearerLayer`] would.
+///
+/// A refused request passes the middlewares after this one twice. The client beneath must follow no redirects.
+///
+/// ```
+/// use reqwest::redirect::Policy;
+/// use tower_bearer::{BearerLayer, TokenCache};
+/// use tower_bearer_reqwest::BearerMiddleware;
+///
+/// # fn main() -> Result<(), tower::BoxError> {
+/// let layer = BearerLayer::new(TokenCache::fixed("t")?, ["https://api.example.com"])?;
+/// let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::builder().redirect(Policy::none()).build()?)
+///     .with(BearerMiddleware::new(layer))
+///     .build();
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+/// Those of the middlewares after it, and of reqwest, as they are. Where there is no token to send, a
+/// `reqwest_middleware::Error::Middleware` with [`tower_bearer::Error`] in it.
+#[derive(Clone, Debug)]
+pub struct BearerMiddleware<R = TryClone> {
+    layer: BearerLayer<R>,
+}
+
+/// Stands for the rest of the chain, which cannot be owned.
+#[derive(Clone)]
+struct Rest(mpsc::UnboundedSender<Ask>);
+
+/// A request for the rest of the chain, and where its answer goes.
+type Ask = (reqwest::Request, oneshot::Sender<Result<reqwest::Response>>);
+
+// === impl BearerMiddleware ===
+
+impl BearerMiddleware {
+    /// The middleware that does what `layer` does. Its resend choice becomes [`TryClone`].
+    pub fn new<R>(layer: BearerLayer<R>) -> Self {
+        Self::with_resend(layer.resend(TryClone))
+    }
+}
+
+impl<R> BearerMiddleware<R> {
+    /// The same with the layer's own resend choice, such as `Buffered::new(limit).wrap(reqwest::Body::wrap)`.
+    pub fn with_resend(layer: BearerLayer<R>) -> Self {
+        Self { layer }
+    }
+}
+
+#[async_trait::async_trait]
+impl<R> Middleware for BearerMiddleware<R>
+where
+    R: Resend<Body, Body = Body, Spare: Send> + Clone + Send + Sync + 'static,
+{
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> Result<reqwest::Response> {
+        let (ask, mut asked) = mpsc::unbounded_channel();
+        let mut layered = pin!(self.layer.layer(Rest(ask)).oneshot(request.try_into()?));
+        loop {
+            let (request, answer) = tokio::select! {
+                response = &mut layered => return response.map(Into::into).map_err(unboxed),
+                Some(ask) = asked.recv() => ask,
+            };
+            // The layer waits for nothing but this answer, so nothing of it stands still meanwhile.
+            let _ = answer.send(next.clone().run(request, extensions).await);
+        }
+    }
+}
+
+/// The error as it was before the layer boxed it.
+fn unboxed(error: BoxError) -> Error {
+    let ours = match error.downcast::<Error>() {
+        Ok(theirs) => return *theirs,
+        Err(ours) => ours,
+    };
+    ours.downcast::<tower_bearer::Error>()
+        .map_or_else(|other| Error::middleware(io::Error::other(other)), |ours| Error::middleware(*ours))
+}
+
+// === impl Rest ===
+
+impl Service<Request<Body>> for Rest {
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let ask = self.0.clone();
+        Box::pin(async move {
+            let (answer, answered) = oneshot::channel();
+            // The middleware's own future holds both ends, and outlives this one.
+            ask.send((request.try_into()?, answer)).expect("the middleware listens");
+            answered.await.expect("the middleware answers").map(turned)
+        })
+    }
+}

@@ -1,0 +1,148 @@
+//! What holds for each version of reqwest.
+
+macro_rules! each {
+    ($version:ident, $reqwest:ident) => {
+        mod $version {
+            use std::time::Duration;
+
+            use bytes::Bytes;
+            use http::StatusCode;
+            use http_body_util::BodyExt;
+            use tokio::sync::mpsc::unbounded_channel;
+            use tower::{Layer, ServiceExt};
+            use tower_bearer::Resend;
+            use tower_bearer::oauth2::ClientCredentials;
+            use tower_bearer::resend::Buffered;
+            use tower_bearer::{BearerLayer, TokenCache};
+            use tower_bearer_reqwest::$version::{Reqwest, TryClone};
+
+            use $reqwest as reqwest;
+
+            use crate::world::{World, received, silent, streaming};
+
+            fn http() -> Reqwest {
+                Reqwest::build(reqwest::Client::builder().no_proxy()).expect("a client")
+            }
+
+            fn post(url: String, body: impl Into<reqwest::Body>) -> http::Request<reqwest::Body> {
+                let request = http().client().post(url).body(body).build().expect("a request");
+                request.try_into().expect("a request")
+            }
+
+            #[tokio::test]
+            async fn the_client_carries_the_token_calls_too() {
+                let world = World::new().await;
+                let issuer = loopback::Server::fake(world.issuer.clone()).await;
+                let login = ClientCredentials::new(http(), &issuer.url("/token"), "app", "secret").expect("a login");
+                let layer = BearerLayer::new(TokenCache::new(login), [world.server.origin()]).expect("an origin");
+                let api = layer.resend(TryClone).layer(http());
+                let answer = api.oneshot(post(world.server.url("/"), "hello")).await.expect("an answer");
+                assert_eq!(answer.status(), StatusCode::OK);
+                assert_eq!(world.server.tokens(), ["Bearer token-2"]);
+            }
+
+            #[tokio::test]
+            async fn a_body_in_memory_goes_again() {
+                let world = World::revoked().await;
+                let api = world.layer().resend(TryClone).layer(http());
+                let answer = api.oneshot(post(world.server.url("/"), "hello")).await.expect("an answer");
+                assert_eq!(answer.status(), StatusCode::OK);
+                assert_eq!(world.uploads(), ["hello", "hello"]);
+                assert_eq!(world.server.tokens(), ["Bearer token-1", "Bearer token-2"]);
+                let lengths: Vec<_> =
+                    world.server.seen().into_iter().map(|head| head.headers["content-length"].clone()).collect();
+                assert_eq!(lengths, ["5", "5"], "a body of known length stays one");
+            }
+
+            #[test]
+            fn a_body_in_memory_is_shared_and_not_copied() {
+                let hello = reqwest::Body::from(Bytes::from_static(b"hello"));
+                let (first, copy) =
+                    TryClone.first(http::Request::put("https://api.example.com/me").body(hello).expect("valid"));
+                let copy = TryClone.second(copy.expect("a copy")).expect("a copy");
+                assert_eq!((copy.method(), copy.uri()), (first.method(), first.uri()));
+                assert_eq!(copy.body().as_bytes(), Some(&b"hello"[..]));
+                assert_eq!(first.body().as_bytes().map(<[u8]>::as_ptr), copy.body().as_bytes().map(<[u8]>::as_ptr));
+                let (_, copy) = TryClone.first(http::Request::new(reqwest::Body::default()));
+                assert_eq!(copy.expect("no body is easily copied").body().as_bytes(), Some(&b""[..]));
+            }
+
+            #[tokio::test]
+            async fn a_stream_goes_once_unless_it_is_recorded() {
+                let streamed = || {
+                    let (frames, stream) = unbounded_channel();
+                    for piece in ["one", "two"] {
+                        frames.send(Ok::<_, std::io::Error>(Bytes::from(piece))).expect("the stream is here");
+                    }
+                    reqwest::Body::wrap_stream(received(stream))
+                };
+                let world = World::revoked().await;
+                let once = world.layer().resend(TryClone).layer(http());
+                let answer = once.oneshot(post(world.server.url("/"), streamed())).await.expect("an answer");
+                assert_eq!((answer.status(), world.uploads()), (StatusCode::UNAUTHORIZED, vec!["onetwo".into()]));
+
+                let world = World::revoked().await;
+                let twice = world.layer().resend(Buffered::new(1024).wrap(reqwest::Body::wrap)).layer(http());
+                let answer = twice.oneshot(post(world.server.url("/"), streamed())).await.expect("an answer");
+                assert_eq!((answer.status(), world.uploads()), (StatusCode::OK, vec!["onetwo".into(); 2]));
+            }
+
+            #[tokio::test]
+            async fn an_answer_streams() {
+                let world = World::new().await;
+                let (server, frames) = streaming().await;
+                let api = world.layer_for(server.origin()).resend(TryClone).layer(http());
+                let mut answer = api.oneshot(post(server.url("/"), "")).await.expect("an answer").into_body();
+                for piece in ["one", "two"] {
+                    // The next piece is sent when the one before has arrived.
+                    frames.send(Ok(http_body::Frame::data(piece.into()))).expect("the server is here");
+                    let frame = answer.frame().await.expect("a frame").expect("no error");
+                    assert_eq!(frame.into_data().expect("data"), piece);
+                }
+                drop(frames);
+                assert!(answer.frame().await.is_none());
+            }
+
+            #[tokio::test]
+            async fn the_timeout_of_a_request_bounds_each_send_and_is_an_error_of_reqwest() {
+                for world in [World::new().await, World::revoked().await] {
+                    let server = silent(world.accepts()).await;
+                    let api = world.layer_for(server.origin()).resend(TryClone).layer(http());
+                    let request = http().client().get(server.url("/")).timeout(Duration::from_millis(50));
+                    let request = request.build().expect("a request").try_into().expect("a request");
+                    let error = tokio::time::timeout(Duration::from_secs(60), api.oneshot(request));
+                    let error = error.await.expect("its own timeout ends it").expect_err("its time was up");
+                    assert!(error.downcast_ref::<reqwest::Error>().expect("of reqwest").is_timeout());
+                }
+            }
+
+            #[tokio::test]
+            async fn errors_are_those_of_reqwest() {
+                let world = World::new().await;
+                let nobody = "http://127.0.0.1:1";
+                let api = world.layer_for(nobody).resend(TryClone).layer(http());
+                let error = api.oneshot(post(nobody.to_owned(), "")).await.expect_err("nobody listens");
+                assert!(error.downcast_ref::<reqwest::Error>().expect("of reqwest").is_connect());
+
+                let unreadable = http::Request::get("/path/only").body(reqwest::Body::default()).expect("a request");
+                let error = http().oneshot(unreadable).await.expect_err("no host");
+                assert!(error.is_builder());
+            }
+
+            #[tokio::test]
+            async fn an_answer_becomes_a_response_of_reqwest_that_knows_its_url() {
+                let world = World::new().await;
+                let api = world.layer().resend(TryClone).layer(http());
+                let answer = api.oneshot(post(world.server.url("/me?full"), "")).await.expect("an answer");
+                let answer = reqwest::Response::from(answer);
+                assert_eq!(answer.url().as_str(), world.server.url("/me?full"));
+                assert_eq!(answer.text().await.expect("a body"), r#"{"accepted":true}"#);
+            }
+        }
+    };
+}
+
+#[cfg(feature = "reqwest-0_13")]
+each!(reqwest_0_13, reqwest);
+#[cfg(feature = "reqwest-0_12")]
+each!(reqwest_0_12, reqwest_0_12);

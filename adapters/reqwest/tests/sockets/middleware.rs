@@ -1,0 +1,117 @@
+//! The middleware for `reqwest-middleware`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Extensions, StatusCode};
+use reqwest::redirect::Policy;
+use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Error, Middleware, Next, Result};
+use tower_bearer::resend::{Buffered, Never};
+use tower_bearer::testing::Answer;
+use tower_bearer_reqwest::BearerMiddleware;
+
+use crate::world::{World, silent};
+
+/// Counts what passes.
+#[derive(Clone, Default)]
+struct Passed(Arc<AtomicUsize>);
+
+#[async_trait::async_trait]
+impl Middleware for Passed {
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> Result<reqwest::Response> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        next.run(request, extensions).await
+    }
+}
+
+/// What others of the chain said.
+#[derive(Clone, Debug)]
+struct Word;
+
+fn client(bearer: impl Middleware, below: impl Middleware) -> ClientWithMiddleware {
+    let http = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build().expect("a client");
+    ClientBuilder::new(http).with(bearer).with(below).build()
+}
+
+#[tokio::test]
+async fn a_refused_request_goes_through_the_rest_of_the_chain_again() {
+    let (world, below) = (World::revoked().await, Passed::default());
+    let client = client(BearerMiddleware::new(world.layer()), below.clone());
+    let response = client.post(world.server.url("/me")).body("hello").send().await.expect("an answer");
+    assert_eq!((response.status(), response.url().path()), (StatusCode::OK, "/me"));
+    assert_eq!(world.uploads(), ["hello", "hello"]);
+    assert_eq!(world.server.tokens(), ["Bearer token-1", "Bearer token-2"]);
+    assert_eq!(below.0.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn the_layers_resend_choice_can_be_kept() {
+    let world = World::revoked().await;
+    let client = client(BearerMiddleware::with_resend(world.layer().resend(Never)), Passed::default());
+    let response = client.get(world.server.url("/")).send().await.expect("an answer");
+    assert_eq!((response.status(), world.server.seen().len()), (StatusCode::UNAUTHORIZED, 1));
+
+    let world = World::revoked().await;
+    let recorded = world.layer().resend(Buffered::new(1024).wrap(reqwest::Body::wrap));
+    let client = self::client(BearerMiddleware::with_resend(recorded), Passed::default());
+    let stream = tokio_stream::iter(["one", "two"].map(Ok::<_, std::io::Error>));
+    let response = client.post(world.server.url("/")).body(reqwest::Body::wrap_stream(stream)).send().await;
+    assert_eq!(response.expect("an answer").status(), StatusCode::OK);
+    assert_eq!(world.uploads(), ["onetwo", "onetwo"]);
+}
+
+#[tokio::test]
+async fn strangers_get_no_token() {
+    let (world, other) = (World::new().await, World::new().await);
+    let client = client(BearerMiddleware::new(world.layer()), Passed::default());
+    let response = client.get(other.server.url("/")).send().await.expect("an answer");
+    assert_eq!((response.status(), other.server.tokens()), (StatusCode::UNAUTHORIZED, vec![String::new()]));
+    assert_eq!(world.issuer.calls().total(), 1, "a stranger's 401 refreshes nothing");
+}
+
+#[tokio::test]
+async fn extensions_reach_the_rest_of_the_chain() {
+    #[derive(Clone, Default)]
+    struct Heard(Arc<AtomicUsize>);
+    #[async_trait::async_trait]
+    impl Middleware for Heard {
+        async fn handle(
+            &self,
+            request: reqwest::Request,
+            extensions: &mut Extensions,
+            next: Next<'_>,
+        ) -> Result<reqwest::Response> {
+            self.0.fetch_add(usize::from(extensions.get::<Word>().is_some()), Ordering::SeqCst);
+            next.run(request, extensions).await
+        }
+    }
+    let (world, heard) = (World::revoked().await, Heard::default());
+    let client = client(BearerMiddleware::new(world.layer()), heard.clone());
+    let response = client.get(world.server.url("/")).with_extension(Word).send().await.expect("an answer");
+    assert_eq!((response.status(), heard.0.load(Ordering::SeqCst)), (StatusCode::OK, 2));
+}
+
+#[tokio::test]
+async fn errors_are_those_they_were() {
+    let world = World::new().await;
+    let server = silent(world.accepts()).await;
+    let timed_out = client(BearerMiddleware::new(world.layer_for(server.origin())), Passed::default());
+    let request = timed_out.get(server.url("/")).timeout(Duration::from_millis(50));
+    let error = tokio::time::timeout(Duration::from_secs(60), request.send()).await;
+    assert!(error.expect("its own timeout ends it").expect_err("its time was up").is_timeout());
+
+    let world = World::revoked().await;
+    world.cache.set_source(async |_| Err::<tower_bearer::Token, _>("no token today"));
+    world.issuer.fail(Some(Answer::oauth_error(401, "invalid_client")));
+    let client = client(BearerMiddleware::new(world.layer()), Passed::default());
+    let error = client.get(world.server.url("/")).send().await.expect_err("there is no token");
+    let Error::Middleware(error) = error else { panic!("not of reqwest: {error}") };
+    assert!(error.downcast_ref::<tower_bearer::Error>().expect("our error").is_transient());
+    assert_eq!(world.server.seen().len(), 0);
+}

@@ -1,0 +1,105 @@
+//! An issuer in memory, an API on a socket, and a cache with a token.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::Frame;
+use http_body_util::{Empty, StreamBody};
+use loopback::Server;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tower::service_fn;
+use tower_bearer::oauth2::ClientCredentials;
+use tower_bearer::testing::{Api, Issuer, ManualClock, Verdict};
+use tower_bearer::{BearerLayer, Refresh, TokenCache};
+
+pub(crate) struct World {
+    pub(crate) issuer: Issuer,
+    pub(crate) api: Api,
+    /// Of the API.
+    pub(crate) server: Server,
+    pub(crate) cache: TokenCache,
+}
+
+impl World {
+    /// With `token-1` in the cache, which the API accepts.
+    pub(crate) async fn new() -> Self {
+        let issuer = Issuer::new();
+        let api = Api::new(issuer.ledger());
+        let server = Server::fake(api.clone()).await;
+        let login = ClientCredentials::new(issuer.clone(), "https://auth.example.com/token", "app", "secret");
+        let clock = ManualClock::new();
+        let cache = TokenCache::with_clock(login.expect("a login"), Refresh::new(), clock.clone());
+        cache.get().await.expect("a token");
+        // Old enough for a refusal to count.
+        clock.advance(Duration::from_secs(2));
+        Self { issuer, api, server, cache }
+    }
+
+    /// With `token-1` in the cache, which no API accepts any more.
+    pub(crate) async fn revoked() -> Self {
+        let world = Self::new().await;
+        world.issuer.ledger().revoke_all();
+        world
+    }
+
+    /// For this world's API.
+    pub(crate) fn layer(&self) -> BearerLayer {
+        self.layer_for(self.server.origin())
+    }
+
+    pub(crate) fn layer_for(&self, origin: &str) -> BearerLayer {
+        let origin = tower_bearer::Origin::plain_http(origin).expect("an origin");
+        BearerLayer::new(self.cache.clone(), [origin]).expect("an origin")
+    }
+
+    /// What an API says to the token of a request.
+    pub(crate) fn accepts(&self) -> impl Fn(&HeaderMap) -> bool + Clone + Send + 'static {
+        let ledger = self.issuer.ledger();
+        move |headers| {
+            let token = headers.get("authorization").and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+            token.is_some_and(|token| ledger.verdict(token) == Verdict::Live)
+        }
+    }
+
+    /// The bodies that the API got.
+    pub(crate) fn uploads(&self) -> Vec<Bytes> {
+        self.api.requests().into_iter().map(|request| request.body).collect()
+    }
+}
+
+/// Where the frames of a body are sent; it ends when this is dropped.
+pub(crate) type Frames = UnboundedSender<Result<Frame<Bytes>, Infallible>>;
+
+/// A server whose every answer is one body, of frames that the test sends.
+pub(crate) async fn streaming() -> (Server, Frames) {
+    let (frames, body) = unbounded_channel();
+    let body = std::sync::Arc::new(std::sync::Mutex::new(Some(body)));
+    let answer = service_fn(move |_: Request<_>| {
+        let body = body.lock().expect("no panic").take().expect("one request");
+        async move { Ok::<_, Infallible>(Response::new(StreamBody::new(received(body)))) }
+    });
+    (Server::start(answer).await, frames)
+}
+
+/// A server that refuses tokens that `accepts` does not know, and never answers the others.
+pub(crate) async fn silent(accepts: impl Fn(&HeaderMap) -> bool + Clone + Send + 'static) -> Server {
+    Server::start(service_fn(move |request: Request<_>| {
+        let accepted = accepts(request.headers());
+        async move {
+            if accepted {
+                pending::<()>().await;
+            }
+            let refused = Response::builder().status(401).body(Empty::<Bytes>::new());
+            Ok::<_, Infallible>(refused.expect("an answer"))
+        }
+    }))
+    .await
+}
+
+/// The frames of a channel.
+pub(crate) fn received<T: Send>(channel: UnboundedReceiver<T>) -> impl futures_core::Stream<Item = T> + Send + Sync {
+    tokio_stream::wrappers::UnboundedReceiverStream::new(channel)
+}

@@ -1,0 +1,163 @@
+//! Layers of tower whose side decides what they do.
+
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::{Request, Response, StatusCode};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tower::limit::{ConcurrencyLimit, GlobalConcurrencyLimitLayer, RateLimit, rate::Rate};
+use tower::load_shed::{LoadShed, error::Overloaded};
+use tower::retry::{Policy, Retry};
+use tower::timeout::{Timeout, error::Elapsed};
+use tower::{BoxError, Layer, Service, ServiceExt};
+use tower_bearer::testing::Answer;
+use tower_bearer::{BearerLayer, Error, TokenCache};
+
+use crate::world::{API, Body, SECOND, World, get, settle};
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_beneath_bounds_each_send_and_not_the_wait_for_a_token() {
+    let world = World::over_requests(|network| Timeout::new(network, SECOND));
+    world.issuer.delay(10 * SECOND);
+    let answer = world.client().oneshot(get()).await.expect("the wait is not bounded");
+    assert_eq!(answer.status(), StatusCode::OK);
+    world.api.delay(2 * SECOND);
+    let error = world.client().oneshot(get()).await.expect_err("the send is");
+    assert!(error.is::<Elapsed>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_send_has_its_own_time_under_a_timeout_beneath() {
+    let world = World::over_requests(|network| Timeout::new(network, 3 * SECOND));
+    world.revoked().await;
+    world.api.delay(2 * SECOND);
+    assert_eq!(world.client().oneshot(get()).await.expect("two sends").status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_above_bounds_the_wait_and_ends_no_fetch() {
+    let world = World::new();
+    world.issuer.delay(10 * SECOND);
+    let client = Timeout::new(world.client(), SECOND);
+    assert!(client.clone().oneshot(get()).await.expect_err("too long").is::<Elapsed>());
+    tokio::time::sleep(10 * SECOND).await;
+    assert_eq!(client.oneshot(get()).await.expect("an answer").status(), StatusCode::OK);
+    assert_eq!(world.issuer.calls().total(), 1, "the fetch that was waited for brought the token");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_a_token_takes_no_permit_of_a_limit_beneath() {
+    let world = World::over_requests(|network| ConcurrencyLimit::new(network, 1));
+    world.issuer.delay(10 * SECOND);
+    let waiting = tokio::spawn(world.client().oneshot(get()));
+    settle().await;
+    let mut other = world.client();
+    let own = Request::get(API).header("authorization", "Basic eA==").body(Body::default()).expect("a request");
+    let began = Instant::now();
+    other.ready().await.expect("a permit").call(own).await.expect("an answer");
+    assert_eq!(Instant::now(), began, "the permit was free");
+    assert_eq!(waiting.await.expect("no panic").expect("an answer").status(), StatusCode::OK);
+}
+
+/// Why a limit that the issuer's client shares belongs beneath us: above, the request that waits for a token holds the
+/// permit that the token call needs. It ends with the fetch's deadline.
+#[tokio::test(start_paused = true)]
+async fn a_limit_above_that_the_issuers_client_shares_lets_the_request_fail() {
+    let world = World::new();
+    let limit = GlobalConcurrencyLimitLayer::with_semaphore(Arc::new(Semaphore::new(1)));
+    let source = {
+        let issuer = limit.layer(world.issuer.clone());
+        let login =
+            tower_bearer::oauth2::ClientCredentials::new(issuer, "https://auth.example.com/token", "app", "secret");
+        login.expect("a login")
+    };
+    let bearer = BearerLayer::new(TokenCache::new(source), [API]).expect("an origin").layer(world.api.clone());
+    let error = limit.layer(bearer).oneshot(get()).await.expect_err("the one permit is taken");
+    assert!(Error::find(&*error).expect("our error").is_transient());
+    assert_eq!(world.issuer.calls().total(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn load_is_shed_above_where_the_service_beneath_is_not_ready() {
+    let world = World::over_requests(|network| ConcurrencyLimit::new(network, 1));
+    world.settled().await;
+    let mut busy = world.client();
+    busy.ready().await.expect("a permit");
+    let error = LoadShed::new(busy.clone()).oneshot(get()).await.expect_err("too much");
+    assert!(error.is::<Overloaded>());
+}
+
+/// Why it belongs above: beneath, the second send is shed too, and a request that could wait fails.
+#[tokio::test(start_paused = true)]
+async fn load_shed_beneath_sheds_the_second_send() {
+    let permits = Arc::new(Semaphore::new(1));
+    let limit = GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(&permits));
+    let world = World::over_requests(|network| LoadShed::new(limit.layer(network)));
+    world.revoked().await;
+    world.issuer.delay(SECOND);
+    let refused = tokio::spawn(world.client().oneshot(get()));
+    settle().await;
+    let _others = permits.acquire().await.expect("a permit: the refused request holds none");
+    let error = refused.await.expect("no panic").expect_err("shed");
+    assert!(error.is::<Overloaded>());
+}
+
+/// Retries a 503 at once, and counts what it is shown.
+#[derive(Clone, Default)]
+struct Unavailable(Arc<AtomicUsize>);
+
+impl<A> Policy<Request<Body>, Response<A>, BoxError> for Unavailable {
+    type Future = Ready<()>;
+
+    fn retry(&mut self, _: &mut Request<Body>, answer: &mut Result<Response<A>, BoxError>) -> Option<Ready<()>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let again = answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::SERVICE_UNAVAILABLE);
+        again.then(|| ready(()))
+    }
+
+    fn clone_request(&mut self, request: &Request<Body>) -> Option<Request<Body>> {
+        Some(request.clone())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_above_begins_anew_and_does_not_see_the_refusals_that_we_mend() {
+    let (world, seen) = (World::new(), Unavailable::default());
+    world.revoked().await;
+    world.api.queue(Answer::raw(503, ""));
+    let client = Retry::new(seen.clone(), world.client());
+    assert_eq!(client.oneshot(get()).await.expect("an answer").status(), StatusCode::OK);
+    assert_eq!(world.sent("authorization"), ["1", "1", "2"].map(|number| format!("Bearer token-{number}")));
+    assert_eq!(seen.0.load(Ordering::SeqCst), 2, "the 503 and the end, no 401");
+}
+
+/// Why it belongs above: beneath, each attempt has the token of the first.
+#[tokio::test(start_paused = true)]
+async fn a_retry_beneath_repeats_the_token_and_sees_every_refusal() {
+    let seen = Unavailable::default();
+    let world = World::over_requests(|network| Retry::new(seen.clone(), network));
+    world.revoked().await;
+    world.api.queue(Answer::raw(503, ""));
+    assert_eq!(world.client().oneshot(get()).await.expect("an answer").status(), StatusCode::OK);
+    assert_eq!(world.sent("authorization"), ["1", "1", "2"].map(|number| format!("Bearer token-{number}")));
+    assert_eq!(seen.0.load(Ordering::SeqCst), 3, "the 503, the 401 and the end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_beneath_counts_each_send_and_one_above_each_request() {
+    let rate = || Rate::new(1, 10 * SECOND);
+    let world = World::over_requests(|network| tower::buffer::Buffer::new(RateLimit::new(network, rate()), 1));
+    world.revoked().await;
+    let began = Instant::now();
+    assert_eq!(world.client().oneshot(get()).await.expect("an answer").status(), StatusCode::OK);
+    assert!(began.elapsed() >= 10 * SECOND, "the second send had its turn");
+
+    let world = World::new();
+    world.revoked().await;
+    let began = Instant::now();
+    let client = RateLimit::new(world.client(), rate());
+    assert_eq!(client.oneshot(get()).await.expect("an answer").status(), StatusCode::OK);
+    assert!(began.elapsed() < SECOND);
+}

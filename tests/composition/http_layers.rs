@@ -1,0 +1,126 @@
+//! Layers of tower-http whose side decides what they see.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use tower::{Layer, ServiceExt};
+use tower_bearer::testing::Answer;
+use tower_http::decompression::Decompression;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::request_id::{MakeRequestUuid, SetRequestIdLayer};
+use tower_http::trace::TraceLayer;
+
+use crate::world::{API, Body, World, get};
+
+#[tokio::test(start_paused = true)]
+async fn a_request_id_from_above_is_that_of_both_sends_and_from_beneath_each_has_its_own() {
+    let ids = |world: &World| world.sent("x-request-id").into_iter().collect::<BTreeSet<_>>().len();
+    let layer = || SetRequestIdLayer::x_request_id(MakeRequestUuid);
+    let world = World::new();
+    world.revoked().await;
+    layer().layer(world.client()).oneshot(get()).await.expect("an answer");
+    assert_eq!((world.api.calls().total(), ids(&world)), (2, 1));
+
+    let world = World::over_requests(|network| layer().layer(network));
+    world.revoked().await;
+    world.client().oneshot(get()).await.expect("an answer");
+    assert_eq!((world.api.calls().total(), ids(&world)), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trace_above_sees_requests_without_the_token_and_one_beneath_sees_sends_with_a_hidden_one() {
+    #[derive(Clone, Default)]
+    struct Seen {
+        requests: Arc<AtomicUsize>,
+        with_token: Arc<AtomicUsize>,
+    }
+    impl<B> tower_http::trace::OnRequest<B> for Seen {
+        fn on_request(&mut self, request: &Request<B>, _: &tracing::Span) {
+            let token = request.headers().get("authorization");
+            assert!(token.is_none_or(|token| token.is_sensitive()));
+            self.requests.fetch_add(1, Ordering::SeqCst);
+            self.with_token.fetch_add(usize::from(token.is_some()), Ordering::SeqCst);
+        }
+    }
+    impl Seen {
+        fn counts(&self) -> (usize, usize) {
+            (self.requests.load(Ordering::SeqCst), self.with_token.load(Ordering::SeqCst))
+        }
+    }
+
+    let (world, above) = (World::new(), Seen::default());
+    world.revoked().await;
+    TraceLayer::new_for_http().on_request(above.clone()).layer(world.client()).oneshot(get()).await.expect("an answer");
+    assert_eq!(above.counts(), (1, 0));
+
+    let beneath = Seen::default();
+    let world = World::over_requests(|network| TraceLayer::new_for_http().on_request(beneath.clone()).layer(network));
+    world.revoked().await;
+    world.client().oneshot(get()).await.expect("an answer");
+    assert_eq!(beneath.counts(), (2, 2));
+}
+
+fn zipped(status: u16, text: &str) -> Answer {
+    let mut zip = GzEncoder::new(Vec::new(), Compression::default());
+    zip.write_all(text.as_bytes()).expect("memory");
+    let body = Bytes::from(zip.finish().expect("memory"));
+    Answer::response(
+        Response::builder().status(status).header("content-encoding", "gzip").body(body).expect("an answer"),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn compressed_answers_are_read_on_both_sides_the_refused_ones_too() {
+    let above = World::new();
+    let beneath = World::over_requests(Decompression::new);
+    for world in [&above, &beneath] {
+        world.settled().await;
+        world.api.queue(zipped(401, "no"));
+        world.api.queue(zipped(200, "yes"));
+    }
+    let answer = Decompression::new(above.client()).oneshot(get()).await.expect("an answer");
+    assert_eq!(answer.into_body().collect().await.expect("a body").to_bytes(), "yes");
+    let answer = beneath.client().oneshot(get()).await.expect("an answer");
+    assert_eq!(answer.into_body().collect().await.expect("a body").to_bytes(), "yes");
+    assert_eq!((above.api.calls().total(), beneath.api.calls().total()), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_request_bodies_beneath_answers_413_which_is_no_refusal() {
+    let world = World::over_requests(|network| RequestBodyLimitLayer::new(4).layer(network));
+    world.settled().await;
+    let post = |text: &'static str| {
+        let request = Request::post(API).header("content-length", text.len());
+        request.body(Body::from(text)).expect("a request")
+    };
+    let status = async |text| world.client().oneshot(post(text)).await.expect("an answer").status();
+    assert_eq!(status("long enough").await, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!((world.api.calls().total(), world.issuer.calls().total()), (0, 1));
+    assert_eq!(status("fits").await, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_answers_holds_on_both_sides() {
+    let above = World::new();
+    let limited = |response: Response<_>| response.map(|body| Limited::new(body, 4));
+    let client = above.client().map_response(limited);
+    let answer = client.oneshot(get()).await.expect("an answer");
+    answer.into_body().collect().await.expect_err("longer than four bytes");
+
+    // The drained answer of a refused request may be as long as it likes.
+    let beneath = World::over_requests(|network: crate::world::Network| {
+        ServiceExt::<Request<Body>>::map_response(network, |response: Response<Body>| {
+            response.map(|body| Limited::new(body, 4))
+        })
+    });
+    beneath.revoked().await;
+    let answer = beneath.client().oneshot(get()).await.expect("an answer");
+    assert_eq!((answer.status(), beneath.api.calls().total()), (StatusCode::OK, 2));
+    answer.into_body().collect().await.expect_err("longer than four bytes");
+}

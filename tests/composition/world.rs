@@ -1,0 +1,183 @@
+//! An issuer and an API behind one client that insists on being polled ready, in paused time.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use tower::util::BoxCloneService;
+use tower::{BoxError, Layer, Service, ServiceExt};
+use tower_bearer::oauth2::ClientCredentials;
+use tower_bearer::testing::{Api, Issuer};
+use tower_bearer::{Bearer, BearerLayer, TokenCache};
+
+pub(crate) const API: &str = "https://api.example.com";
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+
+pub(crate) type Body = Full<Bytes>;
+/// What lies beneath the layer, whatever it is made of.
+pub(crate) type Client = BoxCloneService<Request<Body>, Response<UnsyncBoxBody<Bytes, BoxError>>, BoxError>;
+
+pub(crate) struct World {
+    pub(crate) issuer: Issuer,
+    pub(crate) api: Api,
+    pub(crate) cache: TokenCache,
+    beneath: Client,
+}
+
+/// Sends what is meant for the issuer to the issuer, and the rest to the API. Panics where the service that is called is
+/// not the one that was polled ready: a clone is another.
+pub(crate) struct Network {
+    issuer: Issuer,
+    api: Api,
+    ready: bool,
+}
+
+// === impl World ===
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::over(|network| network)
+    }
+
+    /// A world whose requests and token calls share this stack.
+    pub(crate) fn over<S, A>(stack: impl FnOnce(Network) -> S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<A>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+        A: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let issuer = Issuer::new();
+        let api = Api::new(issuer.ledger());
+        let beneath = erased(stack(Network { issuer: issuer.clone(), api: api.clone(), ready: false }));
+        let login = ClientCredentials::new(beneath.clone(), "https://auth.example.com/token", "app", "secret");
+        Self { issuer, api, cache: TokenCache::new(login.expect("a login")), beneath }
+    }
+
+    /// A world whose requests alone go through this stack.
+    pub(crate) fn over_requests<S, A>(stack: impl FnOnce(Network) -> S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<A>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+        A: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let world = Self::new();
+        let network = Network { issuer: world.issuer.clone(), api: world.api.clone(), ready: false };
+        Self { beneath: erased(stack(network)), ..world }
+    }
+
+    pub(crate) fn layer(&self) -> BearerLayer {
+        BearerLayer::new(self.cache.clone(), [API]).expect("an origin")
+    }
+
+    pub(crate) fn client(&self) -> Bearer<Client> {
+        self.layer().layer(self.beneath())
+    }
+
+    pub(crate) fn beneath(&self) -> Client {
+        self.beneath.clone()
+    }
+
+    /// A token in hand that is old enough for a refusal to count.
+    pub(crate) async fn settled(&self) {
+        self.cache.get().await.expect("a token");
+        tokio::time::advance(2 * SECOND).await;
+    }
+
+    /// The same, and nobody accepts it any more.
+    pub(crate) async fn revoked(&self) {
+        self.settled().await;
+        self.issuer.ledger().revoke_all();
+    }
+
+    /// The values of a header in all requests that the API got.
+    pub(crate) fn sent(&self, header: &str) -> Vec<String> {
+        let text = |value: &http::HeaderValue| value.to_str().expect("text").to_owned();
+        self.api.requests().iter().filter_map(|request| request.headers.get(header).map(text)).collect()
+    }
+}
+
+/// The one type of everything beneath.
+pub(crate) fn erased<S, A>(service: S) -> Client
+where
+    S: Service<Request<Body>, Response = Response<A>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+    A: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let boxed = |response: Response<A>| response.map(|body| UnsyncBoxBody::new(body.map_err(Into::into)));
+    BoxCloneService::new(service.map_response(boxed).map_err(Into::into))
+}
+
+pub(crate) fn get() -> Request<Body> {
+    Request::get(format!("{API}/me")).body(Body::default()).expect("a request")
+}
+
+/// Lets other tasks run as far as they get without time passing.
+pub(crate) async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What holds wherever the layer lies: requests pass, a due token is replaced beside them, and a refused request goes
+/// again. That readiness is honoured, [`Network`] sees to.
+pub(crate) async fn works<S, A>(world: &World, mut client: S)
+where
+    S: Service<Request<Body>, Response = Response<A>, Error: Into<BoxError>>,
+{
+    let mut status = async || {
+        let ready = client.ready().await.map_err(Into::into).expect("ready");
+        ready.call(get()).await.map_err(Into::into).expect("an answer").status()
+    };
+    assert_eq!(status().await, StatusCode::OK, "the first request waits for a token");
+
+    tokio::time::advance(3590 * SECOND).await;
+    assert_eq!(status().await, StatusCode::OK, "a due token is still sent");
+    // A rate limit makes the token call wait for its turn.
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(world.cache.status().generation, 2, "and replaced beside the request");
+
+    tokio::time::advance(2 * SECOND).await;
+    world.issuer.ledger().revoke_all();
+    assert_eq!(status().await, StatusCode::OK, "a refused request goes again");
+    let tokens = world.sent("authorization");
+    assert_eq!(tokens, ["1", "1", "2", "3"].map(|number| format!("Bearer token-{number}")));
+    assert_eq!(world.issuer.calls().most_at_once(), 1);
+}
+
+// === impl Network ===
+
+impl Clone for Network {
+    fn clone(&self) -> Self {
+        Self { issuer: self.issuer.clone(), api: self.api.clone(), ready: false }
+    }
+}
+
+impl<B> Service<Request<B>> for Network
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        assert!(std::mem::take(&mut self.ready), "called without having been ready");
+        let (issuer, api) = (self.issuer.clone(), self.api.clone());
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await.map_err(Into::into)?.to_bytes();
+            let request = Request::from_parts(head, Body::new(body));
+            if request.uri().host() == Some("auth.example.com") {
+                issuer.oneshot(request).await
+            } else {
+                api.oneshot(request).await
+            }
+        })
+    }
+}

@@ -1,0 +1,89 @@
+//! Reads the public API from rustdoc's JSON: from the root through everything that can be named, with the impls of it.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use serde_json::Value;
+
+/// Foreign crates, each with the places where one of its items is named.
+pub type Foreign = BTreeMap<String, BTreeSet<String>>;
+
+/// What belongs to the language.
+const OWN: [&str; 3] = ["alloc", "core", "std"];
+
+struct Walk<'a> {
+    json: &'a Value,
+    seen: HashSet<u64>,
+    foreign: Foreign,
+}
+
+/// The foreign crates whose items the API names.
+pub fn foreign(json: &Value) -> Foreign {
+    let mut walk = Walk { json, seen: HashSet::new(), foreign: Foreign::new() };
+    walk.item(json["root"].as_u64().expect("a root"), "");
+    walk.foreign
+}
+
+// === impl Walk ===
+
+impl Walk<'_> {
+    fn item(&mut self, id: u64, within: &str) {
+        let item = &self.json["index"][id.to_string()];
+        if item.is_null() || !self.seen.insert(id) {
+            return;
+        }
+        let place = match item["name"].as_str() {
+            Some(name) if within.is_empty() => name.to_owned(),
+            Some(name) => format!("{within}::{name}"),
+            None => within.to_owned(),
+        };
+        let inner = &item["inner"];
+        let of_others = &inner["impl"];
+        // What others implement for every type is not ours to promise; nor is what the compiler derives.
+        if !of_others["blanket_impl"].is_null() || of_others["is_synthetic"] == true {
+            return;
+        }
+        self.value(inner, &place);
+    }
+
+    /// Looks at everything below: at paths for whose they are, at numbers of items for what they are.
+    fn value(&mut self, value: &Value, place: &str) {
+        match value {
+            Value::Object(fields) => {
+                if let Some(id) = fields.get("id").and_then(Value::as_u64) {
+                    self.named(id, place);
+                    if fields.contains_key("is_glob") {
+                        self.item(id, place);
+                    }
+                }
+                for (key, value) in fields {
+                    match (key.as_str(), value) {
+                        ("id" | "links", _) => {}
+                        (
+                            "items" | "impls" | "implementations" | "variants" | "fields" | "tuple",
+                            Value::Array(ids),
+                        ) => {
+                            for id in ids {
+                                match id.as_u64() {
+                                    Some(id) => self.item(id, place),
+                                    None => self.value(id, place),
+                                }
+                            }
+                        }
+                        _ => self.value(value, place),
+                    }
+                }
+            }
+            Value::Array(values) => values.iter().for_each(|value| self.value(value, place)),
+            _ => {}
+        }
+    }
+
+    fn named(&mut self, id: u64, place: &str) {
+        let krate = &self.json["paths"][id.to_string()]["crate_id"];
+        let Some(krate) = krate.as_u64().filter(|krate| *krate != 0) else { return };
+        let name = self.json["external_crates"][krate.to_string()]["name"].as_str().expect("a name");
+        if !OWN.contains(&name) {
+            self.foreign.entry(name.to_owned()).or_default().insert(place.to_owned());
+        }
+    }
+}

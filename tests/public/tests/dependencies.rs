@@ -1,0 +1,79 @@
+//! The foreign crates in the public API are those of `docs/public-dependencies.md`, each with its reason: a new major
+//! version of one of them is a new major version of ours.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use public::foreign;
+use serde_json::Value;
+
+/// The project's folder.
+fn here() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// rustdoc's JSON for a package, with all its features; `None` without a nightly toolchain.
+fn rustdoc(package: &str) -> Option<Value> {
+    let nightly = Command::new("rustup").args(["run", "nightly", "rustdoc", "--version"]).output();
+    if !nightly.is_ok_and(|output| output.status.success()) {
+        // Not `println!`, which nobody sees of a test that passes.
+        let note = "not checked: the public dependencies of the API want a nightly toolchain (rustup toolchain install nightly)\n";
+        std::io::stderr().write_all(note.as_bytes()).expect("stderr");
+        return None;
+    }
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rustdoc");
+    let status = Command::new("rustup")
+        .args(["run", "nightly", "cargo", "rustdoc", "--lib", "--all-features", "-p", package, "--target-dir"])
+        .arg(&target)
+        .args(["--", "-Z", "unstable-options", "--output-format", "json"])
+        // Set by the cargo that runs this test; the other one finds its own.
+        .env_remove("RUSTC")
+        .env_remove("RUSTDOC")
+        .env_remove("CARGO")
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .env_remove("RUSTFLAGS")
+        .env_remove("RUSTDOCFLAGS")
+        .current_dir(here())
+        .status()
+        .expect("cargo");
+    assert!(status.success());
+    let json =
+        fs::read(target.join("doc").join(format!("{}.json", package.replace('-', "_")))).expect("rustdoc's JSON");
+    Some(serde_json::from_slice(&json).expect("JSON"))
+}
+
+/// The crates of a package in the table: `| package | crate | where | why |`.
+fn listed(package: &str) -> BTreeSet<String> {
+    let table = fs::read_to_string(here().join("docs/public-dependencies.md")).expect("the list");
+    let rows = table.lines().filter_map(|line| {
+        let mut cells = line.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).skip(1);
+        let (of, krate) = (cells.next()?, cells.next()?);
+        let reasons: Vec<_> = cells.take(2).collect();
+        assert!(
+            of != package || reasons.len() == 2 && reasons.iter().all(|cell| !cell.is_empty()),
+            "no reason: {line}"
+        );
+        (of == package).then_some(krate)
+    });
+    rows.collect()
+}
+
+fn check(package: &str) {
+    let Some(json) = rustdoc(package) else { return };
+    let found = foreign(&json);
+    let names: BTreeSet<_> = found.keys().cloned().collect();
+    assert_eq!(
+        names,
+        listed(package),
+        "docs/public-dependencies.md is not what the API of {package} names: {found:#?}"
+    );
+}
+
+#[test]
+fn the_api_names_the_foreign_crates_that_are_listed_with_a_reason_and_no_others() {
+    check("tower-bearer");
+    check("tower-bearer-reqwest");
+}
