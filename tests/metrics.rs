@@ -1,5 +1,6 @@
 //! Everything that happens can be counted (promise 26), with the feature `metrics`.
 #![cfg(feature = "metrics")]
+#![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
 
 mod common;
 
