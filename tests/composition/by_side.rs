@@ -56,7 +56,8 @@ async fn a_request_that_waits_for_a_token_takes_no_permit_of_a_limit_beneath() {
     let mut other = world.client();
     let own = Request::get(API).header("authorization", "Basic eA==").body(Body::default()).expect("a request");
     let began = Instant::now();
-    other.ready().await.expect("a permit").call(own).await.expect("an answer");
+    let ready = tokio::time::timeout(60 * SECOND, other.ready()).await.expect("nobody holds the permit for long");
+    ready.expect("a permit").call(own).await.expect("an answer");
     assert_eq!(Instant::now(), began, "the permit was free");
     assert_eq!(waiting.await.expect("no panic").expect("an answer").status(), StatusCode::OK);
 }

@@ -92,7 +92,9 @@ macro_rules! each {
                 let world = World::new().await;
                 let (server, frames) = streaming().await;
                 let api = world.layer_for(server.origin()).resend(TryClone).layer(http());
-                let mut answer = api.oneshot(post(server.url("/"), "")).await.expect("an answer").into_body();
+                let answer =
+                    tokio::time::timeout(Duration::from_secs(60), api.oneshot(post(server.url("/"), ""))).await;
+                let mut answer = answer.expect("its head comes before its body").expect("an answer").into_body();
                 for piece in ["one", "two"] {
                     // The next piece is sent when the one before has arrived.
                     frames.send(Ok(http_body::Frame::data(piece.into()))).expect("the server is here");
