@@ -295,6 +295,7 @@ impl TokenCache {
     /// # Errors
     /// The session has ended here, and its refresh token may still work: `revoke` failed (its error is the
     /// [source](std::error::Error::source)), or another session began meanwhile.
+    /// It is forgotten even so, and a second call revokes nothing: to try again, keep the [`Secret`] that `revoke` was given.
     ///
     /// # Cancel safety
     /// The cache is signed out when the future is first polled. Where it is dropped after that, the refresh token may

@@ -329,22 +329,30 @@ impl fmt::Display for Error {
                 "{answered}: the refresh token was denied, and there is no login to fall back to; log in again"
             ),
             Kind::Denied(answered) => {
-                write!(f, "{answered}: the credentials were denied; check them, or log in again")
+                let what = match answered.code.as_deref() {
+                    Some("access_denied") => "access was denied; log in again, or ask whoever grants it",
+                    Some(
+                        "invalid_request" | "invalid_scope" | "invalid_target" | "unauthorized_client"
+                        | "unsupported_grant_type",
+                    ) => "the request was denied; check grant, scope and resource, and what the client may ask for",
+                    _ => "the credentials were denied; check them, or log in again",
+                };
+                write!(f, "{answered}: {what}")
             }
-            Kind::Answered(answered) => write!(f, "{answered}; a cache tries again after a pause"),
+            Kind::Answered(answered) => write!(f, "{answered}; this may pass: try again after a pause"),
             Kind::Unusable { endpoint: Some(endpoint), problem } => write!(f, "unusable answer of {endpoint}: {problem}"),
             Kind::Unusable { endpoint: None, problem } => write!(f, "unusable token: {problem}"),
             Kind::Unreachable { endpoint } => {
-                write!(f, "no answer from {endpoint} (the cause is this error's source); a cache tries again after a pause")
+                write!(f, "no answer from {endpoint} (the cause is this error's source); this may pass: try again after a pause")
             }
             Kind::Silent { endpoint, after } => {
-                write!(f, "no answer from {endpoint} within {after:?}; a cache tries again after a pause")
+                write!(f, "no answer from {endpoint} within {after:?}; this may pass: try again after a pause")
             }
             Kind::Secret { field, denied: true } => {
                 write!(f, "the {field} was denied (the cause is this error's source)")
             }
             Kind::Secret { field, denied: false } => {
-                write!(f, "the {field} could not be had (the cause is this error's source); a cache tries again after a pause")
+                write!(f, "the {field} could not be had (the cause is this error's source); this may pass: try again after a pause")
             }
             Kind::Login(problem) => f.write_str(problem),
             Kind::Source { denied: false } => f.write_str("the token source failed (the cause is this error's source)"),

@@ -24,7 +24,9 @@ use crate::origin::{Origins, Verdict};
 /// makes every 401 a refusal.
 ///
 /// A response that comes from an origin that is not the layer's own, after a redirect beneath it, says nothing about the
-/// token. A 403 never does. What was handed back can be read with [`Challenge::all`].
+/// token. A 403 does not by default; some servers answer a dead token with it, and for those it is
+/// [added](Refusal::status), at the price of a refresh, within the budget, for each real "forbidden". What was handed back
+/// can be read with [`Challenge::all`].
 ///
 /// ```
 /// use http::StatusCode;

@@ -112,6 +112,12 @@ impl FetchContext {
         self.reason
     }
 
+    /// How long a source of ours waits for an answer: less than the deadline, so that its error, which says who was
+    /// silent, comes before the cache's, which cannot.
+    pub(crate) fn patience(&self) -> Duration {
+        self.deadline.mul_f64(0.9)
+    }
+
     /// How long this fetch may take, counted from its beginning; after that it is dropped.
     pub fn deadline(&self) -> Duration {
         self.deadline

@@ -51,6 +51,17 @@ async fn at_issuer(tokens: &Issuer, says_iss: bool) -> AuthorizationRequest {
 // === to the browser and back ===
 
 #[tokio::test]
+async fn the_way_back_may_be_a_line_that_was_pasted() {
+    let issuer = Issuer::new();
+    for (before, after) in [("", "\n"), ("  ", "\r\n"), ("\t", " ")] {
+        let request = login(&issuer).begin().await.unwrap();
+        let line = format!("{before}{}{after}", back(&request, "code=the-code"));
+        request.finish(&line).await.unwrap();
+        assert_eq!(issuer.requests().pop().unwrap().form()["code"], "the-code");
+    }
+}
+
+#[tokio::test]
 async fn the_browser_is_sent_with_a_challenge_and_the_code_goes_with_its_verifier() {
     let issuer = Issuer::new();
     let login = login(&issuer).scope("openid offline_access").resource("https://api.example.com").unwrap();

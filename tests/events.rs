@@ -90,7 +90,7 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
         [
             "INFO tower_bearer: token refused generation=2",
             "WARN tower_bearer: token fetch failed reason=refused error=https://auth.example.com/token answered 503; \
-             a cache tries again after a pause denied=false",
+             this may pass: try again after a pause denied=false",
             "DEBUG tower_bearer: refused response handed back refused=2 why=\"there is no new token\"",
         ]
     );

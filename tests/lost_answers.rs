@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tower_bearer::json::JsonLogin;
 use tower_bearer::oauth2::RefreshToken;
 use tower_bearer::testing::{Answer, Issuer};
 use tower_bearer::{FetchContext, Phase, Refresh, Token, TokenCache, TokenSource};
@@ -27,14 +28,28 @@ async fn a_refresh_without_an_answer_is_repeated_at_two_thirds_of_the_fetch_dead
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_that_is_never_answered_ends_with_the_fetch_deadline_after_two_calls() {
-    let issuer = Issuer::new();
-    issuer.fail(Some(Answer::hangs()));
-    let settings = Refresh::new().deadline(Duration::from_secs(9)).unwrap();
-    let start = now();
-    let error = TokenCache::with_settings(refresh_token(&issuer), settings).get().await.unwrap_err();
-    assert!(error.is_timeout(), "{error}");
-    assert_eq!(((now() - start).as_secs(), issuer.calls().total()), (9, 2));
+async fn silence_ends_before_the_fetch_deadline_with_an_error_that_says_whose_it_was() {
+    let settings = Refresh::new().deadline(Duration::from_secs(10)).unwrap();
+    let waited = async |cache: TokenCache| {
+        let start = now();
+        let error = cache.get().await.unwrap_err();
+        assert!(error.is_timeout() && error.is_transient() && error.to_string().contains(TOKEN_URL), "{error}");
+        assert_eq!((now() - start).as_secs(), 9, "less than the deadline");
+    };
+    for source in 0..3 {
+        let issuer = Issuer::new();
+        issuer.fail(Some(Answer::hangs()));
+        let (cache, calls) = match source {
+            0 => (TokenCache::with_settings(refresh_token(&issuer), settings), 2),
+            1 => (TokenCache::with_settings(password(&issuer), settings), 1),
+            _ => {
+                let login = JsonLogin::new(issuer.clone(), TOKEN_URL, json!({})).unwrap();
+                (TokenCache::with_settings(login, settings), 1)
+            }
+        };
+        waited(cache).await;
+        assert_eq!(issuer.calls().total(), calls);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -187,9 +187,18 @@ impl Endpoint {
         if !clock::has_runtime() {
             return Err(Error::no_runtime());
         }
-        match tokio::time::timeout(CALL_DEADLINE, call).await {
+        self.within(CALL_DEADLINE, call).await
+    }
+
+    /// Waits for an answer this long; the error names who was silent.
+    pub(crate) async fn within(
+        &self,
+        patience: Duration,
+        call: impl Future<Output = Result<Answer, Error>>,
+    ) -> Result<Answer, Error> {
+        match tokio::time::timeout(patience, call).await {
             Ok(answer) => answer,
-            Err(_) => Err(Error::silent(self.name().into(), CALL_DEADLINE)),
+            Err(_) => Err(Error::silent(self.name().into(), patience)),
         }
     }
 

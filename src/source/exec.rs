@@ -223,8 +223,7 @@ impl TokenSource for TokenCommand {
         command.envs(self.token_at.is_none().then_some(EXEC_INFO));
         command.envs(self.env.iter().map(|(name, value)| (name, value.expose())));
         let wall = Clock::System.now().wall;
-        // A little less than the cache waits, so that the error can name the program.
-        let limit = context.deadline() - context.deadline() / 10;
+        let limit = context.patience();
         match tokio::time::timeout(limit, run(&mut command)).await {
             Ok(Ok(ran)) => self.token(&ran, wall).map_err(|problem| self.failed(&problem, &ran, &context)),
             Ok(Err(problem)) => Err(self.unusable(problem)),

@@ -196,7 +196,8 @@ impl TokenSource for JsonLogin {
         // What the issuer's words must not repeat: every text in the body, and its longer numbers.
         let mut secrets = answer::replaced_secrets(&context).collect();
         answer::texts(&body, &mut secrets);
-        self.read(self.endpoint.post("application/json", None, body.to_string().into(), secrets).await?)
+        let post = self.endpoint.post("application/json", None, body.to_string().into(), secrets);
+        self.read(self.endpoint.within(context.patience(), post).await?)
     }
 }
 

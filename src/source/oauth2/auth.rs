@@ -61,7 +61,8 @@ impl ClientAuth {
     }
 
     /// With a secret in the `Authorization: Basic` header, form-urlencoded first (RFC 6749 section 2.3.1): what every
-    /// server must support (`client_secret_basic`).
+    /// server must support (`client_secret_basic`). Some do not decode it, and know no client whose id or secret has other
+    /// characters than letters, digits and `-._`: for those there is [`post`](ClientAuth::post).
     pub fn basic<M>(secret: impl SecretSource<M>) -> Self {
         Self(Method::Basic(secret.into_supply()))
     }

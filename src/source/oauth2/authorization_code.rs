@@ -167,7 +167,8 @@ impl AuthorizationRequest {
     }
 
     fn code(&self, redirected_to: &str) -> Result<Secret, Error> {
-        let query = redirected_to.split('#').next().and_then(|url| url.split_once('?')).map(|(_, query)| query);
+        // It may be a line that was pasted.
+        let query = redirected_to.trim().split('#').next().and_then(|url| url.split_once('?')).map(|(_, query)| query);
         let query = query.unwrap_or_default().as_bytes();
         let find = |name| form_urlencoded::parse(query).find(|(key, _)| key == name).map(|(_, value)| value);
         if find("state").as_deref() != Some(self.state.expose()) {

@@ -179,12 +179,10 @@ impl Client {
     pub(super) async fn refresh(&self, context: &FetchContext, refresh_token: &Secret) -> Result<Token, Error> {
         let (form, hidden) = ([("grant_type", "refresh_token")], [("refresh_token", refresh_token.clone())]);
         let patience = context.deadline().mul_f64(PATIENCE);
-        let mut answer = match tokio::time::timeout(patience, self.ask(context, &form, &hidden, false)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Error::silent(self.endpoint.name().into(), patience)),
-        };
+        let ask = || self.ask(context, &form, &hidden, false);
+        let mut answer = self.endpoint.within(patience, ask()).await;
         if answer.as_ref().is_err_and(Error::is_ambiguous) {
-            answer = self.ask(context, &form, &hidden, false).await;
+            answer = self.endpoint.within(context.patience() - patience, ask()).await;
         }
         let token = self.read(answer?)?;
         Ok(if token.refresh_token().is_some() { token } else { token.with_refresh_token(refresh_token.clone()) })
@@ -212,7 +210,8 @@ impl Client {
         form: &Form<'_>,
         secrets: &[(&str, Secret)],
     ) -> Result<Token, Error> {
-        self.read(self.ask(context, form, secrets, true).await?)
+        let ask = self.ask(context, form, secrets, true);
+        self.read(self.endpoint.within(context.patience(), ask).await?)
     }
 
     async fn ask(

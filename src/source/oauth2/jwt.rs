@@ -96,7 +96,7 @@ impl SigningKey {
         let key = key.map_err(|_| {
             Error::invalid(
                 "private_key",
-                format!("not the PEM text of a private key for {algorithm:?} (PKCS#8, or PKCS#1 for RSA)"),
+                format!("not the PEM text of a private key for {algorithm:?}: PKCS#8, or PKCS#1 for RSA; `openssl pkcs8 -topk8 -nocrypt` turns others into PKCS#8"),
             )
         })?;
         let key = Self { key: Arc::new(key), header: Header::new(algorithm.into()) };
