@@ -18,21 +18,7 @@ impl<'a> Contender<'a> {
 /// Prints for each contender the nanoseconds of a call, and how far they are from the first contender's: medians over the
 /// rounds, with the middle half of the rounds as the spread.
 pub fn compare(title: &str, rounds: usize, calls: u64, mut contenders: Vec<Contender<'_>>) {
-    let mut nanos = vec![Vec::with_capacity(rounds); contenders.len()];
-    for contender in &mut contenders {
-        (contender.run)(calls);
-    }
-    for round in 0..rounds {
-        // Another one begins each round, and the way round changes: no one always follows the same neighbour.
-        let mut order: Vec<_> = (0..contenders.len()).collect();
-        order.rotate_left(round % contenders.len());
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        for turn in order {
-            nanos[turn].push((contenders[turn].run)(calls).as_nanos() as f64 / calls as f64);
-        }
-    }
+    let nanos = turns(rounds, calls, &mut contenders);
     println!("\n{title}: {rounds} rounds of {calls} calls each");
     println!("| | ns | (spread) | ns above the first | (spread) | ratio | (spread) |\n|---|--:|--:|--:|--:|--:|--:|");
     for (contender, own) in contenders.iter().zip(&nanos) {
@@ -46,8 +32,28 @@ pub fn compare(title: &str, rounds: usize, calls: u64, mut contenders: Vec<Conte
     }
 }
 
+/// The nanoseconds of a call, for each contender in each round.
+pub fn turns(rounds: usize, calls: u64, contenders: &mut [Contender<'_>]) -> Vec<Vec<f64>> {
+    let mut nanos = vec![Vec::with_capacity(rounds); contenders.len()];
+    for contender in contenders.iter_mut() {
+        (contender.run)(calls);
+    }
+    for round in 0..rounds {
+        // Another one begins each round, and the way round changes: no one always follows the same neighbour.
+        let mut order: Vec<_> = (0..contenders.len()).collect();
+        order.rotate_left(round % contenders.len());
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for turn in order {
+            nanos[turn].push((contenders[turn].run)(calls).as_nanos() as f64 / calls as f64);
+        }
+    }
+    nanos
+}
+
 /// The quarter, the half and the three quarters.
-fn quartiles(values: &[f64]) -> [f64; 3] {
+pub fn quartiles(values: &[f64]) -> [f64; 3] {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     [1, 2, 3].map(|quarter| sorted[(sorted.len() - 1) * quarter / 4])

@@ -1,0 +1,144 @@
+//! Has every chosen peer measured in every scenario. Times on the hot path are of one process, where the turns of one
+//! round can be compared; everything else is one process for each peer and run.
+
+use benches::rounds::turns;
+use clap::ValueEnum;
+use serde::de::DeserializeOwned;
+use tokio::runtime;
+use tower::BoxError;
+
+use crate::child::measure;
+use crate::counting::instructions;
+use crate::figures::{Compared, HotPath, Rotation, Row, Stampede, together};
+use crate::hot_path::Warm;
+use crate::{Effort, Entry, PEERS, Scenario, rotation, stampede, version};
+
+/// All figures of the chosen peers, of which the first is ours.
+///
+/// # Errors
+/// Ours could not be measured.
+pub fn rows(chosen: &[usize], effort: &Effort) -> Result<Vec<Row>, BoxError> {
+    let mut hot_paths = hot_paths(chosen, effort)?.into_iter();
+    let mut stampedes: Vec<_> = chosen.iter().map(|_| Vec::new()).collect();
+    let mut still = chosen.to_vec();
+    for &(callers, runs) in effort.stampedes {
+        for (peer, figures) in still.iter().zip(stampede_of(&still, callers, runs)) {
+            let place = chosen.iter().position(|other| other == peer).ok_or("a peer that was not chosen")?;
+            stampedes[place].extend(figures);
+        }
+        // Who failed, or fetched more than once, is spared more callers.
+        let did_well = |all: &Vec<Result<Stampede, String>>| {
+            all.iter().all(|stampede| stampede.as_ref().is_ok_and(|stampede| stampede.fetches <= 1))
+        };
+        still = chosen.iter().zip(&stampedes).filter(|(_, all)| did_well(all)).map(|(&peer, _)| peer).collect();
+    }
+    let smallest = effort.stampedes[0].0;
+    let counts: Vec<_> = chosen.iter().map(|&peer| counted(peer, Scenario::Stampede, smallest, 2 * smallest)).collect();
+    for (all, count) in stampedes.iter_mut().zip(&counts) {
+        if let Some(Ok(stampede)) = all.first_mut() {
+            stampede.instructions = Some(against(count, &counts[0]));
+        }
+    }
+    let rotations = in_rounds(chosen, Scenario::Rotation, effort.seconds, effort.rotations, "rotation");
+    let rotations: Vec<_> = rotations.into_iter().map(together::<rotation::Outcome>).collect();
+    let ours = rotations[0].clone();
+
+    let mut rows = Vec::new();
+    for ((&peer, stampedes), rotation) in chosen.iter().zip(stampedes).zip(rotations) {
+        let Entry { name, package, note, .. } = PEERS[peer];
+        let rotation = rotation.and_then(|runs| Ok(Rotation::of(&runs, ours.as_ref().map_err(Clone::clone)?)));
+        let hot_path = hot_paths.next().ok_or("a peer without a result")?;
+        rows.push(Row { name, version: version(package), note, hot_path, stampedes, rotation });
+    }
+    Ok(rows)
+}
+
+/// All in one process, for what is compared are the turns of one round.
+fn hot_paths(chosen: &[usize], effort: &Effort) -> Result<Vec<Result<HotPath, String>>, BoxError> {
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let [mut ones, mut twos] = [Vec::new(), Vec::new()];
+    let mut warm = Vec::new();
+    for &peer in chosen {
+        eprintln!("hot path: {}", PEERS[peer].name);
+        warm.push((PEERS[peer].contenders)(PEERS[peer].name, runtime.handle()).map(
+            |Warm { allocations, one, two }| {
+                ones.push(one);
+                twos.push(two);
+                allocations
+            },
+        ));
+    }
+    if let Err(error) = &warm[0] {
+        return Err(format!("ours: {error}").into());
+    }
+    eprintln!("hot path: time");
+    let mut ones = turns(effort.rounds, effort.calls, &mut ones).into_iter();
+    let mut twos = turns(effort.rounds, effort.calls, &mut twos).into_iter();
+    let mut ours = None;
+    let counts: Vec<_> = chosen.iter().map(|&peer| counted(peer, Scenario::HotPath, 100, 1100)).collect();
+    let figures = warm.into_iter().zip(&counts).map(|(warm, count)| {
+        let allocations = warm.map_err(|error| error.to_string())?;
+        let (one, two) = ones.next().zip(twos.next()).ok_or("a contender without a result")?;
+        let (our_one, our_two) = ours.get_or_insert_with(|| (one.clone(), two.clone()));
+        Ok(HotPath {
+            instructions: against(count, &counts[0]),
+            nanos: Compared::of(&one, our_one),
+            nanos_on_two_threads: Compared::of(&two, our_two),
+            allocations,
+        })
+    });
+    Ok(figures.collect())
+}
+
+fn stampede_of(chosen: &[usize], callers: u64, runs: usize) -> Vec<Option<Result<Stampede, String>>> {
+    let rounds = in_rounds(chosen, Scenario::Stampede, callers, runs, "stampede");
+    let rounds: Vec<_> = rounds.into_iter().map(together::<stampede::Outcome>).collect();
+    let ours = rounds[0].clone();
+    let figures = chosen.iter().zip(rounds).map(|(&peer, runs)| {
+        (!PEERS[peer].is_static)
+            .then(|| runs.and_then(|runs| Ok(Stampede::of(&runs, ours.as_ref().map_err(Clone::clone)?))))
+    });
+    figures.collect()
+}
+
+/// By peer, what each round said. In a round everybody has a turn.
+fn in_rounds<T: DeserializeOwned>(
+    chosen: &[usize],
+    scenario: Scenario,
+    amount: u64,
+    rounds: usize,
+    title: &str,
+) -> Vec<Vec<Result<T, BoxError>>> {
+    let mut all: Vec<_> = chosen.iter().map(|_| Vec::new()).collect();
+    for round in 1..=rounds {
+        eprintln!("{title} of {amount}: round {round} of {rounds}");
+        for (all, &peer) in all.iter_mut().zip(chosen) {
+            if all.last().is_none_or(Result::is_ok)
+                && !(PEERS[peer].is_static && matches!(scenario, Scenario::Stampede))
+            {
+                all.push(measure(&once(peer, scenario, amount)));
+            }
+        }
+    }
+    all
+}
+
+/// Instructions of one more, from two amounts: what the start costs is in both.
+fn counted(peer: usize, scenario: Scenario, fewer: u64, more: u64) -> Result<f64, String> {
+    if PEERS[peer].is_static && matches!(scenario, Scenario::Stampede) {
+        return Err(String::new());
+    }
+    eprintln!("instructions: {}", PEERS[peer].name);
+    let count = |amount| instructions(&once(peer, scenario, amount)).map_err(|error| error.to_string());
+    Ok((count(more)? as f64 - count(fewer)? as f64) / (more - fewer) as f64)
+}
+
+fn once(peer: usize, scenario: Scenario, amount: u64) -> Vec<String> {
+    let scenario = scenario.to_possible_value().expect("none is skipped");
+    let [peer, amount] = [peer as u64, amount].map(|number| number.to_string());
+    ["--measure", scenario.get_name(), "--peer", &peer, "--amount", &amount].map(str::to_owned).to_vec()
+}
+
+fn against(own: &Result<f64, String>, ours: &Result<f64, String>) -> Result<Compared, String> {
+    Ok(Compared::of(&[own.clone()?], &[ours.clone()?]))
+}

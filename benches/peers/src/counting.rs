@@ -1,0 +1,30 @@
+//! Instructions, counted by callgrind: this program runs itself under valgrind, which looks at one function only.
+
+use std::process::Command;
+
+use tower::BoxError;
+
+/// What counts. Its name is what callgrind is told to look for.
+///
+/// # Errors
+/// Those of the work.
+#[inline(never)]
+pub fn the_counted_section(work: &mut dyn FnMut() -> Result<(), BoxError>) -> Result<(), BoxError> {
+    work()
+}
+
+/// The instructions that this program spends in [`the_counted_section`], run with these arguments.
+///
+/// # Errors
+/// There is no valgrind, or the program failed: with its last words.
+pub fn instructions(arguments: &[String]) -> Result<u64, BoxError> {
+    let mut command = Command::new("valgrind");
+    command
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=*the_counted_section*"])
+        .arg(std::env::current_exe()?)
+        .args(arguments);
+    let (_, words) = crate::child::run(command)?;
+    // "==1234== Collected : 123456"
+    let count = words.lines().find_map(|line| line.split_once("Collected :")).ok_or("valgrind counted nothing")?;
+    Ok(count.1.trim().replace(',', "").parse()?)
+}
