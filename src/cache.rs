@@ -1,4 +1,5 @@
-//! The handle on one token, kept fresh. What it does is in `cache/shared.rs`, how a token is fetched in `cache/fetch.rs`.
+//! The handle on one token, kept fresh. What it does is in `cache/shared.rs`, how a token is fetched in `cache/fetch.rs`, what
+//! requests see of it in `cache/reader.rs`.
 
 use std::fmt;
 use std::pin::pin;
@@ -6,11 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use tokio::time::Instant;
 use tower::BoxError;
 
-use crate::cache::shared::{Held, Saving, Shared, Snapshot, Want};
+use crate::cache::shared::{Saving, Shared, Want};
 use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::flight::Current;
@@ -21,7 +20,10 @@ use crate::telemetry::Telemetry;
 use crate::token::{MAX_LIFETIME, Token};
 
 mod fetch;
+mod reader;
 mod shared;
+
+pub(crate) use crate::cache::reader::{Found, Reader};
 
 /// One token, kept fresh.
 ///
@@ -411,113 +413,5 @@ impl fmt::Debug for TokenCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.shared.telemetry.name();
         f.debug_struct("TokenCache").field("name", &name).field("status", &self.status()).finish_non_exhaustive()
-    }
-}
-
-// === impl Reader ===
-
-/// One service's own view of the cache: keeps the snapshot it saw last, so that looking at an unchanged one touches
-/// nothing that other threads write, and how long the token in it is known to be fresh, so that one clock is read and
-/// not two.
-///
-/// A service that is kept also gets a copy of the token: cloning a header value counts references, and a count that
-/// several threads write costs more than all else here. A service that is cloned for one request does without.
-pub(crate) struct Reader {
-    seen: arc_swap::Cache<Door, Arc<Snapshot>>,
-    look: Option<Look>,
-    own: Option<Box<Token>>,
-}
-
-/// A look at a token that was found fresh.
-#[derive(Clone, Copy)]
-struct Look {
-    generation: u64,
-    /// Until when, on the monotonic clock, the wall clock is not asked again.
-    until: Instant,
-}
-
-/// What a look came to, at a token that can be sent.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Found {
-    Fresh,
-    /// Fresh, and not for the first time: this service is kept.
-    FreshAgain,
-    Due,
-}
-
-/// The way from a handle to its snapshot, for `arc_swap::Cache`.
-#[derive(Clone)]
-struct Door(Arc<Shared>);
-
-impl std::ops::Deref for Door {
-    type Target = ArcSwap<Snapshot>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0.snapshot
-    }
-}
-
-impl Reader {
-    pub(crate) fn new(cache: &TokenCache) -> Self {
-        Self { seen: arc_swap::Cache::new(Door(Arc::clone(&cache.shared))), look: None, own: None }
-    }
-
-    /// A token that can be sent now.
-    pub(crate) fn usable(&mut self, cache: &TokenCache) -> Option<(&Token, Found)> {
-        let snapshot = self.seen.load();
-        let held = snapshot.held.as_ref()?;
-        let clock = &cache.shared.clock;
-        let tick = clock.tick();
-        let found = match (&self.look, tick) {
-            (Some(look), Some(tick)) if look.generation == held.token.generation() && tick < look.until => Found::Fresh,
-            (_, Some(tick)) => look(&mut self.look, &mut self.own, snapshot, held, clock, tick)?,
-            (_, None) => Found::of(held.window.phase(clock.now()))?,
-        };
-        Some((self.own.as_deref().unwrap_or(&held.token), found))
-    }
-}
-
-impl Clone for Reader {
-    #[inline]
-    fn clone(&self) -> Self {
-        Self { seen: self.seen.clone(), look: self.look, own: None }
-    }
-}
-
-/// Services that are cloned for each request look here once in their lives, and share one reading of the wall clock.
-#[inline(never)]
-fn look(
-    seen: &mut Option<Look>,
-    own: &mut Option<Box<Token>>,
-    snapshot: &Snapshot,
-    held: &Held,
-    clock: &Clock,
-    tick: Instant,
-) -> Option<Found> {
-    let generation = held.token.generation();
-    let again = seen.is_some_and(|look| look.generation == generation);
-    if !again && own.is_some() {
-        *own = None;
-    }
-    let until = clock::at_nanos(snapshot.sure_until.load(Ordering::Relaxed));
-    if tick < until {
-        *seen = Some(Look { generation, until });
-        if again && own.is_none() {
-            *own = Some(Box::new(held.token.apart()));
-        }
-        return Some(if again { Found::FreshAgain } else { Found::Fresh });
-    }
-    let now = clock.at(tick);
-    snapshot.sure_until.store(clock::nanos(now.mono + held.window.sure_for(now)), Ordering::Relaxed);
-    Found::of(held.window.phase(now))
-}
-
-impl Found {
-    fn of(phase: Phase) -> Option<Self> {
-        match phase {
-            Phase::Fresh => Some(Self::Fresh),
-            Phase::Due => Some(Self::Due),
-            Phase::Expired => None,
-        }
     }
 }

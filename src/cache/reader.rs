@@ -1,0 +1,119 @@
+//! One service's look at the cache, on the way of every request.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use crate::cache::TokenCache;
+use crate::cache::shared::{Held, Shared, Snapshot};
+use crate::clock::{self, Clock};
+use crate::schedule::Phase;
+use crate::token::Token;
+
+/// One service's own view of the cache: keeps the snapshot it saw last, so that looking at an unchanged one touches
+/// nothing that other threads write, and how long the token in it is known to be fresh, so that one clock is read and
+/// not two.
+///
+/// A service that is kept also gets a copy of the token: cloning a header value counts references, and a count that
+/// several threads write costs more than all else here. A service that is cloned for one request does without.
+pub(crate) struct Reader {
+    seen: arc_swap::Cache<Door, Arc<Snapshot>>,
+    look: Option<Look>,
+    own: Option<Box<Token>>,
+}
+
+/// A look at a token that was found fresh.
+#[derive(Clone, Copy)]
+struct Look {
+    generation: u64,
+    /// Until when, on the monotonic clock, the wall clock is not asked again.
+    until: Instant,
+}
+
+/// What a look came to, at a token that can be sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    Fresh,
+    /// Fresh, and not for the first time: this service is kept.
+    FreshAgain,
+    Due,
+}
+
+/// The way from a handle to its snapshot, for `arc_swap::Cache`.
+#[derive(Clone)]
+struct Door(Arc<Shared>);
+
+impl std::ops::Deref for Door {
+    type Target = ArcSwap<Snapshot>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0.snapshot
+    }
+}
+
+impl Reader {
+    pub(crate) fn new(cache: &TokenCache) -> Self {
+        Self { seen: arc_swap::Cache::new(Door(Arc::clone(&cache.shared))), look: None, own: None }
+    }
+
+    /// A token that can be sent now.
+    pub(crate) fn usable(&mut self, cache: &TokenCache) -> Option<(&Token, Found)> {
+        let snapshot = self.seen.load();
+        let held = snapshot.held.as_ref()?;
+        let clock = &cache.shared.clock;
+        let tick = clock.tick();
+        let found = match (&self.look, tick) {
+            (Some(look), Some(tick)) if look.generation == held.token.generation() && tick < look.until => Found::Fresh,
+            (_, Some(tick)) => look(&mut self.look, &mut self.own, snapshot, held, clock, tick)?,
+            (_, None) => Found::of(held.window.phase(clock.now()))?,
+        };
+        Some((self.own.as_deref().unwrap_or(&held.token), found))
+    }
+}
+
+impl Clone for Reader {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self { seen: self.seen.clone(), look: self.look, own: None }
+    }
+}
+
+/// Services that are cloned for each request look here once in their lives, and share one reading of the wall clock.
+#[inline(never)]
+fn look(
+    seen: &mut Option<Look>,
+    own: &mut Option<Box<Token>>,
+    snapshot: &Snapshot,
+    held: &Held,
+    clock: &Clock,
+    tick: Instant,
+) -> Option<Found> {
+    let generation = held.token.generation();
+    let again = seen.is_some_and(|look| look.generation == generation);
+    if !again && own.is_some() {
+        *own = None;
+    }
+    let until = clock::at_nanos(snapshot.sure_until.load(Ordering::Relaxed));
+    if tick < until {
+        *seen = Some(Look { generation, until });
+        if again && own.is_none() {
+            *own = Some(Box::new(held.token.apart()));
+        }
+        return Some(if again { Found::FreshAgain } else { Found::Fresh });
+    }
+    let now = clock.at(tick);
+    snapshot.sure_until.store(clock::nanos(now.mono + held.window.sure_for(now)), Ordering::Relaxed);
+    Found::of(held.window.phase(now))
+}
+
+impl Found {
+    fn of(phase: Phase) -> Option<Self> {
+        match phase {
+            Phase::Fresh => Some(Self::Fresh),
+            Phase::Due => Some(Self::Due),
+            Phase::Expired => None,
+        }
+    }
+}
