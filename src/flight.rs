@@ -290,12 +290,12 @@ impl<T> Waiter<T> {
         Self { run: Arc::clone(run), key: None }
     }
 
-    /// Says that its caller waits from now on, and returns from when on the run may be replaced. All at once, for an async
-    /// function: a waiter that was lent before the wait would be kept beside it.
+    /// Says that its caller waits from now on, and returns how long until the run may be replaced. All at once, for an
+    /// async function: a waiter that was lent before the wait would be kept beside it.
     pub(crate) fn waiting_from(self, now: Duration) -> (Self, Duration) {
         self.run.awaited.get_or_init(|| now);
-        let overdue = self.run.overdue;
-        (self, overdue)
+        let left = self.run.overdue.saturating_sub(now);
+        (self, left)
     }
 }
 

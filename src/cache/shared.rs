@@ -222,14 +222,14 @@ impl Shared {
         let mut limit = None;
         for _ in 0..MOST_VOID_RUNS {
             // What is lent or used after the wait is kept by every caller that waits; so all is settled before it.
-            let (waiter, overdue) = match self.board(want)? {
+            let (waiter, left) = match self.board(want)? {
                 Boarded::Have(token) => return Ok(token),
                 Boarded::Failed(error) => return Err(error),
                 Boarded::Wait(waiter) => waiter.waiting_from(self.clock.now().mono),
             };
             // Ours, on our own runtime: the one that fetches may stand still.
             let limit = *limit.get_or_insert_with(|| clock::from_now(self.settings.fetch_deadline()));
-            let until = limit.min(clock::from_now(overdue.saturating_sub(self.clock.now().mono)));
+            let until = limit.min(clock::from_now(left));
             let last = until == limit;
             match tokio::time::timeout_at(until, waiter).await {
                 Ok(Some(Ok(token))) if want.is_met_by(&token) => return Ok(token),
