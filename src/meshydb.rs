@@ -55,6 +55,9 @@ pub struct MeshyDb {
 
 /// What anonymous users have for a password.
 const ANONYMOUS: &str = "nopassword";
+const TOKEN: &str = "connect/token";
+const REVOCATION: &str = "connect/revocation";
+const REGISTRATION: &str = "users/register/anonymous";
 /// The unreserved characters of RFC 3986 stay as they are.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -75,10 +78,10 @@ impl MeshyDb {
         }
         let account = utf8_percent_encode(account, SEGMENT).to_string();
         let (auth, api) = ("https://auth.meshydb.com", "https://api.meshydb.com");
-        let token = Endpoint::new(http, "auth_base", &token_url(auth, &account)?)?;
+        let token = Endpoint::new(http, "auth_base", &url("auth_base", auth, &account, TOKEN)?)?;
         Ok(Self {
-            revocation: token.at("auth_base", &revocation_url(auth, &account)?)?,
-            registration: token.at("api_base", &registration_url(api, &account)?)?,
+            revocation: token.at("auth_base", &url("auth_base", auth, &account, REVOCATION)?)?,
+            registration: token.at("api_base", &url("api_base", api, &account, REGISTRATION)?)?,
             token,
             account,
             public_key: public_key.to_owned(),
@@ -106,8 +109,8 @@ impl MeshyDb {
     /// # Errors
     /// A URL that is none, or is plain `http://` beyond loopback.
     pub fn auth_base(self, base: &str) -> Result<Self, Error> {
-        let token = self.token.at("auth_base", &token_url(base, &self.account)?)?;
-        let revocation = self.token.at("auth_base", &revocation_url(base, &self.account)?)?;
+        let token = self.token.at("auth_base", &url("auth_base", base, &self.account, TOKEN)?)?;
+        let revocation = self.token.at("auth_base", &url("auth_base", base, &self.account, REVOCATION)?)?;
         Ok(Self { token, revocation, ..self })
     }
 
@@ -117,7 +120,7 @@ impl MeshyDb {
     /// # Errors
     /// A URL that is none, or is plain `http://` beyond loopback.
     pub fn api_base(self, base: &str) -> Result<Self, Error> {
-        let registration = self.registration.at("api_base", &registration_url(base, &self.account)?)?;
+        let registration = self.registration.at("api_base", &url("api_base", base, &self.account, REGISTRATION)?)?;
         Ok(Self { registration, ..self })
     }
 
@@ -201,14 +204,7 @@ impl MeshyDb {
     }
 }
 
-fn token_url(base: &str, account: &str) -> Result<String, Error> {
-    endpoint::below("auth_base", base, &format!("{account}/connect/token"))
-}
-
-fn revocation_url(base: &str, account: &str) -> Result<String, Error> {
-    endpoint::below("auth_base", base, &format!("{account}/connect/revocation"))
-}
-
-fn registration_url(base: &str, account: &str) -> Result<String, Error> {
-    endpoint::below("api_base", base, &format!("{account}/users/register/anonymous"))
+/// The address of a path below the account.
+fn url(field: &'static str, base: &str, account: &str, path: &str) -> Result<String, Error> {
+    endpoint::below(field, base, &format!("{account}/{path}"))
 }

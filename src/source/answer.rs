@@ -64,7 +64,8 @@ pub(crate) fn default_lifetime(lifetime: Duration) -> Result<Duration, Error> {
     Ok(lifetime)
 }
 
-/// A setting of the sources: a JSON pointer. RFC 6901 section 3: empty, or each step behind a slash, where `~0` is a tilde and `~1` a slash.
+/// A setting of the sources: a JSON pointer. RFC 6901 section 3: empty, or each step behind a slash, where `~0` is a tilde
+/// and `~1` a slash.
 pub(crate) fn pointer(field: &'static str, pointer: impl Into<String>) -> Result<String, Error> {
     let pointer = pointer.into();
     let stray_tilde = pointer.split('~').skip(1).any(|after| !after.starts_with(['0', '1']));
