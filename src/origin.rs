@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use http::Uri;
-use http::uri::{Authority, Scheme};
+use http::uri::Authority;
 
 use crate::error::Error;
 
@@ -97,7 +97,7 @@ impl Origin {
         if uri.path() != "/" || uri.query().is_some() || text.contains('#') {
             return Err("an origin is scheme, host and port; leave out path, query and fragment");
         }
-        if has_userinfo(&uri) {
+        if uri.authority().is_some_and(has_userinfo) {
             return Err("leave out the user and password before the host");
         }
         if text.contains('*') {
@@ -106,9 +106,8 @@ impl Origin {
         Ok(Self { written: place.authority(), place })
     }
 
-    fn is_ours(&self, uri: &Uri, authority: &Authority) -> bool {
-        let scheme = if self.place.secure { &Scheme::HTTPS } else { &Scheme::HTTP };
-        authority.as_str() == self.written && uri.scheme() == Some(scheme)
+    fn is_written(&self, secure: bool, authority: &Authority) -> bool {
+        self.place.secure == secure && self.written == authority.as_str()
     }
 }
 
@@ -162,11 +161,7 @@ impl Place {
     /// `None` for a URI without scheme or host, with another scheme than http and https, or with a host or port that is
     /// none.
     fn of(uri: &Uri) -> Option<Self> {
-        let secure = match uri.scheme()? {
-            scheme if *scheme == Scheme::HTTPS => true,
-            scheme if *scheme == Scheme::HTTP => false,
-            _ => return None,
-        };
+        let secure = is_secure(uri)?;
         let host = Host::of(uri.host()?)?;
         let port = port(uri, if secure { 443 } else { 80 })?;
         Some(Self { secure, host, port })
@@ -243,21 +238,25 @@ impl Origins {
     }
 
     pub(crate) fn judge(&self, uri: &Uri) -> Verdict {
+        // The way nearly every request goes; what is written otherwise is read with care.
+        if let (Some(secure), Some(authority)) = (is_secure(uri), uri.authority())
+            && match &self.allowed {
+                Allowed::Named(origins) => origins.iter().any(|origin| origin.is_written(secure, authority)),
+                Allowed::AnySecure => secure && !has_userinfo(authority),
+            }
+        {
+            return Verdict::Ours;
+        }
+        self.read(uri)
+    }
+
+    #[cold]
+    fn read(&self, uri: &Uri) -> Verdict {
         let Some(authority) = uri.authority() else {
             // To a client that joins it to a base URL, `//evil.test` names a host.
             let joined = uri.path().starts_with("//") || uri.path().starts_with("/\\");
             return if joined { Verdict::Unplaced } else { self.relative };
         };
-        // The way nearly every request goes; what is written otherwise is read with care.
-        let plain = match &self.allowed {
-            Allowed::Named(origins) => origins.iter().any(|origin| origin.is_ours(uri, authority)),
-            Allowed::AnySecure => uri.scheme() == Some(&Scheme::HTTPS) && !has_userinfo(uri),
-        };
-        if plain { Verdict::Ours } else { self.read(uri) }
-    }
-
-    #[cold]
-    fn read(&self, uri: &Uri) -> Verdict {
         let Some(place) = Place::of(uri) else {
             return Verdict::Foreign;
         };
@@ -266,7 +265,7 @@ impl Origins {
             Allowed::AnySecure => place.is_protected(),
         };
         match ours {
-            true if has_userinfo(uri) => Verdict::Userinfo,
+            true if has_userinfo(authority) => Verdict::Userinfo,
             true => Verdict::Ours,
             false => Verdict::Foreign,
         }
@@ -291,7 +290,7 @@ pub(crate) fn endpoint(field: &'static str, url: &str) -> Result<Uri, Error> {
     let place = Place::of(&uri).ok_or_else(|| {
         invalid("scheme, host or port is missing or wrong; write it as https://auth.example.com/token")
     })?;
-    if has_userinfo(&uri) {
+    if uri.authority().is_some_and(has_userinfo) {
         return Err(invalid(
             "leave out the user and password before the host; credentials have arguments of their own",
         ));
@@ -311,8 +310,17 @@ fn port(uri: &Uri, default: u16) -> Option<u16> {
     }
 }
 
-fn has_userinfo(uri: &Uri) -> bool {
-    uri.authority().is_some_and(|authority| authority.as_str().contains('@'))
+/// Whether it is https rather than http; `None` for another scheme, and without one.
+fn is_secure(uri: &Uri) -> Option<bool> {
+    match uri.scheme_str()? {
+        "https" => Some(true),
+        "http" => Some(false),
+        _ => None,
+    }
+}
+
+fn has_userinfo(authority: &Authority) -> bool {
+    authority.as_str().as_bytes().contains(&b'@')
 }
 
 #[cfg(test)]
