@@ -2,10 +2,15 @@
 //!
 //! Both clocks are read together. The monotonic one is tokio's, which is the operating system's unless a test has
 //! paused it: so a user's test that pauses and advances tokio time moves the life of tokens with it, without a setting.
+//!
+//! Beside them is a coarse clock, for the one question that is asked with every request: is what was found a moment ago
+//! still so? It lags behind by some milliseconds, for which [`schedule`](crate::schedule) allows, and it cannot be paused;
+//! so it is used only where tokio's cannot either.
 
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::runtime::Builder;
 use tokio::time::Instant;
 
 use crate::schedule::Moment;
@@ -25,36 +30,55 @@ static START: LazyLock<Instant> = LazyLock::new(|| {
     now.checked_sub(Duration::from_secs(24 * 3600)).unwrap_or(now)
 });
 
+/// Whether a tick is read from the operating system's coarse clock, which costs a fifth of the other: where that is
+/// monotonic, and where no test can pause tokio's.
+const COARSE: bool = cfg!(any(target_os = "linux", target_os = "android", target_os = "macos", windows)) && !PAUSABLE;
+
+/// Whether tokio's clock can be paused in this build, which its feature `test-util` decides. Then the builder has a method
+/// of this name, which comes before the constant and is of no size.
+const PAUSABLE: bool = size_of_val(&Builder::start_paused) == 0;
+
+trait NotPausable {
+    #[allow(dead_code, non_upper_case_globals, reason = "the name is the method's; it may come before")]
+    const start_paused: u8 = 0;
+}
+
+impl NotPausable for Builder {}
+
 // === impl Clock ===
 
 impl Clock {
     pub(crate) fn now(&self) -> Moment {
         match self {
-            Self::System => system(monotonic()),
+            // A clock before 1970 counts as standing still: the monotonic one goes on.
+            Self::System => {
+                Moment { mono: since_start(monotonic()), wall: wall().duration_since(UNIX_EPOCH).unwrap_or_default() }
+            }
             #[cfg(feature = "testing")]
             Self::Manual(clock) => clock.now(),
         }
     }
 
-    /// The monotonic clock alone, as it comes: for a question asked with every request. `None` from a clock moved by
-    /// hand, which is always asked for both.
-    pub(crate) fn tick(&self) -> Option<Instant> {
+    /// How far the monotonic clock has come, roughly: for a question asked with every request. `None` from a clock moved
+    /// by hand, which is always asked for both.
+    #[inline]
+    pub(crate) fn tick(&self) -> Option<u64> {
         match self {
-            Self::System => Some(monotonic()),
+            Self::System if COARSE => Some(coarsetime::Instant::now_without_cache_update().as_ticks()),
+            Self::System => Some(nanos(since_start(monotonic()))),
             #[cfg(feature = "testing")]
             Self::Manual(_) => None,
         }
     }
-
-    /// Both clocks, where the monotonic one was read already.
-    pub(crate) fn at(&self, tick: Instant) -> Moment {
-        system(tick)
-    }
 }
 
-fn system(tick: Instant) -> Moment {
-    // A clock before 1970 counts as standing still: the monotonic one goes on.
-    Moment { mono: tick.saturating_duration_since(*START), wall: wall().duration_since(UNIX_EPOCH).unwrap_or_default() }
+/// So long in the units of [`Clock::tick`].
+pub(crate) fn ticks(span: Duration) -> u64 {
+    if COARSE { coarsetime::Duration::from(span).as_ticks() } else { nanos(span) }
+}
+
+fn since_start(mono: Instant) -> Duration {
+    mono.saturating_duration_since(*START)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the door itself")]
@@ -73,14 +97,9 @@ fn wall() -> SystemTime {
     SystemTime::now()
 }
 
-/// A time of the monotonic clock as a number, for an atomic. Enough for five centuries.
-pub(crate) fn nanos(mono: Duration) -> u64 {
+/// Enough for five centuries.
+fn nanos(mono: Duration) -> u64 {
     u64::try_from(mono.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// The monotonic clock's reading when it shows so many nanoseconds.
-pub(crate) fn at_nanos(nanos: u64) -> Instant {
-    *START + Duration::from_nanos(nanos)
 }
 
 /// The moment this far ahead, for tokio's timers.

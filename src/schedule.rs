@@ -76,6 +76,8 @@ pub(crate) struct Refusals {
 /// How long one clock is asked instead of two: so much later is it noticed that a machine slept, or that the wall clock
 /// jumped.
 const BELIEVED: Duration = Duration::from_millis(100);
+/// How far the coarse clocks of operating systems lag behind: four to sixteen milliseconds.
+const COARSEST: Duration = Duration::from_millis(20);
 /// A token younger than this may not have reached every server of an API yet.
 const SETTLED: Duration = Duration::from_secs(2);
 /// How long a request that was refused with such a token waits at most.
@@ -204,7 +206,7 @@ impl Window {
 
     /// How long it stays fresh for sure, going by the monotonic clock alone.
     pub(crate) fn sure_for(&self, now: Moment) -> Duration {
-        self.until_due(now).min(BELIEVED)
+        self.until_due(now).saturating_sub(COARSEST).min(BELIEVED)
     }
 
     /// The issuer's end of life.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
-use tokio::time::Instant;
 
 use crate::cache::TokenCache;
 use crate::cache::shared::{Held, Shared, Snapshot};
@@ -29,7 +28,7 @@ pub(crate) struct Reader {
 struct Look {
     generation: u64,
     /// Until when, on the monotonic clock, the wall clock is not asked again.
-    until: Instant,
+    until: u64,
 }
 
 /// What a look came to, at a token that can be sent.
@@ -88,14 +87,14 @@ fn look(
     snapshot: &Snapshot,
     held: &Held,
     clock: &Clock,
-    tick: Instant,
+    tick: u64,
 ) -> Option<Found> {
     let generation = held.token.generation();
     let again = seen.is_some_and(|look| look.generation == generation);
     if !again && own.is_some() {
         *own = None;
     }
-    let until = clock::at_nanos(snapshot.sure_until.load(Ordering::Relaxed));
+    let until = snapshot.sure_until.load(Ordering::Relaxed);
     if tick < until {
         *seen = Some(Look { generation, until });
         if again && own.is_none() {
@@ -103,8 +102,8 @@ fn look(
         }
         return Some(if again { Found::FreshAgain } else { Found::Fresh });
     }
-    let now = clock.at(tick);
-    snapshot.sure_until.store(clock::nanos(now.mono + held.window.sure_for(now)), Ordering::Relaxed);
+    let now = clock.now();
+    snapshot.sure_until.store(tick.saturating_add(clock::ticks(held.window.sure_for(now))), Ordering::Relaxed);
     Found::of(held.window.phase(now))
 }
 
