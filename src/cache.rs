@@ -161,10 +161,6 @@ impl TokenCache {
     /// # Cancel safety
     /// Dropping the future leaves the fetch running; the next caller joins it.
     pub async fn get(&self) -> Result<Token, Error> {
-        // Not a `match`: what it looks at would be kept, in every caller that waits.
-        if let Some(token) = self.shared.usable() {
-            return Ok(token);
-        }
         self.shared.obtain(Want::Usable).await
     }
 

@@ -183,15 +183,6 @@ impl Shared {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn usable(self: &Arc<Self>) -> Option<Token> {
-        let snapshot = self.snapshot.load();
-        let (held, phase) = snapshot.held_at(self.clock.now())?;
-        if phase == Phase::Due {
-            self.board_beside(Want::Usable);
-        }
-        Some(held.token.clone())
-    }
-
     fn refusals(&self) -> MutexGuard<'_, Refusals> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -222,14 +213,16 @@ impl Shared {
         let mut limit = None;
         for _ in 0..MOST_VOID_RUNS {
             // What is lent or used after the wait is kept by every caller that waits; so all is settled before it.
-            let (waiter, left) = match self.board(want)? {
+            let now = self.clock.now();
+            let (waiter, left) = match self.board(want, now)? {
                 Boarded::Have(token) => return Ok(token),
                 Boarded::Failed(error) => return Err(error),
-                Boarded::Wait(waiter) => waiter.waiting_from(self.clock.now().mono),
+                Boarded::Wait(waiter) => waiter.waiting_from(now.mono),
             };
             // Ours, on our own runtime: the one that fetches may stand still.
-            let limit = *limit.get_or_insert_with(|| clock::from_now(self.settings.fetch_deadline()));
-            let until = limit.min(clock::from_now(left));
+            let here = clock::from_now(Duration::ZERO);
+            let limit = *limit.get_or_insert(here + self.settings.fetch_deadline());
+            let until = limit.min(here + left);
             let last = until == limit;
             match tokio::time::timeout_at(until, waiter).await {
                 Ok(Some(Ok(token))) if want.is_met_by(&token) => return Ok(token),
@@ -251,13 +244,15 @@ impl Shared {
         }
     }
 
-    pub(crate) fn board(self: &Arc<Self>, want: Want) -> Result<Boarded, Error> {
-        let now = self.clock.now();
+    fn board(self: &Arc<Self>, want: Want, now: Moment) -> Result<Boarded, Error> {
         // A token that is there is not waited for, though a fetch may be under way.
         if !matches!(want, Want::Fetched)
-            && let Some((held, _)) = self.snapshot.load().held_at(now)
+            && let Some((held, phase)) = self.snapshot.load().held_at(now)
             && want.is_met_by(&held.token)
         {
+            if phase == Phase::Due {
+                self.board_beside(Want::Usable);
+            }
             return Ok(Boarded::Have(held.token.clone()));
         }
         match self.board_at(want, now, false)? {
