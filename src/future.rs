@@ -1,7 +1,8 @@
-//! The response: on its way, refused and sent again, or waiting for a token.
+//! The response: on its way, or put off until there is a token.
 //!
 //! A request that finds a usable token and is not refused never leaves the first state, which holds the inner future as
-//! it is. Everything else is rare and slow, and is one boxed async function that reads as prose.
+//! it is. Everything else is rare and slow: a boxed async block that reads as prose and ends where a request can go out,
+//! in the first state again. So what waits is no larger than what it waits for.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -23,6 +24,7 @@ use crate::error::Error;
 use crate::origin::Origins;
 use crate::refusal::Refusal;
 use crate::resend::Resend;
+use crate::token::Token;
 
 pin_project! {
     /// The future of [`Bearer`](crate::Bearer).
@@ -44,12 +46,31 @@ pin_project! {
         R: Resend<B>,
     {
         Sent { #[pin] response: S::Future, sent: Option<Sent<S, R, R::Spare>> },
-        Slow { response: SlowResponse<A> },
+        PutOff { next: PutOff<S, B, R, A> },
         Failed { error: Option<Error> },
     }
 }
 
-type SlowResponse<A> = Pin<Box<dyn Future<Output = Result<Response<A>, BoxError>> + Send>>;
+type PutOff<S, B, R, A> = Pin<Box<dyn Future<Output = Result<Next<S, B, R, A>, BoxError>> + Send>>;
+
+/// What comes after a wait.
+enum Next<S, B, R, A>
+where
+    R: Resend<B>,
+{
+    Send(Departure<S, B, R>),
+    HandBack(Response<A>),
+}
+
+/// A request with its token on, and a service that is ready for it.
+struct Departure<S, B, R>
+where
+    R: Resend<B>,
+{
+    ready: S,
+    request: Request<R::Body>,
+    sent: Option<Sent<S, R, R::Spare>>,
+}
 
 /// What one layer decides by, shared by its services and their requests. On cache lines of its own: its count is written
 /// with each request.
@@ -109,10 +130,30 @@ where
             hand_back(&rules, generation);
             return Poll::Ready(Ok(response));
         };
-        let response: SlowResponse<A> = Box::pin(go_again(rules, generation, again, response));
+        let next = go_again(rules, generation, again, response);
         // The first future goes here, and with it what it holds of the service beneath.
-        self.as_mut().project().state.set(State::Slow { response });
+        self.as_mut().project().state.set(State::PutOff { next });
         self.poll(cx)
+    }
+
+    /// There is no response yet to wait for.
+    #[cold]
+    fn go_on(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
+        let next = match self.as_mut().project().state.project() {
+            Project::PutOff { next } => ready!(next.as_mut().poll(cx))?,
+            Project::Failed { error } => {
+                return Poll::Ready(Err(error.take().expect("polled after completion").into()));
+            }
+            Project::Sent { .. } => unreachable!("nothing was sent"),
+        };
+        match next {
+            Next::Send(Departure { mut ready, request, sent }) => {
+                let response = ready.call(request);
+                self.as_mut().project().state.set(State::Sent { response, sent });
+                self.poll(cx)
+            }
+            Next::HandBack(response) => Poll::Ready(Ok(response)),
+        }
     }
 
     pub(crate) fn failed(error: Error) -> Self {
@@ -120,7 +161,7 @@ where
     }
 
     pub(crate) fn waiting(rules: Arc<Rules>, service: S, resend: R, request: Request<B>) -> Self {
-        Self { state: State::Slow { response: Box::pin(wait_and_send(rules, service, resend, request)) } }
+        Self { state: State::PutOff { next: wait(rules, service, resend, request) } }
     }
 }
 
@@ -150,10 +191,7 @@ where
                 }
                 answer
             }
-            Project::Slow { response } => return response.as_mut().poll(cx),
-            Project::Failed { error } => {
-                return Poll::Ready(Err(error.take().expect("polled after completion").into()));
-            }
+            Project::PutOff { .. } | Project::Failed { .. } => return self.go_on(cx),
         };
         self.judge(answer?, cx)
     }
@@ -169,89 +207,88 @@ where
     }
 }
 
-// === the slow path ===
+// === the waits ===
 
-/// There is no usable token: wait for one, send, and send again if that is refused.
-async fn wait_and_send<S, B, R, A>(
-    rules: Arc<Rules>,
-    service: S,
-    resend: R,
-    request: Request<B>,
-) -> Result<Response<A>, BoxError>
+/// There is no usable token: waits for one.
+fn wait<S, B, R, A>(rules: Arc<Rules>, service: S, resend: R, request: Request<B>) -> PutOff<S, B, R, A>
 where
-    S: Service<Request<R::Body>, Response = Response<A>> + Clone,
+    S: Service<Request<R::Body>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
-    R: Resend<B>,
-    A: Body,
+    R: Resend<B> + Send + 'static,
+    R::Body: Send,
+    R::Spare: Send,
+    B: Send + 'static,
+    A: 'static,
 {
-    rules.cache.get().await?;
-    let (request, spare) = resend.first(request);
-    let (response, generation) = send(&rules.cache, service.clone(), request).await?;
-    let (response, refused) = rules.refusal.judge(response, &rules.origins);
-    match spare {
-        _ if !refused => Ok(response),
-        Some(spare) => go_again(rules, generation, Again { service, resend, spare }, response).await,
-        None => {
-            hand_back(&rules, generation);
-            Ok(response)
-        }
-    }
+    // A block, because a function's arguments would be held twice.
+    Box::pin(async move {
+        rules.cache.get().await?;
+        let (ready, token) = ready_with_token(&rules.cache, service.clone()).await?;
+        let (mut request, spare) = resend.first(request);
+        request.headers_mut().insert(AUTHORIZATION, token.header_value().clone());
+        let again = spare.map(|spare| Again { service, resend, spare });
+        let sent = Some(Sent { rules, generation: token.generation(), again });
+        Ok(Next::Send(Departure { ready, request, sent }))
+    })
 }
 
 /// The request cannot go again; the next one shall have a better token.
+#[cold]
 fn hand_back(rules: &Rules, refused: u64) {
     rules.cache.telemetry().handed_back(refused, "its body cannot be sent twice");
     rules.cache.replace_beside(refused);
 }
 
-/// The token was refused: wait for the one after it, and send the request a second and last time. A second refusal marks
+/// The token was refused: waits for the one after it, and sends the request a second and last time. A second refusal marks
 /// nothing and is the caller's.
-async fn go_again<S, B, R, A>(
+fn go_again<S, B, R, A>(
     rules: Arc<Rules>,
     refused: u64,
     again: Again<S, R, R::Spare>,
     mut response: Response<A>,
-) -> Result<Response<A>, BoxError>
+) -> PutOff<S, B, R, A>
 where
-    S: Service<Request<R::Body>, Response = Response<A>> + Clone,
+    S: Service<Request<R::Body>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
-    R: Resend<B>,
-    A: Body,
+    R: Resend<B> + Send + 'static,
+    R::Body: Send,
+    R::Spare: Send + 'static,
+    B: 'static,
+    A: Body + Send + 'static,
 {
-    if let Err(error) = rules.cache.replace_or_settle(refused).await {
-        rules.cache.telemetry().handed_back(refused, "there is no new token");
-        response.extensions_mut().insert(error);
-        return Ok(response);
-    }
-    let Some(request) = again.resend.second(again.spare) else {
-        rules.cache.telemetry().handed_back(refused, "its body was too long to be kept, or failed");
-        return Ok(response);
-    };
-    drain(response.into_body()).await;
-    let (response, generation) = send(&rules.cache, again.service, request).await?;
-    rules.cache.telemetry().sent_again(refused, generation);
-    Ok(response)
+    Box::pin(async move {
+        if let Err(error) = rules.cache.replace_or_settle(refused).await {
+            rules.cache.telemetry().handed_back(refused, "there is no new token");
+            response.extensions_mut().insert(error);
+            return Ok(Next::HandBack(response));
+        }
+        let Some(mut request) = again.resend.second(again.spare) else {
+            rules.cache.telemetry().handed_back(refused, "its body was too long to be kept, or failed");
+            return Ok(Next::HandBack(response));
+        };
+        drain(response.into_body()).await;
+        let (ready, token) = ready_with_token(&rules.cache, again.service).await?;
+        request.headers_mut().insert(AUTHORIZATION, token.header_value().clone());
+        rules.cache.telemetry().sent_again(refused, token.generation());
+        Ok(Next::Send(Departure { ready, request, sent: None }))
+    })
 }
 
-/// Waits until the service is ready and sends. Where the token expired meanwhile, the readiness goes back before the
-/// wait for the next.
-async fn send<S, B, A>(cache: &TokenCache, service: S, mut request: Request<B>) -> Result<(Response<A>, u64), BoxError>
+/// Waits until the service is ready. Where the token expired meanwhile, the readiness goes back before the wait for the
+/// next.
+async fn ready_with_token<S, B>(cache: &TokenCache, service: S) -> Result<(S, Token), BoxError>
 where
-    S: Service<Request<B>, Response = Response<A>> + Clone,
-    S::Error: Into<BoxError>,
+    S: Service<B, Error: Into<BoxError>> + Clone,
 {
-    let (mut ready, token) = loop {
+    loop {
         let mut ready = service.clone();
         poll_fn(|cx| ready.poll_ready(cx)).await.map_err(Into::into)?;
         if let Some(token) = cache.peek() {
-            break (ready, token);
+            return Ok((ready, token));
         }
         drop(ready);
         cache.get().await?;
-    };
-    request.headers_mut().insert(AUTHORIZATION, token.header_value().clone());
-    let response = ready.call(request).await.map_err(Into::into)?;
-    Ok((response, token.generation()))
+    }
 }
 
 /// Reads what is left of a refused response where that is cheap, so that its connection can be used again.
