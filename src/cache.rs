@@ -101,7 +101,7 @@ impl TokenCache {
         let token = token.with_lifetime(MAX_LIFETIME);
         let cache = Self::new(Fixed);
         let shared = &cache.shared;
-        let window = Window::new(&shared.settings, token.lifetime(), shared.clock.now(), 0.0);
+        let window = Window::new(&shared.settings, token.lifetime(), shared.clock.now(), Duration::ZERO, 0.0);
         // Older than any wait for replication: nobody knows when it was issued.
         shared.store(&mut shared.book(), token, window, Moment::default());
         Ok(cache)

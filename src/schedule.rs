@@ -10,9 +10,9 @@
 //! ```
 //!
 //! *Expired* begins min(5 s, 10 % of the life) before the issuer's figure: the token still has to travel. *Due* begins
-//! a margin before the end, by default min(5 min, 20 % of the life), earlier by up to a quarter of the margin as the
-//! dice fall (once per token, so that a fleet does not refresh in step). The margin never exceeds half the life, and
-//! never comes so near to the end that Due would vanish.
+//! a margin before the end, by default min(5 min, 20 % of the life), or twice what the fetch took where Due would be
+//! shorter than that, earlier by up to a quarter of the margin as the dice fall (once per token, so that a fleet does not
+//! refresh in step). The margin never exceeds half the life, and never comes so near to the end that Due would vanish.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -99,7 +99,8 @@ impl Refresh {
         Self { margin: None, deadline: Duration::from_secs(30), budget: (5, Duration::from_secs(60)) }
     }
 
-    /// How long before the issuer's end of life a refresh begins. Default: min(5 min, 20 % of the life).
+    /// How long before the issuer's end of life a refresh begins. Default: min(5 min, 20 % of the life), and early enough
+    /// for a fetch that takes twice as long as the last one did.
     ///
     /// Any value is safe: for a token too short for it the margin is cut to half the token's life.
     #[must_use]
@@ -163,10 +164,12 @@ impl Moment {
 // === impl Window ===
 
 impl Window {
-    /// `asked` is the moment before the token was asked for, `roll` a number in 0..1.
-    pub(crate) fn new(settings: &Refresh, lifetime: Duration, asked: Moment, roll: f64) -> Self {
+    /// `asked` is the moment before the token was asked for, `took` how long its answer was on the way, `roll` a number in
+    /// 0..1.
+    pub(crate) fn new(settings: &Refresh, lifetime: Duration, asked: Moment, took: Duration, roll: f64) -> Self {
         let early = (lifetime / 10).min(Duration::from_secs(5));
-        let margin = settings.margin.unwrap_or((lifetime / 5).min(Duration::from_secs(5 * 60)));
+        let enough = took.saturating_mul(2).saturating_add(early);
+        let margin = settings.margin.unwrap_or((lifetime / 5).min(Duration::from_secs(5 * 60)).max(enough));
         // Twice `early` is a fifth of the life at most, so the bounds never cross.
         let margin = margin.clamp(early * 2, lifetime / 2);
         let jitter = (margin / 4).mul_f64(roll.clamp(0.0, 1.0));

@@ -40,6 +40,20 @@ async fn it_is_refreshed_when_due_and_never_missing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_issuer_that_is_slow_beside_its_tokens_life_keeps_nobody_waiting() {
+    let script = Script::living(5 * SECOND);
+    script.delay(SECOND);
+    let cache = TokenCache::new(script.clone());
+    cache.get().await.unwrap();
+    for _ in 0..1000 {
+        sleep(SECOND / 20).await;
+        let asked = Instant::now();
+        cache.get().await.unwrap();
+        assert_eq!(asked.elapsed(), Duration::ZERO);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failure_is_tried_again_after_its_pause_and_not_before() {
     let script = Script::new();
     script.deny(2);

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use benches::arguments::argument;
-use benches::rotation::{Plan, Report, on_expiry, ours, ours_early, run, without};
+use benches::rotation::{Plan, Report, on_expiry, ours, run, without};
 use tokio::runtime::Builder;
 
 const RATE: u32 = 5000;
@@ -54,15 +54,13 @@ fn main() -> std::io::Result<()> {
         println!("\n{title}: {RATE} requests a second for {:?}, one thread", plan.lasts);
         println!("| | blocked > 1 ms, % | p50, µs | p99, µs | p99.9, µs | max, µs | failed | expired sent | fetches |");
         println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|");
-        let [without, ours, early, on_expiry] = [
+        let [without, ours, on_expiry] = [
             runtime.block_on(run(plan, without)),
             runtime.block_on(run(plan, ours)),
-            runtime.block_on(run(plan, ours_early)),
             runtime.block_on(run(plan, on_expiry)),
         ];
         row("no auth", &without);
         row("tower-bearer", &ours);
-        row("tower-bearer, margin of half the life", &early);
         row("refresh on expiry", &on_expiry);
         if plan.life == Duration::from_secs(1) && !plan.fails {
             course("tower-bearer", &ours, &mut csv);

@@ -15,7 +15,7 @@ use http::{HeaderValue, Request, Response};
 use tokio::sync::Mutex;
 use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_bearer::resend::Never;
-use tower_bearer::{Bearer, Refresh, Token, TokenCache};
+use tower_bearer::{Bearer, Token, TokenCache};
 
 use crate::layers::named;
 use crate::world::{Body, ORIGIN, request};
@@ -153,16 +153,6 @@ pub fn without(place: Place) -> Place {
 
 /// The README's configuration, but for the second send.
 pub fn ours(place: Place) -> Bearer<Place, Never> {
-    with_settings(place, Refresh::new())
-}
-
-/// The same, refreshed from the half of a token's life on: for an issuer that is slow beside it.
-pub fn ours_early(place: Place) -> Bearer<Place, Never> {
-    let settings = Refresh::new().margin(place.0.plan.life / 2);
-    with_settings(place, settings)
-}
-
-fn with_settings(place: Place, settings: Refresh) -> Bearer<Place, Never> {
     let issuer = place.clone();
     let fetch = move |_| {
         let issuer = issuer.clone();
@@ -171,8 +161,7 @@ fn with_settings(place: Place, settings: Refresh) -> Bearer<Place, Never> {
             Ok::<_, BoxError>(Token::new(text)?.with_lifetime(life))
         }
     };
-    let cache = TokenCache::with_settings(fetch, settings);
-    named(&cache, ORIGIN).resend(Never).layer(place)
+    named(&TokenCache::new(fetch), ORIGIN).resend(Never).layer(place)
 }
 
 /// What many write by hand: fetches when the token has expired, under a lock that all requests take.

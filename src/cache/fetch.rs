@@ -160,15 +160,15 @@ impl Shared {
 
     fn judge(&self, token: Token, asked: Moment, now: Moment) -> Result<Judged, Error> {
         let roll = fastrand::f64();
-        let mut window = Window::new(&self.settings, token.lifetime(), asked, roll);
+        let took = now.mono.saturating_sub(asked.mono);
+        let mut window = Window::new(&self.settings, token.lifetime(), asked, took, roll);
         if let Some(refresh_in) = token.refresh_in() {
             window = window.due_within(refresh_in, asked, roll);
         }
         if window.phase(now) == Phase::Expired {
             let problem = format!(
-                "it was dead on arrival: it lives {:?} from when it was asked for, and the answer took {:?}",
+                "it was dead on arrival: it lives {:?} from when it was asked for, and the answer took {took:?}",
                 token.lifetime(),
-                now.mono.saturating_sub(asked.mono),
             );
             return Err(Error::unusable(None, problem));
         }

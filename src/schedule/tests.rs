@@ -29,6 +29,10 @@ fn settings() -> impl Strategy<Value = Refresh> {
     proptest::option::of(margin).prop_map(|margin| Refresh { margin, ..Refresh::new() })
 }
 
+fn fetches() -> impl Strategy<Value = Duration> {
+    prop_oneof![1 => Just(Duration::ZERO), 8 => between(MILLI, HOUR), 1 => Just(Duration::MAX)]
+}
+
 fn rolls() -> impl Strategy<Value = f64> {
     prop_oneof![1 => Just(0.0), 8 => 0.0..1.0, 1 => Just(1.0_f64.next_down())]
 }
@@ -52,7 +56,7 @@ fn rank(phase: Phase) -> u8 {
 }
 
 fn window(settings: Refresh, lifetime: Duration, roll: f64) -> Window {
-    Window::new(&settings, lifetime, ASKED, roll)
+    Window::new(&settings, lifetime, ASKED, Duration::ZERO, roll)
 }
 
 /// How long a token asked for at `ASKED` is served before a refresh is due.
@@ -67,9 +71,9 @@ proptest! {
 
     #[test]
     fn due_comes_before_expired_and_expired_before_the_end(
-        settings in settings(), lifetime in lifetimes(), asked in moments(), roll in rolls(),
+        settings in settings(), lifetime in lifetimes(), asked in moments(), took in fetches(), roll in rolls(),
     ) {
-        let Window { due, expired, end } = Window::new(&settings, lifetime, asked, roll);
+        let Window { due, expired, end } = Window::new(&settings, lifetime, asked, took, roll);
         for (asked, due, expired, end) in
             [(asked.mono, due.mono, expired.mono, end.mono), (asked.wall, due.wall, expired.wall, end.wall)]
         {
@@ -80,21 +84,21 @@ proptest! {
 
     #[test]
     fn expired_begins_5_s_or_a_tenth_of_the_life_before_the_issuers_figure(
-        settings in settings(), lifetime in lifetimes(), asked in moments(), roll in rolls(),
+        settings in settings(), lifetime in lifetimes(), asked in moments(), took in fetches(), roll in rolls(),
     ) {
-        let window = Window::new(&settings, lifetime, asked, roll);
+        let window = Window::new(&settings, lifetime, asked, took, roll);
         prop_assert_eq!(window.expired.mono, window.end().mono - early(lifetime));
         prop_assert_eq!(window.expired.wall, window.end().wall - early(lifetime));
     }
 
     #[test]
     fn one_clock_is_believed_for_a_tenth_of_a_second_and_never_past_due_on_either(
-        settings in settings(), lifetime in lifetimes(), asked in moments(), now in moments(), roll in rolls(),
+        settings in settings(), lifetime in lifetimes(), asked in moments(), now in moments(), took in fetches(), roll in rolls(),
     ) {
-        let window = Window::new(&settings, lifetime, asked, roll);
+        let window = Window::new(&settings, lifetime, asked, took, roll);
         let sure = window.sure_for(now);
         prop_assert!(sure <= 100 * MILLI);
-        prop_assert!(sure.is_zero() || window.phase(now.after(sure - NANO)) == Phase::Fresh);
+        prop_assert!(sure.is_zero() || window.phase(now.after(sure + COARSEST - NANO)) == Phase::Fresh);
     }
 
     #[test]
@@ -114,10 +118,10 @@ proptest! {
 
     #[test]
     fn a_life_only_goes_forward_on_either_clock(
-        settings in settings(), lifetime in lifetimes(), asked in moments(), roll in rolls(),
+        settings in settings(), lifetime in lifetimes(), asked in moments(), took in fetches(), roll in rolls(),
         ages in (0.0..1.5, 0.0..1.5), step in (0.0..0.7, 0.0..0.7),
     ) {
-        let window = Window::new(&settings, lifetime, asked, roll);
+        let window = Window::new(&settings, lifetime, asked, took, roll);
         let at = |mono, wall| Moment {
             mono: asked.mono + lifetime.mul_f64(mono),
             wall: asked.wall + lifetime.mul_f64(wall),
@@ -131,9 +135,9 @@ proptest! {
 
     #[test]
     fn each_part_begins_on_the_dot_and_on_either_clock(
-        settings in settings(), lifetime in lifetimes(), asked in moments(), roll in rolls(),
+        settings in settings(), lifetime in lifetimes(), asked in moments(), took in fetches(), roll in rolls(),
     ) {
-        let window = Window::new(&settings, lifetime, asked, roll);
+        let window = Window::new(&settings, lifetime, asked, took, roll);
         let (due, left) = (window.until_due(asked), window.left(asked));
         // The other clock stands still (the machine slept, a wall clock that is never set) or goes along.
         let clocks = |age: Duration| [
@@ -155,9 +159,9 @@ proptest! {
 
     #[test]
     fn a_wall_clock_set_back_keeps_no_token_alive(
-        settings in settings(), lifetime in lifetimes(), asked in moments(), roll in rolls(), back in 0.0..1.0,
+        settings in settings(), lifetime in lifetimes(), asked in moments(), took in fetches(), roll in rolls(), back in 0.0..1.0,
     ) {
-        let window = Window::new(&settings, lifetime, asked, roll);
+        let window = Window::new(&settings, lifetime, asked, took, roll);
         let now = Moment { mono: asked.mono + lifetime - early(lifetime), wall: asked.wall.mul_f64(back) };
         prop_assert_eq!(window.phase(now), Phase::Expired);
         prop_assert_eq!(window.left(now), Duration::ZERO);
@@ -171,7 +175,7 @@ proptest! {
         let duration = |(seconds, nanos)| Duration::from_secs(seconds).saturating_add(Duration::from_nanos(u64::from(nanos)));
         let asked = Moment { mono: Duration::from_secs(mono), wall: Duration::from_secs(wall) };
         for lifetime in [duration(life), Duration::from_nanos(u64::from(life.1 % 100)), Duration::MAX] {
-            let window = Window::new(&Refresh::new().margin(duration(margin)), lifetime, asked, roll);
+            let window = Window::new(&Refresh::new().margin(duration(margin)), lifetime, asked, Duration::ZERO, roll);
             prop_assert_eq!(window.phase(asked.after(lifetime)), Phase::Expired);
         }
     }
@@ -188,6 +192,21 @@ fn the_default_margin_is_a_fifth_of_the_life_and_5_min_at_most() {
     ] {
         assert_eq!(fresh_for(Refresh::new(), lifetime, 0.0), fresh, "{lifetime:?}");
         assert_eq!(fresh_for(Refresh::default(), lifetime, 0.0), fresh, "{lifetime:?}");
+    }
+}
+
+#[test]
+fn the_default_margin_leaves_room_for_a_fetch_twice_as_long_as_the_last() {
+    for (settings, took, fresh) in [
+        // Not sent any more from 55 s on.
+        (Refresh::new(), 3 * SECOND, 48 * SECOND),
+        (Refresh::new(), 5 * SECOND, 45 * SECOND),
+        (Refresh::new(), 10 * SECOND, 35 * SECOND),
+        (Refresh::new(), HOUR, 30 * SECOND),
+        (Refresh::new().margin(20 * SECOND), 10 * SECOND, 40 * SECOND),
+    ] {
+        let window = Window::new(&settings, MINUTE, ASKED, took, 0.0);
+        assert_eq!(window.until_due(ASKED), fresh, "{took:?}");
     }
 }
 
