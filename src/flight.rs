@@ -10,7 +10,9 @@
 //! between, so that the first of a million is served at once. Who has been woken wakes two more when it takes the answer
 //! or is dropped, so that all are woken though the runtime of the run stands still from then on. A waiter registers its waker
 //! under the list's lock, and landing takes the list under the same lock, once the answer is set. So either the waiter
-//! finds the list gone and the answer there, or the landing finds the waiter: no wake-up is lost.
+//! finds the list gone and the answer there, or the landing finds the waiter: no wake-up is lost. All of this is ordered
+//! by the two locks and by the answer's `OnceLock`; the one atomic, `busy_until`, is relaxed, because whoever trusts it
+//! only leaves undone what the run under way does anyway.
 //!
 //! Those who wait can be turned away with another answer while the run goes on: it keeps the slot until its work ends, and
 //! who asked for its end ([`Current`]) hears of that.

@@ -1,4 +1,21 @@
 //! One service's look at the cache, on the way of every request.
+//!
+//! # The story
+//! A request asks two questions: which token, and is it still fresh? Each service answers them from what it saw last.
+//!
+//! *Which*: it keeps the [`Snapshot`] and compares one pointer with the one that requests look at now, a relaxed load of
+//! a line that is written when a token comes and at no other time. Only where they differ does `ArcSwap` load the newer
+//! one, with the acquire that makes its contents visible. A request that still finds the older pointer is a request that
+//! came a moment sooner.
+//!
+//! *Fresh*: one reading of the coarse clock, held against a time until which the snapshot is sure to be fresh. That time
+//! lies in the snapshot, as [`sure_until`](Snapshot::sure_until): 100 ms ahead at most, and never past due. Whoever comes
+//! later reads both real clocks, and moves it on for all. It is a relaxed atomic of its own, for it is true of the
+//! snapshot it lies in, whatever else has been seen; of two who write it at once, both are right.
+//!
+//! A service that is kept copies that time, and a moment later the token too. From then on its requests write to nothing
+//! that another thread reads: cloning a header value counts references, and a count that several threads write costs
+//! more than all else here. A service that is cloned for one request does without.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,12 +28,7 @@ use crate::clock::{self, Clock};
 use crate::schedule::Phase;
 use crate::token::Token;
 
-/// One service's own view of the cache: keeps the snapshot it saw last, so that looking at an unchanged one touches
-/// nothing that other threads write, and how long the token in it is known to be fresh, so that one clock is read and
-/// not two.
-///
-/// A service that is kept also gets a copy of the token: cloning a header value counts references, and a count that
-/// several threads write costs more than all else here. A service that is cloned for one request does without.
+/// One service's own view of the cache.
 pub(crate) struct Reader {
     seen: arc_swap::Cache<Door, Arc<Snapshot>>,
     look: Option<Look>,
@@ -27,7 +39,7 @@ pub(crate) struct Reader {
 #[derive(Clone, Copy)]
 struct Look {
     generation: u64,
-    /// Until when, on the monotonic clock, the wall clock is not asked again.
+    /// Until when the real clocks are not asked, in ticks of the coarse one.
     until: u64,
 }
 

@@ -55,7 +55,7 @@ pub(crate) struct Shared {
 pub(crate) struct Snapshot {
     pub(crate) held: Option<Held>,
     pub(crate) failure: Option<Failure>,
-    /// Until when the token is known to be fresh, in nanoseconds of the monotonic clock.
+    /// Until when the token is known to be fresh, in ticks of the coarse clock.
     pub(crate) sure_until: AtomicU64,
 }
 
