@@ -3,8 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, response};
-use tower_http::follow_redirect::RequestUri;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, response};
 
 use crate::challenge::Challenge;
 use crate::origin::{Origins, Verdict};
@@ -124,12 +123,21 @@ fn challenges_the_token(headers: &HeaderMap) -> bool {
         && bearer.all(|challenge| challenge.param("error").is_none_or(|error| !NOT_THE_TOKENS.contains(&error)))
 }
 
-/// A client or layer beneath that follows redirects says where the response came from (tower-http's `RequestUri`).
 fn is_from_elsewhere<A>(response: &Response<A>, origins: &Origins) -> bool {
-    response
-        .extensions()
-        .get::<RequestUri>()
-        .is_some_and(|RequestUri(uri)| uri.authority().is_some() && origins.judge(uri) != Verdict::Ours)
+    came_from(response).is_some_and(|uri| uri.authority().is_some() && origins.judge(uri) != Verdict::Ours)
+}
+
+/// What a layer beneath that follows redirects says of the response.
+#[cfg(feature = "follow-redirect")]
+fn came_from<A>(response: &Response<A>) -> Option<&Uri> {
+    use tower_http::follow_redirect::RequestUri;
+
+    response.extensions().get().map(|RequestUri(uri)| uri)
+}
+
+#[cfg(not(feature = "follow-redirect"))]
+fn came_from<A>(_: &Response<A>) -> Option<&Uri> {
+    None
 }
 
 #[cfg(test)]

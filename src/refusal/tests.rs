@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::header::WWW_AUTHENTICATE;
 use http::{Uri, Version};
+use tower_http::follow_redirect::RequestUri;
 
 use super::*;
 use table::{GRAMMAR, SERVERS};
