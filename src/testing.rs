@@ -39,6 +39,12 @@
 //! # }
 //! ```
 
+/// A whole test of a client of yours, and what the fakes are for.
+///
+/// [`Issuer`]: crate::testing::Issuer
+/// [`Api`]: crate::testing::Api
+/// [`ManualClock`]: crate::testing::ManualClock
+/// [`Collected`]: crate::testing::Collected
 #[doc = include_str!("../docs/testing.md")]
 pub mod guide {}
 
