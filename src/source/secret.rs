@@ -59,6 +59,7 @@ type Asked = Pin<Box<dyn Future<Output = Result<Secret, BoxError>> + Send>>;
 type Closure = dyn Fn() -> Asked + Send + Sync;
 
 impl<T: Into<Secret>> SecretSource<Secret> for T {
+    #[doc(hidden)]
     fn into_supply(self) -> Supply {
         Supply(Kind::Value(self.into()))
     }
@@ -71,6 +72,7 @@ where
     S: Into<Secret>,
     E: Into<BoxError>,
 {
+    #[doc(hidden)]
     fn into_supply(self) -> Supply {
         Supply(Kind::Closure(Arc::new(move || {
             let asked = self();

@@ -1,6 +1,9 @@
 //! Reads the public API from rustdoc's JSON: from the root through everything that can be named, with the impls of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -14,6 +17,29 @@ struct Walk<'a> {
     json: &'a Value,
     seen: HashSet<u64>,
     foreign: Foreign,
+}
+
+/// The project's folder.
+pub fn here() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// A nightly cargo; without that toolchain `None`, and a line that says what was not checked.
+pub fn nightly(what: &str) -> Option<Command> {
+    let nightly = Command::new("rustup").args(["run", "nightly", "rustdoc", "--version"]).output();
+    if !nightly.is_ok_and(|output| output.status.success()) {
+        // Not `println!`, which nobody sees of a test that passes.
+        let note = format!("not checked: {what} (wants a nightly toolchain: rustup toolchain install nightly)\n");
+        std::io::stderr().write_all(note.as_bytes()).expect("stderr");
+        return None;
+    }
+    let mut cargo = Command::new("rustup");
+    cargo.args(["run", "nightly", "cargo"]).current_dir(here());
+    // Set by the cargo that runs the test; the other one finds its own.
+    for own in ["RUSTC", "RUSTDOC", "CARGO", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "RUSTDOCFLAGS"] {
+        cargo.env_remove(own);
+    }
+    Some(cargo)
 }
 
 /// The foreign crates whose items the API names.

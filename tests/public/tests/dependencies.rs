@@ -3,40 +3,19 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use public::foreign;
+use public::{foreign, here, nightly};
 use serde_json::Value;
-
-/// The project's folder.
-fn here() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
 
 /// rustdoc's JSON for a package, with all its features; `None` without a nightly toolchain.
 fn rustdoc(package: &str) -> Option<Value> {
-    let nightly = Command::new("rustup").args(["run", "nightly", "rustdoc", "--version"]).output();
-    if !nightly.is_ok_and(|output| output.status.success()) {
-        // Not `println!`, which nobody sees of a test that passes.
-        let note = "not checked: the public dependencies of the API want a nightly toolchain (rustup toolchain install nightly)\n";
-        std::io::stderr().write_all(note.as_bytes()).expect("stderr");
-        return None;
-    }
+    let mut cargo = nightly("the public dependencies of the API")?;
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rustdoc");
-    let status = Command::new("rustup")
-        .args(["run", "nightly", "cargo", "rustdoc", "--lib", "--all-features", "-p", package, "--target-dir"])
+    let status = cargo
+        .args(["rustdoc", "--lib", "--all-features", "-p", package, "--target-dir"])
         .arg(&target)
         .args(["--", "-Z", "unstable-options", "--output-format", "json"])
-        // Set by the cargo that runs this test; the other one finds its own.
-        .env_remove("RUSTC")
-        .env_remove("RUSTDOC")
-        .env_remove("CARGO")
-        .env_remove("RUSTUP_TOOLCHAIN")
-        .env_remove("RUSTFLAGS")
-        .env_remove("RUSTDOCFLAGS")
-        .current_dir(here())
         .status()
         .expect("cargo");
     assert!(status.success());

@@ -1,0 +1,126 @@
+//! What the docs point to is there: in the pages that rustdoc makes as docs.rs does, and in the repository's own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{fs, io};
+
+use public::{here, nightly};
+use pulldown_cmark::{Options, Parser, html};
+use serde_json::Value;
+
+const PACKAGES: [&str; 2] = ["tower-bearer", "tower-bearer-reqwest"];
+
+/// Where the docs are once they are published: here, the folder they were built into.
+const PUBLISHED: &str = "https://docs.rs/tower-bearer/latest/";
+
+/// Builds the docs as docs.rs does: all features, their labels, links to the docs of other crates.
+fn build() -> Option<PathBuf> {
+    let mut cargo = nightly("the links and labels of the docs")?;
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rustdoc");
+    let docs = target.join("doc");
+    for package in PACKAGES {
+        // rustdoc leaves old pages there, and links to them would be found good.
+        let _ = fs::remove_dir_all(docs.join(package.replace('-', "_")));
+    }
+    let status = cargo
+        .args(["doc", "-Z", "rustdoc-map", "--no-deps", "--all-features", "--target-dir"])
+        .arg(&target)
+        .args(PACKAGES.map(|package| format!("--package={package}")))
+        .env("RUSTDOCFLAGS", "-D warnings --cfg docsrs")
+        .status()
+        .expect("cargo");
+    assert!(status.success());
+    Some(docs)
+}
+
+/// The features of a package, as its manifest has them.
+fn features(package: &str) -> Vec<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .current_dir(here())
+        .output()
+        .expect("cargo");
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let mut packages = metadata["packages"].as_array().expect("packages").iter();
+    let package = packages.find(|of| of["name"] == package).expect("a member");
+    let features = package["features"].as_object().expect("features").keys();
+    features.filter(|feature| *feature != "default").cloned().collect()
+}
+
+/// The pages below a folder whose names end so, each with its text, but for what was built or fetched.
+fn pages(folder: &Path, ends: &str) -> Vec<(PathBuf, String)> {
+    fn read(folder: &Path, ends: &str, pages: &mut Vec<(PathBuf, String)>) -> io::Result<()> {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a name in UTF-8");
+            if path.is_dir() {
+                if !name.starts_with('.') && !["target", "node_modules"].contains(&name) {
+                    read(&path, ends, pages)?;
+                }
+            } else if name.ends_with(ends) {
+                let text = fs::read_to_string(&path)?;
+                pages.push((path, text));
+            }
+        }
+        Ok(())
+    }
+    let mut pages = Vec::new();
+    read(folder, ends, &mut pages).expect("the pages are readable");
+    assert!(pages.len() > 5, "{} was to hold pages", folder.display());
+    pages
+}
+
+/// What a page points to that is not there: links and pictures, and places within a page.
+fn dead(page: &Path, html: &str) -> Vec<String> {
+    let targets = [" href=\"", " src=\""].into_iter().flat_map(|attribute| html.split(attribute).skip(1));
+    let targets = targets.map(|rest| rest.split('"').next().expect("a first part"));
+    let leads_nowhere = |target: &&str| {
+        if ["http://", "https://", "data:"].iter().any(|scheme| target.starts_with(scheme)) {
+            // The docs go to one another directly.
+            return target.starts_with(PUBLISHED);
+        }
+        let (file, place) = target.split_once('#').unwrap_or((target, ""));
+        let file = file.split('?').next().expect("a first part");
+        let file = if file.is_empty() { page.to_owned() } else { page.with_file_name(file) };
+        // Places in a source are its lines.
+        let has_place = || fs::read_to_string(&file).is_ok_and(|text| text.contains(&format!("id=\"{place}\"")));
+        !(file.exists() && (place.is_empty() || target.contains("../src/") || has_place()))
+    };
+    targets.filter(leads_nowhere).map(|target| format!("{}: {target}", page.display())).collect()
+}
+
+#[test]
+fn every_link_and_picture_leads_somewhere_and_every_feature_is_a_label() {
+    let Some(docs) = build() else { return };
+    let mut found = Vec::new();
+    for package in PACKAGES {
+        let pages = pages(&docs.join(package.replace('-', "_")), ".html");
+        // A path that is left over is in the prose of another crate's trait; of ours rustdoc itself tells.
+        found.extend(pages.iter().flat_map(|(page, html)| dead(page, html)).filter(|found| !found.contains("::")));
+        for feature in features(package) {
+            let label = format!("Available on <strong>crate feature <code>{feature}</code></strong> only");
+            assert!(pages.iter().any(|(_, html)| html.contains(&label)), "nothing of {package} says {label}");
+        }
+    }
+    for (page, text) in pages(&here(), ".md") {
+        let mut html = String::new();
+        html::push_html(&mut html, Parser::new_ext(&text, Options::ENABLE_TABLES));
+        found.extend(dead(&page, &html.replace(PUBLISHED, &format!("{}/", docs.display()))));
+        // rustdoc would find such an item, and other readers would see the brackets.
+        found.extend(html.contains("[<code>").then(|| format!("{}: a link without an address", page.display())));
+    }
+    assert!(found.is_empty(), "these lead nowhere:\n{}", found.join("\n"));
+}
+
+#[test]
+fn the_readme_draws_what_the_front_page_draws() {
+    let readme = fs::read_to_string(here().join("README.md")).expect("the README");
+    let front = fs::read_to_string(here().join("src/lib.rs")).expect("the front page");
+    let front: Vec<_> = front.lines().filter_map(|line| line.strip_prefix("//!")).collect();
+    let front = front.iter().map(|line| line.strip_prefix(' ').unwrap_or(line)).collect::<Vec<_>>().join("\n");
+    let drawn: Vec<_> = front.split("```text\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(drawn.len(), 2, "the whole picture and a token's life");
+    for drawn in drawn {
+        assert!(readme.contains(drawn), "the README draws otherwise:\n{drawn}");
+    }
+}
