@@ -33,7 +33,7 @@ fn build() -> Option<PathBuf> {
     Some(docs)
 }
 
-/// The features of a package, as its manifest has them.
+/// The features that bring something to the API of a package, as its manifest has them.
 fn features(package: &str) -> Vec<String> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--format-version", "1"])
@@ -44,7 +44,7 @@ fn features(package: &str) -> Vec<String> {
     let mut packages = metadata["packages"].as_array().expect("packages").iter();
     let package = packages.find(|of| of["name"] == package).expect("a member");
     let features = package["features"].as_object().expect("features").keys();
-    features.filter(|feature| *feature != "default").cloned().collect()
+    features.filter(|feature| !["default", "follow-redirect"].contains(&feature.as_str())).cloned().collect()
 }
 
 /// The pages below a folder whose names end so, each with its text, but for what was built or fetched.
