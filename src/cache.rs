@@ -375,10 +375,20 @@ impl TokenCache {
     /// just now may not have reached every server of the API: then it waits a moment, and goes again with what there is.
     pub(crate) async fn replace_or_settle(&self, generation: u64) -> Result<(), Error> {
         match self.shared.replication_lag(generation).filter(|_| clock::has_runtime()) {
-            Some(lag) => tokio::time::sleep(lag).await,
+            Some(lag) => {
+                tokio::time::sleep(lag).await;
+                // It may have ended meanwhile, and its session with it.
+                self.check_session(generation)?;
+                drop(self.get().await?);
+            }
             None => drop(self.replace(generation).await?),
         }
         Ok(())
+    }
+
+    /// What was refused with a token whose session was signed out does not go again with that of another: an error.
+    pub(crate) fn check_session(&self, generation: u64) -> Result<(), Error> {
+        if self.shared.is_bygone(generation) { Err(Error::signed_out()) } else { Ok(()) }
     }
 
     /// What it lets others see.

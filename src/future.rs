@@ -268,6 +268,8 @@ where
         };
         drain(response.into_body()).await;
         let (ready, token) = ready_with_token(&rules.cache, again.service).await?;
+        // Another session may have begun while the service was not ready.
+        rules.cache.check_session(refused)?;
         request.headers_mut().insert(AUTHORIZATION, token.header_value().clone());
         rules.cache.telemetry().sent_again(refused, token.generation());
         Ok(Next::Send(Departure { ready, request, sent: None }))

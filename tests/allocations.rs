@@ -18,12 +18,15 @@ struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    /// The size of the largest.
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
 }
 
 // SAFETY: every call is passed on to the system's allocator as it came.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        LARGEST.with(|largest| largest.set(largest.get().max(layout.size())));
         // SAFETY: the caller's promise is the one the system asks for.
         unsafe { System.alloc(layout) }
     }
@@ -80,4 +83,16 @@ fn a_usable_token_costs_no_allocation_of_ours() {
     assert_eq!(ours, floor);
     // The counter counts: a copy of the request is not free.
     assert!(allocations(layer.resend(CloneBody).layer(inner())) > floor);
+}
+
+#[test]
+fn a_request_that_waits_takes_less_than_three_times_its_own_size() {
+    let cache = TokenCache::new(async |_| tower_bearer::Token::new("t"));
+    let layer = BearerLayer::new(cache, ["https://api.example.com"]).expect("an origin");
+    let (mut service, request, size) = (layer.layer(inner()), request(), size_of::<Request<Body>>());
+    LARGEST.with(|largest| largest.set(0));
+    let waiting = service.call(request);
+    let held = LARGEST.with(Cell::get);
+    drop(waiting);
+    assert!(held > size && held < 3 * size, "{held} bytes for a request of {size}");
 }

@@ -82,16 +82,22 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
     );
 
     world.settled().await;
+    world.api.queue(Answer::raw(401, ""));
+    world.api.queue(Answer::fails("cut off"));
+    client.clone().oneshot(get("/")).await.expect_err("the second send failed");
+    assert_eq!(seen.take()[2..], ["DEBUG tower_bearer: request sent again refused=2 generation=3"]);
+
+    world.settled().await;
     world.issuer.fail(Some(Answer::raw(503, "")));
     world.api.queue(Answer::raw(401, ""));
     client.clone().oneshot(get("/")).await.expect("an answer");
     assert_eq!(
         seen.take(),
         [
-            "INFO tower_bearer: token refused generation=2",
+            "INFO tower_bearer: token refused generation=3",
             "WARN tower_bearer: token fetch failed reason=refused error=https://auth.example.com/token answered 503; \
              this may pass: try again after a pause denied=false",
-            "DEBUG tower_bearer: refused response handed back refused=2 why=\"there is no new token\"",
+            "DEBUG tower_bearer: refused response handed back refused=3 why=\"there is no new token\"",
         ]
     );
 
@@ -101,8 +107,8 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
     assert_eq!(
         seen.take(),
         [
-            "DEBUG tower_bearer: refused response handed back refused=2 why=\"its body cannot be sent twice\"",
-            "INFO tower_bearer: token refused generation=2",
+            "DEBUG tower_bearer: refused response handed back refused=3 why=\"its body cannot be sent twice\"",
+            "INFO tower_bearer: token refused generation=3",
         ]
     );
 

@@ -194,9 +194,14 @@ impl Shared {
         schedule::replication_lag(held.since, self.clock.now())
     }
 
+    /// Whether the session of this token was signed out.
+    pub(crate) fn is_bygone(&self, generation: u64) -> bool {
+        (1..=self.bygone.load(Ordering::SeqCst)).contains(&generation)
+    }
+
     /// Notes a refusal; returns what replaces the token, `None` where its session was signed out.
     pub(crate) fn note_refusal(&self, generation: u64) -> Option<Want> {
-        if (1..=self.bygone.load(Ordering::SeqCst)).contains(&generation) {
+        if self.is_bygone(generation) {
             return None;
         }
         // A number that is still to come is that of another cache's token: it says nothing of ours.

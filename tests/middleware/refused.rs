@@ -182,6 +182,27 @@ async fn a_token_that_is_too_young_is_sent_again_after_a_moment_without_a_refres
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_whose_token_ends_before_it_settles_is_handed_back_where_there_is_no_other() {
+    let world = World::new();
+    world.cache.get().await.expect("a token");
+    world.api.queue(Answer::raw(401, "the API's own words"));
+    let mut waiting = tokio_test::task::spawn(world.client().oneshot(get("/")));
+    while world.api.calls().total() == 0 {
+        tokio_test::assert_pending!(waiting.poll());
+        tokio::task::yield_now().await;
+    }
+    world.clock.advance(std::time::Duration::from_secs(3600));
+    world.issuer.fail(Some(Answer::raw(503, "")));
+    let answer = waiting.await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    let error = answer.extensions().get::<tower_bearer::Error>().expect("our error beside the API's answer");
+    assert_eq!(error.status(), Some(StatusCode::SERVICE_UNAVAILABLE));
+    let body = answer.into_body().collect().await.expect("a body").to_bytes();
+    assert_eq!(body, "the API's own words");
+    assert_eq!(world.api.calls().total(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_api_that_refuses_everything_costs_no_more_than_the_budget() {
     let world = World::new();
     world.api.refuse_all(true);

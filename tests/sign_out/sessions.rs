@@ -8,7 +8,8 @@ use http::{Request, Response};
 use http_body_util::Full;
 use tokio::time::sleep;
 use tokio_test::{assert_pending, assert_ready, task};
-use tower::{BoxError, Layer, ServiceExt};
+use tower::limit::ConcurrencyLimit;
+use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_bearer::resend::Never;
 use tower_bearer::{BearerLayer, Error, NoToken, Token, TokenCache};
 
@@ -145,6 +146,67 @@ async fn a_request_that_is_refused_because_its_session_ended_gets_its_401_back()
         assert_eq!((calls.load(Ordering::SeqCst), script.calls()), (1, 1), "it does not go again as somebody else");
         assert_eq!(next.calls(), usize::from(another_begins), "nor is the token of another refused by it");
     }
+}
+
+/// An API that refuses the first request, and counts them all.
+fn refusing_once(
+    calls: &Arc<AtomicUsize>,
+) -> impl Service<Request<Full<Bytes>>, Response = Response<Full<Bytes>>, Error = BoxError, Future: Send>
++ Clone
++ Send
++ 'static {
+    let counted = Arc::clone(calls);
+    tower::service_fn(move |_: Request<Full<Bytes>>| {
+        let status = if counted.fetch_add(1, Ordering::SeqCst) == 0 { 401 } else { 200 };
+        let answer = Response::builder().status(status).body(Full::<Bytes>::default()).unwrap();
+        std::future::ready(Ok::<_, BoxError>(answer))
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_session_ends_while_its_token_settles_gets_its_401_back() {
+    for another_begins in [false, true] {
+        let cache = TokenCache::new(Script::new());
+        let calls = Arc::default();
+        let layer = BearerLayer::new(cache.clone(), ["https://api.example.com"]).unwrap();
+        cache.get().await.unwrap();
+        let mut request = task::spawn(layer.layer(refusing_once(&calls)).oneshot(get("https://api.example.com/")));
+        assert_pending!(request.poll(), "refused with a token that is too young");
+        sign_out(&cache).await;
+        if another_begins {
+            cache.set_source(Script::new());
+            cache.get().await.unwrap();
+        }
+        let response = request.await.unwrap();
+        assert_eq!(response.status(), 401);
+        assert!(response.extensions().get::<Error>().unwrap().is_signed_out());
+        assert_eq!(calls.load(Ordering::SeqCst), 1, "it does not go again as somebody else");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_session_ends_while_it_waits_for_its_client_does_not_go_again_as_somebody_else() {
+    let script = Script::new();
+    let cache = TokenCache::new(script.clone());
+    let calls = Arc::default();
+    let layer = BearerLayer::new(cache.clone(), ["https://api.example.com"]).unwrap();
+    let one_at_a_time = ConcurrencyLimit::new(refusing_once(&calls), 1);
+    cache.get().await.unwrap();
+    sleep(MINUTE).await;
+    let mut request = task::spawn(layer.layer(one_at_a_time.clone()).oneshot(get("https://api.example.com/")));
+    assert_pending!(request.poll(), "refused, and waits for the next token");
+    let mut other = one_at_a_time;
+    other.ready().await.unwrap();
+    script.called(2).await;
+    settle().await;
+    assert_pending!(request.poll(), "waits for the client");
+    sign_out(&cache).await;
+    cache.set_source(Script::new());
+    cache.get().await.unwrap();
+    drop(other);
+    let error = request.await.unwrap_err();
+    assert!(Error::find(&*error).unwrap().is_signed_out(), "{error}");
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]
