@@ -1,5 +1,7 @@
 //! Where the token comes from, as the command line says it.
 
+use std::error::Error as _;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
@@ -7,10 +9,11 @@ use tower_bearer::file::TokenFile;
 use tower_bearer::mesh_connect::MeshConnect;
 use tower_bearer::meshydb::{MeshyDb, TenantLayer};
 use tower_bearer::oauth2::{ClientAuth, ClientCredentials, Issuer, JwtBearer, Password, RefreshToken, TokenExchange};
-use tower_bearer::{Error, Token, TokenCache, TokenSource};
+use tower_bearer::{Error, FetchContext, Token, TokenCache, TokenSource};
 
 use crate::Wrong;
 use crate::cli::{Auth, Grant, Login, Preset};
+use crate::problem::chain;
 use crate::secrets::{self, Given};
 use crate::upstream::Connector;
 
@@ -25,6 +28,10 @@ pub(crate) struct Session {
     /// What each call says besides the token.
     pub(crate) tenant: Option<TenantLayer>,
 }
+
+/// A source that logs what lies beneath a failure. The library's own events leave that out: it cannot know what the error
+/// of a user's client shows, a key in a URL perhaps. Those of ours are known: hosts, files and reasons.
+struct Explained<S>(S);
 
 /// Where the token endpoint is.
 enum Place {
@@ -172,7 +179,7 @@ fn mesh_connect(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> 
 }
 
 fn plain(source: impl TokenSource) -> Session {
-    Session { cache: TokenCache::new(source), upstream: None, tenant: None }
+    Session { cache: TokenCache::new(Explained(source)), upstream: None, tenant: None }
 }
 
 /// A session whose refresh tokens go back to the file they came from: the one in it is spent with the first rotation.
@@ -182,10 +189,10 @@ fn saving(source: impl TokenSource, saved: &Given) -> Session {
         session.cache = session.cache.on_rotation(move |token: Token| {
             let path = path.clone();
             async move {
-                match token.refresh_token() {
-                    Some(newest) => secrets::rewrite(path, newest).await,
-                    None => Ok(()),
-                }
+                let Some(newest) = token.refresh_token() else { return Ok(()) };
+                secrets::rewrite(path.clone(), newest).await.inspect_err(|error| {
+                    tracing::error!(file = %path.display(), %error, "the new refresh token was not written");
+                })
             }
         });
     }
@@ -249,6 +256,18 @@ fn nothing_left(login: &Login, name: &str) -> Result<(), Wrong> {
     match left.iter().find(|(_, given)| *given) {
         Some((option, _)) => Err(Wrong::new(option, format_args!("{name} does not use it; leave it out"))),
         None => Ok(()),
+    }
+}
+
+// === impl Explained ===
+
+impl<S: TokenSource> TokenSource for Explained<S> {
+    async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
+        self.0.fetch(context).await.inspect_err(|error| {
+            if error.source().is_some() {
+                tracing::warn!(error = chain(error), "no token");
+            }
+        })
     }
 }
 
