@@ -5,6 +5,7 @@ use std::error::Error as _;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
+use tower_bearer::exec::TokenCommand;
 use tower_bearer::file::TokenFile;
 use tower_bearer::mesh_connect::MeshConnect;
 use tower_bearer::meshydb::{MeshyDb, TenantLayer};
@@ -70,15 +71,17 @@ macro_rules! settings {
 pub(crate) fn session(mut login: Login, http: TokenClient) -> Result<Session, Wrong> {
     let login = &mut login;
     // clap has seen to it that there is one at most.
-    let (session, name) = match (login.token_file.take(), login.preset, login.grant) {
-        (Some(path), _, _) => (plain(TokenFile::new(path)), "--token-file"),
-        (None, Some(Preset::Meshydb), _) => (meshydb(login, http)?, "--preset meshydb"),
-        (None, Some(Preset::MeshConnect), _) => (mesh_connect(login, http)?, "--preset mesh-connect"),
-        (None, None, Some(grant)) => granted(login, grant, http)?,
-        (None, None, None) => {
+    let (session, name) = match (login.token_file.take(), login.token_command.take(), login.preset, login.grant) {
+        (Some(path), ..) => (plain(TokenFile::new(path)), "--token-file"),
+        (_, Some(command), ..) => (plain(printed(login, &command)?), "--token-command"),
+        (_, _, Some(Preset::Meshydb), _) => (meshydb(login, http)?, "--preset meshydb"),
+        (_, _, Some(Preset::MeshConnect), _) => (mesh_connect(login, http)?, "--preset mesh-connect"),
+        (_, _, _, Some(grant)) => granted(login, grant, http)?,
+        (None, None, None, None) => {
             return Err(Wrong::new(
                 "--grant",
-                "nobody knows how to get a token; say --grant client-credentials or another, --preset, or --token-file",
+                "nobody knows how to get a token; say --grant client-credentials or another, --preset, --token-file, or \
+                 --token-command",
             ));
         }
     };
@@ -178,6 +181,19 @@ fn mesh_connect(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> 
     Ok(Session { upstream: Some("https://admin-api.meshconnect.com"), ..plain(source) })
 }
 
+fn printed(login: &mut Login, command: &str) -> Result<TokenCommand, Wrong> {
+    let mut words = command.split_whitespace();
+    let program = words.next().ok_or_else(|| Wrong::new("--token-command", "it is empty; name a program"))?;
+    let mut source = TokenCommand::new(program).args(words);
+    if let Some(pointer) = login.token_at.take() {
+        source = source.token_at(pointer).map_err(named)?;
+    }
+    if let Some(pointer) = login.expires_at.take() {
+        source = source.expires_at(pointer).map_err(named)?;
+    }
+    Ok(source)
+}
+
 fn plain(source: impl TokenSource) -> Session {
     Session { cache: TokenCache::new(Explained(source)), upstream: None, tenant: None }
 }
@@ -235,6 +251,8 @@ fn need(value: &mut Option<String>, option: &str, login: &str) -> Result<String,
 /// An option that nothing reads is a mistake of who gave it: it was taken to matter.
 fn nothing_left(login: &Login, name: &str) -> Result<(), Wrong> {
     let left = [
+        ("--token-at", login.token_at.is_some()),
+        ("--expires-at", login.expires_at.is_some()),
         ("--issuer", login.issuer.is_some()),
         ("--token-url", login.token_url.is_some()),
         ("--client-id", login.client_id.is_some()),
@@ -259,18 +277,6 @@ fn nothing_left(login: &Login, name: &str) -> Result<(), Wrong> {
     }
 }
 
-// === impl Explained ===
-
-impl<S: TokenSource> TokenSource for Explained<S> {
-    async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
-        self.0.fetch(context).await.inspect_err(|error| {
-            if error.source().is_some() {
-                tracing::warn!(error = chain(error), "no token");
-            }
-        })
-    }
-}
-
 /// The library's words under the name of the option. Its errors of values are `invalid <field>: <problem>`.
 fn named(error: Error) -> Wrong {
     let text = error.to_string();
@@ -282,4 +288,16 @@ fn named(error: Error) -> Wrong {
         field => field,
     };
     Wrong::new(&format!("--{}", option.replace('_', "-")), problem)
+}
+
+// === impl Explained ===
+
+impl<S: TokenSource> TokenSource for Explained<S> {
+    async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
+        self.0.fetch(context).await.inspect_err(|error| {
+            if error.source().is_some() {
+                tracing::warn!(error = chain(error), "no token");
+            }
+        })
+    }
 }
