@@ -1,6 +1,6 @@
 //! Layers that may lie on either side: with each of them [`works`] holds.
 
-use http::{Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use tower::balance::p2c::Balance;
 use tower::buffer::Buffer;
 use tower::discover::ServiceList;
@@ -15,6 +15,7 @@ use tower_bearer::BearerLayer;
 use tower_http::decompression::Decompression;
 use tower_http::follow_redirect::FollowRedirect;
 use tower_http::request_id::{MakeRequestUuid, SetRequestIdLayer};
+use tower_http::set_header::{SetRequestHeaderLayer, SetResponseHeaderLayer};
 use tower_http::trace::TraceLayer;
 
 use crate::world::{Body, Network, SECOND, World, get, works};
@@ -68,7 +69,16 @@ works! {
     a_request_id,
         above: |api| SetRequestIdLayer::x_request_id(MakeRequestUuid).layer(api),
         beneath: |network| SetRequestIdLayer::x_request_id(MakeRequestUuid).layer(network);
+    a_request_header,
+        above: |api| SetRequestHeaderLayer::overriding(X_HEADER, VALUE).layer(api),
+        beneath: |network| SetRequestHeaderLayer::overriding(X_HEADER, VALUE).layer(network);
+    a_response_header,
+        above: |api| SetResponseHeaderLayer::overriding(X_HEADER, VALUE).layer(api),
+        beneath: |network| SetResponseHeaderLayer::overriding(X_HEADER, VALUE).layer(network);
 }
+
+const X_HEADER: HeaderName = HeaderName::from_static("x-header");
+const VALUE: HeaderValue = HeaderValue::from_static("value");
 
 /// One of two services that are alike.
 fn left<S>(service: S) -> Either<S, S> {
@@ -76,7 +86,7 @@ fn left<S>(service: S) -> Either<S, S> {
 }
 
 /// Two endpoints under one balancer.
-fn balanced<S>(one: S, two: S) -> Balance<ServiceList<Vec<PendingRequests<S>>>, Request<Body>>
+pub(crate) fn balanced<S>(one: S, two: S) -> Balance<ServiceList<Vec<PendingRequests<S>>>, Request<Body>>
 where
     S: Service<Request<Body>, Error: Into<BoxError>>,
 {

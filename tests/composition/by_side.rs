@@ -4,9 +4,10 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tower::buffer::Buffer;
 use tower::limit::{ConcurrencyLimit, GlobalConcurrencyLimitLayer, RateLimit, rate::Rate};
 use tower::load_shed::{LoadShed, error::Overloaded};
 use tower::retry::{Policy, Retry};
@@ -15,6 +16,7 @@ use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_bearer::testing::Answer;
 use tower_bearer::{BearerLayer, Error, TokenCache};
 
+use crate::both_sides::balanced;
 use crate::world::{API, Body, SECOND, World, get, settle};
 
 #[tokio::test(start_paused = true)]
@@ -47,6 +49,11 @@ async fn a_timeout_above_bounds_the_wait_and_ends_no_fetch() {
     assert_eq!(world.issuer.calls().total(), 1, "the fetch that was waited for brought the token");
 }
 
+/// Needs no token of ours.
+fn with_own_credentials() -> Request<Body> {
+    Request::get(API).header("authorization", "Basic eA==").body(Body::default()).expect("a request")
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_that_waits_for_a_token_takes_no_permit_of_a_limit_beneath() {
     let world = World::over_requests(|network| ConcurrencyLimit::new(network, 1));
@@ -54,11 +61,23 @@ async fn a_request_that_waits_for_a_token_takes_no_permit_of_a_limit_beneath() {
     let waiting = tokio::spawn(world.client().oneshot(get()));
     settle().await;
     let mut other = world.client();
-    let own = Request::get(API).header("authorization", "Basic eA==").body(Body::default()).expect("a request");
     let began = Instant::now();
     let ready = tokio::time::timeout(60 * SECOND, other.ready()).await.expect("nobody holds the permit for long");
-    ready.expect("a permit").call(own).await.expect("an answer");
+    ready.expect("a permit").call(with_own_credentials()).await.expect("an answer");
     assert_eq!(Instant::now(), began, "the permit was free");
+    assert_eq!(waiting.await.expect("no panic").expect("an answer").status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_above_is_filled_by_a_request_that_waits_for_a_token() {
+    let world = World::new();
+    world.issuer.delay(10 * SECOND);
+    let client = ConcurrencyLimit::new(world.client(), 1);
+    let waiting = tokio::spawn(client.clone().oneshot(get()));
+    settle().await;
+    let began = Instant::now();
+    client.oneshot(with_own_credentials()).await.expect("an answer");
+    assert!(began.elapsed() >= 10 * SECOND, "it has waited for another's token");
     assert_eq!(waiting.await.expect("no panic").expect("an answer").status(), StatusCode::OK);
 }
 
@@ -105,17 +124,30 @@ async fn load_shed_beneath_sheds_the_second_send() {
     assert!(error.is::<Overloaded>());
 }
 
-/// Retries a 503 at once, and counts what it is shown.
-#[derive(Clone, Default)]
-struct Unavailable(Arc<AtomicUsize>);
+/// Retries an answer of this status at once, three times at most, and counts what it is shown.
+#[derive(Clone)]
+struct Retries {
+    status: StatusCode,
+    left: usize,
+    seen: Arc<AtomicUsize>,
+}
 
-impl<A> Policy<Request<Body>, Response<A>, BoxError> for Unavailable {
+impl Retries {
+    fn of(status: StatusCode) -> Self {
+        Self { status, left: 3, seen: Arc::default() }
+    }
+}
+
+impl<A> Policy<Request<Body>, Response<A>, BoxError> for Retries {
     type Future = Ready<()>;
 
     fn retry(&mut self, _: &mut Request<Body>, answer: &mut Result<Response<A>, BoxError>) -> Option<Ready<()>> {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        let again = answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::SERVICE_UNAVAILABLE);
-        again.then(|| ready(()))
+        self.seen.fetch_add(1, Ordering::SeqCst);
+        if self.left == 0 || answer.as_ref().is_ok_and(|answer| answer.status() != self.status) {
+            return None;
+        }
+        self.left -= 1;
+        Some(ready(()))
     }
 
     fn clone_request(&mut self, request: &Request<Body>) -> Option<Request<Body>> {
@@ -125,31 +157,40 @@ impl<A> Policy<Request<Body>, Response<A>, BoxError> for Unavailable {
 
 #[tokio::test(start_paused = true)]
 async fn a_retry_above_begins_anew_and_does_not_see_the_refusals_that_we_mend() {
-    let (world, seen) = (World::new(), Unavailable::default());
+    let (world, policy) = (World::new(), Retries::of(StatusCode::SERVICE_UNAVAILABLE));
     world.revoked().await;
     world.api.queue(Answer::raw(503, ""));
-    let client = Retry::new(seen.clone(), world.client());
+    let client = Retry::new(policy.clone(), world.client());
     assert_eq!(client.oneshot(get()).await.expect("an answer").status(), StatusCode::OK);
     assert_eq!(world.sent("authorization"), ["1", "1", "2"].map(|number| format!("Bearer token-{number}")));
-    assert_eq!(seen.0.load(Ordering::SeqCst), 2, "the 503 and the end, no 401");
+    assert_eq!(policy.seen.load(Ordering::SeqCst), 2, "the 503 and the end, no 401");
 }
 
 /// Why it belongs above: beneath, each attempt has the token of the first.
 #[tokio::test(start_paused = true)]
 async fn a_retry_beneath_repeats_the_token_and_sees_every_refusal() {
-    let seen = Unavailable::default();
-    let world = World::over_requests(|network| Retry::new(seen.clone(), network));
+    let policy = Retries::of(StatusCode::SERVICE_UNAVAILABLE);
+    let world = World::over_requests(|network| Retry::new(policy.clone(), network));
     world.revoked().await;
     world.api.queue(Answer::raw(503, ""));
     assert_eq!(world.client().oneshot(get()).await.expect("an answer").status(), StatusCode::OK);
     assert_eq!(world.sent("authorization"), ["1", "1", "2"].map(|number| format!("Bearer token-{number}")));
-    assert_eq!(seen.0.load(Ordering::SeqCst), 3, "the 503, the 401 and the end");
+    assert_eq!(policy.seen.load(Ordering::SeqCst), 3, "the 503, the 401 and the end");
+}
+
+/// Why its policy must leave the 401 alone.
+#[tokio::test(start_paused = true)]
+async fn a_retry_of_the_401_beneath_repeats_the_refused_token() {
+    let world = World::over_requests(|network| Retry::new(Retries::of(StatusCode::UNAUTHORIZED), network));
+    world.revoked().await;
+    assert_eq!(world.client().oneshot(get()).await.expect("an answer").status(), StatusCode::OK);
+    assert_eq!(world.sent("authorization"), ["1", "1", "1", "1", "2"].map(|number| format!("Bearer token-{number}")));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_rate_limit_beneath_counts_each_send_and_one_above_each_request() {
     let rate = || Rate::new(1, 10 * SECOND);
-    let world = World::over_requests(|network| tower::buffer::Buffer::new(RateLimit::new(network, rate()), 1));
+    let world = World::over_requests(|network| Buffer::new(RateLimit::new(network, rate()), 1));
     world.revoked().await;
     let began = Instant::now();
     assert_eq!(world.client().oneshot(get()).await.expect("an answer").status(), StatusCode::OK);
@@ -161,4 +202,27 @@ async fn a_rate_limit_beneath_counts_each_send_and_one_above_each_request() {
     let client = RateLimit::new(world.client(), rate());
     assert_eq!(client.oneshot(get()).await.expect("an answer").status(), StatusCode::OK);
     assert!(began.elapsed() < SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_send_through_a_balancer_beneath_may_go_to_another_endpoint() {
+    let world = World::over_requests(|network| {
+        let endpoint = |name| {
+            ServiceExt::<Request<Body>>::map_request(network.clone(), move |mut request: Request<Body>| {
+                request.headers_mut().insert("x-endpoint", HeaderValue::from_static(name));
+                request
+            })
+        };
+        Buffer::new(balanced(endpoint("one"), endpoint("two")), 1)
+    });
+    // The dice fall differently in one of so many.
+    for _ in 0..64 {
+        world.revoked().await;
+        assert_eq!(world.client().oneshot(get()).await.expect("an answer").status(), StatusCode::OK);
+        // Past the time in which refusals may cause only so many refreshes.
+        tokio::time::advance(60 * SECOND).await;
+    }
+    let endpoints = world.sent("x-endpoint");
+    assert_eq!(endpoints.len(), 128);
+    assert!(endpoints.chunks(2).any(|sends| sends[0] != sends[1]), "{endpoints:?}");
 }

@@ -7,13 +7,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use http::{Request, Response, StatusCode};
+use http::header::WWW_AUTHENTICATE;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use tower::{Layer, ServiceExt};
+use tower_bearer::Error;
+use tower_bearer::resend::Buffered;
 use tower_bearer::testing::Answer;
+use tower_http::auth::AddAuthorizationLayer;
 use tower_http::decompression::Decompression;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::request_id::{MakeRequestUuid, SetRequestIdLayer};
+use tower_http::set_header::{SetRequestHeaderLayer, SetResponseHeaderLayer};
 use tower_http::trace::TraceLayer;
 
 use crate::world::{API, Body, World, get};
@@ -105,6 +110,22 @@ async fn a_limit_of_request_bodies_beneath_answers_413_which_is_no_refusal() {
     assert_eq!(status("fits").await, StatusCode::OK);
 }
 
+/// Above, no token is asked for either. It makes a body that is not `Clone`.
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_request_bodies_above_answers_413_before_us() {
+    let world = World::new();
+    let client = RequestBodyLimitLayer::new(4).layer(world.layer().resend(Buffered::new(4)).layer(world.network()));
+    let status = async |text: &'static str| {
+        let request = Request::post(API).header("content-length", text.len()).body(Body::from(text));
+        client.clone().oneshot(request.expect("a request")).await.expect("an answer").status()
+    };
+    assert_eq!(status("long enough").await, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!((world.api.calls().total(), world.issuer.calls().total()), (0, 0));
+    world.revoked().await;
+    assert_eq!(status("fits").await, StatusCode::OK);
+    assert_eq!(world.api.requests().iter().map(|request| &*request.body).collect::<Vec<_>>(), [b"fits"; 2]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_limit_of_answers_holds_on_both_sides() {
     let above = World::new();
@@ -123,4 +144,77 @@ async fn a_limit_of_answers_holds_on_both_sides() {
     let answer = beneath.client().oneshot(get()).await.expect("an answer");
     assert_eq!((answer.status(), beneath.api.calls().total()), (StatusCode::OK, 2));
     answer.into_body().collect().await.expect_err("longer than four bytes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_from_above_is_made_for_the_call_and_one_from_beneath_for_each_send() {
+    let layer = || {
+        let made = Arc::new(AtomicUsize::new(0));
+        let number = move |_: &Request<Body>| Some(HeaderValue::from(made.fetch_add(1, Ordering::SeqCst)));
+        SetRequestHeaderLayer::overriding(HeaderName::from_static("x-number"), number)
+    };
+    let world = World::new();
+    world.revoked().await;
+    layer().layer(world.client()).oneshot(get()).await.expect("an answer");
+    assert_eq!(world.sent("x-number"), ["0", "0"]);
+
+    let world = World::over_requests(|network| layer().layer(network));
+    world.revoked().await;
+    world.client().oneshot(get()).await.expect("an answer");
+    assert_eq!(world.sent("x-number"), ["0", "1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_challenge_that_is_set_beneath_is_the_one_that_we_judge_by() {
+    let layer = || {
+        let challenge = HeaderValue::from_static(r#"Bearer error="insufficient_scope""#);
+        SetResponseHeaderLayer::overriding(WWW_AUTHENTICATE, challenge)
+    };
+    let world = World::over_requests(|network| layer().layer(network));
+    world.revoked().await;
+    assert_eq!(world.client().oneshot(get()).await.expect("an answer").status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(world.api.calls().total(), 1, "as it says, a new token would not help");
+
+    let world = World::new();
+    world.revoked().await;
+    assert_eq!(layer().layer(world.client()).oneshot(get()).await.expect("an answer").status(), StatusCode::OK);
+    assert_eq!(world.api.calls().total(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_base_url_is_set_above_or_beneath_a_layer_that_is_told_of_it() {
+    let at_the_api = |mut request: Request<Body>| {
+        *request.uri_mut() = format!("{API}{}", request.uri()).parse().expect("a URI");
+        request
+    };
+    let path = || Request::get("/me").body(Body::default()).expect("a request");
+    let above = World::new();
+    let client = above.client().map_request(at_the_api);
+    assert_eq!(client.oneshot(path()).await.expect("an answer").status(), StatusCode::OK);
+
+    let beneath = World::over_requests(|network| ServiceExt::<Request<Body>>::map_request(network, at_the_api));
+    let error = beneath.client().oneshot(path()).await.expect_err("nobody knows where it goes");
+    assert!(Error::find(&*error).expect("our error").is_invalid());
+    assert_eq!(beneath.api.calls().total(), 0);
+    let told = beneath.layer().relative_to(API).expect("one of its origins").layer(beneath.beneath());
+    assert_eq!(told.oneshot(path()).await.expect("an answer").status(), StatusCode::OK);
+    assert_eq!(beneath.sent("authorization"), ["Bearer token-1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_another_layer_adds_wins_over_ours_on_both_sides() {
+    let theirs = || AddAuthorizationLayer::bearer("theirs");
+    let world = World::new();
+    world.settled().await;
+    let answer = theirs().layer(world.client()).oneshot(get()).await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(world.sent("authorization"), ["Bearer theirs"]);
+    assert_eq!(world.issuer.calls().total(), 1, "a caller's own token, and its 401 is none of ours");
+
+    let world = World::over_requests(|network| theirs().layer(network));
+    world.settled().await;
+    let answer = world.client().oneshot(get()).await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(world.sent("authorization"), ["Bearer theirs"; 2]);
+    assert_eq!(world.issuer.calls().total(), 2, "its 401 is taken for one of ours");
 }

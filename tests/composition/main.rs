@@ -4,6 +4,7 @@
 
 mod both_sides;
 mod by_side;
+mod caches;
 mod http_layers;
 mod spawned;
 mod world;

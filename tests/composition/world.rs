@@ -63,8 +63,12 @@ impl World {
         A: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let world = Self::new();
-        let network = Network { issuer: world.issuer.clone(), api: world.api.clone(), ready: false };
-        Self { beneath: erased(stack(network)), ..world }
+        Self { beneath: erased(stack(world.network())), ..world }
+    }
+
+    /// For stacks whose requests have a body of their own.
+    pub(crate) fn network(&self) -> Network {
+        Network { issuer: self.issuer.clone(), api: self.api.clone(), ready: false }
     }
 
     pub(crate) fn layer(&self) -> BearerLayer {

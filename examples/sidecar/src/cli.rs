@@ -32,7 +32,11 @@ Examples:
 
   Mesh Connect, at a socket that only this user can open:
     sidecar --preset mesh-connect --client-id my-client --client-secret-file ./secret \\
-            --listen unix:/run/user/1000/mesh.sock";
+            --listen unix:/run/user/1000/mesh.sock
+
+  Azure, as who has logged in with az:
+    sidecar --upstream https://management.azure.com --token-at /accessToken --expires-at /expires_on \\
+            --token-command 'az account get-access-token --output json'";
 
 /// A local address where calls leave with a live token.
 ///
@@ -125,6 +129,21 @@ pub(crate) struct Login {
     #[arg(long, value_name = "FILE", env = "SIDECAR_TOKEN_FILE", hide_env = true)]
     #[arg(conflicts_with_all = ["grant", "preset"])]
     pub(crate) token_file: Option<PathBuf>,
+
+    /// A program that prints the token as JSON, and its arguments, in words apart by spaces: in place of --grant and
+    /// --preset. It is run for every token, by no shell, and prints an ExecCredential, as kubectl's credential plugins
+    /// do, unless --token-at says otherwise
+    #[arg(long, value_name = "COMMAND", env = "SIDECAR_TOKEN_COMMAND", hide_env = true)]
+    #[arg(conflicts_with_all = ["grant", "preset", "token_file"])]
+    pub(crate) token_command: Option<String>,
+
+    /// Where in what the program prints the token lies: a JSON pointer, such as /accessToken
+    #[arg(long, value_name = "POINTER", env = "SIDECAR_TOKEN_AT", hide_env = true)]
+    pub(crate) token_at: Option<String>,
+
+    /// Where it says when the token ends, as a date or in seconds since 1970: a JSON pointer, such as /expires_on
+    #[arg(long, value_name = "POINTER", env = "SIDECAR_EXPIRES_AT", hide_env = true)]
+    pub(crate) expires_at: Option<String>,
 
     /// The issuer, whose metadata says where its token endpoint is; for a preset, another place to log in at
     #[arg(long, value_name = "URL", env = "SIDECAR_ISSUER", hide_env = true, conflicts_with = "token_url")]

@@ -1,16 +1,20 @@
 //! Where the token comes from, as the command line says it.
 
+use std::error::Error as _;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
+use tower_bearer::exec::TokenCommand;
 use tower_bearer::file::TokenFile;
 use tower_bearer::mesh_connect::MeshConnect;
 use tower_bearer::meshydb::{MeshyDb, TenantLayer};
 use tower_bearer::oauth2::{ClientAuth, ClientCredentials, Issuer, JwtBearer, Password, RefreshToken, TokenExchange};
-use tower_bearer::{Error, Token, TokenCache, TokenSource};
+use tower_bearer::{Error, FetchContext, Token, TokenCache, TokenSource};
 
 use crate::Wrong;
 use crate::cli::{Auth, Grant, Login, Preset};
+use crate::problem::chain;
 use crate::secrets::{self, Given};
 use crate::upstream::Connector;
 
@@ -25,6 +29,10 @@ pub(crate) struct Session {
     /// What each call says besides the token.
     pub(crate) tenant: Option<TenantLayer>,
 }
+
+/// A source that logs what lies beneath a failure. The library's own events leave that out: it cannot know what the error
+/// of a user's client shows, a key in a URL perhaps. Those of ours are known: hosts, files and reasons.
+struct Explained<S>(S);
 
 /// Where the token endpoint is.
 enum Place {
@@ -63,15 +71,17 @@ macro_rules! settings {
 pub(crate) fn session(mut login: Login, http: TokenClient) -> Result<Session, Wrong> {
     let login = &mut login;
     // clap has seen to it that there is one at most.
-    let (session, name) = match (login.token_file.take(), login.preset, login.grant) {
-        (Some(path), _, _) => (plain(TokenFile::new(path)), "--token-file"),
-        (None, Some(Preset::Meshydb), _) => (meshydb(login, http)?, "--preset meshydb"),
-        (None, Some(Preset::MeshConnect), _) => (mesh_connect(login, http)?, "--preset mesh-connect"),
-        (None, None, Some(grant)) => granted(login, grant, http)?,
-        (None, None, None) => {
+    let (session, name) = match (login.token_file.take(), login.token_command.take(), login.preset, login.grant) {
+        (Some(path), ..) => (plain(TokenFile::new(path)), "--token-file"),
+        (_, Some(command), ..) => (plain(printed(login, &command)?), "--token-command"),
+        (_, _, Some(Preset::Meshydb), _) => (meshydb(login, http)?, "--preset meshydb"),
+        (_, _, Some(Preset::MeshConnect), _) => (mesh_connect(login, http)?, "--preset mesh-connect"),
+        (_, _, _, Some(grant)) => granted(login, grant, http)?,
+        (None, None, None, None) => {
             return Err(Wrong::new(
                 "--grant",
-                "nobody knows how to get a token; say --grant client-credentials or another, --preset, or --token-file",
+                "nobody knows how to get a token; say --grant client-credentials or another, --preset, --token-file, or \
+                 --token-command",
             ));
         }
     };
@@ -171,8 +181,21 @@ fn mesh_connect(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> 
     Ok(Session { upstream: Some("https://admin-api.meshconnect.com"), ..plain(source) })
 }
 
+fn printed(login: &mut Login, command: &str) -> Result<TokenCommand, Wrong> {
+    let mut words = command.split_whitespace();
+    let program = words.next().ok_or_else(|| Wrong::new("--token-command", "it is empty; name a program"))?;
+    let mut source = TokenCommand::new(program).args(words);
+    if let Some(pointer) = login.token_at.take() {
+        source = source.token_at(pointer).map_err(named)?;
+    }
+    if let Some(pointer) = login.expires_at.take() {
+        source = source.expires_at(pointer).map_err(named)?;
+    }
+    Ok(source)
+}
+
 fn plain(source: impl TokenSource) -> Session {
-    Session { cache: TokenCache::new(source), upstream: None, tenant: None }
+    Session { cache: TokenCache::new(Explained(source)), upstream: None, tenant: None }
 }
 
 /// A session whose refresh tokens go back to the file they came from: the one in it is spent with the first rotation.
@@ -182,10 +205,10 @@ fn saving(source: impl TokenSource, saved: &Given) -> Session {
         session.cache = session.cache.on_rotation(move |token: Token| {
             let path = path.clone();
             async move {
-                match token.refresh_token() {
-                    Some(newest) => secrets::rewrite(path, newest).await,
-                    None => Ok(()),
-                }
+                let Some(newest) = token.refresh_token() else { return Ok(()) };
+                secrets::rewrite(path.clone(), newest).await.inspect_err(|error| {
+                    tracing::error!(file = %path.display(), %error, "the new refresh token was not written");
+                })
             }
         });
     }
@@ -228,6 +251,8 @@ fn need(value: &mut Option<String>, option: &str, login: &str) -> Result<String,
 /// An option that nothing reads is a mistake of who gave it: it was taken to matter.
 fn nothing_left(login: &Login, name: &str) -> Result<(), Wrong> {
     let left = [
+        ("--token-at", login.token_at.is_some()),
+        ("--expires-at", login.expires_at.is_some()),
         ("--issuer", login.issuer.is_some()),
         ("--token-url", login.token_url.is_some()),
         ("--client-id", login.client_id.is_some()),
@@ -263,4 +288,16 @@ fn named(error: Error) -> Wrong {
         field => field,
     };
     Wrong::new(&format!("--{}", option.replace('_', "-")), problem)
+}
+
+// === impl Explained ===
+
+impl<S: TokenSource> TokenSource for Explained<S> {
+    async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
+        self.0.fetch(context).await.inspect_err(|error| {
+            if error.source().is_some() {
+                tracing::warn!(error = chain(error), "no token");
+            }
+        })
+    }
 }

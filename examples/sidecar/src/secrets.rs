@@ -124,7 +124,11 @@ impl Given {
         move || -> Asked {
             match given.clone() {
                 Self::Variable(secret) => Box::pin(std::future::ready(Ok(secret))),
-                Self::File(path) => Box::pin(async move { tokio::fs::read_to_string(path).await.map(Secret::from) }),
+                Self::File(path) => Box::pin(async move {
+                    let text = tokio::fs::read_to_string(&path).await;
+                    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+                    text.map(Secret::from).map_err(named)
+                }),
             }
         }
     }

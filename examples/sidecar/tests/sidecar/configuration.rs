@@ -88,6 +88,10 @@ async fn each_mistake_names_its_option_and_what_to_do() {
         (&["--preset", "meshydb", "--account", "a", "--public-key", "k"], &[], &["--username", "refresh token"]),
         (&["--preset", "meshydb", "--grant", "password"], &[], &["--preset", "--grant"]),
         (&["--preset", "meshydb", "--token-file", "t"], &[], &["--preset", "--token-file"]),
+        (&["--token-file", "f", "--token-command", "c"], &[], &["--token-file", "--token-command"]),
+        (&["--upstream", "https://a.example", "--token-command", " "], &[], &["--token-command", "name a program"]),
+        (&["--token-command", "c", "--token-at", "accessToken"], &[], &["--token-at", "JSON pointer"]),
+        (&[&GRANT[..], &["--expires-at", "/end"]].concat(), given, &["--expires-at", "does not use it"]),
         (&["--preset", "mesh-connect"], given, &["--client-id", "needs it"]),
     ];
     for (args, variables, words) in cases {
@@ -138,6 +142,7 @@ async fn help_is_for_people() {
     }
     assert!(help.said.matches("    sidecar --").count() + help.said.matches("... sidecar --").count() >= 3);
     assert!(!help.said.contains("private.example"));
+    assert!(help.said.contains("[default: 127.0.0.1:8420]"), "loopback, unless somebody says otherwise");
     let longest = help.said.lines().map(str::len).max().unwrap();
     assert!(longest <= 110, "{longest}");
 }

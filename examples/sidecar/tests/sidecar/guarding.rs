@@ -66,6 +66,15 @@ async fn only_its_own_names_are_answered() {
 }
 
 #[tokio::test]
+async fn loopback_may_be_given_by_its_name() {
+    let (_, tokens) = issuer().await;
+    let upstream = Upstream::default();
+    let sidecar = Sidecar::of(&tokens, &upstream.serve().await, &["--listen", "localhost:0"]).await;
+    assert!(sidecar.base.starts_with("http://127.0.0.1:"), "{}", sidecar.base);
+    assert_eq!(asked(&sidecar, &[format!("Host: localhost:{}", sidecar.port())]).await, "200");
+}
+
+#[tokio::test]
 async fn at_an_address_that_other_machines_reach_they_need_a_name_for_it() {
     let (_, tokens) = issuer().await;
     let upstream = Upstream::default();

@@ -1,12 +1,14 @@
 //! Each way to a token, end to end.
 
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
+use tower_bearer::TokenCache;
+use tower_bearer::meshydb::MeshyDb;
 use tower_bearer::testing::{Answer, Api, Issuer, Ledger, MeshConnectServer, MeshyDbServer};
 
-use crate::world::{SECRET, Sidecar, issuer, read, serve, until, write};
+use crate::world::{SECRET, Sidecar, issuer, json as parsed, raw, read, serve, status_of, until, write};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -58,6 +60,53 @@ async fn each_grant_asks_as_its_rfc_says() {
     let (_sidecar, issuer) = granted("jwt-bearer", id, &[("SIDECAR_ASSERTION", "assertion")]).await;
     let form = issuer.requests()[0].form();
     assert_eq!((&*form["assertion"], &*form["client_id"]), ("assertion", "my-app"));
+}
+
+#[tokio::test]
+async fn each_secret_may_be_in_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = write(&directory.path().join("secret"), "of-the-file\n");
+    let basic = "Basic bXktYXBwOm9mLXRoZS1maWxl";
+    for (grant, id, flag, field) in [
+        ("client-credentials", "--client-id=my-app", "--client-secret-file", None),
+        ("refresh-token", "--client-id=my-app", "--refresh-token-file", Some("refresh_token")),
+        ("token-exchange", "--client-id=my-app", "--subject-token-file", Some("subject_token")),
+        ("jwt-bearer", "--client-id=my-app", "--assertion-file", Some("assertion")),
+    ] {
+        let (_sidecar, issuer) = granted(grant, &[id, flag, &file], &[]).await;
+        let asked = &issuer.requests()[0];
+        match field {
+            Some(field) => assert_eq!(asked.form()[field], "of-the-file", "{grant}"),
+            None => assert_eq!(asked.headers["authorization"], basic),
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_option_may_be_a_variable() {
+    let (issuer, tokens) = issuer().await;
+    let upstream = serve(Api::new(issuer.ledger())).await;
+    let token_url = format!("{tokens}/token");
+    let variables = [
+        ("SIDECAR_UPSTREAM", &*upstream),
+        ("SIDECAR_TOKEN_URL", &token_url),
+        ("SIDECAR_GRANT", "client-credentials"),
+        ("SIDECAR_CLIENT_ID", "my-app"),
+        ("SIDECAR_CLIENT_SECRET", SECRET),
+        ("SIDECAR_CLIENT_AUTH", "post"),
+        ("SIDECAR_SCOPE", "a b"),
+        ("SIDECAR_ALLOW_HOST", "sidecar,gateway.internal"),
+        ("SIDECAR_LOG", "trace"),
+    ];
+    let sidecar = Sidecar::start_with(&[], &variables).await;
+    assert_eq!(sidecar.get("/me").await.0, 200);
+    let form = issuer.requests()[0].form();
+    assert_eq!((&*form["client_id"], &*form["client_secret"], &*form["scope"]), ("my-app", SECRET, "a b"));
+    for host in ["sidecar", "gateway.internal"] {
+        let head = format!("GET /me HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        assert_eq!(status_of(&raw(sidecar.host(), &head).await), "200");
+    }
+    until(async || sidecar.log().contains("token fetched")).await;
 }
 
 #[tokio::test]
@@ -130,6 +179,56 @@ async fn a_token_file_is_read_again_when_its_token_is_refused() {
 }
 
 #[tokio::test]
+async fn a_program_prints_the_token() {
+    let ledger = Ledger::new();
+    let api = Api::new(ledger.clone());
+    let upstream = serve(api.clone()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let print = |name: &str, text: serde_json::Value| write(&directory.path().join(name), &text.to_string());
+    let credential = |token: &str| json!({ "kind": "ExecCredential", "status": { "token": token } });
+    let file = print("credential", credential("first-printed"));
+    for token in ["first-printed", "second-printed", "of-az"] {
+        ledger.issue(token, HOUR);
+    }
+    let command = format!(" /bin/cat  {file} ");
+    let sidecar = Sidecar::start_with(&["--upstream", &upstream, "--token-command", &command], &[]).await;
+    assert_eq!(sidecar.get("/me").await.0, 200);
+    // It is run again.
+    print("credential", credential("second-printed"));
+    ledger.revoke("first-printed");
+    until(async || sidecar.get("/me").await.0 == 200).await;
+    assert_eq!(api.requests().last().unwrap().headers["authorization"], "Bearer second-printed");
+
+    let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + HOUR;
+    let file = print("az", json!({ "accessToken": "of-az", "expires_on": end.as_secs() }));
+    let command = format!("cat {file}");
+    let variables = [
+        ("PATH", "/usr/bin:/bin"),
+        ("SIDECAR_UPSTREAM", &upstream),
+        ("SIDECAR_TOKEN_COMMAND", &command),
+        ("SIDECAR_TOKEN_AT", "/accessToken"),
+        ("SIDECAR_EXPIRES_AT", "/expires_on"),
+    ];
+    let sidecar = Sidecar::start_with(&[], &variables).await;
+    assert_eq!(sidecar.get("/me").await.0, 200);
+    assert_eq!(api.requests().last().unwrap().headers["authorization"], "Bearer of-az");
+    let (_, health) = sidecar.status("/health").await;
+    assert!((3000.0..3600.0).contains(&parsed(&health)["usable_for_seconds"].as_f64().unwrap()), "{health}");
+}
+
+#[tokio::test]
+async fn a_program_that_prints_none_is_named_with_what_it_said() {
+    let args = ["--upstream", "http://127.0.0.1:1", "--token-command", "/bin/cat /no/such/file"];
+    let sidecar = Sidecar::start_with(&args, &[]).await;
+    let (status, body) = sidecar.get("/me").await;
+    assert_eq!(status, 503);
+    for words in ["/bin/cat", "exit status: 1", "No such file"] {
+        assert!(body.contains(words), "{words} in {body}");
+        until(async || sidecar.log().contains(words)).await;
+    }
+}
+
+#[tokio::test]
 async fn meshydb_by_its_preset() {
     let server = MeshyDbServer::new("acme", "public-key").tenant_user("blue", "ann", "pw-of-ann");
     server.lifetime(Duration::from_secs(2));
@@ -147,6 +246,24 @@ async fn meshydb_by_its_preset() {
 }
 
 #[tokio::test]
+async fn meshydb_from_a_saved_session() {
+    let server = MeshyDbServer::new("acme", "public-key").user("ann", "pw-of-ann");
+    let account = MeshyDb::new(server.clone(), "acme", "public-key").unwrap();
+    let login = TokenCache::new(account.login_with_password("ann", "pw-of-ann").unwrap());
+    let saved = login.get().await.unwrap().refresh_token().unwrap();
+    let base = serve(server.clone()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("session");
+    let file = write(&path, saved.expose());
+    let account = ["--preset", "meshydb", "--account", "acme", "--public-key", "public-key"];
+    let places = ["--upstream", &base, "--issuer", &base, "--refresh-token-file", &file];
+    let sidecar = Sidecar::start_with(&[&account[..], &places].concat(), &[]).await;
+    assert_eq!(sidecar.get("/acme/meshes/person").await.0, 200);
+    assert_eq!(server.token_calls().total(), 2, "one by the password above, one from the session");
+    assert_ne!(read(&path).trim(), saved.expose(), "the newest is in the file");
+}
+
+#[tokio::test]
 async fn mesh_connect_by_its_preset() {
     let server = MeshConnectServer::new("my-client", SECRET);
     let base = serve(server.clone()).await;
@@ -158,8 +275,15 @@ async fn mesh_connect_by_its_preset() {
 
 #[tokio::test]
 async fn the_presets_know_their_upstream() {
-    let args = ["--preset", "mesh-connect", "--client-id", "my-client", "--issuer", "http://127.0.0.1:1"];
-    // It says where it sends to; it is not called.
-    let sidecar = Sidecar::start(&args).await;
-    assert!(sidecar.said.contains("for https://admin-api.meshconnect.com"), "{}", sidecar.said);
+    let nobody = ["--issuer", "http://127.0.0.1:1"];
+    let meshydb = ["--preset", "meshydb", "--account", "a", "--public-key", "k", "--username", "ann"];
+    let mesh_connect = ["--preset", "mesh-connect", "--client-id", "my-client"];
+    for (preset, upstream) in
+        [(&meshydb[..], "https://api.meshydb.com"), (&mesh_connect, "https://admin-api.meshconnect.com")]
+    {
+        let secrets = if preset[1] == "meshydb" { "SIDECAR_PASSWORD" } else { "SIDECAR_CLIENT_SECRET" };
+        // It says where it sends to; it is not called.
+        let sidecar = Sidecar::start_with(&[preset, &nobody].concat(), &[(secrets, SECRET)]).await;
+        assert!(sidecar.said.contains(&format!("for {upstream}")), "{}", sidecar.said);
+    }
 }

@@ -6,6 +6,7 @@ mod configuration;
 mod forwarding;
 mod guarding;
 mod load;
+mod logging;
 mod logins;
 mod programs;
 mod shutdown;

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::net::TcpStream;
 
 use crate::upstream::Upstream;
-use crate::world::{Sidecar, client, get, issuer, patiently, until};
+use crate::world::{Sidecar, client, get, issuer, patiently, read, until, write};
 
 #[tokio::test]
 async fn after_sigterm_requests_in_flight_end_well_and_new_ones_are_not_taken() {
@@ -32,6 +32,25 @@ async fn after_sigterm_requests_in_flight_end_well_and_new_ones_are_not_taken() 
     drop(upload);
     assert_eq!(patiently(answer.into_body().collect()).await.unwrap().to_bytes(), "one two");
     assert!(sidecar.ended().await.success());
+}
+
+#[tokio::test]
+async fn a_refresh_token_on_its_way_is_written_down_before_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("refresh");
+    let file = write(&path, "saved");
+    let (issuer, tokens) = issuer().await;
+    issuer.rotate_refresh_tokens(true);
+    issuer.delay(Duration::from_secs(1));
+    let token_url = format!("{tokens}/token");
+    let place = ["--upstream", "http://127.0.0.1:1", "--token-url", &token_url, "--grant", "refresh-token"];
+    let saved = ["--client-id", "my-app", "--refresh-token-file", &file];
+    let mut sidecar = Sidecar::start_with(&[&place[..], &saved].concat(), &[]).await;
+    // From here on the issuer takes the saved one as spent.
+    until(async || issuer.calls().total() == 1).await;
+    sidecar.signal("TERM").await;
+    assert!(sidecar.ended().await.success());
+    assert_eq!(read(&path), "refresh-1\n");
 }
 
 #[tokio::test]

@@ -87,7 +87,8 @@ impl Upstream {
                 response.headers_mut().insert("x-public", "2".parse().unwrap());
             }
             "/never" => std::future::pending().await,
-            "/socket" => {
+            "/socket-after-a-401" if self.seen().len() == 1 => *response.status_mut() = StatusCode::UNAUTHORIZED,
+            "/socket" | "/socket-after-a-401" => {
                 let key = derive_accept_key(request.headers()[SEC_WEBSOCKET_KEY].as_bytes());
                 let upgraded = hyper::upgrade::on(&mut request);
                 tokio::spawn(async move {

@@ -28,6 +28,18 @@ async fn a_websocket_is_opened_with_the_token_and_echoes_both_ways() {
 }
 
 #[tokio::test]
+async fn a_websocket_that_is_refused_is_asked_for_once_more() {
+    let (_, tokens) = issuer().await;
+    let upstream = Upstream::default();
+    let sidecar = Sidecar::of(&tokens, &upstream.serve().await, &[]).await;
+    let url = format!("ws://{}/socket-after-a-401", sidecar.host());
+    let (mut socket, _) = patiently(connect_async(&url)).await.unwrap();
+    socket.send(Message::text("one")).await.unwrap();
+    assert_eq!(patiently(socket.next()).await.unwrap().unwrap(), Message::text("one"));
+    assert_eq!(upstream.seen().len(), 2);
+}
+
+#[tokio::test]
 async fn a_websocket_of_a_web_page_is_refused() {
     let (_, tokens) = issuer().await;
     let upstream = Upstream::default();

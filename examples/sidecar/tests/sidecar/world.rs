@@ -105,9 +105,18 @@ impl Sidecar {
 
     /// How many requests were answered so: `by` is `upstream` or the code of an answer of its own.
     pub(crate) async fn answered(&self, by: &str) -> u64 {
+        self.counted("sidecar_requests_total", by).await.unwrap_or_default()
+    }
+
+    /// The sum of a counter with this value of a label; none where it was never registered.
+    pub(crate) async fn counted(&self, counter: &str, label: &str) -> Option<u64> {
         let (_, metrics) = self.status("/metrics").await;
-        let of_this = |line: &&str| line.starts_with("sidecar_requests_total") && line.contains(&format!("\"{by}\""));
-        metrics.lines().filter(of_this).map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+        let of_this = |line: &&str| {
+            line.strip_prefix(counter).is_some_and(|labels| labels.starts_with('{'))
+                && line.contains(&format!("\"{label}\""))
+        };
+        let mut counts = metrics.lines().filter(of_this).map(|line| line.rsplit(' ').next().unwrap().parse().unwrap());
+        counts.next().map(|first: u64| first + counts.sum::<u64>())
     }
 
     pub(crate) async fn signal(&self, name: &str) {
