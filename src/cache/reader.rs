@@ -41,6 +41,8 @@ struct Look {
     generation: u64,
     /// Until when the real clocks are not asked, in ticks of the coarse one.
     until: u64,
+    /// Whether it was this service that looked, and not the one that it was cloned from.
+    own: bool,
 }
 
 /// What a look came to, at a token that can be sent.
@@ -87,7 +89,7 @@ impl Reader {
 impl Clone for Reader {
     #[inline]
     fn clone(&self) -> Self {
-        Self { seen: self.seen.clone(), look: self.look, own: None }
+        Self { seen: self.seen.clone(), look: self.look.map(|look| Look { own: false, ..look }), own: None }
     }
 }
 
@@ -102,13 +104,13 @@ fn look(
     tick: u64,
 ) -> Option<Found> {
     let generation = held.token.generation();
-    let again = seen.is_some_and(|look| look.generation == generation);
+    let again = seen.is_some_and(|look| look.own && look.generation == generation);
     if !again && own.is_some() {
         *own = None;
     }
     let until = snapshot.sure_until.load(Ordering::Relaxed);
     if tick < until {
-        *seen = Some(Look { generation, until });
+        *seen = Some(Look { generation, until, own: true });
         if again && own.is_none() {
             *own = Some(Box::new(held.token.apart()));
         }
