@@ -41,20 +41,27 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// The allocations of one call, from the request to its answer.
+fn once<S>(service: &mut S) -> usize
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Error: std::fmt::Debug,
+{
+    let request = request();
+    let before = ALLOCATIONS.with(Cell::get);
+    let answer = futures_now_or_never(service.call(request)).expect("ready at once").expect("an answer");
+    let after = ALLOCATIONS.with(Cell::get);
+    drop(answer);
+    after - before
+}
+
+/// The same, of a service that was called before.
 fn allocations<S>(mut service: S) -> usize
 where
     S: Service<Request<Body>, Response = Response<Body>>,
     S::Error: std::fmt::Debug,
 {
-    let mut call = |request| {
-        let before = ALLOCATIONS.with(Cell::get);
-        let answer = futures_now_or_never(service.call(request)).expect("ready at once").expect("an answer");
-        let after = ALLOCATIONS.with(Cell::get);
-        drop(answer);
-        after - before
-    };
-    call(request());
-    call(request())
+    once(&mut service);
+    once(&mut service)
 }
 
 fn request() -> Request<Body> {
@@ -83,6 +90,22 @@ fn a_usable_token_costs_no_allocation_of_ours() {
     assert_eq!(ours, floor);
     // The counter counts: a copy of the request is not free.
     assert!(allocations(layer.resend(CloneBody).layer(inner())) > floor);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clone_for_one_request_costs_none_either_however_long_ago_its_original_was_called() {
+    let cache = TokenCache::fixed("t").expect("a token");
+    let layer = BearerLayer::new(cache, ["https://api.example.com"]).expect("an origin").resend(Never);
+    let mut service = layer.layer(inner());
+    let mut static_header = AddAuthorizationLayer::bearer("t").layer(inner());
+    for _ in 0..3 {
+        service.call(request()).await.expect("an answer");
+        static_header.call(request()).await.expect("an answer");
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        // The first looks at the clocks for all.
+        once(&mut service.clone());
+        assert_eq!(once(&mut service.clone()), once(&mut static_header.clone()));
+    }
 }
 
 #[test]
