@@ -241,7 +241,10 @@ impl Origins {
         // The way nearly every request goes; what is written otherwise is read with care.
         if let (Some(secure), Some(authority)) = (is_secure(uri), uri.authority())
             && match &self.allowed {
-                Allowed::Named(origins) => origins.iter().any(|origin| origin.is_written(secure, authority)),
+                Allowed::Named(origins) => match &**origins {
+                    [origin] => origin.is_written(secure, authority),
+                    origins => is_written_in(origins, secure, authority),
+                },
                 Allowed::AnySecure => secure && !has_userinfo(authority),
             }
         {
@@ -270,6 +273,12 @@ impl Origins {
             false => Verdict::Foreign,
         }
     }
+}
+
+/// Apart: in the way of the one origin that nearly every layer has, a loop costs 14 instructions.
+#[inline(never)]
+fn is_written_in(origins: &[Origin], secure: bool, authority: &Authority) -> bool {
+    origins.iter().any(|origin| origin.is_written(secure, authority))
 }
 
 /// Says which origin it was, unless it may hold a secret.
