@@ -180,6 +180,14 @@ pub mod composition {}
 #[doc = include_str!("../docs/errors.md")]
 pub mod errors {}
 
+/// Every event, span and metric; health checks, a dashboard and alerts.
+///
+/// [`TokenCache::named`]: crate::TokenCache::named
+/// [`TokenCache::status`]: crate::TokenCache::status
+#[cfg_attr(feature = "metrics", doc = "[`describe_metrics`]: crate::describe_metrics")]
+#[doc = include_str!("../docs/seeing.md")]
+pub mod seeing {}
+
 /// From other ways of sending a token.
 ///
 /// [`Error::denied`]: crate::Error::denied
