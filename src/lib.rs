@@ -80,6 +80,7 @@
 //! | the handle: to ask for the token, watch it, save what is rotated, sign out | [`TokenCache`] |
 //! | a recipe, complete and compiled | [`cookbook`] |
 //! | what a 401 means, and bodies that are not `Clone`; every error and its remedy | [`refusals`], [`errors`] |
+//! | what can be seen: events, metrics, health, a dashboard and alerts | [`seeing`] |
 //! | other layers beside this one, and what a client must be | [`composition`] |
 //! | moving from `AddAuthorizationLayer`, `oauth2`, reqwest or a middleware of your own | [`moving`] |
 //! | tests of your own client: fakes, and a clock moved by hand | [`testing::guide`] |
@@ -179,6 +180,14 @@ pub mod composition {}
 /// [`meshydb::Problem`]: crate::meshydb::Problem
 #[doc = include_str!("../docs/errors.md")]
 pub mod errors {}
+
+/// Every event, span and metric; health checks, a dashboard and alerts.
+///
+/// [`TokenCache::named`]: crate::TokenCache::named
+/// [`TokenCache::status`]: crate::TokenCache::status
+#[cfg_attr(feature = "metrics", doc = "[`describe_metrics`]: crate::describe_metrics")]
+#[doc = include_str!("../docs/seeing.md")]
+pub mod seeing {}
 
 /// From other ways of sending a token.
 ///

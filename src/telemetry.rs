@@ -1,4 +1,5 @@
-//! What can be seen: every event, span and metric of this crate, its name and its fields, in one place.
+//! What can be seen: every event, span and metric of this crate, its name and its fields, in one place. `docs/seeing.md`
+//! lists them, and tests hold the list against what comes out here.
 //!
 //! Events and spans carry the target `tower_bearer`. Nothing here is on the path of a request that finds a usable token,
 //! and nothing holds a secret.
@@ -62,6 +63,7 @@ impl Telemetry {
     pub(crate) fn fetched(&self, fetch: &Fetch, generation: u64, lifetime: Duration, remaining: Duration) {
         let Fetch { reason, took, waiters, longest_wait } = fetch;
         tracing::debug!(
+            name: "token_fetched",
             target: TARGET,
             cache = self.name(),
             %reason,
@@ -83,6 +85,7 @@ impl Telemetry {
     pub(crate) fn fetch_failed(&self, fetch: &Fetch, error: &Error, pause: Duration) {
         let Fetch { reason, took, waiters, longest_wait } = fetch;
         tracing::warn!(
+            name: "token_fetch_failed",
             target: TARGET,
             cache = self.name(),
             %reason,
@@ -101,23 +104,41 @@ impl Telemetry {
     /// A result that nobody wants any more: the source was replaced, the session signed out, or a newer run has
     /// landed.
     pub(crate) fn fetch_discarded(&self, reason: Reason) {
-        tracing::debug!(target: TARGET, cache = self.name(), %reason, "token fetch discarded");
+        tracing::debug!(
+            name: "token_fetch_discarded",
+            target: TARGET,
+            cache = self.name(),
+            %reason,
+            "token fetch discarded"
+        );
         #[cfg(feature = "metrics")]
         self.count_discarded(reason);
     }
 
     /// The new refresh token is in memory, and nowhere else.
     pub(crate) fn not_saved(&self, error: &Error) {
-        tracing::error!(target: TARGET, cache = self.name(), %error, "refresh token not saved");
+        tracing::error!(
+            name: "refresh_token_not_saved",
+            target: TARGET,
+            cache = self.name(),
+            %error,
+            "refresh token not saved"
+        );
         self.count("tower_bearer_refresh_tokens_not_saved_total");
     }
 
     /// A session has ended; `error` where its refresh token could not be revoked.
     pub(crate) fn signed_out(&self, error: Option<&Error>) {
         match error {
-            None => tracing::info!(target: TARGET, cache = self.name(), "signed out"),
+            None => tracing::info!(name: "signed_out", target: TARGET, cache = self.name(), "signed out"),
             Some(error) => {
-                tracing::warn!(target: TARGET, cache = self.name(), %error, "signed out, refresh token not revoked");
+                tracing::warn!(
+                    name: "refresh_token_not_revoked",
+                    target: TARGET,
+                    cache = self.name(),
+                    %error,
+                    "signed out, refresh token not revoked"
+                );
             }
         }
         self.count("tower_bearer_sign_outs_total");
@@ -125,31 +146,51 @@ impl Telemetry {
 
     /// An API refused a token.
     pub(crate) fn refused(&self, generation: u64) {
-        tracing::info!(target: TARGET, cache = self.name(), generation, "token refused");
+        tracing::info!(name: "token_refused", target: TARGET, cache = self.name(), generation, "token refused");
         self.count("tower_bearer_refusals_total");
     }
 
     /// A refusal caused no refresh, because others have caused as many as they may.
     pub(crate) fn budget_exhausted(&self) {
-        tracing::warn!(target: TARGET, cache = self.name(), "refusals have caused as many refreshes as they may");
+        tracing::warn!(
+            name: "refusal_budget_exhausted",
+            target: TARGET,
+            cache = self.name(),
+            "refusals have caused as many refreshes as they may"
+        );
         self.count("tower_bearer_refusal_budget_exhausted_total");
     }
 
     /// A refused request goes out once more.
     pub(crate) fn sent_again(&self, refused: u64, generation: u64) {
-        tracing::debug!(target: TARGET, cache = self.name(), refused, generation, "request sent again");
+        tracing::debug!(
+            name: "request_sent_again",
+            target: TARGET,
+            cache = self.name(),
+            refused,
+            generation,
+            "request sent again"
+        );
         self.count("tower_bearer_sent_again_total");
     }
 
     /// A refused request does not go out again.
     pub(crate) fn handed_back(&self, refused: u64, why: &str) {
-        tracing::debug!(target: TARGET, cache = self.name(), refused, why, "refused response handed back");
+        tracing::debug!(
+            name: "refused_response_handed_back",
+            target: TARGET,
+            cache = self.name(),
+            refused,
+            why,
+            "refused response handed back"
+        );
         self.count("tower_bearer_handed_back_total");
     }
 
     /// A request to an origin that was not named: a mistyped origin must not look like a mystery.
     pub(crate) fn foreign_origin(&self, uri: &Uri) {
         tracing::debug!(
+            name: "foreign_request",
             target: TARGET,
             cache = self.name(),
             scheme = uri.scheme_str().unwrap_or_default(),

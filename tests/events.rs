@@ -1,9 +1,11 @@
 //! Everything that happens can be seen, and a request that finds a usable token is silent.
 //!
-//! Alone in its process: tracing decides once for all threads whether anybody listens to an event, and a test beside this
-//! one that does not listen could decide it first.
+//! Alone in their process: tracing decides once for all threads whether anybody listens to an event, and a test beside
+//! these that does not listen could decide it first.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use http::Request;
@@ -11,10 +13,15 @@ use tower::ServiceExt;
 use tower_bearer::resend::Never;
 use tower_bearer::testing::Answer;
 use tower_bearer::{Error, Token};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::everything::everything;
 use crate::stack::{Body, World, get};
 
+#[path = "common/everything.rs"]
+mod everything;
 #[path = "middleware/stack.rs"]
 mod stack;
 
@@ -132,4 +139,75 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
         ["WARN tower_bearer: signed out, refresh token not revoked error=the session was signed out, and its refresh \
              token could not be revoked (the cause is this error's source): it may still work"]
     );
+}
+
+/// What is the same for each event and span of a kind, as `name LEVEL field field`.
+#[derive(Clone, Default)]
+struct Kinds(Arc<Mutex<BTreeSet<String>>>);
+
+impl Kinds {
+    fn note(&self, of: &Metadata<'_>) {
+        // Of others who trace: not ours to promise.
+        if of.target() == "tower_bearer" {
+            let fields = of.fields().iter().map(|field| field.name());
+            let fields = fields.filter(|field| !["cache", "message"].contains(field));
+            let kind = [of.name(), of.level().as_str()].into_iter().chain(fields).collect::<Vec<_>>().join(" ");
+            assert!(of.fields().field("cache").is_some(), "{kind} names its cache");
+            self.0.lock().expect("no panic").insert(kind);
+        }
+    }
+}
+
+impl Subscriber for Kinds {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        self.note(span.metadata());
+        Id::from_u64(1)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        self.note(event.metadata());
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+/// The words between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// How many events and spans the code has, below this path.
+fn macros(path: &Path) -> usize {
+    if path.is_dir() {
+        return std::fs::read_dir(path).expect("a folder").map(|entry| macros(&entry.expect("an entry").path())).sum();
+    }
+    let code = std::fs::read_to_string(path).expect("text");
+    let names = ["trace", "debug", "info", "warn", "error", "event", "span", "instrument"];
+    names.iter().map(|name| code.matches(&format!("tracing::{name}")).count()).sum()
+}
+
+#[tokio::test]
+async fn the_documented_events_and_spans_are_those_there_are() {
+    let page = include_str!("../docs/seeing.md");
+    // | `name` | LEVEL | `field`, `field` | when |
+    let rows = page.lines().filter_map(|line| {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let level = cells.get(2)?.parse::<tracing::Level>().ok()?;
+        Some(quoted(cells[1]).chain([level.as_str()]).chain(quoted(cells[3])).collect::<Vec<_>>().join(" "))
+    });
+    let documented: BTreeSet<_> = rows.chain(["token_fetch DEBUG reason".to_owned()]).collect();
+    assert!(page.contains("The span `token_fetch` (DEBUG, `reason`)"));
+
+    let kinds = Kinds::default();
+    let _listening = tracing::subscriber::set_default(kinds.clone());
+    everything().await;
+    assert_eq!(*kinds.0.lock().expect("no panic"), documented);
+    assert_eq!(macros(Path::new("src")), documented.len(), "an event or span that is not in the list");
 }

@@ -4,15 +4,26 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use metrics::{SharedString, Unit};
+use metrics_util::CompositeKey;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use serde_json::Value;
 use tower_bearer::{Refresh, TokenCache, describe_metrics};
 
-use common::{HOUR, MINUTE, SECOND, Script, paused_runtime, settle};
+use crate::common::{HOUR, MINUTE, SECOND, Script, paused_runtime, settle};
+use crate::everything::everything;
 
-/// Every metric with its labels, as `name{label=value}`; of a histogram the sum and how many.
-fn seen(work: impl AsyncFnOnce()) -> BTreeMap<String, f64> {
+#[path = "common/everything.rs"]
+mod everything;
+#[path = "middleware/stack.rs"]
+mod stack;
+
+type Snapshot = Vec<(CompositeKey, Option<Unit>, Option<SharedString>, DebugValue)>;
+
+/// What a recorder has heard when this work is done.
+fn recorded(work: impl AsyncFnOnce()) -> Snapshot {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     // The runtime is this thread's, and so is the recorder.
@@ -20,8 +31,13 @@ fn seen(work: impl AsyncFnOnce()) -> BTreeMap<String, f64> {
         describe_metrics();
         paused_runtime().block_on(work());
     });
+    snapshotter.snapshot().into_vec()
+}
+
+/// Every metric with its labels, as `name{label=value}`; of a histogram the sum and how many.
+fn seen(work: impl AsyncFnOnce()) -> BTreeMap<String, f64> {
     let mut seen = BTreeMap::new();
-    for (key, _, described, value) in snapshotter.snapshot().into_vec() {
+    for (key, _, described, value) in recorded(work) {
         let key = key.key();
         assert!(described.is_some(), "{key} is described");
         let labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
@@ -103,4 +119,84 @@ fn refusals_and_what_came_of_them_are_counted() {
             ("tower_bearer_sign_outs_total{cache=}", 1.0),
         ],
     );
+}
+
+#[test]
+fn what_becomes_of_requests_is_counted() {
+    let seen = seen(everything);
+    expect(
+        &seen,
+        &[
+            ("tower_bearer_sent_again_total{cache=}", 1.0),
+            ("tower_bearer_handed_back_total{cache=}", 1.0),
+            ("tower_bearer_foreign_requests_total{cache=}", 1.0),
+            ("tower_bearer_fetches_total{cache=,outcome=discarded,reason=first}", 1.0),
+        ],
+    );
+}
+
+// === the docs ===
+
+/// What docs/seeing.md lists: each metric's kind, and the words of its labels.
+fn documented() -> BTreeMap<String, (&'static str, BTreeSet<String>)> {
+    let rows = include_str!("../docs/seeing.md").lines().filter(|line| line.starts_with("| `tower_bearer_"));
+    // | `metric` | kind | `label` (value, value) | what |
+    let rows = rows.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
+    rows.map(|cells| (cells[1].trim_matches('`').to_owned(), (cells[2], words(cells[3]).collect()))).collect()
+}
+
+fn words(text: &str) -> impl Iterator<Item = String> {
+    text.split(|c: char| !c.is_ascii_lowercase() && c != '_').filter(|word| !word.is_empty()).map(str::to_owned)
+}
+
+#[test]
+fn the_documented_metrics_are_those_there_are_with_their_kinds_and_labels() {
+    let mut found = BTreeMap::new();
+    for (key, _, _, value) in recorded(everything) {
+        let kind = match value {
+            DebugValue::Counter(_) => "counter",
+            DebugValue::Gauge(_) => "gauge",
+            DebugValue::Histogram(_) => "histogram",
+        };
+        let (labels, key) = (key.key().labels(), key.key().name());
+        let (_, known) = found.entry(key.to_owned()).or_insert((kind, BTreeSet::new()));
+        let (cache, others): (Vec<_>, Vec<_>) = labels.partition(|label| label.key() == "cache");
+        assert_eq!(cache.len(), 1, "{key} names its cache");
+        for label in others {
+            known.insert(label.key().to_owned());
+            // Only counters have stood at zero for each value.
+            known.extend((kind == "counter").then(|| label.value().to_owned()));
+        }
+    }
+    assert_eq!(found, documented());
+}
+
+#[test]
+fn each_panel_and_each_alert_asks_for_metrics_and_labels_that_there_are() {
+    let dashboard: Value =
+        serde_json::from_str(include_str!("../docs/grafana-dashboard.json")).expect("the dashboard is JSON");
+    let rules = include_str!("../docs/prometheus-rules.yml").lines();
+    let mut queries: Vec<_> = rules.filter(|line| line.contains("(tower_bearer_")).collect();
+    assert!(!queries.is_empty(), "there are alerts");
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        let targets = panel["targets"].as_array().expect("queries");
+        assert!(!targets.is_empty(), "{panel} asks for something");
+        queries.extend(targets.iter().map(|target| target["expr"].as_str().expect("a query")));
+    }
+    let mut metrics = BTreeSet::new();
+    let mut labels = BTreeSet::from(["cache", "job", "le"].map(str::to_owned));
+    for (name, (kind, of_it)) in documented() {
+        // A histogram is asked for by its parts.
+        let parts = if kind == "histogram" { &["_bucket", "_sum", "_count"][..] } else { &[""] };
+        metrics.extend(parts.iter().map(|part| format!("{name}{part}")));
+        labels.extend(of_it);
+    }
+    for query in queries {
+        let names: Vec<_> = words(query).filter(|word| word.starts_with("tower_bearer_")).collect();
+        assert!(!names.is_empty() && names.iter().all(|name| metrics.contains(name)), "{query}");
+        for (begin, end) in [("{", "}"), (" by (", ")")] {
+            let lists = query.split(begin).skip(1).map(|rest| rest.split(end).next().expect("a first part"));
+            assert!(lists.flat_map(words).all(|word| labels.contains(&word)), "{query}");
+        }
+    }
 }

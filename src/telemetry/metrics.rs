@@ -69,22 +69,7 @@ impl Telemetry {
 
 /// Tells the recorder what this crate's metrics mean and in what unit they are; call it after installing one.
 ///
-/// Counters stand at zero from a cache's first fetch on. Each carries the label `cache`, the [name](crate::TokenCache::named) of the cache, empty where it has none.
-///
-/// | metric | kind | labels | what it counts |
-/// |---|---|---|---|
-/// | `tower_bearer_fetches_total` | counter | `outcome` (fetched, failed, denied, discarded), `reason` (first, due, expired, refused, asked) | calls of the token source that ended |
-/// | `tower_bearer_fetch_seconds` | histogram | the same | how long they took |
-/// | `tower_bearer_flight_waiters` | histogram | | callers that waited for one fetch |
-/// | `tower_bearer_flight_longest_wait_seconds` | histogram | | how long the first of them waited; 0 where none did |
-/// | `tower_bearer_token_remaining_seconds` | histogram | | how long the old token could still be sent when the new one came; 0 where requests waited |
-/// | `tower_bearer_refusals_total` | counter | | refusals of a token by an API |
-/// | `tower_bearer_sent_again_total` | counter | | refused requests that were sent once more |
-/// | `tower_bearer_handed_back_total` | counter | | refused requests that were not |
-/// | `tower_bearer_refusal_budget_exhausted_total` | counter | | refusals that caused no refresh, because too many had |
-/// | `tower_bearer_foreign_requests_total` | counter | | requests to origins that were not named, which pass without a token |
-/// | `tower_bearer_refresh_tokens_not_saved_total` | counter | | failures of `on_rotation` |
-/// | `tower_bearer_sign_outs_total` | counter | | sessions that were signed out |
+/// They are listed in [`seeing`](crate::seeing).
 pub fn describe_metrics() {
     describe_counter!(FETCHES, Unit::Count, "Calls of the token source that ended, by outcome and reason");
     for (name, what) in COUNTERS {

@@ -37,7 +37,21 @@ const REFUSED: &str = "Bearer token-1";
 #[derive(Clone, Default)]
 struct Asked(Arc<Mutex<Vec<(String, String)>>>);
 
-type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+type Answer = Response<UnsyncBoxBody<Bytes, hyper::Error>>;
+
+/// The messages of a call as one. Before each stand whether it is compressed, and its length.
+fn gathered(mut messages: Bytes) -> Bytes {
+    let mut all = BytesMut::new();
+    while messages.has_remaining() {
+        messages.advance(1);
+        let length = messages.get_u32() as usize;
+        all.put(messages.split_to(length));
+    }
+    let mut one = BytesMut::from(&[0][..]);
+    one.put_u32(u32::try_from(all.len()).expect("few"));
+    one.put(all);
+    one.freeze()
+}
 
 impl Asked {
     fn tokens(&self) -> Vec<String> {
@@ -52,14 +66,27 @@ impl Asked {
         if token == REFUSED {
             // Trailers-only: no body, and the status beside the headers. The call's messages are not read.
             let response = response.header("grpc-status", "16").header("grpc-message", "token%20revoked");
-            return Ok(response.body(Empty::new().boxed_unsync()).expect("a response"));
+            return Ok(response.body(Empty::new().map_err(never).boxed_unsync()).expect("a response"));
         }
-        let message = request.into_body().collect().await?.to_bytes();
-        let times = if path.ends_with("/Thrice") { 3 } else { 1 };
         let trailers = HeaderMap::from_iter([("grpc-status".parse().expect("a name"), HeaderValue::from(0))]);
-        let body = Full::new(Bytes::from(message.repeat(times))).with_trailers(ready(Some(Ok(trailers))));
-        Ok(response.body(body.boxed_unsync()).expect("a response"))
+        let trailers = ready(Some(Ok(trailers)));
+        let body = if path.ends_with("/Echo") {
+            request.into_body().with_trailers(trailers).boxed_unsync()
+        } else {
+            let messages = request.into_body().collect().await?.to_bytes();
+            let answer = match path.as_str() {
+                "/test.Echo/Thrice" => Bytes::from(messages.repeat(3)),
+                "/test.Echo/Gather" => gathered(messages),
+                _ => messages,
+            };
+            Full::new(answer).map_err(never).with_trailers(trailers).boxed_unsync()
+        };
+        Ok(response.body(body).expect("a response"))
     }
+}
+
+fn never(never: Infallible) -> hyper::Error {
+    match never {}
 }
 
 /// Serves for as long as the test's runtime lives.
@@ -200,12 +227,37 @@ async fn a_stream_of_messages_that_was_refused_goes_again_from_its_beginning() {
     let asked = Asked::default();
     let (mut grpc, cache) = client(&asked, Refusal::grpc()).await;
     grpc.ready().await.expect("the channel is ready");
-    let path = PathAndQuery::from_static("/test.Echo/Bidi");
-    let mut answers = grpc.streaming(three(), path, Raw).await.expect("an answer").into_inner();
-    for expected in ["one", "two", "three"] {
-        assert_eq!(answers.message().await.expect("no error").expect("a message"), expected);
-    }
-    assert!(answers.message().await.expect("no error").is_none());
+    let path = PathAndQuery::from_static("/test.Echo/Gather");
+    let answer = grpc.client_streaming(three(), path, Raw).await.expect("an answer");
+    assert_eq!(answer.into_inner(), "onetwothree");
     assert_eq!(asked.tokens(), [REFUSED, "Bearer token-2"]);
     assert_eq!(cache.status().generation, 2);
+}
+
+#[tokio::test]
+async fn a_conversation_that_was_refused_goes_on_message_by_message_with_a_new_token() {
+    let asked = Asked::default();
+    let (mut grpc, cache) = client(&asked, Refusal::grpc()).await;
+    grpc.ready().await.expect("the channel is ready");
+    let (say, messages) = tokio::sync::mpsc::unbounded_channel();
+    // Said before the refusal, and so twice.
+    say.send(Bytes::from("one")).expect("the call is not over");
+    let messages = tonic::Request::new(tokio_stream::wrappers::UnboundedReceiverStream::new(messages));
+    let call = grpc.streaming(messages, PathAndQuery::from_static("/test.Echo/Echo"), Raw);
+    let mut answers = soon(call).await.expect("an answer").into_inner();
+    assert_eq!(soon(answers.message()).await.expect("no error").expect("a message"), "one");
+    for message in ["two", "three"] {
+        // Said when the one before has come back.
+        say.send(Bytes::from(message)).expect("the call is not over");
+        assert_eq!(soon(answers.message()).await.expect("no error").expect("a message"), message);
+    }
+    drop(say);
+    assert!(soon(answers.message()).await.expect("no error").is_none());
+    assert_eq!(asked.tokens(), [REFUSED, "Bearer token-2"]);
+    assert_eq!(cache.status().generation, 2);
+}
+
+/// A hang would say nothing.
+async fn soon<F: Future>(work: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(60), work).await.expect("nobody waits for what is not said yet")
 }

@@ -9,6 +9,7 @@ macro_rules! each {
             use http::StatusCode;
             use http_body_util::BodyExt;
             use tokio::sync::mpsc::unbounded_channel;
+            use tower::util::BoxCloneService;
             use tower::{Layer, ServiceExt};
             use tower_bearer::Resend;
             use tower_bearer::oauth2::ClientCredentials;
@@ -18,10 +19,17 @@ macro_rules! each {
 
             use $reqwest as reqwest;
 
-            use crate::world::{World, received, silent, streaming};
+            use crate::world::{World, echo, received, silent, streaming};
+
+            /// What takes longer hangs.
+            const LONG: Duration = Duration::from_secs(60);
+
+            fn builder() -> reqwest::ClientBuilder {
+                reqwest::Client::builder().no_proxy()
+            }
 
             fn http() -> Reqwest {
-                Reqwest::build(reqwest::Client::builder().no_proxy()).expect("a client")
+                Reqwest::build(builder()).expect("a client")
             }
 
             fn post(url: String, body: impl Into<reqwest::Body>) -> http::Request<reqwest::Body> {
@@ -92,8 +100,7 @@ macro_rules! each {
                 let world = World::new().await;
                 let (server, frames) = streaming().await;
                 let api = world.layer_for(server.origin()).resend(TryClone).layer(http());
-                let answer =
-                    tokio::time::timeout(Duration::from_secs(60), api.oneshot(post(server.url("/"), ""))).await;
+                let answer = tokio::time::timeout(LONG, api.oneshot(post(server.url("/"), ""))).await;
                 let mut answer = answer.expect("its head comes before its body").expect("an answer").into_body();
                 for piece in ["one", "two"] {
                     // The next piece is sent when the one before has arrived.
@@ -106,15 +113,65 @@ macro_rules! each {
             }
 
             #[tokio::test]
+            async fn an_upload_streams_and_so_does_its_answer_meanwhile() {
+                let world = World::new().await;
+                let server = echo().await;
+                let layer = world.layer_for(server.origin());
+                let once = BoxCloneService::new(layer.clone().resend(TryClone).layer(http()));
+                let recorded = layer.resend(Buffered::new(1024).wrap(reqwest::Body::wrap)).layer(http());
+                for api in [once, BoxCloneService::new(recorded)] {
+                    let (pieces, stream) = unbounded_channel();
+                    let upload = post(server.url("/"), reqwest::Body::wrap_stream(received(stream)));
+                    let answer = tokio::time::timeout(LONG, api.oneshot(upload)).await;
+                    let mut answer = answer.expect("its head waits for no piece").expect("an answer").into_body();
+                    for piece in ["one", "two"] {
+                        pieces.send(Ok::<_, std::io::Error>(Bytes::from(piece))).expect("the stream is here");
+                        // The next piece is sent when the one before has come back.
+                        let frame = tokio::time::timeout(LONG, answer.frame()).await.expect("it went out alone");
+                        let frame = frame.expect("a frame").expect("no error");
+                        assert_eq!(frame.into_data().expect("data"), piece);
+                    }
+                    drop(pieces);
+                    assert!(answer.frame().await.is_none());
+                }
+            }
+
+            #[tokio::test]
             async fn the_timeout_of_a_request_bounds_each_send_and_is_an_error_of_reqwest() {
                 for world in [World::new().await, World::revoked().await] {
                     let server = silent(world.accepts()).await;
                     let api = world.layer_for(server.origin()).resend(TryClone).layer(http());
                     let request = http().client().get(server.url("/")).timeout(Duration::from_millis(50));
                     let request = request.build().expect("a request").try_into().expect("a request");
-                    let error = tokio::time::timeout(Duration::from_secs(60), api.oneshot(request));
+                    let error = tokio::time::timeout(LONG, api.oneshot(request));
                     let error = error.await.expect("its own timeout ends it").expect_err("its time was up");
                     assert!(error.downcast_ref::<reqwest::Error>().expect("of reqwest").is_timeout());
+                }
+            }
+
+            #[tokio::test]
+            async fn a_timeout_in_the_middle_of_an_answer_is_an_error_of_reqwest_wherever_it_was_set() {
+                const SHORT: Duration = Duration::from_millis(100);
+                let clients =
+                    [(builder(), Some(SHORT)), (builder().timeout(SHORT), None), (builder().read_timeout(SHORT), None)];
+                for (client, timeout) in clients {
+                    let world = World::new().await;
+                    let (server, frames) = streaming().await;
+                    frames.send(Ok(http_body::Frame::data("one".into()))).expect("the server is here");
+                    let http = Reqwest::build(client).expect("a client");
+                    let mut request = http.client().get(server.url("/")).build().expect("a request");
+                    *request.timeout_mut() = timeout;
+                    let api = world.layer_for(server.origin()).resend(TryClone).layer(http);
+                    let text = async {
+                        let answer = api.oneshot(request.try_into()?).await;
+                        // On a slow machine its time is up before it begins.
+                        let answer =
+                            answer.map_err(|error| *error.downcast::<reqwest::Error>().expect("of reqwest"))?;
+                        reqwest::Response::from(answer).text().await
+                    };
+                    let text = tokio::time::timeout(LONG, text).await.expect("its own timeout ends it");
+                    assert!(text.expect_err("its time was up").is_timeout());
+                    drop(frames);
                 }
             }
 

@@ -84,6 +84,12 @@ pub(crate) async fn streaming() -> (Server, Frames) {
     (Server::start(answer).await, frames)
 }
 
+/// A server that sends back what it reads, as it comes.
+pub(crate) async fn echo() -> Server {
+    let echo = |request: Request<_>| async move { Ok::<_, Infallible>(Response::new(request.into_body())) };
+    Server::start(service_fn(echo)).await
+}
+
 /// A server that refuses tokens that `accepts` does not know, and never answers the others.
 pub(crate) async fn silent(accepts: impl Fn(&HeaderMap) -> bool + Clone + Send + 'static) -> Server {
     Server::start(service_fn(move |request: Request<_>| {

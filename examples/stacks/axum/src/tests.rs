@@ -1,7 +1,11 @@
 //! The proxy over real servers: what goes through, and what does not.
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, StreamBody};
+use std::convert::Infallible;
+
+use http_body::Frame;
+use http_body_util::StreamBody;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tower::service_fn;
 use tower_bearer::testing::{Answer, Ledger};
 
 use super::*;
@@ -10,9 +14,14 @@ use super::*;
 async fn proxied(api: &Api, issuer: &Issuer) -> (Server, Client<HttpConnector, Body>, Server) {
     let server = Server::fake(api.clone()).await;
     let login = ClientCredentials::new(issuer.clone(), "https://auth.example.com/token", "app", "secret");
-    let proxy = proxy(server.origin(), TokenCache::new(login.expect("a login"))).expect("a proxy");
-    let service = tower::service_fn(move |request: http::Request<_>| proxy.clone().oneshot(request.map(Body::new)));
-    (Server::start(service).await, Client::builder(TokioExecutor::new()).build_http(), server)
+    let (proxy, caller) = before(&server, TokenCache::new(login.expect("a login"))).await;
+    (proxy, caller, server)
+}
+
+async fn before(server: &Server, token: TokenCache) -> (Server, Client<HttpConnector, Body>) {
+    let proxy = proxy(server.origin(), token).expect("a proxy");
+    let service = service_fn(move |request: http::Request<_>| proxy.clone().oneshot(request.map(Body::new)));
+    (Server::start(service).await, Client::builder(TokioExecutor::new()).build_http())
 }
 
 fn get(proxy: &Server) -> http::Request<Body> {
@@ -44,15 +53,32 @@ async fn without_a_token_the_proxy_is_unavailable() {
 }
 
 #[tokio::test]
-async fn an_upload_streams_through_whatever_its_length() {
-    let issuer = Issuer::new();
-    let accepting = Api::new(issuer.ledger());
-    let (proxy, caller, _api) = proxied(&accepting, &issuer).await;
-    let pieces = (0..8).map(|_| Ok::<_, BoxError>(http_body::Frame::data(Bytes::from(vec![7; LIMIT / 4]))));
-    let body = Body::new(StreamBody::new(tokio_stream::iter(pieces)));
-    let post = Request::post(proxy.url("/upload")).body(body).expect("a request");
-    let answer = caller.request(post).await.expect("an answer");
-    assert_eq!(answer.status(), StatusCode::OK);
-    assert_eq!(answer.into_body().collect().await.expect("a body").to_bytes(), r#"{"accepted":true}"#);
-    assert_eq!(accepting.requests()[0].body.len(), 2 * LIMIT);
+async fn bodies_stream_through_both_ways_whatever_their_length() {
+    const PIECE: usize = LIMIT / 2;
+    let echo = |request: http::Request<_>| async move { Ok::<_, Infallible>(Response::new(request.into_body())) };
+    let echo = Server::start(service_fn(echo)).await;
+    let (proxy, caller) = before(&echo, TokenCache::fixed("t").expect("a token")).await;
+    let (pieces, body) = tokio::sync::mpsc::unbounded_channel();
+    let body = Body::new(StreamBody::new(UnboundedReceiverStream::new(body)));
+    let post = Request::post(proxy.url("/")).body(body).expect("a request");
+    let mut answer = soon(caller.request(post)).await.expect("an answer").into_body();
+    for n in 0..4 {
+        // Sent when the one before has come back.
+        pieces
+            .send(Ok::<_, Infallible>(Frame::data(bytes::Bytes::from(vec![n; PIECE]))))
+            .expect("the upload is not over");
+        let mut came = 0;
+        while came < PIECE {
+            let frame = soon(answer.frame()).await.expect("more").expect("no error");
+            came += frame.into_data().expect("data").len();
+        }
+    }
+    drop(pieces);
+    assert!(soon(answer.frame()).await.is_none());
+    assert_eq!(echo.tokens(), ["Bearer t"]);
+}
+
+/// A hang would say nothing.
+async fn soon<F: Future>(work: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(60), work).await.expect("nobody waits for what is not sent yet")
 }

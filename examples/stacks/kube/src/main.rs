@@ -5,7 +5,6 @@
 //! cargo run -p stack-kube
 //! ```
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper_util::client::legacy;
@@ -14,21 +13,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::client::{Body, ConfigExt};
 use kube::{Api, Client, Config};
 use tower::{BoxError, ServiceBuilder};
-use tower_bearer::{BearerLayer, FetchContext, Token, TokenCache};
+use tower_bearer::file::TokenFile;
+use tower_bearer::{BearerLayer, TokenCache};
 
 mod fake;
-
-/// The token in a file. Nobody says when the file will be rewritten, so it is read every minute, and after a 401.
-fn token_file(path: PathBuf) -> TokenCache {
-    TokenCache::new(move |_: FetchContext| {
-        let path = path.clone();
-        async move {
-            let text = tokio::fs::read_to_string(path).await?;
-            let token = Token::new(text.trim_end())?.with_lifetime(Duration::from_secs(600));
-            Ok::<_, BoxError>(token.with_refresh_in(Duration::from_secs(60)))
-        }
-    })
-}
 
 fn client(config: &Config, origin: &str, token: TokenCache) -> Result<Client, BoxError> {
     let http: legacy::Client<_, Body> = legacy::Client::builder(TokioExecutor::new()).build_http();
@@ -48,7 +36,9 @@ async fn main() -> Result<(), BoxError> {
     let server = fake::api_server(file.clone()).await;
     let config = Config::new(server.origin().parse()?);
 
-    let pods: Api<Pod> = Api::default_namespaced(client(&config, server.origin(), token_file(file.clone()))?);
+    // The file is looked at every minute, and at once after a 401.
+    let token = TokenCache::new(TokenFile::new(&file));
+    let pods: Api<Pod> = Api::default_namespaced(client(&config, server.origin(), token)?);
     println!("{} pod", pods.list(&Default::default()).await?.items.len());
 
     // A 401 counts once the token is old enough to have reached every server of the API.

@@ -43,7 +43,8 @@ async fn a_watch_streams() {
 #[tokio::test]
 async fn a_file_that_is_not_there_is_the_error_of_the_call() {
     let server = fake::api_server("/nowhere".into()).await;
-    let error = pods(&server, token_file("/nowhere".into())).list(&Default::default()).await.expect_err("no token");
+    let token = TokenCache::new(TokenFile::new("/nowhere"));
+    let error = pods(&server, token).list(&Default::default()).await.expect_err("no token");
     let kube::Error::Service(error) = error else { panic!("another error: {error}") };
     assert!(Error::find(&*error).expect("our error").is_transient());
     assert_eq!(server.seen().len(), 0);

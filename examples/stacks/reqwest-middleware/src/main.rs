@@ -1,0 +1,45 @@
+//! reqwest-middleware: the layer is one middleware more, and the code that sends requests stays as it is.
+//!
+//! ```text
+//! cargo run -p stack-reqwest-middleware
+//! ```
+
+use std::time::Duration;
+
+use loopback::Server;
+use reqwest::redirect::Policy;
+use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
+use tower::BoxError;
+use tower_bearer::oauth2::ClientCredentials;
+use tower_bearer::testing::{Api, Issuer};
+use tower_bearer::{BearerLayer, TokenCache};
+use tower_bearer_reqwest::{BearerMiddleware, Reqwest};
+
+fn client(base: &str, token_url: &str) -> Result<ClientWithMiddleware, BoxError> {
+    // Not through the chain: the token calls would want a token.
+    let login = ClientCredentials::new(Reqwest::build(reqwest::Client::builder())?, token_url, "my-app", "its secret")?;
+    let layer = BearerLayer::new(TokenCache::new(login), [base])?;
+    // reqwest hands the token to a stranger that redirects twice.
+    let http = reqwest::Client::builder().redirect(Policy::none()).build()?;
+    // Yours: retries above it, traces of each send beneath it.
+    Ok(ClientBuilder::new(http).with(BearerMiddleware::new(layer)).build())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    // Yours: the addresses of your token endpoint and of your API.
+    let issuer = Issuer::new();
+    let auth = Server::fake(issuer.clone()).await;
+    let api = Server::fake(Api::new(issuer.ledger())).await;
+
+    let client = client(api.origin(), &auth.url("/token"))?;
+    let post = || client.post(api.url("/greetings")).body("Ann").timeout(Duration::from_secs(5)).send();
+    println!("{}", post().await?.error_for_status()?.text().await?);
+
+    // A 401 counts once the token is old enough to have reached every server of the API.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    issuer.ledger().revoke_all();
+    println!("{} after the token was revoked", post().await?.error_for_status()?.text().await?);
+    assert_eq!(api.tokens(), ["Bearer token-1", "Bearer token-1", "Bearer token-2"]);
+    Ok(())
+}
