@@ -44,7 +44,7 @@ fn timed<S: Client>(service: &mut S, how: Use, headers: usize, calls: u64) -> Du
 }
 
 /// The same on two threads at once, each with a clone of its own: the mean of the two.
-fn on_two_threads<S: Client + Send>(service: &S, headers: usize, calls: u64) -> Duration {
+fn on_two_threads<S: Client + Send>(service: &S, how: Use, headers: usize, calls: u64) -> Duration {
     let start = Barrier::new(2);
     thread::scope(|scope| {
         let threads = [(); 2].map(|()| {
@@ -52,7 +52,7 @@ fn on_two_threads<S: Client + Send>(service: &S, headers: usize, calls: u64) -> 
             let start = &start;
             scope.spawn(move || {
                 start.wait();
-                timed(&mut service, Use::Kept, headers, calls)
+                timed(&mut service, how, headers, calls)
             })
         });
         threads.map(|thread| thread.join().expect("no panic")).iter().sum::<Duration>() / 2
@@ -63,9 +63,9 @@ fn one<'a, S: Client + 'a>(name: &'static str, mut service: S, how: Use, headers
     Contender::new(name, move |calls| timed(&mut service, how, headers, calls))
 }
 
-fn two<'a, S: Client + Send + 'a>(name: &'static str, service: S) -> Contender<'a> {
+fn two<'a, S: Client + Send + 'a>(name: &'static str, service: S, how: Use) -> Contender<'a> {
     // Long turns: the threads shall meet.
-    Contender::new(name, move |calls| on_two_threads(&service, 4, 20 * calls) / 20)
+    Contender::new(name, move |calls| on_two_threads(&service, how, 4, 20 * calls) / 20)
 }
 
 /// What one reading of the monotonic clock costs on this machine.
@@ -126,10 +126,20 @@ fn tables() {
         ROUNDS,
         CALLS,
         vec![
-            two("AddAuthorization", added(SMALL)),
-            two("no layer", SMALL),
-            two("ours, Never", never(SMALL)),
-            two("ours", twice(SMALL)),
+            two("AddAuthorization", added(SMALL), Kept),
+            two("no layer", SMALL, Kept),
+            two("ours, Never", never(SMALL), Kept),
+            two("ours", twice(SMALL), Kept),
+        ],
+    );
+    compare(
+        "two threads that clone the service per request",
+        ROUNDS,
+        CALLS,
+        vec![
+            two("AddAuthorization", added(SMALL), Cloned),
+            two("ours, Never", never(SMALL), Cloned),
+            two("ours", twice(SMALL), Cloned),
         ],
     );
 }

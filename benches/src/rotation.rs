@@ -1,21 +1,24 @@
 //! Load at a fixed rate while tokens come and go. The load is open: a request's time counts from when it was meant to
 //! arrive, so that a stall counts for all who arrive during it, and not only for the one that met it (coordinated
 //! omission).
+//!
+//! The contenders take turns, request by request, in one stream: what the machine does besides is done to all.
 
-use std::future::{Ready, ready};
-use std::pin::Pin;
-use std::sync::Arc;
+use std::future::{Ready, poll_fn, ready};
+use std::mem;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response};
-use tokio::sync::Mutex;
+use tower::util::BoxCloneService;
 use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_bearer::resend::Never;
-use tower_bearer::{Bearer, Token, TokenCache};
+use tower_bearer::{Token, TokenCache};
 
 use crate::layers::named;
 use crate::world::{Body, ORIGIN, request};
@@ -27,7 +30,7 @@ pub struct Plan {
     /// How long the issuer takes.
     pub fetch: Duration,
     pub lasts: Duration,
-    /// Requests a second.
+    /// Requests a second, for each contender.
     pub rate: u32,
     /// The issuer fails in the middle third.
     pub fails: bool,
@@ -39,6 +42,8 @@ pub struct Report {
     pub latency: Histogram<u64>,
     /// When a request was meant to arrive, and its latency.
     pub course: Vec<(Duration, Duration)>,
+    /// That were not answered when they were first asked: free of what else the machine did meanwhile.
+    pub waited: u64,
     pub failed: u64,
     pub expired_sent: u64,
     pub fetches: u64,
@@ -99,60 +104,97 @@ impl Service<Request<Body>> for Place {
     }
 }
 
+/// A contender over its place.
+pub type Client = BoxCloneService<Request<Body>, Response<Body>, BoxError>;
+
+/// One contender's share of a run.
+#[derive(Default)]
+struct Lane {
+    course: Mutex<Vec<(Duration, Duration)>>,
+    waited: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Lane {
+    async fn send(&self, client: Client, begin: Instant, meant: Duration) {
+        let mut answer = pin!(client.oneshot(request(4)));
+        let answer = match poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => {
+                self.waited.fetch_add(1, Ordering::Relaxed);
+                answer.await
+            }
+        };
+        match answer {
+            Ok(_) => {
+                let latency = begin.elapsed().saturating_sub(meant);
+                self.course.lock().expect("no panic").push((meant, latency));
+            }
+            Err(_) => drop(self.failed.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    fn done(&self) -> u64 {
+        self.course.lock().expect("no panic").len() as u64 + self.failed.load(Ordering::Relaxed)
+    }
+}
+
 /// Runs the plan on the current runtime.
 #[expect(clippy::disallowed_methods, reason = "a benchmark spawns its requests")]
-pub async fn run<S>(plan: Plan, layer: impl FnOnce(Place) -> S) -> Report
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error: Send, Future: Send> + Clone + Send + 'static,
-{
-    let place = Place::new(plan);
-    let service = layer(place.clone());
-    // The first token is no rotation.
-    let _ = service.clone().oneshot(request(4)).await;
-    let requests = (plan.lasts.as_secs_f64() * f64::from(plan.rate)) as u32;
-    let course = Arc::new(std::sync::Mutex::new(Vec::with_capacity(requests as usize)));
-    let failed = Arc::new(AtomicU64::new(0));
-    let begin = now();
+pub async fn run<const N: usize>(plan: Plan, contenders: [fn(Place) -> Client; N]) -> [Report; N] {
+    let turns = (plan.lasts.as_secs_f64() * f64::from(plan.rate)) as u32;
+    let places = [(); N].map(|()| Place::new(plan));
+    let clients: Vec<_> = places.iter().zip(contenders).map(|(place, layer)| layer(place.clone())).collect();
+    let lanes = [(); N].map(|()| Arc::new(Lane::default()));
+    for (client, lane) in clients.iter().zip(&lanes) {
+        lane.course.lock().expect("no panic").reserve(turns as usize);
+        // The first token is no rotation.
+        let _ = client.clone().oneshot(request(4)).await;
+    }
+    let (begin, requests) = (now(), turns * N as u32);
     for number in 0..requests {
         let meant = plan.lasts * number / requests;
-        while let Some(early) = meant.checked_sub(begin.elapsed()).filter(|early| !early.is_zero()) {
-            // The thread sleeps, and not the task: tokio's timers count in milliseconds, and who never sleeps is soon
-            // put to sleep by a busy machine.
-            std::thread::sleep(early);
+        // Waking a thread that sleeps takes longer than what is measured.
+        while begin.elapsed() < meant {
             tokio::task::yield_now().await;
         }
-        let third = number * 3 / requests;
-        place.0.failing.store(plan.fails && third == 1, Ordering::Relaxed);
-        let (service, course, failed) = (service.clone(), Arc::clone(&course), Arc::clone(&failed));
-        tokio::spawn(async move {
-            if service.oneshot(request(4)).await.is_err() {
-                failed.fetch_add(1, Ordering::Relaxed);
-                return;
-            }
-            let latency = begin.elapsed().saturating_sub(meant);
-            course.lock().expect("no panic").push((meant, latency));
-        });
+        let third = number / N as u32 * 3 / turns;
+        let lane = number as usize % N;
+        places[lane].0.failing.store(plan.fails && third == 1, Ordering::Relaxed);
+        let (client, lane) = (clients[lane].clone(), Arc::clone(&lanes[lane]));
+        tokio::spawn(async move { lane.send(client, begin, meant).await });
     }
-    while course.lock().expect("no panic").len() as u64 + failed.load(Ordering::Relaxed) < u64::from(requests) {
+    while lanes.iter().any(|lane| lane.done() < u64::from(turns)) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let course = std::mem::take(&mut *course.lock().expect("no panic"));
-    let mut latency = Histogram::new(3).expect("three digits");
-    course.iter().for_each(|(_, taken)| latency.record(taken.as_nanos() as u64).expect("it grows"));
-    let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-    let (expired_sent, fetches) = (count(&place.0.expired_sent), count(&place.0.fetches));
-    Report { latency, course, failed: count(&failed), expired_sent, fetches }
+    let mut lanes = lanes.iter().zip(&places);
+    [(); N].map(|()| {
+        let (lane, Place(grounds)) = lanes.next().expect("as many as contenders");
+        let course = mem::take(&mut *lane.course.lock().expect("no panic"));
+        let mut latency = Histogram::new(3).expect("three digits");
+        course.iter().for_each(|(_, taken)| latency.record(taken.as_nanos() as u64).expect("it grows"));
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (waited, failed) = (count(&lane.waited), count(&lane.failed));
+        Report {
+            latency,
+            course,
+            waited,
+            failed,
+            expired_sent: count(&grounds.expired_sent),
+            fetches: count(&grounds.fetches),
+        }
+    })
 }
 
 // === the contenders ===
 
 /// No token at all.
-pub fn without(place: Place) -> Place {
-    place
+pub fn without(place: Place) -> Client {
+    Client::new(place)
 }
 
 /// The README's configuration, but for the second send.
-pub fn ours(place: Place) -> Bearer<Place, Never> {
+pub fn ours(place: Place) -> Client {
     let issuer = place.clone();
     let fetch = move |_| {
         let issuer = issuer.clone();
@@ -161,18 +203,18 @@ pub fn ours(place: Place) -> Bearer<Place, Never> {
             Ok::<_, BoxError>(Token::new(text)?.with_lifetime(life))
         }
     };
-    named(&TokenCache::new(fetch), ORIGIN).resend(Never).layer(place)
+    Client::new(named(&TokenCache::new(fetch), ORIGIN).resend(Never).layer(place))
 }
 
 /// What many write by hand: fetches when the token has expired, under a lock that all requests take.
 #[derive(Clone)]
-pub struct OnExpiry {
+struct OnExpiry {
     place: Place,
-    held: Arc<Mutex<Option<(HeaderValue, Instant)>>>,
+    held: Arc<tokio::sync::Mutex<Option<(HeaderValue, Instant)>>>,
 }
 
-pub fn on_expiry(place: Place) -> OnExpiry {
-    OnExpiry { place, held: Arc::default() }
+pub fn on_expiry(place: Place) -> Client {
+    Client::new(OnExpiry { place, held: Arc::default() })
 }
 
 impl Service<Request<Body>> for OnExpiry {

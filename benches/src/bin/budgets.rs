@@ -41,9 +41,9 @@ const NOTIFY_WITH_DEADLINE: &str = "stampede_notify_with_deadline";
 const BUDGETS: [Budget; 10] = [
     budget("1", "cached path, one-word inner future", ("small.never", "small.added"), Some(1.5), 1.5),
     budget("1", "the same, 136-byte inner future", ("large.never", "large.added"), None, 1.7),
-    budget("1", "the same, any origin", ("small.anywhere", "small.added"), Some(1.1), 1.62),
-    budget("2", "cloned per request from a service in use", ("cloned.never", "cloned.added"), Some(1.7), 1.5),
-    budget("2", "cloned from one never called", ("cloned.never_template", "cloned.added"), Some(1.7), 1.7),
+    budget("1", "the same, any origin", ("small.anywhere", "small.added"), Some(1.1), 1.6),
+    budget("2", "cloned per request from a service in use", ("cloned.never", "cloned.added"), Some(1.7), 1.6),
+    budget("2", "cloned from one never called", ("cloned.never_template", "cloned.added"), Some(1.7), 1.6),
     budget("5", "second send kept ready, 6 headers", ("six_headers.twice", "six_headers.retried"), Some(1.0), 1.1),
     budget("6", "1000 waiters, to Notify each with a timeout", ("stampede_ours", NOTIFY_WITH_DEADLINE), None, 1.32),
     budget("6", "1000 waiters, to bare Notify", ("stampede_ours", "stampede_notify"), Some(1.1), 1.76),
