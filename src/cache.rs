@@ -23,7 +23,7 @@ mod fetch;
 mod reader;
 mod shared;
 
-pub(crate) use crate::cache::reader::{Found, Reader};
+pub(crate) use crate::cache::reader::{Found, Reader, Usable};
 
 /// One token, kept fresh.
 ///

@@ -15,7 +15,7 @@ use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tower::{BoxError, Service};
 
-use crate::cache::{Found, Reader, TokenCache};
+use crate::cache::{Found, Reader, TokenCache, Usable};
 use crate::error::Error;
 use crate::future::{Again, ResponseFuture, Rules, Sent};
 use crate::origin::Verdict;
@@ -61,7 +61,7 @@ enum Way {
 
 impl<S, R> Bearer<S, R> {
     pub(crate) fn new(inner: S, rules: Rules, resend: R) -> Self {
-        Self { inner, reader: Reader::new(&rules.cache), rules: Arc::new(rules), settled: false, resend }
+        Self { inner, reader: Reader::default(), rules: Arc::new(rules), settled: false, resend }
     }
 
     /// The cache its tokens come from.
@@ -162,7 +162,7 @@ where
             Verdict::Ours if !is_exempt(&request) => self.reader.usable(&self.rules.cache),
             _ => None,
         };
-        let Some((token, found)) = usable else {
+        let Some(Usable { value, generation, found }) = usable else {
             return match self.way(&request, verdict) {
                 Way::WithToken => {
                     // Our readiness goes back before the wait: the issuer's call may need it.
@@ -175,11 +175,10 @@ where
             };
         };
         // One search in the headers where looking first would be two. What was there already is the caller's own.
-        if request.headers_mut().append(AUTHORIZATION, token.header_value().clone()) {
+        if request.headers_mut().append(AUTHORIZATION, value) {
             take_back(request.headers_mut());
             return ResponseFuture::sent(self.inner.call(self.resend.once(request)), None);
         }
-        let generation = token.generation();
         match found {
             Found::Fresh => {}
             Found::FreshAgain => self.settle(),
@@ -196,7 +195,8 @@ impl<S: Clone, R: Clone> Clone for Bearer<S, R> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
-            reader: self.reader.clone(),
+            // What it has seen stays with it: a clone is nearly always for one request.
+            reader: Reader::default(),
             rules: Arc::clone(&self.rules),
             settled: false,
             resend: self.resend.clone(),

@@ -13,14 +13,16 @@
 //! later reads both real clocks, and moves it on for all. It is a relaxed atomic of its own, for it is true of the
 //! snapshot it lies in, whatever else has been seen; of two who write it at once, both are right.
 //!
-//! A service that is kept copies that time, and a moment later the token too. From then on its requests write to nothing
-//! that another thread reads: cloning a header value counts references, and a count that several threads write costs
-//! more than all else here. A service that is cloned for one request does without.
+//! Counts that several threads write cost more than all else here, so who looks counts as little as can be. A service that
+//! is cloned for one request borrows the snapshot and keeps nothing. One that is called again keeps it; a moment later it
+//! copies the time, and the token too, since cloning a header value counts references. From then on its requests write to
+//! nothing that another thread reads.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 
 use crate::cache::TokenCache;
 use crate::cache::shared::{Held, Shared, Snapshot};
@@ -29,8 +31,10 @@ use crate::schedule::Phase;
 use crate::token::Token;
 
 /// One service's own view of the cache.
+#[derive(Default)]
 pub(crate) struct Reader {
-    seen: arc_swap::Cache<Door, Arc<Snapshot>>,
+    called: bool,
+    seen: Option<arc_swap::Cache<Door, Arc<Snapshot>>>,
     look: Option<Look>,
     own: Option<Box<Token>>,
 }
@@ -41,8 +45,13 @@ struct Look {
     generation: u64,
     /// Until when the real clocks are not asked, in ticks of the coarse one.
     until: u64,
-    /// Whether it was this service that looked, and not the one that it was cloned from.
-    own: bool,
+}
+
+/// A token that can be sent.
+pub(crate) struct Usable {
+    pub(crate) value: HeaderValue,
+    pub(crate) generation: u64,
+    pub(crate) found: Found,
 }
 
 /// What a look came to, at a token that can be sent.
@@ -67,33 +76,40 @@ impl std::ops::Deref for Door {
 }
 
 impl Reader {
-    pub(crate) fn new(cache: &TokenCache) -> Self {
-        Self { seen: arc_swap::Cache::new(Door(Arc::clone(&cache.shared))), look: None, own: None }
-    }
-
     /// A token that can be sent now.
-    pub(crate) fn usable(&mut self, cache: &TokenCache) -> Option<(&Token, Found)> {
-        let snapshot = self.seen.load();
+    pub(crate) fn usable(&mut self, cache: &TokenCache) -> Option<Usable> {
+        let Some(seen) = &mut self.seen else { return self.borrow(&cache.shared) };
+        let snapshot = seen.load();
         let held = snapshot.held.as_ref()?;
         let clock = &cache.shared.clock;
         let tick = clock.tick();
+        let generation = held.token.generation();
         let found = match (&self.look, tick) {
-            (Some(look), Some(tick)) if look.generation == held.token.generation() && tick < look.until => Found::Fresh,
-            (_, Some(tick)) => look(&mut self.look, &mut self.own, snapshot, held, clock, tick)?,
-            (_, None) => Found::of(held.window.phase(clock.now()))?,
+            (Some(look), Some(tick)) if look.generation == generation && tick < look.until => Found::Fresh,
+            _ => look(&mut self.look, &mut self.own, snapshot, held, clock, tick)?,
         };
-        Some((self.own.as_deref().unwrap_or(&held.token), found))
+        let token = self.own.as_deref().unwrap_or(&held.token);
+        Some(Usable { value: token.header_value().clone(), generation, found })
+    }
+
+    /// The first call, and nearly always the only one: the snapshot is given back.
+    #[inline(never)]
+    fn borrow(&mut self, shared: &Arc<Shared>) -> Option<Usable> {
+        if self.called {
+            self.seen = Some(arc_swap::Cache::new(Door(Arc::clone(shared))));
+        }
+        self.called = true;
+        let snapshot = shared.snapshot.load();
+        let held = snapshot.held.as_ref()?;
+        let found = match shared.clock.tick() {
+            Some(tick) if tick < snapshot.sure_until.load(Ordering::Relaxed) => Found::Fresh,
+            tick => found(&snapshot, held, &shared.clock, tick)?,
+        };
+        Some(Usable { value: held.token.header_value().clone(), generation: held.token.generation(), found })
     }
 }
 
-impl Clone for Reader {
-    #[inline]
-    fn clone(&self) -> Self {
-        Self { seen: self.seen.clone(), look: self.look.map(|look| Look { own: false, ..look }), own: None }
-    }
-}
-
-/// Services that are cloned for each request look here once in their lives, and share one reading of the wall clock.
+/// A service that is kept comes here ten times a second. Its second look at a token copies it.
 #[inline(never)]
 fn look(
     seen: &mut Option<Look>,
@@ -101,23 +117,31 @@ fn look(
     snapshot: &Snapshot,
     held: &Held,
     clock: &Clock,
-    tick: u64,
+    tick: Option<u64>,
 ) -> Option<Found> {
     let generation = held.token.generation();
-    let again = seen.is_some_and(|look| look.own && look.generation == generation);
+    let again = seen.is_some_and(|look| look.generation == generation);
     if !again && own.is_some() {
         *own = None;
     }
     let until = snapshot.sure_until.load(Ordering::Relaxed);
-    if tick < until {
-        *seen = Some(Look { generation, until, own: true });
-        if again && own.is_none() {
-            *own = Some(Box::new(held.token.apart()));
-        }
-        return Some(if again { Found::FreshAgain } else { Found::Fresh });
+    if tick.is_none_or(|tick| tick >= until) {
+        return found(snapshot, held, clock, tick);
     }
+    *seen = Some(Look { generation, until });
+    if again && own.is_none() {
+        *own = Some(Box::new(held.token.apart()));
+    }
+    Some(if again { Found::FreshAgain } else { Found::Fresh })
+}
+
+/// By the real clocks; and for all who come after, until when it is so for sure.
+#[inline(never)]
+fn found(snapshot: &Snapshot, held: &Held, clock: &Clock, tick: Option<u64>) -> Option<Found> {
     let now = clock.now();
-    snapshot.sure_until.store(tick.saturating_add(clock::ticks(held.window.sure_for(now))), Ordering::Relaxed);
+    if let Some(tick) = tick {
+        snapshot.sure_until.store(tick.saturating_add(clock::ticks(held.window.sure_for(now))), Ordering::Relaxed);
+    }
     Found::of(held.window.phase(now))
 }
 
