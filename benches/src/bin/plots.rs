@@ -14,9 +14,10 @@ use plotters::prelude::*;
 
 /// Readable on white and on near-black alike.
 const GREY: RGBColor = RGBColor(128, 128, 128);
+const OURS: RGBColor = RGBColor(31, 136, 229);
 const COLOURS: [RGBColor; 6] = [
-    RGBColor(31, 136, 229),
     RGBColor(230, 81, 0),
+    RGBColor(0, 151, 167),
     RGBColor(67, 160, 71),
     RGBColor(171, 71, 188),
     RGBColor(200, 150, 0),
@@ -59,7 +60,7 @@ fn draw(path: &Path, axes: &Axes, curves: &Curves) -> Drawn {
     let area = SVGBackend::new(path, SIZE).into_drawing_area();
     let text = |size: u32| ("sans-serif", size).into_font().color(&GREY);
     let mut builder = ChartBuilder::on(&area);
-    builder.caption(axes.caption, text(18)).margin(12).x_label_area_size(42).y_label_area_size(72);
+    builder.caption(axes.caption, text(18)).margin(12).margin_right(36).x_label_area_size(42).y_label_area_size(72);
     let y = (axes.from.1..axes.to.1).log_scale();
     macro_rules! chart {
         ($x:expr, $label:expr) => {{
@@ -77,7 +78,9 @@ fn draw(path: &Path, axes: &Axes, curves: &Curves) -> Drawn {
                 .y_label_formatter(&|micros| time(*micros))
                 .draw()?;
             for ((name, points), colour) in curves.iter().zip(COLOURS) {
-                let style = colour.stroke_width(2);
+                // Ours has one colour in all pictures.
+                let (colour, width) = if name == "tower-bearer" { (OURS, 3) } else { (colour, 2) };
+                let style = colour.stroke_width(width);
                 chart
                     .draw_series(LineSeries::new(points.iter().copied(), style))?
                     .label(name)
