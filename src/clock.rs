@@ -81,8 +81,9 @@ fn since_start(mono: Instant) -> Duration {
     mono.saturating_duration_since(*START)
 }
 
+/// Now, on the clock of tokio's timers.
 #[expect(clippy::disallowed_methods, reason = "the door itself")]
-fn monotonic() -> Instant {
+pub(crate) fn monotonic() -> Instant {
     Instant::now()
 }
 

@@ -58,18 +58,13 @@ enum Next<S, B, R, A>
 where
     R: Resend<B>,
 {
-    Send(Departure<S, B, R>),
+    /// A request with its token on, and a service that is ready for it.
+    Send {
+        ready: S,
+        request: Request<R::Body>,
+        sent: Option<Sent<S, R, R::Spare>>,
+    },
     HandBack(Response<A>),
-}
-
-/// A request with its token on, and a service that is ready for it.
-struct Departure<S, B, R>
-where
-    R: Resend<B>,
-{
-    ready: S,
-    request: Request<R::Body>,
-    sent: Option<Sent<S, R, R::Spare>>,
 }
 
 /// What one layer decides by, shared by its services and their requests. On cache lines of its own: its count is written
@@ -147,7 +142,7 @@ where
             Project::Sent { .. } => unreachable!("nothing was sent"),
         };
         match next {
-            Next::Send(Departure { mut ready, request, sent }) => {
+            Next::Send { mut ready, request, sent } => {
                 let response = ready.call(request);
                 self.as_mut().project().state.set(State::Sent { response, sent });
                 self.poll(cx)
@@ -228,7 +223,7 @@ where
         request.headers_mut().insert(AUTHORIZATION, token.header_value().clone());
         let again = spare.map(|spare| Again { service, resend, spare });
         let sent = Some(Sent { rules, generation: token.generation(), again });
-        Ok(Next::Send(Departure { ready, request, sent }))
+        Ok(Next::Send { ready, request, sent })
     })
 }
 
@@ -272,7 +267,7 @@ where
         rules.cache.check_session(refused)?;
         request.headers_mut().insert(AUTHORIZATION, token.header_value().clone());
         rules.cache.telemetry().sent_again(refused, token.generation());
-        Ok(Next::Send(Departure { ready, request, sent: None }))
+        Ok(Next::Send { ready, request, sent: None })
     })
 }
 

@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use benches::layers::{added, anywhere, by_hand, never, never_at, retried, twice, twice_at};
 use benches::loopback::Loopback;
-use benches::stampede::{BareNotify, NotifyWithDeadline, Ours, Outcome, Watch, run};
+use benches::stampede::{BareNotify, Locked, Moka, NotifyWithDeadline, Ours, Outcome, Watch, run};
 use benches::world::{Body, Client, Inner, call, call_cloned, request};
 use gungraun::prelude::*;
 use gungraun::{Callgrind, CallgrindMetrics, EventKind};
@@ -98,6 +98,16 @@ fn stampede_watch() -> Outcome {
     black_box(run::<Watch>(WAITERS))
 }
 
+#[library_benchmark]
+fn stampede_locked() -> Outcome {
+    black_box(run::<Locked>(WAITERS))
+}
+
+#[library_benchmark]
+fn stampede_moka() -> Outcome {
+    black_box(run::<Moka>(WAITERS))
+}
+
 const REQUESTS: u64 = 50;
 
 /// A server, and a client whose connection is open.
@@ -128,7 +138,8 @@ library_benchmark_group!(name = loopback, benchmarks = http1);
 
 library_benchmark_group!(
     name = stampede,
-    benchmarks = [stampede_ours, stampede_notify, stampede_notify_with_deadline, stampede_watch]
+    benchmarks =
+        [stampede_ours, stampede_notify, stampede_notify_with_deadline, stampede_watch, stampede_locked, stampede_moka]
 );
 
 library_benchmark_group!(name = cached_path, benchmarks = [small, large, cloned, six_headers]);

@@ -4,6 +4,7 @@
 //!
 //! The contenders take turns, request by request, in one stream: what the machine does besides is done to all.
 
+use std::array;
 use std::future::{Ready, poll_fn, ready};
 use std::mem;
 use std::pin::{Pin, pin};
@@ -137,15 +138,25 @@ impl Lane {
     fn done(&self) -> u64 {
         self.course.lock().expect("no panic").len() as u64 + self.failed.load(Ordering::Relaxed)
     }
+
+    fn report(&self, Place(grounds): &Place) -> Report {
+        let course = mem::take(&mut *self.course.lock().expect("no panic"));
+        let mut latency = Histogram::new(3).expect("three digits");
+        course.iter().for_each(|(_, taken)| latency.record(taken.as_nanos() as u64).expect("it grows"));
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (waited, failed) = (count(&self.waited), count(&self.failed));
+        let (expired_sent, fetches) = (count(&grounds.expired_sent), count(&grounds.fetches));
+        Report { latency, course, waited, failed, expired_sent, fetches }
+    }
 }
 
 /// Runs the plan on the current runtime.
 #[expect(clippy::disallowed_methods, reason = "a benchmark spawns its requests")]
 pub async fn run<const N: usize>(plan: Plan, contenders: [fn(Place) -> Client; N]) -> [Report; N] {
     let turns = (plan.lasts.as_secs_f64() * f64::from(plan.rate)) as u32;
-    let places = [(); N].map(|()| Place::new(plan));
-    let clients: Vec<_> = places.iter().zip(contenders).map(|(place, layer)| layer(place.clone())).collect();
-    let lanes = [(); N].map(|()| Arc::new(Lane::default()));
+    let places: [Place; N] = array::from_fn(|_| Place::new(plan));
+    let clients: [Client; N] = array::from_fn(|number| contenders[number](places[number].clone()));
+    let lanes: [Arc<Lane>; N] = array::from_fn(|_| Arc::default());
     for (client, lane) in clients.iter().zip(&lanes) {
         lane.course.lock().expect("no panic").reserve(turns as usize);
         // The first token is no rotation.
@@ -167,23 +178,7 @@ pub async fn run<const N: usize>(plan: Plan, contenders: [fn(Place) -> Client; N
     while lanes.iter().any(|lane| lane.done() < u64::from(turns)) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let mut lanes = lanes.iter().zip(&places);
-    [(); N].map(|()| {
-        let (lane, Place(grounds)) = lanes.next().expect("as many as contenders");
-        let course = mem::take(&mut *lane.course.lock().expect("no panic"));
-        let mut latency = Histogram::new(3).expect("three digits");
-        course.iter().for_each(|(_, taken)| latency.record(taken.as_nanos() as u64).expect("it grows"));
-        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let (waited, failed) = (count(&lane.waited), count(&lane.failed));
-        Report {
-            latency,
-            course,
-            waited,
-            failed,
-            expired_sent: count(&grounds.expired_sent),
-            fetches: count(&grounds.fetches),
-        }
-    })
+    array::from_fn(|number| lanes[number].report(&places[number]))
 }
 
 // === the contenders ===

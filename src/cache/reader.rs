@@ -64,7 +64,6 @@ pub(crate) enum Found {
 }
 
 /// The way from a handle to its snapshot, for `arc_swap::Cache`.
-#[derive(Clone)]
 struct Door(Arc<Shared>);
 
 impl std::ops::Deref for Door {

@@ -225,7 +225,7 @@ impl Shared {
                 Boarded::Wait(waiter) => waiter.waiting_from(now.mono),
             };
             // Ours, on our own runtime: the one that fetches may stand still.
-            let here = clock::from_now(Duration::ZERO);
+            let here = clock::monotonic();
             let limit = *limit.get_or_insert(here + self.settings.fetch_deadline());
             let until = limit.min(here + left);
             let last = until == limit;

@@ -117,14 +117,8 @@ fn main() -> Drawn {
     stampede(&plots)
 }
 
-/// Drawn where it was measured: that wants a machine on which nothing else runs.
 fn rotation(plots: &Path) -> Drawn {
-    let measured = plots.join("rotation.csv");
-    if !measured.exists() {
-        println!("{} is not there: measure it first", measured.display());
-        return Ok(());
-    }
-    let mut rotation = read(&measured)?;
+    let mut rotation = read(&plots.join("rotation.csv"))?;
     rotation.values_mut().for_each(|points| points.retain(|(millis, _)| *millis < 4000.0));
     let axes = Axes {
         caption: "Slowest request of each millisecond; a token lives 1 s, a fetch takes 20 ms",

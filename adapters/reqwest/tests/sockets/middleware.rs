@@ -13,9 +13,12 @@ use tower_bearer_reqwest::BearerMiddleware;
 
 use crate::world::{World, silent};
 
-/// Counts what passes.
+/// Counts what passes, and what of it carries a [`Word`].
 #[derive(Clone, Default)]
-struct Passed(Arc<AtomicUsize>);
+struct Passed {
+    requests: Arc<AtomicUsize>,
+    words: Arc<AtomicUsize>,
+}
 
 #[async_trait::async_trait]
 impl Middleware for Passed {
@@ -25,7 +28,8 @@ impl Middleware for Passed {
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> Result<reqwest::Response> {
-        self.0.fetch_add(1, Ordering::SeqCst);
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        self.words.fetch_add(usize::from(extensions.get::<Word>().is_some()), Ordering::SeqCst);
         next.run(request, extensions).await
     }
 }
@@ -47,7 +51,7 @@ async fn a_refused_request_goes_through_the_rest_of_the_chain_again() {
     assert_eq!((response.status(), response.url().path()), (StatusCode::OK, "/me"));
     assert_eq!(world.uploads(), ["hello", "hello"]);
     assert_eq!(world.server.tokens(), ["Bearer token-1", "Bearer token-2"]);
-    assert_eq!(below.0.load(Ordering::SeqCst), 2);
+    assert_eq!(below.requests.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
@@ -77,24 +81,10 @@ async fn strangers_get_no_token() {
 
 #[tokio::test]
 async fn extensions_reach_the_rest_of_the_chain() {
-    #[derive(Clone, Default)]
-    struct Heard(Arc<AtomicUsize>);
-    #[async_trait::async_trait]
-    impl Middleware for Heard {
-        async fn handle(
-            &self,
-            request: reqwest::Request,
-            extensions: &mut Extensions,
-            next: Next<'_>,
-        ) -> Result<reqwest::Response> {
-            self.0.fetch_add(usize::from(extensions.get::<Word>().is_some()), Ordering::SeqCst);
-            next.run(request, extensions).await
-        }
-    }
-    let (world, heard) = (World::revoked().await, Heard::default());
-    let client = client(BearerMiddleware::new(world.layer()), heard.clone());
+    let (world, below) = (World::revoked().await, Passed::default());
+    let client = client(BearerMiddleware::new(world.layer()), below.clone());
     let response = client.get(world.server.url("/")).with_extension(Word).send().await.expect("an answer");
-    assert_eq!((response.status(), heard.0.load(Ordering::SeqCst)), (StatusCode::OK, 2));
+    assert_eq!((response.status(), below.words.load(Ordering::SeqCst)), (StatusCode::OK, 2));
 }
 
 #[tokio::test]
