@@ -2,14 +2,18 @@
 //! 10, 11, 12).
 #![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
 
+use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::header::AUTHORIZATION;
+use http::{Request, Response};
 use tokio::time::{Instant, sleep};
 use tokio_test::{assert_ready, task};
+use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{Error, FetchContext, MAX_LIFETIME, Phase, Reason, Refresh, Token, TokenCache};
+use tower_bearer::{BearerLayer, Error, FetchContext, MAX_LIFETIME, Phase, Reason, Refresh, Token, TokenCache};
 
 use common::{HOUR, MINUTE, SECOND, Script, settle, text, until};
 
@@ -48,6 +52,31 @@ async fn a_due_token_is_served_at_once_while_a_slow_refresh_runs_beside() {
     gate.open();
     until(|| cache.status().generation == 2).await;
     assert_eq!(text(assert_ready!(task::spawn(cache.get()).poll())), "t2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_part_of_a_life_is_seen_by_a_service_that_is_kept_and_by_one_cloned_for_each_request() {
+    for cloned in [false, true] {
+        let script = Script::living(100 * SECOND);
+        let layer = BearerLayer::new(TokenCache::new(script.clone()), ["https://api.example.com"]).unwrap();
+        let mut kept = layer.layer(service_fn(|request: Request<String>| {
+            let sent = request.headers()[AUTHORIZATION].to_str().unwrap().to_owned();
+            ready(Ok::<_, BoxError>(Response::new(sent)))
+        }));
+        // Due between 75 and 80 s after it was asked for, expired after 90. Several at once: what is found is believed.
+        for (later, requests, sent, calls) in
+            [(0, 2, "t1", 1), (70, 3, "t1", 1), (15, 1, "t1", 2), (0, 3, "t2", 2), (70, 3, "t2", 2), (25, 3, "t3", 3)]
+        {
+            sleep(SECOND * later).await;
+            for _ in 0..requests {
+                let request = Request::get("https://api.example.com/").body(String::new()).unwrap();
+                let answer = if cloned { kept.clone().oneshot(request).await } else { kept.call(request).await };
+                assert_eq!(answer.unwrap().into_body(), format!("Bearer {sent}"), "cloned: {cloned}");
+            }
+            settle().await;
+            assert_eq!(script.calls(), calls, "cloned: {cloned}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
