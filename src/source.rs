@@ -1,10 +1,12 @@
 //! Where tokens come from.
 
 use std::fmt;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use tower::BoxError;
 
+use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::token::Token;
@@ -66,12 +68,39 @@ pub trait TokenSource: Send + Sync + 'static {
     }
 }
 
-/// What a fetch is for: the token it replaces, why it is fetched, and how long that may take.
-#[derive(Clone, Debug)]
+/// What a fetch is for: the token it replaces, why it is fetched, how long that may take, and the time.
+///
+/// The cache makes one for each fetch. A test of a source of your own makes one with [`new`](FetchContext::new), keeps a
+/// clone, and reads from that which refresh token the source reported:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use tower_bearer::{FetchContext, Reason, Token, TokenSource};
+///
+/// let source = async |context: FetchContext| {
+///     // The issuer's answer holds a new refresh token: the one before it may be spent, whatever happens now.
+///     context.rotated("refresh-2");
+///     Token::new("not a token")
+/// };
+/// let token = Token::new("token-1").unwrap().with_refresh_token("refresh-1");
+/// let context = FetchContext::new(Reason::Due).with_replaced(token);
+/// assert!(source.fetch(context.clone()).await.is_err());
+/// assert_eq!(context.refresh_token().unwrap().expose(), "refresh-2");
+/// # }
+/// ```
+#[derive(Clone)]
 pub struct FetchContext {
     replaced: Option<Token>,
     reason: Reason,
     deadline: Duration,
+    clock: Clock,
+    rotation: Arc<Rotation>,
+}
+
+/// The newest refresh token of one fetch, and whom a new one is reported to.
+struct Rotation {
+    newest: Mutex<Option<Secret>>,
+    report: Option<Box<dyn Fn(Secret) + Send + Sync>>,
 }
 
 /// Why a token is fetched.
@@ -93,23 +122,81 @@ pub enum Reason {
 // === impl FetchContext ===
 
 impl FetchContext {
-    pub(crate) fn new(replaced: Option<Token>, reason: Reason, deadline: Duration) -> Self {
-        Self { replaced, reason, deadline }
+    /// The context of a fetch outside a cache, for tests of a source: without a token to be replaced, with a deadline of
+    /// 30 s, and with the time of the operating system.
+    pub fn new(reason: Reason) -> Self {
+        Self::of(None, reason, Duration::from_secs(30), Clock::System, Rotation { newest: Mutex::default(), report: None })
+    }
+
+    /// The context of a cache's fetch. `refresh_token` is the newest; `report` is called with each that follows it.
+    pub(crate) fn of_cache(
+        replaced: Option<Token>,
+        refresh_token: Option<Secret>,
+        reason: Reason,
+        deadline: Duration,
+        clock: Clock,
+        report: impl Fn(Secret) + Send + Sync + 'static,
+    ) -> Self {
+        let rotation = Rotation { newest: Mutex::new(refresh_token), report: Some(Box::new(report)) };
+        Self::of(replaced, reason, deadline, clock, rotation)
+    }
+
+    fn of(replaced: Option<Token>, reason: Reason, deadline: Duration, clock: Clock, rotation: Rotation) -> Self {
+        Self { replaced, reason, deadline, clock, rotation: Arc::new(rotation) }
+    }
+
+    /// Sets the token to be replaced, and with it the newest refresh token.
+    #[must_use]
+    pub fn with_replaced(self, token: Token) -> Self {
+        let rotation = Rotation { newest: Mutex::new(token.refresh_token()), report: None };
+        Self { replaced: Some(token), rotation: Arc::new(rotation), ..self }
+    }
+
+    /// Sets how long the fetch may take.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
+    }
+
+    /// Takes the time from a clock that is moved by hand.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn with_clock(self, clock: crate::clock::ManualClock) -> Self {
+        Self { clock: Clock::Manual(clock), ..self }
     }
 
     /// The token to be replaced: the newest that this cache's source returned.
     pub fn replaced(&self) -> Option<&Token> {
-        self.replaced.as_ref().filter(|token| !token.access_token().is_empty())
+        self.replaced.as_ref()
     }
 
-    /// The newest refresh token.
+    /// The newest refresh token: that of the token to be replaced, or the one reported since.
     pub fn refresh_token(&self) -> Option<Secret> {
-        self.replaced.as_ref()?.refresh_token()
+        self.rotation.lock().clone()
+    }
+
+    /// Reports a new refresh token, the moment it is there.
+    ///
+    /// The cache writes it down at once, hands it to [`on_rotation`](crate::TokenCache::on_rotation), and gives it to the
+    /// next fetch, also if this fetch fails, panics or is dropped after this call. The sources of this crate call it. A
+    /// source of your own that returns a token with its refresh token need not; one that may still fail after it has read
+    /// the refresh token must, because the refresh token before it may be spent.
+    pub fn rotated(&self, refresh_token: impl Into<Secret>) {
+        let refresh_token = refresh_token.into();
+        *self.rotation.lock() = Some(refresh_token.clone());
+        if let Some(report) = &self.rotation.report {
+            report(refresh_token);
+        }
     }
 
     /// Why it is fetched.
     pub fn reason(&self) -> Reason {
         self.reason
+    }
+
+    /// The time of day by the cache's clock: what an expiry date in an answer is compared with.
+    pub fn now(&self) -> SystemTime {
+        clock::system_time(self.clock.now().wall)
     }
 
     /// How long a source of ours waits for an answer: less than the deadline, so that its error, which says who was
@@ -121,6 +208,22 @@ impl FetchContext {
     /// How long this fetch may take, counted from its beginning; after that it is dropped.
     pub fn deadline(&self) -> Duration {
         self.deadline
+    }
+}
+
+impl Rotation {
+    fn lock(&self) -> MutexGuard<'_, Option<Secret>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for FetchContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FetchContext")
+            .field("replaced", &self.replaced)
+            .field("reason", &self.reason)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
     }
 }
 

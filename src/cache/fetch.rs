@@ -36,7 +36,19 @@ impl Shared {
             (Arc::clone(&book.source), book.newest.clone())
         };
         let deadline = self.settings.fetch_deadline();
-        let context = FetchContext::new(replaced, reason, deadline);
+        let refresh_token = replaced.as_ref().and_then(Token::refresh_token);
+        let replaced = replaced.filter(|token| !token.access_token().is_empty());
+        // Weak: a context that a source keeps does not keep the cache.
+        let cache = Arc::downgrade(&self);
+        let report = move |refresh_token| {
+            if let Some(cache) = cache.upgrade()
+                && let Some(rotated) = cache.rotated(epoch, refresh_token)
+            {
+                cache.take(number, epoch, &rotated);
+            }
+        };
+        let clock = self.clock.clone();
+        let context = FetchContext::of_cache(replaced, refresh_token, reason, deadline, clock, report);
         let fetch = caught(async { source.fetch(context).await }).instrument(self.telemetry.fetching(reason));
         let fetched = match tokio::time::timeout(deadline, fetch).await {
             Ok(Ok(fetched)) => fetched,
