@@ -1,29 +1,35 @@
-//! The handle on one token, kept fresh. What it does is in `cache/shared.rs`, how a token is fetched in `cache/fetch.rs`, what
-//! requests see of it in `cache/reader.rs`.
+//! The handle on one token, kept fresh.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `cache/session.rs` | what the cache holds and what each event does: pure decisions |
+//! | `cache/driver.rs` | locks, the single flight, the source, publishing, events |
+//! | `cache/reader.rs` | what requests see, without a lock |
 
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use tokio::sync::OwnedSemaphorePermit;
 use tower::BoxError;
 
-use crate::cache::shared::{Saving, Shared, Want};
+use crate::cache::driver::Driver;
+use crate::cache::session::{Demand, Rejection};
 use crate::clock::{self, Clock};
 use crate::error::Error;
-use crate::flight::Current;
-use crate::schedule::{Moment, Phase, Refresh, Window};
+use crate::schedule::Refresh;
 use crate::secret::Secret;
 use crate::source::{Fixed, TokenSource};
 use crate::telemetry::Telemetry;
-use crate::token::{MAX_LIFETIME, Token};
+use crate::token::{MAX_LIFETIME, SessionId, Token, TokenId};
 
-mod fetch;
+mod driver;
 mod reader;
-mod shared;
+mod session;
 
-pub(crate) use crate::cache::reader::{Found, Reader, Usable};
+pub(crate) use crate::cache::reader::{Freshness, Reader, Snapshot, SnapshotSource, Usable};
+pub use crate::cache::session::Status;
 
 /// One token, kept fresh.
 ///
@@ -42,33 +48,7 @@ pub(crate) use crate::cache::reader::{Found, Reader, Usable};
 /// ```
 #[derive(Clone)]
 pub struct TokenCache {
-    shared: Arc<Shared>,
-}
-
-/// What a [`TokenCache`] holds and does, for health checks. Holds no secret.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Status {
-    /// How far the token's life has gone; `None` without a token.
-    pub phase: Option<Phase>,
-    /// The token's generation; 0 before the first.
-    pub generation: u64,
-    /// How long the token can still be sent; `None` without a token.
-    pub usable_for: Option<Duration>,
-    /// Whether an API refused this token; it is still sent until it is replaced.
-    pub suspect: bool,
-    /// Whether a fetch is under way.
-    pub fetching: bool,
-    /// The failure of the last fetch, where it failed.
-    pub last_failure: Option<Error>,
-    /// How long no fetch is made because the last failed; `None` where it did not, or the pause is over.
-    pub next_attempt_in: Option<Duration>,
-    /// Why the newest refresh token is not saved, where [`on_rotation`](TokenCache::on_rotation) failed.
-    pub not_saved: Option<Error>,
-    /// Whether the cache was shut down.
-    pub closed: bool,
-    /// Whether the session was [signed out](TokenCache::sign_out).
-    pub signed_out: bool,
+    driver: Arc<Driver>,
 }
 
 // === impl TokenCache ===
@@ -81,13 +61,13 @@ impl TokenCache {
 
     /// A cache with settings of its own.
     pub fn with_settings(source: impl TokenSource, settings: Refresh) -> Self {
-        Self { shared: Shared::new(source, settings, Clock::System) }
+        Self { driver: Driver::new(source, settings, Clock::System) }
     }
 
     /// A cache whose token's life follows a clock moved by hand.
     #[cfg(feature = "testing")]
     pub fn with_clock(source: impl TokenSource, settings: Refresh, clock: crate::clock::ManualClock) -> Self {
-        Self { shared: Shared::new(source, settings, Clock::Manual(clock)) }
+        Self { driver: Driver::new(source, settings, Clock::Manual(clock)) }
     }
 
     /// A cache that holds this token and never fetches another: for tests, and for tokens made by hand.
@@ -100,17 +80,14 @@ impl TokenCache {
         let token = Token::parse(access_token.as_ref()).map_err(|problem| Error::invalid("access_token", problem))?;
         let token = token.with_lifetime(MAX_LIFETIME);
         let cache = Self::new(Fixed);
-        let shared = &cache.shared;
-        let window = Window::new(&shared.settings, token.lifetime(), shared.clock.now(), Duration::ZERO, 0.0);
-        // Older than any wait for replication: nobody knows when it was issued.
-        shared.store(&mut shared.book(), token, window, Moment::default());
+        cache.driver.adopt(token);
         Ok(cache)
     }
 
     /// Names the cache in events, spans and metrics, where they speak of several. The first name stays.
     #[must_use]
     pub fn named(self, name: &str) -> Self {
-        self.shared.telemetry.named(name);
+        self.driver.telemetry().named(name);
         self
     }
 
@@ -138,14 +115,7 @@ impl TokenCache {
         T: Future<Output = Result<(), E>> + Send + 'static,
         E: Into<BoxError>,
     {
-        let save = Arc::new(save);
-        let former = self.shared.book().on_rotation.replace(Arc::new(move |token| -> Saving {
-            let save = Arc::clone(&save);
-            // The call itself belongs into the future, where its panic is caught.
-            Box::pin(async move { save(token).await.map_err(Into::into) })
-        }));
-        // The code of a user, outside the lock.
-        drop(former);
+        self.driver.set_on_rotation(save);
         self
     }
 
@@ -161,7 +131,7 @@ impl TokenCache {
     /// # Cancel safety
     /// Dropping the future leaves the fetch running; the next caller joins it.
     pub async fn get(&self) -> Result<Token, Error> {
-        self.shared.obtain(Want::Usable).await
+        self.driver.acquire(Demand::Usable, self.driver.session()).await
     }
 
     /// Fetches a new token, whatever there is: joins the fetch under way or starts one, though the pause after a failure
@@ -173,7 +143,7 @@ impl TokenCache {
     /// # Cancel safety
     /// Dropping the future leaves the fetch running.
     pub async fn refresh(&self) -> Result<Token, Error> {
-        self.shared.obtain(Want::Fetched).await
+        self.driver.acquire(Demand::Fetched, self.driver.session()).await
     }
 
     /// Says that an API refused this token, and returns the one that replaces it.
@@ -189,35 +159,24 @@ impl TokenCache {
     /// The refusal is noted and the fetch started when the future is first polled; dropping it after that leaves the
     /// fetch running.
     pub async fn refuse(&self, token: &Token) -> Result<Token, Error> {
-        self.replace(token.generation()).await
+        match self.driver.reject(token.id()) {
+            Rejection::Unknown => self.peek().ok_or_else(|| {
+                Error::invalid("token", "this cache did not issue it; report it to the cache that it came from")
+            }),
+            Rejection::SessionEnded => Err(Error::signed_out()),
+            Rejection::Superseded => self.driver.acquire(Demand::Usable, token.id().session).await,
+            Rejection::Marked { .. } => self.replacement(token.id()).await,
+        }
     }
 
     /// The token there is, without fetching; `None` where there is none or it has expired.
     pub fn peek(&self) -> Option<Token> {
-        let snapshot = self.shared.snapshot.load();
-        snapshot.held_at(self.shared.clock.now()).map(|(held, _)| held.token.clone())
+        self.driver.peek()
     }
 
     /// What this cache holds and does, for health checks.
     pub fn status(&self) -> Status {
-        let shared = &self.shared;
-        let now = shared.clock.now();
-        let snapshot = shared.snapshot.load();
-        let held = snapshot.held.as_ref();
-        let generation = held.map_or(0, |held| held.token.generation());
-        let pause = snapshot.failure.as_ref().map(|failure| failure.retry.wait(now));
-        Status {
-            phase: held.map(|held| held.window.phase(now)),
-            generation,
-            usable_for: held.map(|held| held.window.left(now)),
-            suspect: held.is_some() && shared.refused.load(Ordering::Relaxed) == generation,
-            fetching: shared.flight.is_busy(now.mono),
-            last_failure: snapshot.failure.as_ref().map(|failure| failure.error.clone()),
-            next_attempt_in: pause.filter(|pause| !pause.is_zero()),
-            not_saved: shared.book().not_saved.clone(),
-            closed: shared.closed.load(Ordering::Relaxed),
-            signed_out: shared.signed_out.load(Ordering::Relaxed),
-        }
+        self.driver.status()
     }
 
     /// A future that keeps the token fresh without requests: spawn it, and the token is ready before the first call
@@ -240,35 +199,46 @@ impl TokenCache {
     /// # Cancel safety
     /// Dropping it ends the refreshing; a fetch under way goes on.
     pub fn keep_warm(&self) -> impl Future<Output = ()> + Send + 'static {
-        let cache = Arc::downgrade(&self.shared);
-        let changed = Arc::clone(&self.shared.changed);
+        let driver = Arc::downgrade(&self.driver);
+        let changed = Arc::clone(self.driver.changed());
         async move {
             loop {
                 let mut change = pin!(changed.notified());
-                // Listens from here on, so that no change is missed while we look.
+                // Listens before it looks, so that no change is missed.
                 change.as_mut().enable();
-                let Some(nap) = cache.upgrade().and_then(|shared| shared.warm()) else { return };
-                clock::at_most(nap, change).await;
+                let Some(idle) = driver.upgrade().and_then(|driver| driver.warm()) else { return };
+                clock::at_most(idle, change).await;
             }
         }
     }
 
-    /// Replaces the source, for new credentials: the token, the remembered failure and the refresh token of the old
-    /// one are dropped, and the result of a fetch under way is not used.
+    /// Replaces the source, for new credentials of the same login, such as a rotated client secret.
+    ///
+    /// The token, the remembered failure and the refresh token of the old source are dropped, and the result of a fetch in
+    /// flight is not used. Requests that wait go on waiting, and go out with the new source's token: for the login of
+    /// somebody else use [`sign_in`](TokenCache::sign_in). After a [`sign_out`](TokenCache::sign_out) it begins another
+    /// session, as `sign_in` does.
     pub fn set_source(&self, source: impl TokenSource) {
-        let shared = &self.shared;
-        let source = Arc::new(source);
-        let former = shared.flight.cast_off(|| {
-            let mut book = shared.book();
-            shared.signed_out.store(false, Ordering::SeqCst);
-            shared.snapshot.store(Arc::default());
-            book.epoch += 1;
-            book.ended = false;
-            book.forget(source)
-        });
-        // The code of a user, outside the locks.
-        drop(former);
-        shared.changed.notify_waiters();
+        self.driver.set_source(source, true);
+    }
+
+    /// Begins another session, for a login of somebody else.
+    ///
+    /// As [`set_source`](TokenCache::set_source), but no request of the former session goes out with a token of the new one:
+    /// a request that waits, or that is answered 401, fails with an error that [says so](Error::is_signed_out). The former
+    /// session is forgotten and not revoked; [`sign_out`](TokenCache::sign_out) does that, before this call.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
+    /// # use tower_bearer::{Token, TokenCache};
+    /// let cache = TokenCache::new(async |_| Token::new("the-token-of-ada"));
+    /// cache.get().await?;
+    /// cache.sign_in(async |_| Token::new("the-token-of-grace"));
+    /// assert_eq!(cache.get().await?.access_token(), "the-token-of-grace");
+    /// # Ok(()) }
+    /// ```
+    pub fn sign_in(&self, source: impl TokenSource) {
+        self.driver.set_source(source, false);
     }
 
     /// Ends the session: waits for the fetch under way, hands the newest refresh token to `revoke`, and forgets token,
@@ -304,47 +274,7 @@ impl TokenCache {
         T: Future<Output = Result<(), E>>,
         E: Into<BoxError>,
     {
-        let shared = &self.shared;
-        let mut session = 0;
-        let running = shared.flight.current_after(|| {
-            // Locked to the end: a run that looked before this publishes nothing after it.
-            let book = shared.book();
-            session = book.epoch;
-            shared.bygone.store(book.generation, Ordering::SeqCst);
-            shared.signed_out.store(true, Ordering::SeqCst);
-            shared.snapshot.store(Arc::default());
-        });
-        if let Some(running) = &running {
-            running.turn_away(Err(Error::signed_out()));
-        }
-        self.landed(running).await;
-        let (source, newest) = {
-            let mut book = shared.book();
-            if book.epoch != session {
-                return Err(Error::login(
-                    "another session began before this one was signed out; its refresh token was not revoked",
-                ));
-            }
-            book.ended = true;
-            (Arc::clone(&book.source), book.newest.clone())
-        };
-        let refresh_token = match newest.and_then(|token| token.refresh_token()) {
-            Some(newest) => Ok(Some(newest)),
-            None => source.refresh_token().await,
-        };
-        let revoked = match refresh_token {
-            Ok(Some(refresh_token)) => revoke(refresh_token).await.map_err(Error::not_revoked),
-            Ok(None) => Ok(()),
-            Err(error) => Err(Error::not_revoked(error)),
-        };
-        let former = {
-            let mut book = shared.book();
-            // Not where a new session has begun meanwhile.
-            (book.epoch == session).then(|| book.forget(Arc::new(Fixed)))
-        };
-        drop(former);
-        shared.telemetry.signed_out(revoked.as_ref().err());
-        revoked
+        self.driver.sign_out(revoke).await
     }
 
     /// Ends fetching: waits for the fetch under way and for its `on_rotation`, and starts none after it.
@@ -358,66 +288,80 @@ impl TokenCache {
     /// # Cancel safety
     /// The cache is shut down when the future is first polled; dropping it after that only ends the waiting.
     pub async fn shutdown(&self) {
-        let running = self.shared.flight.current_after(|| self.shared.closed.store(true, Ordering::SeqCst));
-        self.shared.changed.notify_waiters();
-        self.landed(running).await;
+        self.driver.shut_down().await;
     }
 
-    /// Waits for a run, unless it stands still.
-    async fn landed(&self, running: Option<Current<Result<Token, Error>>>) {
-        if let Some(running) = running {
-            let overdue = running.overdue().saturating_sub(self.shared.clock.now().mono);
-            clock::at_most(overdue, running.ended()).await;
-        }
+    // --- for the layer ---
+
+    pub(crate) fn snapshot(&self) -> &ArcSwap<Snapshot> {
+        self.driver.snapshot()
     }
 
-    /// What a request does that was refused with this token: it waits for the next one. A token that was published only
-    /// just now may not have reached every server of the API: then it waits a moment, and goes again with what there is.
-    pub(crate) async fn replace_or_settle(&self, generation: u64) -> Result<(), Error> {
-        match self.shared.replication_lag(generation).filter(|_| clock::has_runtime()) {
-            Some(lag) => {
-                tokio::time::sleep(lag).await;
-                // It may have ended meanwhile, and its session with it.
-                self.check_session(generation)?;
-                drop(self.get().await?);
-            }
-            None => drop(self.replace(generation).await?),
-        }
-        Ok(())
+    pub(crate) fn clock(&self) -> &Clock {
+        self.driver.clock()
     }
 
-    /// What was refused with a token whose session was signed out does not go again with that of another: an error.
-    pub(crate) fn check_session(&self, generation: u64) -> Result<(), Error> {
-        if self.shared.is_bygone(generation) { Err(Error::signed_out()) } else { Ok(()) }
-    }
-
-    /// What it lets others see.
     pub(crate) fn telemetry(&self) -> &Telemetry {
-        &self.shared.telemetry
+        self.driver.telemetry()
     }
 
-    /// Notes the refusal of a token and waits for the one after it.
-    async fn replace(&self, generation: u64) -> Result<Token, Error> {
-        let want = self.shared.note_refusal(generation).ok_or_else(Error::signed_out)?;
-        self.shared.obtain(want).await
+    /// A token for a request that began in this session.
+    pub(crate) async fn get_in(&self, session: SessionId) -> Result<Token, Error> {
+        self.driver.acquire(Demand::Usable, session).await
     }
 
-    /// Starts a fetch, without waiting for it.
-    pub(crate) fn refresh_beside(&self) {
-        self.shared.board_beside(Want::Usable);
+    /// The token that a request of this session can be sent with now.
+    ///
+    /// # Errors
+    /// Returns an error if the session has ended.
+    pub(crate) fn peek_in(&self, session: SessionId) -> Result<Option<Token>, Error> {
+        self.driver.peek_in(session)
     }
 
-    /// Notes the refusal of a token and starts its replacement, without waiting.
-    pub(crate) fn replace_beside(&self, generation: u64) {
-        if let Some(want) = self.shared.note_refusal(generation) {
-            self.shared.board_beside(want);
+    /// Starts a refresh ahead of time, without waiting for it.
+    pub(crate) fn refresh_in_background(&self) {
+        self.driver.refresh_in_background();
+    }
+
+    /// Notes the rejection of a token and starts its replacement, without waiting for it.
+    ///
+    /// # Errors
+    /// Returns an error if the replacement cannot be started.
+    pub(crate) fn replace_in_background(&self, token: TokenId) -> Result<(), Error> {
+        self.driver.replace_in_background(token)
+    }
+
+    /// Waits for the token that a rejected request is sent again with.
+    ///
+    /// A token that was published only just now may not have reached every server of the API: then the request waits a
+    /// moment, and goes again with what there is.
+    pub(crate) async fn replace(&self, token: TokenId) -> Result<(), Error> {
+        if let Some(lag) = self.driver.replication_lag(token)
+            && let Ok(lag) = clock::timeout(lag, std::future::pending::<()>())
+        {
+            let _ = lag.await;
+            return self.get_in(token.session).await.map(drop);
         }
+        match self.driver.reject(token) {
+            Rejection::Unknown | Rejection::SessionEnded => Err(Error::signed_out()),
+            Rejection::Superseded => self.get_in(token.session).await.map(drop),
+            Rejection::Marked { .. } => self.replacement(token).await.map(drop),
+        }
+    }
+
+    async fn replacement(&self, token: TokenId) -> Result<Token, Error> {
+        self.driver.acquire(Demand::NewerThan(token.generation), token.session).await
+    }
+
+    /// Room for an unread response of this size; `None` if the response is not to be kept.
+    pub(crate) fn reserve_unread(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        self.driver.reserve_unread(bytes)
     }
 }
 
 impl fmt::Debug for TokenCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.shared.telemetry.name();
+        let name = self.telemetry().name();
         f.debug_struct("TokenCache").field("name", &name).field("status", &self.status()).finish_non_exhaustive()
     }
 }

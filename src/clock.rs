@@ -7,12 +7,15 @@
 //! still so? It lags behind by some milliseconds, for which [`schedule`](crate::schedule) allows, and it cannot be paused;
 //! so it is used only where tokio's cannot either.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::runtime::Builder;
-use tokio::time::Instant;
+use tokio::runtime::{Builder, Handle};
+use tokio::time::{Instant, Timeout};
 
+use crate::error::Error;
 use crate::schedule::Moment;
 
 /// Where a cache gets its time from.
@@ -103,22 +106,51 @@ fn nanos(mono: Duration) -> u64 {
     u64::try_from(mono.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// What tokio takes for a deadline that is too far ahead for its clock: 30 years.
+const FAR_AHEAD: Duration = Duration::from_secs(86400 * 365 * 30);
+
 /// The moment this far ahead, for tokio's timers.
 pub(crate) fn from_now(wait: Duration) -> Instant {
-    monotonic() + wait
+    let now = monotonic();
+    now.checked_add(wait).unwrap_or(now + FAR_AHEAD)
 }
 
-/// Whether there is a tokio runtime here: to start a task on, and for its timers.
+/// The tokio runtime here, to start a task on.
+pub(crate) fn runtime() -> Option<Handle> {
+    Handle::try_current().ok()
+}
+
+/// Whether there is a tokio runtime here.
 pub(crate) fn has_runtime() -> bool {
-    tokio::runtime::Handle::try_current().is_ok()
+    runtime().is_some()
 }
 
-/// Waits for it this long at most; without a runtime, and so without a timer, until it comes.
-pub(crate) async fn at_most(wait: Duration, what: impl Future) {
-    if has_runtime() {
-        let _ = tokio::time::timeout(wait, what).await;
-    } else {
-        what.await;
+/// The future, bounded by a deadline.
+///
+/// # Errors
+/// Returns an error if there is no tokio runtime here, or one whose timers are not enabled.
+pub(crate) fn timeout_at<F: Future>(deadline: Instant, future: F) -> Result<Timeout<F>, Error> {
+    if !has_runtime() {
+        return Err(Error::no_runtime());
+    }
+    // tokio panics where timers are not enabled, and has no other way to tell.
+    catch_unwind(AssertUnwindSafe(|| tokio::time::timeout_at(deadline, future))).map_err(|_| Error::no_timers())
+}
+
+/// The future, bounded by this long.
+///
+/// # Errors
+/// Returns an error if there is no tokio runtime here, or one whose timers are not enabled.
+pub(crate) fn timeout<F: Future>(wait: Duration, future: F) -> Result<Timeout<F>, Error> {
+    timeout_at(from_now(wait), future)
+}
+
+/// Waits for the future this long at most. Without a runtime and its timers, waits until it completes.
+pub(crate) async fn at_most(wait: Duration, future: impl Future) {
+    let mut future = pin!(future);
+    match timeout(wait, future.as_mut()) {
+        Ok(bounded) => drop(bounded.await),
+        Err(_) => drop(future.await),
     }
 }
 

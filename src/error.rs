@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Response, StatusCode};
 use tower::BoxError;
 
 use crate::secret::Secret;
@@ -28,6 +28,8 @@ use crate::secret::Secret;
 pub struct Error {
     inner: Arc<Inner>,
     retry_after: Option<Duration>,
+    /// The head of the API's response, if the response could not be kept.
+    rejected_response: Option<Arc<Response<()>>>,
     /// A refresh token that came with an answer that holds nothing else of use.
     rotated: Option<Secret>,
     /// Whether a denial is the end of the session, for want of a login.
@@ -85,7 +87,10 @@ enum Kind {
     /// A session was signed out, and its refresh token not revoked.
     NotRevoked,
     Panicked,
+    /// A rejected request whose body could not be kept to its second send.
+    NotReplayed,
     NoRuntime,
+    NoTimers,
     Lost,
     Closed,
     SignedOut,
@@ -145,10 +150,12 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self.inner.kind {
             Kind::Answered(_) | Kind::Unusable { .. } | Kind::Unreachable { .. } | Kind::Silent { .. } => true,
-            Kind::TimedOut(_) | Kind::Refused | Kind::NotSaved | Kind::Panicked | Kind::Lost => true,
+            Kind::TimedOut(_) | Kind::Refused | Kind::NotSaved | Kind::Panicked | Kind::NotReplayed | Kind::Lost => {
+                true
+            }
             Kind::Source { denied } | Kind::Secret { denied, .. } => !denied,
             Kind::Invalid { .. } | Kind::Request(_) | Kind::Denied(_) | Kind::Login(_) => false,
-            Kind::NoRuntime | Kind::NotRevoked | Kind::Closed | Kind::SignedOut => false,
+            Kind::NoRuntime | Kind::NoTimers | Kind::NotRevoked | Kind::Closed | Kind::SignedOut => false,
         }
     }
 
@@ -197,6 +204,19 @@ impl Error {
     /// How long the issuer asked to wait, where it said so (`Retry-After`).
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
+    }
+
+    /// The response of the API that rejected the token, without its body.
+    ///
+    /// `None` in most cases, because the caller gets the response itself, with this error in its extensions. A response
+    /// whose body is large, or one of many that wait at the same time, is not kept while the request waits for a new token:
+    /// it would starve the connection that the token call needs.
+    pub fn rejected_response(&self) -> Option<&Response<()>> {
+        self.rejected_response.as_deref()
+    }
+
+    pub(crate) fn with_rejected_response(self, response: Response<()>) -> Self {
+        Self { rejected_response: Some(Arc::new(response)), ..self }
     }
 
     pub(crate) fn invalid(field: &'static str, problem: impl Into<Cow<'static, str>>) -> Self {
@@ -259,6 +279,14 @@ impl Error {
         Self::new(Kind::NoRuntime)
     }
 
+    pub(crate) fn not_replayed() -> Self {
+        Self::new(Kind::NotReplayed)
+    }
+
+    pub(crate) fn no_timers() -> Self {
+        Self::new(Kind::NoTimers)
+    }
+
     pub(crate) fn lost() -> Self {
         Self::new(Kind::Lost)
     }
@@ -269,6 +297,11 @@ impl Error {
 
     pub(crate) fn signed_out() -> Self {
         Self::new(Kind::SignedOut)
+    }
+
+    /// Whether rejections have used their budget.
+    pub(crate) fn is_over_budget(&self) -> bool {
+        matches!(self.inner.kind, Kind::Refused)
     }
 
     /// The answer may be lost while the work was done: a refresh is repeated with the same refresh token.
@@ -315,7 +348,7 @@ impl Error {
     }
 
     fn over(inner: Inner) -> Self {
-        Self { inner: Arc::new(inner), retry_after: None, rotated: None, final_denial: false }
+        Self { inner: Arc::new(inner), retry_after: None, rejected_response: None, rotated: None, final_denial: false }
     }
 }
 
@@ -375,12 +408,19 @@ impl fmt::Display for Error {
             ),
             Kind::Panicked => f.write_str("the token source panicked; its message went to the panic hook"),
             Kind::NoRuntime => f.write_str("a call has to be made, and there is no tokio runtime here: call from within one"),
+            Kind::NotReplayed => f.write_str(
+                "the token was refused and has been replaced, but the request's body was too long to be kept, or failed; send the request again",
+            ),
+            Kind::NoTimers => f.write_str("the tokio runtime has no timers: enable them in its builder with `enable_time` or `enable_all`"),
             Kind::Lost => f.write_str("the tokio runtime that was fetching the token was shut down; call again"),
             Kind::Closed => f.write_str("the token cache was shut down and fetches no more tokens"),
             Kind::SignedOut => {
                 f.write_str("the session was signed out; log in again, and hand the login to `TokenCache::set_source`")
             }
         }?;
+        if let Some(response) = &self.rejected_response {
+            write!(f, " (the API answered {})", response.status().as_u16())?;
+        }
         match self.retry_after {
             Some(wait) => write!(f, " (the issuer asks to wait {:.0} s)", wait.as_secs_f64().ceil()),
             None => Ok(()),

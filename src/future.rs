@@ -1,7 +1,7 @@
-//! The response: on its way, or put off until there is a token.
+//! The response: on its way, or waiting for a token.
 //!
-//! A request that finds a usable token and is not refused never leaves the first state, which holds the inner future as
-//! it is. Everything else is rare and slow: a boxed async block that reads as prose and ends where a request can go out,
+//! A request that finds a usable token and is not rejected never leaves the first state, which holds the inner future as
+//! it is. Everything else is rare and slow: a boxed async block that reads as prose and ends where a request can be sent,
 //! in the first state again. So what waits is no larger than what it waits for.
 
 use std::fmt;
@@ -11,188 +11,254 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Buf;
 use http::header::AUTHORIZATION;
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
+use tokio::sync::OwnedSemaphorePermit;
 use tower::{BoxError, Service};
 
-use crate::cache::TokenCache;
-use crate::clock;
+use crate::cache::{Snapshot, SnapshotSource, TokenCache};
+use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::origin::Origins;
 use crate::refusal::Refusal;
 use crate::resend::Resend;
-use crate::token::Token;
+use crate::token::{SessionId, Token, TokenId};
+
+/// What the layer needs of the service that it wraps: a tower HTTP client that is `Clone`.
+///
+/// Implemented for every `Service<http::Request<B>, Response = http::Response<A>>` that is `Clone + Send + 'static`, whose
+/// future is `Send`, and whose error turns into a boxed error. It is the one bound that generic code needs:
+///
+/// ```
+/// use http::Request;
+/// use tower::{BoxError, ServiceExt};
+/// use tower_bearer::{Bearer, InnerService};
+///
+/// async fn status<S: InnerService<String>>(api: Bearer<S>) -> Result<u16, BoxError> {
+///     let request = Request::get("https://api.example.com/").body(String::new())?;
+///     Ok(api.oneshot(request).await?.status().as_u16())
+/// }
+/// ```
+pub trait InnerService<B>:
+    Service<
+        Request<B>,
+        Response = Response<<Self as InnerService<B>>::ResponseBody>,
+        Error: Into<BoxError>,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static
+{
+    /// The body of its responses.
+    type ResponseBody: Body + Send + 'static;
+}
+
+impl<S, B, A> InnerService<B> for S
+where
+    S: Service<Request<B>, Response = Response<A>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    A: Body + Send + 'static,
+{
+    type ResponseBody = A;
+}
 
 pin_project! {
     /// The future of [`Bearer`](crate::Bearer).
-    pub struct ResponseFuture<S, B, R, A>
+    pub struct ResponseFuture<S, B, R>
     where
         S: Service<Request<R::Body>>,
         R: Resend<B>,
     {
         #[pin]
-        state: State<S, B, R, A>,
+        state: State<S, B, R>,
     }
 }
 
 pin_project! {
     #[project = Project]
-    enum State<S, B, R, A>
+    enum State<S, B, R>
     where
         S: Service<Request<R::Body>>,
         R: Resend<B>,
     {
-        Sent { #[pin] response: S::Future, sent: Option<Sent<S, R, R::Spare>> },
-        PutOff { next: PutOff<S, B, R, A> },
+        Sent { #[pin] response: S::Future, attempt: Option<Attempt<S, R, R::Spare>> },
+        Pending { step: Pending<S, B, R> },
         Failed { error: Option<Error> },
     }
 }
 
-type PutOff<S, B, R, A> = Pin<Box<dyn Future<Output = Result<Next<S, B, R, A>, BoxError>> + Send>>;
+type Pending<S, B, R> = Pin<Box<dyn Future<Output = Result<Step<S, B, R>, BoxError>> + Send>>;
 
 /// What comes after a wait.
-enum Next<S, B, R, A>
+enum Step<S, B, R>
 where
+    S: Service<Request<R::Body>>,
     R: Resend<B>,
 {
-    /// A request with its token on, and a service that is ready for it.
+    /// A request with its token, and a service that is ready for it.
     Send {
         ready: S,
         request: Request<R::Body>,
-        sent: Option<Sent<S, R, R::Spare>>,
+        attempt: Option<Attempt<S, R, R::Spare>>,
     },
-    HandBack(Response<A>),
+    Return(S::Response),
 }
 
-/// What one layer decides by, shared by its services and their requests. On cache lines of its own: its count is written
-/// with each request.
+/// What one layer decides by, shared by its services and their requests. On cache lines of its own, because each request
+/// writes its count.
 #[derive(Clone, Debug)]
 #[repr(align(128))]
-pub(crate) struct Rules {
+pub(crate) struct LayerConfig {
     pub(crate) cache: TokenCache,
     pub(crate) origins: Origins,
     pub(crate) refusal: Refusal,
 }
 
-/// What a request with our token leaves behind.
-pub(crate) struct Sent<S, R, K> {
-    pub(crate) rules: Arc<Rules>,
+/// What is kept of a request that was sent with our token.
+pub(crate) struct Attempt<S, R, K> {
+    pub(crate) config: Arc<LayerConfig>,
     /// The token it was sent with.
-    pub(crate) generation: u64,
-    pub(crate) again: Option<Again<S, R, K>>,
+    pub(crate) token: TokenId,
+    pub(crate) retry: Option<RetryState<S, R, K>>,
 }
 
 /// What a second send needs.
-pub(crate) struct Again<S, R, K> {
+pub(crate) struct RetryState<S, R, K> {
     pub(crate) service: S,
     pub(crate) resend: R,
-    pub(crate) spare: K,
+    pub(crate) saved: K,
 }
 
-/// How much of a refused response is read so that its connection can be used again, and for how long.
-const CHEAP: (usize, Duration) = (64 * 1024, Duration::from_millis(50));
+/// A rejected response while its request waits for a new token.
+enum Rejected<A> {
+    /// Kept, because it holds next to nothing of its connection.
+    Held { response: Response<A>, _room: Option<OwnedSemaphorePermit> },
+    /// Its body is read or dropped, so that no connection and no HTTP/2 window is starved.
+    Dropped(Response<()>),
+}
+
+/// How much of a rejected response is read so that its connection can be used again, and for how long.
+const DRAIN_LIMIT: (usize, Duration) = (64 * 1024, Duration::from_millis(50));
+/// How many frames of it are read. A body of empty frames that is always ready would not let a timer run.
+const DRAIN_FRAMES: usize = 256;
+
+impl SnapshotSource for LayerConfig {
+    fn snapshot(&self) -> &ArcSwap<Snapshot> {
+        self.cache.snapshot()
+    }
+
+    fn clock(&self) -> &Clock {
+        self.cache.clock()
+    }
+}
 
 // === impl ResponseFuture ===
 
-impl<S, B, R, A> ResponseFuture<S, B, R, A>
+impl<S, B, R> ResponseFuture<S, B, R>
 where
-    S: Service<Request<R::Body>, Response = Response<A>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
-    R: Resend<B> + Clone + Send + 'static,
-    R::Body: Send,
-    R::Spare: Send + 'static,
+    S: InnerService<R::Body>,
+    R: Resend<B>,
     B: Send + 'static,
-    A: Body + Send + 'static,
 {
-    pub(crate) fn sent(response: S::Future, sent: Option<Sent<S, R, R::Spare>>) -> Self {
-        Self { state: State::Sent { response, sent } }
+    pub(crate) fn sent(response: S::Future, attempt: Option<Attempt<S, R, R::Spare>>) -> Self {
+        Self { state: State::Sent { response, attempt } }
     }
 
-    /// There is something to judge in the response.
-    #[cold]
-    fn judge(mut self: Pin<&mut Self>, response: Response<A>, cx: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
-        let Project::Sent { sent, .. } = self.as_mut().project().state.project() else { unreachable!("it was sent") };
-        let Some(Sent { rules, generation, again }) = sent.take() else { return Poll::Ready(Ok(response)) };
-        let (response, refused) = rules.refusal.judge(response, &rules.origins);
-        if !refused {
-            return Poll::Ready(Ok(response));
-        }
-        let Some(again) = again else {
-            hand_back(&rules, generation);
-            return Poll::Ready(Ok(response));
-        };
-        let next = go_again(rules, generation, again, response);
-        // The first future goes here, and with it what it holds of the service beneath.
-        self.as_mut().project().state.set(State::PutOff { next });
-        self.poll(cx)
-    }
-
-    /// There is no response yet to wait for.
-    #[cold]
-    fn go_on(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
-        let next = match self.as_mut().project().state.project() {
-            Project::PutOff { next } => ready!(next.as_mut().poll(cx))?,
-            Project::Failed { error } => {
-                return Poll::Ready(Err(error.take().expect("polled after completion").into()));
-            }
-            Project::Sent { .. } => unreachable!("nothing was sent"),
-        };
-        match next {
-            Next::Send { mut ready, request, sent } => {
-                let response = ready.call(request);
-                self.as_mut().project().state.set(State::Sent { response, sent });
-                self.poll(cx)
-            }
-            Next::HandBack(response) => Poll::Ready(Ok(response)),
-        }
+    pub(crate) fn waiting(
+        config: Arc<LayerConfig>,
+        session: SessionId,
+        service: S,
+        resend: R,
+        request: Request<B>,
+    ) -> Self {
+        Self { state: State::Pending { step: wait(config, session, service, resend, request) } }
     }
 
     pub(crate) fn failed(error: Error) -> Self {
         Self { state: State::Failed { error: Some(error) } }
     }
 
-    pub(crate) fn waiting(rules: Arc<Rules>, service: S, resend: R, request: Request<B>) -> Self {
-        Self { state: State::PutOff { next: wait(rules, service, resend, request) } }
+    /// The response may be a rejection.
+    #[cold]
+    fn evaluate(
+        mut self: Pin<&mut Self>,
+        response: Response<S::ResponseBody>,
+        cx: &mut Context<'_>,
+    ) -> Poll<<Self as Future>::Output> {
+        let Project::Sent { attempt, .. } = self.as_mut().project().state.project() else {
+            unreachable!("it was sent")
+        };
+        let Some(Attempt { config, token, retry }) = attempt.take() else { return Poll::Ready(Ok(response)) };
+        let (response, rejected) = config.refusal.judge(response, &config.origins);
+        if !rejected {
+            return Poll::Ready(Ok(response));
+        }
+        let Some(retry) = retry.filter(|retry| retry.resend.can_replay(&retry.saved)) else {
+            let over_budget = config.cache.replace_in_background(token).is_err_and(|error| error.is_over_budget());
+            let why = (!over_budget).then_some("its body cannot be sent twice");
+            config.cache.telemetry().handed_back(token.generation, why);
+            return Poll::Ready(Ok(response));
+        };
+        let step = retry_with_new_token(config, token, retry, response);
+        // The first future is dropped here, and with it what it holds of the inner service.
+        self.as_mut().project().state.set(State::Pending { step });
+        self.poll(cx)
+    }
+
+    /// There is no response to wait for yet.
+    #[cold]
+    fn poll_pending(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
+        let step = match self.as_mut().project().state.project() {
+            Project::Pending { step } => ready!(step.as_mut().poll(cx))?,
+            Project::Failed { error } => {
+                return Poll::Ready(Err(error.take().expect("polled after completion").into()));
+            }
+            Project::Sent { .. } => unreachable!("nothing was sent"),
+        };
+        match step {
+            Step::Send { mut ready, request, attempt } => {
+                let response = ready.call(request);
+                self.as_mut().project().state.set(State::Sent { response, attempt });
+                self.poll(cx)
+            }
+            Step::Return(response) => Poll::Ready(Ok(response)),
+        }
     }
 }
 
-impl<S, B, R, A> Future for ResponseFuture<S, B, R, A>
+impl<S, B, R> Future for ResponseFuture<S, B, R>
 where
-    S: Service<Request<R::Body>, Response = Response<A>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
-    R: Resend<B> + Clone + Send + 'static,
-    R::Body: Send,
-    R::Spare: Send + 'static,
+    S: InnerService<R::Body>,
+    R: Resend<B>,
     B: Send + 'static,
-    A: Body + Send + 'static,
 {
-    type Output = Result<Response<A>, BoxError>;
+    type Output = Result<Response<S::ResponseBody>, BoxError>;
 
-    // Into the future around it, so that the response is moved once less.
+    // Inlined into the future around it, so that the response is moved once less.
     #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = match self.as_mut().project().state.project() {
-            Project::Sent { response, sent } => {
-                let answer = ready!(response.poll(cx)).map_err(Into::into);
+        let result = match self.as_mut().project().state.project() {
+            Project::Sent { response, attempt } => {
+                let result = ready!(response.poll(cx)).map_err(Into::into);
                 // Nearly every response is told apart here, where it lies.
-                match (&answer, sent) {
-                    (Ok(response), Some(sent)) if sent.rules.refusal.concerns(response) => {}
-                    _ => return Poll::Ready(answer),
+                match (&result, attempt) {
+                    (Ok(response), Some(attempt)) if attempt.config.refusal.concerns(response) => {}
+                    _ => return Poll::Ready(result),
                 }
-                answer
+                result
             }
-            Project::PutOff { .. } | Project::Failed { .. } => return self.go_on(cx),
+            Project::Pending { .. } | Project::Failed { .. } => return self.poll_pending(cx),
         };
-        self.judge(answer?, cx)
+        self.evaluate(result?, cx)
     }
 }
 
-impl<S, B, R, A> fmt::Debug for ResponseFuture<S, B, R, A>
+impl<S, B, R> fmt::Debug for ResponseFuture<S, B, R>
 where
     S: Service<Request<R::Body>>,
     R: Resend<B>,
@@ -204,108 +270,156 @@ where
 
 // === the waits ===
 
-/// There is no usable token: waits for one.
-fn wait<S, B, R, A>(rules: Arc<Rules>, service: S, resend: R, request: Request<B>) -> PutOff<S, B, R, A>
+/// There is no usable token: waits for one of the session in which the request began.
+fn wait<S, B, R>(
+    config: Arc<LayerConfig>,
+    session: SessionId,
+    service: S,
+    resend: R,
+    request: Request<B>,
+) -> Pending<S, B, R>
 where
-    S: Service<Request<R::Body>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    R: Resend<B> + Send + 'static,
-    R::Body: Send,
-    R::Spare: Send,
+    S: InnerService<R::Body>,
+    R: Resend<B>,
     B: Send + 'static,
-    A: 'static,
 {
-    // A block, because a function's arguments would be held twice.
+    // A block, because a function would hold its arguments twice.
     Box::pin(async move {
-        rules.cache.get().await?;
-        let (ready, token) = ready_with_token(&rules.cache, service.clone()).await?;
-        let (mut request, spare) = resend.first(request);
+        config.cache.get_in(session).await?;
+        let (ready, token) = ready_with_token(&config.cache, session, service.clone()).await?;
+        let (mut request, saved) = resend.first(request);
         request.headers_mut().insert(AUTHORIZATION, token.header_value().clone());
-        let again = spare.map(|spare| Again { service, resend, spare });
-        let sent = Some(Sent { rules, generation: token.generation(), again });
-        Ok(Next::Send { ready, request, sent })
+        let retry = saved.map(|saved| RetryState { service, resend, saved });
+        Ok(Step::Send { ready, request, attempt: Some(Attempt { config, token: token.id(), retry }) })
     })
 }
 
-/// The request cannot go again; the next one shall have a better token.
-#[cold]
-fn hand_back(rules: &Rules, refused: u64) {
-    rules.cache.telemetry().handed_back(refused, "its body cannot be sent twice");
-    rules.cache.replace_beside(refused);
-}
-
-/// The token was refused: waits for the one after it, and sends the request a second and last time. A second refusal marks
+/// The token was rejected: waits for the next one, and sends the request a second and last time. A second rejection marks
 /// nothing and is the caller's.
-fn go_again<S, B, R, A>(
-    rules: Arc<Rules>,
-    refused: u64,
-    again: Again<S, R, R::Spare>,
-    mut response: Response<A>,
-) -> PutOff<S, B, R, A>
+fn retry_with_new_token<S, B, R>(
+    config: Arc<LayerConfig>,
+    token: TokenId,
+    retry: RetryState<S, R, R::Spare>,
+    response: Response<S::ResponseBody>,
+) -> Pending<S, B, R>
 where
-    S: Service<Request<R::Body>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    R: Resend<B> + Send + 'static,
-    R::Body: Send,
-    R::Spare: Send + 'static,
-    B: 'static,
-    A: Body + Send + 'static,
+    S: InnerService<R::Body>,
+    R: Resend<B>,
+    B: Send + 'static,
 {
     Box::pin(async move {
-        if let Err(error) = rules.cache.replace_or_settle(refused).await {
-            rules.cache.telemetry().handed_back(refused, "there is no new token");
-            response.extensions_mut().insert(error);
-            return Ok(Next::HandBack(response));
+        let cache = &config.cache;
+        let (rejected, replaced) = while_waiting(cache, response, cache.replace(token)).await;
+        if let Err(error) = replaced {
+            // Past the budget there is one event for all.
+            cache
+                .telemetry()
+                .handed_back(token.generation, (!error.is_over_budget()).then_some("there is no new token"));
+            return rejected.with_error(error).map(Step::Return);
         }
-        let Some(mut request) = again.resend.second(again.spare) else {
-            rules.cache.telemetry().handed_back(refused, "its body was too long to be kept, or failed");
-            return Ok(Next::HandBack(response));
+        let Some(mut request) = retry.resend.second(retry.saved) else {
+            cache.telemetry().handed_back(token.generation, Some("its body was too long to be kept, or failed"));
+            return rejected.with_error(Error::not_replayed()).map(Step::Return);
         };
-        drain(response.into_body()).await;
-        let (ready, token) = ready_with_token(&rules.cache, again.service).await?;
-        // Another session may have begun while the service was not ready.
-        rules.cache.check_session(refused)?;
-        request.headers_mut().insert(AUTHORIZATION, token.header_value().clone());
-        rules.cache.telemetry().sent_again(refused, token.generation());
-        Ok(Next::Send { ready, request, sent: None })
+        if let Rejected::Held { response, .. } = rejected {
+            drain(response.into_body()).await;
+        }
+        let (ready, new) = ready_with_token(cache, token.session, retry.service).await?;
+        request.headers_mut().insert(AUTHORIZATION, new.header_value().clone());
+        cache.telemetry().sent_again(token.generation, new.generation());
+        Ok(Step::Send { ready, request, attempt: None })
     })
 }
 
-/// Waits until the service is ready. Where the token expired meanwhile, the readiness goes back before the wait for the
-/// next.
-async fn ready_with_token<S, B>(cache: &TokenCache, service: S) -> Result<(S, Token), BoxError>
+/// Waits until the service is ready and there is a token of this session. If the token expired meanwhile, the readiness is
+/// given back before the wait for the next.
+async fn ready_with_token<S, B>(cache: &TokenCache, session: SessionId, service: S) -> Result<(S, Token), BoxError>
 where
     S: Service<B, Error: Into<BoxError>> + Clone,
 {
     loop {
         let mut ready = service.clone();
         poll_fn(|cx| ready.poll_ready(cx)).await.map_err(Into::into)?;
-        if let Some(token) = cache.peek() {
+        if let Some(token) = cache.peek_in(session)? {
             return Ok((ready, token));
         }
         drop(ready);
-        cache.get().await?;
+        cache.get_in(session).await?;
     }
 }
 
-/// Reads what is left of a refused response where that is cheap, so that its connection can be used again.
+// === rejected responses ===
+
+/// Waits for a new token. Meanwhile the response holds no connection and no HTTP/2 window that the token call may need: it
+/// is kept only if its body is small and few others wait.
+async fn while_waiting<A: Body, T>(
+    cache: &TokenCache,
+    response: Response<A>,
+    wait: impl Future<Output = T>,
+) -> (Rejected<A>, T) {
+    let body = response.body();
+    let size = if body.is_end_stream() { Some(0) } else { body.size_hint().upper() };
+    let room = match size {
+        Some(0) => Some(None),
+        Some(size) => cache.reserve_unread(size).map(Some),
+        None => None,
+    };
+    if let Some(room) = room {
+        let result = wait.await;
+        return (Rejected::Held { response, _room: room }, result);
+    }
+    let (head, body) = response.into_parts();
+    let (mut drained, mut wait) = (pin!(drain(body)), pin!(wait));
+    let mut is_drained = false;
+    let mut result = None;
+    let result = poll_fn(|cx| {
+        // First, because it starts the refresh.
+        if result.is_none()
+            && let Poll::Ready(ready) = wait.as_mut().poll(cx)
+        {
+            result = Some(ready);
+        }
+        is_drained = is_drained || drained.as_mut().poll(cx).is_ready();
+        if is_drained { result.take().map_or(Poll::Pending, Poll::Ready) } else { Poll::Pending }
+    });
+    let result = result.await;
+    (Rejected::Dropped(Response::from_parts(head, ())), result)
+}
+
+impl<A> Rejected<A> {
+    /// What the caller gets: the response with the error in its extensions, or the error with the response's head.
+    fn with_error(self, error: Error) -> Result<Response<A>, BoxError> {
+        match self {
+            Self::Held { mut response, .. } => {
+                response.extensions_mut().insert(error);
+                Ok(response)
+            }
+            Self::Dropped(head) => Err(error.with_rejected_response(head).into()),
+        }
+    }
+}
+
+/// Reads the rest of a rejected response if that is cheap, so that its connection can be used again.
 async fn drain<A: Body>(body: A) {
-    // Without a runtime there is no timer to bound the reading.
-    if body.is_end_stream() || !clock::has_runtime() {
+    if body.is_end_stream() {
         return;
     }
-    let (most, longest) = CHEAP;
+    let (limit, longest) = DRAIN_LIMIT;
     let read = async {
         let mut body = pin!(body);
         let mut seen = 0;
-        while let Some(Ok(frame)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        for _ in 0..DRAIN_FRAMES {
+            let Some(Ok(frame)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await else { return };
             seen += frame.data_ref().map_or(0, Buf::remaining);
-            if seen > most {
+            if seen > limit {
                 return;
             }
         }
     };
-    let _ = tokio::time::timeout(longest, read).await;
-    // The client's own tasks learn of the end after us, and give the connection back only then.
-    tokio::task::yield_now().await;
+    // Without timers nothing bounds the reading.
+    if let Ok(read) = clock::timeout(longest, read) {
+        let _ = read.await;
+        // The client's own tasks see the end after this one, and give the connection back only then.
+        tokio::task::yield_now().await;
+    }
 }

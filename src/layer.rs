@@ -4,7 +4,7 @@ use tower::Layer;
 
 use crate::cache::TokenCache;
 use crate::error::Error;
-use crate::future::Rules;
+use crate::future::LayerConfig;
 use crate::origin::{Origin, Origins};
 use crate::refusal::Refusal;
 use crate::resend::CloneBody;
@@ -93,7 +93,8 @@ impl<S, R: Clone> Layer<S> for BearerLayer<R> {
     type Service = Bearer<S, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let rules = Rules { cache: self.cache.clone(), origins: self.origins.clone(), refusal: self.refusal.clone() };
-        Bearer::new(inner, rules, self.resend.clone())
+        let config =
+            LayerConfig { cache: self.cache.clone(), origins: self.origins.clone(), refusal: self.refusal.clone() };
+        Bearer::new(inner, config, self.resend.clone())
     }
 }

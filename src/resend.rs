@@ -30,17 +30,22 @@ mod buffered;
     note = "the default, `CloneBody`, takes bodies that are `Clone`",
     note = "choose another with `BearerLayer::resend`: `Buffered::new(limit)` records a stream, `IfEmpty` keeps requests without a body, a closure `Fn(&B) -> Option<B>` copies in its own way, `Never` hands every 401 back"
 )]
-pub trait Resend<B> {
-    /// The body the wrapped service gets.
-    type Body;
+pub trait Resend<B>: Clone + Send + 'static {
+    /// The body that the inner service gets.
+    type Body: Send;
     /// What is kept of the request while the first answer is awaited.
-    type Spare;
+    type Spare: Send + 'static;
 
     /// Makes the request that is sent once whatever is answered.
     fn once(&self, request: Request<B>) -> Request<Self::Body>;
 
     /// Makes the first send, and what the second needs; `None` where this request cannot be sent twice.
     fn first(&self, request: Request<B>) -> (Request<Self::Body>, Option<Self::Spare>);
+
+    /// Whether the second send can still be made. If it cannot, the rejected response is returned at once.
+    fn can_replay(&self, _: &Self::Spare) -> bool {
+        true
+    }
 
     /// Makes the second send, equal to the first; `None` where it cannot be sent after all. The layer puts the new token
     /// in the place of the refused one.
@@ -80,7 +85,7 @@ pub fn check<B, S: Service<Request<B>>>(_: &S) {}
 
 // So that the error names the choice, and not the `Clone` it stumbled over.
 #[diagnostic::do_not_recommend]
-impl<B: Clone> Resend<B> for CloneBody {
+impl<B: Clone + Send + 'static> Resend<B> for CloneBody {
     type Body = B;
     type Spare = Request<B>;
 
@@ -99,7 +104,7 @@ impl<B: Clone> Resend<B> for CloneBody {
     }
 }
 
-impl<B: Body + Default> Resend<B> for IfEmpty {
+impl<B: Body + Default + Send> Resend<B> for IfEmpty {
     type Body = B;
     type Spare = Request<()>;
 
@@ -118,7 +123,7 @@ impl<B: Body + Default> Resend<B> for IfEmpty {
 }
 
 // The request is never taken apart, nor kept: nothing is moved for a choice that costs nothing.
-impl<B> Resend<B> for Never {
+impl<B: Send> Resend<B> for Never {
     type Body = B;
     type Spare = std::convert::Infallible;
 
@@ -137,7 +142,7 @@ impl<B> Resend<B> for Never {
     }
 }
 
-impl<B, F: Fn(&B) -> Option<B>> Resend<B> for F {
+impl<B: Send + 'static, F: Fn(&B) -> Option<B> + Clone + Send + 'static> Resend<B> for F {
     type Body = B;
     type Spare = Request<B>;
 

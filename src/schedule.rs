@@ -15,7 +15,7 @@
 //! refresh in step). The margin never exceeds half the life, and never comes so near to the end that Due would vanish.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::Error;
 use crate::token::MAX_LIFETIME;
@@ -67,10 +67,12 @@ pub(crate) struct Window {
     end: Moment,
 }
 
-/// The refreshes that refusals have caused lately.
+/// The refreshes that rejections have caused lately.
 #[derive(Debug, Default)]
-pub(crate) struct Refusals {
+pub(crate) struct RejectionBudget {
     started: VecDeque<Moment>,
+    /// When it was last reported that the budget is spent.
+    reported_at: Option<Moment>,
 }
 
 /// How long one clock is asked instead of two: so much later is it noticed that a machine slept, or that the wall clock
@@ -150,6 +152,11 @@ impl Moment {
         Self { mono: self.mono.saturating_add(wait), wall: self.wall.saturating_add(wait) }
     }
 
+    /// The time of day.
+    pub(crate) fn system_time(self) -> SystemTime {
+        UNIX_EPOCH.checked_add(self.wall).unwrap_or(UNIX_EPOCH)
+    }
+
     /// Whether either clock has come this far.
     pub(crate) fn reached(self, now: Self) -> bool {
         now.mono >= self.mono || now.wall >= self.wall
@@ -218,20 +225,30 @@ impl Window {
     }
 }
 
-// === impl Refusals ===
+// === impl RejectionBudget ===
 
-impl Refusals {
-    /// Takes one refresh from the budget; `false` where it is spent.
-    pub(crate) fn spend(&mut self, settings: &Refresh, now: Moment) -> bool {
+impl RejectionBudget {
+    /// Whether one more refresh is within the budget.
+    pub(crate) fn has_room(&self, settings: &Refresh, now: Moment) -> bool {
         let (most, window) = settings.budget;
-        while self.started.front().is_some_and(|start| start.after(window).reached(now)) {
-            self.started.pop_front();
+        self.started.iter().filter(|start| !start.after(window).reached(now)).count() < most
+    }
+
+    /// Takes one refresh from the budget.
+    pub(crate) fn spend(&mut self, settings: &Refresh, now: Moment) {
+        let (_, window) = settings.budget;
+        self.started.retain(|start| !start.after(window).reached(now));
+        self.started.push_back(now);
+    }
+
+    /// Notes that the budget is spent; `true` for the first time within the window.
+    pub(crate) fn report(&mut self, settings: &Refresh, now: Moment) -> bool {
+        let (_, window) = settings.budget;
+        let first = self.reported_at.is_none_or(|reported_at| reported_at.after(window).reached(now));
+        if first {
+            self.reported_at = Some(now);
         }
-        let left = self.started.len() < most;
-        if left {
-            self.started.push_back(now);
-        }
-        left
+        first
     }
 }
 
@@ -247,16 +264,11 @@ pub(crate) fn replication_lag(since: Moment, now: Moment) -> Option<Duration> {
 /// How long to wait after `streak` failed fetches in a row; `left` is how long the current token can still be sent.
 ///
 /// Ours is jittered, capped by what is left of the token's life (so that the moment it ends sees an attempt), and
-/// never below 100 ms. The issuer's `Retry-After` replaces it, up to 5 min.
+/// never below 100 ms. The issuer's `Retry-After`, up to 5 min, lengthens it and never shortens it.
 pub(crate) fn backoff(streak: u32, left: Duration, retry_after: Option<Duration>, roll: f64) -> Duration {
-    let wait = match retry_after {
-        Some(asked) => asked.min(LONGEST_RETRY_AFTER),
-        None => {
-            let wait = doubling(BACKOFF, streak, roll);
-            if left.is_zero() { wait } else { wait.min(left) }
-        }
-    };
-    wait.max(SHORTEST)
+    let wait = doubling(BACKOFF, streak, roll);
+    let wait = if left.is_zero() { wait } else { wait.min(left) };
+    wait.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)).max(SHORTEST)
 }
 
 /// How long to wait after the credentials were denied `streak` times in a row.

@@ -3,7 +3,7 @@
 //! # The story
 //! The path of a request that finds a usable token is all here, and is what a static header costs and a little more: one
 //! match of the origin, one look at the snapshot and at one clock, one search in the headers. No lock, no await, nothing
-//! that other threads write. Only when something is unusual is it found out what, with care ([`Bearer::way`]).
+//! that other threads write. Only when something is unusual is it found out what, with care ([`Bearer::classify`]).
 //! Everything slower is in [`future`](crate::future).
 
 use std::fmt;
@@ -12,30 +12,27 @@ use std::task::{Context, Poll};
 
 use http::header::{AUTHORIZATION, Entry};
 use http::{HeaderMap, Method, Request, Response};
-use http_body::Body;
 use tower::{BoxError, Service};
 
-use crate::cache::{Found, Reader, TokenCache, Usable};
+use crate::cache::{Freshness, Reader, Usable};
 use crate::error::Error;
-use crate::future::{Again, ResponseFuture, Rules, Sent};
+use crate::future::{Attempt, InnerService, LayerConfig, ResponseFuture, RetryState};
 use crate::origin::Verdict;
 use crate::resend::{CloneBody, Resend};
 
 /// An HTTP client that puts a bearer token on its requests; made by [`BearerLayer`](crate::BearerLayer).
 ///
-/// It is ready when the service beneath is. A request without a usable token waits in its future, having given its
+/// It is ready when the inner service is. A request without a usable token waits in its future, having given its
 /// readiness back. Dropping the future of a request never ends a fetch.
 ///
 /// # Errors
-/// The future fails with the error of the service beneath, boxed, or with [`Error`] where there is no token to send, or
-/// where the request's URI names no host ([`relative_to`](crate::BearerLayer::relative_to)).
+/// The future fails with the error of the inner service, boxed, or with [`Error`]: if there is no token to send, if the
+/// session of the request has ended, or if the request's URI names no host
+/// ([`relative_to`](crate::BearerLayer::relative_to)).
 pub struct Bearer<S, R = CloneBody> {
     inner: S,
-    reader: Reader,
-    /// Each request takes a count of it along.
-    rules: Arc<Rules>,
-    /// Whether no other service has these rules.
-    settled: bool,
+    /// Each request counts a reference to its owner.
+    reader: Reader<LayerConfig>,
     resend: R,
 }
 
@@ -49,71 +46,69 @@ pub struct Bearer<S, R = CloneBody> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoToken;
 
-/// What becomes of a request.
-enum Way {
-    /// As it is, whatever is answered.
-    Untouched,
-    WithToken,
-    Nowhere(Error),
+/// What becomes of a request without a usable token.
+enum Disposition {
+    /// It is sent as it is, whatever is answered.
+    PassThrough,
+    /// It waits for a token.
+    Wait,
+    /// It fails.
+    Reject(Error),
 }
 
 // === impl Bearer ===
 
 impl<S, R> Bearer<S, R> {
-    pub(crate) fn new(inner: S, rules: Rules, resend: R) -> Self {
-        Self { inner, reader: Reader::default(), rules: Arc::new(rules), settled: false, resend }
+    pub(crate) fn new(inner: S, config: LayerConfig, resend: R) -> Self {
+        Self { inner, reader: Reader::new(Arc::new(config)), resend }
     }
 
-    /// The cache its tokens come from.
-    pub fn cache(&self) -> &TokenCache {
-        &self.rules.cache
-    }
-
-    /// The service beneath.
+    /// The inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The service beneath.
+    /// The inner service.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The service beneath, without the layer.
+    /// The inner service, without the layer.
     pub fn into_inner(self) -> S {
         self.inner
     }
 
-    /// A service that is kept takes rules of its own, so that it writes to no count that others write to as well.
+    /// What becomes of a request that finds no usable token, or none of ours: with care.
     #[cold]
-    fn settle(&mut self) {
-        if !self.settled {
-            self.settled = true;
-            self.rules = Arc::new(Rules::clone(&self.rules));
-        }
-    }
-
-    /// What becomes of a request that finds no usable token, or none of ours: told apart with care.
-    #[cold]
-    fn way<B>(&self, request: &Request<B>, verdict: Verdict) -> Way {
+    fn classify<B>(&self, request: &Request<B>, verdict: Verdict) -> Disposition {
         if request.headers().contains_key(AUTHORIZATION) || is_exempt(request) {
-            return Way::Untouched;
+            return Disposition::PassThrough;
         }
         match verdict {
-            Verdict::Ours => Way::WithToken,
+            Verdict::Ours => Disposition::Wait,
             Verdict::Foreign => {
-                self.rules.cache.telemetry().foreign_origin(request.uri());
-                Way::Untouched
+                self.reader.owner().cache.telemetry().foreign_origin(request.uri());
+                Disposition::PassThrough
             }
-            Verdict::Unplaced => Way::Nowhere(Error::request(
-                "the request's URI names no host, so nobody knows whether the token belongs there; give the whole URL, \
+            Verdict::Unplaced => Disposition::Reject(Error::request(
+                "the request's URI names no host, so it is unknown whether the token belongs there; give the whole URL, \
                  or tell the layer with `relative_to` where such requests go",
             )),
-            Verdict::Userinfo => Way::Nowhere(Error::request(
+            Verdict::Userinfo => Disposition::Reject(Error::request(
                 "the request's URI carries a user and password before its host, beside the token; leave them out, or \
                  mark the request with `NoToken`",
             )),
         }
+    }
+}
+
+impl<S: Clone, R> Bearer<S, R> {
+    /// Gives back the readiness that `poll_ready` took: what it stands for may be needed by others, such as the token call.
+    /// Returns a service that is not ready yet.
+    fn give_back_readiness(&mut self) -> S {
+        let unready = self.inner.clone();
+        self.inner = unready.clone();
+        unready
     }
 }
 
@@ -123,9 +118,9 @@ fn is_exempt<B>(request: &Request<B>) -> bool {
     request.method() == Method::CONNECT || request.extensions().get::<NoToken>().is_some()
 }
 
-/// Takes our token off again, the last of several credentials; the caller's own stay as they were, where they were.
+/// Takes our token off again, which is the last of several credentials. The caller's own stay as they were.
 #[cold]
-fn take_back(headers: &mut HeaderMap) {
+fn restore_caller_credentials(headers: &mut HeaderMap) {
     if let Entry::Occupied(mut entry) = headers.entry(AUTHORIZATION) {
         let mut own: Vec<_> = entry.iter().cloned().collect();
         own.pop();
@@ -137,75 +132,69 @@ fn take_back(headers: &mut HeaderMap) {
     }
 }
 
-impl<S, B, R, A> Service<Request<B>> for Bearer<S, R>
+impl<S, B, R> Service<Request<B>> for Bearer<S, R>
 where
-    S: Service<Request<R::Body>, Response = Response<A>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
-    R: Resend<B> + Clone + Send + 'static,
-    R::Body: Send,
-    R::Spare: Send + 'static,
+    S: InnerService<R::Body>,
+    R: Resend<B>,
     B: Send + 'static,
-    A: Body + Send + 'static,
 {
-    type Response = Response<A>;
+    type Response = Response<S::ResponseBody>;
     type Error = BoxError;
-    type Future = ResponseFuture<S, B, R, A>;
+    type Future = ResponseFuture<S, B, R>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let verdict = self.rules.origins.judge(request.uri());
+        let verdict = self.reader.owner().origins.judge(request.uri());
         let usable = match verdict {
-            Verdict::Ours if !is_exempt(&request) => self.reader.usable(&self.rules.cache),
+            Verdict::Ours if !is_exempt(&request) => self.reader.usable(),
             _ => None,
         };
-        let Some(Usable { value, generation, found }) = usable else {
-            return match self.way(&request, verdict) {
-                Way::WithToken => {
-                    // Our readiness goes back before the wait: the issuer's call may need it.
-                    let later = self.inner.clone();
-                    self.inner = later.clone();
-                    ResponseFuture::waiting(Arc::clone(&self.rules), later, self.resend.clone(), request)
+        let Some(Usable { value, token, freshness }) = usable else {
+            return match self.classify(&request, verdict) {
+                Disposition::Wait => {
+                    let session = self.reader.session();
+                    let service = self.give_back_readiness();
+                    let config = Arc::clone(self.reader.owner());
+                    ResponseFuture::waiting(config, session, service, self.resend.clone(), request)
                 }
-                Way::Untouched => ResponseFuture::sent(self.inner.call(self.resend.once(request)), None),
-                Way::Nowhere(error) => ResponseFuture::failed(error),
+                Disposition::PassThrough => ResponseFuture::sent(self.inner.call(self.resend.once(request)), None),
+                Disposition::Reject(error) => {
+                    self.give_back_readiness();
+                    ResponseFuture::failed(error)
+                }
             };
         };
-        // One search in the headers where looking first would be two. What was there already is the caller's own.
+        // One search in the headers, where looking first would be two. What was there already is the caller's own.
         if request.headers_mut().append(AUTHORIZATION, value) {
-            take_back(request.headers_mut());
+            restore_caller_credentials(request.headers_mut());
             return ResponseFuture::sent(self.inner.call(self.resend.once(request)), None);
         }
-        match found {
-            Found::Fresh => {}
-            Found::FreshAgain => self.settle(),
-            Found::Due => self.rules.cache.refresh_beside(),
+        match freshness {
+            Freshness::Fresh { seen_before: false } => {}
+            Freshness::Fresh { seen_before: true } => self.reader.detach(),
+            Freshness::Due => self.reader.owner().cache.refresh_in_background(),
         }
-        let (request, spare) = self.resend.first(request);
-        let again = spare.map(|spare| Again { service: self.inner.clone(), resend: self.resend.clone(), spare });
-        let sent = Sent { rules: Arc::clone(&self.rules), generation, again };
-        ResponseFuture::sent(self.inner.call(request), Some(sent))
+        let (request, saved) = self.resend.first(request);
+        let retry = saved.map(|saved| RetryState { service: self.inner.clone(), resend: self.resend.clone(), saved });
+        let attempt = Attempt { config: Arc::clone(self.reader.owner()), token, retry };
+        ResponseFuture::sent(self.inner.call(request), Some(attempt))
     }
 }
 
 impl<S: Clone, R: Clone> Clone for Bearer<S, R> {
     fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            // What it has seen stays with it: a clone is nearly always for one request.
-            reader: Reader::default(),
-            rules: Arc::clone(&self.rules),
-            settled: false,
-            resend: self.resend.clone(),
-        }
+        Self { inner: self.inner.clone(), reader: self.reader.clone(), resend: self.resend.clone() }
     }
 }
 
 impl<S: fmt::Debug, R> fmt::Debug for Bearer<S, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bearer").field("inner", &self.inner).field("rules", &self.rules).finish_non_exhaustive()
+        f.debug_struct("Bearer")
+            .field("inner", &self.inner)
+            .field("config", self.reader.owner())
+            .finish_non_exhaustive()
     }
 }

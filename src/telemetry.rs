@@ -144,20 +144,25 @@ impl Telemetry {
         self.count("tower_bearer_sign_outs_total");
     }
 
-    /// An API refused a token.
-    pub(crate) fn refused(&self, generation: u64) {
-        tracing::info!(name: "token_refused", target: TARGET, cache = self.name(), generation, "token refused");
+    /// An API refused a token. One event for each token, and each time one count.
+    pub(crate) fn refused(&self, generation: u64, first: bool) {
+        if first {
+            tracing::info!(name: "token_refused", target: TARGET, cache = self.name(), generation, "token refused");
+        }
         self.count("tower_bearer_refusals_total");
     }
 
-    /// A refusal caused no refresh, because others have caused as many as they may.
-    pub(crate) fn budget_exhausted(&self) {
-        tracing::warn!(
-            name: "refusal_budget_exhausted",
-            target: TARGET,
-            cache = self.name(),
-            "refusals have caused as many refreshes as they may"
-        );
+    /// A refusal caused no refresh, because others have caused as many as they may. One event within each window of the
+    /// budget, and each time one count.
+    pub(crate) fn budget_exhausted(&self, first: bool) {
+        if first {
+            tracing::warn!(
+                name: "refusal_budget_exhausted",
+                target: TARGET,
+                cache = self.name(),
+                "refusals have caused as many refreshes as they may"
+            );
+        }
         self.count("tower_bearer_refusal_budget_exhausted_total");
     }
 
@@ -174,16 +179,18 @@ impl Telemetry {
         self.count("tower_bearer_sent_again_total");
     }
 
-    /// A refused request does not go out again.
-    pub(crate) fn handed_back(&self, refused: u64, why: &str) {
-        tracing::debug!(
-            name: "refused_response_handed_back",
-            target: TARGET,
-            cache = self.name(),
-            refused,
-            why,
-            "refused response handed back"
-        );
+    /// A refused request does not go out again. Counted, and with a reason an event.
+    pub(crate) fn handed_back(&self, refused: u64, why: Option<&str>) {
+        if let Some(why) = why {
+            tracing::debug!(
+                name: "refused_response_handed_back",
+                target: TARGET,
+                cache = self.name(),
+                refused,
+                why,
+                "refused response handed back"
+            );
+        }
         self.count("tower_bearer_handed_back_total");
     }
 

@@ -1,6 +1,7 @@
 //! A token: the header value it becomes, how long it lives, and what came with it.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -38,9 +39,23 @@ pub const MAX_LIFETIME: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 pub struct Token {
     /// `Bearer <token>`, built once, marked sensitive.
     header: HeaderValue,
-    generation: u64,
+    id: TokenId,
     expires_at: Option<SystemTime>,
     details: Arc<Details>,
+}
+
+/// Which session of which cache. All zero for a token that no cache published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SessionId {
+    cache: u32,
+    number: u32,
+}
+
+/// Which token: its session, and its generation in its cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TokenId {
+    pub(crate) session: SessionId,
+    pub(crate) generation: u64,
 }
 
 #[derive(Clone)]
@@ -84,7 +99,7 @@ impl Token {
     fn of(header: HeaderValue, lifetime: Duration) -> Self {
         let details =
             Details { lifetime, refresh_in: None, refresh_token: None, scope: None, id_token: None, extra: Map::new() };
-        Self { header, generation: 0, expires_at: None, details: Arc::new(details) }
+        Self { header, id: TokenId::default(), expires_at: None, details: Arc::new(details) }
     }
 
     /// No token, for a refresh token that came without one: never sent, and no text of a token is empty.
@@ -144,7 +159,11 @@ impl Token {
 
     /// Which token of its cache this is: 1 for the first, one more for each that followed, 0 before it was published.
     pub fn generation(&self) -> u64 {
-        self.generation
+        self.id.generation
+    }
+
+    pub(crate) fn id(&self) -> TokenId {
+        self.id
     }
 
     /// How long the token lives from when it was asked for, as the issuer said.
@@ -184,23 +203,24 @@ impl Token {
         self.details.extra.get(name)
     }
 
-    pub(crate) fn published(self, generation: u64, expires_at: SystemTime) -> Self {
-        Self { generation, expires_at: Some(expires_at), ..self }
+    pub(crate) fn published(self, id: TokenId, expires_at: SystemTime) -> Self {
+        Self { id, expires_at: Some(expires_at), ..self }
     }
 
-    /// The same token with a header value that is counted by itself: its clones write nothing that clones of the first do.
-    pub(crate) fn apart(&self) -> Self {
-        /// Wider than a line of any cache, and than the two that are fetched together, so that no neighbour shares it.
+    /// The same token with a header value that is counted by itself, so that its clones write to no count that clones of
+    /// this one write to.
+    pub(crate) fn with_private_header(&self) -> Self {
+        /// Wider than a cache line, and than the two that are fetched together, so that no neighbour shares it.
         #[repr(align(128))]
-        struct Own(Box<[u8]>);
+        struct CachePadded(Box<[u8]>);
 
-        impl AsRef<[u8]> for Own {
+        impl AsRef<[u8]> for CachePadded {
             fn as_ref(&self) -> &[u8] {
                 &self.0
             }
         }
 
-        let bytes = Bytes::from_owner(Own(self.header.as_bytes().into()));
+        let bytes = Bytes::from_owner(CachePadded(self.header.as_bytes().into()));
         let mut header = HeaderValue::from_maybe_shared(bytes).expect("copied from a header value");
         header.set_sensitive(true);
         Self { header, ..self.clone() }
@@ -215,12 +235,30 @@ impl Token {
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token")
-            .field("generation", &self.generation)
+            .field("generation", &self.id.generation)
             .field("lifetime", &self.details.lifetime)
             .field("expires_at", &self.expires_at)
             .field("refresh_token", &self.details.refresh_token)
             .field("scope", &self.details.scope)
             .finish_non_exhaustive()
+    }
+}
+
+// === impl SessionId ===
+
+impl SessionId {
+    /// The first session of a cache. `cache` is not 0, which stands for no cache.
+    pub(crate) fn first_of(cache: NonZeroU32) -> Self {
+        Self { cache: cache.get(), number: 0 }
+    }
+
+    /// The session after this one, of the same cache.
+    pub(crate) fn next(self) -> Self {
+        Self { number: self.number.wrapping_add(1), ..self }
+    }
+
+    pub(crate) fn is_of_same_cache(self, other: Self) -> bool {
+        self.cache == other.cache
     }
 }
 

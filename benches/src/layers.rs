@@ -33,7 +33,7 @@ pub fn never<S>(inner: S) -> Bearer<S, Never> {
 
 /// The same, for another origin.
 pub fn never_at<S>(origin: &str, inner: S) -> Bearer<S, Never> {
-    filled(named(&cache(), origin).resend(Never).layer(inner))
+    filled(|cache| named(&cache, origin).resend(Never).layer(inner))
 }
 
 /// The README's configuration.
@@ -43,12 +43,12 @@ pub fn twice<S>(inner: S) -> Bearer<S, CloneBody> {
 
 /// The same, for another origin.
 pub fn twice_at<S>(origin: &str, inner: S) -> Bearer<S, CloneBody> {
-    filled(named(&cache(), origin).layer(inner))
+    filled(|cache| named(&cache, origin).layer(inner))
 }
 
 /// Without a match of the origin.
 pub fn anywhere<S>(inner: S) -> Bearer<S, Never> {
-    filled(BearerLayer::any_origin(cache()).resend(Never).layer(inner))
+    filled(|cache| BearerLayer::any_origin(cache).resend(Never).layer(inner))
 }
 
 /// The README's configuration.
@@ -61,10 +61,12 @@ pub fn cache() -> TokenCache {
     TokenCache::new(async |_| Token::new(token()))
 }
 
-/// Fetches the token. The service was built before, as in every program.
-fn filled<S, R>(service: Bearer<S, R>) -> Bearer<S, R> {
+/// A service over a cache that then fetches its token. The service is built before, as in every program.
+fn filled<S, R>(build: impl FnOnce(TokenCache) -> Bearer<S, R>) -> Bearer<S, R> {
+    let cache = cache();
+    let service = build(cache.clone());
     let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
-    runtime.block_on(service.cache().get()).expect("a token");
+    runtime.block_on(cache.get()).expect("a token");
     service
 }
 

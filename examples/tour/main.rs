@@ -47,9 +47,9 @@ async fn meshydb(http: &HttpClient) -> Result<Provider, BoxError> {
     // probe between them only looks on, for the report; your own client goes straight into `layer`.
     let account = MeshyDb::new(http.clone(), "acme", "public-key")?.tenant("blue")?.auth_base(&origin)?;
     let cache = TokenCache::with_settings(account.login_with_password("ann", "secret")?, early());
-    let client = BearerLayer::new(cache, [&origin])?.layer(Probe::new(http.clone(), server.ledger()));
+    let client = BearerLayer::new(cache.clone(), [&origin])?.layer(Probe::new(http.clone(), server.ledger()));
 
-    Ok(Provider::new("MeshyDB", server, client, format!("{origin}/acme/meshes/person")))
+    Ok(Provider::new("MeshyDB", server, cache, client, format!("{origin}/acme/meshes/person")))
 }
 
 /// Mesh Connect: a JSON login with an id and a secret, over and over; there are no refresh tokens.
@@ -59,9 +59,9 @@ async fn mesh_connect(http: &HttpClient) -> Result<Provider, BoxError> {
 
     let source = MeshConnect::new(http.clone(), "my-client-id", "my-client-secret")?.base(&origin)?;
     let cache = TokenCache::with_settings(source, early());
-    let client = BearerLayer::new(cache, [&origin])?.layer(Probe::new(http.clone(), server.ledger()));
+    let client = BearerLayer::new(cache.clone(), [&origin])?.layer(Probe::new(http.clone(), server.ledger()));
 
-    Ok(Provider::new("Mesh Connect", server, client, format!("{origin}/admin/api/v1/transfers")))
+    Ok(Provider::new("Mesh Connect", server, cache, client, format!("{origin}/admin/api/v1/transfers")))
 }
 
 /// `TokenCache::new` would refresh in the last fifth of a token's life, which is right for tokens that live an hour. Of

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::Uri;
-use tower_bearer::Bearer;
+use tower_bearer::{Bearer, TokenCache};
 
 use crate::lookalike::Lookalike;
 use crate::probe::Probe;
@@ -20,6 +20,8 @@ const API_DELAY: Duration = Duration::from_millis(5);
 pub(crate) struct Provider {
     pub(crate) name: &'static str,
     pub(crate) server: Box<dyn Lookalike>,
+    /// Where the client's tokens come from.
+    pub(crate) cache: TokenCache,
     /// The layer over the probe over the HTTP client.
     pub(crate) client: Bearer<Probe>,
     /// What the requests ask for.
@@ -31,12 +33,13 @@ impl Provider {
     pub(crate) fn new(
         name: &'static str,
         server: impl Lookalike + 'static,
+        cache: TokenCache,
         client: Bearer<Probe>,
         uri: String,
     ) -> Self {
         server.set_times(LIFETIME, TOKEN_DELAY, API_DELAY);
         let uri = uri.parse().expect("an origin and a path");
-        Self { name, server: Box::new(server), client, uri, tally: Mutex::default() }
+        Self { name, server: Box::new(server), cache, client, uri, tally: Mutex::default() }
     }
 
     pub(crate) fn probe(&self) -> &Probe {

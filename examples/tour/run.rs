@@ -58,7 +58,7 @@ pub(crate) async fn run(providers: [Provider; 2]) -> Result<ExitCode, BoxError> 
     }
     for provider in &providers {
         // Waits for a refresh under way: its refresh token may be worth keeping.
-        provider.client.cache().shutdown().await;
+        provider.cache.shutdown().await;
     }
     bar.finish_and_clear();
 

@@ -30,7 +30,7 @@ pub(crate) async fn befall(provider: &Provider, tour: Duration, say: impl Fn(&st
 /// meanwhile. No request has a reason to fail; where the last pause is as long as the token lives, some wait for the
 /// next one to arrive.
 async fn outage(provider: &Provider, say: &impl Fn(&str)) -> Result<(), BoxError> {
-    let status = || provider.client.cache().status();
+    let status = || provider.cache.status();
     let failed = || provider.server.token_calls().total() - provider.server.ledger().issued();
     let generation = status().generation;
     until("a new token", || status().generation > generation).await?;
@@ -53,7 +53,7 @@ async fn revocation(provider: &Provider, say: &impl Fn(&str)) -> Result<(), BoxE
     let quiet = || {
         // Not while its successor is under way: the newest token would be one that the layer does not have yet. It is
         // sendable for nine tenths of its life, and has been here since its answer came.
-        let status = provider.client.cache().status();
+        let status = provider.cache.status();
         let settled = LIFETIME * 9 / 10 - TOKEN_DELAY - SETTLED - Duration::from_millis(50);
         status.phase == Some(Phase::Fresh) && !status.fetching && status.usable_for.is_some_and(|left| left < settled)
     };

@@ -120,9 +120,10 @@ impl Buffered {
 
 impl<B, W> Resend<B> for Buffered<W>
 where
-    B: Body,
+    B: Body + Send + 'static,
     B::Error: Into<BoxError>,
-    W: Wrap<B>,
+    W: Wrap<B> + Clone + Send + 'static,
+    W::Body: Send,
 {
     type Body = W::Body;
     type Spare = Spare<B>;
@@ -147,6 +148,10 @@ where
         let part = Part::First { tape: Arc::clone(&tape) };
         let spare = Spare(Request::from_parts(head.clone(), Some(tape)));
         (Request::from_parts(head, self.wrap.wrap(Recorded { part })), Some(spare))
+    }
+
+    fn can_replay(&self, Spare(spare): &Spare<B>) -> bool {
+        spare.body().as_ref().is_none_or(|tape| lock(tape).frames.is_some())
     }
 
     fn second(&self, Spare(spare): Spare<B>) -> Option<Request<W::Body>> {

@@ -1,6 +1,6 @@
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
@@ -146,7 +146,8 @@ fn a_closure_decides_for_each_body() {
 #[test]
 fn a_body_that_cannot_be_made_again_after_all_is_not_sent() {
     /// Makes as many second bodies as it was told.
-    struct Made(RefCell<VecDeque<Stream>>);
+    #[derive(Clone)]
+    struct Made(Arc<Mutex<VecDeque<Stream>>>);
 
     impl Resend<Stream> for Made {
         type Body = Stream;
@@ -161,11 +162,11 @@ fn a_body_that_cannot_be_made_again_after_all_is_not_sent() {
         }
 
         fn second(&self, (): ()) -> Option<Request<Stream>> {
-            self.0.borrow_mut().pop_front().map(Request::new)
+            self.0.lock().unwrap().pop_front().map(Request::new)
         }
     }
 
-    let made = Made(RefCell::new([Stream("again")].into()));
+    let made = Made(Arc::new(Mutex::new([Stream("again")].into())));
     assert_eq!(both(&made, request(Stream("data"))).1.unwrap().into_body(), Stream("again"));
     assert!(both(&made, request(Stream("data"))).1.is_none());
 }

@@ -1,10 +1,15 @@
 //! What a refused request does the second time.
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{Request, Response, StatusCode, Version};
+use http_body::SizeHint;
 use http_body_util::BodyExt;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 use tower_bearer::resend::{IfEmpty, Never};
@@ -88,23 +93,38 @@ async fn the_first_future_is_gone_before_the_second_begins() {
     assert_eq!(alive.load(Ordering::SeqCst), 0);
 }
 
-#[tokio::test]
-async fn the_refused_response_is_unread_until_the_new_token_is_there() {
+/// A body that notes when it is read.
+struct Noted {
+    body: Body,
+    size: SizeHint,
+    order: Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl http_body::Body for Noted {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        self.order.lock().expect("no panic").push("read");
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.size.clone()
+    }
+}
+
+/// What happens in which order to a refused response of this size.
+async fn order_of(size: SizeHint) -> Vec<&'static str> {
     let world = World::new();
     let order = Arc::new(Mutex::new(Vec::new()));
-    let inner = service_fn({
-        let (order, network) = (Arc::clone(&order), world.network.clone());
-        move |request: Request<Body>| {
-            let (order, answer) = (Arc::clone(&order), network.clone().oneshot(request));
-            async move {
-                let response = answer.await?;
-                let frames = response.into_body().map_frame(move |frame| {
-                    order.lock().expect("no panic").push("read");
-                    frame
-                });
-                Ok::<_, BoxError>(Response::builder().status(401).body(frames).expect("a response"))
-            }
-        }
+    let noted = Arc::clone(&order);
+    let inner = service_fn(move |_: Request<Body>| {
+        let body = Noted { body: Body::from("no"), size: size.clone(), order: Arc::clone(&noted) };
+        std::future::ready(Ok::<_, BoxError>(Response::builder().status(401).body(body).expect("a response")))
     });
     let fetched = Arc::clone(&order);
     let source = move |_| {
@@ -115,8 +135,21 @@ async fn the_refused_response_is_unread_until_the_new_token_is_there() {
     world.cache.set_source(source);
     world.settled().await;
     let answer = world.layer().layer(inner).oneshot(get("/")).await.expect("an answer");
-    assert_eq!(*order.lock().expect("no panic"), ["fetched", "fetched", "read"]);
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "the second refusal is the caller's, unread");
+    let order = order.lock().expect("no panic").clone();
+    order
+}
+
+#[tokio::test]
+async fn a_small_refused_response_is_unread_until_the_new_token_is_there() {
+    assert_eq!(order_of(SizeHint::with_exact(2)).await, ["fetched", "fetched", "read", "read"]);
+}
+
+#[tokio::test]
+async fn a_large_refused_response_is_read_while_its_request_waits() {
+    for size in [SizeHint::new(), SizeHint::with_exact(64 * 1024)] {
+        assert_eq!(order_of(size).await, ["fetched", "read", "read", "fetched"]);
+    }
 }
 
 #[tokio::test]

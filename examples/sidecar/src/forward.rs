@@ -20,7 +20,7 @@ use tower::util::option_layer;
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 use tower_bearer::meshydb::{Tenant, TenantLayer};
 use tower_bearer::resend::Buffered;
-use tower_bearer::{Bearer, BearerLayer, Origin};
+use tower_bearer::{Bearer, BearerLayer, Origin, TokenCache};
 
 use crate::headers;
 use crate::problem::Problem;
@@ -41,6 +41,7 @@ pub(crate) struct Proxy {
 struct Inner {
     scheme: Scheme,
     authority: Authority,
+    cache: TokenCache,
     calls: Api,
     upgrades: Api,
     tunnels: Tunnels,
@@ -64,6 +65,7 @@ impl Proxy {
     pub(crate) fn new(
         upstream: &Origin,
         clients: Clients,
+        cache: TokenCache,
         layer: &BearerLayer<Buffered>,
         tenant: Option<TenantLayer>,
         timeout: Duration,
@@ -78,6 +80,7 @@ impl Proxy {
         let inner = Inner {
             scheme: parts.scheme.expect("an origin has a scheme"),
             authority: parts.authority.expect("an origin has a host"),
+            cache,
             calls: api(clients.calls),
             upgrades: api(clients.upgrades),
             tunnels,
@@ -109,7 +112,7 @@ impl Inner {
 
         let api = if caller.is_some() { &self.upgrades } else { &self.calls };
         let response = api.clone().oneshot(request).await.map_err(|error| {
-            let next_attempt = api.get_ref().cache().status().next_attempt_in;
+            let next_attempt = self.cache.status().next_attempt_in;
             let problem = Problem::of(&error).or_after(next_attempt);
             tracing::warn!(code = problem.code(), error = &*error, "call failed");
             problem

@@ -51,7 +51,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Wrong> {
     status::describe();
     let reporter = Reporter::new(cache.clone(), prometheus.clone());
     let tunnels = Tunnels::default();
-    let proxy = Proxy::new(&upstream, clients, &layer, session.tenant, args.timeout, tunnels.clone());
+    let proxy = Proxy::new(&upstream, clients, cache.clone(), &layer, session.tenant, args.timeout, tunnels.clone());
 
     let mut told = Told::new().map_err(|error| Wrong::new("signals", error))?;
     let (listener, address) = bind(&args.listen, "--listen").await?;

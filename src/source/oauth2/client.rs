@@ -13,7 +13,7 @@ use crate::source::endpoint::{Answer, Endpoint};
 use crate::source::oauth2::auth::ClientAuth;
 use crate::source::secret::Supply;
 use crate::source::{FetchContext, answer, filled};
-use crate::token::{DEFAULT_LIFETIME, Token};
+use crate::token::{DEFAULT_LIFETIME, Token, TokenId};
 
 /// A client of a token endpoint.
 #[derive(Clone, Debug)]
@@ -242,7 +242,7 @@ impl Client {
         let asked = Clock::System.now();
         let token = self.read(self.call(&self.endpoint, form, hidden, false).await?)?;
         let expires_at = clock::system_time(asked.after(token.lifetime()).wall);
-        Ok(token.published(0, expires_at))
+        Ok(token.published(TokenId::default(), expires_at))
     }
 
     /// One call of this client, to its token endpoint or another.

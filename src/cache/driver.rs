@@ -1,0 +1,587 @@
+//! The driver: asks the session what to do, and does it.
+//!
+//! # The story
+//! What requests need lies in one immutable [`Snapshot`] behind an `ArcSwap`; readers never lock. What fetches need lies in
+//! [`State`] behind a mutex that no request takes while its token is usable. Each event goes the same way: lock the state,
+//! tell the [`Session`], publish its view, unlock, and only then tell others (waiters, events, `keep_warm`).
+//!
+//! A fetch is one run of the single flight. It calls the source, keeps the new refresh token *before* anything else can
+//! fail, saves it, and only then publishes the token. So a run that is superseded because its runtime stands still leaves
+//! the newest refresh token behind, and the run after it does not spend a refresh token twice.
+//!
+//! Locks: the slot of the single flight, then the state. No user code runs while either is held, and neither is held
+//! across an await. What a lock holder replaces may be a user's (a source, an error), so it is dropped after the lock.
+
+use std::mem;
+use std::num::NonZeroU32;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Poll;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tower::BoxError;
+use tracing::Instrument;
+
+use crate::cache::reader::Snapshot;
+use crate::cache::session::{Decision, Demand, Outcome, Rejection, Run, SaveStep, SaveTicket, Session, Status, Timing};
+use crate::clock::{self, Clock};
+use crate::error::Error;
+use crate::schedule::{Moment, Phase, Refresh, Window};
+use crate::secret::Secret;
+use crate::singleflight::{InFlightHandle, SingleFlight, Waiter};
+use crate::source::erased::DynSource;
+use crate::source::{FetchContext, Fixed, TokenSource};
+use crate::telemetry::{Fetch, Telemetry};
+use crate::token::{SessionId, Token, TokenId};
+
+/// What all clones of one cache share.
+pub(crate) struct Driver {
+    snapshot: ArcSwap<Snapshot>,
+    flight: Arc<SingleFlight<Result<Token, Error>>>,
+    state: Mutex<State>,
+    policy: Refresh,
+    clock: Clock,
+    telemetry: Telemetry,
+    /// Notified after each save.
+    saved: Notify,
+    /// Wakes `keep_warm`. Outlives this struct, to tell of its end.
+    changed: Arc<Notify>,
+    /// One permit for each KiB of rejected responses that wait unread.
+    unread: Arc<Semaphore>,
+}
+
+struct State {
+    session: Session,
+    source: Arc<dyn DynSource>,
+    on_rotation: Option<Arc<dyn Save>>,
+}
+
+/// A user's `on_rotation`.
+type Saving = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
+trait Save: Fn(Token) -> Saving + Send + Sync {}
+impl<F: Fn(Token) -> Saving + Send + Sync> Save for F {}
+
+/// How a demand is met: at once, or by a run.
+enum Acquired {
+    Ready(Token),
+    Wait(Waiter<Result<Token, Error>>),
+}
+
+/// Tells the session that its save was dropped half-way.
+struct SaveGuard<'a> {
+    driver: &'a Driver,
+    ticket: SaveTicket,
+}
+
+/// A user's code panicked. The message went to the panic hook, which is the user's as well.
+struct Panicked;
+
+/// How long `on_rotation` may take. After that the token is published, saved or not.
+const SAVE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long after its deadlines a run is superseded. On a runtime that is driven it has completed long before.
+const GRACE: Duration = Duration::from_secs(1);
+/// How long `keep_warm` sleeps at most, so that it notices when a suspended machine wakes up.
+const MAX_IDLE: Duration = Duration::from_secs(10);
+/// How many runs of one source a waiter sees end without a result before it gives up.
+const MAX_ROUNDS: u8 = 8;
+/// How many KiB of rejected responses wait unread at most: half of the smallest window of an HTTP/2 connection
+/// (RFC 9113 section 6.9.2).
+const MAX_UNREAD_KIB: usize = 32;
+/// A longer response is not kept while its request waits.
+const MAX_UNREAD_RESPONSE: u64 = 8 * 1024;
+
+// === impl Driver: construction and views ===
+
+impl Driver {
+    pub(crate) fn new(source: impl TokenSource, policy: Refresh, clock: Clock) -> Arc<Self> {
+        static CACHES: AtomicU32 = AtomicU32::new(1);
+        let cache = NonZeroU32::new(CACHES.fetch_add(1, Ordering::Relaxed)).unwrap_or(NonZeroU32::MIN);
+        let session = Session::new(SessionId::first_of(cache));
+        let changed = Arc::new(Notify::new());
+        let idle = Arc::clone(&changed);
+        Arc::new(Self {
+            snapshot: ArcSwap::from_pointee(Snapshot::new(session.view().clone())),
+            flight: SingleFlight::new(move || idle.notify_waiters()),
+            state: Mutex::new(State { session, source: Arc::new(source), on_rotation: None }),
+            policy,
+            clock,
+            telemetry: Telemetry::default(),
+            saved: Notify::new(),
+            changed,
+            unread: Arc::new(Semaphore::new(MAX_UNREAD_KIB)),
+        })
+    }
+
+    pub(crate) fn snapshot(&self) -> &ArcSwap<Snapshot> {
+        &self.snapshot
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    pub(crate) fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    pub(crate) fn session(&self) -> SessionId {
+        self.snapshot.load().view.session
+    }
+
+    /// The token that can be sent, without fetching.
+    pub(crate) fn peek(&self) -> Option<Token> {
+        self.snapshot.load().view.usable_at(self.clock.now()).map(|(current, _)| current.token.clone())
+    }
+
+    /// The same for a caller of this session; an error if the session has ended.
+    pub(crate) fn peek_in(&self, session: SessionId) -> Result<Option<Token>, Error> {
+        let snapshot = self.snapshot.load();
+        if snapshot.view.session != session {
+            return Err(Error::signed_out());
+        }
+        Ok(snapshot.view.usable_at(self.clock.now()).map(|(current, _)| current.token.clone()))
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let now = self.clock.now();
+        let fetching = self.flight.is_in_flight(now.mono);
+        self.state().session.status(now, fetching)
+    }
+
+    /// Room for an unread response of this size; `None` if the response is not to be kept.
+    pub(crate) fn reserve_unread(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        // Each response counts, because it may hold a connection.
+        let kib = u32::try_from(bytes.div_ceil(1024).max(1)).ok().filter(|_| bytes <= MAX_UNREAD_RESPONSE)?;
+        Arc::clone(&self.unread).try_acquire_many_owned(kib).ok()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No user code runs under the lock, so a panic leaves the state whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes what requests see of the session, and unlocks the state. Returns the former snapshot, to be dropped after
+    /// all locks.
+    fn publish(&self, state: MutexGuard<'_, State>) -> Arc<Snapshot> {
+        self.snapshot.swap(Arc::new(Snapshot::new(state.session.view().clone())))
+    }
+
+    // --- callers ---
+
+    /// Waits until the demand is met, or until an error says why not. The caller began in this session.
+    pub(crate) async fn acquire(self: &Arc<Self>, demand: Demand, session: SessionId) -> Result<Token, Error> {
+        let mut give_up_at = None;
+        let (mut epoch, mut rounds) = (0, 0);
+        loop {
+            // Nothing that is made here is kept across the wait: every waiter would pay for it.
+            let (wait, last) = {
+                let now = self.clock.now();
+                let waiter = match self.acquire_now(demand, session, now)? {
+                    Acquired::Ready(token) => return Ok(token),
+                    Acquired::Wait(waiter) => waiter,
+                };
+                let (waiter, remaining) = waiter.start_waiting(now.mono);
+                // Each caller enforces its own deadline, because the runtime that fetches may have stalled.
+                let here = clock::monotonic();
+                let give_up_at = *give_up_at.get_or_insert(here + self.policy.fetch_deadline());
+                let until = give_up_at.min(here + remaining);
+                (clock::timeout_at(until, waiter)?, until == give_up_at)
+            };
+            match wait.await {
+                Ok(Ok(Ok(token))) if demand.is_met_by_result(&token) => {
+                    return if token.id().session == session { Ok(token) } else { Err(Error::signed_out()) };
+                }
+                Ok(Ok(Err(error))) => return Err(error),
+                // The run was abandoned, or its token is not newer than the one demanded.
+                Ok(_) => {
+                    let former = mem::replace(&mut epoch, self.state().session.epoch());
+                    // A run of a former source was detached: nothing was lost.
+                    rounds = if former == epoch { rounds + 1 } else { 1 };
+                    if rounds == MAX_ROUNDS {
+                        return Err(Error::lost());
+                    }
+                }
+                Err(_) if last => return Err(Error::timed_out(self.policy.fetch_deadline())),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Starts a refresh ahead of time, without waiting for it.
+    pub(crate) fn refresh_in_background(self: &Arc<Self>) {
+        // An error concerns nobody here: the token can still be sent, and a caller that has to wait is told.
+        let _ = self.start_in_background(Demand::Fresh, self.session(), self.clock.now());
+    }
+
+    /// Notes that an API rejected this token, and starts its replacement without waiting for it.
+    pub(crate) fn replace_in_background(self: &Arc<Self>, token: TokenId) -> Result<(), Error> {
+        if self.replication_lag(token).is_none() && matches!(self.reject(token), Rejection::Marked { .. }) {
+            self.start_in_background(Demand::NewerThan(token.generation), token.session, self.clock.now())?;
+        }
+        Ok(())
+    }
+
+    /// Notes that an API rejected this token.
+    pub(crate) fn reject(&self, token: TokenId) -> Rejection {
+        let rejection = self.state().session.on_rejected(token);
+        if let Rejection::Marked { first } = rejection {
+            self.telemetry.refused(token.generation, first);
+        }
+        rejection
+    }
+
+    /// How long a request waits that was rejected with a token which was published only just now.
+    pub(crate) fn replication_lag(&self, token: TokenId) -> Option<Duration> {
+        Session::replication_lag(&self.snapshot.load().view, token, self.clock.now())
+    }
+
+    fn start_in_background(self: &Arc<Self>, demand: Demand, session: SessionId, now: Moment) -> Result<(), Error> {
+        if !self.flight.is_in_flight(now.mono) && self.snapshot.load().view.active_backoff(now).is_none() {
+            self.join_or_start(demand, session, now)?;
+        }
+        Ok(())
+    }
+
+    /// Meets the demand without waiting for it, or finds out what to wait for.
+    fn acquire_now(self: &Arc<Self>, demand: Demand, session: SessionId, now: Moment) -> Result<Acquired, Error> {
+        // A token that is there needs no lock.
+        let snapshot = self.snapshot.load();
+        if snapshot.view.session == session
+            && let Some((current, phase)) = snapshot.view.usable_at(now)
+            && demand.is_met_by(&current.token, phase)
+        {
+            let token = current.token.clone();
+            drop(snapshot);
+            if phase == Phase::Due {
+                let _ = self.start_in_background(Demand::Fresh, session, now);
+            }
+            return Ok(Acquired::Ready(token));
+        }
+        drop(snapshot);
+        match self.join_or_start(demand, session, now)? {
+            // There is no timer to wait with.
+            Acquired::Wait(_) if !clock::has_runtime() => Err(Error::no_runtime()),
+            acquired => Ok(acquired),
+        }
+    }
+
+    /// One decision and its consequence, in one step.
+    fn join_or_start(self: &Arc<Self>, demand: Demand, session: SessionId, now: Moment) -> Result<Acquired, Error> {
+        let slot = self.flight.lock();
+        let mut state = self.state();
+        match state.session.decide(demand, session, &self.policy, now, slot.is_in_flight(now.mono)) {
+            Decision::Use(token) => Ok(Acquired::Ready(token)),
+            Decision::Fail(error) => Err(error),
+            Decision::OverBudget => {
+                let first = state.session.on_over_budget(&self.policy, now);
+                drop((state, slot));
+                self.telemetry.budget_exhausted(first);
+                Err(Error::too_many_refusals())
+            }
+            Decision::Join => Ok(Acquired::Wait(slot.join(now.mono).expect("a run is in flight"))),
+            Decision::Start(plan) => {
+                // Before anything is spent on a run that cannot start.
+                let runtime = clock::runtime().ok_or_else(Error::no_runtime)?;
+                let run = Run { number: slot.next_run(), plan };
+                state.session.on_started(run, &self.policy, now);
+                let work = Arc::clone(self).run(run, Arc::clone(&state.source));
+                // A save may have to wait for one that is under way.
+                let saves = if state.on_rotation.is_some() { 2 * SAVE_DEADLINE } else { Duration::ZERO };
+                drop(state);
+                let deadline = now.mono + self.policy.fetch_deadline() + saves + GRACE;
+                let (waiter, task) = slot.start(deadline, work);
+                // Outside the locks: a runtime that is shutting down drops the task right here.
+                runtime.spawn(task);
+                Ok(Acquired::Wait(waiter))
+            }
+        }
+    }
+
+    // --- one fetch ---
+
+    /// One fetch, from the question to the published answer; `None` if the answer is not wanted any more.
+    async fn run(self: Arc<Self>, run: Run, source: Arc<dyn DynSource>) -> Option<Result<Token, Error>> {
+        let reason = run.plan.reason;
+        let asked = self.clock.now();
+        let (replaced, refresh_token) = {
+            let state = self.state();
+            // Between the start and this first poll the source may have been replaced.
+            if state.session.epoch() != run.plan.epoch {
+                return None;
+            }
+            (state.session.newest().cloned(), state.session.refresh_token().cloned())
+        };
+        let answer = self.ask(run, source, replaced, refresh_token).await;
+        let received = match answer.map(|token| self.state().session.on_received(run, token)) {
+            Ok(Some(token)) => Ok(token),
+            Ok(None) => {
+                self.telemetry.fetch_discarded(reason);
+                return None;
+            }
+            Err(error) => Err(error),
+        };
+        // Also after a failure: the source may have reported a new refresh token before.
+        self.save().await;
+        let (waiters, first_wait_at) = self.flight.waiting();
+        let now = self.clock.now();
+        let timing = Timing { asked, now, jitter: fastrand::f64() };
+        let mut state = self.state();
+        let outcome = match received {
+            Ok(token) => state.session.on_fetched(run, token, &self.policy, timing),
+            Err(error) => state.session.on_failed(run, error, timing),
+        };
+        drop(self.publish(state));
+        let fetch = Fetch {
+            reason,
+            took: now.mono.saturating_sub(asked.mono),
+            waiters,
+            longest_wait: first_wait_at.map_or(Duration::ZERO, |since| now.mono.saturating_sub(since)),
+        };
+        match outcome {
+            Outcome::Fetched { token, remaining } => {
+                self.telemetry.fetched(&fetch, token.generation(), token.lifetime(), remaining);
+                Some(Ok(token))
+            }
+            Outcome::Failed { error, answer, backoff } => {
+                self.telemetry.fetch_failed(&fetch, &error, backoff);
+                Some(answer)
+            }
+            Outcome::Discarded => {
+                self.telemetry.fetch_discarded(reason);
+                None
+            }
+        }
+    }
+
+    /// Asks the source, within the fetch deadline.
+    async fn ask(
+        self: &Arc<Self>,
+        run: Run,
+        source: Arc<dyn DynSource>,
+        replaced: Option<Token>,
+        refresh_token: Option<Secret>,
+    ) -> Result<Token, Error> {
+        let deadline = self.policy.fetch_deadline();
+        // Weak: a context that a source keeps does not keep the cache.
+        let driver = Arc::downgrade(self);
+        let report = move |refresh_token| {
+            if let Some(driver) = Weak::upgrade(&driver) {
+                driver.state().session.on_rotated(run, refresh_token);
+            }
+        };
+        let clock = self.clock.clone();
+        let context = FetchContext::of_cache(replaced, refresh_token, run.plan.reason, deadline, clock, report);
+        let span = self.telemetry.fetching(run.plan.reason);
+        let fetch = catch_panic(async { source.fetch(context).await }).instrument(span);
+        match clock::timeout(deadline, fetch)?.await {
+            Ok(Ok(fetched)) => fetched,
+            Ok(Err(Panicked)) => Err(Error::panicked()),
+            Err(_) => Err(Error::timed_out(deadline)),
+        }
+    }
+
+    // --- the refresh token ---
+
+    /// Sets what new refresh tokens are handed to.
+    pub(crate) fn set_on_rotation<F, T, E>(&self, save: F)
+    where
+        F: Fn(Token) -> T + Send + Sync + 'static,
+        T: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        let save = Arc::new(save);
+        let save: Arc<dyn Save> = Arc::new(move |token| -> Saving {
+            let save = Arc::clone(&save);
+            // The call itself belongs into the future, where its panic is caught.
+            Box::pin(async move { save(token).await.map_err(Into::into) })
+        });
+        let former = self.state().on_rotation.replace(save);
+        drop(former);
+    }
+
+    /// Saves the newest refresh token, if it is not saved yet.
+    async fn save(&self) {
+        loop {
+            // Listens before it looks, so that the end of another save is not missed.
+            let mut ended = pin!(self.saved.notified());
+            ended.as_mut().enable();
+            let now = self.clock.now();
+            let step = {
+                let mut state = self.state();
+                let Some(save) = state.on_rotation.clone() else { return };
+                (state.session.begin_save(now, now.after(SAVE_DEADLINE + GRACE)), save)
+            };
+            match step {
+                (SaveStep::Done, _) => return,
+                (SaveStep::Wait(until), _) => clock::at_most(until.wait(now), ended).await,
+                (SaveStep::Save(ticket, token), save) => {
+                    if !self.save_token(ticket, token, save).await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Saves one refresh token; returns whether a newer one has to be saved again.
+    async fn save_token(&self, ticket: SaveTicket, token: Token, save: Arc<dyn Save>) -> bool {
+        let guard = SaveGuard { driver: self, ticket };
+        let result = match clock::timeout(SAVE_DEADLINE, catch_panic(save(token))) {
+            Ok(saving) => match saving.await {
+                Ok(Ok(saved)) => saved.map_err(Error::not_saved),
+                Ok(Err(Panicked)) => Err(Error::not_saved(Error::panicked())),
+                Err(_) => Err(Error::not_saved(Error::timed_out(SAVE_DEADLINE))),
+            },
+            Err(error) => Err(Error::not_saved(error)),
+        };
+        mem::forget(guard);
+        if let Err(error) = &result {
+            self.telemetry.not_saved(error);
+        }
+        self.on_saved(ticket, Some(result))
+    }
+
+    fn on_saved(&self, ticket: SaveTicket, result: Option<Result<(), Error>>) -> bool {
+        let (again, _former) = self.state().session.on_saved(ticket, result);
+        self.saved.notify_waiters();
+        again
+    }
+
+    // --- sources, sessions and the end ---
+
+    /// Puts another source in the place of the present one; `same_session`: for the same login.
+    pub(crate) fn set_source(&self, source: impl TokenSource, same_session: bool) {
+        let source: Arc<dyn DynSource> = Arc::new(source);
+        let slot = self.flight.lock();
+        let mut state = self.state();
+        state.session.on_new_source(same_session);
+        let former = (mem::replace(&mut state.source, source), self.publish(state));
+        slot.detach();
+        drop(former);
+        self.changed.notify_waiters();
+    }
+
+    /// Ends the session, as [`TokenCache::sign_out`](crate::TokenCache::sign_out) says.
+    pub(crate) async fn sign_out<F, T, E>(&self, revoke: F) -> Result<(), Error>
+    where
+        F: FnOnce(Secret) -> T,
+        T: Future<Output = Result<(), E>>,
+        E: Into<BoxError>,
+    {
+        let (epoch, running, former) = {
+            let slot = self.flight.lock();
+            let mut state = self.state();
+            let epoch = state.session.on_sign_out();
+            (epoch, slot.handle(), self.publish(state))
+        };
+        drop(former);
+        if let Some(running) = &running {
+            running.resolve_waiters(Err(Error::signed_out()));
+        }
+        self.until_ended(running).await;
+        let (source, newest) = {
+            let mut state = self.state();
+            let newest = state.session.on_run_ended(epoch)?;
+            (Arc::clone(&state.source), newest)
+        };
+        let refresh_token = match newest {
+            Some(newest) => Ok(Some(newest)),
+            None => source.refresh_token().await,
+        };
+        let revoked = match refresh_token {
+            Ok(Some(refresh_token)) => revoke(refresh_token).await.map_err(Error::not_revoked),
+            Ok(None) => Ok(()),
+            Err(error) => Err(Error::not_revoked(error)),
+        };
+        let former = {
+            let mut state = self.state();
+            let forget = state.session.on_revoked(epoch);
+            forget.then(|| mem::replace(&mut state.source, Arc::new(Fixed)))
+        };
+        drop((former, source));
+        self.telemetry.signed_out(revoked.as_ref().err());
+        revoked
+    }
+
+    /// Starts no more fetches, and waits for the one in flight.
+    pub(crate) async fn shut_down(&self) {
+        let running = {
+            let slot = self.flight.lock();
+            self.state().session.on_closed();
+            slot.handle()
+        };
+        self.changed.notify_waiters();
+        self.until_ended(running).await;
+    }
+
+    /// Waits until a run ends, or until its deadline.
+    async fn until_ended(&self, running: Option<InFlightHandle<Result<Token, Error>>>) {
+        if let Some(running) = running {
+            let remaining = running.deadline().saturating_sub(self.clock.now().mono);
+            clock::at_most(remaining, running.ended()).await;
+        }
+    }
+
+    /// Adopts a token that is never replaced, as if it had been published long ago.
+    pub(crate) fn adopt(&self, token: Token) {
+        let window = Window::new(&self.policy, token.lifetime(), self.clock.now(), Duration::ZERO, 0.0);
+        let mut state = self.state();
+        // Nothing is known of when it was issued, so it is not in time for a replication lag.
+        state.session.on_adopted(token, window, Moment::default());
+        drop(self.publish(state));
+    }
+
+    // --- keep_warm ---
+
+    pub(crate) fn changed(&self) -> &Arc<Notify> {
+        &self.changed
+    }
+
+    /// Starts what is due. Returns how long to sleep then; `None` if there is nothing to keep warm any more.
+    pub(crate) fn warm(self: &Arc<Self>) -> Option<Duration> {
+        if self.state().session.is_closed() {
+            return None;
+        }
+        self.refresh_in_background();
+        let now = self.clock.now();
+        let snapshot = self.snapshot.load();
+        let view = &snapshot.view;
+        let idle = match (view.active_backoff(now), view.usable_at(now)) {
+            (Some(failure), _) => failure.retry_at.wait(now),
+            (None, Some((current, Phase::Fresh))) => current.window.until_due(now),
+            // A run is in flight. Its end is a change, and from its deadline on it can be superseded.
+            (None, _) => {
+                let handle = self.flight.lock().handle();
+                let remaining = handle.map(|running| running.deadline().saturating_sub(now.mono));
+                remaining.filter(|remaining| !remaining.is_zero()).unwrap_or(MAX_IDLE)
+            }
+        };
+        Some(idle.min(MAX_IDLE))
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.changed.notify_waiters();
+    }
+}
+
+impl Drop for SaveGuard<'_> {
+    fn drop(&mut self) {
+        self.driver.on_saved(self.ticket, None);
+    }
+}
+
+/// Runs a user's future so that its panic is an error.
+async fn catch_panic<T>(future: impl Future<Output = T>) -> Result<T, Panicked> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(_) => Poll::Ready(Err(Panicked)),
+    })
+    .await
+}

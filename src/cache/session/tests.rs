@@ -1,0 +1,776 @@
+//! Random walks: what the session says is compared, after each event, with a model that keeps nothing but the list of what
+//! happened and works out every answer from that list anew.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+/// Long enough to see that a save outlives the moment at which it counts as lost.
+const SAVE: Duration = Duration::from_secs(6);
+const BUDGET: usize = 2;
+const BUDGET_WINDOW: Duration = Duration::from_secs(600);
+
+fn policy() -> Refresh {
+    Refresh::new().refusal_budget(BUDGET, BUDGET_WINDOW)
+}
+
+fn start() -> Moment {
+    Moment { mono: Duration::from_secs(1000), wall: Duration::from_secs(1_800_000_000) }
+}
+
+fn first_session() -> SessionId {
+    SessionId::first_of(7.try_into().expect("not zero"))
+}
+
+// === the steps ===
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A caller of the present or of the former session needs a token.
+    Need(Demand, bool),
+    /// The run in the slot is overdue, so the next caller that needs one starts another.
+    Overdue,
+    /// A run reports a refresh token of this number.
+    Rotate(usize, u8),
+    /// A run brings a token: with this text, lifetime, refresh token and time to look again.
+    Receive(usize, u8, Duration, Option<u8>, Option<Duration>),
+    /// A run that brought a token publishes it; a run that did not fails.
+    End(usize, bool, Option<Duration>),
+    /// An API rejects one of the tokens that were published, or of another cache.
+    Reject(usize),
+    OverBudget,
+    SignOut,
+    RunEnded,
+    Revoked,
+    NewSource(bool),
+    Close,
+    BeginSave,
+    /// A save under way ends: well, badly, or dropped half-way.
+    Saved(usize, Option<bool>),
+    Pass(Duration),
+    Adopt,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let demand = || {
+        prop::sample::select(vec![Demand::Usable, Demand::Usable, Demand::Fresh, Demand::Fetched, Demand::NewerThan(0)])
+    };
+    let lifetime = || prop::sample::select(vec![Duration::ZERO, SECOND, 10 * SECOND, MINUTE, HOUR, HOUR]);
+    let look_again = || prop::option::weighted(0.2, prop::sample::select(vec![SECOND, 30 * SECOND]));
+    let retry_after = || prop::option::weighted(0.3, prop::sample::select(vec![Duration::ZERO, MINUTE, HOUR]));
+    let pass =
+        prop::sample::select(vec![SECOND / 10, SECOND, 2 * SECOND, 5 * SECOND, 7 * SECOND, 31 * SECOND, MINUTE, HOUR]);
+    let step = prop_oneof![
+        10 => (demand(), prop::bool::weighted(0.1)).prop_map(|(demand, former)| Step::Need(demand, former)),
+        1 => Just(Step::Overdue),
+        2 => (0..4_usize, 0..6_u8).prop_map(|(run, number)| Step::Rotate(run, number)),
+        9 => (0..4_usize, 0..6_u8, lifetime(), prop::option::of(0..6_u8), look_again())
+            .prop_map(|(run, text, life, rotated, again)| Step::Receive(run, text, life, rotated, again)),
+        10 => (0..4_usize, any::<bool>(), retry_after()).prop_map(|(run, denied, after)| Step::End(run, denied, after)),
+        6 => (0..6_usize).prop_map(Step::Reject),
+        1 => Just(Step::OverBudget),
+        1 => Just(Step::SignOut),
+        1 => Just(Step::RunEnded),
+        1 => Just(Step::Revoked),
+        2 => any::<bool>().prop_map(Step::NewSource),
+        1 => prop::bool::weighted(0.1).prop_map(|close| if close { Step::Close } else { Step::BeginSave }),
+        3 => Just(Step::BeginSave),
+        3 => (0..3_usize, prop::option::weighted(0.8, prop::bool::weighted(0.7))).prop_map(|(n, ok)| Step::Saved(n, ok)),
+        8 => pass.prop_map(Step::Pass),
+        1 => prop::bool::weighted(0.2).prop_map(|adopt| if adopt { Step::Adopt } else { Step::BeginSave }),
+    ];
+    prop::collection::vec(step, 1..250)
+}
+
+// === the model: a list of what happened ===
+
+#[derive(Clone, Debug)]
+enum Event {
+    Started(Run, Moment),
+    /// A run brought a token, or a refresh token of this text alone.
+    Accepted {
+        run: u64,
+        refresh_token: Option<String>,
+        reported: bool,
+    },
+    Published {
+        text: String,
+        generation: u64,
+        session: u32,
+        window: Window,
+        first_seen: Moment,
+    },
+    Failed {
+        denied: bool,
+        retry_at: Moment,
+        streak: u32,
+    },
+    Rejected {
+        generation: u64,
+    },
+    SignedOut,
+    RunEnded,
+    Forgotten,
+    NewSource {
+        another_session: bool,
+    },
+    Closed,
+    Saved {
+        number: u64,
+        ok: bool,
+    },
+    SaveFailed {
+        number: u64,
+    },
+}
+
+#[derive(Default)]
+struct Model {
+    log: Vec<Event>,
+}
+
+#[derive(Clone)]
+struct Published {
+    text: String,
+    generation: u64,
+    session: u32,
+    window: Window,
+    first_seen: Moment,
+}
+
+impl Model {
+    /// What happened since the session or its source began.
+    fn since_source(&self) -> &[Event] {
+        let begin = self.log.iter().rposition(|event| matches!(event, Event::NewSource { .. }));
+        &self.log[begin.map_or(0, |begin| begin + 1)..]
+    }
+
+    /// What happened since the view was emptied.
+    fn since_empty(&self) -> &[Event] {
+        let begin = self.log.iter().rposition(|event| matches!(event, Event::NewSource { .. } | Event::SignedOut));
+        &self.log[begin.map_or(0, |begin| begin + 1)..]
+    }
+
+    fn session(&self) -> u32 {
+        let ends = |event: &&Event| matches!(event, Event::SignedOut | Event::NewSource { another_session: true });
+        self.log.iter().filter(ends).count() as u32
+    }
+
+    fn epoch(&self) -> u64 {
+        self.log.iter().filter(|event| matches!(event, Event::NewSource { .. })).count() as u64
+    }
+
+    fn is_signed_out(&self) -> bool {
+        self.since_source().iter().any(|event| matches!(event, Event::SignedOut))
+    }
+
+    fn accepts_no_run(&self) -> bool {
+        self.since_source().iter().any(|event| matches!(event, Event::RunEnded))
+    }
+
+    fn is_closed(&self) -> bool {
+        self.log.iter().any(|event| matches!(event, Event::Closed))
+    }
+
+    fn published(&self) -> Vec<Published> {
+        let published = self.log.iter().filter_map(|event| match event {
+            Event::Published { text, generation, session, window, first_seen } => Some(Published {
+                text: text.clone(),
+                generation: *generation,
+                session: *session,
+                window: *window,
+                first_seen: *first_seen,
+            }),
+            _ => None,
+        });
+        published.collect()
+    }
+
+    fn current(&self) -> Option<Published> {
+        self.since_empty()
+            .iter()
+            .any(|event| matches!(event, Event::Published { .. }))
+            .then(|| self.published().pop())?
+    }
+
+    fn usable(&self, now: Moment) -> Option<(Published, Phase)> {
+        let current = self.current()?;
+        let phase = current.window.phase(now);
+        (phase != Phase::Expired).then_some((current, phase))
+    }
+
+    /// The failures since the last token, the newest last.
+    fn failures(&self) -> Vec<(bool, Moment, u32)> {
+        let mut failures = Vec::new();
+        for event in self.since_empty() {
+            match event {
+                Event::Published { .. } => failures.clear(),
+                Event::Failed { denied, retry_at, streak } => failures.push((*denied, *retry_at, *streak)),
+                _ => {}
+            }
+        }
+        failures
+    }
+
+    fn next_streak(&self, denied: bool) -> u32 {
+        1 + self.failures().iter().rev().take_while(|(kind, ..)| *kind == denied).count() as u32
+    }
+
+    fn is_suspect(&self) -> bool {
+        let generation = self.current().map(|current| current.generation);
+        self.log.iter().any(|event| matches!(event, Event::Rejected { generation: of } if Some(*of) == generation))
+    }
+
+    fn has_budget(&self, now: Moment) -> bool {
+        let spent = self.log.iter().filter(|event| match event {
+            Event::Started(run, at) => run.plan.reason == Reason::Refused && !at.after(BUDGET_WINDOW).reached(now),
+            _ => false,
+        });
+        spent.count() < BUDGET
+    }
+
+    fn newest_started(&self) -> u64 {
+        let started = self.log.iter().filter_map(|event| match event {
+            Event::Started(run, _) => Some(run.number),
+            _ => None,
+        });
+        started.last().unwrap_or(0)
+    }
+
+    fn is_overtaken(&self, run: u64) -> bool {
+        self.log.iter().any(|event| matches!(event, Event::Accepted { run: newer, .. } if *newer > run))
+    }
+
+    fn refresh_token(&self) -> Option<String> {
+        let mut newest = None;
+        let mut reporter = None;
+        for event in self.since_source() {
+            match event {
+                Event::Accepted { refresh_token, run, reported: true } => {
+                    newest.clone_from(refresh_token);
+                    reporter = Some(*run);
+                }
+                Event::Accepted { refresh_token, run, reported: false } => {
+                    if refresh_token.is_some() || reporter != Some(*run) {
+                        newest.clone_from(refresh_token);
+                    }
+                }
+                Event::Forgotten => (newest, reporter) = (None, None),
+                _ => {}
+            }
+        }
+        newest
+    }
+
+    fn decision(&self, demand: Demand, former: bool, now: Moment, in_flight: bool) -> String {
+        if former || self.is_signed_out() {
+            return "fail: signed out".to_owned();
+        }
+        let usable = self.usable(now);
+        if let Some((current, phase)) = &usable {
+            let enough = match demand {
+                Demand::Usable => true,
+                Demand::Fresh => *phase == Phase::Fresh,
+                Demand::NewerThan(generation) => current.generation > generation,
+                Demand::Fetched => false,
+            };
+            if enough {
+                return format!("use {}", current.generation);
+            }
+        }
+        if in_flight {
+            return "join".to_owned();
+        }
+        if self.is_closed() {
+            return "fail: closed".to_owned();
+        }
+        let backoff = self.failures().last().is_some_and(|(_, retry_at, _)| !retry_at.reached(now));
+        if backoff && demand != Demand::Fetched {
+            return "fail: backoff".to_owned();
+        }
+        let reason = match demand {
+            Demand::Fetched => Reason::Asked,
+            Demand::NewerThan(_) if usable.is_some() => Reason::Refused,
+            _ if usable.is_some() => Reason::Due,
+            _ if self.current().is_some() => Reason::Expired,
+            _ => Reason::First,
+        };
+        if reason == Reason::Refused && !self.has_budget(now) {
+            return "over budget".to_owned();
+        }
+        format!("start {reason} {}", self.epoch())
+    }
+}
+
+// === the walk ===
+
+/// A run that has not ended, in the slot or superseded.
+struct Live {
+    run: Run,
+    asked: Moment,
+    received: Option<Token>,
+}
+
+struct Walk {
+    session: Session,
+    model: Model,
+    now: Moment,
+    runs: Vec<Live>,
+    /// The number of the run in the slot.
+    slot: Option<u64>,
+    started: u64,
+    /// The saves under way: number, refresh token, and when it counts as lost.
+    saves: Vec<(SaveTicket, String, Moment)>,
+    /// What the last save that may have written has left, and whether it is known to have succeeded.
+    stored: Option<(u64, String)>,
+    sign_outs: Vec<u64>,
+    reported_at: Option<Moment>,
+    seen: BTreeSet<String>,
+}
+
+fn describe(decision: &Decision) -> String {
+    match decision {
+        Decision::Use(token) => format!("use {}", token.generation()),
+        Decision::Fail(error) if error.is_signed_out() => "fail: signed out".to_owned(),
+        Decision::Fail(error) if error.is_closed() => "fail: closed".to_owned(),
+        Decision::Fail(_) => "fail: backoff".to_owned(),
+        Decision::OverBudget => "over budget".to_owned(),
+        Decision::Join => "join".to_owned(),
+        Decision::Start(plan) => format!("start {} {}", plan.reason, plan.epoch),
+    }
+}
+
+/// A decision without the numbers in it.
+fn kind(decision: &str) -> String {
+    decision.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end().to_owned()
+}
+
+fn text_of(secret: Option<Secret>) -> Option<String> {
+    secret.map(|secret| secret.expose().to_owned())
+}
+
+impl Walk {
+    fn new() -> Self {
+        Self {
+            session: Session::new(first_session()),
+            model: Model::default(),
+            now: start(),
+            runs: Vec::new(),
+            slot: None,
+            started: 0,
+            saves: Vec::new(),
+            stored: None,
+            sign_outs: Vec::new(),
+            reported_at: None,
+            seen: BTreeSet::new(),
+        }
+    }
+
+    fn id(&self, number: u32) -> SessionId {
+        (0..number).fold(first_session(), |id, _| id.next())
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        match step.clone() {
+            Step::Need(demand, former) => self.need(demand, former)?,
+            Step::Overdue => self.slot = None,
+            Step::Rotate(which, number) => {
+                let Some(run) = self.runs.get(which).map(|live| live.run) else { return Ok(()) };
+                let text = format!("r{number}");
+                let wanted = self.session.on_rotated(run, text.as_str().into());
+                prop_assert_eq!(wanted, self.accepts(run));
+                if wanted {
+                    let refresh_token = Some(text);
+                    self.model.log.push(Event::Accepted { run: run.number, refresh_token, reported: true });
+                }
+            }
+            Step::Receive(which, text, lifetime, rotated, look_again) => {
+                let Some(live) = self.runs.get(which) else { return Ok(()) };
+                if live.received.is_some() {
+                    return Ok(());
+                }
+                let run = live.run;
+                let mut token = Token::new(format!("t{text}")).expect("a token").with_lifetime(lifetime);
+                if let Some(number) = rotated {
+                    token = token.with_refresh_token(format!("r{number}"));
+                }
+                if let Some(look_again) = look_again {
+                    token = token.with_refresh_in(look_again);
+                }
+                let wanted = self.accepts(run);
+                let received = self.session.on_received(run, token);
+                prop_assert_eq!(received.is_some(), wanted);
+                match received {
+                    Some(token) => {
+                        let refresh_token = rotated.map(|number| format!("r{number}"));
+                        self.model.log.push(Event::Accepted { run: run.number, refresh_token, reported: false });
+                        prop_assert_eq!(text_of(token.refresh_token()), self.model.refresh_token());
+                        self.runs[which].received = Some(token);
+                    }
+                    None => self.drop_run(which),
+                }
+            }
+            Step::End(which, denied, retry_after) => self.end(which, denied, retry_after)?,
+            Step::Reject(which) => self.reject(which)?,
+            Step::OverBudget => {
+                let first = self.reported_at.is_none_or(|at| at.after(BUDGET_WINDOW).reached(self.now));
+                prop_assert_eq!(self.session.on_over_budget(&policy(), self.now), first);
+                if first {
+                    self.reported_at = Some(self.now);
+                }
+            }
+            Step::SignOut => {
+                let epoch = self.session.on_sign_out();
+                prop_assert_eq!(epoch, self.model.epoch());
+                self.sign_outs.push(epoch);
+                self.model.log.push(Event::SignedOut);
+            }
+            Step::RunEnded => {
+                let Some(epoch) = self.sign_outs.pop() else { return Ok(()) };
+                let ended = self.session.on_run_ended(epoch);
+                prop_assert_eq!(ended.is_ok(), epoch == self.model.epoch());
+                if let Ok(refresh_token) = ended {
+                    self.model.log.push(Event::RunEnded);
+                    prop_assert_eq!(text_of(refresh_token), self.model.refresh_token());
+                    self.sign_outs.push(epoch);
+                }
+            }
+            Step::Revoked => {
+                if !self.model.accepts_no_run() {
+                    return Ok(());
+                }
+                let Some(epoch) = self.sign_outs.pop() else { return Ok(()) };
+                let forgets = self.session.on_revoked(epoch);
+                prop_assert_eq!(forgets, epoch == self.model.epoch());
+                if forgets {
+                    self.model.log.push(Event::Forgotten);
+                }
+            }
+            Step::NewSource(same) => {
+                let another_session = !same || self.model.is_signed_out();
+                self.session.on_new_source(same);
+                self.model.log.push(Event::NewSource { another_session });
+                self.slot = None;
+            }
+            Step::Close => {
+                self.session.on_closed();
+                self.model.log.push(Event::Closed);
+            }
+            Step::BeginSave => self.begin_save()?,
+            Step::Saved(which, ok) => self.saved(which, ok)?,
+            Step::Pass(time) => self.now = self.now.after(time),
+            Step::Adopt => {
+                if self.model.is_signed_out() {
+                    return Ok(());
+                }
+                let token = Token::new("adopted").expect("a token").with_lifetime(HOUR);
+                let window = Window::new(&policy(), HOUR, self.now, Duration::ZERO, 0.0);
+                self.session.on_adopted(token.clone(), window, self.now);
+                self.published(&token, window, false);
+            }
+        }
+        self.compare()
+    }
+
+    fn need(&mut self, demand: Demand, former: bool) -> Result<(), TestCaseError> {
+        let demand = match demand {
+            Demand::NewerThan(_) => Demand::NewerThan(self.model.published().last().map_or(0, |last| last.generation)),
+            demand => demand,
+        };
+        let session = self.id(self.model.session());
+        let session = if former { first_session_but(session) } else { session };
+        let in_flight = self.slot.is_some();
+        let decision = self.session.decide(demand, session, &policy(), self.now, in_flight);
+        let expected = self.model.decision(demand, former, self.now, in_flight);
+        prop_assert_eq!(describe(&decision), expected.clone());
+        if let Decision::Start(plan) = decision {
+            self.started += 1;
+            let run = Run { number: self.started, plan };
+            self.session.on_started(run, &policy(), self.now);
+            self.model.log.push(Event::Started(run, self.now));
+            self.runs.push(Live { run, asked: self.now, received: None });
+            self.slot = Some(run.number);
+        }
+        Ok(())
+    }
+
+    /// Whether anything that this run brings is wanted.
+    fn accepts(&self, run: Run) -> bool {
+        run.plan.epoch == self.model.epoch() && !self.model.accepts_no_run() && !self.model.is_overtaken(run.number)
+    }
+
+    fn drop_run(&mut self, which: usize) {
+        let ended = self.runs.remove(which);
+        if self.slot == Some(ended.run.number) {
+            self.slot = None;
+        }
+    }
+
+    fn end(&mut self, which: usize, denied: bool, retry_after: Option<Duration>) -> Result<(), TestCaseError> {
+        let Some(live) = self.runs.get(which) else { return Ok(()) };
+        let (run, asked) = (live.run, live.asked);
+        let timing = Timing { asked, now: self.now, jitter: 0.5 };
+        let wanted = self.accepts(run) && !self.model.is_signed_out();
+        let newest = run.number == self.model.newest_started();
+        let held = self.model.usable(self.now);
+        match live.received.clone() {
+            None => {
+                let error = if denied { Error::denied("no") } else { Error::transient("not now") };
+                let error = retry_after.into_iter().fold(error, Error::with_retry_after);
+                let outcome = self.session.on_failed(run, error.clone(), timing);
+                if wanted && newest {
+                    let Outcome::Failed { answer: Err(_), backoff, .. } = outcome else {
+                        return Err(TestCaseError::fail(format!("a failure was expected: {outcome:?}")));
+                    };
+                    self.failed(denied, retry_after, backoff)?;
+                } else {
+                    prop_assert!(matches!(outcome, Outcome::Discarded), "{:?}", outcome);
+                }
+            }
+            Some(token) => {
+                let took = self.now.mono - asked.mono;
+                let mut window = Window::new(&policy(), token.lifetime(), asked, took, 0.5);
+                if let Some(refresh_in) = token.refresh_in() {
+                    window = window.due_within(refresh_in, asked, 0.5);
+                }
+                let suspect = self.model.is_suspect();
+                let outcome = self.session.on_fetched(run, token.clone(), &policy(), timing);
+                let same = held.as_ref().filter(|(held, _)| held.text == token.access_token());
+                let no_longer = same.is_some_and(|(held, _)| {
+                    token.refresh_in().is_none() && window.end().mono <= held.window.end().mono + SECOND
+                });
+                let fails = window.phase(self.now) == Phase::Expired || same.is_some() && suspect || no_longer;
+                if !wanted || fails && !newest {
+                    prop_assert!(matches!(outcome, Outcome::Discarded), "{:?}", outcome);
+                } else if fails {
+                    let Outcome::Failed { answer, backoff, .. } = outcome else {
+                        return Err(TestCaseError::fail(format!("a failure was expected: {outcome:?}")));
+                    };
+                    // A token that can still be sent answers those who asked for no other.
+                    let answers = no_longer && !suspect && window.phase(self.now) != Phase::Expired;
+                    prop_assert_eq!(answer.is_ok(), answers && run.plan.reason != Reason::Refused);
+                    self.failed(false, None, backoff)?;
+                    self.seen.insert("unchanged".to_owned());
+                } else {
+                    let Outcome::Fetched { token: published, remaining } = outcome else {
+                        return Err(TestCaseError::fail(format!("a token was expected: {outcome:?}")));
+                    };
+                    let left = self.model.current().map_or(Duration::ZERO, |held| held.window.left(self.now));
+                    prop_assert_eq!(remaining, left);
+                    self.published(&published, window, same.is_some());
+                    self.seen.insert("published".to_owned());
+                }
+            }
+        }
+        self.drop_run(which);
+        Ok(())
+    }
+
+    fn published(&mut self, token: &Token, window: Window, _same: bool) {
+        let held = self.model.usable(self.now).filter(|(held, _)| held.text == token.access_token());
+        let (generation, first_seen) = match held {
+            Some((held, _)) => (held.generation, held.first_seen),
+            None => (self.model.published().last().map_or(0, |last| last.generation) + 1, self.now),
+        };
+        let (text, session) = (token.access_token().to_owned(), self.model.session());
+        self.model.log.push(Event::Published { text, generation, session, window, first_seen });
+    }
+
+    fn failed(&mut self, denied: bool, retry_after: Option<Duration>, backoff: Duration) -> Result<(), TestCaseError> {
+        let streak = self.model.next_streak(denied);
+        let left = self.model.current().map_or(Duration::ZERO, |held| held.window.left(self.now));
+        let expected = if denied {
+            schedule::denied_backoff(streak, retry_after)
+        } else {
+            schedule::backoff(streak, left, retry_after, 0.5)
+        };
+        prop_assert_eq!(backoff, expected, "streak {}", streak);
+        self.model.log.push(Event::Failed { denied, retry_at: self.now.after(backoff), streak });
+        Ok(())
+    }
+
+    fn reject(&mut self, which: usize) -> Result<(), TestCaseError> {
+        let published = self.model.published();
+        let Some(index) = published.len().checked_sub(1 + which) else {
+            // Of another cache, or made by hand: of a number that is here, or is still to come.
+            for session in [SessionId::default(), SessionId::first_of(8.try_into().expect("not zero"))] {
+                let foreign = TokenId { session, generation: which as u64 };
+                prop_assert_eq!(self.session.on_rejected(foreign), Rejection::Unknown);
+            }
+            return Ok(());
+        };
+        let token = &published[index];
+        let id = TokenId { session: self.id(token.session), generation: token.generation };
+        let current = self.model.current();
+        let expected = if token.session != self.model.session() {
+            Rejection::SessionEnded
+        } else if current.is_some_and(|current| current.generation == token.generation) {
+            Rejection::Marked { first: !self.model.is_suspect() }
+        } else {
+            Rejection::Superseded
+        };
+        let lag = Session::replication_lag(self.session.view(), id, self.now);
+        let age = self.now.mono - token.first_seen.mono;
+        let is_early = matches!(expected, Rejection::Marked { .. }) && age < 2 * SECOND;
+        prop_assert_eq!(lag.is_some(), is_early);
+        prop_assert_eq!(self.session.on_rejected(id), expected);
+        if matches!(expected, Rejection::Marked { .. }) {
+            self.model.log.push(Event::Rejected { generation: token.generation });
+        }
+        self.seen.insert(format!("rejection {expected:?}"));
+        Ok(())
+    }
+
+    // --- saves ---
+
+    /// The number of the newest refresh token: how often another came.
+    fn begin_save(&mut self) -> Result<(), TestCaseError> {
+        let until = self.now.after(SAVE);
+        let busy = self.saves.iter().any(|(_, _, until)| !until.reached(self.now));
+        let newest = self.model.refresh_token();
+        match self.session.begin_save(self.now, until) {
+            SaveStep::Done => {
+                let stored = self.stored.as_ref().map(|(_, text)| text);
+                prop_assert!(newest.is_none() || stored == newest.as_ref(), "{newest:?} is not saved: {stored:?}");
+            }
+            SaveStep::Wait(_) => prop_assert!(busy, "nothing is waited for"),
+            SaveStep::Save(ticket, token) => {
+                prop_assert!(!busy, "two saves at once");
+                prop_assert_eq!(text_of(token.refresh_token()), newest);
+                let text = text_of(token.refresh_token()).expect("something to save");
+                self.saves.push((ticket, text, until));
+                self.seen.insert("save".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn saved(&mut self, which: usize, ok: Option<bool>) -> Result<(), TestCaseError> {
+        if which >= self.saves.len() {
+            return Ok(());
+        }
+        let (ticket, text, _) = self.saves.remove(which);
+        let number = ticket.number;
+        let older = self.model.log.iter().rev().find_map(|event| match event {
+            Event::Saved { number, .. } => Some(*number),
+            _ => None,
+        });
+        let result = ok.map(|ok| if ok { Ok(()) } else { Err(Error::not_saved("the disk is full")) });
+        let (again, _) = self.session.on_saved(ticket, result);
+        prop_assert_eq!(again, older.is_some_and(|saved| saved > number), "an older save may have overwritten a newer");
+        // A save that failed may have written all the same.
+        if ok == Some(true) || again {
+            self.stored = Some((number, text));
+            self.model.log.push(Event::Saved { number, ok: ok == Some(true) });
+        }
+        if again {
+            self.seen.insert("saved again".to_owned());
+        }
+        if ok == Some(false) && !again {
+            self.model.log.push(Event::SaveFailed { number });
+        }
+        Ok(())
+    }
+
+    // --- what is compared after each step ---
+
+    fn compare(&mut self) -> Result<(), TestCaseError> {
+        let Self { session, model, now, .. } = &*self;
+        let status = session.status(*now, false);
+        let current = model.current();
+        prop_assert_eq!(status.phase, current.as_ref().map(|current| current.window.phase(*now)));
+        prop_assert_eq!(status.generation, current.as_ref().map_or(0, |current| current.generation));
+        prop_assert_eq!(status.usable_for, current.as_ref().map(|current| current.window.left(*now)));
+        prop_assert_eq!(status.suspect, current.is_some() && model.is_suspect());
+        prop_assert_eq!(status.closed, model.is_closed());
+        prop_assert_eq!(status.signed_out, model.is_signed_out());
+        let failure = model.failures().pop();
+        prop_assert_eq!(status.last_failure.map(|error| error.is_denied()), failure.map(|(denied, ..)| denied));
+        let backoff = failure.map(|(_, retry_at, _)| retry_at.wait(*now)).filter(|wait| !wait.is_zero());
+        prop_assert_eq!(status.next_attempt_in, backoff);
+        prop_assert_eq!(text_of(session.refresh_token().cloned()), model.refresh_token());
+        let view = session.view();
+        prop_assert_eq!(view.session, self.id(model.session()));
+        if let Some(current) = &view.current {
+            let id = current.token.id();
+            prop_assert_eq!(id.session, view.session, "a token of another session");
+            let first_seen = model.current().map(|current| current.first_seen);
+            let is_young = first_seen.is_some_and(|first_seen| now.mono - first_seen.mono < 2 * SECOND);
+            prop_assert_eq!(Session::replication_lag(view, id, *now).is_some(), is_young);
+        }
+        let mut met = Vec::new();
+        // Whatever is asked next, by any caller, and with or without a run in flight.
+        let newest = current.map_or(0, |current| current.generation);
+        let demands = [
+            Demand::Usable,
+            Demand::Fresh,
+            Demand::Fetched,
+            Demand::NewerThan(newest),
+            Demand::NewerThan(newest.saturating_sub(1)),
+        ];
+        for demand in demands {
+            for (former, in_flight) in [(false, false), (false, true), (true, false), (true, true)] {
+                let id = if former { first_session_but(view.session) } else { view.session };
+                let decision = session.decide(demand, id, &policy(), *now, in_flight);
+                let expected = model.decision(demand, former, *now, in_flight);
+                prop_assert_eq!(describe(&decision), expected.clone());
+                met.push(expected);
+            }
+        }
+        self.seen.extend(met.iter().map(|decision| kind(decision)));
+        Ok(())
+    }
+}
+
+/// Another session of the same cache.
+fn first_session_but(session: SessionId) -> SessionId {
+    if session == first_session() { session.next() } else { first_session() }
+}
+
+#[test]
+fn every_walk_agrees_with_the_list_of_what_happened() {
+    let mut seen = BTreeSet::new();
+    let mut steps_taken = 0;
+    let mut runner = TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
+    let cell = std::cell::RefCell::new((&mut seen, &mut steps_taken));
+    let outcome = runner.run(&steps(), |steps| {
+        let mut walk = Walk::new();
+        steps.iter().try_for_each(|step| walk.step(step))?;
+        let mut met = cell.borrow_mut();
+        met.0.append(&mut walk.seen);
+        *met.1 += steps.len();
+        Ok(())
+    });
+    outcome.unwrap_or_else(|error| panic!("{error}"));
+    // So much was met that the walk tests something.
+    assert!(steps_taken > 20_000, "{steps_taken}");
+    for wanted in [
+        "use",
+        "fail: signed out",
+        "fail: closed",
+        "fail: backoff",
+        "over budget",
+        "join",
+        "start first",
+        "start due",
+        "start expired",
+        "start refused",
+        "start asked",
+        "published",
+        "unchanged",
+        "rejection Marked { first: true }",
+        "rejection Marked { first: false }",
+        "rejection Superseded",
+        "rejection SessionEnded",
+        "save",
+        "saved again",
+    ] {
+        assert!(seen.contains(wanted), "no walk met {wanted:?}: {seen:?}");
+    }
+}

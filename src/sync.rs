@@ -1,0 +1,9 @@
+//! What the single flight is synchronised by. The models in `tests/models` put loom's and shuttle's types here.
+
+pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+pub(crate) use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub(crate) use tokio::task::yield_now;
+
+/// How many waiters are woken before other tasks get a turn.
+pub(crate) const WAKE_BATCH: usize = 256;
