@@ -1,14 +1,15 @@
 //! A body recorded while it goes out, for a second send.
 //!
 //! # The story
-//! First and second copy share one [`Tape`]: the body as it is still unread, and the frames that were read from it.
-//! The first copy takes each frame from the body and leaves a copy on the tape. When the request is refused the second
+//! First and second copy share one [`ReplayBuffer`]: the body as it is still unread, and the frames that were read from
+//! it.
+//! The first copy takes each frame from the body and leaves a copy in the buffer. When the request is refused the second
 //! copy *takes over*: it gets the recorded frames and the unread body, so it sends all of it, wherever the first had
 //! come to. What is left of the first ends in an error, never in a clean end: a truncated upload must not look complete.
 //! Its task is woken for that, since its waker lay with the body.
 //!
 //! Past the limit the recording is dropped and the first copy goes on alone; then there is no second. The same after an
-//! error of the body. When the answer is no refusal the spare is dropped, and with it the recording.
+//! error of the body. When the answer is no refusal [`Saved`] is dropped, and with it the recording.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -30,15 +31,15 @@ use crate::resend::{Resend, with_body};
 /// `Bytes` frames are copied by reference. A body longer than the limit is sent once, and its 401 is handed back. An empty
 /// body costs nothing.
 ///
-/// The service beneath gets a [`Recorded`] body. A client that takes one body type only gets that from
+/// The service beneath gets a [`ReplayBody`] body. A client that takes one body type only gets that from
 /// [`wrap`](Buffered::wrap):
 ///
 /// ```
 /// use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
-/// use tower_bearer::{BearerLayer, TokenCache, resend::{Buffered, Recorded}};
+/// use tower_bearer::{BearerLayer, TokenCache, resend::{Buffered, ReplayBody}};
 /// # type Upload = http_body_util::Full<bytes::Bytes>;
 ///
-/// let record = Buffered::new(1024 * 1024).wrap(|body: Recorded<Upload>| UnsyncBoxBody::new(body));
+/// let record = Buffered::new(1024 * 1024).wrap(|body: ReplayBody<Upload>| UnsyncBoxBody::new(body));
 /// let layer = BearerLayer::new(TokenCache::fixed("t")?, ["https://api.example.com"])?.resend(record);
 /// # Ok::<_, tower_bearer::Error>(())
 /// ```
@@ -48,17 +49,17 @@ pub struct Buffered<W = Unwrapped> {
     wrap: W,
 }
 
-/// The [`Buffered`] choice that hands [`Recorded`] inward as it is.
+/// The [`Buffered`] choice that hands [`ReplayBody`] inward as it is.
 #[derive(Clone, Copy, Debug)]
 pub struct Unwrapped;
 
-/// How [`Buffered`] turns a [`Recorded`] body into the one its client takes.
+/// How [`Buffered`] turns a [`ReplayBody`] body into the one its client takes.
 pub trait Wrap<B> {
     /// What the client takes.
     type Body;
 
     /// Wraps one copy.
-    fn wrap(&self, body: Recorded<B>) -> Self::Body;
+    fn wrap(&self, body: ReplayBody<B>) -> Self::Body;
 }
 
 pin_project! {
@@ -66,7 +67,7 @@ pin_project! {
     ///
     /// Its frames are those of the body, their data as [`Bytes`]. A copy whose place the second send has taken ends in an
     /// error.
-    pub struct Recorded<B> {
+    pub struct ReplayBody<B> {
         #[pin]
         part: Part<B>,
     }
@@ -77,16 +78,16 @@ pin_project! {
     enum Part<B> {
         /// Sent once, whatever is answered.
         Only { #[pin] body: B },
-        First { tape: Arc<Mutex<Tape<B>>> },
+        First { buffer: Arc<Mutex<ReplayBuffer<B>>> },
         Second { frames: VecDeque<Frame<Bytes>>, rest: Option<Pin<Box<B>>> },
     }
 }
 
-/// What the second send is made from; no tape for an empty body.
-pub struct Spare<B>(Request<Option<Arc<Mutex<Tape<B>>>>>);
+/// What the second send is made from; no buffer for an empty body.
+pub struct Saved<B>(Request<Option<Arc<Mutex<ReplayBuffer<B>>>>>);
 
 /// What first and second copy share.
-struct Tape<B> {
+struct ReplayBuffer<B> {
     /// The unread rest; `None` after the second copy took over.
     body: Option<Pin<Box<B>>>,
     /// A body is not polled again after its end.
@@ -94,14 +95,14 @@ struct Tape<B> {
     /// What was read; `None` when it got too long, the body failed, or nobody will ask for it.
     frames: Option<VecDeque<Frame<Bytes>>>,
     /// How many more bytes may be recorded.
-    room: usize,
+    remaining: usize,
     /// Of the first copy's task.
     waker: Option<Waker>,
 }
 
 /// The first copy's end, once the second has taken over.
 #[derive(Debug)]
-struct TakenOver;
+struct Superseded;
 
 // === impl Buffered ===
 
@@ -125,16 +126,16 @@ where
     W: Wrap<B>,
 {
     type Body = W::Body;
-    type Spare = Spare<B>;
+    type Spare = Saved<B>;
 
     fn once(&self, request: Request<B>) -> Request<W::Body> {
-        request.map(|body| self.wrap.wrap(Recorded { part: Part::Only { body } }))
+        request.map(|body| self.wrap.wrap(ReplayBody { part: Part::Only { body } }))
     }
 
-    fn first(&self, request: Request<B>) -> (Request<W::Body>, Option<Spare<B>>) {
+    fn first(&self, request: Request<B>) -> (Request<W::Body>, Option<Saved<B>>) {
         if request.body().is_end_stream() {
-            let spare = Spare(with_body(&request, None));
-            return (self.once(request), Some(spare));
+            let saved = Saved(with_body(&request, None));
+            return (self.once(request), Some(saved));
         }
         // Known to be too long: no recording that is thrown away half-way.
         if request.body().size_hint().lower() > self.limit as u64 {
@@ -142,20 +143,21 @@ where
         }
         let (head, body) = request.into_parts();
         let body = Some(Box::pin(body));
-        let tape = Tape { body, ended: false, frames: Some(VecDeque::new()), room: self.limit, waker: None };
-        let tape = Arc::new(Mutex::new(tape));
-        let part = Part::First { tape: Arc::clone(&tape) };
-        let spare = Spare(Request::from_parts(head.clone(), Some(tape)));
-        (Request::from_parts(head, self.wrap.wrap(Recorded { part })), Some(spare))
+        let buffer =
+            ReplayBuffer { body, ended: false, frames: Some(VecDeque::new()), remaining: self.limit, waker: None };
+        let buffer = Arc::new(Mutex::new(buffer));
+        let part = Part::First { buffer: Arc::clone(&buffer) };
+        let saved = Saved(Request::from_parts(head.clone(), Some(buffer)));
+        (Request::from_parts(head, self.wrap.wrap(ReplayBody { part })), Some(saved))
     }
 
-    fn second(&self, Spare(spare): Spare<B>) -> Option<Request<W::Body>> {
-        let (head, tape) = spare.into_parts();
-        let (frames, rest) = match tape {
-            Some(tape) => lock(&tape).take_over()?,
+    fn second(&self, Saved(saved): Saved<B>) -> Option<Request<W::Body>> {
+        let (head, buffer) = saved.into_parts();
+        let (frames, rest) = match buffer {
+            Some(buffer) => lock(&buffer).take_over()?,
             None => (VecDeque::new(), None),
         };
-        Some(Request::from_parts(head, self.wrap.wrap(Recorded { part: Part::Second { frames, rest } })))
+        Some(Request::from_parts(head, self.wrap.wrap(ReplayBody { part: Part::Second { frames, rest } })))
     }
 }
 
@@ -166,24 +168,24 @@ impl<W> fmt::Debug for Buffered<W> {
 }
 
 impl<B> Wrap<B> for Unwrapped {
-    type Body = Recorded<B>;
+    type Body = ReplayBody<B>;
 
-    fn wrap(&self, body: Recorded<B>) -> Recorded<B> {
+    fn wrap(&self, body: ReplayBody<B>) -> ReplayBody<B> {
         body
     }
 }
 
-impl<B, T, F: Fn(Recorded<B>) -> T> Wrap<B> for F {
+impl<B, T, F: Fn(ReplayBody<B>) -> T> Wrap<B> for F {
     type Body = T;
 
-    fn wrap(&self, body: Recorded<B>) -> T {
+    fn wrap(&self, body: ReplayBody<B>) -> T {
         self(body)
     }
 }
 
-// === impl Recorded ===
+// === impl ReplayBody ===
 
-impl<B> Body for Recorded<B>
+impl<B> Body for ReplayBody<B>
 where
     B: Body,
     B::Error: Into<BoxError>,
@@ -194,10 +196,10 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().part.project() {
             PartProject::Only { body } => body.poll_frame(cx).map(|frame| frame.map(flat)),
-            PartProject::First { tape } => {
+            PartProject::First { buffer } => {
                 // Alone: the answer is there, and nobody will ask for a second copy.
-                let alone = Arc::strong_count(tape) == 1;
-                lock(tape).poll_first(cx, alone)
+                let alone = Arc::strong_count(buffer) == 1;
+                lock(buffer).poll_first(cx, alone)
             }
             PartProject::Second { frames, rest } => match (frames.pop_front(), rest) {
                 (Some(frame), _) => Poll::Ready(Some(Ok(frame))),
@@ -210,7 +212,7 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.part {
             Part::Only { body } => body.is_end_stream(),
-            Part::First { tape } => lock(tape).body.as_ref().is_some_and(|body| body.is_end_stream()),
+            Part::First { buffer } => lock(buffer).body.as_ref().is_some_and(|body| body.is_end_stream()),
             Part::Second { frames, rest } => frames.is_empty() && rest.as_ref().is_none_or(|rest| rest.is_end_stream()),
         }
     }
@@ -218,7 +220,7 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.part {
             Part::Only { body } => body.size_hint(),
-            Part::First { tape } => lock(tape).body.as_ref().map_or_else(SizeHint::new, |body| body.size_hint()),
+            Part::First { buffer } => lock(buffer).body.as_ref().map_or_else(SizeHint::new, |body| body.size_hint()),
             Part::Second { frames, rest } => {
                 let recorded: u64 = frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
                 let rest = rest.as_ref().map_or_else(|| SizeHint::with_exact(0), |rest| rest.size_hint());
@@ -233,9 +235,9 @@ where
     }
 }
 
-// === impl Tape ===
+// === impl ReplayBuffer ===
 
-impl<B> Tape<B>
+impl<B> ReplayBuffer<B>
 where
     B: Body,
     B::Error: Into<BoxError>,
@@ -244,7 +246,7 @@ where
         if self.ended {
             return Poll::Ready(None);
         }
-        let Some(body) = &mut self.body else { return Poll::Ready(Some(Err(TakenOver.into()))) };
+        let Some(body) = &mut self.body else { return Poll::Ready(Some(Err(Superseded.into()))) };
         if alone {
             self.frames = None;
         }
@@ -272,9 +274,9 @@ where
             // A kind of frame that is not known yet cannot be copied.
             (None, None) => return self.frames = None,
         };
-        match self.room.checked_sub(size) {
-            Some(room) => {
-                self.room = room;
+        match self.remaining.checked_sub(size) {
+            Some(remaining) => {
+                self.remaining = remaining;
                 frames.push_back(copy);
             }
             None => self.frames = None,
@@ -298,32 +300,32 @@ fn flat<D: Buf, E: Into<BoxError>>(frame: Result<Frame<D>, E>) -> Result<Frame<B
     frame.map(|frame| frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))).map_err(Into::into)
 }
 
-fn lock<B>(tape: &Mutex<Tape<B>>) -> MutexGuard<'_, Tape<B>> {
+fn lock<B>(buffer: &Mutex<ReplayBuffer<B>>) -> MutexGuard<'_, ReplayBuffer<B>> {
     // A body that panicked is not read again: its panic ends the send, and the recording with it.
-    tape.lock().unwrap_or_else(|poisoned| {
-        let mut tape = poisoned.into_inner();
-        tape.frames = None;
-        tape
+    buffer.lock().unwrap_or_else(|poisoned| {
+        let mut buffer = poisoned.into_inner();
+        buffer.frames = None;
+        buffer
     })
 }
 
-impl fmt::Display for TakenOver {
+impl fmt::Display for Superseded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("this copy of the body was cut off: its request was refused, and goes out a second time")
     }
 }
 
-impl std::error::Error for TakenOver {}
+impl std::error::Error for Superseded {}
 
-impl<B> fmt::Debug for Recorded<B> {
+impl<B> fmt::Debug for ReplayBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recorded").finish_non_exhaustive()
+        f.debug_struct("ReplayBody").finish_non_exhaustive()
     }
 }
 
-impl<B> fmt::Debug for Spare<B> {
+impl<B> fmt::Debug for Saved<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Spare").finish_non_exhaustive()
+        f.debug_struct("Saved").finish_non_exhaustive()
     }
 }
 

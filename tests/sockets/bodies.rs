@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
 use http_body::Frame;
 use http_body_util::Full;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
-use tower_bearer::resend::{Buffered, CloneBody, IfEmpty, Recorded, Resend};
+use tower_bearer::resend::{Buffered, CloneBody, IfEmpty, ReplayBody, Resend};
 
 use crate::raw::Raw;
 use crate::servers::{Server, Stream, Uploads, answer, data, streamed, text};
@@ -56,7 +56,7 @@ fn a_streamed_mebibyte_arrives_twice_byte_for_byte_with_its_trailers() {
             let (server, uploads) = reading(&world).await;
             let layer = world.layer(&server.origin()).resend(Buffered::new(2 * 1024 * 1024));
             let request = Request::post(server.origin()).header("trailer", "x-sum, x-count").body(upload());
-            let client = layer.layer(protocol.client::<Recorded<Stream>>());
+            let client = layer.layer(protocol.client::<ReplayBody<Stream>>());
             let response = client.oneshot(request.expect("a request")).await.expect("an answer");
             assert_eq!(text(response.into_body()).await, "welcome");
             let uploads = uploads.take();
@@ -219,8 +219,8 @@ fn version_uri_and_extensions_are_the_same_both_times() {
             let (server, _) = reading(&world).await;
             let heads = Arc::new(Mutex::new(Vec::new()));
             let beneath = {
-                let (heads, http) = (Arc::clone(&heads), protocol.client::<Recorded<Stream>>());
-                service_fn(move |request: Request<Recorded<Stream>>| {
+                let (heads, http) = (Arc::clone(&heads), protocol.client::<ReplayBody<Stream>>());
+                service_fn(move |request: Request<ReplayBody<Stream>>| {
                     let extension = request.extensions().get::<&str>().copied();
                     let head = (request.method().clone(), request.uri().clone(), request.version(), extension);
                     heads.lock().expect("no panic").push(head);

@@ -9,7 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use tower::BoxError;
 
-use crate::resend::{Buffered, Recorded, Resend};
+use crate::resend::{Buffered, ReplayBody, Resend};
 
 type Step = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 
@@ -108,11 +108,11 @@ const WHOLE: [&str; 5] = ["one", "two", "three", "x-sum=1x-sum=2", "end"];
 fn wherever_the_first_copy_had_come_to_the_second_is_whole_and_the_first_ends_in_an_error() {
     for read in 0..=5 {
         let record = Buffered::new(100);
-        let (first, spare) = record.first(Request::new(body(steps())));
+        let (first, saved) = record.first(Request::new(body(steps())));
         let mut first = Box::pin(first);
         let seen: Vec<_> = (0..read).map(|_| next(&mut first)).collect();
         assert_eq!(seen, WHOLE[..read]);
-        let second = record.second(spare.unwrap()).unwrap();
+        let second = record.second(saved.unwrap()).unwrap();
         // The first, polled before, between and after: never a clean end, unless it had come to that.
         let rest = next(&mut first);
         assert_eq!(rest == "end", read == 5, "after {read} frames: {rest}");
@@ -127,42 +127,42 @@ fn a_body_at_the_limit_goes_twice_and_one_byte_more_goes_once() {
     let size = "onetwothree".len() + 2 * "x-sum1".len();
     for (limit, twice) in [(size, true), (size - 1, false)] {
         let record = Buffered::new(limit);
-        let (first, spare) = record.first(Request::new(body(steps())));
+        let (first, saved) = record.first(Request::new(body(steps())));
         assert_eq!(all(Box::pin(first)), WHOLE, "the first goes on whatever is recorded");
-        assert_eq!(record.second(spare.unwrap()).is_some(), twice, "limit {limit}");
+        assert_eq!(record.second(saved.unwrap()).is_some(), twice, "limit {limit}");
     }
 }
 
 #[test]
 fn a_body_known_to_be_too_long_is_not_recorded() {
-    let (first, spare) = Buffered::new(10).first(Request::new(body(steps())));
-    assert!(spare.is_none());
+    let (first, saved) = Buffered::new(10).first(Request::new(body(steps())));
+    assert!(saved.is_none());
     assert_eq!(all(Box::pin(first)), WHOLE);
 }
 
 #[test]
 fn after_an_error_of_the_body_there_is_no_second() {
     let record = Buffered::new(100);
-    let (first, spare) = record.first(Request::new(body([data("one"), Poll::Ready(Some(Err("cut".into())))])));
+    let (first, saved) = record.first(Request::new(body([data("one"), Poll::Ready(Some(Err("cut".into())))])));
     assert_eq!(all(Box::pin(first)), ["one", "error: cut"]);
-    assert!(record.second(spare.unwrap()).is_none());
+    assert!(record.second(saved.unwrap()).is_none());
 }
 
 #[test]
 fn an_error_after_the_taking_over_is_the_second_copys() {
     let record = Buffered::new(100);
-    let (first, spare) = record.first(Request::new(body([data("one"), Poll::Ready(Some(Err("cut".into())))])));
+    let (first, saved) = record.first(Request::new(body([data("one"), Poll::Ready(Some(Err("cut".into())))])));
     let mut first = Box::pin(first);
     assert_eq!(next(&mut first), "one");
-    assert_eq!(all(Box::pin(record.second(spare.unwrap()).unwrap())), ["one", "error: cut"]);
+    assert_eq!(all(Box::pin(record.second(saved.unwrap()).unwrap())), ["one", "error: cut"]);
 }
 
 #[test]
 fn an_empty_body_is_not_recorded_and_goes_twice() {
     let record = Buffered::new(0);
-    let (first, spare) = record.first(Request::new(Full::<Bytes>::default()));
+    let (first, saved) = record.first(Request::new(Full::<Bytes>::default()));
     assert!(first.is_end_stream() && first.size_hint().exact() == Some(0));
-    let second = record.second(spare.unwrap()).unwrap();
+    let second = record.second(saved.unwrap()).unwrap();
     assert!(second.is_end_stream() && second.size_hint().exact() == Some(0));
     assert_eq!(all(Box::pin(second)), ["end"]);
 }
@@ -170,11 +170,11 @@ fn an_empty_body_is_not_recorded_and_goes_twice() {
 #[test]
 fn both_copies_know_their_size() {
     let record = Buffered::new(100);
-    let (first, spare) = record.first(Request::new(Full::new(Bytes::from_static(b"whole"))));
+    let (first, saved) = record.first(Request::new(Full::new(Bytes::from_static(b"whole"))));
     let mut first = Box::pin(first);
     assert_eq!(first.size_hint().exact(), Some(5));
     assert_eq!(next(&mut first), "whole");
-    let mut second = Box::pin(record.second(spare.unwrap()).unwrap());
+    let mut second = Box::pin(record.second(saved.unwrap()).unwrap());
     assert_eq!((second.size_hint().exact(), second.is_end_stream()), (Some(5), false));
     assert_eq!(next(&mut second), "whole");
     assert_eq!((second.size_hint().exact(), second.is_end_stream()), (Some(0), true));
@@ -199,11 +199,11 @@ fn the_task_of_the_first_copy_is_woken_to_see_its_end() {
     }
     let count = Arc::new(Count(0.into()));
     let record = Buffered::new(100);
-    let (first, spare) = record.first(Request::new(Silent));
+    let (first, saved) = record.first(Request::new(Silent));
     let mut first = Box::pin(first);
     let waker = Waker::from(Arc::clone(&count));
     assert!(first.as_mut().poll_frame(&mut Context::from_waker(&waker)).is_pending());
-    let _second = record.second(spare.unwrap()).unwrap();
+    let _second = record.second(saved.unwrap()).unwrap();
     assert_eq!(count.0.load(std::sync::atomic::Ordering::Relaxed), 1);
     assert!(next(&mut first).starts_with("error"));
 }
@@ -212,10 +212,10 @@ fn the_task_of_the_first_copy_is_woken_to_see_its_end() {
 fn once_the_answer_is_there_nothing_more_is_recorded() {
     let kept = Bytes::from(vec![b'x'; 64]);
     let frame = || Poll::Ready(Some(Ok(Frame::data(kept.clone()))));
-    let (first, spare) = Buffered::new(1000).first(Request::new(body([frame(), frame(), frame()])));
+    let (first, saved) = Buffered::new(1000).first(Request::new(body([frame(), frame(), frame()])));
     let mut first = Box::pin(first);
     next(&mut first);
-    drop(spare);
+    drop(saved);
     next(&mut first);
     // Ours, and the one still in the script: the recorded first and the second are gone.
     assert!(!kept.is_unique());
@@ -225,10 +225,10 @@ fn once_the_answer_is_there_nothing_more_is_recorded() {
 
 #[test]
 fn a_wrapped_copy_has_the_type_its_client_takes() {
-    let record = Buffered::new(100).wrap(|body: Recorded<Scripted>| body.boxed_unsync());
-    let (first, spare) = record.first(Request::new(body(steps())));
+    let record = Buffered::new(100).wrap(|body: ReplayBody<Scripted>| body.boxed_unsync());
+    let (first, saved) = record.first(Request::new(body(steps())));
     drop(first);
-    assert_eq!(all(Box::pin(record.second(spare.unwrap()).unwrap())), WHOLE);
+    assert_eq!(all(Box::pin(record.second(saved.unwrap()).unwrap())), WHOLE);
 }
 
 proptest::proptest! {
@@ -239,13 +239,13 @@ proptest::proptest! {
     ) {
         let steps = || frames.iter().map(|frame| Poll::Ready(Some(Ok(Frame::data(Bytes::from(frame.clone()))))));
         let record = Buffered::new(1000);
-        let (first, spare) = record.first(Request::new(body(steps())));
+        let (first, saved) = record.first(Request::new(body(steps())));
         let mut first = Box::pin(first);
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..cut.min(frames.len()) {
             let _ = first.as_mut().poll_frame(&mut cx);
         }
-        let second = record.second(spare.unwrap()).unwrap();
+        let second = record.second(saved.unwrap()).unwrap();
         let Poll::Ready(Ok(whole)) = std::pin::pin!(second.collect()).poll(&mut cx) else { panic!("all there") };
         proptest::prop_assert_eq!(whole.to_bytes(), frames.concat());
     }
