@@ -1,15 +1,13 @@
-//! A body recorded while it goes out, for a second send.
+//! A body that is recorded while it is sent, and sent a second time from the recording.
 //!
-//! # The story
-//! First and second copy share one [`ReplayBuffer`]: the body as it is still unread, and the frames that were read from
-//! it.
-//! The first copy takes each frame from the body and leaves a copy in the buffer. When the request is refused the second
-//! copy *takes over*: it gets the recorded frames and the unread body, so it sends all of it, wherever the first had
-//! come to. What is left of the first ends in an error, never in a clean end: a truncated upload must not look complete.
-//! Its task is woken for that, since its waker lay with the body.
+//! First and second copy share one [`ReplayBuffer`]: the unread rest of the body, and a recording of what was read from
+//! it. The first copy reads each frame from the body, records it, and passes it on. If the API rejects the token, the
+//! second copy *takes over*: it gets the recording and the unread rest, so it sends the whole body, no matter how much
+//! the first copy has sent. The first copy then ends in an error, never in a clean end, because a truncated upload must
+//! not look complete. The take-over wakes the first copy's task, because the body knows only that task's waker.
 //!
-//! Past the limit the recording is dropped and the first copy goes on alone; then there is no second. The same after an
-//! error of the body. When the answer is no refusal [`Saved`] is dropped, and with it the recording.
+//! If the recording exceeds its limit or the body fails, the recording is dropped and the first copy goes on alone. There
+//! is no second copy then. If the response is not a rejection, [`Saved`] is dropped, and with it the recording.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -23,16 +21,18 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::BoxError;
 
+use crate::resend::buffered::recording::{Recording, Segment};
 use crate::resend::{Resend, with_body};
 
-/// Records a streaming body while it goes out, up to a limit, and sends it again from the recording.
+mod recording;
+
+/// Records a streaming body while it is sent, up to a limit, and sends it again from the recording.
 ///
-/// Nothing waits for the whole body: frames go out as they come, and a copy of each is kept until the answer is there.
-/// `Bytes` frames are copied by reference. A body longer than the limit is sent once, and its 401 is handed back. An empty
-/// body costs nothing.
+/// Frames are sent as they come. The recording is kept until the response arrives. It takes no more memory than
+/// [`new`](Buffered::new) allows. A body that needs more is sent once, and its 401 is returned. An empty body costs
+/// nothing. The second send has the same bytes and trailers; its data frames may be cut at other places.
 ///
-/// The service beneath gets a [`ReplayBody`] body. A client that takes one body type only gets that from
-/// [`wrap`](Buffered::wrap):
+/// The inner service gets a [`ReplayBody`]. If a client takes one body type only, [`wrap`](Buffered::wrap) makes that:
 ///
 /// ```
 /// use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
@@ -65,8 +65,8 @@ pub trait Wrap<B> {
 pin_project! {
     /// One copy of a body that [`Buffered`] records.
     ///
-    /// Its frames are those of the body, their data as [`Bytes`]. A copy whose place the second send has taken ends in an
-    /// error.
+    /// Its data and trailers are those of the body. The second copy may join data frames. A first copy that the second has
+    /// superseded ends in an error.
     pub struct ReplayBody<B> {
         #[pin]
         part: Part<B>,
@@ -79,7 +79,7 @@ pin_project! {
         /// Sent once, whatever is answered.
         Only { #[pin] body: B },
         First { buffer: Arc<Mutex<ReplayBuffer<B>>> },
-        Second { frames: VecDeque<Frame<Bytes>>, rest: Option<Pin<Box<B>>> },
+        Second { segments: VecDeque<Segment>, rest: Option<Pin<Box<B>>> },
     }
 }
 
@@ -92,10 +92,8 @@ struct ReplayBuffer<B> {
     body: Option<Pin<Box<B>>>,
     /// A body is not polled again after its end.
     ended: bool,
-    /// What was read; `None` when it got too long, the body failed, or nobody will ask for it.
-    frames: Option<VecDeque<Frame<Bytes>>>,
-    /// How many more bytes may be recorded.
-    remaining: usize,
+    /// What was read; `None` if it exceeds the limit, the body failed, or there will be no second copy.
+    recording: Option<Recording>,
     /// Of the first copy's task.
     waker: Option<Waker>,
 }
@@ -107,7 +105,19 @@ struct Superseded;
 // === impl Buffered ===
 
 impl Buffered {
-    /// Records up to `limit` bytes of data and trailers; a longer body is sent once.
+    /// Records bodies for which `limit` bytes of memory are enough. Other bodies are sent once.
+    ///
+    /// The limit covers what the recording of one body holds:
+    ///
+    /// - Data frames of less than 4 KiB are copied one after the other into chunks. Each counts its length, and the buffer
+    ///   that it is a slice of is not kept. Empty frames are not recorded.
+    /// - Larger data frames are shared with the first send, not copied. Each counts its length. If such a frame is a slice
+    ///   of a still larger buffer, that buffer stays allocated and is not counted, because `Bytes` does not tell its size.
+    /// - Trailers are copied. Each counts its name, its value and about 100 bytes.
+    /// - Each piece after the first counts another 160 bytes. A piece is a larger frame, a trailers frame, or the small
+    ///   frames between two of those, in chunks of up to 4 KiB.
+    ///
+    /// The unused end of the last chunk, less than 4 KiB, is not counted.
     pub fn new(limit: usize) -> Self {
         Self { limit, wrap: Unwrapped }
     }
@@ -143,8 +153,7 @@ where
         }
         let (head, body) = request.into_parts();
         let body = Some(Box::pin(body));
-        let buffer =
-            ReplayBuffer { body, ended: false, frames: Some(VecDeque::new()), remaining: self.limit, waker: None };
+        let buffer = ReplayBuffer { body, ended: false, recording: Some(Recording::new(self.limit)), waker: None };
         let buffer = Arc::new(Mutex::new(buffer));
         let part = Part::First { buffer: Arc::clone(&buffer) };
         let saved = Saved(Request::from_parts(head.clone(), Some(buffer)));
@@ -153,11 +162,11 @@ where
 
     fn second(&self, Saved(saved): Saved<B>) -> Option<Request<W::Body>> {
         let (head, buffer) = saved.into_parts();
-        let (frames, rest) = match buffer {
+        let (segments, rest) = match buffer {
             Some(buffer) => lock(&buffer).take_over()?,
             None => (VecDeque::new(), None),
         };
-        Some(Request::from_parts(head, self.wrap.wrap(ReplayBody { part: Part::Second { frames, rest } })))
+        Some(Request::from_parts(head, self.wrap.wrap(ReplayBody { part: Part::Second { segments, rest } })))
     }
 }
 
@@ -201,8 +210,8 @@ where
                 let alone = Arc::strong_count(buffer) == 1;
                 lock(buffer).poll_first(cx, alone)
             }
-            PartProject::Second { frames, rest } => match (frames.pop_front(), rest) {
-                (Some(frame), _) => Poll::Ready(Some(Ok(frame))),
+            PartProject::Second { segments, rest } => match (segments.pop_front(), rest) {
+                (Some(segment), _) => Poll::Ready(Some(Ok(segment.into()))),
                 (None, Some(rest)) => rest.as_mut().poll_frame(cx).map(|frame| frame.map(flat)),
                 (None, None) => Poll::Ready(None),
             },
@@ -213,7 +222,9 @@ where
         match &self.part {
             Part::Only { body } => body.is_end_stream(),
             Part::First { buffer } => lock(buffer).body.as_ref().is_some_and(|body| body.is_end_stream()),
-            Part::Second { frames, rest } => frames.is_empty() && rest.as_ref().is_none_or(|rest| rest.is_end_stream()),
+            Part::Second { segments, rest } => {
+                segments.is_empty() && rest.as_ref().is_none_or(|rest| rest.is_end_stream())
+            }
         }
     }
 
@@ -221,8 +232,8 @@ where
         match &self.part {
             Part::Only { body } => body.size_hint(),
             Part::First { buffer } => lock(buffer).body.as_ref().map_or_else(SizeHint::new, |body| body.size_hint()),
-            Part::Second { frames, rest } => {
-                let recorded: u64 = frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
+            Part::Second { segments, rest } => {
+                let recorded: u64 = segments.iter().map(|segment| segment.data_len() as u64).sum();
                 let rest = rest.as_ref().map_or_else(|| SizeHint::with_exact(0), |rest| rest.size_hint());
                 let mut hint = SizeHint::new();
                 hint.set_lower(recorded.saturating_add(rest.lower()));
@@ -248,7 +259,7 @@ where
         }
         let Some(body) = &mut self.body else { return Poll::Ready(Some(Err(Superseded.into()))) };
         if alone {
-            self.frames = None;
+            self.recording = None;
         }
         let Poll::Ready(frame) = body.as_mut().poll_frame(cx) else {
             self.waker = Some(cx.waker().clone());
@@ -257,41 +268,27 @@ where
         let frame = frame.map(flat);
         match &frame {
             Some(Ok(frame)) => self.record(frame),
-            Some(Err(_)) => self.frames = None,
+            Some(Err(_)) => self.recording = None,
             None => self.ended = true,
         }
         Poll::Ready(frame)
     }
 
     fn record(&mut self, frame: &Frame<Bytes>) {
-        let Some(frames) = &mut self.frames else { return };
-        let (copy, size) = match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) => (Frame::data(data.clone()), data.len()),
-            (None, Some(trailers)) => {
-                let size = trailers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-                (Frame::trailers(trailers.clone()), size)
-            }
-            // A kind of frame that is not known yet cannot be copied.
-            (None, None) => return self.frames = None,
-        };
-        match self.remaining.checked_sub(size) {
-            Some(remaining) => {
-                self.remaining = remaining;
-                frames.push_back(copy);
-            }
-            None => self.frames = None,
+        if self.recording.as_mut().is_some_and(|recording| recording.push(frame).is_none()) {
+            self.recording = None;
         }
     }
 
-    /// The recording and the unread rest, for the second copy; `None` where there is no recording.
+    /// The recording and the unread rest, for the second copy; `None` if there is no recording.
     #[expect(clippy::type_complexity, reason = "the two parts of a copy")]
-    fn take_over(&mut self) -> Option<(VecDeque<Frame<Bytes>>, Option<Pin<Box<B>>>)> {
-        let frames = self.frames.take()?;
+    fn take_over(&mut self) -> Option<(VecDeque<Segment>, Option<Pin<Box<B>>>)> {
+        let recording = self.recording.take()?;
         let rest = self.body.take().filter(|_| !self.ended);
         if let Some(first) = self.waker.take() {
             first.wake();
         }
-        Some((frames, rest))
+        Some((recording.into_segments(), rest))
     }
 }
 
@@ -304,7 +301,7 @@ fn lock<B>(buffer: &Mutex<ReplayBuffer<B>>) -> MutexGuard<'_, ReplayBuffer<B>> {
     // A body that panicked is not read again: its panic ends the send, and the recording with it.
     buffer.lock().unwrap_or_else(|poisoned| {
         let mut buffer = poisoned.into_inner();
-        buffer.frames = None;
+        buffer.recording = None;
         buffer
     })
 }
