@@ -10,10 +10,10 @@
 //! is no second copy then. If the response is not a rejection, [`Saved`] is dropped, and with it the recording.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::{fmt, mem};
 
 use bytes::{Buf, Bytes};
 use http::Request;
@@ -25,6 +25,8 @@ use crate::resend::buffered::recording::{Recording, Segment};
 use crate::resend::{Resend, with_body};
 
 mod recording;
+
+type Step = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 
 /// Records a streaming body while it is sent, up to a limit, and sends it again from the recording.
 ///
@@ -87,6 +89,12 @@ pin_project! {
 pub struct Saved<B>(Request<Option<Arc<Mutex<ReplayBuffer<B>>>>>);
 
 /// What first and second copy share.
+///
+/// Locks: the body is polled, and asked for its size, while the lock is held, because either copy may own it. All other
+/// code of the user runs without the lock: cloning, waking and dropping wakers, and dropping what was recorded.
+///
+/// Invariant: the copies contend for the lock only at the take-over, which waits for at most one poll of the body. So the
+/// body, and the wakers that it uses while it is polled, must not call [`Resend::second`] for their own request.
 struct ReplayBuffer<B> {
     /// The unread rest; `None` after the second copy took over.
     body: Option<Pin<Box<B>>>,
@@ -96,6 +104,13 @@ struct ReplayBuffer<B> {
     recording: Option<Recording>,
     /// Of the first copy's task.
     waker: Option<Waker>,
+}
+
+/// What a poll of the first copy replaces. Dropped after the lock is released.
+struct Replaced {
+    /// The clone of the task's waker before, and the waker that it replaces after.
+    waker: Option<Waker>,
+    recording: Option<Recording>,
 }
 
 /// The first copy's end, once the second has taken over.
@@ -163,7 +178,7 @@ where
     fn second(&self, Saved(saved): Saved<B>) -> Option<Request<W::Body>> {
         let (head, buffer) = saved.into_parts();
         let (segments, rest) = match buffer {
-            Some(buffer) => lock(&buffer).take_over()?,
+            Some(buffer) => take_over(&buffer)?,
             None => (VecDeque::new(), None),
         };
         Some(Request::from_parts(head, self.wrap.wrap(ReplayBody { part: Part::Second { segments, rest } })))
@@ -202,13 +217,16 @@ where
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Step {
         match self.project().part.project() {
             PartProject::Only { body } => body.poll_frame(cx).map(|frame| frame.map(flat)),
             PartProject::First { buffer } => {
-                // Alone: the answer is there, and nobody will ask for a second copy.
+                // If the response has arrived, `Saved` is gone, and there will be no second copy.
                 let alone = Arc::strong_count(buffer) == 1;
-                lock(buffer).poll_first(cx, alone)
+                let mut replaced = Replaced { waker: Some(cx.waker().clone()), recording: None };
+                let frame = lock(buffer).poll_first(cx, alone, &mut replaced);
+                drop(replaced);
+                frame
             }
             PartProject::Second { segments, rest } => match (segments.pop_front(), rest) {
                 (Some(segment), _) => Poll::Ready(Some(Ok(segment.into()))),
@@ -253,43 +271,46 @@ where
     B: Body,
     B::Error: Into<BoxError>,
 {
-    fn poll_first(&mut self, cx: &mut Context<'_>, alone: bool) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_first(&mut self, cx: &mut Context<'_>, alone: bool, replaced: &mut Replaced) -> Step {
         if self.ended {
             return Poll::Ready(None);
         }
         let Some(body) = &mut self.body else { return Poll::Ready(Some(Err(Superseded.into()))) };
         if alone {
-            self.recording = None;
+            replaced.recording = self.recording.take();
         }
         let Poll::Ready(frame) = body.as_mut().poll_frame(cx) else {
-            self.waker = Some(cx.waker().clone());
+            mem::swap(&mut self.waker, &mut replaced.waker);
             return Poll::Pending;
         };
         let frame = frame.map(flat);
-        match &frame {
-            Some(Ok(frame)) => self.record(frame),
-            Some(Err(_)) => self.recording = None,
-            None => self.ended = true,
+        let recorded = match (&frame, &mut self.recording) {
+            (Some(Ok(frame)), Some(recording)) => recording.push(frame),
+            (Some(Err(_)), Some(_)) => None,
+            _ => Some(()),
+        };
+        if recorded.is_none() {
+            replaced.recording = self.recording.take();
         }
+        self.ended = frame.is_none();
         Poll::Ready(frame)
     }
+}
 
-    fn record(&mut self, frame: &Frame<Bytes>) {
-        if self.recording.as_mut().is_some_and(|recording| recording.push(frame).is_none()) {
-            self.recording = None;
-        }
+/// The recording and the unread rest, for the second copy. Returns `None` if there is no recording.
+#[expect(clippy::type_complexity, reason = "the two parts of a copy")]
+fn take_over<B>(buffer: &Mutex<ReplayBuffer<B>>) -> Option<(VecDeque<Segment>, Option<Pin<Box<B>>>)> {
+    // A poll that panicked poisons the lock. That body is not sent again.
+    let mut shared = buffer.lock().ok()?;
+    let recording = shared.recording.take()?;
+    // A body that has ended stays, because its drop is code of the user too.
+    let rest = if shared.ended { None } else { shared.body.take() };
+    let first = shared.waker.take();
+    drop(shared);
+    if let Some(first) = first {
+        first.wake();
     }
-
-    /// The recording and the unread rest, for the second copy; `None` if there is no recording.
-    #[expect(clippy::type_complexity, reason = "the two parts of a copy")]
-    fn take_over(&mut self) -> Option<(VecDeque<Segment>, Option<Pin<Box<B>>>)> {
-        let recording = self.recording.take()?;
-        let rest = self.body.take().filter(|_| !self.ended);
-        if let Some(first) = self.waker.take() {
-            first.wake();
-        }
-        Some((recording.into_segments(), rest))
-    }
+    Some((recording.into_segments(), rest))
 }
 
 /// The frame with its data in one piece.
@@ -298,12 +319,7 @@ fn flat<D: Buf, E: Into<BoxError>>(frame: Result<Frame<D>, E>) -> Result<Frame<B
 }
 
 fn lock<B>(buffer: &Mutex<ReplayBuffer<B>>) -> MutexGuard<'_, ReplayBuffer<B>> {
-    // A body that panicked is not read again: its panic ends the send, and the recording with it.
-    buffer.lock().unwrap_or_else(|poisoned| {
-        let mut buffer = poisoned.into_inner();
-        buffer.recording = None;
-        buffer
-    })
+    buffer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Display for Superseded {

@@ -152,6 +152,23 @@ fn after_an_error_of_the_body_there_is_no_second() {
 }
 
 #[test]
+fn after_a_panic_of_the_body_there_is_no_second() {
+    struct Panics;
+    impl Body for Panics {
+        type Data = Bytes;
+        type Error = BoxError;
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Step {
+            panic!("the body panics")
+        }
+    }
+    let record = Buffered::new(100);
+    let (first, saved) = record.first(Request::new(Panics));
+    let mut first = Box::pin(first);
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| next(&mut first))).unwrap_err();
+    assert!(record.second(saved.unwrap()).is_none());
+}
+
+#[test]
 fn an_error_after_the_taking_over_is_the_second_copys() {
     let record = Buffered::new(100);
     let (first, saved) = record.first(Request::new(body([data("one"), Poll::Ready(Some(Err("cut".into())))])));
