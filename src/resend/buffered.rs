@@ -81,7 +81,7 @@ pin_project! {
         /// Sent once, whatever is answered.
         Only { #[pin] body: B },
         First { buffer: Arc<Mutex<ReplayBuffer<B>>> },
-        Second { segments: VecDeque<Segment>, rest: Option<Pin<Box<B>>> },
+        Second { segments: VecDeque<Segment>, rest: Option<Pin<Box<B>>>, sized: bool },
     }
 }
 
@@ -98,6 +98,9 @@ pub struct Saved<B>(Request<Option<Arc<Mutex<ReplayBuffer<B>>>>>);
 struct ReplayBuffer<B> {
     /// The unread rest; `None` after the second copy took over.
     body: Option<Pin<Box<B>>>,
+    /// Whether the body knew its size before it was read. If not, the second copy must not know it either: HTTP/1.1 sends
+    /// no trailers after a body of known length.
+    sized: bool,
     /// A body is not polled again after its end.
     ended: bool,
     /// What was read; `None` if it exceeds the limit, the body failed, or there will be no second copy.
@@ -163,13 +166,18 @@ where
             return (self.once(request), Some(saved));
         }
         // Known to be too long: no recording that is thrown away half-way.
-        if request.body().size_hint().lower() > self.limit as u64 {
+        let size = request.body().size_hint();
+        if size.lower() > self.limit as u64 {
             return (self.once(request), None);
         }
         let (head, body) = request.into_parts();
-        let body = Some(Box::pin(body));
-        let buffer = ReplayBuffer { body, ended: false, recording: Some(Recording::new(self.limit)), waker: None };
-        let buffer = Arc::new(Mutex::new(buffer));
+        let buffer = Arc::new(Mutex::new(ReplayBuffer {
+            body: Some(Box::pin(body)),
+            sized: size.exact().is_some(),
+            ended: false,
+            recording: Some(Recording::new(self.limit)),
+            waker: None,
+        }));
         let part = Part::First { buffer: Arc::clone(&buffer) };
         let saved = Saved(Request::from_parts(head.clone(), Some(buffer)));
         (Request::from_parts(head, self.wrap.wrap(ReplayBody { part })), Some(saved))
@@ -177,11 +185,11 @@ where
 
     fn second(&self, Saved(saved): Saved<B>) -> Option<Request<W::Body>> {
         let (head, buffer) = saved.into_parts();
-        let (segments, rest) = match buffer {
+        let part = match buffer {
             Some(buffer) => take_over(&buffer)?,
-            None => (VecDeque::new(), None),
+            None => Part::Second { segments: VecDeque::new(), rest: None, sized: true },
         };
-        Some(Request::from_parts(head, self.wrap.wrap(ReplayBody { part: Part::Second { segments, rest } })))
+        Some(Request::from_parts(head, self.wrap.wrap(ReplayBody { part })))
     }
 }
 
@@ -228,7 +236,7 @@ where
                 drop(replaced);
                 frame
             }
-            PartProject::Second { segments, rest } => match (segments.pop_front(), rest) {
+            PartProject::Second { segments, rest, .. } => match (segments.pop_front(), rest) {
                 (Some(segment), _) => Poll::Ready(Some(Ok(segment.into()))),
                 (None, Some(rest)) => rest.as_mut().poll_frame(cx).map(|frame| frame.map(flat)),
                 (None, None) => Poll::Ready(None),
@@ -240,7 +248,7 @@ where
         match &self.part {
             Part::Only { body } => body.is_end_stream(),
             Part::First { buffer } => lock(buffer).body.as_ref().is_some_and(|body| body.is_end_stream()),
-            Part::Second { segments, rest } => {
+            Part::Second { segments, rest, .. } => {
                 segments.is_empty() && rest.as_ref().is_none_or(|rest| rest.is_end_stream())
             }
         }
@@ -250,12 +258,12 @@ where
         match &self.part {
             Part::Only { body } => body.size_hint(),
             Part::First { buffer } => lock(buffer).body.as_ref().map_or_else(SizeHint::new, |body| body.size_hint()),
-            Part::Second { segments, rest } => {
+            Part::Second { segments, rest, sized } => {
                 let recorded: u64 = segments.iter().map(|segment| segment.data_len() as u64).sum();
                 let rest = rest.as_ref().map_or_else(|| SizeHint::with_exact(0), |rest| rest.size_hint());
                 let mut hint = SizeHint::new();
                 hint.set_lower(recorded.saturating_add(rest.lower()));
-                if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(recorded)) {
+                if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(recorded)).filter(|_| *sized) {
                     hint.set_upper(upper);
                 }
                 hint
@@ -297,20 +305,19 @@ where
     }
 }
 
-/// The recording and the unread rest, for the second copy. Returns `None` if there is no recording.
-#[expect(clippy::type_complexity, reason = "the two parts of a copy")]
-fn take_over<B>(buffer: &Mutex<ReplayBuffer<B>>) -> Option<(VecDeque<Segment>, Option<Pin<Box<B>>>)> {
+/// Makes the second copy from the recording and the unread rest. Returns `None` if there is no recording.
+fn take_over<B>(buffer: &Mutex<ReplayBuffer<B>>) -> Option<Part<B>> {
     // A poll that panicked poisons the lock. That body is not sent again.
     let mut shared = buffer.lock().ok()?;
     let recording = shared.recording.take()?;
     // A body that has ended stays, because its drop is code of the user too.
     let rest = if shared.ended { None } else { shared.body.take() };
-    let first = shared.waker.take();
+    let (sized, first) = (shared.sized, shared.waker.take());
     drop(shared);
     if let Some(first) = first {
         first.wake();
     }
-    Some((recording.into_segments(), rest))
+    Some(Part::Second { segments: recording.into_segments(), rest, sized })
 }
 
 /// The frame with its data in one piece.

@@ -156,6 +156,8 @@ fn the_second_send_equals_the_first_on_the_wire_but_for_the_token() {
             let body = streamed([data("the whole "), data("body"), trailers]);
             post(origin).header("trailer", "x-sum").header("trailer", "x-count").body(body).expect("a request")
         };
+        // Read to its end before the refusal comes, so the second send could know the length. The first did not.
+        let unsized_body = |origin: &str| post(origin).body(streamed([data("the whole body")])).expect("a request");
         let sized = |origin: &str| {
             let body = streamed([data("the whole "), data("body")]).of_length(14);
             post(origin).body(body).expect("a request")
@@ -166,6 +168,10 @@ fn the_second_send_equals_the_first_on_the_wire_but_for_the_token() {
             (on_the_wire(CloneBody, full).await, known),
             (on_the_wire(Buffered::new(1024), full).await, known),
             (on_the_wire(Buffered::new(1024), sized).await, known),
+            (
+                on_the_wire(Buffered::new(1024), unsized_body).await,
+                ["transfer-encoding: chunked\r\n", "body\r\n0\r\n\r\n"],
+            ),
             (on_the_wire(|body: &Full<Bytes>| Some(body.clone()), full).await, known),
             (
                 on_the_wire(Buffered::new(1024), chunks).await,

@@ -201,6 +201,20 @@ fn both_copies_know_their_size() {
 }
 
 #[test]
+fn a_size_that_the_first_copy_did_not_know_is_not_known_to_the_second_either() {
+    for read in 0..=6 {
+        let record = Buffered::new(1000);
+        let (first, saved) = record.first(Request::new(body(steps())));
+        let mut first = Box::pin(first);
+        assert_eq!(first.size_hint().exact(), None);
+        (0..read).for_each(|_| drop(next(&mut first)));
+        let second = record.second(saved.unwrap()).unwrap();
+        assert_eq!(second.size_hint().exact(), None, "after {read} frames");
+        assert_eq!(second.size_hint().lower(), "onetwothree".len() as u64);
+    }
+}
+
+#[test]
 fn the_task_of_the_first_copy_is_woken_to_see_its_end() {
     struct Count(std::sync::atomic::AtomicUsize);
     impl Wake for Count {
