@@ -9,7 +9,7 @@ use http::Request;
 use http_body::Body;
 use tower::Service;
 
-pub use crate::resend::buffered::{Buffered, Recorded, Unwrapped, Wrap};
+pub use crate::resend::buffered::{Buffered, ReplayBody, Unwrapped, Wrap};
 
 mod buffered;
 

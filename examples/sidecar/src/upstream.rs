@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
-use tower_bearer::resend::Recorded;
+use tower_bearer::resend::ReplayBody;
 
 use crate::Wrong;
 use crate::login::TokenClient;
@@ -21,7 +21,7 @@ use crate::login::TokenClient;
 pub(crate) type Connector = HttpsConnector<HttpConnector>;
 
 /// The client that carries the calls.
-pub(crate) type CallClient = Client<Connector, Recorded<Incoming>>;
+pub(crate) type CallClient = Client<Connector, ReplayBody<Incoming>>;
 
 /// One for each kind of traffic, over the same TLS settings.
 pub(crate) struct Clients {

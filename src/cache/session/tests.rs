@@ -121,12 +121,12 @@ enum Event {
         another_session: bool,
     },
     Closed,
+    /// A save ended; `told` if it was of the newest refresh token of this source.
     Saved {
         number: u64,
         ok: bool,
-    },
-    SaveFailed {
-        number: u64,
+        wrote: bool,
+        told: bool,
     },
 }
 
@@ -268,6 +268,19 @@ impl Model {
         newest
     }
 
+    /// Whether the last save of this source failed.
+    fn is_not_saved(&self) -> bool {
+        let mut not_saved = false;
+        for event in self.since_source() {
+            match event {
+                Event::Saved { ok, told: true, .. } => not_saved = !ok,
+                Event::Forgotten => not_saved = false,
+                _ => {}
+            }
+        }
+        not_saved
+    }
+
     fn decision(&self, demand: Demand, former: bool, now: Moment, in_flight: bool) -> String {
         if former || self.is_signed_out() {
             return "fail: signed out".to_owned();
@@ -327,6 +340,8 @@ struct Walk {
     started: u64,
     /// The saves under way: number, refresh token, and when it counts as lost.
     saves: Vec<(SaveTicket, String, Moment)>,
+    /// How much had happened when each of them began.
+    begun: Vec<usize>,
     /// What the last save that may have written has left, and whether it is known to have succeeded.
     stored: Option<(u64, String)>,
     sign_outs: Vec<u64>,
@@ -365,6 +380,7 @@ impl Walk {
             slot: None,
             started: 0,
             saves: Vec::new(),
+            begun: Vec::new(),
             stored: None,
             sign_outs: Vec::new(),
             reported_at: None,
@@ -645,6 +661,7 @@ impl Walk {
                 prop_assert_eq!(text_of(token.refresh_token()), newest);
                 let text = text_of(token.refresh_token()).expect("something to save");
                 self.saves.push((ticket, text, until));
+                self.begun.push(self.model.log.len());
                 self.seen.insert("save".to_owned());
             }
         }
@@ -656,25 +673,28 @@ impl Walk {
             return Ok(());
         }
         let (ticket, text, _) = self.saves.remove(which);
+        let begun = self.begun.remove(which);
         let number = ticket.number;
-        let older = self.model.log.iter().rev().find_map(|event| match event {
-            Event::Saved { number, .. } => Some(*number),
+        let newest_saved = self.model.log.iter().rev().find_map(|event| match event {
+            Event::Saved { number, wrote: true, .. } => Some(*number),
             _ => None,
         });
         let result = ok.map(|ok| if ok { Ok(()) } else { Err(Error::not_saved("the disk is full")) });
         let (again, _) = self.session.on_saved(ticket, result);
-        prop_assert_eq!(again, older.is_some_and(|saved| saved > number), "an older save may have overwritten a newer");
-        // A save that failed may have written all the same.
-        if ok == Some(true) || again {
+        let overwrote = newest_saved.is_some_and(|saved| saved > number);
+        prop_assert_eq!(again, overwrote, "an older save may have overwritten a newer");
+        // An older save that failed may have written all the same.
+        let wrote = ok == Some(true) || overwrote;
+        if wrote {
             self.stored = Some((number, text));
-            self.model.log.push(Event::Saved { number, ok: ok == Some(true) });
         }
-        if again {
+        if overwrote {
             self.seen.insert("saved again".to_owned());
         }
-        if ok == Some(false) && !again {
-            self.model.log.push(Event::SaveFailed { number });
-        }
+        let of_this_source =
+            !self.model.log[begun..].iter().any(|event| matches!(event, Event::NewSource { .. } | Event::Forgotten));
+        let told = of_this_source && !overwrote && ok.is_some();
+        self.model.log.push(Event::Saved { number, ok: ok == Some(true), wrote, told });
         Ok(())
     }
 
@@ -690,6 +710,7 @@ impl Walk {
         prop_assert_eq!(status.suspect, current.is_some() && model.is_suspect());
         prop_assert_eq!(status.closed, model.is_closed());
         prop_assert_eq!(status.signed_out, model.is_signed_out());
+        prop_assert_eq!(status.not_saved.is_some(), model.is_not_saved());
         let failure = model.failures().pop();
         prop_assert_eq!(status.last_failure.map(|error| error.is_denied()), failure.map(|(denied, ..)| denied));
         let backoff = failure.map(|(_, retry_at, _)| retry_at.wait(*now)).filter(|wait| !wait.is_zero());

@@ -9,7 +9,7 @@ use http_body_util::Full;
 use http_body_util::combinators::UnsyncBoxBody;
 use tower::util::{BoxCloneService, BoxCloneSyncService};
 use tower::{BoxError, Service, ServiceBuilder};
-use tower_bearer::resend::{Buffered, CloneBody, IfEmpty, Never, Recorded};
+use tower_bearer::resend::{Buffered, CloneBody, IfEmpty, Never, ReplayBody};
 use tower_bearer::{BearerLayer, TokenCache};
 
 /// What every layered stack must be.
@@ -49,7 +49,8 @@ pub mod over_hyper {
             ServiceBuilder::new().layer(layer(|body: &Full<Bytes>| Some(body.clone()))).service(http.clone()),
         );
         // A client of the body that is handed inward, and one whose body was chosen before.
-        let recorded: Client<HttpConnector, Recorded<Full<Bytes>>> = Client::builder(TokioExecutor::new()).build_http();
+        let recorded: Client<HttpConnector, ReplayBody<Full<Bytes>>> =
+            Client::builder(TokioExecutor::new()).build_http();
         is_client::<_, Full<Bytes>, _>(ServiceBuilder::new().layer(layer(Buffered::new(LIMIT))).service(recorded));
         let boxed: Client<HttpConnector, UnsyncBoxBody<Bytes, BoxError>> =
             Client::builder(TokioExecutor::new()).build_http();
@@ -139,7 +140,7 @@ pub mod over_kube {
             ServiceBuilder::new().layer(layer(|body: &Body| body.try_clone())).service(http.clone()),
         );
         // Its body cannot be made from another, so the client beneath takes what is handed inward.
-        let recorded: legacy::Client<_, Recorded<Body>> = legacy::Client::builder(TokioExecutor::new()).build_http();
+        let recorded: legacy::Client<_, ReplayBody<Body>> = legacy::Client::builder(TokioExecutor::new()).build_http();
         let recorded = ServiceBuilder::new().layer(layer(Buffered::new(LIMIT))).service(recorded);
         is_client::<_, Body, _>(recorded.clone());
         let _ = Client::new(recorded, "default");

@@ -21,14 +21,14 @@ use hyper_util::rt::TokioExecutor;
 use loopback::Server;
 use tower::{BoxError, Layer, ServiceExt};
 use tower_bearer::oauth2::ClientCredentials;
-use tower_bearer::resend::{Buffered, Recorded};
+use tower_bearer::resend::{Buffered, ReplayBody};
 use tower_bearer::testing::{Api, Issuer};
 use tower_bearer::{Bearer, BearerLayer, Error, TokenCache};
 
 /// Uploads are recorded up to here, to go again after a 401.
 const LIMIT: usize = 64 * 1024;
 
-type Upstream = Bearer<Client<HttpConnector, Body>, Buffered<fn(Recorded<Body>) -> Body>>;
+type Upstream = Bearer<Client<HttpConnector, Body>, Buffered<fn(ReplayBody<Body>) -> Body>>;
 
 #[derive(Clone)]
 struct Proxy {
@@ -38,7 +38,7 @@ struct Proxy {
 
 fn proxy(base: &str, token: TokenCache) -> Result<Router, BoxError> {
     let http = Client::builder(TokioExecutor::new()).build_http();
-    let wrap: fn(Recorded<Body>) -> Body = Body::new;
+    let wrap: fn(ReplayBody<Body>) -> Body = Body::new;
     let upstream = BearerLayer::new(token, [base])?.resend(Buffered::new(LIMIT).wrap(wrap)).layer(http);
     Ok(Router::new().fallback(forward).with_state(Proxy { upstream, base: base.to_owned() }))
 }
