@@ -7,7 +7,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -86,7 +86,7 @@ pin_project! {
         S: Service<Request<R::Body>>,
         R: Resend<B>,
     {
-        Sent { #[pin] response: S::Future, attempt: Option<Attempt<S, R, R::Spare>> },
+        Sent { #[pin] response: S::Future, attempt: Option<Attempt<S, RetryState<R, R::Spare>>> },
         Pending { step: Pending<S, B, R> },
         Failed { error: Option<Error> },
     }
@@ -104,32 +104,37 @@ where
     Send {
         ready: S,
         request: Request<R::Body>,
-        attempt: Option<Attempt<S, R, R::Spare>>,
+        attempt: Option<Attempt<S, RetryState<R, R::Spare>>>,
     },
     Return(S::Response),
 }
 
 /// What one layer decides by, shared by its services and their requests. On cache lines of its own, because each request
 /// writes its count.
-#[derive(Clone, Debug)]
 #[repr(align(128))]
-pub(crate) struct LayerConfig {
+pub(crate) struct LayerConfig<S> {
     pub(crate) cache: TokenCache,
     pub(crate) origins: Origins,
     pub(crate) refusal: Refusal,
+    pub(crate) template: Template<S>,
 }
+
+/// The inner service as the layer was given it. It is never polled, only cloned: for a request that waits or is sent again.
+///
+/// The lock makes a service that is not `Sync` shareable. Cloning the service is user code under it, so a panic there leaves
+/// it poisoned, and as whole as it was.
+pub(crate) struct Template<S>(Mutex<S>);
 
 /// What is kept of a request that was sent with our token.
-pub(crate) struct Attempt<S, R, K> {
-    pub(crate) config: Arc<LayerConfig>,
+pub(crate) struct Attempt<S, T> {
+    pub(crate) config: Arc<LayerConfig<S>>,
     /// The token it was sent with.
     pub(crate) token: TokenId,
-    pub(crate) retry: Option<RetryState<S, R, K>>,
+    pub(crate) retry: Option<T>,
 }
 
-/// What a second send needs.
-pub(crate) struct RetryState<S, R, K> {
-    pub(crate) service: S,
+/// What a second send needs, beside a service.
+pub(crate) struct RetryState<R, K> {
     pub(crate) resend: R,
     pub(crate) saved: K,
 }
@@ -147,13 +152,50 @@ const DRAIN_LIMIT: (usize, Duration) = (64 * 1024, Duration::from_millis(50));
 /// How many frames of it are read. A body of empty frames that is always ready would not let a timer run.
 const DRAIN_FRAMES: usize = 256;
 
-impl SnapshotSource for LayerConfig {
+// === impl LayerConfig ===
+
+impl<S> SnapshotSource for LayerConfig<S> {
     fn snapshot(&self) -> &ArcSwap<Snapshot> {
         self.cache.snapshot()
     }
 
     fn clock(&self) -> &Clock {
         self.cache.clock()
+    }
+}
+
+impl<S: Clone> Clone for LayerConfig<S> {
+    fn clone(&self) -> Self {
+        Self {
+            cache: self.cache.clone(),
+            origins: self.origins.clone(),
+            refusal: self.refusal.clone(),
+            template: Template::new(self.template.service()),
+        }
+    }
+}
+
+impl<S> fmt::Debug for LayerConfig<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LayerConfig")
+            .field("cache", &self.cache)
+            .field("origins", &self.origins)
+            .field("refusal", &self.refusal)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> Template<S> {
+    pub(crate) fn new(service: S) -> Self {
+        Self(Mutex::new(service))
+    }
+
+    /// A service that is not ready yet.
+    pub(crate) fn service(&self) -> S
+    where
+        S: Clone,
+    {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -165,18 +207,12 @@ where
     R: Resend<B>,
     B: Send + 'static,
 {
-    pub(crate) fn sent(response: S::Future, attempt: Option<Attempt<S, R, R::Spare>>) -> Self {
+    pub(crate) fn sent(response: S::Future, attempt: Option<Attempt<S, RetryState<R, R::Spare>>>) -> Self {
         Self { state: State::Sent { response, attempt } }
     }
 
-    pub(crate) fn waiting(
-        config: Arc<LayerConfig>,
-        session: SessionId,
-        service: S,
-        resend: R,
-        request: Request<B>,
-    ) -> Self {
-        Self { state: State::Pending { step: wait(config, session, service, resend, request) } }
+    pub(crate) fn waiting(config: Arc<LayerConfig<S>>, session: SessionId, resend: R, request: Request<B>) -> Self {
+        Self { state: State::Pending { step: wait(config, session, resend, request) } }
     }
 
     pub(crate) fn failed(error: Error) -> Self {
@@ -271,13 +307,7 @@ where
 // === the waits ===
 
 /// There is no usable token: waits for one of the session in which the request began.
-fn wait<S, B, R>(
-    config: Arc<LayerConfig>,
-    session: SessionId,
-    service: S,
-    resend: R,
-    request: Request<B>,
-) -> Pending<S, B, R>
+fn wait<S, B, R>(config: Arc<LayerConfig<S>>, session: SessionId, resend: R, request: Request<B>) -> Pending<S, B, R>
 where
     S: InnerService<R::Body>,
     R: Resend<B>,
@@ -286,10 +316,10 @@ where
     // A block, because a function would hold its arguments twice.
     Box::pin(async move {
         config.cache.get_in(session).await?;
-        let (ready, token) = ready_with_token(&config.cache, session, service.clone()).await?;
+        let (ready, token) = ready_with_token(&config, session).await?;
         let (mut request, saved) = resend.first(request);
         request.headers_mut().insert(AUTHORIZATION, token.header_value().clone());
-        let retry = saved.map(|saved| RetryState { service, resend, saved });
+        let retry = saved.map(|saved| RetryState { resend, saved });
         Ok(Step::Send { ready, request, attempt: Some(Attempt { config, token: token.id(), retry }) })
     })
 }
@@ -297,9 +327,9 @@ where
 /// The token was rejected: waits for the next one, and sends the request a second and last time. A second rejection marks
 /// nothing and is the caller's.
 fn retry_with_new_token<S, B, R>(
-    config: Arc<LayerConfig>,
+    config: Arc<LayerConfig<S>>,
     token: TokenId,
-    retry: RetryState<S, R, R::Spare>,
+    retry: RetryState<R, R::Spare>,
     response: Response<S::ResponseBody>,
 ) -> Pending<S, B, R>
 where
@@ -324,7 +354,7 @@ where
         if let Rejected::Held { response, .. } = rejected {
             drain(response.into_body()).await;
         }
-        let (ready, new) = ready_with_token(cache, token.session, retry.service).await?;
+        let (ready, new) = ready_with_token(&config, token.session).await?;
         request.headers_mut().insert(AUTHORIZATION, new.header_value().clone());
         cache.telemetry().sent_again(token.generation, new.generation());
         Ok(Step::Send { ready, request, attempt: None })
@@ -333,18 +363,18 @@ where
 
 /// Waits until the service is ready and there is a token of this session. If the token expired meanwhile, the readiness is
 /// given back before the wait for the next.
-async fn ready_with_token<S, B>(cache: &TokenCache, session: SessionId, service: S) -> Result<(S, Token), BoxError>
+async fn ready_with_token<S, B>(config: &LayerConfig<S>, session: SessionId) -> Result<(S, Token), BoxError>
 where
     S: Service<B, Error: Into<BoxError>> + Clone,
 {
     loop {
-        let mut ready = service.clone();
+        let mut ready = config.template.service();
         poll_fn(|cx| ready.poll_ready(cx)).await.map_err(Into::into)?;
-        if let Some(token) = cache.peek_in(session)? {
+        if let Some(token) = config.cache.peek_in(session)? {
             return Ok((ready, token));
         }
         drop(ready);
-        cache.get_in(session).await?;
+        config.cache.get_in(session).await?;
     }
 }
 

@@ -4,7 +4,7 @@ use tower::Layer;
 
 use crate::cache::TokenCache;
 use crate::error::Error;
-use crate::future::LayerConfig;
+use crate::future::{LayerConfig, Template};
 use crate::origin::{Origin, Origins};
 use crate::refusal::Refusal;
 use crate::resend::CloneBody;
@@ -89,12 +89,16 @@ impl<R> BearerLayer<R> {
     }
 }
 
-impl<S, R: Clone> Layer<S> for BearerLayer<R> {
+impl<S: Clone, R: Clone> Layer<S> for BearerLayer<R> {
     type Service = Bearer<S, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let config =
-            LayerConfig { cache: self.cache.clone(), origins: self.origins.clone(), refusal: self.refusal.clone() };
+        let config = LayerConfig {
+            cache: self.cache.clone(),
+            origins: self.origins.clone(),
+            refusal: self.refusal.clone(),
+            template: Template::new(inner.clone()),
+        };
         Bearer::new(inner, config, self.resend.clone())
     }
 }

@@ -32,7 +32,7 @@ use crate::resend::{CloneBody, Resend};
 pub struct Bearer<S, R = CloneBody> {
     inner: S,
     /// Each request counts a reference to its owner.
-    reader: Reader<LayerConfig>,
+    reader: Reader<LayerConfig<S>>,
     resend: R,
 }
 
@@ -59,7 +59,7 @@ enum Disposition {
 // === impl Bearer ===
 
 impl<S, R> Bearer<S, R> {
-    pub(crate) fn new(inner: S, config: LayerConfig, resend: R) -> Self {
+    pub(crate) fn new(inner: S, config: LayerConfig<S>, resend: R) -> Self {
         Self { inner, reader: Reader::new(Arc::new(config)), resend }
     }
 
@@ -68,7 +68,8 @@ impl<S, R> Bearer<S, R> {
         &self.inner
     }
 
-    /// The inner service.
+    /// The inner service. A request that waits for a token, or is sent again, goes through a clone of the service that the
+    /// layer was given, and does not see what is changed here.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
@@ -104,11 +105,8 @@ impl<S, R> Bearer<S, R> {
 
 impl<S: Clone, R> Bearer<S, R> {
     /// Gives back the readiness that `poll_ready` took: what it stands for may be needed by others, such as the token call.
-    /// Returns a service that is not ready yet.
-    fn give_back_readiness(&mut self) -> S {
-        let unready = self.inner.clone();
-        self.inner = unready.clone();
-        unready
+    fn give_back_readiness(&mut self) {
+        self.inner = self.reader.owner().template.service();
     }
 }
 
@@ -156,9 +154,8 @@ where
             return match self.classify(&request, verdict) {
                 Disposition::Wait => {
                     let session = self.reader.session();
-                    let service = self.give_back_readiness();
-                    let config = Arc::clone(self.reader.owner());
-                    ResponseFuture::waiting(config, session, service, self.resend.clone(), request)
+                    self.give_back_readiness();
+                    ResponseFuture::waiting(Arc::clone(self.reader.owner()), session, self.resend.clone(), request)
                 }
                 Disposition::PassThrough => ResponseFuture::sent(self.inner.call(self.resend.once(request)), None),
                 Disposition::Reject(error) => {
@@ -178,7 +175,7 @@ where
             Freshness::Due => self.reader.owner().cache.refresh_in_background(),
         }
         let (request, saved) = self.resend.first(request);
-        let retry = saved.map(|saved| RetryState { service: self.inner.clone(), resend: self.resend.clone(), saved });
+        let retry = saved.map(|saved| RetryState { resend: self.resend.clone(), saved });
         let attempt = Attempt { config: Arc::clone(self.reader.owner()), token, retry };
         ResponseFuture::sent(self.inner.call(request), Some(attempt))
     }
