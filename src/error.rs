@@ -415,7 +415,7 @@ impl fmt::Display for Error {
             Kind::Lost => f.write_str("the tokio runtime that was fetching the token was shut down; call again"),
             Kind::Closed => f.write_str("the token cache was shut down and fetches no more tokens"),
             Kind::SignedOut => {
-                f.write_str("the session was signed out; log in again, and hand the login to `TokenCache::set_source`")
+                f.write_str("the session was signed out; log in again, and hand the login to `TokenCache::sign_in`")
             }
         }?;
         if let Some(response) = &self.rejected_response {

@@ -166,6 +166,8 @@ pub mod cookbook {}
 /// [`Refusal`]: crate::Refusal
 /// [`Challenge`]: crate::Challenge
 /// [`Refresh::refusal_budget`]: crate::Refresh::refusal_budget
+/// [`Error`]: crate::Error
+/// [`Error::rejected_response`]: crate::Error::rejected_response
 /// [check]: crate::resend::check
 /// [resend]: crate::resend
 #[doc = include_str!("../docs/refusals.md")]
@@ -178,6 +180,7 @@ pub mod composition {}
 /// Every error, with its cause and its remedy.
 ///
 /// [`Error::find`]: crate::Error::find
+/// [`Error::rejected_response`]: crate::Error::rejected_response
 /// [`meshydb::Problem`]: crate::meshydb::Problem
 #[doc = include_str!("../docs/errors.md")]
 pub mod errors {}

@@ -27,27 +27,27 @@ pub fn retried<S: Clone>(inner: S) -> Retry<Again, AddAuthorization<S>> {
 }
 
 /// The README's configuration, but for the second send.
-pub fn never<S>(inner: S) -> Bearer<S, Never> {
+pub fn never<S: Clone>(inner: S) -> Bearer<S, Never> {
     never_at(ORIGIN, inner)
 }
 
 /// The same, for another origin.
-pub fn never_at<S>(origin: &str, inner: S) -> Bearer<S, Never> {
+pub fn never_at<S: Clone>(origin: &str, inner: S) -> Bearer<S, Never> {
     filled(|cache| named(&cache, origin).resend(Never).layer(inner))
 }
 
 /// The README's configuration.
-pub fn twice<S>(inner: S) -> Bearer<S, CloneBody> {
+pub fn twice<S: Clone>(inner: S) -> Bearer<S, CloneBody> {
     twice_at(ORIGIN, inner)
 }
 
 /// The same, for another origin.
-pub fn twice_at<S>(origin: &str, inner: S) -> Bearer<S, CloneBody> {
+pub fn twice_at<S: Clone>(origin: &str, inner: S) -> Bearer<S, CloneBody> {
     filled(|cache| named(&cache, origin).layer(inner))
 }
 
 /// Without a match of the origin.
-pub fn anywhere<S>(inner: S) -> Bearer<S, Never> {
+pub fn anywhere<S: Clone>(inner: S) -> Bearer<S, Never> {
     filled(|cache| BearerLayer::any_origin(cache).resend(Never).layer(inner))
 }
 
