@@ -131,7 +131,7 @@ impl TokenCache {
     /// # Cancel safety
     /// Dropping the future leaves the fetch running; the next caller joins it.
     pub async fn get(&self) -> Result<Token, Error> {
-        self.driver.acquire(Demand::Usable, self.driver.session()).await
+        self.driver.acquire(Demand::Usable, None).await
     }
 
     /// Fetches a new token, whatever there is: joins the fetch under way or starts one, though the pause after a failure
@@ -143,7 +143,7 @@ impl TokenCache {
     /// # Cancel safety
     /// Dropping the future leaves the fetch running.
     pub async fn refresh(&self) -> Result<Token, Error> {
-        self.driver.acquire(Demand::Fetched, self.driver.session()).await
+        self.driver.acquire(Demand::Fetched, None).await
     }
 
     /// Says that an API refused this token, and returns the one that replaces it.
@@ -164,7 +164,7 @@ impl TokenCache {
                 Error::invalid("token", "this cache did not issue it; report it to the cache that it came from")
             }),
             Rejection::SessionEnded => Err(Error::signed_out()),
-            Rejection::Superseded => self.driver.acquire(Demand::Usable, token.id().session).await,
+            Rejection::Superseded => self.driver.acquire(Demand::Usable, Some(token.id().session)).await,
             Rejection::Marked { .. } => self.replacement(token.id()).await,
         }
     }
@@ -307,7 +307,7 @@ impl TokenCache {
 
     /// A token for a request that began in this session.
     pub(crate) async fn get_in(&self, session: SessionId) -> Result<Token, Error> {
-        self.driver.acquire(Demand::Usable, session).await
+        self.driver.acquire(Demand::Usable, Some(session)).await
     }
 
     /// The token that a request of this session can be sent with now.
@@ -350,7 +350,7 @@ impl TokenCache {
     }
 
     async fn replacement(&self, token: TokenId) -> Result<Token, Error> {
-        self.driver.acquire(Demand::NewerThan(token.generation), token.session).await
+        self.driver.acquire(Demand::NewerThan(token.generation), Some(token.session)).await
     }
 
     /// Room for an unread response of this size; `None` if the response is not to be kept.

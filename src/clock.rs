@@ -53,12 +53,19 @@ impl NotPausable for Builder {}
 impl Clock {
     pub(crate) fn now(&self) -> Moment {
         match self {
-            // A clock before 1970 counts as standing still: the monotonic one goes on.
-            Self::System => {
-                Moment { mono: since_start(monotonic()), wall: wall().duration_since(UNIX_EPOCH).unwrap_or_default() }
-            }
+            Self::System => system(monotonic()),
             #[cfg(feature = "testing")]
             Self::Manual(clock) => clock.now(),
+        }
+    }
+
+    /// Now, by this clock and by that of tokio's timers.
+    pub(crate) fn now_here(&self) -> (Moment, Instant) {
+        let here = monotonic();
+        match self {
+            Self::System => (system(here), here),
+            #[cfg(feature = "testing")]
+            Self::Manual(clock) => (clock.now(), here),
         }
     }
 
@@ -80,13 +87,18 @@ pub(crate) fn ticks(span: Duration) -> u64 {
     if COARSE { coarsetime::Duration::from(span).as_ticks() } else { nanos(span) }
 }
 
+/// The moment at which the monotonic clock says this. A wall clock before 1970 counts as standing still.
+fn system(mono: Instant) -> Moment {
+    Moment { mono: since_start(mono), wall: wall().duration_since(UNIX_EPOCH).unwrap_or_default() }
+}
+
 fn since_start(mono: Instant) -> Duration {
     mono.saturating_duration_since(*START)
 }
 
 /// Now, on the clock of tokio's timers.
 #[expect(clippy::disallowed_methods, reason = "the door itself")]
-pub(crate) fn monotonic() -> Instant {
+fn monotonic() -> Instant {
     Instant::now()
 }
 

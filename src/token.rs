@@ -36,7 +36,10 @@ pub const MAX_LIFETIME: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// # Ok::<_, tower_bearer::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Token {
+pub struct Token(Arc<Inner>);
+
+#[derive(Clone)]
+struct Inner {
     /// `Bearer <token>`, built once, marked sensitive.
     header: HeaderValue,
     id: TokenId,
@@ -99,7 +102,7 @@ impl Token {
     fn of(header: HeaderValue, lifetime: Duration) -> Self {
         let details =
             Details { lifetime, refresh_in: None, refresh_token: None, scope: None, id_token: None, extra: Map::new() };
-        Self { header, id: TokenId::default(), expires_at: None, details: Arc::new(details) }
+        Self(Arc::new(Inner { header, id: TokenId::default(), expires_at: None, details: Arc::new(details) }))
     }
 
     /// No token, for a refresh token that came without one: never sent, and no text of a token is empty.
@@ -147,64 +150,67 @@ impl Token {
 
     /// The access token's text. Whoever calls this answers for where it goes.
     pub fn access_token(&self) -> &str {
-        let value = self.header.to_str().expect("made from visible ASCII");
+        let value = self.0.header.to_str().expect("made from visible ASCII");
         &value[PREFIX.len()..]
     }
 
     /// The `Authorization` value, `Bearer <token>`, marked sensitive: for a request that does not pass the layer, such
     /// as a WebSocket handshake.
     pub fn header_value(&self) -> &HeaderValue {
-        &self.header
+        &self.0.header
     }
 
     /// Which token of its cache this is: 1 for the first, one more for each that followed, 0 before it was published.
     pub fn generation(&self) -> u64 {
-        self.id.generation
+        self.0.id.generation
     }
 
     pub(crate) fn id(&self) -> TokenId {
-        self.id
+        self.0.id
     }
 
     /// How long the token lives from when it was asked for, as the issuer said.
     pub fn lifetime(&self) -> Duration {
-        self.details.lifetime
+        self.0.details.lifetime
     }
 
     /// When to refresh it at the latest, from when it was asked for, where that was said.
     pub fn refresh_in(&self) -> Option<Duration> {
-        self.details.refresh_in
+        self.0.details.refresh_in
     }
 
     /// When it ends by the wall clock, as the issuer said; `None` before it was published.
     pub fn expires_at(&self) -> Option<SystemTime> {
-        self.expires_at
+        self.0.expires_at
     }
 
     /// The refresh token, for saving.
     #[doc(alias("RetrievePersistanceToken", "RetrievePersistanceTokenAsync", "retrievePersistanceToken"))]
     #[doc(alias("RetrieveRefreshToken", "RetrieveRefreshTokenAsync", "retrieveRefreshToken"))]
     pub fn refresh_token(&self) -> Option<Secret> {
-        self.details.refresh_token.clone()
+        self.0.details.refresh_token.clone()
     }
 
     /// The granted scope, where the issuer named it.
     pub fn scope(&self) -> Option<&str> {
-        self.details.scope.as_deref()
+        self.0.details.scope.as_deref()
     }
 
     /// The OpenID Connect ID token, where one came along.
     pub fn id_token(&self) -> Option<&Secret> {
-        self.details.id_token.as_ref()
+        self.0.details.id_token.as_ref()
     }
 
     /// A member of the issuer's answer that has no method of its own.
     pub fn extra(&self, name: &str) -> Option<&Value> {
-        self.details.extra.get(name)
+        self.0.details.extra.get(name)
     }
 
     pub(crate) fn published(self, id: TokenId, expires_at: SystemTime) -> Self {
-        Self { id, expires_at: Some(expires_at), ..self }
+        let Self(mut inner) = self;
+        let stamped = Arc::make_mut(&mut inner);
+        (stamped.id, stamped.expires_at) = (id, Some(expires_at));
+        Self(inner)
     }
 
     /// The same token with a header value that is counted by itself, so that its clones write to no count that clones of
@@ -220,14 +226,14 @@ impl Token {
             }
         }
 
-        let bytes = Bytes::from_owner(CachePadded(self.header.as_bytes().into()));
+        let bytes = Bytes::from_owner(CachePadded(self.0.header.as_bytes().into()));
         let mut header = HeaderValue::from_maybe_shared(bytes).expect("copied from a header value");
         header.set_sensitive(true);
-        Self { header, ..self.clone() }
+        Self(Arc::new(Inner { header, ..Inner::clone(&self.0) }))
     }
 
     fn with(mut self, change: impl FnOnce(&mut Details)) -> Self {
-        change(Arc::make_mut(&mut self.details));
+        change(Arc::make_mut(&mut Arc::make_mut(&mut self.0).details));
         self
     }
 }
@@ -235,11 +241,11 @@ impl Token {
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token")
-            .field("generation", &self.id.generation)
-            .field("lifetime", &self.details.lifetime)
-            .field("expires_at", &self.expires_at)
-            .field("refresh_token", &self.details.refresh_token)
-            .field("scope", &self.details.scope)
+            .field("generation", &self.0.id.generation)
+            .field("lifetime", &self.0.details.lifetime)
+            .field("expires_at", &self.0.expires_at)
+            .field("refresh_token", &self.0.details.refresh_token)
+            .field("scope", &self.0.details.scope)
             .finish_non_exhaustive()
     }
 }

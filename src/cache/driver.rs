@@ -172,28 +172,32 @@ impl Driver {
 
     // --- callers ---
 
-    /// Waits until the demand is met, or until an error says why not. The caller began in this session.
-    pub(crate) async fn acquire(self: &Arc<Self>, demand: Demand, session: SessionId) -> Result<Token, Error> {
+    /// Waits until the demand is met, or until an error says why not. The caller began in this session; `None`: in the
+    /// present one.
+    pub(crate) async fn acquire(
+        self: &Arc<Self>,
+        demand: Demand,
+        mut session: Option<SessionId>,
+    ) -> Result<Token, Error> {
         let mut give_up_at = None;
         let (mut epoch, mut rounds) = (0, 0);
         loop {
             // Nothing that is made here is kept across the wait: every waiter would pay for it.
             let (wait, last) = {
-                let now = self.clock.now();
-                let waiter = match self.acquire_now(demand, session, now)? {
+                // Each caller enforces its own deadline, because the runtime that fetches may have stalled.
+                let (now, here) = self.clock.now_here();
+                let waiter = match self.acquire_now(demand, &mut session, now)? {
                     Acquired::Ready(token) => return Ok(token),
                     Acquired::Wait(waiter) => waiter,
                 };
                 let (waiter, remaining) = waiter.start_waiting(now.mono);
-                // Each caller enforces its own deadline, because the runtime that fetches may have stalled.
-                let here = clock::monotonic();
                 let give_up_at = *give_up_at.get_or_insert(here + self.policy.fetch_deadline());
                 let until = give_up_at.min(here + remaining);
                 (clock::timeout_at(until, waiter)?, until == give_up_at)
             };
             match wait.await {
                 Ok(Ok(Ok(token))) if demand.is_met_by_result(&token) => {
-                    return if token.id().session == session { Ok(token) } else { Err(Error::signed_out()) };
+                    return if Some(token.id().session) == session { Ok(token) } else { Err(Error::signed_out()) };
                 }
                 Ok(Ok(Err(error))) => return Err(error),
                 // The run was abandoned, or its token is not newer than the one demanded.
@@ -247,9 +251,15 @@ impl Driver {
     }
 
     /// Meets the demand without waiting for it, or finds out what to wait for.
-    fn acquire_now(self: &Arc<Self>, demand: Demand, session: SessionId, now: Moment) -> Result<Acquired, Error> {
+    fn acquire_now(
+        self: &Arc<Self>,
+        demand: Demand,
+        session: &mut Option<SessionId>,
+        now: Moment,
+    ) -> Result<Acquired, Error> {
         // A token that is there needs no lock.
         let snapshot = self.snapshot.load();
+        let session = *session.get_or_insert(snapshot.view.session);
         if snapshot.view.session == session
             && let Some((current, phase)) = snapshot.view.usable_at(now)
             && demand.is_met_by(&current.token, phase)
@@ -262,11 +272,7 @@ impl Driver {
             return Ok(Acquired::Ready(token));
         }
         drop(snapshot);
-        match self.join_or_start(demand, session, now)? {
-            // There is no timer to wait with.
-            Acquired::Wait(_) if !clock::has_runtime() => Err(Error::no_runtime()),
-            acquired => Ok(acquired),
-        }
+        self.join_or_start(demand, session, now)
     }
 
     /// One decision and its consequence, in one step.

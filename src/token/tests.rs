@@ -184,10 +184,10 @@ fn each_setting_keeps_the_others() {
 fn a_clone_shares_what_it_holds() {
     let token = planted(100);
     let clone = token.clone();
-    assert!(Arc::ptr_eq(&token.details, &clone.details));
+    assert!(Arc::ptr_eq(&token.0, &clone.0));
     assert_eq!(token.access_token().as_ptr(), clone.access_token().as_ptr());
     let published = token.clone().published(generation(1), SystemTime::UNIX_EPOCH);
-    assert!(Arc::ptr_eq(&token.details, &published.details));
+    assert!(Arc::ptr_eq(&token.0.details, &published.0.details));
     assert_eq!(token.generation(), 0, "the original is not stamped");
 }
 
