@@ -11,8 +11,9 @@ use http_body_util::Full;
 use serde_json::json;
 use tower::BoxError;
 
-use crate::testing::answer::{Answer, pause};
+use crate::testing::answer::Answer;
 use crate::testing::calls::Calls;
+use crate::testing::helpers::pause;
 use crate::testing::ledger::{Ledger, Verdict};
 use crate::testing::recorded::Recorded;
 use crate::testing::script::{Script, fake_service};
