@@ -20,7 +20,9 @@ pub(crate) mod issuer;
 pub mod json;
 pub mod mesh_connect;
 pub mod oauth2;
+pub(crate) mod redact;
 pub(crate) mod secret;
+pub(crate) mod transport;
 
 /// Something that fetches a token: a grant of an OAuth 2 server, a login, a file, or any async closure.
 ///
@@ -125,7 +127,13 @@ impl FetchContext {
     /// The context of a fetch outside a cache, for tests of a source: without a token to be replaced, with a deadline of
     /// 30 s, and with the time of the operating system.
     pub fn new(reason: Reason) -> Self {
-        Self::of(None, reason, Duration::from_secs(30), Clock::System, Rotation { newest: Mutex::default(), report: None })
+        Self::of(
+            None,
+            reason,
+            Duration::from_secs(30),
+            Clock::System,
+            Rotation { newest: Mutex::default(), report: None },
+        )
     }
 
     /// The context of a cache's fetch. `refresh_token` is the newest; `report` is called with each that follows it.

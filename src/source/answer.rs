@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::FetchContext;
-use crate::source::endpoint::Answer;
+use crate::source::transport::Answer;
 use crate::token::{MAX_LIFETIME, Token};
 
 /// A token from the answer's member, with a lifetime from another.

@@ -20,8 +20,8 @@ use tokio::process::Command;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::source::endpoint::clean_end;
 use crate::source::exec::run::{Ran, run};
+use crate::source::redact::clean_end;
 use crate::source::{FetchContext, TokenSource, answer};
 use crate::token::{MAX_LIFETIME, Token};
 

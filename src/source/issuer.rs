@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use tokio::sync::OnceCell;
 
 use crate::error::Error;
-use crate::source::endpoint::{self, Address, Answer, CALL_DEADLINE, Exchange, HttpClient};
+use crate::source::transport::{self, Address, Answer, CALL_DEADLINE, Exchange, HttpClient};
 
 /// An authorization server, known by its issuer identifier; its endpoints are looked up in its metadata.
 ///
@@ -50,9 +50,9 @@ impl Issuer {
     /// # Errors
     /// Not such a URL.
     pub fn new<B: 'static>(http: impl HttpClient<B>, id: &str) -> Result<Self, Error> {
-        let appended = endpoint::below("issuer", id, ".well-known/openid-configuration")?;
+        let appended = transport::below("issuer", id, ".well-known/openid-configuration")?;
         let places = [Address::new("issuer", &appended)?, Address::new("issuer", &inserted(id))?];
-        let shared = Shared { http: endpoint::shareable(http), id: id.to_owned(), places, metadata: OnceCell::new() };
+        let shared = Shared { http: transport::shareable(http), id: id.to_owned(), places, metadata: OnceCell::new() };
         Ok(Self { shared: Arc::new(shared) })
     }
 

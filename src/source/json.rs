@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::source::endpoint::{Answer, Endpoint, HttpClient};
+use crate::source::endpoint::Endpoint;
 use crate::source::secret::{SecretSource, Supply};
+use crate::source::transport::{Answer, HttpClient};
 use crate::source::{FetchContext, TokenSource, answer};
 use crate::token::{DEFAULT_LIFETIME, Token};
 

@@ -6,9 +6,10 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::source::endpoint::{self, Endpoint, HttpClient};
+use crate::source::endpoint::Endpoint;
 use crate::source::json::{JsonLogin, Verdict};
 use crate::source::secret::{SecretSource, Supply};
+use crate::source::transport::{self, HttpClient};
 use crate::source::{FetchContext, TokenSource, filled};
 use crate::token::Token;
 
@@ -70,7 +71,7 @@ impl TokenSource for MeshConnect {
 }
 
 fn token_url(base: &str) -> Result<String, Error> {
-    endpoint::below("base", base, "admin/api/v1/Token")
+    transport::below("base", base, "admin/api/v1/Token")
 }
 
 /// What an answer means.

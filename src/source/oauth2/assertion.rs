@@ -1,10 +1,12 @@
 //! A token for something that proves who asks: another token, or an assertion.
 
 use crate::error::Error;
-use crate::source::endpoint::{Endpoint, HttpClient};
+use crate::source::endpoint::{Endpoint, TOKEN_ENDPOINT};
+use crate::source::issuer::Issuer;
+use crate::source::oauth2::client::Client;
 use crate::source::oauth2::settings::{client_settings, optional_client};
-use crate::source::oauth2::{Client, Issuer, TOKEN_ENDPOINT};
 use crate::source::secret::{SecretSource, Supply};
+use crate::source::transport::HttpClient;
 use crate::source::{FetchContext, TokenSource, filled};
 use crate::token::Token;
 

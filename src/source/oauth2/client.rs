@@ -9,9 +9,10 @@ use serde_json::{Map, Value};
 use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::source::endpoint::{Answer, Endpoint};
+use crate::source::endpoint::Endpoint;
 use crate::source::oauth2::auth::ClientAuth;
 use crate::source::secret::Supply;
+use crate::source::transport::Answer;
 use crate::source::{FetchContext, answer, filled};
 use crate::token::{DEFAULT_LIFETIME, Token};
 

@@ -10,9 +10,12 @@ use crate::clock;
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::answer;
-use crate::source::endpoint::{Answer, Endpoint, HttpClient};
+use crate::source::endpoint::{Endpoint, TOKEN_ENDPOINT};
+use crate::source::issuer::Issuer;
+use crate::source::oauth2::client::Client;
+use crate::source::oauth2::refresh::RefreshToken;
 use crate::source::oauth2::settings::{client_auth, client_settings};
-use crate::source::oauth2::{Client, Issuer, RefreshToken, TOKEN_ENDPOINT};
+use crate::source::transport::{Answer, HttpClient};
 use crate::token::Token;
 
 /// The device code grant (RFC 8628): a person enters a code in a browser on another device. For command lines,

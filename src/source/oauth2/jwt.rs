@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::filled;
-use crate::source::oauth2::random;
+use crate::source::oauth2::random::random;
 use crate::source::secret::{SecretSource, Supply};
 
 /// How a key signs (RFC 7518 section 3.1, RFC 8037 section 3.1).

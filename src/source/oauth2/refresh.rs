@@ -3,10 +3,12 @@
 use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::source::endpoint::{Endpoint, HttpClient};
+use crate::source::endpoint::{Endpoint, TOKEN_ENDPOINT};
+use crate::source::issuer::Issuer;
+use crate::source::oauth2::client::Client;
 use crate::source::oauth2::settings::{client_auth, client_settings};
-use crate::source::oauth2::{Client, Issuer, TOKEN_ENDPOINT};
 use crate::source::secret::{SecretSource, Supply};
+use crate::source::transport::HttpClient;
 use crate::source::{FetchContext, Reason, TokenSource};
 use crate::token::Token;
 

@@ -3,7 +3,7 @@
 use crate::secret::Secret;
 
 /// How much of an issuer's text an error repeats, in characters.
-pub(super) const LONGEST_TEXT: usize = 256;
+const LONGEST_TEXT: usize = 256;
 /// Of a secret that the end of the text cuts off, so much counts as the secret, in characters.
 const CUT_OFF: usize = 4;
 
@@ -104,3 +104,6 @@ fn is_printable(c: char) -> bool {
     let hides = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
     !c.is_control() && !hides
 }
+
+#[cfg(test)]
+mod tests;
