@@ -207,5 +207,5 @@ impl MeshyDb {
 
 /// The address of a path below the account.
 fn url(field: &'static str, base: &str, account: &str, path: &str) -> Result<String, Error> {
-    transport::below(field, base, &format!("{account}/{path}"))
+    transport::join_path(field, base, &format!("{account}/{path}"))
 }

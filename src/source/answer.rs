@@ -7,12 +7,12 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::FetchContext;
-use crate::source::transport::Answer;
+use crate::source::transport::TokenResponse;
 use crate::token::{MAX_LIFETIME, Token};
 
 /// A token from the answer's member, with a lifetime from another.
 pub(crate) fn token(
-    answer: &Answer,
+    answer: &TokenResponse,
     text: Option<&Value>,
     expires_in: Option<&Value>,
     default_lifetime: Duration,
@@ -76,14 +76,14 @@ pub(crate) fn pointer(field: &'static str, pointer: impl Into<String>) -> Result
 }
 
 /// Every text, and every number long enough for a PIN.
-pub(crate) fn texts(value: &Value, found: &mut Vec<Secret>) {
+pub(crate) fn collect_strings(value: &Value, found: &mut Vec<Secret>) {
     match value {
         Value::Number(number) => {
             found.extend(Some(number.to_string()).filter(|text| text.len() >= 4).map(Secret::from))
         }
         Value::String(text) => found.push(text.as_str().into()),
-        Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
-        Value::Object(members) => members.values().for_each(|member| texts(member, found)),
+        Value::Array(items) => items.iter().for_each(|item| collect_strings(item, found)),
+        Value::Object(members) => members.values().for_each(|member| collect_strings(member, found)),
         _ => {}
     }
 }

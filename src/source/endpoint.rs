@@ -12,19 +12,19 @@ use crate::clock;
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::issuer::Issuer;
-use crate::source::transport::{self, Address, Answer, CALL_DEADLINE, Exchange, HttpClient};
+use crate::source::transport::{self, CALL_DEADLINE, EndpointUrl, HttpClient, HttpSend, TokenResponse};
 
 /// The address of an endpoint and the way there.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
-    http: Arc<dyn Exchange>,
-    place: Place,
+    http: Arc<dyn HttpSend>,
+    location: Location,
     headers: HeaderMap,
 }
 
 #[derive(Clone)]
-enum Place {
-    At(Address),
+enum Location {
+    At(EndpointUrl),
     /// Where the issuer's metadata has it, under this name.
     Of(Issuer, &'static str),
 }
@@ -37,41 +37,41 @@ pub(crate) const TOKEN_ENDPOINT: &str = "token_endpoint";
 impl Endpoint {
     pub(crate) fn new<B: 'static>(http: impl HttpClient<B>, field: &'static str, url: &str) -> Result<Self, Error> {
         Ok(Self {
-            http: transport::shareable(http),
-            place: Place::At(Address::new(field, url)?),
+            http: transport::sync_client(http),
+            location: Location::At(EndpointUrl::new(field, url)?),
             headers: HeaderMap::new(),
         })
     }
 
     /// The one that an issuer's metadata has under this name.
     pub(crate) fn of(issuer: &Issuer, name: &'static str) -> Self {
-        Self { http: issuer.http(), place: Place::Of(issuer.clone(), name), headers: HeaderMap::new() }
+        Self { http: issuer.http(), location: Location::Of(issuer.clone(), name), headers: HeaderMap::new() }
     }
 
     /// The same way to another address.
     pub(crate) fn at(&self, field: &'static str, url: &str) -> Result<Self, Error> {
-        Ok(Self { place: Place::At(Address::new(field, url)?), ..self.clone() })
+        Ok(Self { location: Location::At(EndpointUrl::new(field, url)?), ..self.clone() })
     }
 
     /// The same way, with the same headers, to where another is.
-    pub(crate) fn moved_to(&self, other: &Self) -> Self {
-        Self { place: other.place.clone(), ..self.clone() }
+    pub(crate) fn with_location_of(&self, other: &Self) -> Self {
+        Self { location: other.location.clone(), ..self.clone() }
     }
 
     /// Where it is; asks the issuer where it was not asked yet.
-    pub(crate) async fn address(&self) -> Result<Address, Error> {
-        match &self.place {
-            Place::At(address) => Ok(address.clone()),
-            Place::Of(issuer, name) => issuer.endpoint(name).await,
+    pub(crate) async fn address(&self) -> Result<EndpointUrl, Error> {
+        match &self.location {
+            Location::At(address) => Ok(address.clone()),
+            Location::Of(issuer, name) => issuer.endpoint(name).await,
         }
     }
 
     /// Who answers here: the issuer where it is known, else the endpoint. Whom an assertion is meant for (RFC 7523
     /// section 3).
     pub(crate) fn name(&self) -> &str {
-        match &self.place {
-            Place::At(address) => address.name(),
-            Place::Of(issuer, _) => issuer.id(),
+        match &self.location {
+            Location::At(address) => address.name(),
+            Location::Of(issuer, _) => issuer.id(),
         }
     }
 
@@ -93,12 +93,15 @@ impl Endpoint {
     }
 
     /// One POST outside a fetch, with a deadline of its own, and no secret in it.
-    pub(crate) async fn call(&self, content_type: &'static str, body: Bytes) -> Result<Answer, Error> {
+    pub(crate) async fn call(&self, content_type: &'static str, body: Bytes) -> Result<TokenResponse, Error> {
         self.in_time(self.post(content_type, None, body, Vec::new())).await
     }
 
     /// Waits for an answer as long as a login or a revocation waits. Without a runtime there is no timer to wait with.
-    pub(crate) async fn in_time(&self, call: impl Future<Output = Result<Answer, Error>>) -> Result<Answer, Error> {
+    pub(crate) async fn in_time(
+        &self,
+        call: impl Future<Output = Result<TokenResponse, Error>>,
+    ) -> Result<TokenResponse, Error> {
         if !clock::has_runtime() {
             return Err(Error::no_runtime());
         }
@@ -108,12 +111,12 @@ impl Endpoint {
     /// Waits for an answer this long; the error names who was silent.
     pub(crate) async fn within(
         &self,
-        patience: Duration,
-        call: impl Future<Output = Result<Answer, Error>>,
-    ) -> Result<Answer, Error> {
-        match tokio::time::timeout(patience, call).await {
+        timeout: Duration,
+        call: impl Future<Output = Result<TokenResponse, Error>>,
+    ) -> Result<TokenResponse, Error> {
+        match tokio::time::timeout(timeout, call).await {
             Ok(answer) => answer,
-            Err(_) => Err(Error::silent(self.name().into(), patience)),
+            Err(_) => Err(Error::silent(self.name().into(), timeout)),
         }
     }
 
@@ -125,7 +128,7 @@ impl Endpoint {
         authorization: Option<HeaderValue>,
         body: Bytes,
         mut secrets: Vec<Secret>,
-    ) -> Result<Answer, Error> {
+    ) -> Result<TokenResponse, Error> {
         let address = self.address().await?;
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
@@ -137,16 +140,16 @@ impl Endpoint {
             headers.insert(AUTHORIZATION, value);
         }
         secrets.extend(headers.values().filter_map(credentials));
-        address.ask(&*self.http, request, secrets).await
+        address.send(&*self.http, request, secrets).await
     }
 }
 
 /// Headers may hold secrets of the user.
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::At(address) => f.debug_tuple("Endpoint").field(address.name()).finish(),
-            Place::Of(issuer, name) => f.debug_tuple("Endpoint").field(issuer).field(name).finish(),
+        match &self.location {
+            Location::At(address) => f.debug_tuple("Endpoint").field(address.name()).finish(),
+            Location::Of(issuer, name) => f.debug_tuple("Endpoint").field(issuer).field(name).finish(),
         }
     }
 }

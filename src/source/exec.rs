@@ -20,7 +20,7 @@ use tokio::process::Command;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::source::exec::run::{Ran, run};
+use crate::source::exec::run::{Output, run};
 use crate::source::redact::clean_end;
 use crate::source::{FetchContext, TokenSource, answer};
 use crate::token::{MAX_LIFETIME, Token};
@@ -155,11 +155,11 @@ impl TokenCommand {
     }
 
     /// The token it printed; `wall` is the time of day before it was started.
-    fn token(&self, ran: &Ran, wall: Duration) -> Result<Token, String> {
-        if !ran.status.success() {
-            return Err(format!("it ended with {}", ran.status));
+    fn token(&self, output: &Output, wall: Duration) -> Result<Token, String> {
+        if !output.status.success() {
+            return Err(format!("it ended with {}", output.status));
         }
-        let printed: Value = serde_json::from_slice(&ran.stdout).map_err(|_| "it printed no JSON")?;
+        let printed: Value = serde_json::from_slice(&output.stdout).map_err(|_| "it printed no JSON")?;
         if self.token_at.is_none() && printed["kind"] != "ExecCredential" {
             return Err(
                 "it printed no ExecCredential; where the token is in another shape lies is said by `token_at`".into()
@@ -182,8 +182,8 @@ impl TokenCommand {
     }
 
     /// An error that names the program, with what it said of it.
-    fn failed(&self, problem: &str, ran: &Ran, context: &FetchContext) -> Error {
-        let said = clean_end(&String::from_utf8_lossy(&ran.stderr), &self.secrets(ran, context));
+    fn failed(&self, problem: &str, output: &Output, context: &FetchContext) -> Error {
+        let said = clean_end(&String::from_utf8_lossy(&output.stderr), &self.secrets(output, context));
         let said = if said.is_empty() { "it gave no reason".into() } else { format!("it said: {said}") };
         self.unusable(format!("{problem}; {said}; run it by hand to see all of it"))
     }
@@ -193,12 +193,12 @@ impl TokenCommand {
     }
 
     /// What its words must not repeat.
-    fn secrets(&self, ran: &Ran, context: &FetchContext) -> Vec<Secret> {
+    fn secrets(&self, output: &Output, context: &FetchContext) -> Vec<Secret> {
         // What is not where a token should be may be one all the same.
         let mut secrets: Vec<_> = answer::replaced_secrets(context).collect();
-        match serde_json::from_slice(&ran.stdout) {
-            Ok(printed) => answer::texts(&printed, &mut secrets),
-            Err(_) => secrets.push(String::from_utf8_lossy(&ran.stdout).trim().into()),
+        match serde_json::from_slice(&output.stdout) {
+            Ok(printed) => answer::collect_strings(&printed, &mut secrets),
+            Err(_) => secrets.push(String::from_utf8_lossy(&output.stdout).trim().into()),
         }
         let args = self.args.iter().map(|arg| arg.to_string_lossy());
         // `--password=secret` is repeated in parts; `--verbose` is no secret.
@@ -223,9 +223,9 @@ impl TokenSource for TokenCommand {
         command.envs(self.token_at.is_none().then_some(EXEC_INFO));
         command.envs(self.env.iter().map(|(name, value)| (name, value.expose())));
         let wall = Clock::System.now().wall;
-        let limit = context.patience();
+        let limit = context.response_timeout();
         match tokio::time::timeout(limit, run(&mut command)).await {
-            Ok(Ok(ran)) => self.token(&ran, wall).map_err(|problem| self.failed(&problem, &ran, &context)),
+            Ok(Ok(output)) => self.token(&output, wall).map_err(|problem| self.failed(&problem, &output, &context)),
             Ok(Err(problem)) => Err(self.unusable(problem)),
             Err(_) => Err(Error::silent(self.name(), limit)),
         }

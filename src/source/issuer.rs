@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use tokio::sync::OnceCell;
 
 use crate::error::Error;
-use crate::source::transport::{self, Address, Answer, CALL_DEADLINE, Exchange, HttpClient};
+use crate::source::transport::{self, CALL_DEADLINE, EndpointUrl, HttpClient, HttpSend, TokenResponse};
 
 /// An authorization server, known by its issuer identifier; its endpoints are looked up in its metadata.
 ///
@@ -34,10 +34,10 @@ pub struct Issuer {
 }
 
 struct Shared {
-    http: Arc<dyn Exchange>,
+    http: Arc<dyn HttpSend>,
     id: String,
-    /// Where the document may lie: OpenID Connect's place, then that of RFC 8414.
-    places: [Address; 2],
+    /// Where the document may be: OpenID Connect's location, then that of RFC 8414.
+    locations: [EndpointUrl; 2],
     metadata: OnceCell<Map<String, Value>>,
 }
 
@@ -50,9 +50,10 @@ impl Issuer {
     /// # Errors
     /// Not such a URL.
     pub fn new<B: 'static>(http: impl HttpClient<B>, id: &str) -> Result<Self, Error> {
-        let appended = transport::below("issuer", id, ".well-known/openid-configuration")?;
-        let places = [Address::new("issuer", &appended)?, Address::new("issuer", &inserted(id))?];
-        let shared = Shared { http: transport::shareable(http), id: id.to_owned(), places, metadata: OnceCell::new() };
+        let appended = transport::join_path("issuer", id, ".well-known/openid-configuration")?;
+        let locations = [EndpointUrl::new("issuer", &appended)?, EndpointUrl::new("issuer", &inserted(id))?];
+        let shared =
+            Shared { http: transport::sync_client(http), id: id.to_owned(), locations, metadata: OnceCell::new() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -73,17 +74,16 @@ impl Issuer {
     }
 
     /// Where the endpoint of this name is.
-    pub(crate) async fn endpoint(&self, name: &'static str) -> Result<Address, Error> {
+    pub(crate) async fn endpoint(&self, name: &'static str) -> Result<EndpointUrl, Error> {
         let issuer = || Some(self.id().into());
         match self.metadata().await?.get(name).and_then(Value::as_str) {
-            Some(url) => {
-                Address::new(name, url).map_err(|error| Error::unusable(issuer(), format!("in its metadata, {error}")))
-            }
+            Some(url) => EndpointUrl::new(name, url)
+                .map_err(|error| Error::unusable(issuer(), format!("in its metadata, {error}"))),
             None => Err(Error::unusable(issuer(), format!("its metadata names no {name}"))),
         }
     }
 
-    pub(crate) fn http(&self) -> Arc<dyn Exchange> {
+    pub(crate) fn http(&self) -> Arc<dyn HttpSend> {
         Arc::clone(&self.shared.http)
     }
 }
@@ -105,11 +105,11 @@ impl Shared {
     }
 
     async fn read(&self) -> Result<Map<String, Value>, Error> {
-        let [openid, oauth] = &self.places;
-        let mut answer = self.ask(openid).await?;
+        let [openid, oauth] = &self.locations;
+        let mut answer = self.get(openid).await?;
         // It is not there (a server without OpenID Connect): a 404, a login page, or the first page of some site.
         if !is_outage(answer.status) && document(&answer).is_none() {
-            answer = self.ask(oauth).await?;
+            answer = self.get(oauth).await?;
         }
         if !answer.status.is_success() {
             return Err(answer.error(false, None, Some("its metadata could not be read")));
@@ -127,12 +127,12 @@ impl Shared {
         }
     }
 
-    async fn ask(&self, place: &Address) -> Result<Answer, Error> {
-        place.ask(&*self.http, Request::new(Bytes::new()), Vec::new()).await
+    async fn get(&self, location: &EndpointUrl) -> Result<TokenResponse, Error> {
+        location.send(&*self.http, Request::new(Bytes::new()), Vec::new()).await
     }
 }
 
-fn document(answer: &Answer) -> Option<Map<String, Value>> {
+fn document(answer: &TokenResponse) -> Option<Map<String, Value>> {
     answer.status.is_success().then(|| serde_json::from_slice(&answer.body).ok())?
 }
 

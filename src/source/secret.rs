@@ -42,12 +42,12 @@ use crate::source::filled;
 )]
 pub trait SecretSource<M> {
     #[doc(hidden)]
-    fn into_supply(self) -> Supply;
+    fn into_provider(self) -> SecretProvider;
 }
 
 /// Where a secret comes from.
 #[derive(Clone)]
-pub struct Supply(Kind);
+pub struct SecretProvider(Kind);
 
 #[derive(Clone)]
 enum Kind {
@@ -60,8 +60,8 @@ type Closure = dyn Fn() -> Asked + Send + Sync;
 
 impl<T: Into<Secret>> SecretSource<Secret> for T {
     #[doc(hidden)]
-    fn into_supply(self) -> Supply {
-        Supply(Kind::Value(self.into()))
+    fn into_provider(self) -> SecretProvider {
+        SecretProvider(Kind::Value(self.into()))
     }
 }
 
@@ -73,22 +73,22 @@ where
     E: Into<BoxError>,
 {
     #[doc(hidden)]
-    fn into_supply(self) -> Supply {
-        Supply(Kind::Closure(Arc::new(move || {
+    fn into_provider(self) -> SecretProvider {
+        SecretProvider(Kind::Closure(Arc::new(move || {
             let asked = self();
             Box::pin(async move { asked.await.map(Into::into).map_err(Into::into) })
         })))
     }
 }
 
-// === impl Supply ===
+// === impl SecretProvider ===
 
-impl Supply {
-    /// A supply whose value, where it is one, can be used.
+impl SecretProvider {
+    /// A provider whose value, where it is one, can be used.
     pub(crate) fn checked<M>(field: &'static str, secret: impl SecretSource<M>) -> Result<Self, Error> {
-        let supply = secret.into_supply();
-        supply.check(field)?;
-        Ok(supply)
+        let provider = secret.into_provider();
+        provider.check(field)?;
+        Ok(provider)
     }
 
     pub(crate) fn check(&self, field: &'static str) -> Result<(), Error> {
@@ -118,7 +118,7 @@ impl Supply {
     }
 }
 
-impl fmt::Debug for Supply {
+impl fmt::Debug for SecretProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Kind::Value(_) => "[redacted]",

@@ -15,7 +15,7 @@ use tower::util::ServiceExt;
 use tower::{BoxError, Service};
 
 use crate::clock::Clock;
-use crate::error::{Answered, Error};
+use crate::error::{Error, ErrorResponse};
 use crate::origin;
 use crate::secret::Secret;
 use crate::source::redact;
@@ -39,14 +39,14 @@ pub trait HttpClient<B>: Clone + Send + 'static {
 
 /// Where a call goes.
 #[derive(Clone)]
-pub(crate) struct Address {
+pub(crate) struct EndpointUrl {
     uri: Uri,
     /// As errors show it: without query.
     name: Arc<str>,
 }
 
 /// What a token endpoint answered.
-pub(crate) struct Answer {
+pub(crate) struct TokenResponse {
     pub(crate) endpoint: Arc<str>,
     pub(crate) status: StatusCode,
     pub(crate) retry_after: Option<Duration>,
@@ -56,11 +56,11 @@ pub(crate) struct Answer {
 }
 
 /// A client behind a pointer, whatever its types. The lock makes a service that is not `Sync` shareable.
-pub(crate) trait Exchange: Send + Sync {
-    fn exchange(&self, request: Request<Bytes>) -> Exchanging;
+pub(crate) trait HttpSend: Send + Sync {
+    fn send(&self, request: Request<Bytes>) -> SendFuture;
 }
-pub(crate) type Exchanging = Pin<Box<dyn Future<Output = Result<Response<Bytes>, BoxError>> + Send>>;
-struct Shareable<S, B>(Mutex<S>, PhantomData<fn(B)>);
+pub(crate) type SendFuture = Pin<Box<dyn Future<Output = Result<Response<Bytes>, BoxError>> + Send>>;
+struct SyncClient<S, B>(Mutex<S>, PhantomData<fn(B)>);
 
 /// How long a call outside a fetch waits for its answer.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(30);
@@ -87,21 +87,21 @@ where
     }
 }
 
-impl<S: HttpClient<B>, B: 'static> Exchange for Shareable<S, B> {
-    fn exchange(&self, request: Request<Bytes>) -> Exchanging {
+impl<S: HttpClient<B>, B: 'static> HttpSend for SyncClient<S, B> {
+    fn send(&self, request: Request<Bytes>) -> SendFuture {
         let client = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Box::pin(client.exchange(request))
     }
 }
 
 /// Any client, behind a pointer.
-pub(crate) fn shareable<B: 'static>(http: impl HttpClient<B>) -> Arc<dyn Exchange> {
-    Arc::new(Shareable(Mutex::new(http), PhantomData))
+pub(crate) fn sync_client<B: 'static>(http: impl HttpClient<B>) -> Arc<dyn HttpSend> {
+    Arc::new(SyncClient(Mutex::new(http), PhantomData))
 }
 
-// === impl Address ===
+// === impl EndpointUrl ===
 
-impl Address {
+impl EndpointUrl {
     pub(crate) fn new(field: &'static str, url: &str) -> Result<Self, Error> {
         let uri = origin::endpoint(field, url)?;
         Ok(Self { uri, name: url.split(['?', '#']).next().unwrap_or_default().into() })
@@ -121,22 +121,22 @@ impl Address {
     }
 
     /// One exchange with it.
-    pub(crate) async fn ask(
+    pub(crate) async fn send(
         &self,
-        http: &dyn Exchange,
+        http: &dyn HttpSend,
         mut request: Request<Bytes>,
         secrets: Vec<Secret>,
-    ) -> Result<Answer, Error> {
+    ) -> Result<TokenResponse, Error> {
         *request.uri_mut() = self.uri.clone();
         request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
-        let response = http.exchange(request).await.map_err(|error| {
+        let response = http.send(request).await.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 Error::unusable(Some(self.name.clone()), "it is longer than 1 MiB, which no token answer is")
             } else {
                 Error::unreachable(self.name.clone(), error)
             }
         })?;
-        Ok(Answer {
+        Ok(TokenResponse {
             endpoint: self.name.clone(),
             status: response.status(),
             retry_after: retry_after(response.headers(), Clock::System.now().wall),
@@ -146,9 +146,9 @@ impl Address {
     }
 }
 
-// === impl Answer ===
+// === impl TokenResponse ===
 
-impl Answer {
+impl TokenResponse {
     /// An error from this answer. A borrowed code is one of ours; everything else is the issuer's words.
     pub(crate) fn error(&self, denied: bool, code: Option<Cow<'static, str>>, text: Option<&str>) -> Error {
         let text = if self.status.is_redirection() {
@@ -160,7 +160,7 @@ impl Answer {
             Cow::Borrowed(known) => known.to_owned(),
             Cow::Owned(words) => self.clean(&words),
         });
-        let answered = Answered {
+        let answered = ErrorResponse {
             endpoint: Arc::clone(&self.endpoint),
             status: self.status,
             code: code.filter(|code| !code.is_empty()),
@@ -180,7 +180,7 @@ impl Answer {
 }
 
 /// The address of a path below a base.
-pub(crate) fn below(field: &'static str, base: &str, path: &str) -> Result<String, Error> {
+pub(crate) fn join_path(field: &'static str, base: &str, path: &str) -> Result<String, Error> {
     if base.contains(['?', '#']) {
         return Err(Error::invalid(field, "leave out query and fragment: a path is put behind it"));
     }

@@ -119,10 +119,10 @@ impl Api {
             return answer.send(&script.ledger, script.delay()).await;
         }
         pause(script.delay()).await;
-        script.answer_at_once(self.judge(&request.headers)).await
+        script.answer_at_once(self.evaluate(&request.headers)).await
     }
 
-    fn judge(&self, headers: &HeaderMap) -> Answer {
+    fn evaluate(&self, headers: &HeaderMap) -> Answer {
         let inner = &*self.inner;
         let count = |counter: &AtomicUsize| counter.fetch_add(1, Ordering::SeqCst);
         let verdict = bearer(headers).map_or(Verdict::Unknown, |token| inner.script.ledger.verdict(token));

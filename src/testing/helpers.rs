@@ -17,7 +17,7 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// A number no other lookalike hands out in this process, so that a token of one is unknown to all others, a restarted
+/// A number no other fake hands out in this process, so that a token of one is unknown to all others, a restarted
 /// one among them.
 pub(crate) fn unique_number() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);

@@ -5,7 +5,7 @@ use crate::source::endpoint::{Endpoint, TOKEN_ENDPOINT};
 use crate::source::issuer::Issuer;
 use crate::source::oauth2::client::Client;
 use crate::source::oauth2::settings::{client_settings, optional_client};
-use crate::source::secret::{SecretSource, Supply};
+use crate::source::secret::{SecretProvider, SecretSource};
 use crate::source::transport::HttpClient;
 use crate::source::{FetchContext, TokenSource, filled};
 use crate::token::Token;
@@ -35,9 +35,9 @@ use crate::token::Token;
 #[derive(Debug)]
 pub struct TokenExchange {
     client: Client,
-    subject: Supply,
+    subject: SecretProvider,
     subject_type: String,
-    actor: Option<(Supply, String)>,
+    actor: Option<(SecretProvider, String)>,
     requested_type: Option<String>,
 }
 
@@ -48,7 +48,7 @@ pub struct TokenExchange {
 #[derive(Debug)]
 pub struct JwtBearer {
     client: Client,
-    assertion: Supply,
+    assertion: SecretProvider,
 }
 
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
@@ -82,8 +82,8 @@ impl TokenExchange {
     }
 
     fn of<M>(endpoint: Endpoint, subject_token: impl SecretSource<M>) -> Result<Self, Error> {
-        let subject = Supply::checked("subject_token", subject_token)?;
-        let client = Client::anonymous(endpoint).knowing(&subject);
+        let subject = SecretProvider::checked("subject_token", subject_token)?;
+        let client = Client::without_client_id(endpoint).redacting(&subject);
         Ok(Self { client, subject, subject_type: ACCESS_TOKEN.to_owned(), actor: None, requested_type: None })
     }
 
@@ -107,9 +107,9 @@ impl TokenExchange {
         actor_token: impl SecretSource<M>,
         identifier: impl Into<String>,
     ) -> Result<Self, Error> {
-        let (actor, identifier) = (Supply::checked("actor_token", actor_token)?, identifier.into());
+        let (actor, identifier) = (SecretProvider::checked("actor_token", actor_token)?, identifier.into());
         filled("actor_token_type", &identifier)?;
-        self.client = self.client.knowing(&actor);
+        self.client = self.client.redacting(&actor);
         self.actor = Some((actor, identifier));
         Ok(self)
     }
@@ -170,8 +170,8 @@ impl JwtBearer {
     }
 
     fn of<M>(endpoint: Endpoint, assertion: impl SecretSource<M>) -> Result<Self, Error> {
-        let assertion = Supply::checked("assertion", assertion)?;
-        Ok(Self { client: Client::anonymous(endpoint).knowing(&assertion), assertion })
+        let assertion = SecretProvider::checked("assertion", assertion)?;
+        Ok(Self { client: Client::without_client_id(endpoint).redacting(&assertion), assertion })
     }
 }
 

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::filled;
 use crate::source::oauth2::random::random;
-use crate::source::secret::{SecretSource, Supply};
+use crate::source::secret::{SecretProvider, SecretSource};
 
 /// How a key signs (RFC 7518 section 3.1, RFC 8037 section 3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,11 +229,11 @@ impl fmt::Debug for Assertion {
 pub struct Signed;
 
 impl SecretSource<Signed> for Assertion {
-    fn into_supply(self) -> Supply {
+    fn into_provider(self) -> SecretProvider {
         let signed = move || {
             let signed = self.sign();
             async move { signed }
         };
-        signed.into_supply()
+        signed.into_provider()
     }
 }

@@ -5,7 +5,7 @@ use crate::source::endpoint::{Endpoint, TOKEN_ENDPOINT};
 use crate::source::issuer::Issuer;
 use crate::source::oauth2::client::Client;
 use crate::source::oauth2::settings::{client_auth, client_settings};
-use crate::source::secret::{SecretSource, Supply};
+use crate::source::secret::{SecretProvider, SecretSource};
 use crate::source::transport::HttpClient;
 use crate::source::{FetchContext, TokenSource, filled};
 use crate::token::Token;
@@ -18,7 +18,7 @@ use crate::token::Token;
 pub struct Password {
     client: Client,
     username: String,
-    password: Supply,
+    password: SecretProvider,
 }
 
 client_settings!(Password);
@@ -62,8 +62,8 @@ impl Password {
     ) -> Result<Self, Error> {
         let username = username.into();
         filled("username", &username)?;
-        let password = Supply::checked("password", password)?;
-        Ok(Self { client: client.knowing(&password), username, password })
+        let password = SecretProvider::checked("password", password)?;
+        Ok(Self { client: client.redacting(&password), username, password })
     }
 }
 

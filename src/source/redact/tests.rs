@@ -28,7 +28,7 @@ fn a_long_text_is_cut() {
 #[test]
 fn a_secret_is_replaced_however_it_is_written() {
     let secret = "p ss\"w\\rd/+%&ü";
-    let spellings = [
+    let encodings = [
         secret,
         // A form, in either case of the digits; a URL; what JavaScript leaves alone.
         "p+ss%22w%5Crd%2F%2B%25%26%C3%BC",
@@ -42,8 +42,8 @@ fn a_secret_is_replaced_however_it_is_written() {
         r#"p ss\"w\\rd\/+%&\u00FC"#,
         "p ss&quot;w\\rd/+%&amp;ü",
     ];
-    for spelling in spellings {
-        assert_eq!(cleaned(&format!("<{spelling}>"), secret), "<[redacted]>", "{spelling}");
+    for encoding in encodings {
+        assert_eq!(cleaned(&format!("<{encoding}>"), secret), "<[redacted]>", "{encoding}");
     }
 }
 

@@ -2,7 +2,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use http::HeaderMap;
 
-use crate::source::transport::{below, retry_after};
+use crate::source::transport::{join_path, retry_after};
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 
@@ -44,9 +44,9 @@ fn a_date_is_held_against_the_issuers_clock_where_it_tells_it() {
 #[test]
 fn a_base_keeps_its_path_and_takes_neither_query_nor_fragment() {
     for base in ["https://a.example/x", "https://a.example/x/", "https://a.example/x//"] {
-        assert_eq!(below("base", base, "token").unwrap(), "https://a.example/x/token");
+        assert_eq!(join_path("base", base, "token").unwrap(), "https://a.example/x/token");
     }
     for base in ["https://a.example?x=1", "https://a.example/#x"] {
-        assert!(below("base", base, "token").unwrap_err().is_invalid(), "{base}");
+        assert!(join_path("base", base, "token").unwrap_err().is_invalid(), "{base}");
     }
 }
