@@ -207,6 +207,11 @@ impl FetchContext {
         clock::system_time(self.clock.now().wall)
     }
 
+    /// The clock that [`now`](FetchContext::now) reads.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// How long a source of ours waits for an answer: less than the deadline, so that its error, which says who was
     /// silent, comes before the cache's, which cannot.
     pub(crate) fn response_timeout(&self) -> Duration {

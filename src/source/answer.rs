@@ -1,6 +1,6 @@
 //! What a JSON answer says: the token's text and how long it lives. Shared by every source that reads JSON.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -54,6 +54,12 @@ pub(crate) fn seconds(value: &Value) -> Option<Duration> {
     }?;
     // Cut first: a `Duration` cannot hold every number.
     seconds.is_finite().then(|| Duration::from_secs_f64(seconds.clamp(0.0, MAX_LIFETIME.as_secs_f64())))
+}
+
+/// How long a token lives that ends at this time, counted from 1970; if it has ended, how long ago.
+pub(crate) fn until(end: Duration, now: SystemTime) -> Result<Duration, Duration> {
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    if end > now { Ok(end - now) } else { Err(now - end) }
 }
 
 /// A setting of the sources: what is taken where the issuer names no lifetime.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 
-use crate::clock;
+use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::issuer::Issuer;
@@ -59,10 +59,10 @@ impl Endpoint {
     }
 
     /// Where it is; asks the issuer where it was not asked yet.
-    pub(crate) async fn address(&self) -> Result<EndpointUrl, Error> {
+    pub(crate) async fn address(&self, clock: &Clock) -> Result<EndpointUrl, Error> {
         match &self.location {
             Location::At(address) => Ok(address.clone()),
-            Location::Of(issuer, name) => issuer.endpoint(name).await,
+            Location::Of(issuer, name) => issuer.endpoint(clock, name).await,
         }
     }
 
@@ -94,7 +94,7 @@ impl Endpoint {
 
     /// One POST outside a fetch, with a deadline of its own, and no secret in it.
     pub(crate) async fn call(&self, content_type: &'static str, body: Bytes) -> Result<TokenResponse, Error> {
-        self.in_time(self.post(content_type, None, body, Vec::new())).await
+        self.in_time(self.post(&Clock::System, content_type, None, body, Vec::new())).await
     }
 
     /// Waits for an answer as long as a login or a revocation waits. Without a runtime there is no timer to wait with.
@@ -124,12 +124,13 @@ impl Endpoint {
     /// are what no error repeats.
     pub(crate) async fn post(
         &self,
+        clock: &Clock,
         content_type: &'static str,
         authorization: Option<HeaderValue>,
         body: Bytes,
         mut secrets: Vec<Secret>,
     ) -> Result<TokenResponse, Error> {
-        let address = self.address().await?;
+        let address = self.address(clock).await?;
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         let headers = request.headers_mut();
@@ -140,7 +141,7 @@ impl Endpoint {
             headers.insert(AUTHORIZATION, value);
         }
         secrets.extend(headers.values().filter_map(credentials));
-        address.send(&*self.http, request, secrets).await
+        address.send(&*self.http, clock, request, secrets).await
     }
 }
 

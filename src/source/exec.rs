@@ -10,14 +10,13 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::process::Command;
 
-use crate::clock::Clock;
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::exec::run::{Output, run};
@@ -154,8 +153,8 @@ impl TokenCommand {
         Ok(Self { default_lifetime: answer::default_lifetime(lifetime)?, ..self })
     }
 
-    /// The token it printed; `wall` is the time of day before it was started.
-    fn token(&self, output: &Output, wall: Duration) -> Result<Token, String> {
+    /// The token it printed; `now` is the time before it was started.
+    fn token(&self, output: &Output, now: SystemTime) -> Result<Token, String> {
         if !output.status.success() {
             return Err(format!("it ended with {}", output.status));
         }
@@ -176,7 +175,7 @@ impl TokenCommand {
                 let seconds = self.lifetime_at.as_deref().and_then(|at| printed.pointer(at));
                 answer::lifetime(seconds, self.default_lifetime)
             }
-            Some(end) => lifetime(end, wall).map_err(|problem| format!("{problem} (at {})", self.expires_at))?,
+            Some(end) => lifetime(end, now).map_err(|problem| format!("{problem} (at {})", self.expires_at))?,
         };
         Ok(Token::parse(text)?.with_lifetime(lifetime))
     }
@@ -222,10 +221,10 @@ impl TokenSource for TokenCommand {
         command.args(&self.args);
         command.envs(self.token_at.is_none().then_some(EXEC_INFO));
         command.envs(self.env.iter().map(|(name, value)| (name, value.expose())));
-        let wall = Clock::System.now().wall;
+        let now = context.now();
         let limit = context.response_timeout();
         match tokio::time::timeout(limit, run(&mut command)).await {
-            Ok(Ok(output)) => self.token(&output, wall).map_err(|problem| self.failed(&problem, &output, &context)),
+            Ok(Ok(output)) => self.token(&output, now).map_err(|problem| self.failed(&problem, &output, &context)),
             Ok(Err(problem)) => Err(self.unusable(problem)),
             Err(_) => Err(Error::silent(self.name(), limit)),
         }
@@ -240,17 +239,14 @@ impl fmt::Debug for TokenCommand {
 }
 
 /// How long it is until this date or time.
-fn lifetime(end: &Value, wall: Duration) -> Result<Duration, String> {
+fn lifetime(end: &Value, now: SystemTime) -> Result<Duration, String> {
     let date = || {
         let date = OffsetDateTime::parse(end.as_str()?.trim(), &Rfc3339).ok()?;
         Some(Duration::new(date.unix_timestamp().try_into().unwrap_or(0), date.nanosecond()))
     };
-    match answer::seconds(end).or_else(date) {
-        Some(end) if end > wall => Ok(end - wall),
-        Some(end) => Err(format!(
-            "its token ended {} s ago: it hands out an old one, or this machine's clock is wrong",
-            (wall - end).as_secs()
-        )),
-        None => Err("when its token ends is neither a date (RFC 3339) nor a number of seconds since 1970".into()),
-    }
+    let end = answer::seconds(end).or_else(date);
+    let end = end.ok_or("when its token ends is neither a date (RFC 3339) nor a number of seconds since 1970")?;
+    answer::until(end, now).map_err(|ago| {
+        format!("its token ended {} s ago: it hands out an old one, or this machine's clock is wrong", ago.as_secs())
+    })
 }

@@ -8,6 +8,7 @@ use http::{Request, StatusCode};
 use serde_json::{Map, Value};
 use tokio::sync::OnceCell;
 
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::source::transport::{self, CALL_DEADLINE, EndpointUrl, HttpClient, HttpSend, TokenResponse};
 
@@ -70,13 +71,17 @@ impl Issuer {
     /// # Cancel safety
     /// Dropping the future drops the question; the next caller asks again.
     pub async fn metadata(&self) -> Result<&Map<String, Value>, Error> {
-        self.shared.metadata.get_or_try_init(|| self.shared.read_in_time()).await
+        self.metadata_at(&Clock::System).await
+    }
+
+    async fn metadata_at(&self, clock: &Clock) -> Result<&Map<String, Value>, Error> {
+        self.shared.metadata.get_or_try_init(|| self.shared.read_in_time(clock)).await
     }
 
     /// Where the endpoint of this name is.
-    pub(crate) async fn endpoint(&self, name: &'static str) -> Result<EndpointUrl, Error> {
+    pub(crate) async fn endpoint(&self, clock: &Clock, name: &'static str) -> Result<EndpointUrl, Error> {
         let issuer = || Some(self.id().into());
-        match self.metadata().await?.get(name).and_then(Value::as_str) {
+        match self.metadata_at(clock).await?.get(name).and_then(Value::as_str) {
             Some(url) => EndpointUrl::new(name, url)
                 .map_err(|error| Error::unusable(issuer(), format!("in its metadata, {error}"))),
             None => Err(Error::unusable(issuer(), format!("its metadata names no {name}"))),
@@ -97,19 +102,19 @@ impl fmt::Debug for Issuer {
 // === impl Shared ===
 
 impl Shared {
-    async fn read_in_time(&self) -> Result<Map<String, Value>, Error> {
-        match tokio::time::timeout(CALL_DEADLINE, self.read()).await {
+    async fn read_in_time(&self, clock: &Clock) -> Result<Map<String, Value>, Error> {
+        match tokio::time::timeout(CALL_DEADLINE, self.read(clock)).await {
             Ok(metadata) => metadata,
             Err(_) => Err(Error::silent(self.id.as_str().into(), CALL_DEADLINE)),
         }
     }
 
-    async fn read(&self) -> Result<Map<String, Value>, Error> {
+    async fn read(&self, clock: &Clock) -> Result<Map<String, Value>, Error> {
         let [openid, oauth] = &self.locations;
-        let mut answer = self.get(openid).await?;
+        let mut answer = self.get(clock, openid).await?;
         // It is not there (a server without OpenID Connect): a 404, a login page, or the first page of some site.
         if !is_outage(answer.status) && document(&answer).is_none() {
-            answer = self.get(oauth).await?;
+            answer = self.get(clock, oauth).await?;
         }
         if !answer.status.is_success() {
             return Err(answer.error(false, None, Some("its metadata could not be read")));
@@ -127,8 +132,8 @@ impl Shared {
         }
     }
 
-    async fn get(&self, location: &EndpointUrl) -> Result<TokenResponse, Error> {
-        location.send(&*self.http, Request::new(Bytes::new()), Vec::new()).await
+    async fn get(&self, clock: &Clock, location: &EndpointUrl) -> Result<TokenResponse, Error> {
+        location.send(&*self.http, clock, Request::new(Bytes::new()), Vec::new()).await
     }
 }
 

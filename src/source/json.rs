@@ -191,13 +191,13 @@ impl TokenSource for JsonLogin {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
         let mut body = self.body.clone();
         for (pointer, provider) in &self.providers {
-            let secret = provider.get("secret").await?;
+            let secret = provider.get("secret", context.now()).await?;
             *body.pointer_mut(pointer).expect("looked for before") = secret.expose().into();
         }
         // What the issuer's words must not repeat: every text in the body, and its longer numbers.
         let mut secrets = answer::replaced_secrets(&context).collect();
         answer::collect_strings(&body, &mut secrets);
-        let post = self.endpoint.post("application/json", None, body.to_string().into(), secrets);
+        let post = self.endpoint.post(context.clock(), "application/json", None, body.to_string().into(), secrets);
         self.read(self.endpoint.within(context.response_timeout(), post).await?)
     }
 }

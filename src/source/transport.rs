@@ -120,10 +120,11 @@ impl EndpointUrl {
         format!("{url}{joint}{query}")
     }
 
-    /// One exchange with it.
+    /// One exchange with it. The clock says what time it is when the answer comes.
     pub(crate) async fn send(
         &self,
         http: &dyn HttpSend,
+        clock: &Clock,
         mut request: Request<Bytes>,
         secrets: Vec<Secret>,
     ) -> Result<TokenResponse, Error> {
@@ -139,7 +140,7 @@ impl EndpointUrl {
         Ok(TokenResponse {
             endpoint: self.name.clone(),
             status: response.status(),
-            retry_after: retry_after(response.headers(), Clock::System.now().wall),
+            retry_after: retry_after(response.headers(), clock.now().wall),
             body: response.into_body(),
             secrets,
         })

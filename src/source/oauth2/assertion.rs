@@ -130,14 +130,15 @@ impl TokenExchange {
 impl TokenSource for TokenExchange {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
         let exchange = async {
+            let now = context.now();
             let mut form = vec![
                 ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
                 ("subject_token_type", &self.subject_type),
             ];
-            let mut tokens = vec![("subject_token", self.subject.get("subject_token").await?)];
+            let mut tokens = vec![("subject_token", self.subject.get("subject_token", now).await?)];
             if let Some((actor, identifier)) = &self.actor {
                 form.push(("actor_token_type", identifier));
-                tokens.push(("actor_token", actor.get("actor_token").await?));
+                tokens.push(("actor_token", actor.get("actor_token", now).await?));
             }
             form.extend(self.requested_type.as_deref().map(|identifier| ("requested_token_type", identifier)));
             self.client.grant(&context, &form, &tokens).await
@@ -179,7 +180,7 @@ impl TokenSource for JwtBearer {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
         let login = async {
             let form = [("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer")];
-            let assertion = self.assertion.get("assertion").await?;
+            let assertion = self.assertion.get("assertion", context.now()).await?;
             self.client.grant(&context, &form, &[("assertion", assertion)]).await
         };
         self.client.renew(&context, login).await

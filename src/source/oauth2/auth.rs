@@ -1,5 +1,7 @@
 //! How a client shows the token endpoint who it is.
 
+use std::time::SystemTime;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
@@ -118,12 +120,13 @@ impl ClientAuth {
         }
     }
 
-    /// What shows that this is the client with this id. Secrets it is made of are put with the others.
+    /// What shows at this time that this is the client with this id. Secrets it is made of are put with the others.
     #[cfg_attr(not(feature = "jwt"), expect(unused_variables, reason = "an audience is for assertions"))]
     pub(super) async fn authenticate(
         &self,
         client_id: Option<&str>,
         audience: &str,
+        now: SystemTime,
         secrets: &mut Vec<Secret>,
     ) -> Result<ClientProof, Error> {
         let mut proof = ClientProof::default();
@@ -131,28 +134,28 @@ impl ClientAuth {
         let assertion = match &self.0 {
             Method::None => return Ok(proof),
             Method::Basic(secret) => {
-                let secret = secret.get("client_secret").await?;
+                let secret = secret.get("client_secret", now).await?;
                 let header = basic(client_id.unwrap_or_default(), &secret);
                 secrets.push(secret);
                 return Ok(ClientProof { header: Some(header), form: Vec::new() });
             }
             Method::Post(secret) => {
-                let secret = secret.get("client_secret").await?;
+                let secret = secret.get("client_secret", now).await?;
                 secrets.push(secret.clone());
                 proof.form.push(("client_secret", secret));
                 return Ok(proof);
             }
-            Method::Assertion(assertion) => assertion.get("assertion").await?,
+            Method::Assertion(assertion) => assertion.get("assertion", now).await?,
             #[cfg(feature = "jwt")]
             Method::SecretJwt(secret) => {
-                let secret = secret.get("client_secret").await?;
+                let secret = secret.get("client_secret", now).await?;
                 let key = SigningKey::of_secret(&secret);
                 secrets.push(secret);
-                Assertion::of_client(key, client_id.unwrap_or_default(), audience).sign()?
+                Assertion::of_client(key, client_id.unwrap_or_default(), audience).sign(now)?
             }
             #[cfg(feature = "jwt")]
             Method::PrivateKeyJwt(key) => {
-                Assertion::of_client((**key).clone(), client_id.unwrap_or_default(), audience).sign()?
+                Assertion::of_client((**key).clone(), client_id.unwrap_or_default(), audience).sign(now)?
             }
         };
         secrets.push(assertion.clone());

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::endpoint::{Endpoint, TOKEN_ENDPOINT};
@@ -117,7 +118,7 @@ impl AuthorizationCode {
     /// Dropping the future leaves nothing behind.
     pub async fn begin(&self) -> Result<AuthorizationRequest, Error> {
         let (state, verifier) = (random(), random());
-        let address = self.authorization.address().await?;
+        let address = self.authorization.address(&Clock::System).await?;
         let names_issuer = match &self.issuer {
             Some(issuer) => issuer.metadata().await?.get("authorization_response_iss_parameter_supported"),
             None => None,

@@ -224,7 +224,7 @@ impl Client {
     ) -> Result<TokenResponse, Error> {
         let mut secrets = self.secrets.clone();
         secrets.extend(answer::replaced_secrets(context));
-        self.send(&self.endpoint, form, secret_params, with_scope, secrets).await
+        self.send(&self.endpoint, context.clock(), form, secret_params, with_scope, secrets).await
     }
 
     /// One call outside a fetch, with a deadline of its own.
@@ -235,7 +235,9 @@ impl Client {
         secret_params: &[(&str, Secret)],
         with_scope: bool,
     ) -> Result<TokenResponse, Error> {
-        endpoint.in_time(self.send(endpoint, form, secret_params, with_scope, self.secrets.clone())).await
+        endpoint
+            .in_time(self.send(endpoint, &Clock::System, form, secret_params, with_scope, self.secrets.clone()))
+            .await
     }
 
     /// Asks for a token outside a fetch.
@@ -247,16 +249,18 @@ impl Client {
     }
 
     /// One call of this client, to its token endpoint or another.
-    pub(super) async fn send(
+    async fn send(
         &self,
         endpoint: &Endpoint,
+        clock: &Clock,
         form: &Form<'_>,
         secret_params: &[(&str, Secret)],
         with_scope: bool,
         mut secrets: Vec<Secret>,
     ) -> Result<TokenResponse, Error> {
         secrets.extend(secret_params.iter().map(|(_, secret)| secret.clone()));
-        let proof = self.auth.authenticate(self.id.as_deref(), self.endpoint.name(), &mut secrets).await?;
+        let now = clock::system_time(clock.now().wall);
+        let proof = self.auth.authenticate(self.id.as_deref(), self.endpoint.name(), now, &mut secrets).await?;
         let body = {
             let mut body = form_urlencoded::Serializer::new(String::new());
             body.extend_pairs(form);
@@ -264,7 +268,7 @@ impl Client {
             self.settings(&mut body, with_scope);
             body.finish()
         };
-        endpoint.post("application/x-www-form-urlencoded", proof.header, body.into(), secrets).await
+        endpoint.post(clock, "application/x-www-form-urlencoded", proof.header, body.into(), secrets).await
     }
 
     /// What settings add to a form, or to the query of an authorization request.

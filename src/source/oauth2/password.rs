@@ -72,7 +72,7 @@ impl TokenSource for Password {
         self.client
             .renew(&context, async {
                 let form = [("grant_type", "password"), ("username", &*self.username)];
-                let password = self.password.get("password").await?;
+                let password = self.password.get("password", context.now()).await?;
                 self.client.grant(&context, &form, &[("password", password)]).await
             })
             .await

@@ -1,5 +1,7 @@
 //! The refresh token grant: a session that was saved, or that a login began.
 
+use std::time::SystemTime;
+
 use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::secret::Secret;
@@ -78,11 +80,11 @@ impl TokenSource for RefreshToken {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
         let refresh_token = match (&self.initial, context.refresh_token()) {
             (_, Some(newest)) => newest,
-            (Initial::Saved(refresh_token), None) => refresh_token.get("refresh_token").await?,
+            (Initial::Saved(refresh_token), None) => refresh_token.get("refresh_token", context.now()).await?,
             (Initial::Login(token), None) => {
                 if context.replaced().is_none()
                     && context.reason() != Reason::Asked
-                    && let Some(token) = with_remaining_lifetime(token)
+                    && let Some(token) = with_remaining_lifetime(token, context.now())
                 {
                     return Ok(token);
                 }
@@ -96,15 +98,18 @@ impl TokenSource for RefreshToken {
 
     async fn refresh_token(&self) -> Result<Option<Secret>, Error> {
         match &self.initial {
-            Initial::Saved(refresh_token) => Ok(Some(refresh_token.get("refresh_token").await?)),
+            Initial::Saved(refresh_token) => {
+                // Outside a fetch.
+                let now = clock::system_time(Clock::System.now().wall);
+                Ok(Some(refresh_token.get("refresh_token", now).await?))
+            }
             Initial::Login(token) => Ok(token.refresh_token()),
         }
     }
 }
 
 /// A login's token with what is left of its life, where that is worth it or all there is.
-fn with_remaining_lifetime(token: &Token) -> Option<Token> {
-    let now = clock::system_time(Clock::System.now().wall);
+fn with_remaining_lifetime(token: &Token, now: SystemTime) -> Option<Token> {
     // A clock that was set back makes no token live longer.
     let left = token.expires_at()?.duration_since(now).ok()?.min(token.lifetime());
     let gone = token.lifetime() - left;
