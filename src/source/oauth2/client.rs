@@ -185,7 +185,7 @@ impl Client {
         if answer.as_ref().is_err_and(Error::is_ambiguous) {
             answer = self.endpoint.within(context.response_timeout() - first_attempt, ask()).await;
         }
-        let token = self.read(answer?)?;
+        let token = self.read(answer?, Some(context))?;
         Ok(if token.refresh_token().is_some() { token } else { token.with_refresh_token(refresh_token.clone()) })
     }
 
@@ -212,7 +212,7 @@ impl Client {
         secrets: &[(&str, Secret)],
     ) -> Result<Token, Error> {
         let ask = self.ask(context, form, secrets, true);
-        self.read(self.endpoint.within(context.response_timeout(), ask).await?)
+        self.read(self.endpoint.within(context.response_timeout(), ask).await?, Some(context))
     }
 
     async fn ask(
@@ -243,7 +243,7 @@ impl Client {
     /// Asks for a token outside a fetch.
     pub(super) async fn login(&self, form: &Form<'_>, secret_params: &[(&str, Secret)]) -> Result<Token, Error> {
         let asked = Clock::System.now();
-        let token = self.read(self.call(&self.endpoint, form, secret_params, false).await?)?;
+        let token = self.read(self.call(&self.endpoint, form, secret_params, false).await?, None)?;
         let expires_at = clock::system_time(asked.after(token.lifetime()).wall);
         Ok(token.published(0, expires_at))
     }
@@ -284,7 +284,9 @@ impl Client {
     }
 
     /// RFC 6749 section 5. The error code counts whatever the status says: servers disagree about the status.
-    pub(super) fn read(&self, mut answer: TokenResponse) -> Result<Token, Error> {
+    ///
+    /// A login outside a fetch has no context.
+    fn read(&self, mut answer: TokenResponse, context: Option<&FetchContext>) -> Result<Token, Error> {
         let body = serde_json::from_slice::<Map<String, Value>>(&answer.body);
         let text = |name| body.as_ref().ok().and_then(|body| body.get(name)).and_then(Value::as_str);
         // Also tokens that are not taken are secrets.
@@ -294,10 +296,15 @@ impl Client {
         if !answer.status.is_success() || (text("error").is_some() && text("access_token").is_none()) {
             return Err(self.failure(&answer));
         }
+        let rotated = text("refresh_token").filter(|text| !text.is_empty()).map(Secret::from);
+        // Before anything else can fail: the one before it may be spent, also if the rest of the answer is of no use.
+        if let (Some(context), Some(rotated)) = (context, &rotated)
+            && context.refresh_token().as_ref() != Some(rotated)
+        {
+            context.rotated(rotated.clone());
+        }
         let mut body = body.map_err(|_| answer.unusable("it is not a JSON object"))?;
-        // The one before it may be spent, also where the rest is of no use.
-        let rotated = body.get("refresh_token").and_then(Value::as_str).filter(|text| !text.is_empty());
-        let mut token = self.token(&answer, &body).map_err(|error| error.with_rotated(rotated.map(Secret::from)))?;
+        let mut token = self.token(&answer, &body).map_err(|error| error.with_rotated(rotated))?;
         let mut take = |name| match body.remove(name) {
             Some(Value::String(text)) if !text.is_empty() => Some(text),
             _ => None,
