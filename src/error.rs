@@ -276,11 +276,6 @@ impl Error {
         matches!(self.inner.kind, Kind::Unreachable { .. } | Kind::Silent { .. })
     }
 
-    /// Carries a refresh token out of an answer that is an error: the one before it may be spent.
-    pub(crate) fn with_rotated(self, refresh_token: Option<Secret>) -> Self {
-        Self { rotated: refresh_token, ..self }
-    }
-
     /// Says, where it is a denial, that there is no login to fall back to.
     pub(crate) fn without_login(self) -> Self {
         Self { final_denial: true, ..self }

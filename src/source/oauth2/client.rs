@@ -296,15 +296,15 @@ impl Client {
         if !answer.status.is_success() || (text("error").is_some() && text("access_token").is_none()) {
             return Err(self.failure(&answer));
         }
-        let rotated = text("refresh_token").filter(|text| !text.is_empty()).map(Secret::from);
         // Before anything else can fail: the one before it may be spent, also if the rest of the answer is of no use.
-        if let (Some(context), Some(rotated)) = (context, &rotated)
-            && context.refresh_token().as_ref() != Some(rotated)
+        if let Some(context) = context
+            && let Some(rotated) = text("refresh_token").filter(|text| !text.is_empty()).map(Secret::from)
+            && context.refresh_token().as_ref() != Some(&rotated)
         {
-            context.rotated(rotated.clone());
+            context.rotated(rotated);
         }
         let mut body = body.map_err(|_| answer.unusable("it is not a JSON object"))?;
-        let mut token = self.token(&answer, &body).map_err(|error| error.with_rotated(rotated))?;
+        let mut token = self.token(&answer, &body)?;
         let mut take = |name| match body.remove(name) {
             Some(Value::String(text)) if !text.is_empty() => Some(text),
             _ => None,
