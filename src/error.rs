@@ -50,9 +50,9 @@ enum Kind {
     /// A request that the layer cannot place.
     Request(Cow<'static, str>),
     /// The issuer knows us and says no.
-    Denied(Answered),
+    Denied(ErrorResponse),
     /// The issuer answered with something else than a token.
-    Answered(Answered),
+    Answered(ErrorResponse),
     /// An answer that holds no usable token.
     Unusable {
         endpoint: Option<Arc<str>>,
@@ -97,7 +97,7 @@ enum Kind {
 }
 
 /// An answer of a token endpoint that is not a token.
-pub(crate) struct Answered {
+pub(crate) struct ErrorResponse {
     pub(crate) endpoint: Arc<str>,
     pub(crate) status: StatusCode,
     /// The parsed error code: RFC 6749 section 5.2, or the provider's own.
@@ -228,7 +228,7 @@ impl Error {
     }
 
     /// An answer without a token; `denied` where its code is known to be final.
-    pub(crate) fn answered(answered: Answered, denied: bool, retry_after: Option<Duration>) -> Self {
+    pub(crate) fn answered(answered: ErrorResponse, denied: bool, retry_after: Option<Duration>) -> Self {
         let kind = if denied { Kind::Denied(answered) } else { Kind::Answered(answered) };
         Self { retry_after, ..Self::new(kind) }
     }
@@ -309,11 +309,6 @@ impl Error {
         matches!(self.inner.kind, Kind::Unreachable { .. } | Kind::Silent { .. })
     }
 
-    /// Carries a refresh token out of an answer that is an error: the one before it may be spent.
-    pub(crate) fn with_rotated(self, refresh_token: Option<Secret>) -> Self {
-        Self { rotated: refresh_token, ..self }
-    }
-
     /// Says, where it is a denial, that there is no login to fall back to.
     pub(crate) fn without_login(self) -> Self {
         Self { final_denial: true, ..self }
@@ -331,7 +326,7 @@ impl Error {
         }
     }
 
-    fn answer(&self) -> Option<&Answered> {
+    fn answer(&self) -> Option<&ErrorResponse> {
         match &self.inner.kind {
             Kind::Denied(answered) | Kind::Answered(answered) => Some(answered),
             Kind::NotRevoked => self.inner.source.as_ref()?.downcast_ref::<Self>()?.answer(),
@@ -428,7 +423,7 @@ impl fmt::Display for Error {
     }
 }
 
-impl fmt::Display for Answered {
+impl fmt::Display for ErrorResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} answered {}", self.endpoint, self.status.as_u16())?;
         match (&self.code, &self.text) {

@@ -128,10 +128,10 @@ pub use resend::Resend;
 pub use schedule::{Phase, Refresh};
 pub use secret::Secret;
 pub use service::{Bearer, NoToken};
-pub use source::endpoint::HttpClient;
 #[cfg(feature = "exec")]
 pub use source::exec;
 pub use source::secret::SecretSource;
+pub use source::transport::HttpClient;
 pub use source::{FetchContext, Reason, TokenSource, file, json, mesh_connect, oauth2};
 #[cfg(feature = "metrics")]
 pub use telemetry::describe_metrics;

@@ -10,10 +10,11 @@ use serde_json::json;
 
 use crate::cache::TokenCache;
 use crate::error::Error;
-use crate::source::endpoint::{self, Endpoint, HttpClient};
+use crate::source::endpoint::{self, Endpoint};
 use crate::source::filled;
 use crate::source::oauth2::{Client, Password, RefreshToken, Revocation};
 use crate::source::secret::SecretSource;
+use crate::source::transport::{self, HttpClient};
 
 mod problem;
 mod tenant;
@@ -206,5 +207,5 @@ impl MeshyDb {
 
 /// The address of a path below the account.
 fn url(field: &'static str, base: &str, account: &str, path: &str) -> Result<String, Error> {
-    endpoint::below(field, base, &format!("{account}/{path}"))
+    transport::join_path(field, base, &format!("{account}/{path}"))
 }

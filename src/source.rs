@@ -20,7 +20,9 @@ pub(crate) mod issuer;
 pub mod json;
 pub mod mesh_connect;
 pub mod oauth2;
+pub(crate) mod redact;
 pub(crate) mod secret;
+pub(crate) mod transport;
 
 /// Something that fetches a token: a grant of an OAuth 2 server, a login, a file, or any async closure.
 ///
@@ -205,9 +207,14 @@ impl FetchContext {
         clock::system_time(self.clock.now().wall)
     }
 
+    /// The clock that [`now`](FetchContext::now) reads.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// How long a source of ours waits for an answer: less than the deadline, so that its error, which says who was
     /// silent, comes before the cache's, which cannot.
-    pub(crate) fn patience(&self) -> Duration {
+    pub(crate) fn response_timeout(&self) -> Duration {
         self.deadline.mul_f64(0.9)
     }
 
@@ -285,19 +292,19 @@ pub(crate) mod erased {
     use crate::source::{FetchContext, TokenSource};
     use crate::token::Token;
 
-    type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
+    type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
     pub(crate) trait DynSource: Send + Sync {
-        fn fetch(&self, context: FetchContext) -> Answer<'_, Token>;
-        fn refresh_token(&self) -> Answer<'_, Option<Secret>>;
+        fn fetch(&self, context: FetchContext) -> BoxFuture<'_, Token>;
+        fn refresh_token(&self) -> BoxFuture<'_, Option<Secret>>;
     }
 
     impl<S: TokenSource> DynSource for S {
-        fn fetch(&self, context: FetchContext) -> Answer<'_, Token> {
+        fn fetch(&self, context: FetchContext) -> BoxFuture<'_, Token> {
             Box::pin(TokenSource::fetch(self, context))
         }
 
-        fn refresh_token(&self) -> Answer<'_, Option<Secret>> {
+        fn refresh_token(&self) -> BoxFuture<'_, Option<Secret>> {
             Box::pin(TokenSource::refresh_token(self))
         }
     }

@@ -13,9 +13,11 @@ use tracing::Span;
 use crate::error::Error;
 use crate::source::Reason;
 
+mod fetch;
 #[cfg(feature = "metrics")]
 mod metrics;
 
+pub(crate) use fetch::Fetch;
 #[cfg(feature = "metrics")]
 pub use metrics::describe_metrics;
 
@@ -27,17 +29,6 @@ pub(crate) struct Telemetry {
     name: OnceLock<Arc<str>>,
     #[cfg(feature = "metrics")]
     begun: OnceLock<()>,
-}
-
-/// One fetch, as seen when it ends.
-pub(crate) struct Fetch {
-    pub(crate) reason: Reason,
-    /// How long it took.
-    pub(crate) took: Duration,
-    /// How many callers waited for it.
-    pub(crate) waiters: usize,
-    /// How long the first of them has waited.
-    pub(crate) longest_wait: Duration,
 }
 
 // === impl Telemetry ===
@@ -55,7 +46,7 @@ impl Telemetry {
     /// Around the source's work.
     pub(crate) fn fetching(&self, reason: Reason) -> Span {
         #[cfg(feature = "metrics")]
-        self.begun.get_or_init(|| self.begin());
+        self.begun.get_or_init(|| metrics::begin(self.name.get()));
         tracing::debug_span!(target: TARGET, "token_fetch", cache = self.name(), %reason)
     }
 
@@ -76,7 +67,7 @@ impl Telemetry {
             "token fetched"
         );
         #[cfg(feature = "metrics")]
-        self.count_fetch("fetched", fetch, Some(remaining));
+        metrics::count_fetch(self.name.get(), "fetched", fetch, Some(remaining));
         #[cfg(not(feature = "metrics"))]
         let _ = remaining;
     }
@@ -98,7 +89,10 @@ impl Telemetry {
             "token fetch failed"
         );
         #[cfg(feature = "metrics")]
-        self.count_fetch(if error.is_denied() { "denied" } else { "failed" }, fetch, None);
+        {
+            let outcome = if error.is_denied() { "denied" } else { "failed" };
+            metrics::count_fetch(self.name.get(), outcome, fetch, None);
+        }
     }
 
     /// A result that nobody wants any more: the source was replaced, the session signed out, or a newer run has
@@ -112,7 +106,7 @@ impl Telemetry {
             "token fetch discarded"
         );
         #[cfg(feature = "metrics")]
-        self.count_discarded(reason);
+        metrics::count_discarded(self.name.get(), reason);
     }
 
     /// The new refresh token is in memory, and nowhere else.
@@ -208,8 +202,11 @@ impl Telemetry {
         self.count("tower_bearer_foreign_requests_total");
     }
 
-    #[cfg(not(feature = "metrics"))]
-    fn count(&self, _: &'static str) {}
+    #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nothing counts"))]
+    fn count(&self, counter: &'static str) {
+        #[cfg(feature = "metrics")]
+        metrics::count(self.name.get(), counter);
+    }
 }
 
 fn millis(time: Duration) -> u64 {

@@ -52,6 +52,7 @@ mod answer;
 mod api;
 mod calls;
 mod collected;
+mod helpers;
 mod issuer;
 mod ledger;
 mod mesh_connect;

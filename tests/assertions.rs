@@ -6,11 +6,13 @@ mod sources;
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::get_current_timestamp;
-use serde_json::json;
-use tower_bearer::TokenCache;
+use serde_json::{Value, json};
 use tower_bearer::oauth2::{Assertion, ClientAuth, JwtBearer, TokenExchange};
-use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::testing::{Answer, Issuer, ManualClock};
+use tower_bearer::{Refresh, TokenCache};
 
 use crate::signed::{every, key, verified};
 use crate::sources::{HOUR, TOKEN_URL, each, form, headers, pass};
@@ -48,6 +50,29 @@ async fn a_service_account_signs_an_assertion_for_each_token() {
             jtis.push(claims["jti"].clone());
         }
         assert_ne!(jtis[0], jtis[1]);
+    }
+}
+
+#[tokio::test]
+async fn an_assertion_is_signed_at_the_time_of_the_clock() {
+    let (algorithm, pem, ..) = every().into_iter().last().unwrap();
+    let (issuer, clock) = (Issuer::new(), ManualClock::new());
+    let assertion = Assertion::new(key(algorithm, pem), "me", TOKEN_URL).unwrap().lifetime(HOUR);
+    let grant = JwtBearer::new(issuer.clone(), TOKEN_URL, assertion).unwrap();
+    // A client that proves itself so signs at the same time.
+    let grant = grant.client("my-app", ClientAuth::private_key_jwt(key(algorithm, pem))).unwrap();
+    let cache = TokenCache::with_clock(grant, Refresh::new(), clock.clone());
+    cache.get().await.unwrap();
+    clock.sleep(Duration::from_secs(50_000));
+    cache.refresh().await.unwrap();
+    let claims = |jwt: &str| {
+        let claims = URL_SAFE_NO_PAD.decode(jwt.split('.').nth(1).unwrap()).unwrap();
+        let claims: Value = serde_json::from_slice(&claims).unwrap();
+        (claims["iat"].as_u64().unwrap(), claims["exp"].as_u64().unwrap())
+    };
+    for (request, now) in issuer.requests().iter().zip([1_700_000_000, 1_700_050_000]) {
+        assert_eq!(claims(&request.form()["assertion"]), (now, now + 3600));
+        assert_eq!(claims(&request.form()["client_assertion"]), (now, now + 60));
     }
 }
 

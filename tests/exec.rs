@@ -14,7 +14,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower_bearer::exec::TokenCommand;
-use tower_bearer::{BearerLayer, Error, FetchContext, MAX_LIFETIME, Refresh, Token, TokenCache, TokenSource};
+use tower_bearer::testing::ManualClock;
+use tower_bearer::{BearerLayer, Error, FetchContext, MAX_LIFETIME, Reason, Refresh, Token, TokenCache, TokenSource};
 
 use common::{MINUTE, text};
 
@@ -57,6 +58,22 @@ async fn an_exec_credential_is_understood() {
     let token = run(credential(json!({ "token": "k8s-aws-v1.aHR0", "expirationTimestamp": date }))).await;
     assert_eq!(token.as_ref().unwrap().header_value(), "Bearer k8s-aws-v1.aHR0");
     assert_lives(token, 4_102_542_245 - now());
+}
+
+#[tokio::test]
+async fn the_end_of_a_token_is_compared_with_the_clock_of_the_fetch() {
+    let clock = ManualClock::new();
+    let fetch = async |expires_at: Value| {
+        let context = FetchContext::new(Reason::First).with_clock(clock.clone());
+        credential(json!({ "token": "t", "expirationTimestamp": expires_at })).fetch(context).await
+    };
+    // The clock begins at 2023-11-14T22:13:20Z.
+    for expires_at in [json!("2023-11-14T23:13:20Z"), json!(1_700_003_600)] {
+        assert_eq!(fetch(expires_at).await.unwrap().lifetime(), 60 * MINUTE);
+    }
+    clock.sleep(90 * MINUTE);
+    let error = fetch(json!("2023-11-14T23:13:20Z")).await.unwrap_err();
+    assert!(error.to_string().contains("ended 1800 s ago"), "{error}");
 }
 
 #[tokio::test]

@@ -16,7 +16,8 @@ use tempfile::TempDir;
 use tokio::time::advance;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 use tower_bearer::file::TokenFile;
-use tower_bearer::{BearerLayer, Error, MAX_LIFETIME, TokenCache};
+use tower_bearer::testing::ManualClock;
+use tower_bearer::{BearerLayer, Error, FetchContext, MAX_LIFETIME, Reason, Refresh, TokenCache};
 
 use common::{MINUTE, SECOND, settle, text, until};
 
@@ -49,8 +50,18 @@ impl Rewritten {
 
 /// A JWT that ends so many seconds from now.
 fn jwt(ends_in: i64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    signed(json!({ "alg": "RS256", "kid": "1" }), json!({ "sub": "pod", "exp": now as i64 + ends_in }))
+    jwt_at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().saturating_add_signed(ends_in))
+}
+
+/// A JWT that ends at this time.
+fn jwt_at(exp: u64) -> String {
+    signed(json!({ "alg": "RS256", "kid": "1" }), json!({ "sub": "pod", "exp": exp }))
+}
+
+/// What a clock shows, in seconds since 1970.
+fn unix_time(clock: &ManualClock) -> u64 {
+    let now = FetchContext::new(Reason::First).with_clock(clock.clone()).now();
+    now.duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 fn signed(header: Value, claims: Value) -> String {
@@ -97,6 +108,19 @@ async fn a_jwt_lives_until_its_exp_and_another_token_until_the_file_says_otherwi
         let token = read(&lasting).await.unwrap_or_else(|error| panic!("{lasting}: {error}"));
         assert_eq!((token.access_token(), token.lifetime()), (&*lasting, MAX_LIFETIME));
     }
+}
+
+#[tokio::test]
+async fn the_exp_of_a_jwt_is_compared_with_the_clock_of_the_cache() {
+    let clock = ManualClock::new();
+    let file = Rewritten::new(jwt_at(unix_time(&clock) + 3600));
+    let cache = TokenCache::with_clock(TokenFile::new(&file.path), Refresh::new(), clock.clone());
+    assert_eq!(cache.get().await.unwrap().lifetime(), 3600 * SECOND);
+    clock.sleep(1000 * SECOND);
+    assert_eq!(cache.refresh().await.unwrap().lifetime(), 2600 * SECOND);
+    clock.sleep(2690 * SECOND);
+    let error = cache.get().await.unwrap_err();
+    assert!(error.to_string().contains("ended 90 s ago"), "{error}");
 }
 
 #[tokio::test]
@@ -206,18 +230,17 @@ async fn finding_the_same_token_is_no_failure_and_no_new_token() {
     assert_eq!([look(&cache).await, look(&cache).await], ["one", "two"]);
 }
 
-/// In real time, for the end of a JWT comes no nearer while only tokio's time passes.
 #[tokio::test]
 async fn finding_the_same_jwt_which_ends_no_later_is_no_failure() {
-    let token = jwt(3600);
+    let clock = ManualClock::new();
+    let token = jwt_at(unix_time(&clock) + 3600);
     let file = Rewritten::new(&token);
-    let source = TokenFile::new(&file.path).reread_every(Duration::from_millis(1)).unwrap();
-    let cache = TokenCache::new(source);
+    let cache = TokenCache::with_clock(TokenFile::new(&file.path), Refresh::new(), clock.clone());
     for _ in 0..5 {
         assert_eq!(look(&cache).await, token);
         let status = cache.status();
         assert_eq!((status.generation, status.last_failure.is_none()), (1, true));
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        clock.advance(MINUTE);
     }
     file.rewrite("two");
     assert_eq!([look(&cache).await, look(&cache).await], [&token, "two"]);

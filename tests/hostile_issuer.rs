@@ -16,9 +16,9 @@ use tower::service_fn;
 use tower_bearer::json::JsonLogin;
 use tower_bearer::mesh_connect::MeshConnect;
 use tower_bearer::meshydb::MeshyDb;
-use tower_bearer::oauth2::RefreshToken;
-use tower_bearer::testing::{Answer, Issuer};
-use tower_bearer::{Error, MAX_LIFETIME, Token, TokenCache};
+use tower_bearer::oauth2::{self, ClientCredentials, RefreshToken};
+use tower_bearer::testing::{Answer, Issuer, ManualClock};
+use tower_bearer::{Error, FetchContext, MAX_LIFETIME, Reason, Token, TokenCache, TokenSource};
 
 use crate::sources::any::{any_body, any_retry_after};
 use crate::sources::{HOUR, Streamed, TOKEN_URL, ask, client_credentials, next_attempt, pass};
@@ -169,6 +169,20 @@ async fn retry_after_reaches_the_error_and_the_pause() {
         pass(Duration::from_secs(1)).await;
         cache.get().await.unwrap();
         assert_eq!(issuer.calls().total(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_retry_after_without_a_date_beside_it_is_compared_with_the_clock_of_the_fetch() {
+    let (fake, clock) = (Issuer::new(), ManualClock::new());
+    let in_90_seconds = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_090));
+    fake.fail(Some(Answer::raw(503, "").header("retry-after", &in_90_seconds)));
+    let metadata = oauth2::Issuer::new(fake.clone(), "https://auth.example.com").unwrap();
+    let of_metadata = ClientCredentials::at(&metadata, "my-app", "its secret").unwrap();
+    for source in [client_credentials(&fake), of_metadata] {
+        let context = FetchContext::new(Reason::First).with_clock(clock.clone());
+        let error = source.fetch(context).await.unwrap_err();
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(90)), "{error}");
     }
 }
 

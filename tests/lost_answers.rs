@@ -2,14 +2,15 @@
 
 mod sources;
 
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tower_bearer::json::JsonLogin;
-use tower_bearer::oauth2::RefreshToken;
+use tower_bearer::oauth2::{JwtBearer, RefreshToken, TokenExchange};
 use tower_bearer::testing::{Answer, Issuer};
-use tower_bearer::{FetchContext, Phase, Refresh, Token, TokenCache, TokenSource};
+use tower_bearer::{FetchContext, Phase, Reason, Refresh, Token, TokenCache, TokenSource};
 
 use crate::sources::{HOUR, TOKEN_URL, each, now, pass, password, refresh_token, says};
 
@@ -121,6 +122,46 @@ async fn so_is_one_beside_the_first_answer_of_a_saved_session() {
         assert_eq!(each(&issuer.requests(), "refresh_token"), ["saved", "rotated"]);
         // It is no token that a source would see replaced.
         assert_eq!(*shown.lock().unwrap(), [false, false]);
+    }
+}
+
+#[tokio::test]
+async fn every_grant_reports_its_refresh_token_though_the_rest_is_of_no_use() {
+    for answer in of_no_use() {
+        let issuer = Issuer::new();
+        issuer.fail(Some(answer));
+        let assertion = JwtBearer::new(issuer.clone(), TOKEN_URL, "a.b.c").unwrap();
+        let exchange = TokenExchange::new(issuer.clone(), TOKEN_URL, "the subject").unwrap();
+        assert_eq!(reported(&password(&issuer)).await, "rotated");
+        assert_eq!(reported(&refresh_token(&issuer)).await, "rotated");
+        assert_eq!(reported(&assertion).await, "rotated");
+        assert_eq!(reported(&exchange).await, "rotated");
+        assert_eq!(reported(&crate::sources::client_credentials(&issuer)).await, "rotated");
+    }
+}
+
+/// The refresh token that a fetch reports which fails.
+async fn reported(source: &impl TokenSource) -> String {
+    let context = FetchContext::new(Reason::First);
+    source.fetch(context.clone()).await.unwrap_err();
+    context.refresh_token().expect("it was reported").expose().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrapper_that_hides_every_error_loses_no_refresh_token() {
+    for answer in of_no_use() {
+        let issuer = Issuer::new();
+        issuer.rotate_refresh_tokens(true);
+        let inner = Arc::new(password(&issuer));
+        let cache = TokenCache::new(move |context: FetchContext| {
+            let inner = Arc::clone(&inner);
+            async move { inner.fetch(context).await.map_err(|_| io::Error::other("our login failed")) }
+        });
+        cache.get().await.unwrap();
+        issuer.queue(answer);
+        assert!(says(&cache.refresh().await.unwrap_err()).contains("our login failed"));
+        cache.refresh().await.unwrap();
+        assert_eq!(each(&issuer.requests(), "refresh_token"), ["-", "refresh-1", "rotated"]);
     }
 }
 

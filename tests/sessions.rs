@@ -77,28 +77,25 @@ async fn a_token_that_has_ended_or_that_nobody_knows_the_end_of_is_refreshed_fir
     assert_eq!(issuer.requests().last().unwrap().form()["refresh_token"], "saved");
 }
 
-/// A token of an hour that ends in ten minutes.
-async fn nearly_over(token: Token) -> Token {
-    let clock = ManualClock::new();
-    let shown = clock.clone();
+/// A token of an hour that ends in ten minutes by the clock.
+async fn nearly_over(token: Token, clock: &ManualClock) -> Token {
     let source = move |_| std::future::ready(Ok::<_, Error>(token.clone().with_lifetime(HOUR)));
-    let cache = TokenCache::with_clock(source, Refresh::new(), clock);
-    // The clock is put to fifty minutes ago: the wall clock of a session cannot be moved.
-    let begun = Duration::from_secs(jsonwebtoken::get_current_timestamp() - 50 * 60);
-    shown.sleep(begun - Duration::from_secs(1_700_000_000));
-    cache.get().await.unwrap()
+    let token = TokenCache::with_clock(source, Refresh::new(), clock.clone()).get().await.unwrap();
+    clock.sleep(Duration::from_secs(50 * 60));
+    token
 }
 
 #[tokio::test]
 async fn a_token_that_is_nearly_over_is_refreshed_first_where_it_can_be() {
-    let issuer = Issuer::new();
+    let (issuer, clock) = (Issuer::new(), ManualClock::new());
     let login = DeviceCode::new(issuer.clone(), DEVICE_URL, TOKEN_URL, "my-cli").unwrap();
-    let alone = nearly_over(Token::new("login-token").unwrap()).await;
-    let token = TokenCache::new(login.session(alone)).get().await.unwrap();
+    let cache = |token| TokenCache::with_clock(login.session(token), Refresh::new(), clock.clone());
+    let alone = nearly_over(Token::new("login-token").unwrap(), &clock).await;
+    let token = cache(alone).get().await.unwrap();
     assert_eq!((token.access_token(), issuer.calls().total()), ("login-token", 0));
-    assert!(token.lifetime() <= HOUR / 6);
-    let renewable = nearly_over(Token::new("login-token").unwrap().with_refresh_token("r")).await;
-    assert_eq!(TokenCache::new(login.session(renewable)).get().await.unwrap().access_token(), "token-1");
+    assert!(token.lifetime() <= HOUR / 6 && token.lifetime() > HOUR / 6 - Duration::from_secs(60), "{token:?}");
+    let renewable = nearly_over(Token::new("login-token").unwrap().with_refresh_token("r"), &clock).await;
+    assert_eq!(cache(renewable).get().await.unwrap().access_token(), "token-1");
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,8 +27,8 @@ fn cause() -> Layer {
     Layer("connection reset", None)
 }
 
-fn answer(status: u16, code: Option<&str>, text: Option<&str>) -> Answered {
-    Answered {
+fn answer(status: u16, code: Option<&str>, text: Option<&str>) -> ErrorResponse {
+    ErrorResponse {
         endpoint: ENDPOINT.into(),
         status: StatusCode::from_u16(status).unwrap(),
         code: code.map(Into::into),

@@ -1,18 +1,18 @@
 //! What a JSON answer says: the token's text and how long it lives. Shared by every source that reads JSON.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::FetchContext;
-use crate::source::endpoint::Answer;
+use crate::source::transport::TokenResponse;
 use crate::token::{MAX_LIFETIME, Token};
 
 /// A token from the answer's member, with a lifetime from another.
 pub(crate) fn token(
-    answer: &Answer,
+    answer: &TokenResponse,
     text: Option<&Value>,
     expires_in: Option<&Value>,
     default_lifetime: Duration,
@@ -56,6 +56,12 @@ pub(crate) fn seconds(value: &Value) -> Option<Duration> {
     seconds.is_finite().then(|| Duration::from_secs_f64(seconds.clamp(0.0, MAX_LIFETIME.as_secs_f64())))
 }
 
+/// How long a token lives that ends at this time, counted from 1970; if it has ended, how long ago.
+pub(crate) fn until(end: Duration, now: SystemTime) -> Result<Duration, Duration> {
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    if end > now { Ok(end - now) } else { Err(now - end) }
+}
+
 /// A setting of the sources: what is taken where the issuer names no lifetime.
 pub(crate) fn default_lifetime(lifetime: Duration) -> Result<Duration, Error> {
     if lifetime.is_zero() {
@@ -76,14 +82,14 @@ pub(crate) fn pointer(field: &'static str, pointer: impl Into<String>) -> Result
 }
 
 /// Every text, and every number long enough for a PIN.
-pub(crate) fn texts(value: &Value, found: &mut Vec<Secret>) {
+pub(crate) fn collect_strings(value: &Value, found: &mut Vec<Secret>) {
     match value {
         Value::Number(number) => {
             found.extend(Some(number.to_string()).filter(|text| text.len() >= 4).map(Secret::from))
         }
         Value::String(text) => found.push(text.as_str().into()),
-        Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
-        Value::Object(members) => members.values().for_each(|member| texts(member, found)),
+        Value::Array(items) => items.iter().for_each(|item| collect_strings(item, found)),
+        Value::Object(members) => members.values().for_each(|member| collect_strings(member, found)),
         _ => {}
     }
 }

@@ -10,18 +10,17 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::process::Command;
 
-use crate::clock::Clock;
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::source::endpoint::clean_end;
-use crate::source::exec::run::{Ran, run};
+use crate::source::exec::run::{Output, run};
+use crate::source::redact::clean_end;
 use crate::source::{FetchContext, TokenSource, answer};
 use crate::token::{MAX_LIFETIME, Token};
 
@@ -154,12 +153,12 @@ impl TokenCommand {
         Ok(Self { default_lifetime: answer::default_lifetime(lifetime)?, ..self })
     }
 
-    /// The token it printed; `wall` is the time of day before it was started.
-    fn token(&self, ran: &Ran, wall: Duration) -> Result<Token, String> {
-        if !ran.status.success() {
-            return Err(format!("it ended with {}", ran.status));
+    /// The token it printed; `now` is the time before it was started.
+    fn token(&self, output: &Output, now: SystemTime) -> Result<Token, String> {
+        if !output.status.success() {
+            return Err(format!("it ended with {}", output.status));
         }
-        let printed: Value = serde_json::from_slice(&ran.stdout).map_err(|_| "it printed no JSON")?;
+        let printed: Value = serde_json::from_slice(&output.stdout).map_err(|_| "it printed no JSON")?;
         if self.token_at.is_none() && printed["kind"] != "ExecCredential" {
             return Err(
                 "it printed no ExecCredential; where the token is in another shape lies is said by `token_at`".into()
@@ -176,14 +175,14 @@ impl TokenCommand {
                 let seconds = self.lifetime_at.as_deref().and_then(|at| printed.pointer(at));
                 answer::lifetime(seconds, self.default_lifetime)
             }
-            Some(end) => lifetime(end, wall).map_err(|problem| format!("{problem} (at {})", self.expires_at))?,
+            Some(end) => lifetime(end, now).map_err(|problem| format!("{problem} (at {})", self.expires_at))?,
         };
         Ok(Token::parse(text)?.with_lifetime(lifetime))
     }
 
     /// An error that names the program, with what it said of it.
-    fn failed(&self, problem: &str, ran: &Ran, context: &FetchContext) -> Error {
-        let said = clean_end(&String::from_utf8_lossy(&ran.stderr), &self.secrets(ran, context));
+    fn failed(&self, problem: &str, output: &Output, context: &FetchContext) -> Error {
+        let said = clean_end(&String::from_utf8_lossy(&output.stderr), &self.secrets(output, context));
         let said = if said.is_empty() { "it gave no reason".into() } else { format!("it said: {said}") };
         self.unusable(format!("{problem}; {said}; run it by hand to see all of it"))
     }
@@ -193,12 +192,12 @@ impl TokenCommand {
     }
 
     /// What its words must not repeat.
-    fn secrets(&self, ran: &Ran, context: &FetchContext) -> Vec<Secret> {
+    fn secrets(&self, output: &Output, context: &FetchContext) -> Vec<Secret> {
         // What is not where a token should be may be one all the same.
         let mut secrets: Vec<_> = answer::replaced_secrets(context).collect();
-        match serde_json::from_slice(&ran.stdout) {
-            Ok(printed) => answer::texts(&printed, &mut secrets),
-            Err(_) => secrets.push(String::from_utf8_lossy(&ran.stdout).trim().into()),
+        match serde_json::from_slice(&output.stdout) {
+            Ok(printed) => answer::collect_strings(&printed, &mut secrets),
+            Err(_) => secrets.push(String::from_utf8_lossy(&output.stdout).trim().into()),
         }
         let args = self.args.iter().map(|arg| arg.to_string_lossy());
         // `--password=secret` is repeated in parts; `--verbose` is no secret.
@@ -222,10 +221,10 @@ impl TokenSource for TokenCommand {
         command.args(&self.args);
         command.envs(self.token_at.is_none().then_some(EXEC_INFO));
         command.envs(self.env.iter().map(|(name, value)| (name, value.expose())));
-        let wall = Clock::System.now().wall;
-        let limit = context.patience();
+        let now = context.now();
+        let limit = context.response_timeout();
         match tokio::time::timeout(limit, run(&mut command)).await {
-            Ok(Ok(ran)) => self.token(&ran, wall).map_err(|problem| self.failed(&problem, &ran, &context)),
+            Ok(Ok(output)) => self.token(&output, now).map_err(|problem| self.failed(&problem, &output, &context)),
             Ok(Err(problem)) => Err(self.unusable(problem)),
             Err(_) => Err(Error::silent(self.name(), limit)),
         }
@@ -240,17 +239,14 @@ impl fmt::Debug for TokenCommand {
 }
 
 /// How long it is until this date or time.
-fn lifetime(end: &Value, wall: Duration) -> Result<Duration, String> {
+fn lifetime(end: &Value, now: SystemTime) -> Result<Duration, String> {
     let date = || {
         let date = OffsetDateTime::parse(end.as_str()?.trim(), &Rfc3339).ok()?;
         Some(Duration::new(date.unix_timestamp().try_into().unwrap_or(0), date.nanosecond()))
     };
-    match answer::seconds(end).or_else(date) {
-        Some(end) if end > wall => Ok(end - wall),
-        Some(end) => Err(format!(
-            "its token ended {} s ago: it hands out an old one, or this machine's clock is wrong",
-            (wall - end).as_secs()
-        )),
-        None => Err("when its token ends is neither a date (RFC 3339) nor a number of seconds since 1970".into()),
-    }
+    let end = answer::seconds(end).or_else(date);
+    let end = end.ok_or("when its token ends is neither a date (RFC 3339) nor a number of seconds since 1970")?;
+    answer::until(end, now).map_err(|ago| {
+        format!("its token ended {} s ago: it hands out an old one, or this machine's clock is wrong", ago.as_secs())
+    })
 }

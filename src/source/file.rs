@@ -28,13 +28,12 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use crate::clock::Clock;
 use crate::error::Error;
 use crate::source::{FetchContext, TokenSource, answer};
 use crate::token::{MAX_LIFETIME, Token};
@@ -101,8 +100,8 @@ impl TokenFile {
         Ok(Self { reread_every: interval, ..self })
     }
 
-    /// What the file holds, as a token; `wall` is the time of day before it was read.
-    fn token(&self, text: &str, wall: Duration) -> Result<Token, Error> {
+    /// What the file holds, as a token; `now` is the time before it was read.
+    fn token(&self, text: &str, now: SystemTime) -> Result<Token, Error> {
         let unusable = |problem| {
             let remedy = "it must hold the token's text and nothing else";
             Error::unusable(None, format!("the file {}: {problem}; {remedy}", self.path.display()))
@@ -110,27 +109,26 @@ impl TokenFile {
         let token = Token::parse(text).map_err(unusable)?;
         let lifetime = match jwt_claims(text).map_err(unusable)?.get("exp").and_then(answer::seconds) {
             None => MAX_LIFETIME,
-            Some(exp) if exp > wall => exp - wall,
-            Some(exp) => {
+            Some(exp) => answer::until(exp, now).map_err(|ago| {
                 let problem = format!(
                     "the token in the file {} ended {} s ago: whatever rewrites it has stopped, or this machine's clock is wrong",
                     self.path.display(),
-                    (wall - exp).as_secs(),
+                    ago.as_secs(),
                 );
-                return Err(Error::unusable(None, problem));
-            }
+                Error::unusable(None, problem)
+            })?,
         };
         Ok(token.with_lifetime(lifetime).with_refresh_in(self.reread_every))
     }
 }
 
 impl TokenSource for TokenFile {
-    async fn fetch(&self, _: FetchContext) -> Result<Token, Error> {
+    async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
         let path = self.path.clone();
-        let wall = Clock::System.now().wall;
+        let now = context.now();
         // One blocking task for all of it; `tokio::fs` would take one for each step.
         let text = tokio::task::spawn_blocking(move || read(&path)).await.map_err(Error::transient)??;
-        self.token(text.trim(), wall)
+        self.token(text.trim(), now)
     }
 }
 

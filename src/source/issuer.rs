@@ -8,8 +8,9 @@ use http::{Request, StatusCode};
 use serde_json::{Map, Value};
 use tokio::sync::OnceCell;
 
+use crate::clock::Clock;
 use crate::error::Error;
-use crate::source::endpoint::{self, Address, Answer, CALL_DEADLINE, Exchange, HttpClient};
+use crate::source::transport::{self, CALL_DEADLINE, EndpointUrl, HttpClient, HttpSend, TokenResponse};
 
 /// An authorization server, known by its issuer identifier; its endpoints are looked up in its metadata.
 ///
@@ -34,10 +35,10 @@ pub struct Issuer {
 }
 
 struct Shared {
-    http: Arc<dyn Exchange>,
+    http: Arc<dyn HttpSend>,
     id: String,
-    /// Where the document may lie: OpenID Connect's place, then that of RFC 8414.
-    places: [Address; 2],
+    /// Where the document may be: OpenID Connect's location, then that of RFC 8414.
+    locations: [EndpointUrl; 2],
     metadata: OnceCell<Map<String, Value>>,
 }
 
@@ -50,9 +51,10 @@ impl Issuer {
     /// # Errors
     /// Not such a URL.
     pub fn new<B: 'static>(http: impl HttpClient<B>, id: &str) -> Result<Self, Error> {
-        let appended = endpoint::below("issuer", id, ".well-known/openid-configuration")?;
-        let places = [Address::new("issuer", &appended)?, Address::new("issuer", &inserted(id))?];
-        let shared = Shared { http: endpoint::shareable(http), id: id.to_owned(), places, metadata: OnceCell::new() };
+        let appended = transport::join_path("issuer", id, ".well-known/openid-configuration")?;
+        let locations = [EndpointUrl::new("issuer", &appended)?, EndpointUrl::new("issuer", &inserted(id))?];
+        let shared =
+            Shared { http: transport::sync_client(http), id: id.to_owned(), locations, metadata: OnceCell::new() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -69,21 +71,24 @@ impl Issuer {
     /// # Cancel safety
     /// Dropping the future drops the question; the next caller asks again.
     pub async fn metadata(&self) -> Result<&Map<String, Value>, Error> {
-        self.shared.metadata.get_or_try_init(|| self.shared.read_in_time()).await
+        self.metadata_at(&Clock::System).await
+    }
+
+    async fn metadata_at(&self, clock: &Clock) -> Result<&Map<String, Value>, Error> {
+        self.shared.metadata.get_or_try_init(|| self.shared.read_in_time(clock)).await
     }
 
     /// Where the endpoint of this name is.
-    pub(crate) async fn endpoint(&self, name: &'static str) -> Result<Address, Error> {
+    pub(crate) async fn endpoint(&self, clock: &Clock, name: &'static str) -> Result<EndpointUrl, Error> {
         let issuer = || Some(self.id().into());
-        match self.metadata().await?.get(name).and_then(Value::as_str) {
-            Some(url) => {
-                Address::new(name, url).map_err(|error| Error::unusable(issuer(), format!("in its metadata, {error}")))
-            }
+        match self.metadata_at(clock).await?.get(name).and_then(Value::as_str) {
+            Some(url) => EndpointUrl::new(name, url)
+                .map_err(|error| Error::unusable(issuer(), format!("in its metadata, {error}"))),
             None => Err(Error::unusable(issuer(), format!("its metadata names no {name}"))),
         }
     }
 
-    pub(crate) fn http(&self) -> Arc<dyn Exchange> {
+    pub(crate) fn http(&self) -> Arc<dyn HttpSend> {
         Arc::clone(&self.shared.http)
     }
 }
@@ -97,19 +102,19 @@ impl fmt::Debug for Issuer {
 // === impl Shared ===
 
 impl Shared {
-    async fn read_in_time(&self) -> Result<Map<String, Value>, Error> {
-        match tokio::time::timeout(CALL_DEADLINE, self.read()).await {
+    async fn read_in_time(&self, clock: &Clock) -> Result<Map<String, Value>, Error> {
+        match tokio::time::timeout(CALL_DEADLINE, self.read(clock)).await {
             Ok(metadata) => metadata,
             Err(_) => Err(Error::silent(self.id.as_str().into(), CALL_DEADLINE)),
         }
     }
 
-    async fn read(&self) -> Result<Map<String, Value>, Error> {
-        let [openid, oauth] = &self.places;
-        let mut answer = self.ask(openid).await?;
+    async fn read(&self, clock: &Clock) -> Result<Map<String, Value>, Error> {
+        let [openid, oauth] = &self.locations;
+        let mut answer = self.get(clock, openid).await?;
         // It is not there (a server without OpenID Connect): a 404, a login page, or the first page of some site.
         if !is_outage(answer.status) && document(&answer).is_none() {
-            answer = self.ask(oauth).await?;
+            answer = self.get(clock, oauth).await?;
         }
         if !answer.status.is_success() {
             return Err(answer.error(false, None, Some("its metadata could not be read")));
@@ -127,12 +132,12 @@ impl Shared {
         }
     }
 
-    async fn ask(&self, place: &Address) -> Result<Answer, Error> {
-        place.ask(&*self.http, Request::new(Bytes::new()), Vec::new()).await
+    async fn get(&self, clock: &Clock, location: &EndpointUrl) -> Result<TokenResponse, Error> {
+        location.send(&*self.http, clock, Request::new(Bytes::new()), Vec::new()).await
     }
 }
 
-fn document(answer: &Answer) -> Option<Map<String, Value>> {
+fn document(answer: &TokenResponse) -> Option<Map<String, Value>> {
     answer.status.is_success().then(|| serde_json::from_slice(&answer.body).ok())?
 }
 

@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::source::endpoint::{Answer, Endpoint, HttpClient};
-use crate::source::secret::{SecretSource, Supply};
+use crate::source::endpoint::Endpoint;
+use crate::source::secret::{SecretProvider, SecretSource};
+use crate::source::transport::{HttpClient, TokenResponse};
 use crate::source::{FetchContext, TokenSource, answer};
 use crate::token::{DEFAULT_LIFETIME, Token};
 
@@ -35,14 +36,14 @@ pub struct JsonLogin {
     endpoint: Endpoint,
     body: Value,
     /// What is put into the body at each fetch, and where.
-    supplied: Vec<(String, Supply)>,
+    providers: Vec<(String, SecretProvider)>,
     token_at: String,
     lifetime_at: String,
     default_lifetime: Duration,
-    judge: Arc<Judge>,
+    judge: Arc<Evaluate>,
 }
 
-type Judge = dyn Fn(StatusCode, &Value) -> Verdict + Send + Sync;
+type Evaluate = dyn Fn(StatusCode, &Value) -> Verdict + Send + Sync;
 
 /// What the answer to a login says, beside the token.
 ///
@@ -84,7 +85,7 @@ impl JsonLogin {
         Self {
             endpoint,
             body,
-            supplied: Vec::new(),
+            providers: Vec::new(),
             token_at: "/access_token".into(),
             lifetime_at: "/expires_in".into(),
             default_lifetime: DEFAULT_LIFETIME,
@@ -115,11 +116,11 @@ impl JsonLogin {
         if self.body.pointer(&pointer).is_none() {
             return Err(Error::invalid("secret_at", format!("the body has nothing at {pointer}")));
         }
-        Ok(self.supplied_at(pointer, Supply::checked("secret", secret)?))
+        Ok(self.with_provider_at(pointer, SecretProvider::checked("secret", secret)?))
     }
 
-    pub(crate) fn supplied_at(mut self, pointer: impl Into<String>, supply: Supply) -> Self {
-        self.supplied.push((pointer.into(), supply));
+    pub(crate) fn with_provider_at(mut self, pointer: impl Into<String>, provider: SecretProvider) -> Self {
+        self.providers.push((pointer.into(), provider));
         self
     }
 
@@ -169,7 +170,7 @@ impl JsonLogin {
         Ok(Self { endpoint: self.endpoint.at(field, url)?, ..self })
     }
 
-    fn read(&self, mut answer: Answer) -> Result<Token, Error> {
+    fn read(&self, mut answer: TokenResponse) -> Result<Token, Error> {
         let body = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
         let text = body.pointer(&self.token_at);
         // Also a token that is not taken is a secret.
@@ -189,15 +190,15 @@ impl JsonLogin {
 impl TokenSource for JsonLogin {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
         let mut body = self.body.clone();
-        for (pointer, supply) in &self.supplied {
-            let secret = supply.get("secret").await?;
+        for (pointer, provider) in &self.providers {
+            let secret = provider.get("secret", context.now()).await?;
             *body.pointer_mut(pointer).expect("looked for before") = secret.expose().into();
         }
         // What the issuer's words must not repeat: every text in the body, and its longer numbers.
         let mut secrets = answer::replaced_secrets(&context).collect();
-        answer::texts(&body, &mut secrets);
-        let post = self.endpoint.post("application/json", None, body.to_string().into(), secrets);
-        self.read(self.endpoint.within(context.patience(), post).await?)
+        answer::collect_strings(&body, &mut secrets);
+        let post = self.endpoint.post(context.clock(), "application/json", None, body.to_string().into(), secrets);
+        self.read(self.endpoint.within(context.response_timeout(), post).await?)
     }
 }
 

@@ -6,9 +6,10 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::source::endpoint::{self, Endpoint, HttpClient};
+use crate::source::endpoint::Endpoint;
 use crate::source::json::{JsonLogin, Verdict};
-use crate::source::secret::{SecretSource, Supply};
+use crate::source::secret::{SecretProvider, SecretSource};
+use crate::source::transport::{self, HttpClient};
 use crate::source::{FetchContext, TokenSource, filled};
 use crate::token::Token;
 
@@ -44,13 +45,13 @@ impl MeshConnect {
         client_secret: impl SecretSource<M>,
     ) -> Result<Self, Error> {
         filled("client_id", client_id)?;
-        let client_secret = Supply::checked("client_secret", client_secret)?;
+        let client_secret = SecretProvider::checked("client_secret", client_secret)?;
         let endpoint = Endpoint::new(http, "base", &token_url("https://admin-api.meshconnect.com")?)?;
         let login = JsonLogin::over(endpoint, json!({ "clientId": client_id, "clientSecret": null }))
-            .supplied_at("/clientSecret", client_secret)
+            .with_provider_at("/clientSecret", client_secret)
             .token_at(ID_TOKEN)?
             .lifetime_at("/content/expires_in")?
-            .judge(judge);
+            .judge(evaluate);
         Ok(Self { login })
     }
 
@@ -70,7 +71,7 @@ impl TokenSource for MeshConnect {
 }
 
 fn token_url(base: &str) -> Result<String, Error> {
-    endpoint::below("base", base, "admin/api/v1/Token")
+    transport::join_path("base", base, "admin/api/v1/Token")
 }
 
 /// What an answer means.
@@ -81,7 +82,7 @@ fn token_url(base: &str) -> Result<String, Error> {
 /// | `content.status` failed or mfaRequired | denied |
 /// | `status` permissionDenied, badRequest, notFound, locked, unavailableForLegalReasons | denied |
 /// | anything else: tooManyRequest, serverFailure, conflict, unknown, no envelope | failed for now |
-fn judge(status: StatusCode, body: &Value) -> Verdict {
+fn evaluate(status: StatusCode, body: &Value) -> Verdict {
     let text = |pointer| body.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
     let (envelope, content) = (text("/status"), text("/content/status"));
     let ok = status.is_success() && envelope == Some("ok");

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tower::BoxError;
 
@@ -42,12 +43,12 @@ use crate::source::filled;
 )]
 pub trait SecretSource<M> {
     #[doc(hidden)]
-    fn into_supply(self) -> Supply;
+    fn into_provider(self) -> SecretProvider;
 }
 
 /// Where a secret comes from.
 #[derive(Clone)]
-pub struct Supply(Kind);
+pub struct SecretProvider(Kind);
 
 #[derive(Clone)]
 enum Kind {
@@ -56,12 +57,13 @@ enum Kind {
 }
 
 type Asked = Pin<Box<dyn Future<Output = Result<Secret, BoxError>> + Send>>;
-type Closure = dyn Fn() -> Asked + Send + Sync;
+/// Called with the time of the fetch.
+type Closure = dyn Fn(SystemTime) -> Asked + Send + Sync;
 
 impl<T: Into<Secret>> SecretSource<Secret> for T {
     #[doc(hidden)]
-    fn into_supply(self) -> Supply {
-        Supply(Kind::Value(self.into()))
+    fn into_provider(self) -> SecretProvider {
+        SecretProvider(Kind::Value(self.into()))
     }
 }
 
@@ -73,22 +75,31 @@ where
     E: Into<BoxError>,
 {
     #[doc(hidden)]
-    fn into_supply(self) -> Supply {
-        Supply(Kind::Closure(Arc::new(move || {
+    fn into_provider(self) -> SecretProvider {
+        SecretProvider(Kind::Closure(Arc::new(move |_| {
             let asked = self();
             Box::pin(async move { asked.await.map(Into::into).map_err(Into::into) })
         })))
     }
 }
 
-// === impl Supply ===
+// === impl SecretProvider ===
 
-impl Supply {
-    /// A supply whose value, where it is one, can be used.
+impl SecretProvider {
+    /// A provider that makes the secret from the time of the fetch.
+    #[cfg(feature = "jwt")]
+    pub(crate) fn made_at(make: impl Fn(SystemTime) -> Result<Secret, Error> + Send + Sync + 'static) -> Self {
+        Self(Kind::Closure(Arc::new(move |now| {
+            let secret = make(now).map_err(Into::into);
+            Box::pin(std::future::ready(secret))
+        })))
+    }
+
+    /// A provider whose value, where it is one, can be used.
     pub(crate) fn checked<M>(field: &'static str, secret: impl SecretSource<M>) -> Result<Self, Error> {
-        let supply = secret.into_supply();
-        supply.check(field)?;
-        Ok(supply)
+        let provider = secret.into_provider();
+        provider.check(field)?;
+        Ok(provider)
     }
 
     pub(crate) fn check(&self, field: &'static str) -> Result<(), Error> {
@@ -104,11 +115,11 @@ impl Supply {
     }
 
     /// The secret as it is now.
-    pub(crate) async fn get(&self, field: &'static str) -> Result<Secret, Error> {
+    pub(crate) async fn get(&self, field: &'static str, now: SystemTime) -> Result<Secret, Error> {
         match &self.0 {
             Kind::Value(secret) => Ok(secret.clone()),
             Kind::Closure(ask) => {
-                let secret = ask().await.map_err(|error| Error::secret(field, error))?;
+                let secret = ask(now).await.map_err(|error| Error::secret(field, error))?;
                 let text = secret.expose();
                 let secret = if text.trim_end() == text { secret.clone() } else { text.trim_end().into() };
                 filled(field, secret.expose()).map_err(|error| Error::secret(field, error))?;
@@ -118,7 +129,7 @@ impl Supply {
     }
 }
 
-impl fmt::Debug for Supply {
+impl fmt::Debug for SecretProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Kind::Value(_) => "[redacted]",

@@ -1,11 +1,12 @@
 //! The same as numbers, through the `metrics` facade: whoever installs a recorder has them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{Label, SharedString, Unit, counter, describe_counter, describe_histogram, histogram};
 
 use crate::source::Reason;
-use crate::telemetry::{Fetch, Telemetry};
+use crate::telemetry::fetch::Fetch;
 
 /// The counters without labels of their own, and what they count.
 const COUNTERS: [(&str, &str); 7] = [
@@ -20,51 +21,52 @@ const COUNTERS: [(&str, &str); 7] = [
 const FETCHES: &str = "tower_bearer_fetches_total";
 const REASONS: [Reason; 5] = [Reason::First, Reason::Due, Reason::Expired, Reason::Refused, Reason::Asked];
 
-impl Telemetry {
-    /// Has every counter stand at zero before it counts: a counter that comes into being at one looks to Prometheus as if
-    /// it had never moved, and no alert would see the first failure.
-    pub(super) fn begin(&self) {
-        for (name, _) in COUNTERS {
-            counter!(name, self.labels()).increment(0);
-        }
-        for outcome in ["fetched", "failed", "denied", "discarded"] {
-            for reason in REASONS {
-                counter!(FETCHES, self.labels_of(outcome, reason)).increment(0);
-            }
-        }
-    }
+/// The name of a cache, if it has one.
+type Name<'a> = Option<&'a Arc<str>>;
 
-    pub(super) fn count(&self, name: &'static str) {
-        counter!(name, self.labels()).increment(1);
+/// Has every counter stand at zero before it counts: a counter that comes into being at one looks to Prometheus as if it
+/// had never moved, and no alert would see the first failure.
+pub(crate) fn begin(cache: Name<'_>) {
+    for (counter, _) in COUNTERS {
+        counter!(counter, labels(cache)).increment(0);
     }
-
-    /// A fetch that ended; `remaining` where it brought a token.
-    pub(super) fn count_fetch(&self, outcome: &'static str, fetch: &Fetch, remaining: Option<Duration>) {
-        let labels = self.labels_of(outcome, fetch.reason);
-        counter!(FETCHES, labels.clone()).increment(1);
-        histogram!("tower_bearer_fetch_seconds", labels).record(fetch.took);
-        histogram!("tower_bearer_flight_waiters", self.labels()).record(fetch.waiters as f64);
-        histogram!("tower_bearer_flight_longest_wait_seconds", self.labels()).record(fetch.longest_wait);
-        if let Some(remaining) = remaining {
-            histogram!("tower_bearer_token_remaining_seconds", self.labels()).record(remaining);
+    for outcome in ["fetched", "failed", "denied", "discarded"] {
+        for reason in REASONS {
+            counter!(FETCHES, labels_of(cache, outcome, reason)).increment(0);
         }
     }
+}
 
-    pub(super) fn count_discarded(&self, reason: Reason) {
-        counter!(FETCHES, self.labels_of("discarded", reason)).increment(1);
-    }
+pub(crate) fn count(cache: Name<'_>, counter: &'static str) {
+    counter!(counter, labels(cache)).increment(1);
+}
 
-    fn labels(&self) -> Vec<Label> {
-        let name = self.name.get().map_or(SharedString::const_str(""), |name| SharedString::from_shared(name.clone()));
-        vec![Label::new("cache", name)]
+/// A fetch that ended; `remaining` where it brought a token.
+pub(crate) fn count_fetch(cache: Name<'_>, outcome: &'static str, fetch: &Fetch, remaining: Option<Duration>) {
+    let of_outcome = labels_of(cache, outcome, fetch.reason);
+    counter!(FETCHES, of_outcome.clone()).increment(1);
+    histogram!("tower_bearer_fetch_seconds", of_outcome).record(fetch.took);
+    histogram!("tower_bearer_flight_waiters", labels(cache)).record(fetch.waiters as f64);
+    histogram!("tower_bearer_flight_longest_wait_seconds", labels(cache)).record(fetch.longest_wait);
+    if let Some(remaining) = remaining {
+        histogram!("tower_bearer_token_remaining_seconds", labels(cache)).record(remaining);
     }
+}
 
-    fn labels_of(&self, outcome: &'static str, reason: Reason) -> Vec<Label> {
-        let mut labels = self.labels();
-        labels.push(Label::from_static_parts("outcome", outcome));
-        labels.push(Label::new("reason", reason.to_string()));
-        labels
-    }
+pub(crate) fn count_discarded(cache: Name<'_>, reason: Reason) {
+    counter!(FETCHES, labels_of(cache, "discarded", reason)).increment(1);
+}
+
+fn labels(cache: Name<'_>) -> Vec<Label> {
+    let name = cache.map_or(SharedString::const_str(""), |name| SharedString::from_shared(name.clone()));
+    vec![Label::new("cache", name)]
+}
+
+fn labels_of(cache: Name<'_>, outcome: &'static str, reason: Reason) -> Vec<Label> {
+    let mut labels = labels(cache);
+    labels.push(Label::from_static_parts("outcome", outcome));
+    labels.push(Label::new("reason", reason.to_string()));
+    labels
 }
 
 /// Tells the recorder what this crate's metrics mean and in what unit they are; call it after installing one.

@@ -11,6 +11,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use tower::BoxError;
 
+use crate::testing::helpers::pause;
 use crate::testing::ledger::Ledger;
 
 /// What a fake says to one call.
@@ -141,12 +142,5 @@ impl Answer {
             Outcome::Fails(error) => Err(error.into()),
             Outcome::Hangs => std::future::pending().await,
         }
-    }
-}
-
-/// Sleeps, but a fake without a delay needs no timer, nor even a runtime.
-pub(crate) async fn pause(delay: Duration) {
-    if !delay.is_zero() {
-        tokio::time::sleep(delay).await;
     }
 }

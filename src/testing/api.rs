@@ -11,8 +11,9 @@ use http_body_util::Full;
 use serde_json::json;
 use tower::BoxError;
 
-use crate::testing::answer::{Answer, pause};
+use crate::testing::answer::Answer;
 use crate::testing::calls::Calls;
+use crate::testing::helpers::pause;
 use crate::testing::ledger::{Ledger, Verdict};
 use crate::testing::recorded::Recorded;
 use crate::testing::script::{Script, fake_service};
@@ -118,10 +119,10 @@ impl Api {
             return answer.send(&script.ledger, script.delay()).await;
         }
         pause(script.delay()).await;
-        script.answer_at_once(self.judge(&request.headers)).await
+        script.answer_at_once(self.evaluate(&request.headers)).await
     }
 
-    fn judge(&self, headers: &HeaderMap) -> Answer {
+    fn evaluate(&self, headers: &HeaderMap) -> Answer {
         let inner = &*self.inner;
         let count = |counter: &AtomicUsize| counter.fetch_add(1, Ordering::SeqCst);
         let verdict = bearer(headers).map_or(Verdict::Unknown, |token| inner.script.ledger.verdict(token));

@@ -11,9 +11,10 @@ use tower::BoxError;
 
 use crate::testing::answer::Answer;
 use crate::testing::calls::Calls;
+use crate::testing::helpers::lock;
 use crate::testing::ledger::Ledger;
 use crate::testing::recorded::Recorded;
-use crate::testing::script::{Script, fake_service, lock};
+use crate::testing::script::{Script, fake_service};
 
 /// A scripted OAuth 2 token endpoint.
 ///

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::testing::script::{lock, now};
+use crate::testing::helpers::{lock, now};
 
 /// The issued access tokens, shared between the fake that issues them and the fake that accepts them.
 ///

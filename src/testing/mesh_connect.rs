@@ -13,9 +13,10 @@ use tower::BoxError;
 use crate::testing::answer::Answer;
 use crate::testing::api::Api;
 use crate::testing::calls::Calls;
+use crate::testing::helpers::{jwt_like, lock};
 use crate::testing::ledger::Ledger;
 use crate::testing::recorded::Recorded;
-use crate::testing::script::{Script, fake_service, jwt_like, lock};
+use crate::testing::script::{Script, fake_service};
 
 const ROOT: &str = "/admin/api/v1/";
 

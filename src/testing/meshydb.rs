@@ -13,9 +13,10 @@ use tower::BoxError;
 use crate::testing::answer::Answer;
 use crate::testing::api::Api;
 use crate::testing::calls::Calls;
+use crate::testing::helpers::lock;
 use crate::testing::ledger::Ledger;
 use crate::testing::recorded::Recorded;
-use crate::testing::script::{Script, fake_service, lock};
+use crate::testing::script::{Script, fake_service};
 use crate::testing::sessions::{Denial, Pair, Sessions};
 
 /// A lookalike of MeshyDB: one account with its users, tenants and sessions, and a protected API on the same host.

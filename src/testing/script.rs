@@ -1,18 +1,17 @@
 //! What all fakes have in common: the planned answers, the log of requests, the counted calls.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use tokio::time::Instant;
 use tower::BoxError;
 
 use crate::testing::answer::Answer;
 use crate::testing::calls::Calls;
+use crate::testing::helpers::lock;
 use crate::testing::ledger::Ledger;
 use crate::testing::recorded::Recorded;
 
@@ -91,30 +90,6 @@ impl Script {
         self.record(request.clone());
         request
     }
-}
-
-/// A panic in one test's thread must not turn every later look at a fake into another panic.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The time by tokio, not by the clock of the code under test: a fake judges on its own.
-#[expect(clippy::disallowed_methods, reason = "the one door of the fakes")]
-pub(crate) fn now() -> Instant {
-    Instant::now()
-}
-
-/// A number no other lookalike hands out in this process, so that a token of one is unknown to all others, a restarted
-/// one among them.
-pub(crate) fn unique_number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// A text in the shape of a JWT, three base64url parts, that nobody has seen before.
-pub(crate) fn jwt_like() -> String {
-    let number = unique_number();
-    format!("eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJqdGkiOiI{number:012}In0.lookalike-{number:012}")
 }
 
 /// Makes a fake a service by its `async fn serve(self, request)`.

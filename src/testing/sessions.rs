@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::testing::helpers::{jwt_like, now, unique_number};
 use crate::testing::ledger::Ledger;
-use crate::testing::script::{jwt_like, now, unique_number};
 
 /// The password of every anonymous user.
 const ANONYMOUS_PASSWORD: &str = "nopassword";

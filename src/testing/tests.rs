@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tower::{BoxError, Service, ServiceExt};
 
-use crate::testing::script::now;
+use crate::testing::helpers::now;
 use crate::testing::{Answer, Api, Collected, Issuer, Ledger, Verdict};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
 /// What a program printed, and how it ended.
-pub(super) struct Ran {
+pub(super) struct Output {
     pub(super) status: ExitStatus,
     pub(super) stdout: Vec<u8>,
     /// The end of it.
@@ -21,14 +21,14 @@ const LONGEST_STDOUT: usize = 1024 * 1024;
 /// Much more than is shown: a secret that the cut leaves half of must not reach what is shown.
 const STDERR_KEPT: usize = 16 * 1024;
 /// How long to wait, once the program has ended, for the ends of its pipes: whoever it left behind may hold them open.
-const LINGER: Duration = Duration::from_secs(1);
+const PIPE_GRACE: Duration = Duration::from_secs(1);
 
 /// A program that is killed when this is dropped, with those it has started: a program is often a script, and the one
 /// that hangs its child.
 struct Group(Child);
 
 /// Runs it to its end. Dropping the future kills it.
-pub(super) async fn run(command: &mut Command) -> Result<Ran, String> {
+pub(super) async fn run(command: &mut Command) -> Result<Output, String> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     #[cfg(unix)]
     command.process_group(0);
@@ -56,7 +56,7 @@ pub(super) async fn run(command: &mut Command) -> Result<Ran, String> {
         match select(pin!(child.wait()), pipes).await {
             Either::Left((ended, pipes)) => {
                 // What it printed itself is in the pipes by now.
-                tokio::time::timeout(LINGER, pipes).await.unwrap_or(Ok(((), ())))?;
+                tokio::time::timeout(PIPE_GRACE, pipes).await.unwrap_or(Ok(((), ())))?;
                 ended
             }
             Either::Right((read, ended)) => {
@@ -66,7 +66,7 @@ pub(super) async fn run(command: &mut Command) -> Result<Ran, String> {
         }
     };
     let status = ended.map_err(|error| format!("how it ended cannot be told: {error}"))?;
-    Ok(Ran { status, stdout: printed, stderr: said })
+    Ok(Output { status, stdout: printed, stderr: said })
 }
 
 impl Drop for Group {

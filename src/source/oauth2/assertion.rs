@@ -1,10 +1,12 @@
 //! A token for something that proves who asks: another token, or an assertion.
 
 use crate::error::Error;
-use crate::source::endpoint::{Endpoint, HttpClient};
+use crate::source::endpoint::{Endpoint, TOKEN_ENDPOINT};
+use crate::source::issuer::Issuer;
+use crate::source::oauth2::client::Client;
 use crate::source::oauth2::settings::{client_settings, optional_client};
-use crate::source::oauth2::{Client, Issuer, TOKEN_ENDPOINT};
-use crate::source::secret::{SecretSource, Supply};
+use crate::source::secret::{SecretProvider, SecretSource};
+use crate::source::transport::HttpClient;
 use crate::source::{FetchContext, TokenSource, filled};
 use crate::token::Token;
 
@@ -33,9 +35,9 @@ use crate::token::Token;
 #[derive(Debug)]
 pub struct TokenExchange {
     client: Client,
-    subject: Supply,
+    subject: SecretProvider,
     subject_type: String,
-    actor: Option<(Supply, String)>,
+    actor: Option<(SecretProvider, String)>,
     requested_type: Option<String>,
 }
 
@@ -46,7 +48,7 @@ pub struct TokenExchange {
 #[derive(Debug)]
 pub struct JwtBearer {
     client: Client,
-    assertion: Supply,
+    assertion: SecretProvider,
 }
 
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
@@ -80,8 +82,8 @@ impl TokenExchange {
     }
 
     fn of<M>(endpoint: Endpoint, subject_token: impl SecretSource<M>) -> Result<Self, Error> {
-        let subject = Supply::checked("subject_token", subject_token)?;
-        let client = Client::anonymous(endpoint).knowing(&subject);
+        let subject = SecretProvider::checked("subject_token", subject_token)?;
+        let client = Client::without_client_id(endpoint).redacting(&subject);
         Ok(Self { client, subject, subject_type: ACCESS_TOKEN.to_owned(), actor: None, requested_type: None })
     }
 
@@ -105,9 +107,9 @@ impl TokenExchange {
         actor_token: impl SecretSource<M>,
         identifier: impl Into<String>,
     ) -> Result<Self, Error> {
-        let (actor, identifier) = (Supply::checked("actor_token", actor_token)?, identifier.into());
+        let (actor, identifier) = (SecretProvider::checked("actor_token", actor_token)?, identifier.into());
         filled("actor_token_type", &identifier)?;
-        self.client = self.client.knowing(&actor);
+        self.client = self.client.redacting(&actor);
         self.actor = Some((actor, identifier));
         Ok(self)
     }
@@ -128,14 +130,15 @@ impl TokenExchange {
 impl TokenSource for TokenExchange {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
         let exchange = async {
+            let now = context.now();
             let mut form = vec![
                 ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
                 ("subject_token_type", &self.subject_type),
             ];
-            let mut tokens = vec![("subject_token", self.subject.get("subject_token").await?)];
+            let mut tokens = vec![("subject_token", self.subject.get("subject_token", now).await?)];
             if let Some((actor, identifier)) = &self.actor {
                 form.push(("actor_token_type", identifier));
-                tokens.push(("actor_token", actor.get("actor_token").await?));
+                tokens.push(("actor_token", actor.get("actor_token", now).await?));
             }
             form.extend(self.requested_type.as_deref().map(|identifier| ("requested_token_type", identifier)));
             self.client.grant(&context, &form, &tokens).await
@@ -168,8 +171,8 @@ impl JwtBearer {
     }
 
     fn of<M>(endpoint: Endpoint, assertion: impl SecretSource<M>) -> Result<Self, Error> {
-        let assertion = Supply::checked("assertion", assertion)?;
-        Ok(Self { client: Client::anonymous(endpoint).knowing(&assertion), assertion })
+        let assertion = SecretProvider::checked("assertion", assertion)?;
+        Ok(Self { client: Client::without_client_id(endpoint).redacting(&assertion), assertion })
     }
 }
 
@@ -177,7 +180,7 @@ impl TokenSource for JwtBearer {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
         let login = async {
             let form = [("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer")];
-            let assertion = self.assertion.get("assertion").await?;
+            let assertion = self.assertion.get("assertion", context.now()).await?;
             self.client.grant(&context, &form, &[("assertion", assertion)]).await
         };
         self.client.renew(&context, login).await

@@ -1,5 +1,7 @@
 //! How a client shows the token endpoint who it is.
 
+use std::time::SystemTime;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
@@ -8,7 +10,7 @@ use crate::error::Error;
 use crate::secret::Secret;
 #[cfg(feature = "jwt")]
 use crate::source::oauth2::jwt::{Assertion, SigningKey};
-use crate::source::secret::{SecretSource, Supply};
+use crate::source::secret::{SecretProvider, SecretSource};
 
 /// How a client authenticates at the token endpoint (RFC 6749 section 2.3, RFC 7523 section 2.2). The names are those of
 /// OpenID Connect Core section 9.
@@ -34,18 +36,18 @@ pub struct ClientAuth(Method);
 #[derive(Clone, Debug)]
 enum Method {
     None,
-    Basic(Supply),
-    Post(Supply),
-    Assertion(Supply),
+    Basic(SecretProvider),
+    Post(SecretProvider),
+    Assertion(SecretProvider),
     #[cfg(feature = "jwt")]
-    SecretJwt(Supply),
+    SecretJwt(SecretProvider),
     #[cfg(feature = "jwt")]
     PrivateKeyJwt(Box<SigningKey>),
 }
 
 /// What a call carries to show who sends it.
 #[derive(Default)]
-pub(super) struct Proof {
+pub(super) struct ClientProof {
     pub(super) header: Option<HeaderValue>,
     pub(super) form: Vec<(&'static str, Secret)>,
 }
@@ -64,25 +66,25 @@ impl ClientAuth {
     /// server must support (`client_secret_basic`). Some do not decode it, and know no client whose id or secret has other
     /// characters than letters, digits and `-._`: for those there is [`post`](ClientAuth::post).
     pub fn basic<M>(secret: impl SecretSource<M>) -> Self {
-        Self(Method::Basic(secret.into_supply()))
+        Self(Method::Basic(secret.into_provider()))
     }
 
     /// With a secret in the body, for servers that want it there (`client_secret_post`).
     pub fn post<M>(secret: impl SecretSource<M>) -> Self {
-        Self(Method::Post(secret.into_supply()))
+        Self(Method::Post(secret.into_provider()))
     }
 
     /// With an assertion made by somebody else (RFC 7521 section 4.2): a Kubernetes service account's token, or one from a
     /// vault. An async closure is called for it at each attempt.
     pub fn assertion<M>(assertion: impl SecretSource<M>) -> Self {
-        Self(Method::Assertion(assertion.into_supply()))
+        Self(Method::Assertion(assertion.into_provider()))
     }
 
     /// With an assertion signed by the client secret, HS256 (`client_secret_jwt`, RFC 7523 section 2.2). It is made as
     /// that of [`private_key_jwt`](ClientAuth::private_key_jwt); servers want a secret of 32 bytes or more for it.
     #[cfg(feature = "jwt")]
     pub fn secret_jwt<M>(secret: impl SecretSource<M>) -> Self {
-        Self(Method::SecretJwt(secret.into_supply()))
+        Self(Method::SecretJwt(secret.into_provider()))
     }
 
     /// With an assertion signed by a private key (`private_key_jwt`, RFC 7523 section 2.2).
@@ -118,41 +120,42 @@ impl ClientAuth {
         }
     }
 
-    /// What shows that this is the client with this id. Secrets it is made of are put with the others.
+    /// What shows at this time that this is the client with this id. Secrets it is made of are put with the others.
     #[cfg_attr(not(feature = "jwt"), expect(unused_variables, reason = "an audience is for assertions"))]
-    pub(super) async fn prove(
+    pub(super) async fn authenticate(
         &self,
         client_id: Option<&str>,
         audience: &str,
+        now: SystemTime,
         secrets: &mut Vec<Secret>,
-    ) -> Result<Proof, Error> {
-        let mut proof = Proof::default();
+    ) -> Result<ClientProof, Error> {
+        let mut proof = ClientProof::default();
         proof.form.extend(client_id.map(|id| ("client_id", Secret::from(id))));
         let assertion = match &self.0 {
             Method::None => return Ok(proof),
             Method::Basic(secret) => {
-                let secret = secret.get("client_secret").await?;
+                let secret = secret.get("client_secret", now).await?;
                 let header = basic(client_id.unwrap_or_default(), &secret);
                 secrets.push(secret);
-                return Ok(Proof { header: Some(header), form: Vec::new() });
+                return Ok(ClientProof { header: Some(header), form: Vec::new() });
             }
             Method::Post(secret) => {
-                let secret = secret.get("client_secret").await?;
+                let secret = secret.get("client_secret", now).await?;
                 secrets.push(secret.clone());
                 proof.form.push(("client_secret", secret));
                 return Ok(proof);
             }
-            Method::Assertion(assertion) => assertion.get("assertion").await?,
+            Method::Assertion(assertion) => assertion.get("assertion", now).await?,
             #[cfg(feature = "jwt")]
             Method::SecretJwt(secret) => {
-                let secret = secret.get("client_secret").await?;
+                let secret = secret.get("client_secret", now).await?;
                 let key = SigningKey::of_secret(&secret);
                 secrets.push(secret);
-                Assertion::of_client(key, client_id.unwrap_or_default(), audience).sign()?
+                Assertion::of_client(key, client_id.unwrap_or_default(), audience).sign(now)?
             }
             #[cfg(feature = "jwt")]
             Method::PrivateKeyJwt(key) => {
-                Assertion::of_client((**key).clone(), client_id.unwrap_or_default(), audience).sign()?
+                Assertion::of_client((**key).clone(), client_id.unwrap_or_default(), audience).sign(now)?
             }
         };
         secrets.push(assertion.clone());

@@ -7,12 +7,17 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::source::endpoint::{Endpoint, HttpClient};
+use crate::source::endpoint::{Endpoint, TOKEN_ENDPOINT};
+use crate::source::issuer::Issuer;
+use crate::source::oauth2::client::Client;
+use crate::source::oauth2::random::random;
+use crate::source::oauth2::refresh::RefreshToken;
 use crate::source::oauth2::settings::{client_auth, client_settings};
-use crate::source::oauth2::{Client, Issuer, RefreshToken, TOKEN_ENDPOINT, random};
-use crate::source::{endpoint, filled};
+use crate::source::transport::HttpClient;
+use crate::source::{filled, redact};
 use crate::token::Token;
 
 /// The authorization code grant (RFC 6749 section 4.1) with PKCE (RFC 7636): a person logs in with a browser, which comes
@@ -113,7 +118,7 @@ impl AuthorizationCode {
     /// Dropping the future leaves nothing behind.
     pub async fn begin(&self) -> Result<AuthorizationRequest, Error> {
         let (state, verifier) = (random(), random());
-        let address = self.authorization.address().await?;
+        let address = self.authorization.address(&Clock::System).await?;
         let names_issuer = match &self.issuer {
             Some(issuer) => issuer.metadata().await?.get("authorization_response_iss_parameter_supported"),
             None => None,
@@ -188,7 +193,7 @@ impl AuthorizationRequest {
         }
         let words = [find("error"), find("error_description")].into_iter().flatten().collect::<Vec<_>>().join(": ");
         let secrets = [self.state.clone(), self.verifier.clone()];
-        Err(Error::login(match endpoint::clean(&words, &secrets) {
+        Err(Error::login(match redact::clean(&words, &secrets) {
             words if words.is_empty() => "the browser came back without a code".to_owned(),
             words => format!("the authorization server said no ({words})"),
         }))

@@ -9,9 +9,10 @@ use serde_json::{Map, Value};
 use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::source::endpoint::{Answer, Endpoint};
+use crate::source::endpoint::Endpoint;
 use crate::source::oauth2::auth::ClientAuth;
-use crate::source::secret::Supply;
+use crate::source::secret::SecretProvider;
+use crate::source::transport::TokenResponse;
 use crate::source::{FetchContext, answer, filled};
 use crate::token::{DEFAULT_LIFETIME, Token, TokenId};
 
@@ -37,8 +38,8 @@ pub(crate) struct Client {
 /// Parameters by name.
 type Form<'a> = [(&'a str, &'a str)];
 
-/// Of the time for a fetch, how much a refresh waits for an answer before it asks again.
-const PATIENCE: f64 = 2.0 / 3.0;
+/// How much of the fetch deadline a refresh waits for an answer before it asks again.
+const FIRST_ATTEMPT: f64 = 2.0 / 3.0;
 const INVALID_CLIENT: &str = "invalid_client";
 /// What the grants and settings send by themselves.
 const RESERVED: [&str; 25] = [
@@ -74,11 +75,11 @@ const RESERVED: [&str; 25] = [
 impl Client {
     /// A public client.
     pub(crate) fn new(endpoint: Endpoint, id: impl Into<String>) -> Result<Self, Error> {
-        Self::anonymous(endpoint).with_id(id, ClientAuth::none())
+        Self::without_client_id(endpoint).with_id(id, ClientAuth::none())
     }
 
-    /// Nobody in particular: for grants that say all by themselves.
-    pub(super) fn anonymous(endpoint: Endpoint) -> Self {
+    /// A caller without a client id, for grants that say by themselves who asks.
+    pub(super) fn without_client_id(endpoint: Endpoint) -> Self {
         Self {
             endpoint,
             id: None,
@@ -115,13 +116,13 @@ impl Client {
     }
 
     /// For a session that begins with this secret.
-    pub(super) fn knowing(mut self, supply: &Supply) -> Self {
-        self.secrets.extend(supply.value().cloned());
+    pub(super) fn redacting(mut self, provider: &SecretProvider) -> Self {
+        self.secrets.extend(provider.value().cloned());
         self
     }
 
     /// For a login that shows this to a person.
-    pub(super) fn knowing_text(mut self, text: &str) -> Self {
+    pub(super) fn redacting_text(mut self, text: &str) -> Self {
         self.secrets.push(text.into());
         self
     }
@@ -177,14 +178,14 @@ impl Client {
     /// same refresh token: the server may have rotated it already, and most give the pair once more. An answer without a
     /// refresh token leaves the old one valid (RFC 6749 section 6).
     pub(super) async fn refresh(&self, context: &FetchContext, refresh_token: &Secret) -> Result<Token, Error> {
-        let (form, hidden) = ([("grant_type", "refresh_token")], [("refresh_token", refresh_token.clone())]);
-        let patience = context.deadline().mul_f64(PATIENCE);
-        let ask = || self.ask(context, &form, &hidden, false);
-        let mut answer = self.endpoint.within(patience, ask()).await;
+        let (form, secret_params) = ([("grant_type", "refresh_token")], [("refresh_token", refresh_token.clone())]);
+        let first_attempt = context.deadline().mul_f64(FIRST_ATTEMPT);
+        let ask = || self.ask(context, &form, &secret_params, false);
+        let mut answer = self.endpoint.within(first_attempt, ask()).await;
         if answer.as_ref().is_err_and(Error::is_ambiguous) {
-            answer = self.endpoint.within(context.patience() - patience, ask()).await;
+            answer = self.endpoint.within(context.response_timeout() - first_attempt, ask()).await;
         }
-        let token = self.read(answer?)?;
+        let token = self.read(answer?, Some(context))?;
         Ok(if token.refresh_token().is_some() { token } else { token.with_refresh_token(refresh_token.clone()) })
     }
 
@@ -211,19 +212,19 @@ impl Client {
         secrets: &[(&str, Secret)],
     ) -> Result<Token, Error> {
         let ask = self.ask(context, form, secrets, true);
-        self.read(self.endpoint.within(context.patience(), ask).await?)
+        self.read(self.endpoint.within(context.response_timeout(), ask).await?, Some(context))
     }
 
     async fn ask(
         &self,
         context: &FetchContext,
         form: &Form<'_>,
-        hidden: &[(&str, Secret)],
-        scoped: bool,
-    ) -> Result<Answer, Error> {
+        secret_params: &[(&str, Secret)],
+        with_scope: bool,
+    ) -> Result<TokenResponse, Error> {
         let mut secrets = self.secrets.clone();
         secrets.extend(answer::replaced_secrets(context));
-        self.send(&self.endpoint, form, hidden, scoped, secrets).await
+        self.send(&self.endpoint, context.clock(), form, secret_params, with_scope, secrets).await
     }
 
     /// One call outside a fetch, with a deadline of its own.
@@ -231,55 +232,61 @@ impl Client {
         &self,
         endpoint: &Endpoint,
         form: &Form<'_>,
-        hidden: &[(&str, Secret)],
-        scoped: bool,
-    ) -> Result<Answer, Error> {
-        endpoint.in_time(self.send(endpoint, form, hidden, scoped, self.secrets.clone())).await
+        secret_params: &[(&str, Secret)],
+        with_scope: bool,
+    ) -> Result<TokenResponse, Error> {
+        endpoint
+            .in_time(self.send(endpoint, &Clock::System, form, secret_params, with_scope, self.secrets.clone()))
+            .await
     }
 
     /// Asks for a token outside a fetch.
-    pub(super) async fn login(&self, form: &Form<'_>, hidden: &[(&str, Secret)]) -> Result<Token, Error> {
+    pub(super) async fn login(&self, form: &Form<'_>, secret_params: &[(&str, Secret)]) -> Result<Token, Error> {
         let asked = Clock::System.now();
-        let token = self.read(self.call(&self.endpoint, form, hidden, false).await?)?;
+        let token = self.read(self.call(&self.endpoint, form, secret_params, false).await?, None)?;
         let expires_at = clock::system_time(asked.after(token.lifetime()).wall);
         Ok(token.published(TokenId::default(), expires_at))
     }
 
     /// One call of this client, to its token endpoint or another.
-    pub(super) async fn send(
+    async fn send(
         &self,
         endpoint: &Endpoint,
+        clock: &Clock,
         form: &Form<'_>,
-        hidden: &[(&str, Secret)],
-        scoped: bool,
+        secret_params: &[(&str, Secret)],
+        with_scope: bool,
         mut secrets: Vec<Secret>,
-    ) -> Result<Answer, Error> {
-        secrets.extend(hidden.iter().map(|(_, secret)| secret.clone()));
-        let proof = self.auth.prove(self.id.as_deref(), self.endpoint.name(), &mut secrets).await?;
+    ) -> Result<TokenResponse, Error> {
+        secrets.extend(secret_params.iter().map(|(_, secret)| secret.clone()));
+        let now = clock::system_time(clock.now().wall);
+        let proof = self.auth.authenticate(self.id.as_deref(), self.endpoint.name(), now, &mut secrets).await?;
         let body = {
             let mut body = form_urlencoded::Serializer::new(String::new());
             body.extend_pairs(form);
-            body.extend_pairs(hidden.iter().chain(&proof.form).map(|(name, secret)| (name, secret.expose())));
-            self.settings(&mut body, scoped);
+            body.extend_pairs(secret_params.iter().chain(&proof.form).map(|(name, secret)| (name, secret.expose())));
+            self.settings(&mut body, with_scope);
             body.finish()
         };
-        endpoint.post("application/x-www-form-urlencoded", proof.header, body.into(), secrets).await
+        endpoint.post(clock, "application/x-www-form-urlencoded", proof.header, body.into(), secrets).await
     }
 
     /// What settings add to a form, or to the query of an authorization request.
     pub(super) fn settings<T: form_urlencoded::Target>(
         &self,
         form: &mut form_urlencoded::Serializer<'_, T>,
-        scoped: bool,
+        with_scope: bool,
     ) {
-        if let Some(scope) = self.scope.as_ref().filter(|scope| scoped && !scope.is_empty()) {
+        if let Some(scope) = self.scope.as_ref().filter(|scope| with_scope && !scope.is_empty()) {
             form.append_pair("scope", scope);
         }
         form.extend_pairs(self.parameters.iter().map(|(name, value)| (name, value.expose())));
     }
 
     /// RFC 6749 section 5. The error code counts whatever the status says: servers disagree about the status.
-    pub(super) fn read(&self, mut answer: Answer) -> Result<Token, Error> {
+    ///
+    /// A login outside a fetch has no context.
+    fn read(&self, mut answer: TokenResponse, context: Option<&FetchContext>) -> Result<Token, Error> {
         let body = serde_json::from_slice::<Map<String, Value>>(&answer.body);
         let text = |name| body.as_ref().ok().and_then(|body| body.get(name)).and_then(Value::as_str);
         // Also tokens that are not taken are secrets.
@@ -289,10 +296,15 @@ impl Client {
         if !answer.status.is_success() || (text("error").is_some() && text("access_token").is_none()) {
             return Err(self.failure(&answer));
         }
+        // Before anything else can fail: the one before it may be spent, also if the rest of the answer is of no use.
+        if let Some(context) = context
+            && let Some(rotated) = text("refresh_token").filter(|text| !text.is_empty()).map(Secret::from)
+            && context.refresh_token().as_ref() != Some(&rotated)
+        {
+            context.rotated(rotated);
+        }
         let mut body = body.map_err(|_| answer.unusable("it is not a JSON object"))?;
-        // The one before it may be spent, also where the rest is of no use.
-        let rotated = body.get("refresh_token").and_then(Value::as_str).filter(|text| !text.is_empty());
-        let mut token = self.token(&answer, &body).map_err(|error| error.with_rotated(rotated.map(Secret::from)))?;
+        let mut token = self.token(&answer, &body)?;
         let mut take = |name| match body.remove(name) {
             Some(Value::String(text)) if !text.is_empty() => Some(text),
             _ => None,
@@ -314,7 +326,7 @@ impl Client {
     }
 
     /// The error that an answer is.
-    pub(crate) fn failure(&self, answer: &Answer) -> Error {
+    pub(crate) fn failure(&self, answer: &TokenResponse) -> Error {
         let body = serde_json::from_slice::<Value>(&answer.body).unwrap_or_default();
         let text = |name| body.get(name).and_then(Value::as_str);
         let words = text("error_description").or(text("message")).or(body.as_str());
@@ -322,7 +334,7 @@ impl Client {
         self.error(answer, text("error"), words)
     }
 
-    fn token(&self, answer: &Answer, body: &Map<String, Value>) -> Result<Token, Error> {
+    fn token(&self, answer: &TokenResponse, body: &Map<String, Value>) -> Result<Token, Error> {
         let kind = body.get("token_type").and_then(Value::as_str).unwrap_or_default();
         if !kind.is_empty() && !kind.eq_ignore_ascii_case("bearer") {
             return Err(answer.unusable(format!("its token type is {}, not Bearer", answer.clean(kind))));
@@ -331,7 +343,7 @@ impl Client {
     }
 
     /// The error of an answer with this code and this text.
-    fn error(&self, answer: &Answer, code: Option<&str>, text: Option<&str>) -> Error {
+    fn error(&self, answer: &TokenResponse, code: Option<&str>, text: Option<&str>) -> Error {
         let known = code.and_then(known);
         let page = answer.body.trim_ascii_start().starts_with(b"<");
         let bad_request = self.bad_request_denies && answer.status == StatusCode::BAD_REQUEST && !page;

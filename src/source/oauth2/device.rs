@@ -10,9 +10,12 @@ use crate::clock;
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::answer;
-use crate::source::endpoint::{Answer, Endpoint, HttpClient};
+use crate::source::endpoint::{Endpoint, TOKEN_ENDPOINT};
+use crate::source::issuer::Issuer;
+use crate::source::oauth2::client::Client;
+use crate::source::oauth2::refresh::RefreshToken;
 use crate::source::oauth2::settings::{client_auth, client_settings};
-use crate::source::oauth2::{Client, Issuer, RefreshToken, TOKEN_ENDPOINT};
+use crate::source::transport::{HttpClient, TokenResponse};
 use crate::token::Token;
 
 /// The device code grant (RFC 8628): a person enters a code in a browser on another device. For command lines,
@@ -102,7 +105,7 @@ impl DeviceCode {
     /// # Cancel safety
     /// Dropping the future drops the question; a code nobody was shown ends by itself.
     pub async fn begin(&self) -> Result<DeviceAuthorization, Error> {
-        let authorization = self.client.endpoint.moved_to(&self.authorization);
+        let authorization = self.client.endpoint.with_location_of(&self.authorization);
         let answer = self.client.call(&authorization, &[], &[], true).await?;
         if !answer.status.is_success() {
             return Err(self.client.failure(&answer));
@@ -120,7 +123,7 @@ impl DeviceCode {
 // === impl DeviceAuthorization ===
 
 impl DeviceAuthorization {
-    fn read(client: Client, answer: &Answer) -> Result<Self, Error> {
+    fn read(client: Client, answer: &TokenResponse) -> Result<Self, Error> {
         let body: Map<String, Value> =
             serde_json::from_slice(&answer.body).map_err(|_| answer.unusable("it is not a JSON object"))?;
         // Shown to a person, on a terminal perhaps: nothing that moves its cursor.
@@ -137,7 +140,7 @@ impl DeviceAuthorization {
         };
         let expires_in = answer::lifetime(body.get("expires_in"), EXPIRES_IN.0).min(EXPIRES_IN.1);
         Ok(Self {
-            client: client.knowing_text(&user_code),
+            client: client.redacting_text(&user_code),
             device_code: device_code.into(),
             user_code,
             verification_uri,

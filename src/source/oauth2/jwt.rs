@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,12 +11,11 @@ use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Map, Value, json};
 use tower::BoxError;
 
-use crate::clock::Clock;
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::filled;
-use crate::source::oauth2::random;
-use crate::source::secret::{SecretSource, Supply};
+use crate::source::oauth2::random::random;
+use crate::source::secret::{SecretProvider, SecretSource};
 
 /// How a key signs (RFC 7518 section 3.1, RFC 8037 section 3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +101,7 @@ impl SigningKey {
         let key = Self { key: Arc::new(key), header: Header::new(algorithm.into()) };
         // A key of another curve is found out when it signs.
         Assertion::of_client(key.clone(), "", "")
-            .sign()
+            .sign(UNIX_EPOCH)
             .map_err(|_| Error::invalid("private_key", format!("this key cannot sign with {algorithm:?}")))?;
         Ok(key)
     }
@@ -202,9 +201,9 @@ impl Assertion {
         Self { lifetime, ..self }
     }
 
-    /// Signs one, with an identifier of its own.
-    pub(super) fn sign(&self) -> Result<Secret, Error> {
-        let now = Clock::System.now().wall;
+    /// Signs one at this time, with an identifier of its own.
+    pub(super) fn sign(&self, now: SystemTime) -> Result<Secret, Error> {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut claims = self.claims.clone();
         claims.insert("iat".to_owned(), json!(now.as_secs()));
         claims.insert("exp".to_owned(), json!(now.saturating_add(self.lifetime).as_secs()));
@@ -229,11 +228,7 @@ impl fmt::Debug for Assertion {
 pub struct Signed;
 
 impl SecretSource<Signed> for Assertion {
-    fn into_supply(self) -> Supply {
-        let signed = move || {
-            let signed = self.sign();
-            async move { signed }
-        };
-        signed.into_supply()
+    fn into_provider(self) -> SecretProvider {
+        SecretProvider::made_at(move |now| self.sign(now))
     }
 }

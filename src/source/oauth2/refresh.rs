@@ -1,12 +1,16 @@
 //! The refresh token grant: a session that was saved, or that a login began.
 
+use std::time::SystemTime;
+
 use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::source::endpoint::{Endpoint, HttpClient};
+use crate::source::endpoint::{Endpoint, TOKEN_ENDPOINT};
+use crate::source::issuer::Issuer;
+use crate::source::oauth2::client::Client;
 use crate::source::oauth2::settings::{client_auth, client_settings};
-use crate::source::oauth2::{Client, Issuer, TOKEN_ENDPOINT};
-use crate::source::secret::{SecretSource, Supply};
+use crate::source::secret::{SecretProvider, SecretSource};
+use crate::source::transport::HttpClient;
 use crate::source::{FetchContext, Reason, TokenSource};
 use crate::token::Token;
 
@@ -19,12 +23,12 @@ use crate::token::Token;
 #[derive(Debug)]
 pub struct RefreshToken {
     client: Client,
-    start: Start,
+    initial: Initial,
 }
 
 #[derive(Debug)]
-enum Start {
-    Saved(Supply),
+enum Initial {
+    Saved(SecretProvider),
     /// What a login brought: sent as long as it lives, and refreshed where it can be.
     Login(Token),
 }
@@ -62,25 +66,25 @@ impl RefreshToken {
     }
 
     pub(crate) fn of<M>(client: Client, refresh_token: impl SecretSource<M>) -> Result<Self, Error> {
-        let refresh_token = Supply::checked("refresh_token", refresh_token)?;
-        Ok(Self { client: client.knowing(&refresh_token).without_login(), start: Start::Saved(refresh_token) })
+        let refresh_token = SecretProvider::checked("refresh_token", refresh_token)?;
+        Ok(Self { client: client.redacting(&refresh_token).without_login(), initial: Initial::Saved(refresh_token) })
     }
 
     /// The session that this login began.
     pub(super) fn of_login(client: Client, token: Token) -> Self {
-        Self { client: client.without_login(), start: Start::Login(token) }
+        Self { client: client.without_login(), initial: Initial::Login(token) }
     }
 }
 
 impl TokenSource for RefreshToken {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
-        let refresh_token = match (&self.start, context.refresh_token()) {
+        let refresh_token = match (&self.initial, context.refresh_token()) {
             (_, Some(newest)) => newest,
-            (Start::Saved(refresh_token), None) => refresh_token.get("refresh_token").await?,
-            (Start::Login(token), None) => {
+            (Initial::Saved(refresh_token), None) => refresh_token.get("refresh_token", context.now()).await?,
+            (Initial::Login(token), None) => {
                 if context.replaced().is_none()
                     && context.reason() != Reason::Asked
-                    && let Some(token) = rest(token)
+                    && let Some(token) = with_remaining_lifetime(token, context.now())
                 {
                     return Ok(token);
                 }
@@ -93,16 +97,19 @@ impl TokenSource for RefreshToken {
     }
 
     async fn refresh_token(&self) -> Result<Option<Secret>, Error> {
-        match &self.start {
-            Start::Saved(refresh_token) => Ok(Some(refresh_token.get("refresh_token").await?)),
-            Start::Login(token) => Ok(token.refresh_token()),
+        match &self.initial {
+            Initial::Saved(refresh_token) => {
+                // Outside a fetch.
+                let now = clock::system_time(Clock::System.now().wall);
+                Ok(Some(refresh_token.get("refresh_token", now).await?))
+            }
+            Initial::Login(token) => Ok(token.refresh_token()),
         }
     }
 }
 
 /// A login's token with what is left of its life, where that is worth it or all there is.
-fn rest(token: &Token) -> Option<Token> {
-    let now = clock::system_time(Clock::System.now().wall);
+fn with_remaining_lifetime(token: &Token, now: SystemTime) -> Option<Token> {
     // A clock that was set back makes no token live longer.
     let left = token.expires_at()?.duration_since(now).ok()?.min(token.lifetime());
     let gone = token.lifetime() - left;

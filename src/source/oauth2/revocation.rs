@@ -2,9 +2,11 @@
 
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::source::endpoint::{Endpoint, HttpClient};
+use crate::source::endpoint::Endpoint;
+use crate::source::issuer::Issuer;
+use crate::source::oauth2::client::Client;
 use crate::source::oauth2::settings::client_auth;
-use crate::source::oauth2::{Client, Issuer};
+use crate::source::transport::HttpClient;
 use crate::token::Token;
 
 /// Revocation of tokens (RFC 7009).

@@ -72,7 +72,7 @@ macro_rules! client_auth {
             /// An empty secret.
             pub fn client_auth(
                 mut self,
-                auth: impl Into<$crate::source::oauth2::ClientAuth>,
+                auth: impl Into<$crate::source::oauth2::auth::ClientAuth>,
             ) -> Result<Self, $crate::error::Error> {
                 self.client = self.client.with_auth(auth)?;
                 Ok(self)
@@ -92,7 +92,7 @@ macro_rules! optional_client {
             pub fn client(
                 mut self,
                 client_id: impl Into<String>,
-                auth: impl Into<$crate::source::oauth2::ClientAuth>,
+                auth: impl Into<$crate::source::oauth2::auth::ClientAuth>,
             ) -> Result<Self, $crate::error::Error> {
                 self.client = self.client.with_id(client_id, auth)?;
                 Ok(self)

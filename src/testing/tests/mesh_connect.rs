@@ -1,7 +1,7 @@
 use http::Request;
 use serde_json::{Value, json};
 
-use crate::testing::script::now;
+use crate::testing::helpers::now;
 use crate::testing::tests::{Got, SECOND, call, send};
 use crate::testing::{Answer, MeshConnectServer, Verdict};
 

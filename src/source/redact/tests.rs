@@ -1,12 +1,5 @@
-use std::time::{Duration, UNIX_EPOCH};
-
-use http::HeaderMap;
-
 use crate::secret::Secret;
-use crate::source::endpoint::words::{LONGEST_TEXT, clean};
-use crate::source::endpoint::{below, retry_after};
-
-const NOW: Duration = Duration::from_secs(1_700_000_000);
+use crate::source::redact::{LONGEST_TEXT, clean};
 
 fn secrets(texts: &[&str]) -> Vec<Secret> {
     texts.iter().map(|text| Secret::from(*text)).collect()
@@ -14,16 +7,6 @@ fn secrets(texts: &[&str]) -> Vec<Secret> {
 
 fn cleaned(text: &str, secret: &str) -> String {
     clean(text, &secrets(&[secret]))
-}
-
-fn wait(headers: &[(&'static str, &str)]) -> Option<u64> {
-    let headers: HeaderMap =
-        headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-    retry_after(&headers, NOW).map(|wait| wait.as_secs())
-}
-
-fn date(after_now: i64) -> String {
-    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(NOW.as_secs().saturating_add_signed(after_now)))
 }
 
 #[test]
@@ -45,7 +28,7 @@ fn a_long_text_is_cut() {
 #[test]
 fn a_secret_is_replaced_however_it_is_written() {
     let secret = "p ss\"w\\rd/+%&ü";
-    let spellings = [
+    let encodings = [
         secret,
         // A form, in either case of the digits; a URL; what JavaScript leaves alone.
         "p+ss%22w%5Crd%2F%2B%25%26%C3%BC",
@@ -59,8 +42,8 @@ fn a_secret_is_replaced_however_it_is_written() {
         r#"p ss\"w\\rd\/+%&\u00FC"#,
         "p ss&quot;w\\rd/+%&amp;ü",
     ];
-    for spelling in spellings {
-        assert_eq!(cleaned(&format!("<{spelling}>"), secret), "<[redacted]>", "{spelling}");
+    for encoding in encodings {
+        assert_eq!(cleaned(&format!("<{encoding}>"), secret), "<[redacted]>", "{encoding}");
     }
 }
 
@@ -91,39 +74,4 @@ fn many_beginnings_of_a_secret_cost_no_time() {
     let backslashes = "\\".repeat(2000);
     assert_eq!(cleaned(&backslashes, &"\\".repeat(900)), "[redacted]".repeat(2));
     assert_eq!(cleaned(&"a".repeat(1 << 20), &format!("{}b", "a".repeat(2000))).len(), LONGEST_TEXT);
-}
-
-#[test]
-fn retry_after_is_read_in_seconds() {
-    for (value, seconds) in [("0", Some(0)), (" 7 ", Some(7)), ("99999999999999999999999", Some(u64::MAX))] {
-        assert_eq!(wait(&[("retry-after", value)]), seconds, "{value}");
-    }
-    for odd in ["", "-1", "+5", "1.5", "soon", "7s"] {
-        assert_eq!(wait(&[("retry-after", odd)]), None, "{odd}");
-    }
-    assert_eq!(wait(&[]), None);
-}
-
-#[test]
-fn retry_after_is_read_as_an_http_date() {
-    assert_eq!(wait(&[("retry-after", &date(90))]), Some(90));
-    assert_eq!(wait(&[("retry-after", &date(-90))]), Some(0));
-    assert_eq!(wait(&[("retry-after", "Sunday, 06-Nov-94 08:49:37 GMT")]), Some(0));
-    assert_eq!(wait(&[("retry-after", "Sun, 99 Nov 2099 08:49:37 GMT")]), None);
-}
-
-#[test]
-fn a_date_is_held_against_the_issuers_clock_where_it_tells_it() {
-    assert_eq!(wait(&[("retry-after", &date(3690)), ("date", &date(3600))]), Some(90));
-    assert_eq!(wait(&[("retry-after", &date(90)), ("date", "noon")]), Some(90));
-}
-
-#[test]
-fn a_base_keeps_its_path_and_takes_neither_query_nor_fragment() {
-    for base in ["https://a.example/x", "https://a.example/x/", "https://a.example/x//"] {
-        assert_eq!(below("base", base, "token").unwrap(), "https://a.example/x/token");
-    }
-    for base in ["https://a.example?x=1", "https://a.example/#x"] {
-        assert!(below("base", base, "token").unwrap_err().is_invalid(), "{base}");
-    }
 }

@@ -3,7 +3,7 @@
 use crate::secret::Secret;
 
 /// How much of an issuer's text an error repeats, in characters.
-pub(super) const LONGEST_TEXT: usize = 256;
+const LONGEST_TEXT: usize = 256;
 /// Of a secret that the end of the text cuts off, so much counts as the secret, in characters.
 const CUT_OFF: usize = 4;
 
@@ -20,32 +20,32 @@ pub(crate) fn clean_end(text: &str, secrets: &[Secret]) -> String {
     clean[start..].trim().to_owned()
 }
 
-fn cleaned(text: &str, secrets: &[Secret], mut room: usize) -> String {
+fn cleaned(text: &str, secrets: &[Secret], mut remaining: usize) -> String {
     const REDACTED: &str = "[redacted]";
     let (mut clean, mut rest) = (String::new(), text);
     // The bound counts what is written and not what is read: it can cut no secret in two.
-    while room > 0
+    while remaining > 0
         && let Some(c) = rest.chars().next()
     {
-        let echo = secrets.iter().filter_map(|secret| echo(rest, secret.expose())).max();
-        if echo.is_some() {
+        let matched = secrets.iter().filter_map(|secret| match_secret(rest, secret.expose())).max();
+        if matched.is_some() {
             clean.push_str(REDACTED);
-            room = room.saturating_sub(REDACTED.len());
+            remaining = remaining.saturating_sub(REDACTED.len());
         } else {
             clean.push(if is_printable(c) { c } else { ' ' });
-            room -= 1;
+            remaining -= 1;
         }
-        rest = &rest[echo.unwrap_or(c.len_utf8())..];
+        rest = &rest[matched.unwrap_or(c.len_utf8())..];
     }
     clean.trim().to_owned()
 }
 
-/// How many bytes at the start of `text` repeat the secret, each character in any of its spellings.
-fn echo(text: &str, secret: &str) -> Option<usize> {
+/// How many bytes at the start of `text` repeat the secret, each character in any of its encodings.
+fn match_secret(text: &str, secret: &str) -> Option<usize> {
     let (mut ends, mut next) = (vec![0], Vec::new());
     for (seen, c) in secret.chars().enumerate() {
         for end in &ends {
-            spellings(c, &text[*end..], |length| next.push(end + length));
+            encodings_of(c, &text[*end..], |length| next.push(end + length));
         }
         if next.is_empty() {
             let is_cut_off = seen >= CUT_OFF && ends.iter().any(|end| is_cut_off(&text[*end..]));
@@ -67,7 +67,7 @@ fn is_cut_off(text: &str) -> bool {
 
 /// Finds what stands at the start of `text` and means `c`, and tells its length: the character itself, or how forms,
 /// URLs, JSON and HTML write it.
-fn spellings(c: char, text: &str, mut found: impl FnMut(usize)) {
+fn encodings_of(c: char, text: &str, mut found: impl FnMut(usize)) {
     if text.starts_with(c) {
         found(c.len_utf8());
     }
@@ -104,3 +104,6 @@ fn is_printable(c: char) -> bool {
     let hides = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
     !c.is_control() && !hides
 }
+
+#[cfg(test)]
+mod tests;

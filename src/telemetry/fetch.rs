@@ -1,0 +1,16 @@
+//! One fetch, as seen when it ends.
+
+use std::time::Duration;
+
+use crate::source::Reason;
+
+/// One fetch, as seen when it ends.
+pub(crate) struct Fetch {
+    pub(crate) reason: Reason,
+    /// How long it took.
+    pub(crate) took: Duration,
+    /// How many callers waited for it.
+    pub(crate) waiters: usize,
+    /// How long the first of them has waited.
+    pub(crate) longest_wait: Duration,
+}
