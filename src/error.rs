@@ -13,8 +13,6 @@ use std::time::Duration;
 use http::{Response, StatusCode};
 use tower::BoxError;
 
-use crate::secret::Secret;
-
 /// Why there is no token, or why a value was not accepted.
 ///
 /// Cloning costs one reference count. The text says what happened, where, and what to do; it holds no secret, no query
@@ -30,8 +28,6 @@ pub struct Error {
     retry_after: Option<Duration>,
     /// The head of the API's response, if the response could not be kept.
     rejected_response: Option<Arc<Response<()>>>,
-    /// A refresh token that came with an answer that holds nothing else of use.
-    rotated: Option<Secret>,
     /// Whether a denial is the end of the session, for want of a login.
     final_denial: bool,
 }
@@ -314,10 +310,6 @@ impl Error {
         Self { final_denial: true, ..self }
     }
 
-    pub(crate) fn take_rotated(&mut self) -> Option<Secret> {
-        self.rotated.take()
-    }
-
     /// A user's error, kept as it is where it is ours already.
     pub(crate) fn from_source(error: impl Into<BoxError>) -> Self {
         match error.into().downcast::<Self>() {
@@ -343,7 +335,7 @@ impl Error {
     }
 
     fn over(inner: Inner) -> Self {
-        Self { inner: Arc::new(inner), retry_after: None, rejected_response: None, rotated: None, final_denial: false }
+        Self { inner: Arc::new(inner), retry_after: None, rejected_response: None, final_denial: false }
     }
 }
 

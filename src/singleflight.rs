@@ -120,8 +120,8 @@ impl<T> SingleFlight<T> {
     }
 
     /// Locks the slot.
-    pub(crate) fn lock(self: &Arc<Self>) -> Slot<'_, T> {
-        Slot { flight: self, current: lock(&self.current) }
+    pub(crate) fn lock(this: &Arc<Self>) -> Slot<'_, T> {
+        Slot { flight: this, current: lock(&this.current) }
     }
 
     /// Whether a run is in flight that a caller would join: without the lock, so it may have just ended.

@@ -13,10 +13,6 @@ type Sources = BTreeMap<String, String>;
 /// Each file with the files it imports.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
-/// Temporary: these modules are being rewritten. Until then their files may import each other in cycles, and implement
-/// each other's types. The rewrite of a module removes it from this list.
-const UNDER_REWRITE: [&str; 3] = ["cache", "flight", "resend"];
-
 // === reading ===
 
 /// Reads the files below `path`, which belong to the module `parent`; to the crate if that is empty.
@@ -189,11 +185,7 @@ fn implemented_elsewhere(text: &str) -> Vec<String> {
 
 #[test]
 fn files_import_each_other_in_one_direction() {
-    let mut graph = graph(&sources());
-    for (module, others) in &mut graph {
-        others.retain(|other| !(top(other) == top(module) && UNDER_REWRITE.contains(&top(module))));
-    }
-    assert_eq!(cycle(&graph), None);
+    assert_eq!(cycle(&graph(&sources())), None);
 }
 
 #[test]
@@ -203,7 +195,7 @@ fn top_level_modules_form_no_cycle() {
 
 #[test]
 fn a_type_is_implemented_in_the_file_that_declares_it() {
-    for (module, text) in sources().iter().filter(|(module, _)| !UNDER_REWRITE.contains(&top(module))) {
+    for (module, text) in &sources() {
         assert_eq!(implemented_elsewhere(text), <[String; 0]>::default(), "in {module}");
     }
 }
@@ -212,16 +204,13 @@ fn a_type_is_implemented_in_the_file_that_declares_it() {
 fn modules_do_not_import_what_they_must_not_know() {
     let graph = top_level(&graph(&sources()));
     let imports = |module: &str| graph.get(module).unwrap_or_else(|| panic!("there is no module {module}"));
-    // Temporary: its new name, and what it is synchronised by, come with its rewrite.
-    let flight = if graph.contains_key("singleflight") { "singleflight" } else { "flight" };
-    let known: Vec<_> = imports(flight).iter().filter(|other| *other != "sync").collect();
-    assert!(known.is_empty(), "the flight knows nothing of tokens, and imports {known:?}");
+    assert_eq!(imports("singleflight"), &["sync".to_owned()].into(), "the single flight knows nothing of tokens");
     for (module, strangers) in [
         ("cache", &["origin", "resend", "refusal", "layer", "service", "future"][..]),
         ("service", &["source"]),
         ("future", &["source"]),
         ("layer", &["source"]),
-        ("source", &["cache", flight, "layer", "service"]),
+        ("source", &["cache", "singleflight", "layer", "service"]),
         ("testing", &["source", "cache", "layer", "service"]),
     ] {
         let met: Vec<_> = strangers.iter().filter(|stranger| imports(module).contains(**stranger)).collect();

@@ -277,7 +277,7 @@ impl Driver {
 
     /// One decision and its consequence, in one step.
     fn join_or_start(self: &Arc<Self>, demand: Demand, session: SessionId, now: Moment) -> Result<Acquired, Error> {
-        let slot = self.flight.lock();
+        let slot = SingleFlight::lock(&self.flight);
         let mut state = self.state();
         match state.session.decide(demand, session, &self.policy, now, slot.is_in_flight(now.mono)) {
             Decision::Use(token) => Ok(Acquired::Ready(token)),
@@ -462,7 +462,7 @@ impl Driver {
     /// Puts another source in the place of the present one; `same_session`: for the same login.
     pub(crate) fn set_source(&self, source: impl TokenSource, same_session: bool) {
         let source: Arc<dyn DynSource> = Arc::new(source);
-        let slot = self.flight.lock();
+        let slot = SingleFlight::lock(&self.flight);
         let mut state = self.state();
         state.session.on_new_source(same_session);
         let former = (mem::replace(&mut state.source, source), self.publish(state));
@@ -479,7 +479,7 @@ impl Driver {
         E: Into<BoxError>,
     {
         let (epoch, running, former) = {
-            let slot = self.flight.lock();
+            let slot = SingleFlight::lock(&self.flight);
             let mut state = self.state();
             let epoch = state.session.on_sign_out();
             (epoch, slot.handle(), self.publish(state))
@@ -516,7 +516,7 @@ impl Driver {
     /// Starts no more fetches, and waits for the one in flight.
     pub(crate) async fn shut_down(&self) {
         let running = {
-            let slot = self.flight.lock();
+            let slot = SingleFlight::lock(&self.flight);
             self.state().session.on_closed();
             slot.handle()
         };
@@ -561,7 +561,7 @@ impl Driver {
             (None, Some((current, Phase::Fresh))) => current.window.until_due(now),
             // A run is in flight. Its end is a change, and from its deadline on it can be superseded.
             (None, _) => {
-                let handle = self.flight.lock().handle();
+                let handle = SingleFlight::lock(&self.flight).handle();
                 let remaining = handle.map(|running| running.deadline().saturating_sub(now.mono));
                 remaining.filter(|remaining| !remaining.is_zero()).unwrap_or(MAX_IDLE)
             }

@@ -22,7 +22,7 @@ use pin_project_lite::pin_project;
 use tower::BoxError;
 
 use crate::resend::buffered::recording::{Recording, Segment};
-use crate::resend::{Resend, with_body};
+use crate::resend::choice::{Resend, with_body};
 
 mod recording;
 

@@ -19,11 +19,11 @@ fn flight() -> Flight {
 
 /// A run that brings this.
 fn start(flight: &Flight, result: u32) -> (Waiter<u32>, impl Future<Output = ()> + Send + 'static) {
-    flight.lock().start(DEADLINE, async move { Some(result) })
+    SingleFlight::lock(&flight).start(DEADLINE, async move { Some(result) })
 }
 
 fn join(flight: &Flight) -> Option<Waiter<u32>> {
-    flight.lock().join(NOW)
+    SingleFlight::lock(&flight).join(NOW)
 }
 
 fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
@@ -60,7 +60,7 @@ pub fn detach_races_completion() {
     let (waiter, task) = start(&flight, 7);
     let completes = spawn(move || block_on(task));
     let other = Arc::clone(&flight);
-    let detaches = spawn(move || other.lock().detach());
+    let detaches = spawn(move || SingleFlight::lock(&other).detach());
     let result = block_on(waiter);
     assert!(matches!(result, Ok(7) | Err(Abandoned)));
     assert!(join(&flight).is_none(), "the run has left the slot before its waiters hear of it");
@@ -96,7 +96,7 @@ pub fn a_woken_caller_does_not_join_the_run_that_ended() {
     assert_eq!(block_on(waiter), Ok(7));
     assert!(join(&flight).is_none());
     assert!(!flight.is_in_flight(NOW));
-    assert_eq!(flight.lock().next_run(), 2);
+    assert_eq!(SingleFlight::lock(&flight).next_run(), 2);
     completes.join().unwrap();
 }
 
@@ -112,7 +112,7 @@ pub fn on_idle_finds_the_slot_empty() {
     let seen = Arc::clone(&calls);
     let watches = spawn(move || {
         if seen.load(Ordering::SeqCst) == 1 {
-            assert!(other.lock().join(NOW).is_none());
+            assert!(SingleFlight::lock(&other).join(NOW).is_none());
         }
     });
     let completes = spawn(move || block_on(task));
@@ -126,7 +126,7 @@ pub fn on_idle_finds_the_slot_empty() {
 pub fn resolving_races_completion() {
     let flight = flight();
     let (waiter, task) = start(&flight, 7);
-    let handle = flight.lock().handle().expect("a run is in flight");
+    let handle = SingleFlight::lock(&flight).handle().expect("a run is in flight");
     let completes = spawn(move || block_on(task));
     let waits = spawn(move || block_on(waiter));
     handle.resolve_waiters(8);
@@ -153,7 +153,7 @@ pub fn a_dropped_task_abandons_its_run() {
 pub fn a_superseded_run_completes_beside_its_successor() {
     let flight = flight();
     let (slow, slow_task) = start(&flight, 1);
-    let (fast, fast_task) = flight.lock().start(2 * DEADLINE, async { Some(2) });
+    let (fast, fast_task) = SingleFlight::lock(&flight).start(2 * DEADLINE, async { Some(2) });
     let completes = spawn(move || block_on(slow_task));
     let succeeds = spawn(move || block_on(fast_task));
     assert_eq!(block_on(slow), Ok(1));
