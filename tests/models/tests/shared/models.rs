@@ -77,7 +77,7 @@ pub fn a_dropped_waiter_races_completion() {
         // The runtime of the run stands still after the first waiter was woken.
         let mut task = Box::pin(task);
         let _ = poll_once(task.as_mut());
-        std::mem::forget(task);
+        task
     });
     let drops = spawn(move || {
         let mut first = Box::pin(first);
@@ -85,7 +85,7 @@ pub fn a_dropped_waiter_races_completion() {
     });
     assert_eq!(block_on(second), Ok(7));
     drops.join().unwrap();
-    completes.join().unwrap();
+    drop(completes.join().unwrap());
 }
 
 /// A caller that was woken never joins the run that woke it.
@@ -179,8 +179,8 @@ pub fn waiters_wake_each_other(waiters: usize) {
         .collect();
     let mut task = Box::pin(task);
     let _ = poll_once(task.as_mut());
-    std::mem::forget(task);
     for thread in threads {
         assert_eq!(thread.join().unwrap(), Ok(7));
     }
+    drop(task);
 }
