@@ -110,6 +110,10 @@ mod schedule;
 mod secret;
 mod service;
 mod singleflight;
+/// Not in the module, because `tests/models` includes its file.
+#[cfg(test)]
+#[path = "singleflight/tests.rs"]
+mod singleflight_tests;
 mod source;
 mod sync;
 mod telemetry;
