@@ -39,15 +39,36 @@ pub struct Challenge {
 /// What is left of one header value.
 struct Reader<'a>(&'a [u8]);
 
+/// What a reader comes upon, in order.
+enum Item<'a> {
+    /// A challenge begins.
+    Scheme(&'a [u8]),
+    Token68(&'a [u8]),
+    Param(&'a [u8], Value<'a>),
+}
+
+/// The value of a parameter, as it stands in the header.
+#[derive(Clone, Copy)]
+enum Value<'a> {
+    Word(&'a [u8]),
+    /// Without its quotes, with its escapes.
+    Quoted(&'a [u8]),
+}
+
 // === impl Challenge ===
 
 impl Challenge {
     /// All challenges of a response, over all its `WWW-Authenticate` headers, in order.
     pub fn all(headers: &HeaderMap) -> Vec<Self> {
-        let mut all = Vec::new();
-        for value in headers.get_all(WWW_AUTHENTICATE) {
-            Reader(value.as_bytes()).challenges(&mut all);
-        }
+        let mut all: Vec<Self> = Vec::new();
+        each(headers, |item| match (item, all.last_mut()) {
+            (Item::Scheme(scheme), _) => {
+                all.push(Self { scheme: text(scheme), token68: None, params: Vec::new() });
+            }
+            (Item::Token68(token68), Some(challenge)) => challenge.token68 = Some(text(token68)),
+            (Item::Param(name, value), Some(challenge)) => challenge.params.push((text(name), value.text())),
+            (_, None) => unreachable!("a scheme comes first"),
+        });
         all
     }
 
@@ -85,10 +106,68 @@ impl fmt::Debug for Challenge {
     }
 }
 
+/// Whether the challenges of a response are for a Bearer token: a Bearer challenge, or none at all, and none with one of
+/// these errors. Builds nothing.
+pub(crate) fn asks_for_bearer(headers: &HeaderMap, but_for_errors: &[&str]) -> bool {
+    let (mut any, mut any_bearer, mut in_bearer, mut excluded) = (false, false, false, false);
+    each(headers, |item| match item {
+        Item::Scheme(scheme) => {
+            any = true;
+            in_bearer = scheme.eq_ignore_ascii_case(b"bearer");
+            any_bearer |= in_bearer;
+        }
+        // Of an error that stands there twice, the first counts, as for `Challenge::param`.
+        Item::Param(name, value) if in_bearer && name.eq_ignore_ascii_case(b"error") => {
+            in_bearer = false;
+            excluded |= but_for_errors.iter().any(|error| value.is(error));
+        }
+        Item::Param(..) | Item::Token68(_) => {}
+    });
+    (any_bearer || !any) && !excluded
+}
+
+fn each<'a>(headers: &'a HeaderMap, mut visit: impl FnMut(Item<'a>)) {
+    for value in headers.get_all(WWW_AUTHENTICATE) {
+        Reader(value.as_bytes()).read(&mut visit);
+    }
+}
+
+/// Latin-1, which every header value is.
+fn text(bytes: &[u8]) -> String {
+    bytes.iter().copied().map(char::from).collect()
+}
+
+// === impl Value ===
+
+impl Value<'_> {
+    /// RFC 9110 section 5.6.4: an escape stands for what follows it. Text that is not UTF-8 is read as far as it goes.
+    fn text(self) -> String {
+        match self {
+            Self::Word(word) => text(word),
+            Self::Quoted(raw) => {
+                let mut unescaped = Vec::with_capacity(raw.len());
+                let mut bytes = raw.iter().copied();
+                while let Some(byte) = bytes.next() {
+                    unescaped.extend(if byte == b'\\' { bytes.next() } else { Some(byte) });
+                }
+                String::from_utf8_lossy(&unescaped).into_owned()
+            }
+        }
+    }
+
+    fn is(self, other: &str) -> bool {
+        match self {
+            Self::Word(word) => word == other.as_bytes(),
+            Self::Quoted(raw) if raw.contains(&b'\\') => self.text() == other,
+            Self::Quoted(raw) => raw == other.as_bytes(),
+        }
+    }
+}
+
 // === impl Reader ===
 
-impl Reader<'_> {
-    fn challenges(&mut self, all: &mut Vec<Challenge>) {
+impl<'a> Reader<'a> {
+    fn read(&mut self, visit: &mut impl FnMut(Item<'a>)) {
         loop {
             self.skip(b" \t,");
             let Some(scheme) = self.token() else { return };
@@ -96,15 +175,20 @@ impl Reader<'_> {
             if !spaced && !self.at_boundary() {
                 return;
             }
-            let token68 = self.token68();
+            visit(Item::Scheme(scheme));
+            if let Some(token68) = self.token68() {
+                visit(Item::Token68(token68));
+                continue;
+            }
             // Also behind `Bearer,`: to no grammar is that comma the end of a challenge when a parameter follows it.
-            let params = if token68.is_none() { std::iter::from_fn(|| self.param()).collect() } else { Vec::new() };
-            all.push(Challenge { scheme, token68, params });
+            while let Some((name, value)) = self.param() {
+                visit(Item::Param(name, value));
+            }
         }
     }
 
-    /// The next parameter, where there is one. The comma before it is not insisted on: some servers forget it.
-    fn param(&mut self) -> Option<(String, String)> {
+    /// The next parameter, if there is one. The comma before it is not insisted on: some servers forget it.
+    fn param(&mut self) -> Option<(&'a [u8], Value<'a>)> {
         let before = self.0;
         self.skip(b" \t,");
         let name = self.token();
@@ -119,32 +203,35 @@ impl Reader<'_> {
         Some((name?, value))
     }
 
-    /// RFC 9110 section 5.6.4. Text that is not UTF-8, or has no closing quote, is read as far as it goes.
-    fn quoted(&mut self) -> String {
+    /// RFC 9110 section 5.6.4. A text that has no closing quote is read as far as it goes.
+    fn quoted(&mut self) -> Value<'a> {
         self.next();
-        let mut text = Vec::new();
+        let text = self.0;
+        let mut end = 0;
         while let Some(byte) = self.next().filter(|byte| *byte != b'"') {
-            // An escape stands for what follows it.
-            text.extend(if byte == b'\\' { self.next() } else { Some(byte) });
+            end += 1;
+            if byte == b'\\' && self.next().is_some() {
+                end += 1;
+            }
         }
-        String::from_utf8_lossy(&text).into_owned()
+        Value::Quoted(&text[..end])
     }
 
     /// A value without quotes: a token, or what a careless server took for one.
-    fn word(&mut self) -> String {
+    fn word(&mut self) -> Value<'a> {
         let end = self.0.iter().position(|byte| b" \t,".contains(byte)).unwrap_or(self.0.len());
-        self.cut(end)
+        Value::Word(self.cut(end))
     }
 
     /// RFC 9110 section 5.6.2.
-    fn token(&mut self) -> Option<String> {
+    fn token(&mut self) -> Option<&'a [u8]> {
         let of_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
         let end = self.0.iter().position(|byte| !of_token(byte)).unwrap_or(self.0.len());
         (end > 0).then(|| self.cut(end))
     }
 
     /// RFC 9110 section 11.2: one word, perhaps with `=` at its end, and nothing after it.
-    fn token68(&mut self) -> Option<String> {
+    fn token68(&mut self) -> Option<&'a [u8]> {
         let of_token68 = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(byte);
         let word = self.0.iter().position(|byte| !of_token68(byte)).unwrap_or(self.0.len());
         let end = word + self.0[word..].iter().take_while(|byte| **byte == b'=').count();
@@ -156,10 +243,10 @@ impl Reader<'_> {
         matches!(self.0.first(), None | Some(b','))
     }
 
-    fn cut(&mut self, end: usize) -> String {
+    fn cut(&mut self, end: usize) -> &'a [u8] {
         let (text, rest) = self.0.split_at(end);
         self.0 = rest;
-        text.iter().copied().map(char::from).collect()
+        text
     }
 
     fn next(&mut self) -> Option<u8> {

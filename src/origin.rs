@@ -29,21 +29,22 @@ use crate::error::Error;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    place: Place,
+    place: Place<String>,
     /// The authority as nearly every request writes it: compared first, byte by byte.
     written: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+/// What a URI says of its place, and what an origin keeps of that: `N` is `&str` or `String`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place<N> {
     secure: bool,
-    host: Host,
+    host: Host<N>,
     port: u16,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Host {
-    Name(String),
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Host<N> {
+    Name(N),
     Ip(IpAddr),
 }
 
@@ -103,11 +104,21 @@ impl Origin {
         if text.contains('*') {
             return Err("a wildcard is no host; name each one");
         }
+        let place = place.to_owned();
         Ok(Self { written: place.authority(), place })
     }
 
     fn is_written(&self, secure: bool, authority: &Authority) -> bool {
         self.place.secure == secure && self.written == authority.as_str()
+    }
+
+    /// Whether this is the authority in capitals, or with the default port: what most other spellings are.
+    fn is_spelled(&self, secure: bool, authority: &str) -> bool {
+        let default_port = if secure { ":443" } else { ":80" };
+        let Some((head, tail)) = authority.as_bytes().split_at_checked(self.written.len()) else { return false };
+        self.place.secure == secure
+            && (tail.is_empty() || tail == default_port.as_bytes() && !self.written.ends_with(default_port))
+            && head.eq_ignore_ascii_case(self.written.as_bytes())
     }
 }
 
@@ -157,24 +168,67 @@ impl fmt::Display for Origin {
 
 // === impl Place ===
 
-impl Place {
+impl<'a> Place<&'a str> {
     /// `None` for a URI without scheme or host, with another scheme than http and https, or with a host or port that is
     /// none.
-    fn of(uri: &Uri) -> Option<Self> {
-        let secure = is_secure(uri)?;
-        let host = Host::of(uri.host()?)?;
-        let port = port(uri, if secure { 443 } else { 80 })?;
-        Some(Self { secure, host, port })
+    fn of(uri: &'a Uri) -> Option<Self> {
+        Self::read(is_secure(uri)?, uri.authority()?.as_str()).map(|(place, _)| place)
     }
 
+    /// The place, and whether a user and password stand before it.
+    ///
+    /// Strictly: [`Uri`] takes what follows a host and is no port (`:99999`, `[::1]evil.test`) for no port at all. In one
+    /// pass over the bytes, because a request whose URL is written in another way than the origin comes here each time.
+    fn read(secure: bool, authority: &'a str) -> Option<(Self, bool)> {
+        let (mut begin, mut colon) = (0, None);
+        for (index, byte) in authority.bytes().enumerate() {
+            match byte {
+                b'@' => (begin, colon) = (index + 1, None),
+                b':' if colon.is_none() => colon = Some(index),
+                _ => {}
+            }
+        }
+        let end = if authority.as_bytes().get(begin) == Some(&b'[') {
+            begin + authority.as_bytes()[begin..].iter().position(|byte| *byte == b']')? + 1
+        } else {
+            colon.unwrap_or(authority.len())
+        };
+        let port = match authority.as_bytes()[end..] {
+            [] | [b':'] => {
+                if secure {
+                    443
+                } else {
+                    80
+                }
+            }
+            [b':', ref digits @ ..] if digits.iter().all(u8::is_ascii_digit) => authority[end + 1..].parse().ok()?,
+            _ => return None,
+        };
+        Some((Self { secure, host: Host::of(&authority[begin..end])?, port }, begin > 0))
+    }
+
+    fn to_owned(self) -> Place<String> {
+        let host = match self.host {
+            Host::Name(name) => Host::Name(name.to_ascii_lowercase()),
+            Host::Ip(ip) => Host::Ip(ip),
+        };
+        Place { secure: self.secure, host, port: self.port }
+    }
+}
+
+impl<N: AsRef<str>> Place<N> {
     fn is_protected(&self) -> bool {
         self.secure || self.host.is_loopback()
+    }
+
+    fn is(&self, other: &Place<&str>) -> bool {
+        self.secure == other.secure && self.port == other.port && self.host.is(&other.host)
     }
 
     /// As `Uri` writes it: no default port, no trailing dot, lower case.
     fn authority(&self) -> String {
         let host = match &self.host {
-            Host::Name(name) => name.clone(),
+            Host::Name(name) => name.as_ref().to_owned(),
             Host::Ip(IpAddr::V4(ip)) => ip.to_string(),
             Host::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
         };
@@ -185,27 +239,40 @@ impl Place {
     }
 }
 
-impl Host {
-    fn of(text: &str) -> Option<Self> {
+impl<'a> Host<&'a str> {
+    fn of(text: &'a str) -> Option<Self> {
         if let Some(inner) = text.strip_prefix('[') {
             let ip: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
             return Some(Self::Ip(ip.into()));
         }
-        let name = text.strip_suffix('.').unwrap_or(text);
-        if name.is_empty() || name.ends_with('.') {
-            return None;
-        }
-        match name.parse::<Ipv4Addr>() {
-            Ok(ip) => Some(Self::Ip(ip.into())),
-            Err(_) => Some(Self::Name(name.to_ascii_lowercase())),
-        }
+        let name = match text.as_bytes() {
+            [] | [b'.'] | [.., b'.', b'.'] => return None,
+            [.., b'.'] => &text[..text.len() - 1],
+            _ => text,
+        };
+        // Nearly every name begins with a letter, and no address does.
+        let address = name.as_bytes()[0].is_ascii_digit().then(|| name.parse::<Ipv4Addr>().ok()).flatten();
+        Some(address.map_or(Self::Name(name), |ip| Self::Ip(ip.into())))
     }
+}
 
+impl<N: AsRef<str>> Host<N> {
     fn is_loopback(&self) -> bool {
         match self {
             // RFC 6761 section 6.3: names below `localhost.` are loopback as well.
-            Self::Name(name) => name == "localhost" || name.ends_with(".localhost"),
+            Self::Name(name) => {
+                let name = name.as_ref().to_ascii_lowercase();
+                name == "localhost" || name.ends_with(".localhost")
+            }
             Self::Ip(ip) => ip.is_loopback(),
+        }
+    }
+
+    fn is(&self, other: &Host<&str>) -> bool {
+        match (self, other) {
+            (Self::Name(name), Host::Name(other)) => name.as_ref().eq_ignore_ascii_case(other),
+            (Self::Ip(ip), Host::Ip(other)) => ip == other,
+            _ => false,
         }
     }
 }
@@ -237,6 +304,7 @@ impl Origins {
         Ok(self)
     }
 
+    #[inline(always)]
     pub(crate) fn judge(&self, uri: &Uri) -> Verdict {
         // The way nearly every request goes; what is written otherwise is read with care.
         if let (Some(secure), Some(authority)) = (is_secure(uri), uri.authority())
@@ -260,15 +328,19 @@ impl Origins {
             let joined = uri.path().starts_with("//") || uri.path().starts_with("/\\");
             return if joined { Verdict::Unplaced } else { self.relative };
         };
-        let Some(place) = Place::of(uri) else {
-            return Verdict::Foreign;
-        };
+        let Some(secure) = is_secure(uri) else { return Verdict::Foreign };
+        if let Allowed::Named(origins) = &self.allowed
+            && origins.iter().any(|origin| origin.is_spelled(secure, authority.as_str()))
+        {
+            return Verdict::Ours;
+        }
+        let Some((place, has_userinfo)) = Place::read(secure, authority.as_str()) else { return Verdict::Foreign };
         let ours = match &self.allowed {
-            Allowed::Named(origins) => origins.iter().any(|origin| origin.place == place),
+            Allowed::Named(origins) => origins.iter().any(|origin| origin.place.is(&place)),
             Allowed::AnySecure => place.is_protected(),
         };
         match ours {
-            true if has_userinfo(authority) => Verdict::Userinfo,
+            true if has_userinfo => Verdict::Userinfo,
             true => Verdict::Ours,
             false => Verdict::Foreign,
         }
@@ -308,15 +380,6 @@ pub(crate) fn endpoint(field: &'static str, url: &str) -> Result<Uri, Error> {
         return Err(invalid("plain http:// shows the credentials to everyone on the way; write https://"));
     }
     Ok(uri)
-}
-
-/// Strictly: [`Uri`] takes what follows a host and is no port (`:99999`, `[::1]evil.test`) for no port at all.
-fn port(uri: &Uri, default: u16) -> Option<u16> {
-    let place = uri.authority()?.as_str().rsplit('@').next()?;
-    match place.strip_prefix(uri.host()?)? {
-        "" | ":" => Some(default),
-        rest => rest.strip_prefix(':').filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok(),
-    }
 }
 
 /// Whether it is https rather than http; `None` for another scheme, and without one.

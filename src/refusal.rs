@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, response};
 
-use crate::challenge::Challenge;
+use crate::challenge;
 use crate::origin::{Origins, Verdict};
 
 /// Which responses say that the token was refused, so that it is replaced and the request goes again.
@@ -25,7 +25,7 @@ use crate::origin::{Origins, Verdict};
 /// A response that comes from an origin that is not the layer's own, after a redirect beneath it, says nothing about the
 /// token. A 403 does not by default; some servers answer a dead token with it, and for those it is
 /// [added](Refusal::status), at the price of a refresh, within the budget, for each real "forbidden". What was handed back
-/// can be read with [`Challenge::all`].
+/// can be read with [`Challenge::all`](crate::Challenge::all).
 ///
 /// ```
 /// use http::StatusCode;
@@ -42,6 +42,8 @@ pub struct Refusal {
     statuses: Vec<StatusCode>,
     grpc: bool,
     when: Option<Arc<When>>,
+    /// Whether anything but a 401 may be a refusal.
+    looks_further: bool,
 }
 
 type When = dyn Fn(&response::Parts) -> bool + Send + Sync;
@@ -63,13 +65,14 @@ impl Refusal {
     /// gRPC's `UNAUTHENTICATED` beside it: `grpc-status: 16` in the response's headers, which is how a server answers
     /// that refuses a call before it begins (a "trailers-only" response, with HTTP status 200).
     pub fn grpc() -> Self {
-        Self { grpc: true, ..Self::default() }
+        Self { grpc: true, looks_further: true, ..Self::default() }
     }
 
     /// Another status that always means "refused", such as 419.
     #[must_use]
     pub fn status(mut self, status: StatusCode) -> Self {
         self.statuses.push(status);
+        self.looks_further = true;
         self
     }
 
@@ -78,13 +81,14 @@ impl Refusal {
     #[must_use]
     pub fn when(mut self, when: impl Fn(&response::Parts) -> bool + Send + Sync + 'static) -> Self {
         self.when = Some(Arc::new(when));
+        self.looks_further = true;
         self
     }
 
     /// Whether there is anything to judge: nearly every response is told apart here, without moving it.
     #[inline]
     pub(crate) fn concerns<A>(&self, response: &Response<A>) -> bool {
-        response.status() == StatusCode::UNAUTHORIZED || self.grpc || self.when.is_some() || !self.statuses.is_empty()
+        response.status() == StatusCode::UNAUTHORIZED || self.looks_further
     }
 
     /// Judges the response to a request that carried our token to one of our origins; gives the response back.
@@ -115,12 +119,9 @@ impl fmt::Debug for Refusal {
     }
 }
 
+/// No challenge at all, or a Bearer challenge; not other schemes alone.
 fn challenges_the_token(headers: &HeaderMap) -> bool {
-    let challenges = Challenge::all(headers);
-    let mut bearer = challenges.iter().filter(|challenge| challenge.is("bearer")).peekable();
-    // No challenge at all, or a Bearer challenge; not other schemes alone.
-    (challenges.is_empty() || bearer.peek().is_some())
-        && bearer.all(|challenge| challenge.param("error").is_none_or(|error| !NOT_THE_TOKENS.contains(&error)))
+    challenge::asks_for_bearer(headers, &NOT_THE_TOKENS)
 }
 
 fn is_from_elsewhere<A>(response: &Response<A>, origins: &Origins) -> bool {

@@ -82,13 +82,18 @@ impl<S, R> Bearer<S, R> {
     /// What becomes of a request that finds no usable token, or none of ours: with care.
     #[cold]
     fn classify<B>(&self, request: &Request<B>, verdict: Verdict) -> Disposition {
-        if request.headers().contains_key(AUTHORIZATION) || is_exempt(request) {
+        let telemetry = self.reader.owner().cache.telemetry();
+        // A request to another origin passes in any case; only the event asks for more.
+        if verdict == Verdict::Foreign && !telemetry.tells_of_foreign_origins() {
+            return Disposition::PassThrough;
+        }
+        if request.headers().contains_key(AUTHORIZATION) {
             return Disposition::PassThrough;
         }
         match verdict {
             Verdict::Ours => Disposition::Wait,
             Verdict::Foreign => {
-                self.reader.owner().cache.telemetry().foreign_origin(request.uri());
+                telemetry.foreign_origin(request.uri());
                 Disposition::PassThrough
             }
             Verdict::Unplaced => Disposition::Reject(Error::request(
@@ -119,15 +124,12 @@ fn is_exempt<B>(request: &Request<B>) -> bool {
 /// Takes our token off again, which is the last of several credentials. The caller's own stay as they were.
 #[cold]
 fn restore_caller_credentials(headers: &mut HeaderMap) {
-    if let Entry::Occupied(mut entry) = headers.entry(AUTHORIZATION) {
-        let mut own: Vec<_> = entry.iter().cloned().collect();
-        own.pop();
-        let mut own = own.into_iter();
-        if let Some(first) = own.next() {
-            entry.insert(first);
-        }
-        own.for_each(|value| entry.append(value));
-    }
+    let Entry::Occupied(mut entry) = headers.entry(AUTHORIZATION) else { return };
+    let mut own: Vec<_> = entry.iter().skip(1).cloned().collect();
+    own.pop();
+    let first = entry.get().clone();
+    entry.insert(first);
+    own.into_iter().for_each(|value| entry.append(value));
 }
 
 impl<S, B, R> Service<Request<B>> for Bearer<S, R>
@@ -145,11 +147,11 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if is_exempt(&request) {
+            return ResponseFuture::sent(self.inner.call(self.resend.once(request)), None);
+        }
         let verdict = self.reader.owner().origins.judge(request.uri());
-        let usable = match verdict {
-            Verdict::Ours if !is_exempt(&request) => self.reader.usable(),
-            _ => None,
-        };
+        let usable = if verdict == Verdict::Ours { self.reader.usable() } else { None };
         let Some(Usable { value, token, freshness }) = usable else {
             return match self.classify(&request, verdict) {
                 Disposition::Wait => {

@@ -188,6 +188,11 @@ impl Telemetry {
         self.count("tower_bearer_handed_back_total");
     }
 
+    /// Whether anybody hears of a request to an origin that was not named.
+    pub(crate) fn tells_of_foreign_origins(&self) -> bool {
+        cfg!(feature = "metrics") || tracing::enabled!(target: TARGET, tracing::Level::DEBUG)
+    }
+
     /// A request to an origin that was not named: a mistyped origin must not look like a mystery.
     pub(crate) fn foreign_origin(&self, uri: &Uri) {
         tracing::debug!(

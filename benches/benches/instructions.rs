@@ -7,7 +7,7 @@ use std::hint::black_box;
 use benches::layers::{added, anywhere, by_hand, never, never_at, retried, twice, twice_at};
 use benches::loopback::Loopback;
 use benches::stampede::{BareNotify, Locked, Moka, NotifyWithDeadline, Ours, Outcome, Watch, run};
-use benches::world::{Body, Client, Inner, call, call_cloned, request};
+use benches::world::{Body, Client, ClientSized, Inner, call, call_cloned, request, request_to};
 use gungraun::prelude::*;
 use gungraun::{Callgrind, CallgrindMetrics, EventKind};
 use http::{Request, Response};
@@ -52,6 +52,79 @@ fn small<S: Client>((mut service, request): (S, Request<Body>)) -> (S, Response<
 #[bench::never(warm(never(LARGE), 4))]
 #[bench::anywhere(warm(anywhere(LARGE), 4))]
 fn large<S: Client>((mut service, request): (S, Request<Body>)) -> (S, Response<Body>) {
+    let response = black_box(call(&mut service, request));
+    (service, response)
+}
+
+/// The client of the definitions: as large, and as dear to clone, as hyper-util's.
+fn client() -> ClientSized {
+    ClientSized::new(true)
+}
+
+#[library_benchmark]
+#[bench::none(warm(client(), 4))]
+#[bench::added(warm(added(client()), 4))]
+#[bench::never(warm(never(client()), 4))]
+#[bench::anywhere(warm(anywhere(client()), 4))]
+#[bench::retried(warm(retried(client()), 4))]
+#[bench::twice(warm(twice(client()), 4))]
+fn over_client<S: Client>((mut service, request): (S, Request<Body>)) -> (S, Response<Body>) {
+    let response = black_box(call(&mut service, request));
+    (service, response)
+}
+
+#[library_benchmark]
+#[bench::none(warm(client(), 4))]
+#[bench::added(warm(added(client()), 4))]
+#[bench::never(warm(never(client()), 4))]
+fn client_cloned<S: Client>((service, request): (S, Request<Body>)) -> (S, Response<Body>) {
+    let response = black_box(call_cloned(&service, request));
+    (service, response)
+}
+
+/// A service that was called before, and a request that is not the usual one.
+fn odd<S: Client>(service: S, request: fn() -> Request<Body>) -> (S, Request<Body>) {
+    let (mut service, _) = warm(service, 4);
+    call(&mut service, request());
+    (service, request())
+}
+
+fn with_port() -> Request<Body> {
+    request_to("https://api.example.com:443", 4)
+}
+
+fn in_capitals() -> Request<Body> {
+    request_to("https://API.example.com", 4)
+}
+
+fn to_another() -> Request<Body> {
+    request_to("https://elsewhere.example.net", 4)
+}
+
+fn with_its_own() -> Request<Body> {
+    let mut request = request(4);
+    request.headers_mut().insert("authorization", http::HeaderValue::from_static("Basic YTpi"));
+    request
+}
+
+fn without_token() -> Request<Body> {
+    let mut request = request(4);
+    request.extensions_mut().insert(tower_bearer::NoToken);
+    request
+}
+
+#[library_benchmark]
+#[bench::port_none(odd(client(), with_port))]
+#[bench::port(odd(never(client()), with_port))]
+#[bench::capitals_none(odd(client(), in_capitals))]
+#[bench::capitals(odd(never(client()), in_capitals))]
+#[bench::another_none(odd(client(), to_another))]
+#[bench::another(odd(never(client()), to_another))]
+#[bench::own_none(odd(client(), with_its_own))]
+#[bench::own(odd(never(client()), with_its_own))]
+#[bench::exempt_none(odd(client(), without_token))]
+#[bench::exempt(odd(never(client()), without_token))]
+fn odd_request<S: Client>((mut service, request): (S, Request<Body>)) -> (S, Response<Body>) {
     let response = black_box(call(&mut service, request));
     (service, response)
 }
@@ -142,7 +215,10 @@ library_benchmark_group!(
         [stampede_ours, stampede_notify, stampede_notify_with_deadline, stampede_watch, stampede_locked, stampede_moka]
 );
 
-library_benchmark_group!(name = cached_path, benchmarks = [small, large, cloned, six_headers]);
+library_benchmark_group!(
+    name = cached_path,
+    benchmarks = [over_client, client_cloned, odd_request, small, large, cloned, six_headers]
+);
 
 main!(
     config = LibraryBenchmarkConfig::default()

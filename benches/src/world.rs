@@ -6,6 +6,8 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
+use hyper_util::client::legacy::{self, connect::HttpConnector};
+use hyper_util::rt::TokioExecutor;
 use tower::{BoxError, Service};
 
 pub type Body = Full<Bytes>;
@@ -22,17 +24,23 @@ pub fn token() -> String {
     "mF_9.B5f-4".repeat(100)
 }
 
+const HEADERS: [(&str, &str); 6] = [
+    ("host", "api.example.com"),
+    ("accept", "application/json"),
+    ("user-agent", "benches/0.0.0"),
+    ("accept-encoding", "gzip, br"),
+    ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ("content-type", "application/json"),
+];
+
 /// A request with this many headers, to the origin named.
 pub fn request(headers: usize) -> Request<Body> {
-    const HEADERS: [(&str, &str); 6] = [
-        ("host", "api.example.com"),
-        ("accept", "application/json"),
-        ("user-agent", "benches/0.0.0"),
-        ("accept-encoding", "gzip, br"),
-        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
-        ("content-type", "application/json"),
-    ];
-    let request = Request::post(format!("{ORIGIN}/v1/things/42?expand=all"));
+    request_to(ORIGIN, headers)
+}
+
+/// The same to another origin, or to the same in another spelling.
+pub fn request_to(origin: &str, headers: usize) -> Request<Body> {
+    let request = Request::post(format!("{origin}/v1/things/42?expand=all"));
     let request = HEADERS[..headers].iter().fold(request, |request, (name, value)| request.header(*name, *value));
     request.body(Body::from(r#"{"name":"thing"}"#)).expect("a request")
 }
@@ -48,6 +56,36 @@ pub struct Inner<const WORDS: usize> {
 pub const SMALL: Inner<1> = Inner { leaks: false };
 /// A stack of unboxed layers.
 pub const LARGE: Inner<17> = Inner { leaks: false };
+
+/// A client of the size and the clone cost of hyper-util's, which it holds and never calls. Its future is two words large,
+/// as hyper-util's is: a box.
+#[derive(Clone)]
+pub struct ClientSized {
+    client: legacy::Client<HttpConnector, Body>,
+    inner: Inner<2>,
+}
+
+impl ClientSized {
+    pub fn new(leaks: bool) -> Self {
+        Self { client: legacy::Client::builder(TokioExecutor::new()).build_http(), inner: Inner { leaks } }
+    }
+}
+
+impl Service<Request<Body>> for ClientSized {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Answer<2>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    #[inline(never)]
+    fn call(&mut self, request: Request<Body>) -> Answer<2> {
+        std::hint::black_box(&self.client);
+        self.inner.call(request)
+    }
+}
 
 /// The future of [`Inner`].
 pub struct Answer<const WORDS: usize>([u64; WORDS]);

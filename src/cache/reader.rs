@@ -129,6 +129,7 @@ impl<O: SnapshotSource> Reader<O> {
     }
 
     /// A token that can be sent now.
+    #[inline(always)]
     pub(crate) fn usable(&mut self) -> Option<Usable> {
         let Some(seen) = &mut self.seen else { return self.borrow() };
         let snapshot = seen.load();
