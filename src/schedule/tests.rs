@@ -182,6 +182,15 @@ proptest! {
 }
 
 #[test]
+fn the_lag_of_the_coarse_clock_is_taken_off() {
+    let window = window(Refresh::new(), MINUTE, 0.0);
+    for (before_due, sure) in [(1000, 100), (120, 100), (119, 99), (50, 30), (20, 0), (1, 0)] {
+        let now = ASKED.after(48 * SECOND - before_due * MILLI);
+        assert_eq!(window.sure_for(now), sure * MILLI, "{before_due} ms before it is due");
+    }
+}
+
+#[test]
 fn the_default_margin_is_a_fifth_of_the_life_and_5_min_at_most() {
     for (lifetime, fresh) in [
         (20 * SECOND, 16 * SECOND),

@@ -2,21 +2,22 @@
 //! that issuer and API share, and with callers on two runtimes. A deadlock shows as a timeout.
 
 use std::future::pending;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use http::{Response, StatusCode};
 use tokio::runtime::{Builder, Handle};
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tower::limit::ConcurrencyLimit;
 use tower::util::BoxCloneService;
 use tower::{BoxError, Layer, ServiceExt};
 use tower_bearer::resend::Never;
 use tower_bearer::testing::Answer;
-use tower_bearer::{Error, FetchContext, Phase, Token};
+use tower_bearer::{Error, FetchContext, Phase, Token, TokenSource};
 
-use crate::stack::{Body, World, get};
+use crate::stack::{Body, World, get, login};
 
 const CALLERS: usize = 48;
 /// Long enough for others to gather at the same fetch; nothing waits for it to pass.
@@ -213,10 +214,26 @@ async fn without_any_token_the_request_fails_and_is_not_sent(world: World, calle
 }
 
 async fn a_dropped_request_leaves_the_fetch_running(world: World, callers: Callers) {
-    world.issuer.delay(SLOW);
-    let impatient = callers.there.spawn(tokio::time::timeout(Duration::ZERO, world.client().oneshot(get("/"))));
-    impatient.await.expect("no panic").expect_err("its time was up");
-    assert_eq!(statuses(callers.call(&world, 2).await), [StatusCode::OK; 2]);
+    let (gate, answered) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
+    let login = Arc::new(login(&world.network));
+    world.cache.set_source({
+        let (gate, answered) = (Arc::clone(&gate), Arc::clone(&answered));
+        move |context| {
+            let (login, gate, answered) = (Arc::clone(&login), Arc::clone(&gate), Arc::clone(&answered));
+            async move {
+                let answer = login.fetch(context).await;
+                answered.notify_one();
+                let _open = gate.acquire().await;
+                answer
+            }
+        }
+    });
+    let impatient = callers.there.spawn(world.client().oneshot(get("/")));
+    answered.notified().await;
+    impatient.abort();
+    assert!(impatient.await.expect_err("it was dropped").is_cancelled());
+    let (answers, ()) = tokio::join!(callers.call(&world, 2), async { gate.close() });
+    assert_eq!(statuses(answers), [StatusCode::OK; 2]);
     assert_eq!(world.issuer.calls().total(), 1, "the dropped request's fetch brought the token");
 }
 

@@ -65,9 +65,8 @@ impl World {
         let issuer = Issuer::new();
         let api = Api::new(issuer.ledger());
         let network = limits(Network { issuer: issuer.clone(), api: api.clone() });
-        let login = ClientCredentials::new(network.clone(), TOKEN_URL, "app", "secret").expect("a login");
         let clock = ManualClock::new();
-        let cache = TokenCache::with_clock(login, Refresh::new(), clock.clone());
+        let cache = TokenCache::with_clock(login(&network), Refresh::new(), clock.clone());
         Self { issuer, api, clock, cache, network }
     }
 
@@ -86,6 +85,11 @@ impl World {
     pub(crate) fn client(&self) -> Client {
         BoxCloneService::new(tower::Layer::layer(&self.layer(), self.network.clone()))
     }
+}
+
+/// A source whose token calls go over this network.
+pub(crate) fn login(network: &Client) -> ClientCredentials {
+    ClientCredentials::new(network.clone(), TOKEN_URL, "app", "secret").expect("a login")
 }
 
 pub(crate) fn get(path: &str) -> Request<Body> {

@@ -1,0 +1,29 @@
+//! Faults that once were in the crate, each as a caller sees it: sessions that cross, saves out of order, responses that
+//! starve a connection, fetches that end on another runtime.
+#![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod connection;
+mod crossed_sessions;
+mod drain;
+mod foreign_tokens;
+mod held_responses;
+mod keep_warm;
+mod pauses;
+mod readiness;
+mod replication_lag;
+mod requests;
+mod saves;
+mod shared_connection;
+mod timers;
+mod two_runtimes;
+mod wakers;
+mod warnings;
+
+// Names that the crate does not have yet: `TokenCache::sign_in`, `Error::rejected_response`.
+#[cfg(any())]
+mod rejected_response;
+#[cfg(any())]
+mod sign_in;

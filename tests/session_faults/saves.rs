@@ -1,0 +1,193 @@
+//! Refresh tokens reach the store in the order in which they were issued, and `not_saved` says whether the newest did.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tower_bearer::testing::ManualClock;
+use tower_bearer::{FetchContext, Refresh, Token, TokenCache, TokenSource};
+
+use crate::common::{MINUTE, SECOND, Script, paused_runtime, settle, text, until};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const DELAYS: [u32; 4] = [500, 300, 100, 0];
+
+/// How long a save takes, and whether it fails.
+#[derive(Clone, Copy, Debug)]
+struct Save {
+    takes: Duration,
+    fails: bool,
+}
+
+/// The refresh tokens that were saved, in order.
+#[derive(Clone, Default)]
+struct Store(Arc<Mutex<Vec<String>>>);
+
+impl Store {
+    async fn save(self, token: Token, save: Save) -> io::Result<()> {
+        sleep(save.takes).await;
+        self.write(&token, save.fails)
+    }
+
+    fn write(&self, token: &Token, fails: bool) -> io::Result<()> {
+        if fails {
+            return Err(io::Error::other("disk full"));
+        }
+        self.0.lock().expect("no panic").push(refresh_token(token));
+        Ok(())
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.0.lock().expect("no panic").clone()
+    }
+
+    fn last(&self) -> Option<String> {
+        self.all().pop()
+    }
+}
+
+fn refresh_token(token: &Token) -> String {
+    token.refresh_token().expect("a refresh token").expose().to_owned()
+}
+
+/// Credentials whose tokens carry the refresh token `r{number}`.
+fn credentials(number: usize) -> impl TokenSource {
+    move |_: FetchContext| {
+        std::future::ready(Token::new(format!("t{number}")).map(|token| token.with_refresh_token(format!("r{number}"))))
+    }
+}
+
+/// Four sets of credentials, each replaced 50 ms later, whose saves overlap.
+async fn overlapping(saves: [Save; 4]) -> (Store, TokenCache) {
+    let store = Store::default();
+    let written = store.clone();
+    let cache = TokenCache::new(credentials(0)).on_rotation(move |token| {
+        let number: usize = refresh_token(&token)[1..].parse().expect("a number");
+        written.clone().save(token, saves[number])
+    });
+    let mut callers = JoinSet::new();
+    for number in 0..4 {
+        cache.set_source(credentials(number));
+        let cache = cache.clone();
+        callers.spawn(async move { cache.get().await });
+        sleep(50 * MILLISECOND).await;
+    }
+    for outcome in callers.join_all().await {
+        outcome.expect("a token of the credentials then, or of newer ones");
+    }
+    sleep(MINUTE).await;
+    assert_eq!(text(cache.get().await), "t3");
+    (store, cache)
+}
+
+/// Every order of the four delays.
+fn delays() -> impl Iterator<Item = [Duration; 4]> {
+    (0..4_usize.pow(4)).filter_map(|number| {
+        let order = [number % 4, number / 4 % 4, number / 16 % 4, number / 64];
+        let all = (0..4).all(|index| order.contains(&index));
+        all.then(|| order.map(|index| DELAYS[index] * MILLISECOND))
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_save_of_replaced_credentials_does_not_overwrite_a_newer_one() {
+    let slow = Save { takes: 500 * MILLISECOND, fails: false };
+    let quick = Save { takes: Duration::ZERO, fails: false };
+    let (store, cache) = overlapping([slow, quick, quick, quick]).await;
+    assert_eq!(store.last().as_deref(), Some("r3"), "{:?}", store.all());
+    assert!(cache.status().not_saved.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_refresh_token_is_saved_after_a_newer_one_whichever_saves_are_slow_or_fail() {
+    for takes in delays() {
+        for failing in 0..16 {
+            let saves: [Save; 4] =
+                std::array::from_fn(|number| Save { takes: takes[number], fails: failing >> number & 1 == 1 });
+            let (store, cache) = overlapping(saves).await;
+            assert!(store.all().is_sorted(), "{:?} of {saves:?}", store.all());
+            let saved = store.last().as_deref() == Some("r3");
+            assert!(saved || saves[3].fails, "{:?} of {saves:?}", store.all());
+            assert_eq!(cache.status().not_saved.is_none(), saved, "{:?} of {saves:?}", store.all());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_save_is_reported_until_a_newer_refresh_token_is_saved() {
+    let (script, store) = (Script::new().rotating(), Store::default());
+    let written = store.clone();
+    let cache = TokenCache::new(script).on_rotation(move |token| {
+        let fails = refresh_token(&token) == "r2";
+        std::future::ready(written.write(&token, fails))
+    });
+    for (number, saved) in [(1, vec!["r1"]), (2, vec!["r1"]), (3, vec!["r1", "r3"])] {
+        cache.refresh().await.expect("a token");
+        assert_eq!(store.all(), saved);
+        assert_eq!(cache.status().not_saved.is_some(), number == 2);
+    }
+}
+
+// === a superseded run that thaws ===
+
+/// The first save hangs because its runtime stands still; another runtime fetches and saves; then the first thaws.
+fn thawing(first_fails: bool, second_fails: bool) -> (Store, TokenCache) {
+    let (script, store, clock) = (Script::new().rotating(), Store::default(), ManualClock::new());
+    let (written, gate) = (store.clone(), Arc::new(Semaphore::new(0)));
+    let (held, begun) = (Arc::clone(&gate), Arc::new(Mutex::new(false)));
+    let seen = Arc::clone(&begun);
+    let cache = TokenCache::with_clock(script, Refresh::new(), clock.clone()).on_rotation(move |token| {
+        let (written, held) = (written.clone(), Arc::clone(&held));
+        let first = refresh_token(&token) == "r1";
+        *seen.lock().expect("no panic") |= first;
+        async move {
+            if first {
+                let _ = held.acquire().await;
+            }
+            written.write(&token, if first { first_fails } else { second_fails })
+        }
+    });
+    let (frozen, elsewhere) = (paused_runtime(), paused_runtime());
+    let caller = cache.clone();
+    frozen.spawn(async move { caller.get().await });
+    frozen.block_on(until(|| *begun.lock().expect("no panic")));
+    // Past the deadlines of the fetch and of its save.
+    clock.advance(40 * SECOND);
+    let outcome =
+        elsewhere.block_on(async { timeout(MINUTE, cache.get()).await.expect("the frozen run is superseded") });
+    assert_eq!(text(outcome), "t2");
+    gate.close();
+    for runtime in [&frozen, &elsewhere, &frozen] {
+        runtime.block_on(async {
+            settle().await;
+            sleep(10 * SECOND).await;
+        });
+    }
+    (store, cache)
+}
+
+#[test]
+fn a_superseded_run_that_thaws_does_not_leave_a_spent_refresh_token_in_the_store() {
+    let (store, cache) = thawing(false, false);
+    assert_eq!(store.last().as_deref(), Some("r2"), "{:?}", store.all());
+    assert!(cache.status().not_saved.is_none());
+}
+
+#[test]
+fn a_superseded_run_that_thaws_does_not_report_its_failed_save() {
+    let (store, cache) = thawing(true, false);
+    assert_eq!(store.all(), ["r2"]);
+    assert!(cache.status().not_saved.is_none());
+}
+
+#[test]
+fn a_superseded_run_that_thaws_does_not_hide_that_the_newest_is_not_saved() {
+    for first_fails in [false, true] {
+        let (store, cache) = thawing(first_fails, true);
+        let saved = store.last().as_deref() == Some("r2");
+        assert_eq!(cache.status().not_saved.is_none(), saved, "{:?}", store.all());
+    }
+}
