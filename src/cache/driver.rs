@@ -295,10 +295,9 @@ impl Driver {
                 let run = Run { number: slot.next_run(), plan };
                 state.session.on_started(run, &self.policy, now);
                 let work = Arc::clone(self).run(run, Arc::clone(&state.source));
-                // A save may have to wait for one that is under way.
-                let saves = if state.on_rotation.is_some() { 2 * SAVE_DEADLINE } else { Duration::ZERO };
+                let saving = if state.on_rotation.is_some() { SAVE_DEADLINE } else { Duration::ZERO };
                 drop(state);
-                let deadline = now.mono + self.policy.fetch_deadline() + saves + GRACE;
+                let deadline = now.mono + self.policy.fetch_deadline() + saving + GRACE;
                 let (waiter, task) = slot.start(deadline, work);
                 // Outside the locks: a runtime that is shutting down drops the task right here.
                 runtime.spawn(task);

@@ -495,25 +495,24 @@ impl Session {
         SaveStep::Save(ticket, self.with_refresh_token(token))
     }
 
-    /// A save ended; `None` if it was dropped half-way. Returns whether the newest refresh token has to
-    /// be saved once more, because this save may have overwritten it; and the error that is told no more, to be dropped
-    /// after the lock.
+    /// A save ended; `None` if it was dropped half-way. Returns whether a newer refresh token has to be saved after it,
+    /// because this save may have overwritten it; and the error that is told no more, to be dropped after the lock.
     pub(crate) fn on_saved(&mut self, ticket: SaveTicket, result: Option<Result<(), Error>>) -> (bool, Option<Error>) {
         let rotation = &mut self.rotation;
         let SaveTicket { attempt, number } = ticket;
         rotation.saving = rotation.saving.filter(|(saving, _)| *saving != attempt);
-        let overwrote = number < rotation.saved;
-        if overwrote || matches!(result, Some(Ok(()))) {
+        // A save that failed may have written all the same.
+        if number < rotation.saved || matches!(result, Some(Ok(()))) {
             rotation.saved = number;
         }
         // A save of an older refresh token, or of a former source's, says nothing about the newest.
-        let told = number > rotation.forgotten && !overwrote;
+        let is_newest = number == rotation.newest && number > rotation.forgotten;
         let former = match result {
-            Some(result) if told => mem::replace(&mut rotation.not_saved, result.err()),
+            Some(result) if is_newest => mem::replace(&mut rotation.not_saved, result.err()),
             Some(result) => result.err(),
             None => None,
         };
-        (overwrote, former)
+        (number < rotation.newest && rotation.refresh_token.is_some(), former)
     }
 
     // --- sources, sessions and the end ---

@@ -22,8 +22,5 @@ mod two_runtimes;
 mod wakers;
 mod warnings;
 
-// Names that the crate does not have yet: `TokenCache::sign_in`, `Error::rejected_response`.
-#[cfg(any())]
 mod rejected_response;
-#[cfg(any())]
 mod sign_in;

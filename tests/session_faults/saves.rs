@@ -179,7 +179,9 @@ fn a_superseded_run_that_thaws_does_not_leave_a_spent_refresh_token_in_the_store
 #[test]
 fn a_superseded_run_that_thaws_does_not_report_its_failed_save() {
     let (store, cache) = thawing(true, false);
-    assert_eq!(store.all(), ["r2"]);
+    // It may have written before it failed, so the newest is saved once more.
+    assert!(store.all().iter().all(|saved| saved == "r2"), "{:?}", store.all());
+    assert_eq!(store.last().as_deref(), Some("r2"));
     assert!(cache.status().not_saved.is_none());
 }
 
