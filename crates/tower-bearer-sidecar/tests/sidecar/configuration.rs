@@ -131,7 +131,7 @@ async fn it_is_not_its_own_upstream() {
 
 #[tokio::test]
 async fn help_is_for_people() {
-    let mut help = tokio::process::Command::new(env!("CARGO_BIN_EXE_sidecar"));
+    let mut help = tokio::process::Command::new(env!("CARGO_BIN_EXE_tower-bearer-sidecar"));
     help.arg("--help").stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     // What the machine has in its variables is nobody's business.
     help.env("SIDECAR_UPSTREAM", "https://private.example");
@@ -140,7 +140,11 @@ async fn help_is_for_people() {
     for words in ["Where calls go:", "Where the token comes from:", "Who may call:", "Running it:", "Examples:"] {
         assert!(help.said.contains(words), "{words}");
     }
-    assert!(help.said.matches("    sidecar --").count() + help.said.matches("... sidecar --").count() >= 3);
+    assert!(
+        help.said.matches("    tower-bearer-sidecar --").count()
+            + help.said.matches("... tower-bearer-sidecar --").count()
+            >= 3
+    );
     assert!(!help.said.contains("private.example"));
     assert!(help.said.contains("[default: 127.0.0.1:8420]"), "loopback, unless somebody says otherwise");
     let longest = help.said.lines().map(str::len).max().unwrap();

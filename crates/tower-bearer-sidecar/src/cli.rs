@@ -23,19 +23,19 @@ Secrets are never on the command line. Each is a variable, or a file that is rea
 
 Examples:
   A service that calls an API for itself; afterwards `curl http://127.0.0.1:8420/me` is answered:
-    sidecar --upstream https://api.example.com --issuer https://auth.example.com \\
+    tower-bearer-sidecar --upstream https://api.example.com --issuer https://auth.example.com \\
             --grant client-credentials --client-id my-app --client-secret-file /run/secrets/my-app
 
   MeshyDB, as a user of the tenant acme:
-    SIDECAR_PASSWORD=... sidecar --preset meshydb --account my-account --public-key my-public-key \\
+    SIDECAR_PASSWORD=... tower-bearer-sidecar --preset meshydb --account my-account --public-key my-public-key \\
             --tenant acme --username me
 
   Mesh Connect, at a socket that only this user can open:
-    sidecar --preset mesh-connect --client-id my-client --client-secret-file ./secret \\
+    tower-bearer-sidecar --preset mesh-connect --client-id my-client --client-secret-file ./secret \\
             --listen unix:/run/user/1000/mesh.sock
 
   Azure, as who has logged in with az:
-    sidecar --upstream https://management.azure.com --token-at /accessToken --expires-at /expires_on \\
+    tower-bearer-sidecar --upstream https://management.azure.com --token-at /accessToken --expires-at /expires_on \\
             --token-command 'az account get-access-token --output json'";
 
 /// A local address where calls leave with a live token.
@@ -47,7 +47,7 @@ Examples:
 /// Whoever can call the sidecar acts with its token. So it listens on loopback or on a Unix socket, and refuses requests
 /// of web pages and requests under a foreign name.
 #[derive(Parser)]
-#[command(name = "sidecar", version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "tower-bearer-sidecar", version, after_help = EXAMPLES, max_term_width = 110)]
 pub(crate) struct Args {
     /// The API that calls go to: scheme, host and port. The token goes there and nowhere else. The presets know
     /// their own

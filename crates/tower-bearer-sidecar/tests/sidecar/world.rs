@@ -144,7 +144,7 @@ pub(crate) async fn ended(child: Child) -> Ended {
 
 /// The binary with these variables, and none of the machine's that it would read.
 fn command(variables: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sidecar"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tower-bearer-sidecar"));
     command.env_clear().envs(variables.iter().copied()).kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
