@@ -64,8 +64,8 @@ pub(crate) struct Args {
     #[arg(hide_env = true, help_heading = "Where calls go")]
     pub(crate) timeout: Duration,
 
-    /// How many bytes of an upload are kept in memory until its answer begins, to send it again with a new token. The
-    /// 401 of a longer one is handed to the caller
+    /// How many bytes of memory an upload may take until its answer begins, to be sent again with a new token. The 401
+    /// of a longer one is handed to the caller
     #[arg(long, value_name = "BYTES", default_value = "1048576", env = "SIDECAR_RESEND_LIMIT", hide_env = true)]
     #[arg(help_heading = "Where calls go")]
     pub(crate) resend_limit: usize,
