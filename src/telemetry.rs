@@ -5,7 +5,7 @@
 //! and nothing holds a secret.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::Uri;
 use tracing::Span;
@@ -55,7 +55,7 @@ impl Telemetry {
     /// Around the source's work.
     pub(crate) fn fetching(&self, reason: Reason) -> Span {
         #[cfg(feature = "metrics")]
-        self.begun.get_or_init(|| self.begin());
+        self.begin();
         tracing::debug_span!(target: TARGET, "token_fetch", cache = self.name(), %reason)
     }
 
@@ -99,6 +99,22 @@ impl Telemetry {
         );
         #[cfg(feature = "metrics")]
         self.count_fetch(if error.is_denied() { "denied" } else { "failed" }, fetch, None);
+    }
+
+    /// A caller needed a token and got this error. Counted only: in an outage, each request comes here.
+    pub(crate) fn unavailable(&self, error: &Error) {
+        #[cfg(feature = "metrics")]
+        self.count_unavailable(error);
+        #[cfg(not(feature = "metrics"))]
+        let _ = error;
+    }
+
+    /// The current token ends at this time; `None` if there is none any more.
+    pub(crate) fn token_ends(&self, at: Option<SystemTime>) {
+        #[cfg(feature = "metrics")]
+        self.set_token_end(at);
+        #[cfg(not(feature = "metrics"))]
+        let _ = at;
     }
 
     /// A result that nobody wants any more: the source was replaced, the session signed out, or a newer run has

@@ -1,9 +1,12 @@
 //! The same as numbers, through the `metrics` facade: whoever installs a recorder has them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use metrics::{Label, SharedString, Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics::{
+    Label, SharedString, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
+use crate::error::Error;
 use crate::source::Reason;
 use crate::telemetry::{Fetch, Telemetry};
 
@@ -18,12 +21,22 @@ const COUNTERS: [(&str, &str); 7] = [
     ("tower_bearer_sign_outs_total", "Sessions that were signed out"),
 ];
 const FETCHES: &str = "tower_bearer_fetches_total";
+const UNAVAILABLE: &str = "tower_bearer_token_unavailable_total";
+const EXPIRES_AT: &str = "tower_bearer_token_expires_at_seconds";
 const REASONS: [Reason; 5] = [Reason::First, Reason::Due, Reason::Expired, Reason::Refused, Reason::Asked];
 
 impl Telemetry {
     /// Has every counter stand at zero before it counts: a counter that comes into being at one looks to Prometheus as if
     /// it had never moved, and no alert would see the first failure.
     pub(super) fn begin(&self) {
+        self.begun.get_or_init(|| self.register());
+    }
+
+    fn register(&self) {
+        gauge!(EXPIRES_AT, self.labels()).set(0.0);
+        for outcome in ["failed", "denied", "ended"] {
+            counter!(UNAVAILABLE, self.labels_with(outcome)).increment(0);
+        }
         for (name, _) in COUNTERS {
             counter!(name, self.labels()).increment(0);
         }
@@ -54,14 +67,39 @@ impl Telemetry {
         counter!(FETCHES, self.labels_of("discarded", reason)).increment(1);
     }
 
+    pub(super) fn count_unavailable(&self, error: &Error) {
+        // Without a runtime no fetch has begun.
+        self.begin();
+        let outcome = match error {
+            error if error.is_denied() => "denied",
+            error if error.is_signed_out() || error.is_closed() => "ended",
+            _ => "failed",
+        };
+        counter!(UNAVAILABLE, self.labels_with(outcome)).increment(1);
+    }
+
+    /// Zero: there is no token. Before the first fetch nothing is said, because the cache may still get its name.
+    pub(super) fn set_token_end(&self, at: Option<SystemTime>) {
+        if self.begun.get().is_none() {
+            return;
+        }
+        let since_1970 = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        gauge!(EXPIRES_AT, self.labels()).set(since_1970.as_secs_f64());
+    }
+
     fn labels(&self) -> Vec<Label> {
         let name = self.name.get().map_or(SharedString::const_str(""), |name| SharedString::from_shared(name.clone()));
         vec![Label::new("cache", name)]
     }
 
-    fn labels_of(&self, outcome: &'static str, reason: Reason) -> Vec<Label> {
+    fn labels_with(&self, outcome: &'static str) -> Vec<Label> {
         let mut labels = self.labels();
         labels.push(Label::from_static_parts("outcome", outcome));
+        labels
+    }
+
+    fn labels_of(&self, outcome: &'static str, reason: Reason) -> Vec<Label> {
+        let mut labels = self.labels_with(outcome);
         labels.push(Label::new("reason", reason.to_string()));
         labels
     }
@@ -75,6 +113,8 @@ pub fn describe_metrics() {
     for (name, what) in COUNTERS {
         describe_counter!(name, Unit::Count, what);
     }
+    describe_counter!(UNAVAILABLE, Unit::Count, "Calls that needed a token and got an error");
+    describe_gauge!(EXPIRES_AT, Unit::Seconds, "When the current token ends, in seconds since 1970; 0 without one");
     describe_histogram!("tower_bearer_flight_waiters", Unit::Count, "Callers that waited for one fetch");
     for (name, what) in [
         ("tower_bearer_fetch_seconds", "How long a call of the token source took"),
