@@ -23,6 +23,7 @@ use tower_bearer::resend::Buffered;
 use tower_bearer::{Bearer, BearerLayer, Origin, TokenCache};
 
 use crate::headers;
+use crate::outage::{self, Outages};
 use crate::problem::Problem;
 use crate::upstream::{CallClient, Clients};
 
@@ -45,6 +46,7 @@ struct Inner {
     calls: Api,
     upgrades: Api,
     tunnels: Tunnels,
+    outages: Outages,
 }
 
 /// WebSockets that are open. They have no end of their own: they are cut when the requests are done.
@@ -84,6 +86,7 @@ impl Proxy {
             calls: api(clients.calls),
             upgrades: api(clients.upgrades),
             tunnels,
+            outages: Outages::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -111,12 +114,14 @@ impl Inner {
         headers::inward(request.headers_mut(), head.version, caller.is_some());
 
         let api = if caller.is_some() { &self.upgrades } else { &self.calls };
+        let begun = outage::now();
         let response = api.clone().oneshot(request).await.map_err(|error| {
             let next_attempt = self.cache.status().next_attempt_in;
             let problem = Problem::of(&error).or_after(next_attempt);
-            tracing::warn!(code = problem.code(), error = &*error, "call failed");
+            self.outages.failed(&problem, &error);
             problem
         })?;
+        self.outages.succeeded(begun);
         self.hand_back(response, caller)
     }
 

@@ -14,6 +14,7 @@ mod guard;
 mod headers;
 mod listen;
 mod login;
+mod outage;
 mod problem;
 mod secrets;
 mod serve;
