@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod cors;
 mod forward;
 mod guard;
 mod headers;
