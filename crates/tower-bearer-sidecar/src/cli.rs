@@ -34,6 +34,10 @@ Examples:
     tower-bearer-sidecar --preset mesh-connect --client-id my-client --client-secret-file ./secret \\
             --listen unix:/run/user/1000/mesh.sock
 
+  As the person who logs in once, in a browser:
+    tower-bearer-sidecar --upstream https://api.example.com --issuer https://auth.example.com \\
+            --grant device-code --client-id my-cli --scope offline_access --refresh-token-file ./session
+
   Azure, as who has logged in with az:
     tower-bearer-sidecar --upstream https://management.azure.com --token-at /accessToken --expires-at /expires_on \\
             --token-command 'az account get-access-token --output json'";
@@ -112,7 +116,7 @@ pub(crate) struct Args {
 }
 
 /// Where the token comes from.
-#[derive(Group)]
+#[derive(Clone, Group)]
 #[command(next_help_heading = "Where the token comes from")]
 pub(crate) struct Login {
     /// How the token is asked for
@@ -155,6 +159,11 @@ pub(crate) struct Login {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) token_url: Option<String>,
 
+    /// Where the grant device-code asks for a code, beside --token-url; an issuer's metadata says it by itself
+    #[arg(long, value_name = "URL", env = "SIDECAR_DEVICE_AUTHORIZATION_URL", hide_env = true)]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) device_authorization_url: Option<String>,
+
     /// The client's id
     #[arg(long, value_name = "ID", env = "SIDECAR_CLIENT_ID", hide_env = true)]
     #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -177,7 +186,8 @@ pub(crate) struct Login {
     #[arg(long, value_name = "FILE", env = "SIDECAR_PASSWORD_FILE", hide_env = true)]
     pub(crate) password_file: Option<PathBuf>,
 
-    /// A file that holds the refresh token. Where the issuer hands out a new one, that is written back to the file
+    /// A file that holds the refresh token. Where the issuer hands out a new one, that is written back to the file. For
+    /// the grant device-code it need not be there yet
     #[arg(long, value_name = "FILE", env = "SIDECAR_REFRESH_TOKEN_FILE", hide_env = true)]
     pub(crate) refresh_token_file: Option<PathBuf>,
 
@@ -234,6 +244,9 @@ pub(crate) enum Grant {
     Password,
     /// From a saved session: --client-id and a refresh token
     RefreshToken,
+    /// A person logs in, in a browser on any machine (RFC 8628): --client-id. Where and with which code is said on
+    /// standard error, then it waits. --refresh-token-file keeps the session for the next start
+    DeviceCode,
     /// A token for another (RFC 8693): a subject token
     TokenExchange,
     /// A token for an assertion (RFC 7523): an assertion

@@ -10,6 +10,7 @@
 
 mod cli;
 mod cors;
+mod device;
 mod forward;
 mod guard;
 mod headers;

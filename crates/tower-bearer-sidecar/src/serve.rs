@@ -73,6 +73,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Wrong> {
         tasks.spawn(serve(listener, guard.layer(reports), stop_reports.clone()));
         println!("status at {address}");
     }
+    if let Some(device) = session.device {
+        tokio::select! {
+            logged_in = device.log_in(&cache) => logged_in?,
+            () = told.end() => return Ok(()),
+        }
+    }
     // The token is there before the first call, and `/ready` tells.
     tasks.spawn(cache.keep_warm());
     tasks.spawn(async move {

@@ -84,6 +84,18 @@ async fn each_mistake_names_its_option_and_what_to_do() {
         (&[&GRANT[..], &["--allow-host", "*"]].concat(), given, &["--allow-host", "wildcard"]),
         (&[&GRANT[..], &["--allow-origin", "null"]].concat(), given, &["--allow-origin", "https://"]),
         (&[&GRANT[..], &["--timeout", "0"]].concat(), given, &["--timeout", "whole seconds"]),
+        (
+            &[&GRANT[..4], &["--grant", "device-code", "--client-id", "me"]].concat(),
+            &[],
+            &["--device-authorization-url", "needs it"],
+        ),
+        (
+            &[&GRANT[..4], &["--grant", "device-code", "--client-id", "me", "--refresh-token-file", "/no/where"]]
+                .concat(),
+            &[],
+            &["--refresh-token-file", "/no/where cannot be kept", "may write"],
+        ),
+        (&[&GRANT[..], &["--device-authorization-url", "x"]].concat(), given, &["--device-authorization-url", "leave"]),
         (&["--preset", "meshydb"], &[], &["--account", "needs it"]),
         (&["--preset", "meshydb", "--account", "a", "--public-key", "k"], &[], &["--username", "refresh token"]),
         (&["--preset", "meshydb", "--grant", "password"], &[], &["--preset", "--grant"]),
