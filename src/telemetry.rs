@@ -5,7 +5,7 @@
 //! and nothing holds a secret.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::Uri;
 use tracing::Span;
@@ -43,10 +43,15 @@ impl Telemetry {
         self.name.get().map(|name| &**name)
     }
 
+    #[cfg(feature = "metrics")]
+    fn begin(&self) {
+        self.begun.get_or_init(|| metrics::begin(self.name.get()));
+    }
+
     /// Around the source's work.
     pub(crate) fn fetching(&self, reason: Reason) -> Span {
         #[cfg(feature = "metrics")]
-        self.begun.get_or_init(|| metrics::begin(self.name.get()));
+        self.begin();
         tracing::debug_span!(target: TARGET, "token_fetch", cache = self.name(), %reason)
     }
 
@@ -93,6 +98,29 @@ impl Telemetry {
             let outcome = if error.is_denied() { "denied" } else { "failed" };
             metrics::count_fetch(self.name.get(), outcome, fetch, None);
         }
+    }
+
+    /// A caller needed a token and got this error. Counted only: in an outage, each request comes here.
+    pub(crate) fn unavailable(&self, error: &Error) {
+        #[cfg(feature = "metrics")]
+        {
+            // Without a runtime no fetch has begun.
+            self.begin();
+            metrics::count_unavailable(self.name.get(), error);
+        }
+        #[cfg(not(feature = "metrics"))]
+        let _ = error;
+    }
+
+    /// The current token ends at this time; `None` if there is none any more.
+    pub(crate) fn token_ends(&self, at: Option<SystemTime>) {
+        // Before the first fetch nothing is said, because the cache may still get its name.
+        #[cfg(feature = "metrics")]
+        if self.begun.get().is_some() {
+            metrics::set_token_end(self.name.get(), at);
+        }
+        #[cfg(not(feature = "metrics"))]
+        let _ = at;
     }
 
     /// A result that nobody wants any more: the source was replaced, the session signed out, or a newer run has

@@ -97,6 +97,82 @@ fn fetches_are_counted_by_outcome_and_reason_and_carry_the_caches_name() {
 }
 
 #[test]
+fn calls_that_find_no_token_are_counted_by_what_kept_it_away() {
+    let seen = seen(async || {
+        let script = Script::living(HOUR);
+        let cache = TokenCache::new(script.clone()).named("billing");
+        script.fail(1);
+        // Two wait for the fetch that fails; the third comes in the pause after it.
+        let (a, b) = tokio::join!(cache.get(), cache.get());
+        a.and(b).and(cache.get().await).expect_err("scripted");
+        tokio::time::advance(MINUTE).await;
+        script.deny(1);
+        cache.get().await.expect_err("scripted");
+        tokio::time::advance(MINUTE).await;
+        cache.get().await.expect("a token");
+        // There is a token: nothing is kept from those who call.
+        script.fail(1);
+        cache.refresh().await.expect_err("scripted");
+        cache.get().await.expect("still there");
+        cache.sign_out(async |_| Ok::<_, tower_bearer::Error>(())).await.expect("nothing fails");
+        cache.get().await.expect_err("signed out");
+    });
+    expect(
+        &seen,
+        &[
+            ("tower_bearer_token_unavailable_total{cache=billing,outcome=failed}", 3.0),
+            ("tower_bearer_token_unavailable_total{cache=billing,outcome=denied}", 1.0),
+            ("tower_bearer_token_unavailable_total{cache=billing,outcome=ended}", 1.0),
+        ],
+    );
+}
+
+#[test]
+fn the_end_of_the_token_is_known_until_there_is_none() {
+    const END: &str = "tower_bearer_token_expires_at_seconds{cache=}";
+    let end = |cache: &TokenCache| {
+        let end = cache.peek().expect("a token").expires_at().expect("it was published");
+        end.duration_since(std::time::UNIX_EPOCH).expect("it is later").as_secs_f64()
+    };
+    let (mut first, mut second) = (0.0, 0.0);
+    let after_one = seen(async || {
+        let cache = TokenCache::new(Script::living(HOUR));
+        cache.get().await.expect("a token");
+        first = end(&cache);
+    });
+    expect(&after_one, &[(END, first)]);
+    let after_two = seen(async || {
+        let script = Script::living(HOUR);
+        let cache = TokenCache::new(script.clone());
+        cache.get().await.expect("a token");
+        script.lifetime(2 * HOUR);
+        cache.refresh().await.expect("a token");
+        script.fail(1);
+        cache.refresh().await.expect_err("scripted");
+        second = end(&cache);
+    });
+    expect(&after_two, &[(END, second)]);
+    let without_one = seen(async || {
+        let script = Script::living(HOUR);
+        script.fail(1);
+        TokenCache::new(script).get().await.expect_err("scripted");
+    });
+    expect(&without_one, &[(END, 0.0)]);
+    let signed_out = seen(async || {
+        let cache = TokenCache::new(Script::living(HOUR));
+        cache.get().await.expect("a token");
+        cache.sign_out(async |_| Ok::<_, tower_bearer::Error>(())).await.expect("nothing fails");
+    });
+    expect(&signed_out, &[(END, 0.0)]);
+    let replaced = seen(async || {
+        let cache = TokenCache::new(Script::living(HOUR));
+        cache.get().await.expect("a token");
+        cache.set_source(Script::living(HOUR));
+    });
+    expect(&replaced, &[(END, 0.0)]);
+}
+
+#[test]
 fn refusals_and_what_came_of_them_are_counted() {
     let seen = seen(async || {
         let script = Script::living(HOUR);

@@ -170,6 +170,12 @@ impl Driver {
         self.snapshot.swap(Arc::new(Snapshot::new(state.session.view().clone())))
     }
 
+    /// Tells the telemetry when the current token ends. Outside all locks, because a recorder is user code.
+    fn tell_token_end(&self) {
+        let end = self.snapshot.load().view.current.as_ref().and_then(|current| current.token.expires_at());
+        self.telemetry.token_ends(end);
+    }
+
     // --- callers ---
 
     /// Waits until the demand is met, or until an error says why not. The caller began in this session; `None`: in the
@@ -181,38 +187,50 @@ impl Driver {
     ) -> Result<Token, Error> {
         let mut give_up_at = None;
         let (mut epoch, mut rounds) = (0, 0);
-        loop {
+        let error = loop {
             // Nothing that is made here is kept across the wait: every waiter would pay for it.
             let (wait, last) = {
                 // Each caller enforces its own deadline, because the runtime that fetches may have stalled.
                 let (now, here) = self.clock.now_here();
-                let waiter = match self.acquire_now(demand, &mut session, now)? {
-                    Acquired::Ready(token) => return Ok(token),
-                    Acquired::Wait(waiter) => waiter,
+                let waiter = match self.acquire_now(demand, &mut session, now) {
+                    Ok(Acquired::Ready(token)) => return Ok(token),
+                    Ok(Acquired::Wait(waiter)) => waiter,
+                    Err(error) => break error,
                 };
                 let (waiter, remaining) = waiter.start_waiting(now.mono);
                 let give_up_at = *give_up_at.get_or_insert(here + self.policy.fetch_deadline());
                 let until = give_up_at.min(here + remaining);
-                (clock::timeout_at(until, waiter)?, until == give_up_at)
+                match clock::timeout_at(until, waiter) {
+                    Ok(wait) => (wait, until == give_up_at),
+                    Err(error) => break error,
+                }
             };
             match wait.await {
                 Ok(Ok(Ok(token))) if demand.is_met_by_result(&token) => {
-                    return if Some(token.id().session) == session { Ok(token) } else { Err(Error::signed_out()) };
+                    if Some(token.id().session) == session {
+                        return Ok(token);
+                    }
+                    break Error::signed_out();
                 }
-                Ok(Ok(Err(error))) => return Err(error),
+                Ok(Ok(Err(error))) => break error,
                 // The run was abandoned, or its token is not newer than the one demanded.
                 Ok(_) => {
                     let former = mem::replace(&mut epoch, self.state().session.epoch());
                     // A run of a former source was detached: nothing was lost.
                     rounds = if former == epoch { rounds + 1 } else { 1 };
                     if rounds == MAX_ROUNDS {
-                        return Err(Error::lost());
+                        break Error::lost();
                     }
                 }
-                Err(_) if last => return Err(Error::timed_out(self.policy.fetch_deadline())),
+                Err(_) if last => break Error::timed_out(self.policy.fetch_deadline()),
                 Err(_) => {}
             }
+        };
+        // Other demands fail while there may be a token that can be sent.
+        if demand == Demand::Usable {
+            self.telemetry.unavailable(&error);
         }
+        Err(error)
     }
 
     /// Starts a refresh ahead of time, without waiting for it.
@@ -348,6 +366,7 @@ impl Driver {
         };
         match outcome {
             Outcome::Fetched { token, remaining } => {
+                self.tell_token_end();
                 self.telemetry.fetched(&fetch, token.generation(), token.lifetime(), remaining);
                 Some(Ok(token))
             }
@@ -467,6 +486,7 @@ impl Driver {
         let former = (mem::replace(&mut state.source, source), self.publish(state));
         slot.detach();
         drop(former);
+        self.tell_token_end();
         self.changed.notify_waiters();
     }
 
@@ -484,6 +504,7 @@ impl Driver {
             (epoch, slot.handle(), self.publish(state))
         };
         drop(former);
+        self.tell_token_end();
         if let Some(running) = &running {
             running.resolve_waiters(Err(Error::signed_out()));
         }

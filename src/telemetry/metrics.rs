@@ -1,10 +1,13 @@
 //! The same as numbers, through the `metrics` facade: whoever installs a recorder has them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use metrics::{Label, SharedString, Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics::{
+    Label, SharedString, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
+use crate::error::Error;
 use crate::source::Reason;
 use crate::telemetry::fetch::Fetch;
 
@@ -19,6 +22,8 @@ const COUNTERS: [(&str, &str); 7] = [
     ("tower_bearer_sign_outs_total", "Sessions that were signed out"),
 ];
 const FETCHES: &str = "tower_bearer_fetches_total";
+const UNAVAILABLE: &str = "tower_bearer_token_unavailable_total";
+const EXPIRES_AT: &str = "tower_bearer_token_expires_at_seconds";
 const REASONS: [Reason; 5] = [Reason::First, Reason::Due, Reason::Expired, Reason::Refused, Reason::Asked];
 
 /// The name of a cache, if it has one.
@@ -27,6 +32,10 @@ type Name<'a> = Option<&'a Arc<str>>;
 /// Has every counter stand at zero before it counts: a counter that comes into being at one looks to Prometheus as if it
 /// had never moved, and no alert would see the first failure.
 pub(crate) fn begin(cache: Name<'_>) {
+    gauge!(EXPIRES_AT, labels(cache)).set(0.0);
+    for outcome in ["failed", "denied", "ended"] {
+        counter!(UNAVAILABLE, labels_with(cache, outcome)).increment(0);
+    }
     for (counter, _) in COUNTERS {
         counter!(counter, labels(cache)).increment(0);
     }
@@ -57,14 +66,34 @@ pub(crate) fn count_discarded(cache: Name<'_>, reason: Reason) {
     counter!(FETCHES, labels_of(cache, "discarded", reason)).increment(1);
 }
 
+pub(crate) fn count_unavailable(cache: Name<'_>, error: &Error) {
+    let outcome = match error {
+        error if error.is_denied() => "denied",
+        error if error.is_signed_out() || error.is_closed() => "ended",
+        _ => "failed",
+    };
+    counter!(UNAVAILABLE, labels_with(cache, outcome)).increment(1);
+}
+
+/// Zero: there is no token.
+pub(crate) fn set_token_end(cache: Name<'_>, at: Option<SystemTime>) {
+    let since_1970 = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    gauge!(EXPIRES_AT, labels(cache)).set(since_1970.as_secs_f64());
+}
+
 fn labels(cache: Name<'_>) -> Vec<Label> {
     let name = cache.map_or(SharedString::const_str(""), |name| SharedString::from_shared(name.clone()));
     vec![Label::new("cache", name)]
 }
 
-fn labels_of(cache: Name<'_>, outcome: &'static str, reason: Reason) -> Vec<Label> {
+fn labels_with(cache: Name<'_>, outcome: &'static str) -> Vec<Label> {
     let mut labels = labels(cache);
     labels.push(Label::from_static_parts("outcome", outcome));
+    labels
+}
+
+fn labels_of(cache: Name<'_>, outcome: &'static str, reason: Reason) -> Vec<Label> {
+    let mut labels = labels_with(cache, outcome);
     labels.push(Label::new("reason", reason.to_string()));
     labels
 }
@@ -77,6 +106,8 @@ pub fn describe_metrics() {
     for (name, what) in COUNTERS {
         describe_counter!(name, Unit::Count, what);
     }
+    describe_counter!(UNAVAILABLE, Unit::Count, "Calls that needed a token and got an error");
+    describe_gauge!(EXPIRES_AT, Unit::Seconds, "When the current token ends, in seconds since 1970; 0 without one");
     describe_histogram!("tower_bearer_flight_waiters", Unit::Count, "Callers that waited for one fetch");
     for (name, what) in [
         ("tower_bearer_fetch_seconds", "How long a call of the token source took"),

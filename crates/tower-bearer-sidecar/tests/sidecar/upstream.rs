@@ -86,6 +86,11 @@ impl Upstream {
                 }
                 response.headers_mut().insert("x-public", "2".parse().unwrap());
             }
+            // Mapped, a body forgets its length.
+            "/unsized" => {
+                let body = Full::from("unsized").map_err(|never| match never {});
+                return Ok(Response::new(body.map_frame(|frame| frame).boxed()));
+            }
             "/never" => std::future::pending().await,
             "/socket-after-a-401" if self.seen().len() == 1 => *response.status_mut() = StatusCode::UNAUTHORIZED,
             "/socket" | "/socket-after-a-401" => {

@@ -84,6 +84,18 @@ async fn each_mistake_names_its_option_and_what_to_do() {
         (&[&GRANT[..], &["--allow-host", "*"]].concat(), given, &["--allow-host", "wildcard"]),
         (&[&GRANT[..], &["--allow-origin", "null"]].concat(), given, &["--allow-origin", "https://"]),
         (&[&GRANT[..], &["--timeout", "0"]].concat(), given, &["--timeout", "whole seconds"]),
+        (
+            &[&GRANT[..4], &["--grant", "device-code", "--client-id", "me"]].concat(),
+            &[],
+            &["--device-authorization-url", "needs it"],
+        ),
+        (
+            &[&GRANT[..4], &["--grant", "device-code", "--client-id", "me", "--refresh-token-file", "/no/where"]]
+                .concat(),
+            &[],
+            &["--refresh-token-file", "/no/where cannot be kept", "may write"],
+        ),
+        (&[&GRANT[..], &["--device-authorization-url", "x"]].concat(), given, &["--device-authorization-url", "leave"]),
         (&["--preset", "meshydb"], &[], &["--account", "needs it"]),
         (&["--preset", "meshydb", "--account", "a", "--public-key", "k"], &[], &["--username", "refresh token"]),
         (&["--preset", "meshydb", "--grant", "password"], &[], &["--preset", "--grant"]),
@@ -131,7 +143,7 @@ async fn it_is_not_its_own_upstream() {
 
 #[tokio::test]
 async fn help_is_for_people() {
-    let mut help = tokio::process::Command::new(env!("CARGO_BIN_EXE_sidecar"));
+    let mut help = tokio::process::Command::new(env!("CARGO_BIN_EXE_tower-bearer-sidecar"));
     help.arg("--help").stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     // What the machine has in its variables is nobody's business.
     help.env("SIDECAR_UPSTREAM", "https://private.example");
@@ -140,7 +152,11 @@ async fn help_is_for_people() {
     for words in ["Where calls go:", "Where the token comes from:", "Who may call:", "Running it:", "Examples:"] {
         assert!(help.said.contains(words), "{words}");
     }
-    assert!(help.said.matches("    sidecar --").count() + help.said.matches("... sidecar --").count() >= 3);
+    assert!(
+        help.said.matches("    tower-bearer-sidecar --").count()
+            + help.said.matches("... tower-bearer-sidecar --").count()
+            >= 3
+    );
     assert!(!help.said.contains("private.example"));
     assert!(help.said.contains("[default: 127.0.0.1:8420]"), "loopback, unless somebody says otherwise");
     let longest = help.said.lines().map(str::len).max().unwrap();

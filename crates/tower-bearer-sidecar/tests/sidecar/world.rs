@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::process::{Child, Command};
 use tower::{BoxError, Service};
 use tower_bearer::testing::{Collected, Issuer};
@@ -65,6 +65,15 @@ impl Sidecar {
             command.args(["--listen", "127.0.0.1:0"]);
         }
         command.args(["--status-listen", "127.0.0.1:0"]).args(args);
+        Self::started(command).await
+    }
+
+    /// One that is told everything by variables.
+    pub(crate) async fn start_by_variables(variables: &[(&str, &str)]) -> Self {
+        Self::started(command(variables)).await
+    }
+
+    async fn started(mut command: Command) -> Self {
         let mut child = command.spawn().expect("the sidecar starts");
         let log = Arc::<Mutex<String>>::default();
         collect(child.stderr.take().unwrap(), &log);
@@ -80,6 +89,16 @@ impl Sidecar {
             said += &line;
         }
         Self { child, base: base.unwrap(), status, said, log }
+    }
+
+    /// The status of a GET at its Unix socket.
+    pub(crate) async fn get_by_socket(&self, path: &str) -> String {
+        let mut stream = UnixStream::connect(self.base.strip_prefix("unix:").unwrap()).await.unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        patiently(stream.read_to_string(&mut answer)).await.unwrap();
+        status_of(&answer).to_owned()
     }
 
     pub(crate) fn host(&self) -> &str {
@@ -144,7 +163,7 @@ pub(crate) async fn ended(child: Child) -> Ended {
 
 /// The binary with these variables, and none of the machine's that it would read.
 fn command(variables: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sidecar"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tower-bearer-sidecar"));
     command.env_clear().envs(variables.iter().copied()).kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command

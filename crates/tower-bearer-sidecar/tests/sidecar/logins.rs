@@ -8,8 +8,9 @@ use tower_bearer::TokenCache;
 use tower_bearer::meshydb::MeshyDb;
 use tower_bearer::testing::{Answer, Api, Issuer, Ledger, MeshConnectServer, MeshyDbServer};
 
-use crate::world::{SECRET, Sidecar, issuer, json as parsed, raw, read, serve, status_of, until, write};
+use crate::world::{SECRET, Sidecar, fails, issuer, json as parsed, raw, read, serve, status_of, until, write};
 
+const UPSTREAM: &str = "http://127.0.0.1:1";
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A sidecar of this grant before an API that knows the issuer's tokens; what the issuer was asked.
@@ -157,6 +158,85 @@ async fn a_rotated_refresh_token_is_written_back_to_its_file() {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+}
+
+fn device_code(user_code: &str) -> Answer {
+    Answer::json(
+        200,
+        json!({
+            "device_code": "the-device-code",
+            "user_code": user_code,
+            "verification_uri": "https://auth.example.com/device",
+            "verification_uri_complete": format!("https://auth.example.com/device?user_code={user_code}"),
+            "expires_in": 1800,
+            "interval": 1,
+        }),
+    )
+}
+
+#[tokio::test]
+async fn a_person_logs_in_once_and_the_session_goes_on_at_the_next_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("session");
+    let (issuer, tokens) = issuer().await;
+    issuer.rotate_refresh_tokens(true);
+    let upstream = serve(Api::new(issuer.ledger())).await;
+    let (device_url, token_url) = (format!("{tokens}/device"), format!("{tokens}/token"));
+    let place = ["--upstream", &upstream, "--device-authorization-url", &device_url, "--token-url", &token_url];
+    let login = ["--grant", "device-code", "--client-id", "my-cli", "--scope", "offline_access"];
+    let args = [&place[..], &login, &["--refresh-token-file", path.to_str().unwrap()]].concat();
+    let ask = |user_code: &str| {
+        issuer.queue(device_code(user_code));
+        issuer.queue(Answer::oauth_error(400, "authorization_pending"));
+    };
+    let forms = || issuer.requests().iter().map(|request| request.form()).collect::<Vec<_>>();
+
+    ask("WDJB-MJHT");
+    let sidecar = Sidecar::start_with(&args, &[]).await;
+    let log = sidecar.log();
+    assert!(log.contains("within 30 minutes: open https://auth.example.com/device and enter WDJB-MJHT\n"), "{log}");
+    assert!(log.contains("or open https://auth.example.com/device?user_code=WDJB-MJHT\n"), "{log}");
+    assert_eq!(sidecar.get("/me").await.0, 200);
+    let asked = forms();
+    assert_eq!((&*asked[0]["client_id"], &*asked[0]["scope"]), ("my-cli", "offline_access"));
+    assert_eq!(asked[2]["device_code"], "the-device-code");
+    assert_eq!(asked.len(), 3, "the code, no answer yet, the token");
+    until(async || path.exists()).await;
+    assert_eq!(read(&path), "refresh-1\n");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    drop(sidecar);
+
+    let sidecar = Sidecar::start_with(&args, &[]).await;
+    assert_eq!(sidecar.get("/me").await.0, 200);
+    assert!(!sidecar.log().contains("enter"), "{}", sidecar.log());
+    assert_eq!((forms().len(), &*forms()[3]["refresh_token"]), (4, "refresh-1"));
+    until(async || read(&path) == "refresh-2\n").await;
+    drop(sidecar);
+
+    // The session has ended: somebody logs in again.
+    issuer.queue(Answer::oauth_error(400, "invalid_grant"));
+    ask("XKCD-NINE");
+    let sidecar = Sidecar::start_with(&args, &[]).await;
+    assert!(sidecar.log().contains("enter XKCD-NINE\n"), "{}", sidecar.log());
+    assert_eq!(sidecar.get("/me").await.0, 200);
+    until(async || read(&path) == "refresh-3\n").await;
+    for secret in ["the-device-code", "refresh-", "token-"] {
+        assert!(!sidecar.log().contains(secret), "{secret} in {}", sidecar.log());
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_nobody_makes_ends_the_sidecar() {
+    let (issuer, tokens) = issuer().await;
+    issuer.queue(device_code("WDJB-MJHT"));
+    issuer.queue(Answer::oauth_error(400, "access_denied"));
+    let (device_url, token_url) = (format!("{tokens}/device"), format!("{tokens}/token"));
+    let place = ["--upstream", UPSTREAM, "--device-authorization-url", &device_url, "--token-url", &token_url];
+    let login = ["--listen", "127.0.0.1:0", "--grant", "device-code", "--client-id", "my-cli"];
+    let ended = fails(&[&place[..], &login].concat(), &[]).await;
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(ended.said.contains("enter WDJB-MJHT") && ended.said.contains("access_denied"), "{}", ended.said);
+    assert!(!ended.said.contains("listening"), "{}", ended.said);
 }
 
 #[tokio::test]

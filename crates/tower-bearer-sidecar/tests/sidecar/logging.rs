@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use tower_bearer::testing::Answer;
+use tower_bearer::testing::{Answer, Api};
 
-use crate::world::{SECRET, Sidecar, issuer, read, until, write};
+use crate::world::{SECRET, Sidecar, issuer, read, serve, until, write};
 
 const UPSTREAM: &str = "http://127.0.0.1:1";
 
@@ -21,6 +21,29 @@ async fn an_issuer_that_says_no_is_logged_with_its_code() {
     issuer.fail(Some(Answer::oauth_error(401, "invalid_client")));
     let sidecar = Sidecar::of(&tokens, UPSTREAM, &[]).await;
     says(&sidecar, &["WARN", &format!("{tokens}/token answered 401"), "invalid_client"]).await;
+}
+
+#[tokio::test]
+async fn an_outage_is_a_line_when_it_begins_and_one_when_it_ends() {
+    let (issuer, tokens) = issuer().await;
+    issuer.fail(Some(Answer::raw(503, "down").header("retry-after", "2")));
+    let upstream = serve(Api::new(issuer.ledger())).await;
+    let sidecar = Sidecar::of(&tokens, &upstream, &[]).await;
+    let mut failed = 0;
+    while failed < 20 {
+        assert_eq!(sidecar.get("/me").await.0, 503);
+        failed += 1;
+    }
+    issuer.fail(None);
+    while sidecar.get("/me").await.0 == 503 {
+        failed += 1;
+    }
+    says(&sidecar, &["WARN", "calls no longer fail", "token-unavailable", &format!("calls={failed} ")]).await;
+    let log = sidecar.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("path=")).collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    assert!(lines[0].contains("WARN") && lines[0].contains("calls begin to fail"), "{log}");
+    assert!(lines[0].contains("token-unavailable") && lines[0].contains("503"), "{log}");
 }
 
 #[tokio::test]

@@ -9,11 +9,14 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod cors;
+mod device;
 mod forward;
 mod guard;
 mod headers;
 mod listen;
 mod login;
+mod outage;
 mod problem;
 mod secrets;
 mod serve;
@@ -44,7 +47,7 @@ async fn main() -> ExitCode {
     // Libraries beneath see headers and bodies: at the finest level too they only warn.
     let targets = Targets::new()
         .with_default(LevelFilter::WARN)
-        .with_targets(["sidecar", "tower_bearer", "tower_http"].map(|target| (target, args.log)));
+        .with_targets([env!("CARGO_CRATE_NAME"), "tower_bearer", "tower_http"].map(|target| (target, args.log)));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     tracing_subscriber::registry().with(targets).with(lines).init();
     match serve::run(args).await {

@@ -101,6 +101,21 @@ impl Kind {
         }
     }
 
+    /// Whether a file that the sidecar itself writes holds this secret already. If not, its directory must take it.
+    pub(crate) fn is_kept_in(self, path: &Path) -> Result<bool, Wrong> {
+        let wrong = |error: io::Error| {
+            let shown = path.display();
+            let remedy = "name a file in a directory that this user may write";
+            Wrong::new(self.file_flag, format_args!("{shown} cannot be kept ({error}); {remedy}"))
+        };
+        tempfile::NamedTempFile::new_in(directory(path)).map_err(wrong)?;
+        match std::fs::read_to_string(path).map(Secret::from) {
+            Ok(text) => Ok(!text.expose().trim().is_empty()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(wrong(error)),
+        }
+    }
+
     /// The same for a secret that this login cannot do without.
     pub(crate) fn need(self, file: Option<PathBuf>, login: &str) -> Result<Given, Wrong> {
         self.find(file)?.ok_or_else(|| {
@@ -133,10 +148,10 @@ impl Given {
         }
     }
 
-    pub(crate) fn file(&self) -> Option<&Path> {
+    pub(crate) fn file(&self) -> Option<PathBuf> {
         match self {
             Self::Variable(_) => None,
-            Self::File(path) => Some(path),
+            Self::File(path) => Some(path.clone()),
         }
     }
 }
@@ -144,12 +159,15 @@ impl Given {
 /// Puts a secret in the place of the one in a file, so that there is a whole one at any time. Only this user can read it.
 pub(crate) async fn rewrite(path: PathBuf, secret: Secret) -> io::Result<()> {
     let write = move || {
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(directory)?;
+        let mut file = tempfile::NamedTempFile::new_in(directory(&path))?;
         writeln!(file, "{}", secret.expose())?;
         file.as_file().sync_all()?;
         file.persist(&path)?;
         Ok(())
     };
     tokio::task::spawn_blocking(write).await?
+}
+
+fn directory(file: &Path) -> &Path {
+    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

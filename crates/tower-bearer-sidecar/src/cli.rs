@@ -23,19 +23,23 @@ Secrets are never on the command line. Each is a variable, or a file that is rea
 
 Examples:
   A service that calls an API for itself; afterwards `curl http://127.0.0.1:8420/me` is answered:
-    sidecar --upstream https://api.example.com --issuer https://auth.example.com \\
+    tower-bearer-sidecar --upstream https://api.example.com --issuer https://auth.example.com \\
             --grant client-credentials --client-id my-app --client-secret-file /run/secrets/my-app
 
   MeshyDB, as a user of the tenant acme:
-    SIDECAR_PASSWORD=... sidecar --preset meshydb --account my-account --public-key my-public-key \\
+    SIDECAR_PASSWORD=... tower-bearer-sidecar --preset meshydb --account my-account --public-key my-public-key \\
             --tenant acme --username me
 
   Mesh Connect, at a socket that only this user can open:
-    sidecar --preset mesh-connect --client-id my-client --client-secret-file ./secret \\
+    tower-bearer-sidecar --preset mesh-connect --client-id my-client --client-secret-file ./secret \\
             --listen unix:/run/user/1000/mesh.sock
 
+  As the person who logs in once, in a browser:
+    tower-bearer-sidecar --upstream https://api.example.com --issuer https://auth.example.com \\
+            --grant device-code --client-id my-cli --scope offline_access --refresh-token-file ./session
+
   Azure, as who has logged in with az:
-    sidecar --upstream https://management.azure.com --token-at /accessToken --expires-at /expires_on \\
+    tower-bearer-sidecar --upstream https://management.azure.com --token-at /accessToken --expires-at /expires_on \\
             --token-command 'az account get-access-token --output json'";
 
 /// A local address where calls leave with a live token.
@@ -47,7 +51,7 @@ Examples:
 /// Whoever can call the sidecar acts with its token. So it listens on loopback or on a Unix socket, and refuses requests
 /// of web pages and requests under a foreign name.
 #[derive(Parser)]
-#[command(name = "sidecar", version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "tower-bearer-sidecar", version, after_help = EXAMPLES, max_term_width = 110)]
 pub(crate) struct Args {
     /// The API that calls go to: scheme, host and port. The token goes there and nowhere else. The presets know
     /// their own
@@ -64,8 +68,8 @@ pub(crate) struct Args {
     #[arg(hide_env = true, help_heading = "Where calls go")]
     pub(crate) timeout: Duration,
 
-    /// How many bytes of an upload are kept in memory until its answer begins, to send it again with a new token. The
-    /// 401 of a longer one is handed to the caller
+    /// How many bytes of memory an upload may take until its answer begins, to be sent again with a new token. The 401
+    /// of a longer one is handed to the caller
     #[arg(long, value_name = "BYTES", default_value = "1048576", env = "SIDECAR_RESEND_LIMIT", hide_env = true)]
     #[arg(help_heading = "Where calls go")]
     pub(crate) resend_limit: usize,
@@ -112,7 +116,7 @@ pub(crate) struct Args {
 }
 
 /// Where the token comes from.
-#[derive(Group)]
+#[derive(Clone, Group)]
 #[command(next_help_heading = "Where the token comes from")]
 pub(crate) struct Login {
     /// How the token is asked for
@@ -155,6 +159,11 @@ pub(crate) struct Login {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) token_url: Option<String>,
 
+    /// Where the grant device-code asks for a code, beside --token-url; an issuer's metadata says it by itself
+    #[arg(long, value_name = "URL", env = "SIDECAR_DEVICE_AUTHORIZATION_URL", hide_env = true)]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) device_authorization_url: Option<String>,
+
     /// The client's id
     #[arg(long, value_name = "ID", env = "SIDECAR_CLIENT_ID", hide_env = true)]
     #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -177,7 +186,8 @@ pub(crate) struct Login {
     #[arg(long, value_name = "FILE", env = "SIDECAR_PASSWORD_FILE", hide_env = true)]
     pub(crate) password_file: Option<PathBuf>,
 
-    /// A file that holds the refresh token. Where the issuer hands out a new one, that is written back to the file
+    /// A file that holds the refresh token. Where the issuer hands out a new one, that is written back to the file. For
+    /// the grant device-code it need not be there yet
     #[arg(long, value_name = "FILE", env = "SIDECAR_REFRESH_TOKEN_FILE", hide_env = true)]
     pub(crate) refresh_token_file: Option<PathBuf>,
 
@@ -234,6 +244,9 @@ pub(crate) enum Grant {
     Password,
     /// From a saved session: --client-id and a refresh token
     RefreshToken,
+    /// A person logs in, in a browser on any machine (RFC 8628): --client-id. Where and with which code is said on
+    /// standard error, then it waits. --refresh-token-file keeps the session for the next start
+    DeviceCode,
     /// A token for another (RFC 8693): a subject token
     TokenExchange,
     /// A token for an assertion (RFC 7523): an assertion

@@ -1,5 +1,5 @@
 //! A lookalike of MeshyDB on a port of loopback, to try the sidecar without an account anywhere:
-//! `cargo run -p sidecar --example lookalike`. Its tokens live for ten seconds.
+//! `cargo run -p tower-bearer-sidecar --example lookalike`. Its tokens live for ten seconds.
 #![expect(clippy::disallowed_methods, reason = "a program of its own: it may spawn tasks")]
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ async fn main() -> std::io::Result<()> {
     let base = format!("http://{}", listener.local_addr()?);
     println!("In a second terminal:");
     println!(
-        "  SIDECAR_PASSWORD=secret cargo run -p sidecar -- --preset meshydb --account acme --public-key public-key \\"
+        "  SIDECAR_PASSWORD=secret cargo run -p tower-bearer-sidecar -- --preset meshydb --account acme --public-key public-key \\"
     );
     println!("      --username ann --issuer {base} --upstream {base} --log debug");
     println!("In a third:");

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, header};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -13,11 +13,9 @@ use hyper_util::service::TowerToHyperService;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::util::option_layer;
 use tower::{BoxError, Layer, Service, ServiceBuilder, service_fn};
 use tower_bearer::resend::Buffered;
 use tower_bearer::{BearerLayer, Origin};
-use tower_http::cors::{AllowHeaders, AllowMethods, CorsLayer};
 use tower_http::trace::TraceLayer;
 use tower_http::validate_request::ValidateRequestHeaderLayer;
 
@@ -64,7 +62,6 @@ pub(crate) async fn run(args: Args) -> Result<(), Wrong> {
         })
         .layer(TraceLayer::new_for_http().make_span_with(span).on_failure(()))
         .layer(ValidateRequestHeaderLayer::custom(guard))
-        .layer(option_layer(cors(&args.allow_origin)))
         .service(service_fn(move |request| proxy.clone().answer(request)));
 
     let (tasks, stop, stop_reports) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
@@ -75,6 +72,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Wrong> {
         let reports = service_fn(move |request| reporter.clone().answer(request));
         tasks.spawn(serve(listener, guard.layer(reports), stop_reports.clone()));
         println!("status at {address}");
+    }
+    if let Some(device) = session.device {
+        tokio::select! {
+            logged_in = device.log_in(&cache) => logged_in?,
+            () = told.end() => return Ok(()),
+        }
     }
     // The token is there before the first call, and `/ready` tells.
     tasks.spawn(cache.keep_warm());
@@ -153,18 +156,6 @@ fn check_loop(address: &Address, upstream: &Origin) -> Result<(), Wrong> {
         ));
     }
     Ok(())
-}
-
-/// A page that may call is answered as browsers want it, whatever the upstream says of other pages.
-fn cors(origins: &[Origin]) -> Option<CorsLayer> {
-    let names: Vec<HeaderValue> = origins.iter().filter_map(|origin| origin.to_string().parse().ok()).collect();
-    (!names.is_empty()).then(|| {
-        CorsLayer::new()
-            .allow_origin(names)
-            .allow_methods(AllowMethods::mirror_request())
-            .allow_headers(AllowHeaders::mirror_request())
-            .vary([header::ORIGIN])
-    })
 }
 
 /// Method and path; a query may hold a secret of the caller.

@@ -175,3 +175,21 @@ async fn a_page_that_may_call_gets_the_headers_that_its_browser_wants() {
     assert_eq!(answer.headers()["access-control-allow-origin"], "http://localhost:3000");
     assert_eq!(text(answer).await.0, 200);
 }
+
+#[tokio::test]
+async fn an_options_request_that_is_no_preflight_is_the_upstreams() {
+    let (_, tokens) = issuer().await;
+    let upstream = Upstream::default();
+    let sidecar = Sidecar::of(&tokens, &upstream.serve().await, &["--allow-origin", "http://localhost:3000"]).await;
+    let host = sidecar.host();
+    // WebDAV, and a page that reads what the upstream allows.
+    for (seen, lines) in [(1, ""), (2, "Origin: http://localhost:3000\r\n")] {
+        let head = format!("OPTIONS /dav HTTP/1.1\r\nHost: {host}\r\n{lines}Connection: close\r\n\r\n");
+        let answer = raw(host, &head).await;
+        assert_eq!(status_of(&answer), "200");
+        assert!(answer.contains(r#""method":"OPTIONS""#), "{answer}");
+        let allowed = answer.to_lowercase().contains("access-control-allow-origin: http://localhost:3000");
+        assert_eq!(allowed, !lines.is_empty(), "{answer}");
+        assert_eq!(upstream.seen().len(), seen);
+    }
+}

@@ -1,6 +1,7 @@
 //! Where the token comes from, as the command line says it.
 
 use std::error::Error as _;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -9,11 +10,14 @@ use tower_bearer::exec::TokenCommand;
 use tower_bearer::file::TokenFile;
 use tower_bearer::mesh_connect::MeshConnect;
 use tower_bearer::meshydb::{MeshyDb, TenantLayer};
-use tower_bearer::oauth2::{ClientAuth, ClientCredentials, Issuer, JwtBearer, Password, RefreshToken, TokenExchange};
+use tower_bearer::oauth2::{
+    ClientAuth, ClientCredentials, DeviceCode, Issuer, JwtBearer, Password, RefreshToken, TokenExchange,
+};
 use tower_bearer::{Error, FetchContext, Token, TokenCache, TokenSource};
 
 use crate::Wrong;
 use crate::cli::{Auth, Grant, Login, Preset};
+use crate::device::{self, DeviceLogin, NotLoggedIn};
 use crate::problem::chain;
 use crate::secrets::{self, Given};
 use crate::upstream::Connector;
@@ -28,11 +32,13 @@ pub(crate) struct Session {
     pub(crate) upstream: Option<&'static str>,
     /// What each call says besides the token.
     pub(crate) tenant: Option<TenantLayer>,
+    /// The person's part, where there is one.
+    pub(crate) device: Option<DeviceLogin>,
 }
 
 /// A source that logs what lies beneath a failure. The library's own events leave that out: it cannot know what the error
 /// of a user's client shows, a key in a URL perhaps. Those of ours are known: hosts, files and reasons.
-struct Explained<S>(S);
+pub(crate) struct Explained<S>(pub(crate) S);
 
 /// Where the token endpoint is.
 enum Place {
@@ -90,8 +96,12 @@ pub(crate) fn session(mut login: Login, http: TokenClient) -> Result<Session, Wr
 }
 
 fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Session, &'static str), Wrong> {
+    if matches!(grant, Grant::DeviceCode) {
+        return Ok((device_code(login, http)?, device::NAME));
+    }
     let place = place(login, &http)?;
     Ok(match grant {
+        Grant::DeviceCode => unreachable!("it has a place of its own"),
         Grant::ClientCredentials => {
             let name = "--grant client-credentials";
             let id = need(&mut login.client_id, "--client-id", name)?;
@@ -118,7 +128,7 @@ fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Sessio
             if let Some(secret) = secrets::CLIENT_SECRET.find(login.client_secret_file.take())? {
                 source = source.client_auth(auth(login, &secret)).map_err(named)?;
             }
-            (saving(source, &saved), name)
+            (saving(plain(source), saved.file()), name)
         }
         Grant::TokenExchange => {
             let name = "--grant token-exchange";
@@ -144,6 +154,48 @@ fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Sessio
     })
 }
 
+/// A login that is made before the sidecar serves, or that was saved by an earlier start.
+fn device_code(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
+    let id = need(&mut login.client_id, "--client-id", device::NAME)?;
+    let file = login.refresh_token_file.take();
+    let secret = secrets::CLIENT_SECRET.find(login.client_secret_file.take())?;
+    let auth = secret.map(|secret| auth(login, &secret));
+    // The saved session asks for the same as the login did.
+    let again = &mut login.clone();
+    let mut saved = match &file {
+        Some(path) if secrets::REFRESH_TOKEN.is_kept_in(path)? => {
+            let refresh_token = Given::File(path.clone()).supply();
+            let place = place(again, &http)?;
+            Some(settings!(again, at!(RefreshToken, place, http.clone(), &*id, refresh_token)))
+        }
+        _ => None,
+    };
+    let device_url = login.device_authorization_url.take();
+    let source = match (place(login, &http)?, device_url) {
+        (Place::Issuer(issuer), None) => DeviceCode::at(&issuer, id),
+        (Place::Issuer(_), Some(_)) => {
+            let problem = "the issuer's metadata says it; leave it out, or name --token-url in place of --issuer";
+            return Err(Wrong::new("--device-authorization-url", problem));
+        }
+        (Place::Url(token_url), Some(url)) => DeviceCode::new(http, &url, &token_url, id),
+        (Place::Url(_), None) => {
+            let problem = format_args!("{} with --token-url needs it", device::NAME);
+            return Err(Wrong::new("--device-authorization-url", problem));
+        }
+    };
+    let mut source = settings!(login, source);
+    if let Some(auth) = auth {
+        source = source.client_auth(auth.clone()).map_err(named)?;
+        saved = saved.map(|saved| saved.client_auth(auth)).transpose().map_err(named)?;
+    }
+    let device = DeviceLogin { login: source, resumes: saved.is_some(), saves: file.is_some() };
+    let session = match saved {
+        Some(saved) => plain(saved),
+        None => plain(NotLoggedIn),
+    };
+    Ok(Session { device: Some(device), ..saving(session, file) })
+}
+
 fn meshydb(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
     let name = "--preset meshydb";
     let account = need(&mut login.account, "--account", name)?;
@@ -158,7 +210,7 @@ fn meshydb(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
     }
     let saved = secrets::REFRESH_TOKEN.find(login.refresh_token_file.take())?;
     let mut session = match saved {
-        Some(saved) => saving(meshy.login_with_refresh_token(saved.supply()).map_err(named)?, &saved),
+        Some(saved) => saving(plain(meshy.login_with_refresh_token(saved.supply()).map_err(named)?), saved.file()),
         None => {
             let user = need(&mut login.username, "--username", "--preset meshydb without a refresh token")?;
             let password = secrets::PASSWORD.need(login.password_file.take(), name)?;
@@ -195,13 +247,12 @@ fn printed(login: &mut Login, command: &str) -> Result<TokenCommand, Wrong> {
 }
 
 fn plain(source: impl TokenSource) -> Session {
-    Session { cache: TokenCache::new(Explained(source)), upstream: None, tenant: None }
+    Session { cache: TokenCache::new(Explained(source)), upstream: None, tenant: None, device: None }
 }
 
 /// A session whose refresh tokens go back to the file they came from: the one in it is spent with the first rotation.
-fn saving(source: impl TokenSource, saved: &Given) -> Session {
-    let mut session = plain(source);
-    if let Some(path) = saved.file().map(ToOwned::to_owned) {
+fn saving(mut session: Session, file: Option<PathBuf>) -> Session {
+    if let Some(path) = file {
         session.cache = session.cache.on_rotation(move |token: Token| {
             let path = path.clone();
             async move {
@@ -255,6 +306,7 @@ fn nothing_left(login: &Login, name: &str) -> Result<(), Wrong> {
         ("--expires-at", login.expires_at.is_some()),
         ("--issuer", login.issuer.is_some()),
         ("--token-url", login.token_url.is_some()),
+        ("--device-authorization-url", login.device_authorization_url.is_some()),
         ("--client-id", login.client_id.is_some()),
         ("--client-secret-file", login.client_secret_file.is_some()),
         ("--client-auth", login.client_auth.is_some()),

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::ORIGIN;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Request, Response, StatusCode, Uri, Version};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
@@ -22,7 +23,9 @@ use tower_bearer::meshydb::{Tenant, TenantLayer};
 use tower_bearer::resend::Buffered;
 use tower_bearer::{Bearer, BearerLayer, Origin, TokenCache};
 
+use crate::cors;
 use crate::headers;
+use crate::outage::{self, Outages};
 use crate::problem::Problem;
 use crate::upstream::{CallClient, Clients};
 
@@ -45,6 +48,7 @@ struct Inner {
     calls: Api,
     upgrades: Api,
     tunnels: Tunnels,
+    outages: Outages,
 }
 
 /// WebSockets that are open. They have no end of their own: they are cut when the requests are done.
@@ -53,6 +57,9 @@ pub(crate) struct Tunnels {
     tasks: TaskTracker,
     cut: CancellationToken,
 }
+
+/// Methods that are not forwarded, however they are written.
+const NO_METHODS: [&str; 3] = ["CONNECT", "TRACE", "TRACK"];
 
 /// A body of the sidecar's own.
 pub(crate) fn own(body: Full<Bytes>) -> Body {
@@ -84,17 +91,30 @@ impl Proxy {
             calls: api(clients.calls),
             upgrades: api(clients.upgrades),
             tunnels,
+            outages: Outages::default(),
         };
         Self { inner: Arc::new(inner) }
     }
 
     /// The answer to a request that the guard let through.
     pub(crate) async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        let answer = self.inner.forward(request).await;
-        Ok(answer.unwrap_or_else(|problem| {
+        if let Some(answer) = cors::preflight(&request) {
+            return Ok(answer);
+        }
+        let (version, page) = (request.version(), request.headers().get(ORIGIN).cloned());
+        let mut answer = self.inner.forward(request).await.unwrap_or_else(|problem| {
             tracing::debug!(code = problem.code(), "request not forwarded");
             problem.into_response().map(own)
-        }))
+        });
+        if let Some(page) = page {
+            cors::allow(&mut answer, page);
+        }
+        // In HTTP/1.0 an answer without a length ends with its connection. Of this version hyper keeps none, also if the
+        // caller would.
+        if version == Version::HTTP_10 && answer.body().size_hint().exact().is_none() {
+            *answer.version_mut() = Version::HTTP_10;
+        }
+        Ok(answer)
     }
 }
 
@@ -111,12 +131,14 @@ impl Inner {
         headers::inward(request.headers_mut(), head.version, caller.is_some());
 
         let api = if caller.is_some() { &self.upgrades } else { &self.calls };
+        let begun = outage::now();
         let response = api.clone().oneshot(request).await.map_err(|error| {
             let next_attempt = self.cache.status().next_attempt_in;
             let problem = Problem::of(&error).or_after(next_attempt);
-            tracing::warn!(code = problem.code(), error = &*error, "call failed");
+            self.outages.failed(&problem, &error);
             problem
         })?;
+        self.outages.succeeded(begun);
         self.hand_back(response, caller)
     }
 
@@ -144,8 +166,9 @@ impl Inner {
 
     /// Where a request goes: its path, at the upstream.
     fn target(&self, request: &Request<Incoming>) -> Result<Uri, Problem> {
-        // TRACE would have the upstream show the token to the caller (RFC 9110 section 9.3.8).
-        if request.method() == Method::CONNECT || request.method() == Method::TRACE {
+        // TRACE would have the upstream show the token to the caller (RFC 9110 section 9.3.8), and so would TRACK, IIS's own.
+        // Methods are case-sensitive, but not every server knows it.
+        if NO_METHODS.iter().any(|method| request.method().as_str().eq_ignore_ascii_case(method)) {
             let detail = format!("This is no proxy for {}: it forwards requests to one upstream.", request.method());
             return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "method-refused", detail));
         }

@@ -27,6 +27,7 @@ pub(crate) struct Problem {
 pub(crate) struct Own(pub(crate) &'static str);
 
 const UNAVAILABLE: &str = "token-unavailable";
+const DENIED: &str = "token-denied";
 
 // === impl Problem ===
 
@@ -59,13 +60,18 @@ impl Problem {
         let text = format!("There is no token for this call: {}", chain(error));
         match error.is_transient() || error.is_closed() {
             true => Self::new(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE, text),
-            false => Self::new(StatusCode::BAD_GATEWAY, "token-denied", text),
+            false => Self::new(StatusCode::BAD_GATEWAY, DENIED, text),
         }
     }
 
     /// Says when it may help to come again: not before the next attempt to get a token.
     pub(crate) fn or_after(self, next_attempt: Option<Duration>) -> Self {
         Self { retry_after: next_attempt.filter(|_| self.code == UNAVAILABLE), ..self }
+    }
+
+    /// Whether it is for want of a token.
+    pub(crate) fn is_of_token(&self) -> bool {
+        matches!(self.code, UNAVAILABLE | DENIED)
     }
 
     pub(crate) fn code(&self) -> &'static str {

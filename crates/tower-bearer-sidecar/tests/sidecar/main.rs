@@ -8,6 +8,7 @@ mod guarding;
 mod load;
 mod logging;
 mod logins;
+mod packaged;
 mod programs;
 mod shutdown;
 mod status;
