@@ -1,6 +1,7 @@
 //! Instructions of one request on the cached path, counted by callgrind: the same on a noisy machine.
 //!
 //! `cargo bench -p benches --bench instructions` needs valgrind, and `gungraun-runner` in the version of the lock file.
+#![expect(missing_docs, reason = "the macros of the benchmarks make public items")]
 
 use std::hint::black_box;
 

@@ -28,8 +28,9 @@ pub struct OidcProvider {
     base: String,
 }
 
-/// An answer, read to its end.
+/// A response, read to its end.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the types say it")]
 pub struct Got {
     pub status: StatusCode,
     pub headers: HeaderMap,

@@ -24,6 +24,7 @@ impl Body for Upload {
     }
 }
 
+/// A client that takes any body.
 #[derive(Clone)]
 pub struct Http;
 
@@ -41,6 +42,7 @@ impl<B> Service<Request<B>> for Http {
     }
 }
 
+/// A layer with a fixed token.
 pub fn layer() -> BearerLayer {
     let cache = TokenCache::fixed("t").expect("a token");
     BearerLayer::new(cache, ["https://api.example.com"]).expect("an origin")

@@ -5,6 +5,7 @@
 mod singleflight;
 
 #[path = "shared/models.rs"]
+#[expect(unreachable_pub, reason = "each test of a model is its caller")]
 mod models;
 
 mod sync {
