@@ -1,4 +1,4 @@
-//! The eye between the layer and the client: sees every send as it goes out, and every answer as it comes in.
+//! A service between the layer and the client, which sees every send and every response.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tower_bearer::testing::{Ledger, Verdict};
 
 use crate::HttpClient;
 
-/// Passes requests on unchanged and counts.
+/// Forwards requests unchanged and counts.
 #[derive(Clone)]
 pub(crate) struct Probe {
     http: HttpClient,
@@ -26,29 +26,29 @@ pub(crate) struct Probe {
 pub(crate) struct Seen {
     ledger: Ledger,
     expired_tokens: AtomicU64,
-    refused: AtomicU64,
+    rejected: AtomicU64,
 }
 
-/// A request extension that counts how often its request was sent. The layer's second send carries a clone of the
-/// extensions, and so the same counter.
+/// A request extension that counts how often its request is sent. The second send carries a clone of the extensions, and
+/// so the same counter.
 #[derive(Clone, Default)]
 pub(crate) struct Sends(Arc<AtomicU64>);
 
 impl Probe {
     pub(crate) fn new(http: HttpClient, ledger: Ledger) -> Self {
-        let seen = Seen { ledger, expired_tokens: AtomicU64::new(0), refused: AtomicU64::new(0) };
+        let seen = Seen { ledger, expired_tokens: AtomicU64::new(0), rejected: AtomicU64::new(0) };
         Self { http, seen: Arc::new(seen) }
     }
 
-    /// Requests that carried an expired token. Judged here, when they are sent, by the ledger of the one who issued it:
-    /// on its way a token may end honestly.
+    /// Requests that carried an expired token. The issuer's ledger decides at the moment of the send, because a token may
+    /// expire on its way to the API.
     pub(crate) fn expired_tokens(&self) -> u64 {
         self.seen.expired_tokens.load(Relaxed)
     }
 
-    /// Answers with status 401, whether or not anybody but the layer gets to see them.
-    pub(crate) fn refused(&self) -> u64 {
-        self.seen.refused.load(Relaxed)
+    /// Responses with status 401. The layer receives all of them, and the caller few or none.
+    pub(crate) fn rejected(&self) -> u64 {
+        self.seen.rejected.load(Relaxed)
     }
 }
 
@@ -78,7 +78,7 @@ impl Service<Request<Full<Bytes>>> for Probe {
         Box::pin(async move {
             let response = response.await?;
             if response.status() == StatusCode::UNAUTHORIZED {
-                seen.refused.fetch_add(1, Relaxed);
+                seen.rejected.fetch_add(1, Relaxed);
             }
             Ok(response)
         })

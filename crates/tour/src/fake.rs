@@ -1,4 +1,4 @@
-//! The two lookalikes on loopback sockets, and what they have in common.
+//! The two fake servers on loopback sockets, and what they have in common.
 
 use std::io;
 use std::time::Duration;
@@ -6,28 +6,28 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tower::{BoxError, Service};
 use tower_bearer::testing::{Answer, Calls, Collected, Ledger, MeshConnectServer, MeshyDbServer};
 
-/// What the tour needs of a lookalike.
-pub(crate) trait Lookalike: Send + Sync {
-    /// Its own count of the calls of its token endpoint.
+/// What the tour needs of a fake server.
+pub(crate) trait FakeServer: Send + Sync {
+    /// Returns the server's own count of the calls of its token endpoint.
     fn token_calls(&self) -> &Calls;
-    /// Its own knowledge of the access tokens it issued.
+    /// Returns the access tokens that the server issued.
     fn ledger(&self) -> Ledger;
-    /// What its token endpoint answers in an outage; `None` ends it.
+    /// Answers all token calls with this, until `None` ends the outage.
     fn fail(&self, answer: Option<Answer>);
-    /// How long access tokens live, how long its token answers take, and how long a request takes to its API.
+    /// Sets how long access tokens live, how long a token call takes, and how long a request takes to the API.
     fn set_times(&self, lifetime: Duration, token: Duration, api: Duration);
 }
 
-macro_rules! lookalike {
+macro_rules! fake_server {
     ($server:ty) => {
-        impl Lookalike for $server {
+        impl FakeServer for $server {
             fn token_calls(&self) -> &Calls {
                 self.token_calls()
             }
@@ -48,24 +48,24 @@ macro_rules! lookalike {
         }
     };
 }
-lookalike!(MeshyDbServer);
-lookalike!(MeshConnectServer);
+fake_server!(MeshyDbServer);
+fake_server!(MeshConnectServer);
 
-/// Serves a lookalike with hyper on a free port, until the program ends; returns its origin.
-pub(crate) async fn serve<S>(lookalike: &S) -> io::Result<String>
+/// Serves a fake with hyper on a free port until the program ends. Returns its origin.
+pub(crate) async fn serve<S>(fake: &S) -> io::Result<String>
 where
     S: Service<Request<Full<Bytes>>, Response = Response<Full<Bytes>>, Error = BoxError> + Clone + Send + 'static,
     S::Future: Send,
 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let origin = format!("http://{}", listener.local_addr()?);
-    let service = TowerToHyperService::new(Collected::new(lookalike.clone()));
+    let service = TowerToHyperService::new(Collected::new(fake.clone()));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let service = service.clone();
             tokio::spawn(async move {
-                // A connection that breaks is the client's to report.
-                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+                // The client reports a broken connection.
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
             });
         }
     });
