@@ -81,7 +81,7 @@ async fn the_wrong_key_or_secret_is_denied_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn an_assertion_of_anothers_making_is_asked_for_at_each_call() {
+async fn an_assertion_made_elsewhere_is_asked_for_at_each_call() {
     let Some(provider) = OidcProvider::start() else { return };
     for (id, algorithm) in [("es256", "ES256"), ("secret-jwt", "HS256")] {
         let url = provider.url(&format!("/test/assertion?client_id={id}&alg={algorithm}"));
