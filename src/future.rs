@@ -95,6 +95,7 @@ pin_project! {
 type Pending<S, B, R> = Pin<Box<dyn Future<Output = Result<Step<S, B, R>, BoxError>> + Send>>;
 
 /// What comes after a wait.
+#[expect(clippy::large_enum_variant, reason = "lives for one poll, and a box would be an allocation for each wait")]
 enum Step<S, B, R>
 where
     S: Service<Request<R::Body>>,

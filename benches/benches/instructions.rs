@@ -4,16 +4,18 @@
 #![expect(missing_docs, reason = "the macros of the benchmarks make public items")]
 
 use std::hint::black_box;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 
-use benches::layers::{added, anywhere, by_hand, never, never_at, retried, twice, twice_at};
+use benches::layers::{added, anywhere, by_hand, fetch, named, never, never_at, retried, twice, twice_at};
 use benches::loopback::Loopback;
 use benches::stampede::{BareNotify, Locked, Moka, NotifyWithDeadline, Ours, Outcome, Watch, run};
-use benches::world::{Body, Client, ClientSized, Inner, call, call_cloned, request, request_to};
+use benches::world::{Body, Client, ClientSized, Inner, ORIGIN, Rejecting, call, call_cloned, request, request_to};
 use gungraun::prelude::*;
 use gungraun::{Callgrind, CallgrindMetrics, EventKind};
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tower::Service;
+use tower::{BoxError, Layer, Service};
 
 const SMALL: Inner<1> = Inner { leaks: true };
 const LARGE: Inner<17> = Inner { leaks: true };
@@ -150,6 +152,39 @@ fn six_headers<S: Client>((mut service, request): (S, Request<Body>)) -> (S, Res
     (service, response)
 }
 
+/// A request whose 401 is about to arrive, of a token that was replaced meanwhile.
+fn late_ours() -> Pin<Box<impl Future<Output = Result<Response<Body>, BoxError>>>> {
+    let cache = benches::layers::cache();
+    let mut service = named(&cache, ORIGIN).layer(Rejecting::new());
+    fetch(&cache);
+    // Old enough for its rejection to count at once.
+    let mut call = Box::pin(service.call(request(4)));
+    assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    fetch(&cache);
+    call
+}
+
+/// The same for tower's retry, which sends the same token again.
+fn late_retried() -> Pin<Box<impl Future<Output = Result<Response<Body>, BoxError>>>> {
+    let mut service = retried(Rejecting::new());
+    assert!(service.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready());
+    let mut call = Box::pin(service.call(request(4)));
+    assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    call
+}
+
+// From the arrival of a 401 to the second answer.
+#[library_benchmark]
+#[bench::ours(late_ours())]
+#[bench::retried(late_retried())]
+fn late_401<F: Future<Output = Result<Response<Body>, BoxError>>>(mut call: Pin<Box<F>>) -> Pin<Box<F>> {
+    match black_box(call.as_mut().poll(&mut Context::from_waker(Waker::noop()))) {
+        Poll::Ready(response) => assert!(response.expect("an answer").status().is_success()),
+        Poll::Pending => panic!("the second answer comes at once"),
+    }
+    call
+}
+
 const WAITERS: u64 = 1000;
 
 #[library_benchmark]
@@ -218,7 +253,7 @@ library_benchmark_group!(
 
 library_benchmark_group!(
     name = cached_path,
-    benchmarks = [over_client, client_cloned, odd_request, small, large, cloned, six_headers]
+    benchmarks = [over_client, client_cloned, odd_request, late_401, small, large, cloned, six_headers]
 );
 
 main!(

@@ -65,9 +65,14 @@ pub fn cache() -> TokenCache {
 fn filled<S, R>(build: impl FnOnce(TokenCache) -> Bearer<S, R>) -> Bearer<S, R> {
     let cache = cache();
     let service = build(cache.clone());
-    let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
-    runtime.block_on(cache.get()).expect("a token");
+    fetch(&cache);
     service
+}
+
+/// Fetches a token, the first or the next.
+pub fn fetch(cache: &TokenCache) {
+    let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(cache.refresh()).expect("a token");
 }
 
 /// Sends again what was answered 401.

@@ -1,9 +1,12 @@
 //! The request, and the services that stand for a client: they take it, drop it and answer at once.
 
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use http::header::WWW_AUTHENTICATE;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper_util::client::legacy::{self, connect::HttpConnector};
@@ -84,6 +87,67 @@ impl Service<Request<Body>> for ClientSized {
     fn call(&mut self, request: Request<Body>) -> Answer<2> {
         std::hint::black_box(&self.client);
         self.inner.call(request)
+    }
+}
+
+/// A client whose first answer is a 401 that is on its way for a while, and whose later ones come at once.
+#[derive(Clone)]
+pub struct Rejecting {
+    client: ClientSized,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Rejecting {
+    pub fn new() -> Self {
+        Self { client: ClientSized::new(true), calls: Arc::default() }
+    }
+}
+
+impl Default for Rejecting {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Service<Request<Body>> for Rejecting {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Rejected;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    #[inline(never)]
+    fn call(&mut self, request: Request<Body>) -> Rejected {
+        std::hint::black_box(&self.client);
+        std::mem::forget(request);
+        let first = self.calls.fetch_add(1, Ordering::Relaxed) == 0;
+        Rejected { first, is_on_its_way: first }
+    }
+}
+
+/// The future of [`Rejecting`].
+pub struct Rejected {
+    first: bool,
+    is_on_its_way: bool,
+}
+
+impl Future for Rejected {
+    type Output = Result<Response<Body>, BoxError>;
+
+    #[inline(never)]
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        if std::mem::take(&mut self.is_on_its_way) {
+            return Poll::Pending;
+        }
+        let mut response = Response::new(Body::default());
+        if self.first {
+            *response.status_mut() = http::StatusCode::UNAUTHORIZED;
+            let challenge = r#"Bearer realm="api", error="invalid_token", error_description="The token expired""#;
+            response.headers_mut().insert(WWW_AUTHENTICATE, http::HeaderValue::from_static(challenge));
+        }
+        Poll::Ready(Ok(response))
     }
 }
 

@@ -314,7 +314,8 @@ async fn the_waiters_of_a_detached_run_start_over_at_once() {
 #[tokio::test]
 async fn on_idle_finds_the_slot_empty_and_the_result_set() {
     let seen = Arc::new(AtomicBool::new(false));
-    let place: Arc<Mutex<Option<(Arc<SingleFlight<u8>>, Spawn<Waiter<u8>>)>>> = Arc::default();
+    type Watched = (Arc<SingleFlight<u8>>, Spawn<Waiter<u8>>);
+    let place: Arc<Mutex<Option<Watched>>> = Arc::default();
     let (noted, looked) = (Arc::clone(&seen), Arc::clone(&place));
     let flight = SingleFlight::new(move || {
         if let Some((flight, mut waiter)) = looked.lock().unwrap().take() {

@@ -113,7 +113,7 @@ impl http_body::Body for Noted {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.size.clone()
+        self.size
     }
 }
 
@@ -123,7 +123,7 @@ async fn order_of(size: SizeHint) -> Vec<&'static str> {
     let order = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&order);
     let inner = service_fn(move |_: Request<Body>| {
-        let body = Noted { body: Body::from("no"), size: size.clone(), order: Arc::clone(&noted) };
+        let body = Noted { body: Body::from("no"), size, order: Arc::clone(&noted) };
         std::future::ready(Ok::<_, BoxError>(Response::builder().status(401).body(body).expect("a response")))
     });
     let fetched = Arc::clone(&order);
@@ -136,8 +136,7 @@ async fn order_of(size: SizeHint) -> Vec<&'static str> {
     world.settled().await;
     let answer = world.layer().layer(inner).oneshot(get("/")).await.expect("an answer");
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "the second refusal is the caller's, unread");
-    let order = order.lock().expect("no panic").clone();
-    order
+    order.lock().expect("no panic").clone()
 }
 
 #[tokio::test]

@@ -242,11 +242,11 @@ impl Model {
     }
 
     fn newest_started(&self) -> u64 {
-        let started = self.log.iter().filter_map(|event| match event {
+        let newest = self.log.iter().rev().find_map(|event| match event {
             Event::Started(run, _) => Some(run.number),
             _ => None,
         });
-        started.last().unwrap_or(0)
+        newest.unwrap_or(0)
     }
 
     fn is_overtaken(&self, run: u64) -> bool {
@@ -262,10 +262,10 @@ impl Model {
                     newest.clone_from(refresh_token);
                     reporter = Some(*run);
                 }
-                Event::Accepted { refresh_token, run, reported: false } => {
-                    if refresh_token.is_some() || reporter != Some(*run) {
-                        newest.clone_from(refresh_token);
-                    }
+                Event::Accepted { refresh_token, run, reported: false }
+                    if refresh_token.is_some() || reporter != Some(*run) =>
+                {
+                    newest.clone_from(refresh_token);
                 }
                 Event::Forgotten => (newest, reporter) = (None, None),
                 _ => {}

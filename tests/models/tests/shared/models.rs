@@ -19,11 +19,11 @@ fn flight() -> Flight {
 
 /// A run that brings this.
 fn start(flight: &Flight, result: u32) -> (Waiter<u32>, impl Future<Output = ()> + Send + 'static) {
-    SingleFlight::lock(&flight).start(DEADLINE, async move { Some(result) })
+    SingleFlight::lock(flight).start(DEADLINE, async move { Some(result) })
 }
 
 fn join(flight: &Flight) -> Option<Waiter<u32>> {
-    SingleFlight::lock(&flight).join(NOW)
+    SingleFlight::lock(flight).join(NOW)
 }
 
 fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
