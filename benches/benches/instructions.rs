@@ -5,17 +5,21 @@
 
 use std::hint::black_box;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use benches::layers::{added, anywhere, by_hand, fetch, named, never, never_at, retried, twice, twice_at};
 use benches::loopback::Loopback;
 use benches::stampede::{BareNotify, Locked, Moka, NotifyWithDeadline, Ours, Outcome, Watch, run};
-use benches::world::{Body, Client, ClientSized, Inner, ORIGIN, Rejecting, call, call_cloned, request, request_to};
+use benches::world::{
+    Body, Client, ClientSized, Inner, ORIGIN, Rejecting, call, call_cloned, request, request_to, token,
+};
 use gungraun::prelude::*;
 use gungraun::{Callgrind, CallgrindMetrics, EventKind};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tower::{BoxError, Layer, Service};
+use tower_bearer::{Token, TokenCache};
 
 const SMALL: Inner<1> = Inner { leaks: true };
 const LARGE: Inner<17> = Inner { leaks: true };
@@ -154,10 +158,11 @@ fn six_headers<S: Client>((mut service, request): (S, Request<Body>)) -> (S, Res
 
 /// A request whose 401 is about to arrive, of a token that was replaced meanwhile.
 fn late_ours() -> Pin<Box<impl Future<Output = Result<Response<Body>, BoxError>>>> {
-    let cache = benches::layers::cache();
+    static FETCHES: AtomicUsize = AtomicUsize::new(0);
+    let cache =
+        TokenCache::new(async |_| Token::new(format!("{}{}", token(), FETCHES.fetch_add(1, Ordering::Relaxed))));
     let mut service = named(&cache, ORIGIN).layer(Rejecting::new());
     fetch(&cache);
-    // Old enough for its rejection to count at once.
     let mut call = Box::pin(service.call(request(4)));
     assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     fetch(&cache);
