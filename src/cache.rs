@@ -163,9 +163,7 @@ impl TokenCache {
             Rejection::Unknown => self.peek().ok_or_else(|| {
                 Error::invalid("token", "this cache did not issue it; report it to the cache that it came from")
             }),
-            Rejection::SessionEnded => Err(Error::signed_out()),
-            Rejection::Superseded => self.driver.acquire(Demand::Usable, Some(token.id().session)).await,
-            Rejection::Marked { .. } => self.replacement(token.id()).await,
+            rejection => self.replacement(token.id(), rejection).await,
         }
     }
 
@@ -342,15 +340,17 @@ impl TokenCache {
             let _ = lag.await;
             return self.get_in(token.session).await.map(drop);
         }
-        match self.driver.reject(token) {
-            Rejection::Unknown | Rejection::SessionEnded => Err(Error::signed_out()),
-            Rejection::Superseded => self.get_in(token.session).await.map(drop),
-            Rejection::Marked { .. } => self.replacement(token).await.map(drop),
-        }
+        self.replacement(token, self.driver.reject(token)).await.map(drop)
     }
 
-    async fn replacement(&self, token: TokenId) -> Result<Token, Error> {
-        self.driver.acquire(Demand::NewerThan(token.generation), Some(token.session)).await
+    /// The token that takes the place of a rejected one.
+    async fn replacement(&self, token: TokenId, rejection: Rejection) -> Result<Token, Error> {
+        let demand = match rejection {
+            Rejection::Unknown | Rejection::SessionEnded => return Err(Error::signed_out()),
+            Rejection::Superseded => Demand::Usable,
+            Rejection::Marked { .. } => Demand::NewerThan(token.generation),
+        };
+        self.driver.acquire(demand, Some(token.session)).await
     }
 
     /// Room for an unread response of this size; `None` if the response is not to be kept.

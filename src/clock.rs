@@ -166,11 +166,6 @@ pub(crate) async fn at_most(wait: Duration, future: impl Future) {
     }
 }
 
-/// A wall-clock reading as a `SystemTime`.
-pub(crate) fn system_time(wall: Duration) -> SystemTime {
-    UNIX_EPOCH.checked_add(wall).unwrap_or(UNIX_EPOCH)
-}
-
 /// A clock that moves when it is told to: for tests of a sleeping machine or a wall clock that jumps.
 ///
 /// For the passing of time alone, `tokio::time::pause` and `advance` are enough and move tokio's timers too; this

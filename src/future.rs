@@ -212,6 +212,11 @@ where
         Self { state: State::Sent { response, attempt } }
     }
 
+    /// The request is sent as it is, whatever is answered.
+    pub(crate) fn passed_through(inner: &mut S, resend: &R, request: Request<B>) -> Self {
+        Self::sent(inner.call(resend.once(request)), None)
+    }
+
     pub(crate) fn waiting(config: Arc<LayerConfig<S>>, session: SessionId, resend: R, request: Request<B>) -> Self {
         Self { state: State::Pending { step: wait(config, session, resend, request) } }
     }
@@ -401,19 +406,18 @@ async fn while_waiting<A: Body, T>(
     }
     let (head, body) = response.into_parts();
     let (mut drained, mut wait) = (pin!(drain(body)), pin!(wait));
-    let mut is_drained = false;
-    let mut result = None;
+    let (mut is_drained, mut waited) = (false, None);
     let result = poll_fn(|cx| {
         // First, because it starts the refresh.
-        if result.is_none()
-            && let Poll::Ready(ready) = wait.as_mut().poll(cx)
+        if waited.is_none()
+            && let Poll::Ready(result) = wait.as_mut().poll(cx)
         {
-            result = Some(ready);
+            waited = Some(result);
         }
         is_drained = is_drained || drained.as_mut().poll(cx).is_ready();
-        if is_drained { result.take().map_or(Poll::Pending, Poll::Ready) } else { Poll::Pending }
-    });
-    let result = result.await;
+        if is_drained { waited.take().map_or(Poll::Pending, Poll::Ready) } else { Poll::Pending }
+    })
+    .await;
     (Rejected::Dropped(Response::from_parts(head, ())), result)
 }
 

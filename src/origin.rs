@@ -114,10 +114,10 @@ impl Origin {
 
     /// Whether this is the authority in capitals, or with the default port: what most other spellings are.
     fn is_spelled(&self, secure: bool, authority: &str) -> bool {
-        let default_port = if secure { ":443" } else { ":80" };
         let Some((head, tail)) = authority.as_bytes().split_at_checked(self.written.len()) else { return false };
+        let names_default = matches!((secure, tail), (true, b":443") | (false, b":80"));
         self.place.secure == secure
-            && (tail.is_empty() || tail == default_port.as_bytes() && !self.written.ends_with(default_port))
+            && (tail.is_empty() || names_default && self.place.port == default_port(secure))
             && head.eq_ignore_ascii_case(self.written.as_bytes())
     }
 }
@@ -194,13 +194,7 @@ impl<'a> Place<&'a str> {
             colon.unwrap_or(authority.len())
         };
         let port = match authority.as_bytes()[end..] {
-            [] | [b':'] => {
-                if secure {
-                    443
-                } else {
-                    80
-                }
-            }
+            [] | [b':'] => default_port(secure),
             [b':', ref digits @ ..] if digits.iter().all(u8::is_ascii_digit) => authority[end + 1..].parse().ok()?,
             _ => return None,
         };
@@ -232,10 +226,7 @@ impl<N: AsRef<str>> Place<N> {
             Host::Ip(IpAddr::V4(ip)) => ip.to_string(),
             Host::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
         };
-        match (self.secure, self.port) {
-            (true, 443) | (false, 80) => host,
-            (_, port) => format!("{host}:{port}"),
-        }
+        if self.port == default_port(self.secure) { host } else { format!("{host}:{}", self.port) }
     }
 }
 
@@ -261,8 +252,9 @@ impl<N: AsRef<str>> Host<N> {
         match self {
             // RFC 6761 section 6.3: names below `localhost.` are loopback as well.
             Self::Name(name) => {
-                let name = name.as_ref().to_ascii_lowercase();
-                name == "localhost" || name.ends_with(".localhost")
+                let name = name.as_ref().as_bytes();
+                name.eq_ignore_ascii_case(b"localhost")
+                    || name.last_chunk().is_some_and(|tail: &[u8; 10]| tail.eq_ignore_ascii_case(b".localhost"))
             }
             Self::Ip(ip) => ip.is_loopback(),
         }
@@ -380,6 +372,10 @@ pub(crate) fn endpoint(field: &'static str, url: &str) -> Result<Uri, Error> {
         return Err(invalid("plain http:// shows the credentials to everyone on the way; write https://"));
     }
     Ok(uri)
+}
+
+fn default_port(secure: bool) -> u16 {
+    if secure { 443 } else { 80 }
 }
 
 /// Whether it is https rather than http; `None` for another scheme, and without one.

@@ -148,7 +148,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         if is_exempt(&request) {
-            return ResponseFuture::sent(self.inner.call(self.resend.once(request)), None);
+            return ResponseFuture::passed_through(&mut self.inner, &self.resend, request);
         }
         let verdict = self.reader.owner().origins.judge(request.uri());
         let usable = if verdict == Verdict::Ours { self.reader.usable() } else { None };
@@ -159,7 +159,7 @@ where
                     self.give_back_readiness();
                     ResponseFuture::waiting(Arc::clone(self.reader.owner()), session, self.resend.clone(), request)
                 }
-                Disposition::PassThrough => ResponseFuture::sent(self.inner.call(self.resend.once(request)), None),
+                Disposition::PassThrough => ResponseFuture::passed_through(&mut self.inner, &self.resend, request),
                 Disposition::Reject(error) => {
                     self.give_back_readiness();
                     ResponseFuture::failed(error)
@@ -169,7 +169,7 @@ where
         // One search in the headers, where looking first would be two. What was there already is the caller's own.
         if request.headers_mut().append(AUTHORIZATION, value) {
             restore_caller_credentials(request.headers_mut());
-            return ResponseFuture::sent(self.inner.call(self.resend.once(request)), None);
+            return ResponseFuture::passed_through(&mut self.inner, &self.resend, request);
         }
         match freshness {
             Freshness::Fresh { seen_before: false } => {}

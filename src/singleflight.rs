@@ -143,7 +143,7 @@ impl<T> SingleFlight<T> {
 impl<'a, T> Slot<'a, T> {
     /// Whether a run is in flight whose deadline has not passed.
     pub(crate) fn is_in_flight(&self, now: Duration) -> bool {
-        self.current.run.as_ref().is_some_and(|run| now < run.deadline)
+        self.joinable(now).is_some()
     }
 
     /// The number of the run that is started next: 1 for the first.
@@ -153,8 +153,11 @@ impl<'a, T> Slot<'a, T> {
 
     /// Joins the run in flight; `None` without one, or if its deadline has passed.
     pub(crate) fn join(&self, now: Duration) -> Option<Waiter<T>> {
-        let run = self.current.run.as_ref().filter(|run| now < run.deadline)?;
-        Some(Waiter { run: Arc::clone(run), key: None })
+        self.joinable(now).map(|run| Waiter { run: Arc::clone(run), key: None })
+    }
+
+    fn joinable(&self, now: Duration) -> Option<&Arc<InFlight<T>>> {
+        self.current.run.as_ref().filter(|run| now < run.deadline)
     }
 
     /// The run in the slot, before its deadline or after.

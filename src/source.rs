@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tower::BoxError;
 
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::token::Token;
@@ -127,13 +127,8 @@ impl FetchContext {
     /// The context of a fetch outside a cache, for tests of a source: without a token to be replaced, with a deadline of
     /// 30 s, and with the time of the operating system.
     pub fn new(reason: Reason) -> Self {
-        Self::of(
-            None,
-            reason,
-            Duration::from_secs(30),
-            Clock::System,
-            Rotation { newest: Mutex::default(), report: None },
-        )
+        let rotation = Arc::new(Rotation { newest: Mutex::default(), report: None });
+        Self { replaced: None, reason, deadline: Duration::from_secs(30), clock: Clock::System, rotation }
     }
 
     /// The context of a cache's fetch. `refresh_token` is the newest; `report` is called with each that follows it.
@@ -145,12 +140,8 @@ impl FetchContext {
         clock: Clock,
         report: impl Fn(Secret) + Send + Sync + 'static,
     ) -> Self {
-        let rotation = Rotation { newest: Mutex::new(refresh_token), report: Some(Box::new(report)) };
-        Self::of(replaced, reason, deadline, clock, rotation)
-    }
-
-    fn of(replaced: Option<Token>, reason: Reason, deadline: Duration, clock: Clock, rotation: Rotation) -> Self {
-        Self { replaced, reason, deadline, clock, rotation: Arc::new(rotation) }
+        let rotation = Arc::new(Rotation { newest: Mutex::new(refresh_token), report: Some(Box::new(report)) });
+        Self { replaced, reason, deadline, clock, rotation }
     }
 
     /// Sets the token to be replaced, and with it the newest refresh token.
@@ -204,7 +195,7 @@ impl FetchContext {
 
     /// The time of day by the cache's clock: what an expiry date in an answer is compared with.
     pub fn now(&self) -> SystemTime {
-        clock::system_time(self.clock.now().wall)
+        self.clock.now().system_time()
     }
 
     /// The clock that [`now`](FetchContext::now) reads.

@@ -128,13 +128,9 @@ impl Driver {
         &self.telemetry
     }
 
-    pub(crate) fn session(&self) -> SessionId {
-        self.snapshot.load().view.session
-    }
-
     /// The token that can be sent, without fetching.
     pub(crate) fn peek(&self) -> Option<Token> {
-        self.snapshot.load().view.usable_at(self.clock.now()).map(|(current, _)| current.token.clone())
+        self.snapshot.load().view.usable_token(self.clock.now())
     }
 
     /// The same for a caller of this session; an error if the session has ended.
@@ -143,7 +139,7 @@ impl Driver {
         if snapshot.view.session != session {
             return Err(Error::signed_out());
         }
-        Ok(snapshot.view.usable_at(self.clock.now()).map(|(current, _)| current.token.clone()))
+        Ok(snapshot.view.usable_token(self.clock.now()))
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -235,14 +231,14 @@ impl Driver {
 
     /// Starts a refresh ahead of time, without waiting for it.
     pub(crate) fn refresh_in_background(self: &Arc<Self>) {
-        // An error concerns nobody here: the token can still be sent, and a caller that has to wait is told.
-        let _ = self.start_in_background(Demand::Fresh, self.session(), self.clock.now());
+        // The error is dropped, because the token can still be sent. A caller that has to wait gets it.
+        let _ = self.start_in_background(Demand::Fresh, None, self.clock.now());
     }
 
     /// Notes that an API rejected this token, and starts its replacement without waiting for it.
     pub(crate) fn replace_in_background(self: &Arc<Self>, token: TokenId) -> Result<(), Error> {
         if self.replication_lag(token).is_none() && matches!(self.reject(token), Rejection::Marked { .. }) {
-            self.start_in_background(Demand::NewerThan(token.generation), token.session, self.clock.now())?;
+            self.start_in_background(Demand::NewerThan(token.generation), Some(token.session), self.clock.now())?;
         }
         Ok(())
     }
@@ -261,11 +257,23 @@ impl Driver {
         Session::replication_lag(&self.snapshot.load().view, token, self.clock.now())
     }
 
-    fn start_in_background(self: &Arc<Self>, demand: Demand, session: SessionId, now: Moment) -> Result<(), Error> {
-        if !self.flight.is_in_flight(now.mono) && self.snapshot.load().view.active_backoff(now).is_none() {
-            self.join_or_start(demand, session, now)?;
+    /// Starts what meets the demand, without waiting for it. `session`: as for [`acquire`](Self::acquire).
+    fn start_in_background(
+        self: &Arc<Self>,
+        demand: Demand,
+        session: Option<SessionId>,
+        now: Moment,
+    ) -> Result<(), Error> {
+        if self.flight.is_in_flight(now.mono) {
+            return Ok(());
         }
-        Ok(())
+        let snapshot = self.snapshot.load();
+        if snapshot.view.active_backoff(now).is_some() {
+            return Ok(());
+        }
+        let session = session.unwrap_or(snapshot.view.session);
+        drop(snapshot);
+        self.join_or_start(demand, session, now).map(drop)
     }
 
     /// Meets the demand without waiting for it, or finds out what to wait for.
@@ -285,7 +293,7 @@ impl Driver {
             let token = current.token.clone();
             drop(snapshot);
             if phase == Phase::Due {
-                let _ = self.start_in_background(Demand::Fresh, session, now);
+                let _ = self.start_in_background(Demand::Fresh, Some(session), now);
             }
             return Ok(Acquired::Ready(token));
         }

@@ -29,7 +29,7 @@ use crate::schedule::Phase;
 use crate::token::{SessionId, Token, TokenId};
 
 /// What requests look at. Replaced whole; only `fresh_until` changes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Snapshot {
     pub(crate) view: View,
     /// Until when the token is known to be fresh, in ticks of the coarse clock.

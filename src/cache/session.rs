@@ -250,6 +250,11 @@ impl View {
         }
     }
 
+    /// The same without what is known of it.
+    pub(crate) fn usable_token(&self, now: Moment) -> Option<Token> {
+        self.usable_at(now).map(|(current, _)| current.token.clone())
+    }
+
     /// The failure whose backoff is not over.
     pub(crate) fn active_backoff(&self, now: Moment) -> Option<&Failure> {
         self.failure.as_ref().filter(|failure| !failure.retry_at.reached(now))
@@ -437,13 +442,16 @@ impl Session {
             Ok(Evaluation::New(token, window)) => {
                 Outcome::Fetched { token: self.publish(token, window, now), remaining }
             }
-            Ok(Evaluation::Unchanged(_, error)) if run.plan.reason == Reason::Refused => {
-                self.on_failed(run, error, timing)
+            Ok(Evaluation::Unchanged(token, error)) => {
+                let mut outcome = self.on_failed(run, error, timing);
+                // After a rejection the same token would not help.
+                if let Outcome::Failed { answer, .. } = &mut outcome
+                    && run.plan.reason != Reason::Refused
+                {
+                    *answer = Ok(token);
+                }
+                outcome
             }
-            Ok(Evaluation::Unchanged(token, error)) => match self.on_failed(run, error, timing) {
-                Outcome::Failed { error, backoff, .. } => Outcome::Failed { error, answer: Ok(token), backoff },
-                outcome => outcome,
-            },
             Err(error) => self.on_failed(run, error, timing),
         }
     }
@@ -568,18 +576,22 @@ impl Session {
 
     /// Whether the answer of this run may be published.
     fn wants(&self, run: Run) -> bool {
-        run.plan.epoch == self.epoch && run.number >= self.accepted_run && self.lifecycle == Lifecycle::Active
+        self.is_newest(run) && self.lifecycle == Lifecycle::Active
     }
 
     /// Notes that a run brought something; `false` if it is not wanted. While the session is signed out, the refresh token
     /// is still wanted: it is the one to be revoked.
     fn accept(&mut self, run: Run) -> bool {
-        let accepts =
-            run.plan.epoch == self.epoch && run.number >= self.accepted_run && self.lifecycle != Lifecycle::SignedOut;
+        let accepts = self.is_newest(run) && self.lifecycle != Lifecycle::SignedOut;
         if accepts {
             self.accepted_run = run.number;
         }
         accepts
+    }
+
+    /// Whether this run is of the present source, and no newer one has brought anything.
+    fn is_newest(&self, run: Run) -> bool {
+        run.plan.epoch == self.epoch && run.number >= self.accepted_run
     }
 
     fn evaluate(&self, token: Token, policy: &Refresh, timing: Timing) -> Result<Evaluation, Error> {
@@ -665,9 +677,8 @@ impl Rotation {
 impl Demand {
     pub(crate) fn is_met_by(self, token: &Token, phase: Phase) -> bool {
         match self {
-            Self::Usable => true,
+            Self::Usable | Self::NewerThan(_) => self.is_met_by_result(token),
             Self::Fresh => phase == Phase::Fresh,
-            Self::NewerThan(generation) => token.generation() > generation,
             Self::Fetched => false,
         }
     }

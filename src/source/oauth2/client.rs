@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::{Map, Value};
 
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::endpoint::Endpoint;
@@ -244,7 +244,7 @@ impl Client {
     pub(super) async fn login(&self, form: &Form<'_>, secret_params: &[(&str, Secret)]) -> Result<Token, Error> {
         let asked = Clock::System.now();
         let token = self.read(self.call(&self.endpoint, form, secret_params, false).await?, None)?;
-        let expires_at = clock::system_time(asked.after(token.lifetime()).wall);
+        let expires_at = asked.after(token.lifetime()).system_time();
         Ok(token.published(TokenId::default(), expires_at))
     }
 
@@ -259,7 +259,7 @@ impl Client {
         mut secrets: Vec<Secret>,
     ) -> Result<TokenResponse, Error> {
         secrets.extend(secret_params.iter().map(|(_, secret)| secret.clone()));
-        let now = clock::system_time(clock.now().wall);
+        let now = clock.now().system_time();
         let proof = self.auth.authenticate(self.id.as_deref(), self.endpoint.name(), now, &mut secrets).await?;
         let body = {
             let mut body = form_urlencoded::Serializer::new(String::new());

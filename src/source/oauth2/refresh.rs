@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::endpoint::{Endpoint, TOKEN_ENDPOINT};
@@ -100,7 +100,7 @@ impl TokenSource for RefreshToken {
         match &self.initial {
             Initial::Saved(refresh_token) => {
                 // Outside a fetch.
-                let now = clock::system_time(Clock::System.now().wall);
+                let now = Clock::System.now().system_time();
                 Ok(Some(refresh_token.get("refresh_token", now).await?))
             }
             Initial::Login(token) => Ok(token.refresh_token()),
