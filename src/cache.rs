@@ -121,12 +121,17 @@ impl TokenCache {
 
     /// A token that can be sent now.
     ///
-    /// With a usable token this returns at once; where it nears its end, a fetch is started beside. Without one it
-    /// waits for the fetch under way, or starts one.
+    /// Returns at once with a usable token, and starts a fetch in the background if the token is due. Without a usable
+    /// token it waits for the fetch in flight, or starts one.
     ///
     /// # Errors
-    /// The fetch failed; or an earlier one did, its pause is not over and no usable token is left: the remembered error,
-    /// at once. No token within the deadline. No tokio runtime to fetch on. The cache was shut down.
+    /// Returns an error if
+    /// - the fetch failed;
+    /// - an earlier fetch failed, its backoff is not over, and no usable token is left: the remembered error, at once;
+    /// - there is no token within the fetch deadline;
+    /// - there is no tokio runtime to fetch on, or one without timers;
+    /// - the session was signed out, or another one began while this call waited;
+    /// - the cache was shut down.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the fetch running; the next caller joins it.
@@ -134,11 +139,11 @@ impl TokenCache {
         self.driver.acquire(Demand::Usable, None).await
     }
 
-    /// Fetches a new token, whatever there is: joins the fetch under way or starts one, though the pause after a failure
-    /// is not over. Where this one fails too, the next pause is as long as if it had been waited for.
+    /// Fetches a new token, even if there is a usable one: joins the fetch in flight or starts one, even within the backoff
+    /// after a failure. If this fetch fails too, the next backoff is as long as if the last one had been waited out.
     ///
     /// # Errors
-    /// As [`get`](TokenCache::get), without the remembered error.
+    /// As [`get`](TokenCache::get), but for the remembered error.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the fetch running.
@@ -146,17 +151,21 @@ impl TokenCache {
         self.driver.acquire(Demand::Fetched, None).await
     }
 
-    /// Says that an API refused this token, and returns the one that replaces it.
+    /// Reports that an API rejected this token, and returns the token that replaces it.
     ///
-    /// For refusals the layer does not see: a GraphQL error, a WebSocket that was closed. Does nothing to a token that
-    /// was replaced already: the newer one comes back at once. Until there is a new one, the refused token is still
-    /// sent by others.
+    /// For rejections that the layer does not see: a GraphQL error, a WebSocket that was closed. A token that was replaced
+    /// before is not marked: the newer one comes back at once. Until there is a new one, other requests still carry the
+    /// rejected token. A token that this cache did not issue changes nothing: the current one comes back.
     ///
     /// # Errors
-    /// As [`get`](TokenCache::get).
+    /// Returns an error if
+    /// - the replacement cannot be fetched, as for [`get`](TokenCache::get);
+    /// - rejections have used their [budget](Refresh::refusal_budget);
+    /// - the token's session has ended;
+    /// - this cache did not issue the token, and holds none that can be sent.
     ///
     /// # Cancel safety
-    /// The refusal is noted and the fetch started when the future is first polled; dropping it after that leaves the
+    /// The rejection is noted and the fetch started when the future is first polled; dropping it after that leaves the
     /// fetch running.
     pub async fn refuse(&self, token: &Token) -> Result<Token, Error> {
         match self.driver.reject(token.id()) {
@@ -180,8 +189,9 @@ impl TokenCache {
     /// A future that keeps the token fresh without requests: spawn it, and the token is ready before the first call
     /// and is refreshed when due.
     ///
-    /// It ends when the last clone of the cache is dropped or the cache is shut down, and keeps neither alive. Without
-    /// it nothing is fetched while nobody asks. On another executor than tokio's it waits, and fetches nothing.
+    /// It ends when the last clone of the cache is dropped or the cache is shut down, and does not keep the cache alive.
+    /// Without it, a token is fetched only when a request or a call needs one. On another executor than tokio's it waits
+    /// and fetches nothing.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -195,7 +205,7 @@ impl TokenCache {
     /// None: a failure is remembered, and tried again after its pause.
     ///
     /// # Cancel safety
-    /// Dropping it ends the refreshing; a fetch under way goes on.
+    /// Dropping it ends the refreshing; a fetch in flight goes on.
     pub fn keep_warm(&self) -> impl Future<Output = ()> + Send + 'static {
         let driver = Arc::downgrade(&self.driver);
         let changed = Arc::clone(self.driver.changed());
@@ -213,14 +223,14 @@ impl TokenCache {
     /// Replaces the source, for new credentials of the same login, such as a rotated client secret.
     ///
     /// The token, the remembered failure and the refresh token of the old source are dropped, and the result of a fetch in
-    /// flight is not used. Requests that wait go on waiting, and go out with the new source's token: for the login of
-    /// somebody else use [`sign_in`](TokenCache::sign_in). After a [`sign_out`](TokenCache::sign_out) it begins another
+    /// flight is not used. Requests that wait go on waiting, and go out with the new source's token: for another person's
+    /// login use [`sign_in`](TokenCache::sign_in). After a [`sign_out`](TokenCache::sign_out) it begins another
     /// session, as `sign_in` does.
     pub fn set_source(&self, source: impl TokenSource) {
         self.driver.set_source(source, true);
     }
 
-    /// Begins another session, for a login of somebody else.
+    /// Begins another session, for another person's login.
     ///
     /// As [`set_source`](TokenCache::set_source), but no request of the former session goes out with a token of the new one:
     /// a request that waits, or that is answered 401, fails with an error that [says so](Error::is_signed_out). The former
@@ -239,13 +249,13 @@ impl TokenCache {
         self.driver.set_source(source, false);
     }
 
-    /// Ends the session: waits for the fetch under way, hands the newest refresh token to `revoke`, and forgets token,
-    /// refresh token and source, whatever came of that.
+    /// Ends the session: waits for the fetch in flight, hands the newest refresh token to `revoke`, and forgets token,
+    /// refresh token and source, even if the revocation fails.
     ///
-    /// From its first poll on, whoever needs a token gets an error that [says so](Error::is_signed_out), until
-    /// [`set_source`](TokenCache::set_source) begins another session; also who waits for the fetch under way. No fetch
-    /// revives the old session, however late it ends, and no request that was refused with its token goes again with
-    /// that of another. Without a refresh token there is nothing to revoke, and `revoke` is not called.
+    /// From its first poll on, each caller that needs a token or waits for one gets an error that
+    /// [says so](Error::is_signed_out), until [`sign_in`](TokenCache::sign_in) begins another session. No fetch revives the
+    /// old session, however late it ends, and no request of the old session goes out with a token of another. Without a
+    /// refresh token there is nothing to revoke, and `revoke` is not called.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
@@ -275,7 +285,7 @@ impl TokenCache {
         self.driver.sign_out(revoke).await
     }
 
-    /// Ends fetching: waits for the fetch under way and for its `on_rotation`, and starts none after it.
+    /// Ends fetching: waits for the fetch in flight and for its `on_rotation`, and starts none after it.
     ///
     /// The token there is goes on being served until it expires; after that callers get an error that
     /// [says so](Error::is_closed).

@@ -14,7 +14,7 @@
 //! has no hole, because a waiter that takes the result without having been woken removes its own waker.
 //!
 //! A task can be dropped anywhere, by the end of its runtime. [`CompletionGuard`] is dropped with it and completes the run
-//! as [`Abandoned`]: nobody's failure, so the waiters start over. A runtime can also stand still without being dropped, so
+//! as [`Abandoned`]: no failure of the work, so the waiters start over. A runtime can also stand still without being dropped, so
 //! each run has a deadline, after which the next caller replaces it.
 //!
 //! Waiters can be given another result while the run goes on ([`InFlightHandle::resolve_waiters`]): the run keeps the slot
@@ -344,7 +344,7 @@ impl<T> Drop for Ended<'_, T> {
 
 impl<T> Waiter<T> {
     /// Says that its caller waits from now on, and returns how long until the run may be replaced. All at once, for an
-    /// async function, which would keep a borrowed waiter beside this one.
+    /// async function: it would keep a borrowed waiter in addition to this one.
     pub(crate) fn start_waiting(self, now: Duration) -> (Self, Duration) {
         lock(&self.run.progress).first_wait_at.get_or_insert(now);
         let remaining = self.run.deadline.saturating_sub(now);

@@ -19,7 +19,7 @@
 //!
 //! # Three numbers
 //! - A **session** is one login. A request belongs to the session in which it began, and never goes out with the token of
-//!   another. Each sign-out and each login of somebody else begins a new one.
+//!   another. Each sign-out and each other person's login begins a new one.
 //! - An **epoch** counts sources. A run that was started for an older source is discarded.
 //! - A **generation** counts tokens. A rejection names the token that was rejected, and does nothing unless that token is
 //!   the current one.
@@ -103,7 +103,7 @@ struct Rotation {
     forgotten: u64,
     /// How many saves were begun.
     attempts: u64,
-    /// The attempt under way, and when it counts as lost.
+    /// The attempt that has not ended, and when it counts as lost.
     saving: Option<(u64, Moment)>,
     not_saved: Option<Error>,
 }
@@ -193,7 +193,7 @@ pub(crate) enum SaveStep {
     Done,
     /// To be saved; the ticket is for [`Session::on_saved`].
     Save(SaveTicket, Token),
-    /// Another save is under way, until this moment at most.
+    /// Another save has not ended. It counts as lost from this moment on.
     Wait(Moment),
 }
 
@@ -231,10 +231,10 @@ pub struct Status {
     pub signed_out: bool,
 }
 
-/// What a fetched token is, beside what is held.
+/// What a fetched token is, compared with the current one.
 enum Evaluation {
     New(Token, Window),
-    /// The token that is held, and why it is not asked for again at once.
+    /// The current token again, and why the issuer is not asked again at once.
     Unchanged(Token, Error),
 }
 
@@ -665,7 +665,7 @@ impl Rotation {
         }
     }
 
-    /// Forgets the refresh token. A save of it that is under way goes on, and is waited for by the next.
+    /// Forgets the refresh token. A save of it that has not ended goes on, and the next save waits for it.
     fn forget(&mut self) {
         let Self { newest, saved, attempts, saving, .. } = *self;
         *self = Self { newest, saved, attempts, saving, forgotten: newest, ..Self::default() };
