@@ -233,8 +233,8 @@ impl TokenCache {
     /// Begins another session, for another person's login.
     ///
     /// As [`set_source`](TokenCache::set_source), but no request of the former session goes out with a token of the new one:
-    /// a request that waits, or that is answered 401, fails with an error that [says so](Error::is_signed_out). The former
-    /// session is forgotten and not revoked; [`sign_out`](TokenCache::sign_out) does that, before this call.
+    /// a request that waits fails with an error that [says so](Error::is_signed_out), and one that is answered 401 gets the
+    /// 401 with this error in its extensions. The former session is forgotten and not revoked; [`sign_out`](TokenCache::sign_out) does that, before this call.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {

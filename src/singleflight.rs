@@ -11,11 +11,12 @@
 //! takes the result or is dropped, so that all are woken even if the runtime of the run stands still from then on.
 //!
 //! No wake-up is lost, because a waiter registers its waker and completion sets the result under the same lock. The chain
-//! has no hole, because a waiter that takes the result without having been woken removes its own waker.
+//! has no hole, because each registered waiter that takes the result wakes others, woken or not, and from the moment of the
+//! result the list can be woken from. It also removes its own waker, so that no wake-up is spent on it.
 //!
 //! A task can be dropped anywhere, by the end of its runtime. [`CompletionGuard`] is dropped with it and completes the run
-//! as [`Abandoned`]: no failure of the work, so the waiters start over. A runtime can also stand still without being dropped, so
-//! each run has a deadline, after which the next caller replaces it.
+//! as [`Abandoned`]: no failure of the work, so the waiters start over. A runtime can also stand still without being
+//! dropped, so each run has a deadline, after which the next caller replaces it.
 //!
 //! Waiters can be given another result while the run goes on ([`InFlightHandle::resolve_waiters`]): the run keeps the slot
 //! until its work ends, and [`InFlightHandle::ended`] tells of that.
@@ -362,8 +363,7 @@ impl<T: Clone> Future for Waiter<T> {
         loop {
             let mut progress = lock(&run.progress);
             if let Some(result) = progress.result.clone() {
-                // Invariant: a waiter that takes the result leaves no waker in the list, so that no wake-up of the chain
-                // is spent on it.
+                // A waker that stayed in the list would take a wake-up from another waiter.
                 let own = key.and_then(|key| progress.waiters.try_remove(key));
                 let others = match key.take() {
                     Some(_) => std::array::from_fn::<_, WAKE_FANOUT, _>(|_| progress.next_waker()),
