@@ -17,24 +17,26 @@ use tokio::sync::{mpsc, oneshot};
 use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_bearer::{BearerLayer, Resend};
 
-use crate::reqwest_0_13::{TryClone, turned};
+use crate::reqwest_0_13::{TryClone, convert_response, same_origin_redirects};
 
 /// A `reqwest-middleware` that puts a bearer token on requests, as its [`BearerLayer`] would.
 ///
-/// A refused request passes the middlewares after this one twice. The client beneath must follow no redirects.
+/// A rejected request passes the middlewares after this one twice.
 ///
 /// ```
-/// use reqwest::redirect::Policy;
 /// use tower_bearer::{BearerLayer, TokenCache};
 /// use tower_bearer_reqwest::BearerMiddleware;
 ///
 /// # fn main() -> Result<(), tower::BoxError> {
 /// let layer = BearerLayer::new(TokenCache::fixed("t")?, ["https://api.example.com"])?;
-/// let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::builder().redirect(Policy::none()).build()?)
+/// let client = BearerMiddleware::client_builder(reqwest::Client::builder())?
 ///     .with(BearerMiddleware::new(layer))
 ///     .build();
 /// # Ok(()) }
 /// ```
+///
+/// A client that was built elsewhere leaks the token if its redirect policy is reqwest's default: see
+/// [`client_builder`](Self::client_builder).
 ///
 /// # Errors
 /// Those of the middlewares after it, and of reqwest, as they are. Where there is no token to send, a
@@ -57,6 +59,19 @@ impl BearerMiddleware {
     /// The middleware that does what `layer` does. Its resend choice becomes [`TryClone`].
     pub fn new<R>(layer: BearerLayer<R>) -> Self {
         Self::with_resend(layer.resend(TryClone))
+    }
+
+    /// Builds a client that follows redirects within one origin only, and begins a chain of middlewares over it.
+    ///
+    /// It replaces the redirect policy of `builder` by [`same_origin_redirects`], because the layer cannot judge a
+    /// redirect that the client follows: reqwest up to 0.13 puts the `Authorization` header back at the second
+    /// cross-origin redirect, which leaks the token. If another client follows one, each such response is an `ERROR`
+    /// event, `cross_origin_response`.
+    ///
+    /// # Errors
+    /// As for reqwest's `ClientBuilder::build`.
+    pub fn client_builder(builder: reqwest::ClientBuilder) -> reqwest::Result<reqwest_middleware::ClientBuilder> {
+        Ok(reqwest_middleware::ClientBuilder::new(builder.redirect(same_origin_redirects()).build()?))
     }
 }
 
@@ -116,9 +131,12 @@ impl Service<Request<Body>> for Rest {
         let ask = self.0.clone();
         Box::pin(async move {
             let (answer, answered) = oneshot::channel();
+            let request = reqwest::Request::try_from(request)?;
+            let url = request.url().clone();
             // The middleware's own future holds both ends, and outlives this one.
-            ask.send((request.try_into()?, answer)).expect("the middleware listens");
-            answered.await.expect("the middleware answers").map(turned)
+            ask.send((request, answer)).expect("the middleware listens");
+            let response = answered.await.expect("the middleware answers")?;
+            Ok(convert_response(&url, response))
         })
     }
 }

@@ -11,6 +11,7 @@ use tower_bearer::resend::{Buffered, Never};
 use tower_bearer::testing::Answer;
 use tower_bearer_reqwest::BearerMiddleware;
 
+use crate::net::{Answer as Says, Net, events, named};
 use crate::world::{World, silent};
 
 /// Counts what passes, and what of it carries a [`Word`].
@@ -85,6 +86,49 @@ async fn extensions_reach_the_rest_of_the_chain() {
     let client = client(BearerMiddleware::new(world.layer()), below.clone());
     let response = client.get(world.server.url("/")).with_extension(Word).send().await.expect("an answer");
     assert_eq!((response.status(), below.words.load(Ordering::SeqCst)), (StatusCode::OK, 2));
+}
+
+#[tokio::test]
+async fn the_client_that_is_built_here_goes_to_no_stranger_with_a_token() {
+    let (world, net) = (World::new().await, Net::two_hops().await);
+    let builder = Net::builder().redirect(Policy::default());
+    let client = BearerMiddleware::client_builder(builder).expect("a client");
+    let client = client.with(BearerMiddleware::new(world.layer_for(&net.origin()))).build();
+    let response = client.get(named("api.test", &net.api, "/")).send().await.expect("an answer");
+    assert_eq!((response.status(), net.other.tokens().len()), (StatusCode::FOUND, 0));
+}
+
+#[tokio::test]
+async fn an_answer_from_another_origin_is_an_error_event() {
+    let (events, _guard) = events();
+    let world = World::new().await;
+    let net = Net::one_hop(302, "other.test", Says::Says(200, "welcome")).await;
+    let client = ClientBuilder::new(Net::builder().build().expect("a client"));
+    let client = client.with(BearerMiddleware::new(world.layer_for(&net.origin()))).build();
+    client.get(named("api.test", &net.api, "/")).send().await.expect("an answer");
+    let origins = vec![net.origin(), named("other.test", &net.other, "")];
+    assert_eq!(*events.lock().expect("no panic"), [(tracing::Level::ERROR, "cross_origin_response", origins)]);
+}
+
+/// Answers by itself: 401 to the first token, 200 to the next.
+struct Mock;
+
+#[async_trait::async_trait]
+impl Middleware for Mock {
+    async fn handle(&self, request: reqwest::Request, _: &mut Extensions, _: Next<'_>) -> Result<reqwest::Response> {
+        let status = if request.headers()["authorization"] == "Bearer token-1" { 401 } else { 200 };
+        Ok(http::Response::builder().status(status).body("").expect("a response").into())
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_was_made_without_a_url_comes_from_the_origin_that_was_asked() {
+    let (events, _guard) = events();
+    let world = World::new().await;
+    let client = client(BearerMiddleware::new(world.layer()), Mock);
+    let response = client.get(world.server.url("/")).send().await.expect("an answer");
+    assert_eq!((response.status(), world.issuer.calls().total()), (StatusCode::OK, 2));
+    assert_eq!(events.lock().expect("no panic").len(), 0);
 }
 
 #[tokio::test]
