@@ -6,14 +6,21 @@
 //! middleware runs the layer until it asks, runs the rest of the chain, and answers. Everything that the layer promises
 //! then holds here, and nothing of it is written twice.
 
+use std::fmt;
+use std::future::pending;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Extensions, Request, Response};
+use http_body::Frame;
+use http_body_util::BodyExt;
 use reqwest::Body;
 use reqwest_middleware::{Error, Middleware, Next, Result};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, Sleep, sleep};
 use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_bearer::{BearerLayer, Resend};
 
@@ -39,8 +46,16 @@ use crate::reqwest_0_13::{TryClone, convert_response, same_origin_redirects};
 /// [`client_builder`](Self::client_builder).
 ///
 /// # Errors
-/// Those of the middlewares after it, and of reqwest, as they are. Where there is no token to send, a
-/// `reqwest_middleware::Error::Middleware` with [`tower_bearer::Error`] in it.
+/// - The errors of the middlewares after it, and of reqwest, are returned as they are.
+/// - If there is no token to send, [`tower_bearer::Error::find`] finds the cause in the `reqwest_middleware::Error`, and
+///   in the errors of `reqwest-retry` above this middleware.
+/// - If the request's own timeout ends during the wait for a token, the error is a `reqwest::Error` whose `is_timeout` is
+///   true. Its `is_body` is true as well, because reqwest has no constructor for the kind that it uses itself.
+///
+/// # Timeouts
+/// The wait for a token counts against the timeout that `RequestBuilder::timeout` sets, and each send has what is left of
+/// it. The timeout of the client (`ClientBuilder::timeout`) cannot be read here: it bounds each send, and not the wait.
+/// Set it on the requests as well, or put `tokio::time::timeout` around the call.
 #[derive(Clone, Debug)]
 pub struct BearerMiddleware<R = TryClone> {
     layer: BearerLayer<R>,
@@ -52,6 +67,22 @@ struct Rest(mpsc::UnboundedSender<Ask>);
 
 /// A request for the rest of the chain, and where its answer goes.
 type Ask = (reqwest::Request, oneshot::Sender<Result<reqwest::Response>>);
+
+/// The layer's error. `reqwest_middleware::Error` and the errors of `reqwest-retry` are transparent: they pass over the
+/// error that they wrap, and begin with its source. So the layer's error is a source.
+#[derive(Debug)]
+struct LayerError(BoxError);
+
+/// A request's own timeout.
+struct Timeout {
+    url: reqwest::Url,
+    timeout: Duration,
+    /// Ends the wait for a token.
+    expired: Pin<Box<Sleep>>,
+}
+
+/// A body that fails, because only a body makes a `reqwest::Error` of another error.
+struct FailingBody(Option<io::Error>);
 
 // === impl BearerMiddleware ===
 
@@ -93,13 +124,19 @@ where
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> Result<reqwest::Response> {
+        let mut timeout = Timeout::of(&request);
         let (ask, mut asked) = mpsc::unbounded_channel();
         let mut layered = pin!(self.layer.layer(Rest(ask)).oneshot(request.try_into()?));
         loop {
-            let (request, answer) = tokio::select! {
+            let (mut request, answer) = tokio::select! {
+                biased;
                 response = &mut layered => return response.map(Into::into).map_err(unboxed),
+                error = expired(&mut timeout) => return Err(error),
                 Some(ask) = asked.recv() => ask,
             };
+            if let Some(timeout) = &timeout {
+                *request.timeout_mut() = Some(timeout.remaining());
+            }
             // The layer waits for nothing but this answer, so nothing of it stands still meanwhile.
             let _ = answer.send(next.clone().run(request, extensions).await);
         }
@@ -112,8 +149,67 @@ fn unboxed(error: BoxError) -> Error {
         Ok(theirs) => return *theirs,
         Err(ours) => ours,
     };
-    ours.downcast::<tower_bearer::Error>()
-        .map_or_else(|other| Error::middleware(io::Error::other(other)), |ours| Error::middleware(*ours))
+    Error::middleware(LayerError(ours))
+}
+
+// === impl LayerError ===
+
+impl fmt::Display for LayerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("failed to authorize the request (the cause is this error's source)")
+    }
+}
+
+impl std::error::Error for LayerError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.0)
+    }
+}
+
+// === impl Timeout ===
+
+impl Timeout {
+    /// `None` if the request has no timeout of its own.
+    fn of(request: &reqwest::Request) -> Option<Self> {
+        let timeout = *request.timeout()?;
+        Some(Self { url: request.url().clone(), timeout, expired: Box::pin(sleep(timeout)) })
+    }
+
+    fn remaining(&self) -> Duration {
+        #[expect(clippy::disallowed_methods, reason = "tokio's clock is the one that reqwest's timeouts use")]
+        self.expired.deadline().saturating_duration_since(Instant::now())
+    }
+
+    async fn error(&self) -> Error {
+        let waited = format!("the request's timeout of {:?} ended during the wait for a bearer token", self.timeout);
+        let error = io::Error::new(io::ErrorKind::TimedOut, waited);
+        match Body::wrap(FailingBody(Some(error))).frame().await {
+            Some(Err(error)) => Error::Reqwest(error.with_url(self.url.clone())),
+            _ => unreachable!("the body fails"),
+        }
+    }
+}
+
+/// Waits until the request's timeout ends, if it has one.
+async fn expired(timeout: &mut Option<Timeout>) -> Error {
+    match timeout {
+        Some(timeout) => {
+            timeout.expired.as_mut().await;
+            timeout.error().await
+        }
+        None => pending().await,
+    }
+}
+
+// === impl FailingBody ===
+
+impl http_body::Body for FailingBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        Poll::Ready(self.0.take().map(Err))
+    }
 }
 
 // === impl Rest ===

@@ -1,12 +1,14 @@
 //! The middleware for `reqwest-middleware`.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Extensions, StatusCode};
 use reqwest::redirect::Policy;
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Error, Middleware, Next, Result};
+use reqwest_retry::policies::ExponentialBackoff;
+use reqwest_retry::{RetryTransientMiddleware, Retryable, RetryableStrategy};
 use tower_bearer::resend::{Buffered, Never};
 use tower_bearer::testing::Answer;
 use tower_bearer_reqwest::BearerMiddleware;
@@ -145,7 +147,111 @@ async fn errors_are_those_they_were() {
     world.issuer.fail(Some(Answer::oauth_error(401, "invalid_client")));
     let client = client(BearerMiddleware::new(world.layer()), Passed::default());
     let error = client.get(world.server.url("/")).send().await.expect_err("there is no token");
-    let Error::Middleware(error) = error else { panic!("not of reqwest: {error}") };
-    assert!(error.downcast_ref::<tower_bearer::Error>().expect("our error").is_transient());
+    assert!(tower_bearer::Error::find(&error).expect("our error").is_transient());
     assert_eq!(world.server.seen().len(), 0);
+}
+
+/// Retries once whatever the error.
+struct AnyError;
+
+impl RetryableStrategy for AnyError {
+    fn handle(&self, result: &Result<reqwest::Response>) -> Option<Retryable> {
+        result.is_err().then_some(Retryable::Transient)
+    }
+}
+
+#[tokio::test]
+async fn our_error_is_found_beneath_retries() {
+    let once = || ExponentialBackoff::builder().retry_bounds(Duration::ZERO, Duration::ZERO).build_with_max_retries(1);
+    let fatal = RetryTransientMiddleware::new_with_policy(once());
+    let retried = RetryTransientMiddleware::new_with_policy_and_strategy(once(), AnyError);
+    let world = World::new().await;
+    world.cache.set_source(async |_| Err::<tower_bearer::Token, _>(tower_bearer::Error::denied("no token")));
+    let http = || BearerMiddleware::client_builder(reqwest::Client::builder()).expect("a client");
+    for (http, passes) in [(http().with(fatal), 1), (http().with(retried), 2)] {
+        let passed = Passed::default();
+        let client = http.with(passed.clone()).with(BearerMiddleware::new(world.layer())).build();
+        let error = client.get(world.server.url("/")).send().await.expect_err("there is no token");
+        assert!(tower_bearer::Error::find(&error).expect("our error").is_denied(), "{error:?}");
+        assert_eq!(passed.requests.load(Ordering::SeqCst), passes);
+        assert!(tower_bearer::Error::find(anyhow::Error::from(error).as_ref()).is_some());
+    }
+}
+
+/// A cache whose token comes after this time.
+async fn slow_token(world: &World, after: Duration) {
+    world.issuer.ledger().revoke_all();
+    world.cache.set_source(move |_| async move {
+        tokio::time::sleep(after).await;
+        tower_bearer::Token::new("slow")
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timeout_of_a_request_bounds_the_wait_for_a_token() {
+    let world = World::new().await;
+    slow_token(&world, Duration::from_secs(4)).await;
+    let client = client(BearerMiddleware::new(world.layer()), Passed::default());
+    let began = tokio::time::Instant::now();
+    let url = world.server.url("/");
+    let error = client.get(&url).timeout(Duration::from_millis(300)).send().await.expect_err("its time was up");
+    assert_eq!(began.elapsed().as_millis(), 300);
+    assert!(error.is_timeout());
+    assert_eq!(error.url().expect("a URL").as_str(), url);
+    let Error::Reqwest(error) = error else { panic!("not of reqwest: {error}") };
+    assert!(std::error::Error::source(&error).expect("a cause").to_string().contains("300ms"));
+    assert_eq!(world.server.seen().len(), 0);
+}
+
+/// Answers 200, and notes the timeouts of the requests.
+#[derive(Clone, Default)]
+struct Timeouts(Arc<Mutex<Vec<Option<Duration>>>>);
+
+#[async_trait::async_trait]
+impl Middleware for Timeouts {
+    async fn handle(&self, request: reqwest::Request, _: &mut Extensions, _: Next<'_>) -> Result<reqwest::Response> {
+        self.0.lock().expect("no panic").push(request.timeout().copied());
+        Ok(http::Response::new("").into())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_send_has_what_the_wait_for_a_token_left_of_the_timeout() {
+    let world = World::new().await;
+    slow_token(&world, Duration::from_millis(200)).await;
+    let (timeouts, url) = (Timeouts::default(), world.server.url("/"));
+    let client = client(BearerMiddleware::new(world.layer()), timeouts.clone());
+    client.get(&url).timeout(Duration::from_millis(300)).send().await.expect("an answer");
+    client.get(&url).send().await.expect("an answer");
+    assert_eq!(*timeouts.0.lock().expect("no panic"), [Some(Duration::from_millis(100)), None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_send_has_what_the_first_left_of_the_timeout() {
+    let world = World::new().await;
+    let (timeouts, url) = (Timeouts::default(), world.server.url("/"));
+    let http = reqwest::Client::new();
+    let client = ClientBuilder::new(http).with(BearerMiddleware::new(world.layer()));
+    let client = client.with(SlowRejection).with(timeouts.clone()).build();
+    client.get(&url).timeout(Duration::from_millis(300)).send().await.expect("an answer");
+    assert_eq!(*timeouts.0.lock().expect("no panic"), [Some(Duration::from_millis(180))]);
+}
+
+/// Rejects `token-1` after 120 ms.
+struct SlowRejection;
+
+#[async_trait::async_trait]
+impl Middleware for SlowRejection {
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> Result<reqwest::Response> {
+        if request.headers()["authorization"] == "Bearer token-1" {
+            tokio::time::sleep(Duration::from_millis(120)).await;
+            return Ok(http::Response::builder().status(401).body("").expect("a response").into());
+        }
+        next.run(request, extensions).await
+    }
 }
