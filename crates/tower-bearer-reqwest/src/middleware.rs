@@ -88,6 +88,9 @@ struct FailingBody(Option<io::Error>);
 
 impl BearerMiddleware {
     /// The middleware that does what `layer` does. Its resend choice becomes [`TryClone`].
+    ///
+    /// If the API rejects the token, a body in memory is sent again, and a stream is not. reqwest's multipart forms are
+    /// streams; [`with_resend`](Self::with_resend) has the choice that sends them again.
     pub fn new<R>(layer: BearerLayer<R>) -> Self {
         Self::with_resend(layer.resend(TryClone))
     }
@@ -107,7 +110,8 @@ impl BearerMiddleware {
 }
 
 impl<R> BearerMiddleware<R> {
-    /// The same with the layer's own resend choice, such as `Buffered::new(limit).wrap(reqwest::Body::wrap)`.
+    /// The same with the layer's own resend choice, such as `Buffered::new(limit).wrap(reqwest::Body::wrap)`, which
+    /// records streams and multipart forms, and sends them again.
     pub fn with_resend(layer: BearerLayer<R>) -> Self {
         Self { layer }
     }

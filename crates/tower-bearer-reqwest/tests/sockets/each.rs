@@ -97,6 +97,32 @@ macro_rules! each {
             }
 
             #[tokio::test]
+            async fn a_multipart_form_goes_once_unless_it_is_recorded() {
+                let form = |url: String| {
+                    let form = reqwest::multipart::Form::new()
+                        .text("name", "Ann")
+                        .part("file", reqwest::multipart::Part::bytes(b"contents".to_vec()).file_name("a.txt"));
+                    let request = http().client().post(url).multipart(form).build().expect("a request");
+                    http::Request::<reqwest::Body>::try_from(request).expect("a request")
+                };
+                let world = World::revoked().await;
+                let once = world.layer().resend(TryClone).layer(http());
+                let answer = once.oneshot(form(world.server.url("/"))).await.expect("an answer");
+                assert_eq!((answer.status(), world.uploads().len()), (StatusCode::UNAUTHORIZED, 1));
+
+                let world = World::revoked().await;
+                let twice = world.layer().resend(Buffered::new(1024).wrap(reqwest::Body::wrap)).layer(http());
+                let answer = twice.oneshot(form(world.server.url("/"))).await.expect("an answer");
+                let uploads = world.uploads();
+                assert_eq!((answer.status(), uploads.len()), (StatusCode::OK, 2));
+                assert!(String::from_utf8_lossy(&uploads[0]).contains("contents"));
+                assert_eq!(uploads[0], uploads[1]);
+                let lengths: Vec<_> =
+                    world.server.seen().into_iter().map(|head| head.headers["content-length"].clone()).collect();
+                assert_eq!(lengths, [uploads[0].len().to_string(), uploads[1].len().to_string()]);
+            }
+
+            #[tokio::test]
             async fn an_answer_streams() {
                 let world = World::new().await;
                 let (server, frames) = streaming().await;

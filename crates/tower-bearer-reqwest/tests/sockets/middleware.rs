@@ -192,6 +192,7 @@ async fn the_timeout_of_a_request_bounds_the_wait_for_a_token() {
     let world = World::new().await;
     slow_token(&world, Duration::from_secs(4)).await;
     let client = client(BearerMiddleware::new(world.layer()), Passed::default());
+    #[expect(clippy::disallowed_methods, reason = "time is paused")]
     let began = tokio::time::Instant::now();
     let url = world.server.url("/");
     let error = client.get(&url).timeout(Duration::from_millis(300)).send().await.expect_err("its time was up");
