@@ -7,8 +7,7 @@
 use std::time::Duration;
 
 use loopback::Server;
-use reqwest::redirect::Policy;
-use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
+use reqwest_middleware::ClientWithMiddleware;
 use tower::BoxError;
 use tower_bearer::oauth2::ClientCredentials;
 use tower_bearer::testing::{Api, Issuer};
@@ -19,10 +18,10 @@ fn client(base: &str, token_url: &str) -> Result<ClientWithMiddleware, BoxError>
     // Not through the chain: the token calls would want a token.
     let login = ClientCredentials::new(Reqwest::build(reqwest::Client::builder())?, token_url, "my-app", "its secret")?;
     let layer = BearerLayer::new(TokenCache::new(login), [base])?;
-    // reqwest hands the token to a stranger that redirects twice.
-    let http = reqwest::Client::builder().redirect(Policy::none()).build()?;
-    // Yours: retries above it, traces of each send beneath it.
-    Ok(ClientBuilder::new(http).with(BearerMiddleware::new(layer)).build())
+    // This client follows redirects within one origin only; reqwest's default policy leaks the token.
+    let client = BearerMiddleware::client_builder(reqwest::Client::builder())?;
+    // Yours: retries before the middleware, traces of each send after it.
+    Ok(client.with(BearerMiddleware::new(layer)).build())
 }
 
 #[tokio::main]

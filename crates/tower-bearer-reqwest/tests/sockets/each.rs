@@ -15,10 +15,11 @@ macro_rules! each {
             use tower_bearer::oauth2::ClientCredentials;
             use tower_bearer::resend::Buffered;
             use tower_bearer::{BearerLayer, TokenCache};
-            use tower_bearer_reqwest::$version::{Reqwest, TryClone};
+            use tower_bearer_reqwest::$version::{Reqwest, TryClone, same_origin_redirects};
 
             use $reqwest as reqwest;
 
+            use crate::net::{Answer, Net, events, named, server};
             use crate::world::{World, echo, received, silent, streaming};
 
             /// What takes longer hangs.
@@ -93,6 +94,32 @@ macro_rules! each {
                 let twice = world.layer().resend(Buffered::new(1024).wrap(reqwest::Body::wrap)).layer(http());
                 let answer = twice.oneshot(post(world.server.url("/"), streamed())).await.expect("an answer");
                 assert_eq!((answer.status(), world.uploads()), (StatusCode::OK, vec!["onetwo".into(); 2]));
+            }
+
+            #[tokio::test]
+            async fn a_multipart_form_goes_once_unless_it_is_recorded() {
+                let form = |url: String| {
+                    let form = reqwest::multipart::Form::new()
+                        .text("name", "Ann")
+                        .part("file", reqwest::multipart::Part::bytes(b"contents".to_vec()).file_name("a.txt"));
+                    let request = http().client().post(url).multipart(form).build().expect("a request");
+                    http::Request::<reqwest::Body>::try_from(request).expect("a request")
+                };
+                let world = World::revoked().await;
+                let once = world.layer().resend(TryClone).layer(http());
+                let answer = once.oneshot(form(world.server.url("/"))).await.expect("an answer");
+                assert_eq!((answer.status(), world.uploads().len()), (StatusCode::UNAUTHORIZED, 1));
+
+                let world = World::revoked().await;
+                let twice = world.layer().resend(Buffered::new(1024).wrap(reqwest::Body::wrap)).layer(http());
+                let answer = twice.oneshot(form(world.server.url("/"))).await.expect("an answer");
+                let uploads = world.uploads();
+                assert_eq!((answer.status(), uploads.len()), (StatusCode::OK, 2));
+                assert!(String::from_utf8_lossy(&uploads[0]).contains("contents"));
+                assert_eq!(uploads[0], uploads[1]);
+                let lengths: Vec<_> =
+                    world.server.seen().into_iter().map(|head| head.headers["content-length"].clone()).collect();
+                assert_eq!(lengths, [uploads[0].len().to_string(), uploads[1].len().to_string()]);
             }
 
             #[tokio::test]
@@ -186,6 +213,55 @@ macro_rules! each {
                 let unreadable = http::Request::get("/path/only").body(reqwest::Body::default()).expect("a request");
                 let error = http().oneshot(unreadable).await.expect_err("no host");
                 assert!(error.is_builder());
+            }
+
+            fn resolving() -> reqwest::ClientBuilder {
+                let loopback = "127.0.0.1:0".parse().expect("an address");
+                builder().resolve("api.test", loopback).resolve("other.test", loopback)
+            }
+
+            #[tokio::test]
+            async fn the_same_origin_policy_follows_to_no_stranger() {
+                let (world, net) = (World::new().await, Net::two_hops().await);
+                let api = server([
+                    ("/", Answer::To(302, "/moved".into())),
+                    ("/moved", Answer::Says(200, "welcome")),
+                    ("/out", Answer::To(307, named("other.test", &net.other, "/"))),
+                    ("/round", Answer::To(302, "/round".into())),
+                ])
+                .await;
+                let client = resolving().redirect(same_origin_redirects()).build().expect("a client");
+                let layer = world.layer_for(&named("api.test", &api, "")).resend(TryClone);
+                let client = layer.layer(Reqwest::over(client));
+                let get = |path| client.clone().oneshot(post(named("api.test", &api, path), "hello"));
+
+                let followed = reqwest::Response::from(get("/").await.expect("an answer"));
+                assert_eq!(followed.text().await.expect("a body"), "welcome");
+                let redirect = get("/out").await.expect("an answer");
+                assert_eq!(redirect.status(), StatusCode::TEMPORARY_REDIRECT);
+                assert_eq!(api.tokens(), ["Bearer token-1"; 3]);
+                assert_eq!(net.other.tokens(), [""; 0]);
+                let error = get("/round").await.expect_err("it has no end");
+                assert!(error.downcast_ref::<reqwest::Error>().expect("of reqwest").is_redirect());
+            }
+
+            #[tokio::test]
+            async fn an_answer_from_another_origin_is_an_error_event() {
+                let (events, _guard) = events();
+                let (world, net) = (World::new().await, Net::two_hops().await);
+                let client = |builder: reqwest::ClientBuilder| {
+                    let http = Reqwest::over(builder.build().expect("a client"));
+                    world.layer_for(&net.origin()).resend(TryClone).layer(http)
+                };
+                let request = || post(named("api.test", &net.api, "/?secret"), "");
+                let safe = client(resolving().redirect(same_origin_redirects())).oneshot(request()).await;
+                assert_eq!(safe.expect("an answer").status(), StatusCode::FOUND);
+                assert_eq!(events.lock().expect("no panic").len(), 0);
+
+                client(resolving()).oneshot(request()).await.expect("an answer");
+                let origins = vec![net.origin(), named("other.test", &net.other, "")];
+                let seen = (tracing::Level::ERROR, "cross_origin_response", origins);
+                assert_eq!(*events.lock().expect("no panic"), [seen]);
             }
 
             #[tokio::test]

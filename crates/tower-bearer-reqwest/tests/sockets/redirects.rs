@@ -1,71 +1,19 @@
 //! A client beneath that follows redirects itself, which reqwest does where it is not told otherwise.
 
-use std::collections::HashMap;
-use std::convert::Infallible;
-use std::sync::Arc;
-
-use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::Full;
-use loopback::Server;
+use http::{Request, StatusCode};
 use reqwest::redirect::Policy;
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, ServiceExt};
 use tower_bearer_reqwest::{Reqwest, TryClone};
 use tower_http::follow_redirect::FollowRedirect;
 
+use crate::net::{Answer, Net, named};
 use crate::world::World;
 
 const STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
 
-/// An API and a stranger, under names that lead to loopback.
-struct Net {
-    api: Server,
-    other: Server,
-}
-
-/// What is answered at a path: a redirect to there, or a status and words.
-#[derive(Clone)]
-enum Answer {
-    To(u16, String),
-    Says(u16, &'static str),
-}
-
-async fn server(answers: impl IntoIterator<Item = (&'static str, Answer)>) -> Server {
-    let answers: Arc<HashMap<_, _>> = Arc::new(answers.into_iter().collect());
-    Server::start(service_fn(move |request: Request<_>| {
-        let answer = match answers[request.uri().path()].clone() {
-            Answer::To(status, there) => {
-                Response::builder().status(status).header("location", there).body(Full::default())
-            }
-            Answer::Says(status, words) => Response::builder().status(status).body(Full::new(Bytes::from(words))),
-        };
-        async move { Ok::<_, Infallible>(answer.expect("an answer")) }
-    }))
-    .await
-}
-
-/// The same server under another name.
-fn named(name: &str, server: &Server, path: &str) -> String {
-    server.url(path).replace("127.0.0.1", name)
-}
-
+/// With reqwest 0.13.
 impl Net {
-    /// The API redirects to the stranger's `/there`, under this name.
-    async fn one_hop(status: u16, name: &str, there: Answer) -> Self {
-        let other = server([("/there", there)]).await;
-        let api = server([("/", Answer::To(status, named(name, &other, "/there")))]).await;
-        Self { api, other }
-    }
-
-    /// The API redirects to a stranger, and the stranger within itself.
-    async fn two_hops() -> Self {
-        let answers = [("/", Answer::To(302, "/there".into())), ("/there", Answer::Says(200, "welcome"))];
-        let other = server(answers).await;
-        let api = server([("/", Answer::To(302, named("other.test", &other, "/")))]).await;
-        Self { api, other }
-    }
-
-    fn builder() -> reqwest::ClientBuilder {
+    pub(crate) fn builder() -> reqwest::ClientBuilder {
         let loopback = "127.0.0.1:0".parse().expect("an address");
         // The port is that of the URL.
         reqwest::Client::builder().no_proxy().resolve("api.test", loopback).resolve("other.test", loopback)
@@ -81,7 +29,7 @@ impl Net {
     }
 
     fn layer(&self, world: &World) -> tower_bearer::BearerLayer<TryClone> {
-        world.layer_for(&named("api.test", &self.api, "")).resend(TryClone)
+        world.layer_for(&self.origin()).resend(TryClone)
     }
 
     /// What comes back from the API through the layer over `http`.

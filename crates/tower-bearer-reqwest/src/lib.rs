@@ -7,11 +7,13 @@
 mod adapter;
 #[cfg(feature = "middleware")]
 mod middleware;
+#[cfg(any(feature = "reqwest-0_12", feature = "reqwest-0_13"))]
+mod telemetry;
 
 #[cfg(feature = "middleware")]
 pub use middleware::BearerMiddleware;
 #[cfg(feature = "reqwest-0_13")]
-pub use reqwest_0_13::{Reqwest, TryClone};
+pub use reqwest_0_13::{Reqwest, TryClone, same_origin_redirects};
 
 /// For reqwest 0.13.
 #[cfg(feature = "reqwest-0_13")]

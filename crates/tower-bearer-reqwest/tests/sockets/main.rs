@@ -3,6 +3,7 @@
 mod each;
 #[cfg(feature = "middleware")]
 mod middleware;
+mod net;
 #[cfg(feature = "reqwest-0_13")]
 mod redirects;
 mod world;

@@ -12,7 +12,10 @@ macro_rules! adapter {
         use tower_http::follow_redirect::RequestUri;
 
         use $($reqwest)+ as reqwest;
+        use reqwest::redirect::Policy;
         use reqwest::{ResponseBuilderExt, Url};
+
+        use crate::telemetry;
 
         /// A client of reqwest, as a service of `http::Request`s.
         ///
@@ -38,10 +41,13 @@ macro_rules! adapter {
             /// # Errors
             /// As for reqwest's `ClientBuilder::build`.
             pub fn build(builder: reqwest::ClientBuilder) -> reqwest::Result<Self> {
-                Ok(Self::over(builder.redirect(reqwest::redirect::Policy::none()).build()?))
+                Ok(Self::over(builder.redirect(Policy::none()).build()?))
             }
 
-            /// A client that was built elsewhere, with `redirect::Policy::none()`: nobody can see here whether it was.
+            /// Takes a client that was built elsewhere, with `redirect::Policy::none()` or [`same_origin_redirects`].
+            ///
+            /// A client does not tell its redirect policy. If the client follows a redirect to another origin, each such
+            /// response is an `ERROR` event, `cross_origin_response`; the token may have leaked by then.
             pub fn over(client: reqwest::Client) -> Self {
                 Self { client }
             }
@@ -63,18 +69,46 @@ macro_rules! adapter {
 
             fn call(&mut self, request: Request<reqwest::Body>) -> Self::Future {
                 // The client that was polled ready is the one that is called.
-                let sent = reqwest::Request::try_from(request).map(|request| self.client.call(request));
-                Box::pin(async move { Ok(turned(sent?.await?)) })
+                let sent = reqwest::Request::try_from(request).map(|request| {
+                    let url = request.url().clone();
+                    (url, self.client.call(request))
+                });
+                Box::pin(async move {
+                    let (url, response) = sent?;
+                    Ok(convert_response(&url, response.await?))
+                })
             }
         }
 
-        /// Turns reqwest's response, and says where it came from: to the layer, should the client have followed a redirect,
-        /// and to the `reqwest::Response` that it may become again.
-        pub(crate) fn turned(response: reqwest::Response) -> Response<reqwest::Body> {
+        /// Returns a redirect policy that follows redirects within one origin, at most 10 of them.
+        ///
+        /// A redirect to another origin is not followed: the caller gets the redirect itself. reqwest's default policy
+        /// follows it, and reqwest up to 0.13 puts the `Authorization` header back at the second cross-origin redirect,
+        /// which leaks the token.
+        ///
+        /// # Errors
+        /// The client's requests fail at the 11th redirect; `reqwest::Error::is_redirect` is true.
+        pub fn same_origin_redirects() -> Policy {
+            Policy::custom(|attempt| match attempt.previous().last() {
+                Some(last) if last.origin() == attempt.url().origin() => Policy::default().redirect(attempt),
+                _ => attempt.stop(),
+            })
+        }
+
+        /// Converts the response to a request for `requested`, and says where it came from: to the layer, in case the
+        /// client has followed a redirect, and to the `reqwest::Response` that it may become again.
+        pub(crate) fn convert_response(requested: &Url, response: reqwest::Response) -> Response<reqwest::Body> {
             let url = response.url().clone();
-            let uri = url.as_str().parse();
             let mut response = Response::from(response);
-            if let Ok(uri) = uri {
+            // What reqwest says of a response that it did not receive itself, such as one of a mock.
+            if url.host_str() == Some("no.url.provided.local") {
+                return response;
+            }
+            if url.origin() != requested.origin() {
+                let [requested, url] = [requested, &url].map(|url| url.origin().ascii_serialization());
+                telemetry::cross_origin_response(&requested, &url);
+            }
+            if let Ok(uri) = url.as_str().parse() {
                 response.extensions_mut().insert(RequestUri(uri));
             }
             if let Ok(marked) = Response::builder().url(url).body(()) {

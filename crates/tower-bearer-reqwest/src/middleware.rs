@@ -1,0 +1,242 @@
+//! The layer as a middleware of `reqwest-middleware`.
+//!
+//! # The story
+//! A middleware borrows the rest of its chain for one request, and a layer wants a service to own. So the layer is put
+//! over a service that owns only the end of a channel: it asks for a request to be sent and waits for the answer. The
+//! middleware runs the layer until it asks, runs the rest of the chain, and answers. Everything that the layer promises
+//! then holds here, and nothing of it is written twice.
+
+use std::fmt;
+use std::future::pending;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Extensions, Request, Response};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use reqwest::Body;
+use reqwest_middleware::{Error, Middleware, Next, Result};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, Sleep, sleep};
+use tower::{BoxError, Layer, Service, ServiceExt};
+use tower_bearer::{BearerLayer, Resend};
+
+use crate::reqwest_0_13::{TryClone, convert_response, same_origin_redirects};
+
+/// A `reqwest-middleware` that puts a bearer token on requests, as its [`BearerLayer`] would.
+///
+/// A rejected request passes the middlewares after this one twice.
+///
+/// ```
+/// use tower_bearer::{BearerLayer, TokenCache};
+/// use tower_bearer_reqwest::BearerMiddleware;
+///
+/// # fn main() -> Result<(), tower::BoxError> {
+/// let layer = BearerLayer::new(TokenCache::fixed("t")?, ["https://api.example.com"])?;
+/// let client = BearerMiddleware::client_builder(reqwest::Client::builder())?
+///     .with(BearerMiddleware::new(layer))
+///     .build();
+/// # Ok(()) }
+/// ```
+///
+/// A client that was built elsewhere leaks the token if its redirect policy is reqwest's default: see
+/// [`client_builder`](Self::client_builder).
+///
+/// # Errors
+/// - The errors of the middlewares after it, and of reqwest, are returned as they are.
+/// - If there is no token to send, [`tower_bearer::Error::find`] finds the cause in the `reqwest_middleware::Error`, and
+///   in the errors of `reqwest-retry` above this middleware.
+/// - If the request's own timeout ends during the wait for a token, the error is a `reqwest::Error` whose `is_timeout` is
+///   true. Its `is_body` is true as well, because reqwest has no constructor for the kind that it uses itself.
+///
+/// # Timeouts
+/// The wait for a token counts against the timeout that `RequestBuilder::timeout` sets, and each send has what is left of
+/// it. The timeout of the client (`ClientBuilder::timeout`) cannot be read here: it bounds each send, and not the wait.
+/// Set it on the requests as well, or put `tokio::time::timeout` around the call.
+#[derive(Clone, Debug)]
+pub struct BearerMiddleware<R = TryClone> {
+    layer: BearerLayer<R>,
+}
+
+/// Stands for the rest of the chain, which cannot be owned.
+#[derive(Clone)]
+struct Rest(mpsc::UnboundedSender<Ask>);
+
+/// A request for the rest of the chain, and where its answer goes.
+type Ask = (reqwest::Request, oneshot::Sender<Result<reqwest::Response>>);
+
+/// The layer's error. `reqwest_middleware::Error` and the errors of `reqwest-retry` are transparent: they pass over the
+/// error that they wrap, and begin with its source. So the layer's error is a source.
+#[derive(Debug)]
+struct LayerError(BoxError);
+
+/// A request's own timeout.
+struct Timeout {
+    url: reqwest::Url,
+    timeout: Duration,
+    /// Ends the wait for a token.
+    expired: Pin<Box<Sleep>>,
+}
+
+/// A body that fails, because only a body makes a `reqwest::Error` of another error.
+struct FailingBody(Option<io::Error>);
+
+// === impl BearerMiddleware ===
+
+impl BearerMiddleware {
+    /// The middleware that does what `layer` does. Its resend choice becomes [`TryClone`].
+    ///
+    /// If the API rejects the token, a body in memory is sent again, and a stream is not. reqwest's multipart forms are
+    /// streams; [`with_resend`](Self::with_resend) has the choice that sends them again.
+    pub fn new<R>(layer: BearerLayer<R>) -> Self {
+        Self::with_resend(layer.resend(TryClone))
+    }
+
+    /// Builds a client that follows redirects within one origin only, and begins a chain of middlewares over it.
+    ///
+    /// It replaces the redirect policy of `builder` by [`same_origin_redirects`], because the layer cannot judge a
+    /// redirect that the client follows: reqwest up to 0.13 puts the `Authorization` header back at the second
+    /// cross-origin redirect, which leaks the token. If another client follows one, each such response is an `ERROR`
+    /// event, `cross_origin_response`.
+    ///
+    /// # Errors
+    /// As for reqwest's `ClientBuilder::build`.
+    pub fn client_builder(builder: reqwest::ClientBuilder) -> reqwest::Result<reqwest_middleware::ClientBuilder> {
+        Ok(reqwest_middleware::ClientBuilder::new(builder.redirect(same_origin_redirects()).build()?))
+    }
+}
+
+impl<R> BearerMiddleware<R> {
+    /// The same with the layer's own resend choice, such as `Buffered::new(limit).wrap(reqwest::Body::wrap)`, which
+    /// records streams and multipart forms, and sends them again.
+    pub fn with_resend(layer: BearerLayer<R>) -> Self {
+        Self { layer }
+    }
+}
+
+#[async_trait::async_trait]
+impl<R> Middleware for BearerMiddleware<R>
+where
+    R: Resend<Body, Body = Body, Spare: Send> + Clone + Send + Sync + 'static,
+{
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> Result<reqwest::Response> {
+        let mut timeout = Timeout::of(&request);
+        let (ask, mut asked) = mpsc::unbounded_channel();
+        let mut layered = pin!(self.layer.layer(Rest(ask)).oneshot(request.try_into()?));
+        loop {
+            let (mut request, answer) = tokio::select! {
+                biased;
+                response = &mut layered => return response.map(Into::into).map_err(unboxed),
+                error = expired(&mut timeout) => return Err(error),
+                Some(ask) = asked.recv() => ask,
+            };
+            if let Some(timeout) = &timeout {
+                *request.timeout_mut() = Some(timeout.remaining());
+            }
+            // The layer waits for nothing but this answer, so nothing of it stands still meanwhile.
+            let _ = answer.send(next.clone().run(request, extensions).await);
+        }
+    }
+}
+
+/// The error as it was before the layer boxed it.
+fn unboxed(error: BoxError) -> Error {
+    let ours = match error.downcast::<Error>() {
+        Ok(theirs) => return *theirs,
+        Err(ours) => ours,
+    };
+    Error::middleware(LayerError(ours))
+}
+
+// === impl LayerError ===
+
+impl fmt::Display for LayerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("failed to authorize the request (the cause is this error's source)")
+    }
+}
+
+impl std::error::Error for LayerError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.0)
+    }
+}
+
+// === impl Timeout ===
+
+impl Timeout {
+    /// `None` if the request has no timeout of its own.
+    fn of(request: &reqwest::Request) -> Option<Self> {
+        let timeout = *request.timeout()?;
+        Some(Self { url: request.url().clone(), timeout, expired: Box::pin(sleep(timeout)) })
+    }
+
+    fn remaining(&self) -> Duration {
+        #[expect(clippy::disallowed_methods, reason = "tokio's clock is the one that reqwest's timeouts use")]
+        self.expired.deadline().saturating_duration_since(Instant::now())
+    }
+
+    async fn error(&self) -> Error {
+        let waited = format!("the request's timeout of {:?} ended during the wait for a bearer token", self.timeout);
+        let error = io::Error::new(io::ErrorKind::TimedOut, waited);
+        match Body::wrap(FailingBody(Some(error))).frame().await {
+            Some(Err(error)) => Error::Reqwest(error.with_url(self.url.clone())),
+            _ => unreachable!("the body fails"),
+        }
+    }
+}
+
+/// Waits until the request's timeout ends, if it has one.
+async fn expired(timeout: &mut Option<Timeout>) -> Error {
+    match timeout {
+        Some(timeout) => {
+            timeout.expired.as_mut().await;
+            timeout.error().await
+        }
+        None => pending().await,
+    }
+}
+
+// === impl FailingBody ===
+
+impl http_body::Body for FailingBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        Poll::Ready(self.0.take().map(Err))
+    }
+}
+
+// === impl Rest ===
+
+impl Service<Request<Body>> for Rest {
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let ask = self.0.clone();
+        Box::pin(async move {
+            let (answer, answered) = oneshot::channel();
+            let request = reqwest::Request::try_from(request)?;
+            let url = request.url().clone();
+            // The middleware's own future holds both ends, and outlives this one.
+            ask.send((request, answer)).expect("the middleware listens");
+            let response = answered.await.expect("the middleware answers")?;
+            Ok(convert_response(&url, response))
+        })
+    }
+}

@@ -1,0 +1,258 @@
+//! The middleware for `reqwest-middleware`.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::{Extensions, StatusCode};
+use reqwest::redirect::Policy;
+use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Error, Middleware, Next, Result};
+use reqwest_retry::policies::ExponentialBackoff;
+use reqwest_retry::{RetryTransientMiddleware, Retryable, RetryableStrategy};
+use tower_bearer::resend::{Buffered, Never};
+use tower_bearer::testing::Answer;
+use tower_bearer_reqwest::BearerMiddleware;
+
+use crate::net::{Answer as Says, Net, events, named};
+use crate::world::{World, silent};
+
+/// Counts what passes, and what of it carries a [`Word`].
+#[derive(Clone, Default)]
+struct Passed {
+    requests: Arc<AtomicUsize>,
+    words: Arc<AtomicUsize>,
+}
+
+#[async_trait::async_trait]
+impl Middleware for Passed {
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> Result<reqwest::Response> {
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        self.words.fetch_add(usize::from(extensions.get::<Word>().is_some()), Ordering::SeqCst);
+        next.run(request, extensions).await
+    }
+}
+
+/// What others of the chain said.
+#[derive(Clone, Debug)]
+struct Word;
+
+fn client(bearer: impl Middleware, below: impl Middleware) -> ClientWithMiddleware {
+    let http = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build().expect("a client");
+    ClientBuilder::new(http).with(bearer).with(below).build()
+}
+
+#[tokio::test]
+async fn a_refused_request_goes_through_the_rest_of_the_chain_again() {
+    let (world, below) = (World::revoked().await, Passed::default());
+    let client = client(BearerMiddleware::new(world.layer()), below.clone());
+    let response = client.post(world.server.url("/me")).body("hello").send().await.expect("an answer");
+    assert_eq!((response.status(), response.url().path()), (StatusCode::OK, "/me"));
+    assert_eq!(world.uploads(), ["hello", "hello"]);
+    assert_eq!(world.server.tokens(), ["Bearer token-1", "Bearer token-2"]);
+    assert_eq!(below.requests.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn the_layers_resend_choice_can_be_kept() {
+    let world = World::revoked().await;
+    let client = client(BearerMiddleware::with_resend(world.layer().resend(Never)), Passed::default());
+    let response = client.get(world.server.url("/")).send().await.expect("an answer");
+    assert_eq!((response.status(), world.server.seen().len()), (StatusCode::UNAUTHORIZED, 1));
+
+    let world = World::revoked().await;
+    let recorded = world.layer().resend(Buffered::new(1024).wrap(reqwest::Body::wrap));
+    let client = self::client(BearerMiddleware::with_resend(recorded), Passed::default());
+    let stream = tokio_stream::iter(["one", "two"].map(Ok::<_, std::io::Error>));
+    let response = client.post(world.server.url("/")).body(reqwest::Body::wrap_stream(stream)).send().await;
+    assert_eq!(response.expect("an answer").status(), StatusCode::OK);
+    assert_eq!(world.uploads(), ["onetwo", "onetwo"]);
+}
+
+#[tokio::test]
+async fn strangers_get_no_token() {
+    let (world, other) = (World::new().await, World::new().await);
+    let client = client(BearerMiddleware::new(world.layer()), Passed::default());
+    let response = client.get(other.server.url("/")).send().await.expect("an answer");
+    assert_eq!((response.status(), other.server.tokens()), (StatusCode::UNAUTHORIZED, vec![String::new()]));
+    assert_eq!(world.issuer.calls().total(), 1, "a stranger's 401 refreshes nothing");
+}
+
+#[tokio::test]
+async fn extensions_reach_the_rest_of_the_chain() {
+    let (world, below) = (World::revoked().await, Passed::default());
+    let client = client(BearerMiddleware::new(world.layer()), below.clone());
+    let response = client.get(world.server.url("/")).with_extension(Word).send().await.expect("an answer");
+    assert_eq!((response.status(), below.words.load(Ordering::SeqCst)), (StatusCode::OK, 2));
+}
+
+#[tokio::test]
+async fn the_client_that_is_built_here_goes_to_no_stranger_with_a_token() {
+    let (world, net) = (World::new().await, Net::two_hops().await);
+    let builder = Net::builder().redirect(Policy::default());
+    let client = BearerMiddleware::client_builder(builder).expect("a client");
+    let client = client.with(BearerMiddleware::new(world.layer_for(&net.origin()))).build();
+    let response = client.get(named("api.test", &net.api, "/")).send().await.expect("an answer");
+    assert_eq!((response.status(), net.other.tokens().len()), (StatusCode::FOUND, 0));
+}
+
+#[tokio::test]
+async fn an_answer_from_another_origin_is_an_error_event() {
+    let (events, _guard) = events();
+    let world = World::new().await;
+    let net = Net::one_hop(302, "other.test", Says::Says(200, "welcome")).await;
+    let client = ClientBuilder::new(Net::builder().build().expect("a client"));
+    let client = client.with(BearerMiddleware::new(world.layer_for(&net.origin()))).build();
+    client.get(named("api.test", &net.api, "/")).send().await.expect("an answer");
+    let origins = vec![net.origin(), named("other.test", &net.other, "")];
+    assert_eq!(*events.lock().expect("no panic"), [(tracing::Level::ERROR, "cross_origin_response", origins)]);
+}
+
+/// Answers by itself: 401 to the first token, 200 to the next.
+struct Mock;
+
+#[async_trait::async_trait]
+impl Middleware for Mock {
+    async fn handle(&self, request: reqwest::Request, _: &mut Extensions, _: Next<'_>) -> Result<reqwest::Response> {
+        let status = if request.headers()["authorization"] == "Bearer token-1" { 401 } else { 200 };
+        Ok(http::Response::builder().status(status).body("").expect("a response").into())
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_was_made_without_a_url_comes_from_the_origin_that_was_asked() {
+    let (events, _guard) = events();
+    let world = World::new().await;
+    let client = client(BearerMiddleware::new(world.layer()), Mock);
+    let response = client.get(world.server.url("/")).send().await.expect("an answer");
+    assert_eq!((response.status(), world.issuer.calls().total()), (StatusCode::OK, 2));
+    assert_eq!(events.lock().expect("no panic").len(), 0);
+}
+
+#[tokio::test]
+async fn errors_are_those_they_were() {
+    let world = World::new().await;
+    let server = silent(world.accepts()).await;
+    let timed_out = client(BearerMiddleware::new(world.layer_for(server.origin())), Passed::default());
+    let request = timed_out.get(server.url("/")).timeout(Duration::from_millis(50));
+    let error = tokio::time::timeout(Duration::from_secs(60), request.send()).await;
+    assert!(error.expect("its own timeout ends it").expect_err("its time was up").is_timeout());
+
+    let world = World::revoked().await;
+    world.cache.set_source(async |_| Err::<tower_bearer::Token, _>("no token today"));
+    world.issuer.fail(Some(Answer::oauth_error(401, "invalid_client")));
+    let client = client(BearerMiddleware::new(world.layer()), Passed::default());
+    let error = client.get(world.server.url("/")).send().await.expect_err("there is no token");
+    assert!(tower_bearer::Error::find(&error).expect("our error").is_transient());
+    assert_eq!(world.server.seen().len(), 0);
+}
+
+/// Retries once whatever the error.
+struct AnyError;
+
+impl RetryableStrategy for AnyError {
+    fn handle(&self, result: &Result<reqwest::Response>) -> Option<Retryable> {
+        result.is_err().then_some(Retryable::Transient)
+    }
+}
+
+#[tokio::test]
+async fn our_error_is_found_beneath_retries() {
+    let once = || ExponentialBackoff::builder().retry_bounds(Duration::ZERO, Duration::ZERO).build_with_max_retries(1);
+    let fatal = RetryTransientMiddleware::new_with_policy(once());
+    let retried = RetryTransientMiddleware::new_with_policy_and_strategy(once(), AnyError);
+    let world = World::new().await;
+    world.cache.set_source(async |_| Err::<tower_bearer::Token, _>(tower_bearer::Error::denied("no token")));
+    let http = || BearerMiddleware::client_builder(reqwest::Client::builder()).expect("a client");
+    for (http, passes) in [(http().with(fatal), 1), (http().with(retried), 2)] {
+        let passed = Passed::default();
+        let client = http.with(passed.clone()).with(BearerMiddleware::new(world.layer())).build();
+        let error = client.get(world.server.url("/")).send().await.expect_err("there is no token");
+        assert!(tower_bearer::Error::find(&error).expect("our error").is_denied(), "{error:?}");
+        assert_eq!(passed.requests.load(Ordering::SeqCst), passes);
+        assert!(tower_bearer::Error::find(anyhow::Error::from(error).as_ref()).is_some());
+    }
+}
+
+/// A cache whose token comes after this time.
+async fn slow_token(world: &World, after: Duration) {
+    world.issuer.ledger().revoke_all();
+    world.cache.set_source(move |_| async move {
+        tokio::time::sleep(after).await;
+        tower_bearer::Token::new("slow")
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timeout_of_a_request_bounds_the_wait_for_a_token() {
+    let world = World::new().await;
+    slow_token(&world, Duration::from_secs(4)).await;
+    let client = client(BearerMiddleware::new(world.layer()), Passed::default());
+    #[expect(clippy::disallowed_methods, reason = "time is paused")]
+    let began = tokio::time::Instant::now();
+    let url = world.server.url("/");
+    let error = client.get(&url).timeout(Duration::from_millis(300)).send().await.expect_err("its time was up");
+    assert_eq!(began.elapsed().as_millis(), 300);
+    assert!(error.is_timeout());
+    assert_eq!(error.url().expect("a URL").as_str(), url);
+    let Error::Reqwest(error) = error else { panic!("not of reqwest: {error}") };
+    assert!(std::error::Error::source(&error).expect("a cause").to_string().contains("300ms"));
+    assert_eq!(world.server.seen().len(), 0);
+}
+
+/// Answers 200, and notes the timeouts of the requests.
+#[derive(Clone, Default)]
+struct Timeouts(Arc<Mutex<Vec<Option<Duration>>>>);
+
+#[async_trait::async_trait]
+impl Middleware for Timeouts {
+    async fn handle(&self, request: reqwest::Request, _: &mut Extensions, _: Next<'_>) -> Result<reqwest::Response> {
+        self.0.lock().expect("no panic").push(request.timeout().copied());
+        Ok(http::Response::new("").into())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_send_has_what_the_wait_for_a_token_left_of_the_timeout() {
+    let world = World::new().await;
+    slow_token(&world, Duration::from_millis(200)).await;
+    let (timeouts, url) = (Timeouts::default(), world.server.url("/"));
+    let client = client(BearerMiddleware::new(world.layer()), timeouts.clone());
+    client.get(&url).timeout(Duration::from_millis(300)).send().await.expect("an answer");
+    client.get(&url).send().await.expect("an answer");
+    assert_eq!(*timeouts.0.lock().expect("no panic"), [Some(Duration::from_millis(100)), None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_send_has_what_the_first_left_of_the_timeout() {
+    let world = World::new().await;
+    let (timeouts, url) = (Timeouts::default(), world.server.url("/"));
+    let http = reqwest::Client::new();
+    let client = ClientBuilder::new(http).with(BearerMiddleware::new(world.layer()));
+    let client = client.with(SlowRejection).with(timeouts.clone()).build();
+    client.get(&url).timeout(Duration::from_millis(300)).send().await.expect("an answer");
+    assert_eq!(*timeouts.0.lock().expect("no panic"), [Some(Duration::from_millis(180))]);
+}
+
+/// Rejects `token-1` after 120 ms.
+struct SlowRejection;
+
+#[async_trait::async_trait]
+impl Middleware for SlowRejection {
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> Result<reqwest::Response> {
+        if request.headers()["authorization"] == "Bearer token-1" {
+            tokio::time::sleep(Duration::from_millis(120)).await;
+            return Ok(http::Response::builder().status(401).body("").expect("a response").into());
+        }
+        next.run(request, extensions).await
+    }
+}
