@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tower_bearer::json::JsonLogin;
 use tower_bearer::oauth2::{JwtBearer, RefreshToken, TokenExchange};
 use tower_bearer::testing::{Answer, Issuer};
-use tower_bearer::{FetchContext, Phase, Reason, Refresh, Token, TokenCache, TokenSource};
+use tower_bearer::{FetchContext, Phase, Reason, RefreshPolicy, Token, TokenCache, TokenSource};
 
 use crate::sources::{HOUR, TOKEN_URL, each, now, pass, password, refresh_token, says};
 
@@ -20,7 +20,7 @@ use crate::sources::{HOUR, TOKEN_URL, each, now, pass, password, refresh_token, 
 async fn a_refresh_without_an_answer_is_repeated_at_two_thirds_of_the_fetch_deadline() {
     let issuer = Issuer::new();
     issuer.queue(Answer::hangs());
-    let settings = Refresh::new().deadline(Duration::from_secs(9)).unwrap();
+    let settings = RefreshPolicy::new().deadline(Duration::from_secs(9)).unwrap();
     let cache = TokenCache::with_settings(refresh_token(&issuer), settings);
     let start = now();
     assert_eq!(cache.get().await.unwrap().access_token(), "token-1");
@@ -30,7 +30,7 @@ async fn a_refresh_without_an_answer_is_repeated_at_two_thirds_of_the_fetch_dead
 
 #[tokio::test(start_paused = true)]
 async fn silence_ends_before_the_fetch_deadline_with_an_error_that_says_whose_it_was() {
-    let settings = Refresh::new().deadline(Duration::from_secs(10)).unwrap();
+    let settings = RefreshPolicy::new().deadline(Duration::from_secs(10)).unwrap();
     let waited = async |cache: TokenCache| {
         let start = now();
         let error = cache.get().await.unwrap_err();

@@ -128,7 +128,7 @@ async fn nothing_of_the_old_source_reaches_the_new_one() {
     let context = new.last_context();
     assert!(context.replaced().is_none() && context.refresh_token().is_none());
     assert_eq!(context.reason(), Reason::First);
-    assert_eq!(cache.status().generation, 2, "generations go on: a late refusal cannot meet another token");
+    assert_eq!(cache.status().generation, 2, "generations go on: a late rejection cannot meet another token");
 }
 
 #[tokio::test(start_paused = true)]

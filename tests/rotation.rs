@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{Error, Refresh, Token, TokenCache};
+use tower_bearer::{Error, RefreshPolicy, Token, TokenCache};
 
 use common::{SECOND, Script, settle, text, until};
 
@@ -215,7 +215,7 @@ async fn the_refresh_token_that_came_with_the_same_token_again_is_saved_and_used
     let clock = ManualClock::new();
     let saved = Saved::default();
     let noted = saved.clone();
-    let cache = TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone()).on_rotation(move |token| {
+    let cache = TokenCache::with_clock(script.clone(), RefreshPolicy::new(), clock.clone()).on_rotation(move |token| {
         noted.note(&token);
         async { Ok::<_, io::Error>(()) }
     });

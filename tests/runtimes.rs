@@ -9,7 +9,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 use tokio_test::{assert_ready, task};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{Error, Refresh, Token, TokenCache};
+use tower_bearer::{Error, RefreshPolicy, Token, TokenCache};
 
 use common::{SECOND, Script, paused_runtime, settle, text, until};
 
@@ -100,7 +100,7 @@ fn on_a_runtime_that_was_shut_down_a_caller_gets_an_error_and_nothing_is_remembe
 fn frozen(script: &Script) -> (TokenCache, ManualClock, common::Gate, Runtime) {
     let gate = script.hold();
     let clock = ManualClock::new();
-    let cache = TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone());
+    let cache = TokenCache::with_clock(script.clone(), RefreshPolicy::new(), clock.clone());
     let frozen = paused_runtime();
     spawn_get_on(&frozen, &cache);
     frozen.block_on(script.called(1));
@@ -227,7 +227,7 @@ fn outside_any_runtime_a_fetch_elsewhere_cannot_be_waited_for() {
 fn outside_any_runtime_a_usable_token_is_served_also_when_due() {
     let script = Script::living(100 * SECOND);
     let clock = ManualClock::new();
-    let cache = TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone());
+    let cache = TokenCache::with_clock(script.clone(), RefreshPolicy::new(), clock.clone());
     paused_runtime().block_on(cache.get()).unwrap();
     for _ in 0..2 {
         assert_eq!(text(assert_ready!(task::spawn(cache.get()).poll())), "t1");
@@ -241,7 +241,7 @@ fn outside_any_runtime_a_usable_token_is_served_also_when_due() {
 fn outside_any_runtime_callers_hear_why_there_is_no_token() {
     let script = Script::new();
     script.fail(1);
-    let cache = TokenCache::with_clock(script.clone(), Refresh::new(), ManualClock::new());
+    let cache = TokenCache::with_clock(script.clone(), RefreshPolicy::new(), ManualClock::new());
     paused_runtime().block_on(cache.get()).unwrap_err();
     let error = assert_ready!(task::spawn(cache.get()).poll()).unwrap_err();
     assert!(error.is_transient(), "the remembered failure: {error}");

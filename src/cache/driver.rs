@@ -30,7 +30,7 @@ use crate::cache::reader::Snapshot;
 use crate::cache::session::{Decision, Demand, Outcome, Rejection, Run, SaveStep, SaveTicket, Session, Status, Timing};
 use crate::clock::{self, Clock};
 use crate::error::Error;
-use crate::schedule::{Moment, Phase, Refresh, Window};
+use crate::schedule::{DualInstant, Phase, RefreshPolicy, Window};
 use crate::secret::Secret;
 use crate::singleflight::{InFlightHandle, SingleFlight, Waiter};
 use crate::source::erased::DynSource;
@@ -43,7 +43,7 @@ pub(crate) struct Driver {
     snapshot: ArcSwap<Snapshot>,
     flight: Arc<SingleFlight<Result<Token, Error>>>,
     state: Mutex<State>,
-    policy: Refresh,
+    policy: RefreshPolicy,
     clock: Clock,
     telemetry: Telemetry,
     /// Notified after each save.
@@ -97,7 +97,7 @@ const MAX_UNREAD_RESPONSE: u64 = 8 * 1024;
 // === impl Driver: construction and views ===
 
 impl Driver {
-    pub(crate) fn new(source: impl TokenSource, policy: Refresh, clock: Clock) -> Arc<Self> {
+    pub(crate) fn new(source: impl TokenSource, policy: RefreshPolicy, clock: Clock) -> Arc<Self> {
         static CACHES: AtomicU32 = AtomicU32::new(1);
         let cache = NonZeroU32::new(CACHES.fetch_add(1, Ordering::Relaxed)).unwrap_or(NonZeroU32::MIN);
         let session = Session::new(SessionId::first_of(cache));
@@ -247,7 +247,7 @@ impl Driver {
     pub(crate) fn reject(&self, token: TokenId) -> Rejection {
         let rejection = self.state().session.on_rejected(token);
         if let Rejection::Marked { first } = rejection {
-            self.telemetry.refused(token.generation, first);
+            self.telemetry.rejected(token.generation, first);
         }
         rejection
     }
@@ -262,7 +262,7 @@ impl Driver {
         self: &Arc<Self>,
         demand: Demand,
         session: Option<SessionId>,
-        now: Moment,
+        now: DualInstant,
     ) -> Result<(), Error> {
         if self.flight.is_in_flight(now.mono) {
             return Ok(());
@@ -281,7 +281,7 @@ impl Driver {
         self: &Arc<Self>,
         demand: Demand,
         session: &mut Option<SessionId>,
-        now: Moment,
+        now: DualInstant,
     ) -> Result<Acquired, Error> {
         // A token that is there needs no lock.
         let snapshot = self.snapshot.load();
@@ -302,7 +302,12 @@ impl Driver {
     }
 
     /// One decision and its consequence, in one step.
-    fn join_or_start(self: &Arc<Self>, demand: Demand, session: SessionId, now: Moment) -> Result<Acquired, Error> {
+    fn join_or_start(
+        self: &Arc<Self>,
+        demand: Demand,
+        session: SessionId,
+        now: DualInstant,
+    ) -> Result<Acquired, Error> {
         let slot = SingleFlight::lock(&self.flight);
         let mut state = self.state();
         match state.session.decide(demand, session, &self.policy, now, slot.is_in_flight(now.mono)) {
@@ -312,7 +317,7 @@ impl Driver {
                 let first = state.session.on_over_budget(&self.policy, now);
                 drop((state, slot));
                 self.telemetry.budget_exhausted(first);
-                Err(Error::too_many_refusals())
+                Err(Error::too_many_rejections())
             }
             Decision::Join => Ok(Acquired::Wait(slot.join(now.mono).expect("a run is in flight"))),
             Decision::Start(plan) => {
@@ -565,7 +570,7 @@ impl Driver {
         let window = Window::new(&self.policy, token.lifetime(), self.clock.now(), Duration::ZERO, 0.0);
         let mut state = self.state();
         // Nothing is known of when it was issued, so it is not in time for a replication lag.
-        state.session.on_adopted(token, window, Moment::default());
+        state.session.on_adopted(token, window, DualInstant::default());
         drop(self.publish(state));
     }
 

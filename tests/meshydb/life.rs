@@ -7,7 +7,7 @@ use http::Request;
 use http_body_util::Full;
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 use tower_bearer::meshydb::{MeshyDb, Problem};
-use tower_bearer::testing::{MeshyDbServer, Verdict};
+use tower_bearer::testing::{MeshyDbServer, TokenState};
 use tower_bearer::{BearerLayer, Error, TokenCache};
 
 use crate::sources::{hyper_client, serve};
@@ -44,7 +44,7 @@ async fn live(tenant: Option<&str>) -> Result<(), BoxError> {
     assert_eq!(call(&cache).await?, 200);
     let last = cache.get().await?;
     account.sign_out(&cache).await?;
-    assert_eq!(server.ledger().verdict(last.access_token()), Verdict::Revoked);
+    assert_eq!(server.ledger().state_of(last.access_token()), TokenState::Revoked);
     let error = call(&cache).await.unwrap_err();
     assert!(Error::find(&*error).is_some_and(Error::is_signed_out), "{error}");
 

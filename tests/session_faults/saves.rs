@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{FetchContext, Refresh, Token, TokenCache, TokenSource};
+use tower_bearer::{FetchContext, RefreshPolicy, Token, TokenCache, TokenSource};
 
 use crate::common::{MINUTE, SECOND, Script, paused_runtime, settle, text, until};
 
@@ -139,7 +139,7 @@ fn thawing(first_fails: bool, second_fails: bool) -> (Store, TokenCache) {
     let (written, gate) = (store.clone(), Arc::new(Semaphore::new(0)));
     let (held, begun) = (Arc::clone(&gate), Arc::new(Mutex::new(false)));
     let seen = Arc::clone(&begun);
-    let cache = TokenCache::with_clock(script, Refresh::new(), clock.clone()).on_rotation(move |token| {
+    let cache = TokenCache::with_clock(script, RefreshPolicy::new(), clock.clone()).on_rotation(move |token| {
         let (written, held) = (written.clone(), Arc::clone(&held));
         let first = refresh_token(&token) == "r1";
         *seen.lock().expect("no panic") |= first;

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{Error, Refresh, Secret, TokenCache};
+use tower_bearer::{Error, RefreshPolicy, Secret, TokenCache};
 
 use crate::common::{Gate, MINUTE, SECOND, Script, paused_runtime, settle, text, until};
 use crate::{Revoked, sign_out};
@@ -96,10 +96,11 @@ impl Frozen {
     fn new() -> Self {
         let (script, clock, saves) = (Script::new().rotating(), ManualClock::new(), Arc::new(AtomicUsize::new(0)));
         let counted = Arc::clone(&saves);
-        let cache = TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone()).on_rotation(move |_| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            async { Err(io::Error::other("disk full")) }
-        });
+        let cache =
+            TokenCache::with_clock(script.clone(), RefreshPolicy::new(), clock.clone()).on_rotation(move |_| {
+                counted.fetch_add(1, Ordering::SeqCst);
+                async { Err(io::Error::other("disk full")) }
+            });
         let runtime = paused_runtime();
         runtime.block_on(cache.get()).unwrap();
         let gate = script.hold();
@@ -179,7 +180,7 @@ fn an_overdue_fetch_that_ends_while_its_session_is_revoked_revives_nothing() {
 fn a_save_that_fails_late_leaves_nothing_behind() {
     let (saving, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let clock = ManualClock::new();
-    let cache = TokenCache::with_clock(Script::new().rotating(), Refresh::new(), clock.clone()).on_rotation({
+    let cache = TokenCache::with_clock(Script::new().rotating(), RefreshPolicy::new(), clock.clone()).on_rotation({
         let (saving, answer) = (Arc::clone(&saving), Arc::clone(&answer));
         move |_| {
             let (saving, answer) = (Arc::clone(&saving), Arc::clone(&answer));

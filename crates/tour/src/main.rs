@@ -31,7 +31,7 @@ use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use tower::{BoxError, Layer};
 use tower_bearer::testing::{MeshConnectServer, MeshyDbServer};
-use tower_bearer::{BearerLayer, Refresh, TokenCache, mesh_connect::MeshConnect, meshydb::MeshyDb};
+use tower_bearer::{BearerLayer, RefreshPolicy, TokenCache, mesh_connect::MeshConnect, meshydb::MeshyDb};
 
 use crate::arguments::{Arguments, USAGE};
 use crate::counting_source::CountingSource;
@@ -71,8 +71,8 @@ async fn mesh_connect(http: &HttpClient) -> Result<Provider, BoxError> {
 
 /// Refreshes in the last third of a token's life. The default is the last fifth, which is right for a token that lives an
 /// hour. Of five seconds it leaves too little to outlast an outage.
-fn early() -> Refresh {
-    Refresh::new().margin(provider::LIFETIME / 3)
+fn early() -> RefreshPolicy {
+    RefreshPolicy::new().margin(provider::LIFETIME / 3)
 }
 
 #[tokio::main]
