@@ -2,6 +2,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | `cache/settings.rs` | what a cache is made of |
 //! | `cache/session.rs` | what the cache holds and what each event does: pure decisions |
 //! | `cache/driver.rs` | locks, the single flight, the source, publishing, events |
 //! | `cache/reader.rs` | what requests see, without a lock |
@@ -16,6 +17,7 @@ use tower::BoxError;
 
 use crate::cache::driver::Driver;
 use crate::cache::session::{Demand, Rejection};
+use crate::cache::settings::{Save, Saving, Settings};
 use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::schedule::RefreshPolicy;
@@ -27,9 +29,10 @@ use crate::token::{MAX_LIFETIME, SessionId, Token, TokenId};
 mod driver;
 mod reader;
 mod session;
+mod settings;
 
 pub(crate) use crate::cache::reader::{Freshness, Reader, Snapshot, SnapshotSource, Usable};
-pub use crate::cache::session::Status;
+pub use crate::cache::session::{RotatedToken, Status};
 
 /// One token, kept fresh.
 ///
@@ -51,23 +54,38 @@ pub struct TokenCache {
     driver: Arc<Driver>,
 }
 
+/// The settings of a [`TokenCache`].
+///
+/// Made by [`TokenCache::builder`]; nothing is checked, built or spawned before [`build`](TokenCacheBuilder::build).
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_bearer::{RefreshPolicy, RotatedToken, Token, TokenCache};
+///
+/// # async fn write(_: &str) -> std::io::Result<()> { Ok(()) }
+/// let cache = TokenCache::builder(async |_| Token::new("mF_9.B5f-4.1JqM"))
+///     .name("billing")
+///     .refresh_policy(RefreshPolicy::new().margin(Duration::from_secs(60)))
+///     .on_rotation(async |rotated: RotatedToken| write(rotated.refresh_token().expose()).await)
+///     .build()?;
+/// # Ok::<_, tower_bearer::Error>(())
+/// ```
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct TokenCacheBuilder {
+    settings: Settings,
+}
+
 // === impl TokenCache ===
 
 impl TokenCache {
     /// A cache over a token source, with the default settings.
     pub fn new(source: impl TokenSource) -> Self {
-        Self::with_settings(source, RefreshPolicy::new())
+        Self::builder(source).finish()
     }
 
-    /// A cache with settings of its own.
-    pub fn with_settings(source: impl TokenSource, settings: RefreshPolicy) -> Self {
-        Self { driver: Driver::new(source, settings, Clock::System) }
-    }
-
-    /// A cache whose token's life follows a clock moved by hand.
-    #[cfg(feature = "testing")]
-    pub fn with_clock(source: impl TokenSource, settings: RefreshPolicy, clock: crate::clock::ManualClock) -> Self {
-        Self { driver: Driver::new(source, settings, Clock::Manual(clock)) }
+    /// The settings of a cache over a token source: its name, when it refreshes, where refresh tokens are saved.
+    pub fn builder(source: impl TokenSource) -> TokenCacheBuilder {
+        TokenCacheBuilder::new(source)
     }
 
     /// A cache that holds this token and never fetches another: for tests, and for tokens made by hand.
@@ -82,41 +100,6 @@ impl TokenCache {
         let cache = Self::new(Fixed);
         cache.driver.adopt(token);
         Ok(cache)
-    }
-
-    /// Names the cache in events, spans and metrics, where they speak of several. The first name stays.
-    #[must_use]
-    pub fn named(self, name: &str) -> Self {
-        self.driver.telemetry().named(name);
-        self
-    }
-
-    /// Hands every new refresh token to `save` before the token that came with it is used.
-    ///
-    /// Called, and awaited for at most 5 s, whenever the refresh token is another than the one saved last. When it
-    /// fails, an ERROR event and [`Status::not_saved`] say so, the refresh token stays in memory, requests go on, and
-    /// the next fetch calls it again. Setting another replaces the first.
-    ///
-    /// An answer may hold a new refresh token and nothing else of use. Then the token is the one before, with the new
-    /// refresh token; before the first, its [`access_token`](Token::access_token) is empty.
-    ///
-    /// ```
-    /// # use tower_bearer::{Token, TokenCache};
-    /// # async fn write(_: String) -> std::io::Result<()> { Ok(()) }
-    /// let cache = TokenCache::new(async |_| Token::new("t")).on_rotation(async |token: Token| {
-    ///     let refresh_token = token.refresh_token().expect("called when there is one");
-    ///     write(refresh_token.expose().to_owned()).await
-    /// });
-    /// ```
-    #[must_use]
-    pub fn on_rotation<F, T, E>(self, save: F) -> Self
-    where
-        F: Fn(Token) -> T + Send + Sync + 'static,
-        T: Future<Output = Result<(), E>> + Send + 'static,
-        E: Into<BoxError>,
-    {
-        self.driver.set_on_rotation(save);
-        self
     }
 
     /// A token that can be sent now.
@@ -373,5 +356,79 @@ impl fmt::Debug for TokenCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.telemetry().name();
         f.debug_struct("TokenCache").field("name", &name).field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+// === impl TokenCacheBuilder ===
+
+impl TokenCacheBuilder {
+    fn new(source: impl TokenSource) -> Self {
+        let (source, policy, clock) = (Arc::new(source), RefreshPolicy::new(), Clock::System);
+        Self { settings: Settings { source, policy, name: None, on_rotation: None, clock } }
+    }
+
+    /// Names the cache in events, spans and metrics, for programs that hold several. Default: no name.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.settings.name = Some(name.into().into());
+        self
+    }
+
+    /// Sets when to refresh, and how long a fetch may take. Default: [`RefreshPolicy::new`].
+    pub fn refresh_policy(mut self, policy: RefreshPolicy) -> Self {
+        self.settings.policy = policy;
+        self
+    }
+
+    /// Hands every new refresh token to `save` before the token that came with it is used.
+    ///
+    /// The cache calls it, and waits for it for at most 5 s, whenever the refresh token is another than the one saved
+    /// last. If it fails, an ERROR event and [`Status::not_saved`](crate::Status::not_saved) say so, the refresh token stays
+    /// in memory, requests go on, and the next fetch calls it again. Calls never overlap, and an older refresh token is never
+    /// saved after a newer one. Setting another replaces the first.
+    pub fn on_rotation<F, T, E>(mut self, save: F) -> Self
+    where
+        F: Fn(RotatedToken) -> T + Send + Sync + 'static,
+        T: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        let save = Arc::new(save);
+        let save: Arc<dyn Save> = Arc::new(move |rotated| -> Saving {
+            let save = Arc::clone(&save);
+            // The call itself belongs into the future, where its panic is caught.
+            Box::pin(async move { save(rotated).await.map_err(Into::into) })
+        });
+        self.settings.on_rotation = Some(save);
+        self
+    }
+
+    /// Makes the token's life follow a clock that is moved by hand.
+    #[cfg(feature = "testing")]
+    pub fn clock(mut self, clock: crate::clock::ManualClock) -> Self {
+        self.settings.clock = Clock::Manual(clock);
+        self
+    }
+
+    /// Makes the cache.
+    ///
+    /// # Errors
+    /// Returns an error if the [deadline](RefreshPolicy::deadline) is zero.
+    pub fn build(self) -> Result<TokenCache, Error> {
+        self.settings.policy.check()?;
+        Ok(self.finish())
+    }
+
+    /// As [`build`](Self::build), for settings that are known to be valid.
+    fn finish(self) -> TokenCache {
+        TokenCache { driver: Driver::new(self.settings) }
+    }
+}
+
+impl fmt::Debug for TokenCacheBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenCacheBuilder")
+            .field("name", &self.settings.name)
+            .field("policy", &self.settings.policy)
+            .field("on_rotation", &self.settings.on_rotation.is_some())
+            .finish_non_exhaustive()
     }
 }

@@ -179,7 +179,7 @@ pub(crate) async fn at_most(wait: Duration, future: impl Future) {
 ///
 /// let clock = ManualClock::new();
 /// let source = async |_| Token::new("t").map(|token| token.with_lifetime(Duration::from_secs(60)));
-/// let cache = TokenCache::with_clock(source, RefreshPolicy::new(), clock.clone());
+/// let cache = TokenCache::builder(source).clock(clock.clone()).build()?;
 /// assert_eq!(cache.get().await?.generation(), 1);
 /// clock.sleep(Duration::from_secs(60));
 /// assert_eq!(cache.get().await?.generation(), 2);

@@ -37,6 +37,50 @@ struct Inner {
     source: Option<BoxError>,
 }
 
+/// What an [`Error`] is about, for callers that treat some errors in their own way.
+///
+/// [`Error::is_transient`] and [`Error::is_denied`] say what to do next; most callers need no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A value handed to a constructor or setting is invalid: [`Error::field`] names it.
+    InvalidSetting,
+    /// A request whose URI the layer cannot compare with its origins.
+    InvalidRequest,
+    /// The issuer denied the credentials or the request.
+    Denied,
+    /// The issuer answered with an error that may pass.
+    IssuerError,
+    /// The issuer's answer holds no token that can be used.
+    UnusableAnswer,
+    /// No connection to the issuer, or it broke.
+    Unreachable,
+    /// No answer of the issuer in time, or no token within the fetch deadline.
+    Timeout,
+    /// The program's own token source failed.
+    Source,
+    /// The closure that a secret is asked of failed.
+    Secret,
+    /// A login that needs a person did not come to its end.
+    Login,
+    /// Rejections have caused as many refreshes as they may.
+    RejectionBudget,
+    /// The new refresh token could not be saved.
+    NotSaved,
+    /// The session was signed out, and its refresh token was not revoked.
+    NotRevoked,
+    /// The token source panicked.
+    Panicked,
+    /// The token was replaced, and the rejected request's body was not kept for a second send.
+    NotReplayed,
+    /// There is no tokio runtime, or one without timers, or the one that fetched was shut down.
+    Runtime,
+    /// The cache was shut down.
+    Closed,
+    /// The session was signed out.
+    SignedOut,
+}
+
 enum Kind {
     /// A value handed to a constructor.
     Invalid {
@@ -139,6 +183,46 @@ impl Error {
             };
         }
         None
+    }
+
+    /// What the error is about.
+    pub fn kind(&self) -> ErrorKind {
+        match self.inner.kind {
+            Kind::Invalid { .. } => ErrorKind::InvalidSetting,
+            Kind::Request(_) => ErrorKind::InvalidRequest,
+            Kind::Denied(_) => ErrorKind::Denied,
+            Kind::Answered(_) => ErrorKind::IssuerError,
+            Kind::Unusable { .. } => ErrorKind::UnusableAnswer,
+            Kind::Unreachable { .. } => ErrorKind::Unreachable,
+            Kind::Silent { .. } | Kind::TimedOut(_) => ErrorKind::Timeout,
+            Kind::Source { .. } => ErrorKind::Source,
+            Kind::Secret { .. } => ErrorKind::Secret,
+            Kind::Login(_) => ErrorKind::Login,
+            Kind::Rejected => ErrorKind::RejectionBudget,
+            Kind::NotSaved => ErrorKind::NotSaved,
+            Kind::NotRevoked => ErrorKind::NotRevoked,
+            Kind::Panicked => ErrorKind::Panicked,
+            Kind::NotReplayed => ErrorKind::NotReplayed,
+            Kind::NoRuntime | Kind::NoTimers | Kind::Lost => ErrorKind::Runtime,
+            Kind::Closed => ErrorKind::Closed,
+            Kind::SignedOut => ErrorKind::SignedOut,
+        }
+    }
+
+    /// The name of the invalid value, such as `token_url`; `None` unless the kind is [`ErrorKind::InvalidSetting`].
+    pub fn field(&self) -> Option<&'static str> {
+        match self.inner.kind {
+            Kind::Invalid { field, .. } => Some(field),
+            _ => None,
+        }
+    }
+
+    /// What is wrong with the invalid value, without its name; `None` unless the kind is [`ErrorKind::InvalidSetting`].
+    pub fn problem(&self) -> Option<&str> {
+        match &self.inner.kind {
+            Kind::Invalid { problem, .. } => Some(problem),
+            _ => None,
+        }
     }
 
     /// Whether the same call may succeed later without anybody changing anything: outages, limits, timeouts, unusable

@@ -73,19 +73,14 @@ impl<R> BearerLayer<R> {
         Self { rejection, ..self }
     }
 
-    /// Where requests go whose URI is a path only, as a tonic `Channel` or a client with a base URL beneath gets them.
+    /// Puts the token on requests whose URI is a path only, too.
     ///
-    /// Without it such a request is an error: nobody knows whether the token belongs there.
-    ///
-    /// # Errors
-    /// Not an origin, or one that is not among those of this layer.
-    pub fn relative_to<O>(self, origin: O) -> Result<Self, Error>
-    where
-        O: TryInto<Origin>,
-        Error: From<O::Error>,
-    {
-        let origins = self.origins.relative_to(&origin.try_into()?)?;
-        Ok(Self { origins, ..self })
+    /// Such requests are what a tonic `Channel` gets, or an inner service with a base URL, and only that service knows
+    /// where they go: the caller of this method says that it is one of this layer's origins. Without it such a request is an
+    /// error.
+    #[must_use]
+    pub fn allow_relative_uris(self) -> Self {
+        Self { origins: self.origins.with_relative_uris(), ..self }
     }
 }
 

@@ -53,7 +53,7 @@
 //!              a source of tokens ----------------+------> the issuer    with the credentials
 //! ```
 //!
-//! Any client that is a `Clone` tower service of `http::Request`s will do; [`composition`] says what else it must be, and
+//! Any client that is a `Clone` tower service of `http::Request`s will do; [`guide::composition`] says what else it must be, and
 //! `tower-bearer-reqwest` makes one of reqwest's.
 //!
 //! # A token's life
@@ -76,22 +76,22 @@
 //!
 //! | for | see |
 //! |---|---|
-//! | every source of tokens: OAuth 2, JSON logins, files, programs, closures | [`sources`] |
+//! | every source of tokens: OAuth 2, JSON logins, files, programs, closures | [`guide::sources`] |
 //! | the handle: to ask for the token, watch it, save what is rotated, sign out | [`TokenCache`] |
-//! | a recipe, complete and compiled | [`cookbook`] |
-//! | what a 401 means, and bodies that are not `Clone`; every error and its remedy | [`rejections`], [`errors`] |
-//! | what can be seen: events, metrics, health, a dashboard and alerts | [`observability`] |
-//! | other layers beside this one, and what a client must be | [`composition`] |
-//! | moving from `AddAuthorizationLayer`, `oauth2`, reqwest or a middleware of your own | [`migrating`] |
-//! | tests of your own client: fakes, and a clock moved by hand | [`testing::guide`] |
-//! | what it promises, and what it does not do; why, and at what cost | [`promises`], [`design`] |
+//! | a recipe, complete and compiled | [`guide::cookbook`] |
+//! | what a 401 means, and bodies that are not `Clone`; every error and its remedy | [`guide::rejections`], [`guide::errors`] |
+//! | what can be seen: events, metrics, health, a dashboard and alerts | [`guide::observability`] |
+//! | other layers beside this one, and what a client must be | [`guide::composition`] |
+//! | moving from `AddAuthorizationLayer`, `oauth2`, reqwest or a middleware of your own | [`guide::migrating`] |
+//! | tests of your own client: fakes, and a clock moved by hand | [`guide::testing`] |
+//! | what it promises, and what it does not do; why, and at what cost | [`guide::promises`], [`guide::design`] |
 //!
 //! Features: `follow-redirect` (the default: redirects beneath the layer), `jwt` (signed assertions), `authorization-code`
 //! (logins in a browser), `exec` (programs that print a token), `metrics` (counters and histograms), `testing`.
 //!
 #![cfg_attr(
     not(feature = "testing"),
-    doc = "[`testing::guide`]: https://docs.rs/tower-bearer/latest/tower_bearer/testing/guide/index.html"
+    doc = "[`guide::testing`]: https://docs.rs/tower-bearer/latest/tower_bearer/guide/testing/index.html"
 )]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
@@ -101,6 +101,7 @@ mod challenge;
 mod clock;
 mod error;
 mod future;
+pub mod guide;
 mod layer;
 pub mod meshydb;
 mod origin;
@@ -121,9 +122,9 @@ mod telemetry;
 pub mod testing;
 mod token;
 
-pub use cache::{Status, TokenCache};
+pub use cache::{RotatedToken, Status, TokenCache, TokenCacheBuilder};
 pub use challenge::Challenge;
-pub use error::Error;
+pub use error::{Error, ErrorKind};
 pub use future::{InnerService, ResponseFuture};
 pub use layer::BearerLayer;
 pub use origin::Origin;
@@ -140,77 +141,6 @@ pub use source::{FetchContext, Reason, TokenSource, file, json, mesh_connect, oa
 #[cfg(feature = "metrics")]
 pub use telemetry::describe_metrics;
 pub use token::{DEFAULT_LIFETIME, MAX_LIFETIME, Token};
-
-// The pages. Read as files, their links lead to docs.rs; here each leads to the item, since the first definition counts.
-
-/// Every source of tokens, and the handle on what they fetch.
-///
-#[cfg_attr(feature = "exec", doc = "[`exec::TokenCommand`]: crate::exec::TokenCommand")]
-/// [oauth2]: crate::oauth2
-/// [`json::JsonLogin`]: crate::json::JsonLogin
-/// [`meshydb::MeshyDb`]: crate::meshydb::MeshyDb
-/// [`mesh_connect::MeshConnect`]: crate::mesh_connect::MeshConnect
-/// [`file::TokenFile`]: crate::file::TokenFile
-/// [fixed]: crate::TokenCache::fixed
-/// [`oauth2::Issuer`]: crate::oauth2::Issuer
-/// [`oauth2::ClientAuth`]: crate::oauth2::ClientAuth
-/// [`TokenCache`]: crate::TokenCache
-/// [`oauth2::Revocation`]: crate::oauth2::Revocation
-#[doc = include_str!("../docs/sources.md")]
-pub mod sources {}
-
-/// Recipes, each of them compiled.
-///
-/// [`oauth2::Revocation`]: crate::oauth2::Revocation
-#[doc = include_str!("../docs/cookbook.md")]
-pub mod cookbook {}
-
-/// What a 401 means, and how a request is sent again.
-///
-/// [`RejectionPolicy`]: crate::RejectionPolicy
-/// [`Challenge`]: crate::Challenge
-/// [`RefreshPolicy::rejection_budget`]: crate::RefreshPolicy::rejection_budget
-/// [`Error`]: crate::Error
-/// [`Error::rejected_response`]: crate::Error::rejected_response
-/// [check]: crate::replay::check
-/// [replay]: crate::replay
-#[doc = include_str!("../docs/rejections.md")]
-pub mod rejections {}
-
-/// On which side of the layer other layers belong, and why; what a service beneath must be.
-#[doc = include_str!("../docs/composition.md")]
-pub mod composition {}
-
-/// Every error, with its cause and its remedy.
-///
-/// [`Error::find`]: crate::Error::find
-/// [`Error::rejected_response`]: crate::Error::rejected_response
-/// [`meshydb::Problem`]: crate::meshydb::Problem
-#[doc = include_str!("../docs/errors.md")]
-pub mod errors {}
-
-/// Every event, span and metric; health checks, a dashboard and alerts.
-///
-/// [`TokenCache::named`]: crate::TokenCache::named
-/// [`TokenCache::status`]: crate::TokenCache::status
-#[cfg_attr(feature = "metrics", doc = "[`describe_metrics`]: crate::describe_metrics")]
-#[doc = include_str!("../docs/observability.md")]
-pub mod observability {}
-
-/// From other ways of sending a token.
-///
-/// [`Error::denied`]: crate::Error::denied
-/// [`Token`]: crate::Token
-#[doc = include_str!("../docs/migrating.md")]
-pub mod migrating {}
-
-/// What it promises, and what it does not do.
-#[doc = include_str!("../docs/promises.md")]
-pub mod promises {}
-
-/// Why things are as they are: the decisions, and what was rejected for them.
-#[doc = include_str!("../DESIGN.md")]
-pub mod design {}
 
 /// README.md is no page of the docs; its example is compiled all the same.
 #[cfg(doctest)]

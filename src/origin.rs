@@ -27,7 +27,7 @@ use crate::error::Error;
 /// assert!("http://api.example.com".parse::<Origin>().is_err());
 /// # Ok::<_, tower_bearer::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
     place: Place<String>,
     /// The authority as nearly every request writes it: compared first, byte by byte.
@@ -35,14 +35,14 @@ pub struct Origin {
 }
 
 /// What a URI says of its place, and what an origin keeps of that: `N` is `&str` or `String`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Place<N> {
     secure: bool,
     host: Host<N>,
     port: u16,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Host<N> {
     Name(N),
     Ip(IpAddr),
@@ -148,6 +148,21 @@ impl TryFrom<String> for Origin {
 
     fn try_from(text: String) -> Result<Self, Error> {
         text.parse()
+    }
+}
+
+/// The origin of a request's URI: its path and query are left out.
+impl TryFrom<&Uri> for Origin {
+    type Error = Error;
+
+    fn try_from(uri: &Uri) -> Result<Self, Error> {
+        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            return Err(Error::invalid(
+                "origin",
+                "the URI has no scheme and host; write it as https://api.example.com/path",
+            ));
+        };
+        format!("{scheme}://{authority}").parse()
     }
 }
 
@@ -283,17 +298,9 @@ impl Origins {
         Self { allowed: Allowed::AnySecure, relative: OriginMatch::Unplaced }
     }
 
-    /// Says where requests without a host go. An origin that is none of ours would never see a token: an error.
-    pub(crate) fn relative_to(mut self, origin: &Origin) -> Result<Self, Error> {
-        let ours = match &self.allowed {
-            Allowed::Named(origins) => origins.iter().any(|named| named.place == origin.place),
-            Allowed::AnySecure => origin.place.is_protected(),
-        };
-        if !ours {
-            return Err(Error::invalid("relative_to", format!("{origin} is not among the origins of this layer")));
-        }
-        self.relative = OriginMatch::Ours;
-        Ok(self)
+    /// Counts requests without a host as ours.
+    pub(crate) fn with_relative_uris(self) -> Self {
+        Self { relative: OriginMatch::Ours, ..self }
     }
 
     #[inline(always)]

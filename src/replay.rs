@@ -8,5 +8,5 @@
 mod buffered;
 mod choice;
 
-pub use crate::replay::buffered::{Buffered, ReplayBody, Unwrapped, Wrap};
+pub use crate::replay::buffered::{Buffered, ReplayBody, Saved, Unwrapped, Wrap};
 pub use crate::replay::choice::{CloneBody, IfEmpty, Never, Replay, check};

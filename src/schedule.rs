@@ -26,8 +26,7 @@ use crate::token::MAX_LIFETIME;
 /// use std::time::Duration;
 /// use tower_bearer::RefreshPolicy;
 ///
-/// let refresh = RefreshPolicy::new().margin(Duration::from_secs(60)).deadline(Duration::from_secs(10))?;
-/// # Ok::<_, tower_bearer::Error>(())
+/// let refresh = RefreshPolicy::new().margin(Duration::from_secs(60)).deadline(Duration::from_secs(10));
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct RefreshPolicy {
@@ -38,7 +37,7 @@ pub struct RefreshPolicy {
 }
 
 /// How far a token's life has gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
     /// Served as it is.
@@ -113,14 +112,11 @@ impl RefreshPolicy {
 
     /// How long one fetch may take before it counts as failed, and how long a caller waits at most. Default: 30 s.
     ///
-    /// # Errors
-    /// Zero: every fetch would fail.
-    pub fn deadline(mut self, deadline: Duration) -> Result<Self, Error> {
-        if deadline.is_zero() {
-            return Err(Error::invalid("deadline", "zero leaves no time to fetch a token"));
-        }
-        self.deadline = deadline.min(MAX_LIFETIME);
-        Ok(self)
+    /// Zero is an error of [`TokenCacheBuilder::build`](crate::TokenCacheBuilder::build), because every fetch would fail.
+    #[must_use]
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
     }
 
     /// How many refreshes rejected requests may cause within `window`. Default: 5 within 60 s.
@@ -134,8 +130,16 @@ impl RefreshPolicy {
         self
     }
 
+    /// Checks what the setters accept.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.deadline.is_zero() {
+            return Err(Error::invalid("deadline", "zero leaves no time to fetch a token"));
+        }
+        Ok(())
+    }
+
     pub(crate) fn fetch_deadline(&self) -> Duration {
-        self.deadline
+        self.deadline.min(MAX_LIFETIME)
     }
 }
 

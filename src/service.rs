@@ -28,7 +28,7 @@ use crate::replay::{CloneBody, Replay};
 /// # Errors
 /// The future fails with the error of the inner service, boxed, or with [`Error`]: if there is no token to send, if the
 /// session of the request has ended, or if the request's URI names no host
-/// ([`relative_to`](crate::BearerLayer::relative_to)).
+/// ([`allow_relative_uris`](crate::BearerLayer::allow_relative_uris)).
 pub struct Bearer<S, R = CloneBody> {
     inner: S,
     /// Each request counts a reference to its owner.
@@ -98,7 +98,7 @@ impl<S, R> Bearer<S, R> {
             }
             OriginMatch::Unplaced => Disposition::Reject(Error::request(
                 "the request's URI names no host, so it is unknown whether the token belongs there; give the whole URL, \
-                 or tell the layer with `relative_to` where such requests go",
+                 or say with `allow_relative_uris` that such requests go to the origins of this layer",
             )),
             OriginMatch::Userinfo => Disposition::Reject(Error::request(
                 "the request's URI carries a user and password before its host, beside the token; leave them out, or \

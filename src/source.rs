@@ -106,7 +106,7 @@ struct Rotation {
 }
 
 /// Why a token is fetched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reason {
     /// There was none.
@@ -176,7 +176,7 @@ impl FetchContext {
 
     /// Reports a new refresh token, the moment it is there.
     ///
-    /// The cache writes it down at once, hands it to [`on_rotation`](crate::TokenCache::on_rotation), and gives it to the
+    /// The cache writes it down at once, hands it to [`on_rotation`](crate::TokenCacheBuilder::on_rotation), and gives it to the
     /// next fetch, also if this fetch fails, panics or is dropped after this call. The sources of this crate call it. A
     /// source of your own that returns a token with its refresh token need not; one that may still fail after it has read
     /// the refresh token must, because the refresh token before it may be spent.

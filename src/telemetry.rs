@@ -4,7 +4,9 @@
 //! Events and spans carry the target `tower_bearer`. Nothing here is on the path of a request that finds a usable token,
 //! and nothing holds a secret.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+#[cfg(feature = "metrics")]
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use http::Uri;
@@ -24,9 +26,9 @@ pub use metrics::describe_metrics;
 const TARGET: &str = "tower_bearer";
 
 /// What one cache, and the layers over it, let others see. Told apart from others by its name, where it has one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Telemetry {
-    name: OnceLock<Arc<str>>,
+    name: Option<Arc<str>>,
     #[cfg(feature = "metrics")]
     begun: OnceLock<()>,
 }
@@ -34,18 +36,21 @@ pub(crate) struct Telemetry {
 // === impl Telemetry ===
 
 impl Telemetry {
-    /// Names the cache; the first name stays.
-    pub(crate) fn named(&self, name: &str) {
-        let _ = self.name.set(name.into());
+    pub(crate) fn new(name: Option<Arc<str>>) -> Self {
+        Self {
+            name,
+            #[cfg(feature = "metrics")]
+            begun: OnceLock::new(),
+        }
     }
 
     pub(crate) fn name(&self) -> Option<&str> {
-        self.name.get().map(|name| &**name)
+        self.name.as_deref()
     }
 
     #[cfg(feature = "metrics")]
     fn begin(&self) {
-        self.begun.get_or_init(|| metrics::begin(self.name.get()));
+        self.begun.get_or_init(|| metrics::begin(self.name.as_ref()));
     }
 
     /// Around the source's work.
@@ -72,7 +77,7 @@ impl Telemetry {
             "token fetched"
         );
         #[cfg(feature = "metrics")]
-        metrics::count_fetch(self.name.get(), "fetched", fetch, Some(remaining));
+        metrics::count_fetch(self.name.as_ref(), "fetched", fetch, Some(remaining));
         #[cfg(not(feature = "metrics"))]
         let _ = remaining;
     }
@@ -96,7 +101,7 @@ impl Telemetry {
         #[cfg(feature = "metrics")]
         {
             let outcome = if error.is_denied() { "denied" } else { "failed" };
-            metrics::count_fetch(self.name.get(), outcome, fetch, None);
+            metrics::count_fetch(self.name.as_ref(), outcome, fetch, None);
         }
     }
 
@@ -106,7 +111,7 @@ impl Telemetry {
         {
             // Without a runtime no fetch has begun.
             self.begin();
-            metrics::count_unavailable(self.name.get(), error);
+            metrics::count_unavailable(self.name.as_ref(), error);
         }
         #[cfg(not(feature = "metrics"))]
         let _ = error;
@@ -114,10 +119,10 @@ impl Telemetry {
 
     /// The current token ends at this time; `None` if there is none any more.
     pub(crate) fn token_ends(&self, at: Option<SystemTime>) {
-        // Before the first fetch nothing is said, because the cache may still get its name.
+        // Before the first fetch nothing is said.
         #[cfg(feature = "metrics")]
         if self.begun.get().is_some() {
-            metrics::set_token_end(self.name.get(), at);
+            metrics::set_token_end(self.name.as_ref(), at);
         }
         #[cfg(not(feature = "metrics"))]
         let _ = at;
@@ -134,7 +139,7 @@ impl Telemetry {
             "token fetch discarded"
         );
         #[cfg(feature = "metrics")]
-        metrics::count_discarded(self.name.get(), reason);
+        metrics::count_discarded(self.name.as_ref(), reason);
     }
 
     /// The new refresh token is in memory, and nowhere else.
@@ -238,7 +243,7 @@ impl Telemetry {
     #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nothing counts"))]
     fn count(&self, counter: &'static str) {
         #[cfg(feature = "metrics")]
-        metrics::count(self.name.get(), counter);
+        metrics::count(self.name.as_ref(), counter);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Fakes for tests: token endpoints and APIs that need no socket. [A whole test](guide) of a client.
+//! Fakes for tests: token endpoints and APIs that need no socket. [A whole test](crate::guide::testing) of a client.
 //!
 //! Every fake is a [`tower::Service`] of `http::Request<Full<Bytes>>`, a cheap handle to clone, and always ready. Each
 //! reads time from tokio, so a test with paused time decides when tokens end and answers arrive. Settings take `&self`
@@ -38,15 +38,6 @@
 //! # Ok(())
 //! # }
 //! ```
-
-/// A whole test of a client of yours, and what the fakes are for.
-///
-/// [`Issuer`]: crate::testing::Issuer
-/// [`Api`]: crate::testing::Api
-/// [`ManualClock`]: crate::testing::ManualClock
-/// [`Collected`]: crate::testing::Collected
-#[doc = include_str!("../docs/testing.md")]
-pub mod guide {}
 
 mod answer;
 mod api;

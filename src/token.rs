@@ -105,11 +105,6 @@ impl Token {
         Self(Arc::new(Inner { header, id: TokenId::default(), expires_at: None, details: Arc::new(details) }))
     }
 
-    /// No token, for a refresh token that came without one: never sent, and no text of a token is empty.
-    pub(crate) fn none() -> Self {
-        Self::of(HeaderValue::from_static(PREFIX), Duration::ZERO)
-    }
-
     /// How long the token lives, counted from **before** it was asked for (the cache does the counting): the issuer's
     /// `expires_in`. Zero means dead on arrival; more than [`MAX_LIFETIME`] counts as that.
     #[must_use]

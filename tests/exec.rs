@@ -301,8 +301,8 @@ async fn a_program_that_does_not_end_is_killed_when_its_time_is_over() {
         "/bin/sh -c 'echo $$ >> \"$STARTED\"; exec sleep 1000'; echo never".to_owned(),
     ] {
         let started = Started::new();
-        let settings = RefreshPolicy::new().deadline(Duration::from_millis(300)).unwrap();
-        let cache = TokenCache::with_settings(started.script(&hangs), settings);
+        let settings = RefreshPolicy::new().deadline(Duration::from_millis(300));
+        let cache = TokenCache::builder(started.script(&hangs)).refresh_policy(settings).build().unwrap();
         let numbers = 1 + hangs.matches("$STARTED").count();
         // A busy machine may not have come as far as the numbers, or so late that the cache's own deadline was over.
         let (mut named, mut attempts) = (false, 0);

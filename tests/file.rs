@@ -17,7 +17,7 @@ use tokio::time::advance;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 use tower_bearer::file::TokenFile;
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{BearerLayer, Error, FetchContext, MAX_LIFETIME, Reason, RefreshPolicy, TokenCache};
+use tower_bearer::{BearerLayer, Error, FetchContext, MAX_LIFETIME, Reason, TokenCache};
 
 use common::{MINUTE, SECOND, settle, text, until};
 
@@ -114,7 +114,7 @@ async fn a_jwt_lives_until_its_exp_and_another_token_until_the_file_says_otherwi
 async fn the_exp_of_a_jwt_is_compared_with_the_clock_of_the_cache() {
     let clock = ManualClock::new();
     let file = Rewritten::new(jwt_at(unix_time(&clock) + 3600));
-    let cache = TokenCache::with_clock(TokenFile::new(&file.path), RefreshPolicy::new(), clock.clone());
+    let cache = TokenCache::builder(TokenFile::new(&file.path)).clock(clock.clone()).build().unwrap();
     assert_eq!(cache.get().await.unwrap().lifetime(), 3600 * SECOND);
     clock.sleep(1000 * SECOND);
     assert_eq!(cache.refresh().await.unwrap().lifetime(), 2600 * SECOND);
@@ -235,7 +235,7 @@ async fn finding_the_same_jwt_which_ends_no_later_is_no_failure() {
     let clock = ManualClock::new();
     let token = jwt_at(unix_time(&clock) + 3600);
     let file = Rewritten::new(&token);
-    let cache = TokenCache::with_clock(TokenFile::new(&file.path), RefreshPolicy::new(), clock.clone());
+    let cache = TokenCache::builder(TokenFile::new(&file.path)).clock(clock.clone()).build().unwrap();
     for _ in 0..5 {
         assert_eq!(look(&cache).await, token);
         let status = cache.status();

@@ -158,8 +158,11 @@ impl World {
         let (api, clock) = (Api::default(), ManualClock::new());
         let issuer = api.clone();
         let source = move |context: tower_bearer::FetchContext| issuer.clone().fetch(context.reason());
-        let cache =
-            TokenCache::with_clock(source, RefreshPolicy::new().rejection_budget(BUDGET, MINUTE), clock.clone());
+        let cache = TokenCache::builder(source)
+            .refresh_policy(RefreshPolicy::new().rejection_budget(BUDGET, MINUTE))
+            .clock(clock.clone())
+            .build()
+            .unwrap();
         let client =
             BearerLayer::new(cache.clone(), ["https://api.example.com"]).expect("an origin").layer(api.clone());
         Self { runtime: paused_runtime(), clock, cache, client, api, callers: Vec::new() }

@@ -65,7 +65,7 @@ fn fetches_are_counted_by_outcome_and_reason_and_carry_the_caches_name() {
     let seen = seen(async || {
         let script = Script::living(100 * SECOND);
         script.delay(2 * SECOND);
-        let cache = TokenCache::new(script.clone()).named("billing");
+        let cache = TokenCache::builder(script.clone()).name("billing").build().unwrap();
         // Three wait for the first.
         let (a, b, c) = tokio::join!(cache.get(), cache.get(), cache.get());
         a.and(b).and(c).expect("a token");
@@ -100,7 +100,7 @@ fn fetches_are_counted_by_outcome_and_reason_and_carry_the_caches_name() {
 fn calls_that_find_no_token_are_counted_by_what_kept_it_away() {
     let seen = seen(async || {
         let script = Script::living(HOUR);
-        let cache = TokenCache::new(script.clone()).named("billing");
+        let cache = TokenCache::builder(script.clone()).name("billing").build().unwrap();
         script.fail(1);
         // Two wait for the fetch that fails; the third comes in the pause after it.
         let (a, b) = tokio::join!(cache.get(), cache.get());
@@ -176,11 +176,14 @@ fn the_end_of_the_token_is_known_until_there_is_none() {
 fn rejections_and_what_came_of_them_are_counted() {
     let seen = seen(async || {
         let script = Script::living(HOUR);
-        let cache = TokenCache::with_settings(script.clone(), RefreshPolicy::new().rejection_budget(1, MINUTE));
+        let cache = TokenCache::builder(script.clone())
+            .refresh_policy(RefreshPolicy::new().rejection_budget(1, MINUTE))
+            .on_rotation(async |_| Err::<(), _>("the disk is full"))
+            .build()
+            .unwrap();
         let first = cache.get().await.expect("a token");
         let second = cache.report_rejected(&first).await.expect("the budget has one");
         cache.report_rejected(&second).await.expect_err("the budget is spent");
-        let cache = cache.on_rotation(async |_| Err::<(), _>("the disk is full"));
         cache.set_source(Script::new().rotating());
         cache.get().await.expect("a token");
         settle().await;

@@ -21,7 +21,7 @@ fn read(path: &Path, parent: &str, sources: &mut Sources) -> io::Result<()> {
         let path = entry?.path();
         let stem = path.file_stem().and_then(|stem| stem.to_str()).expect("a name in UTF-8");
         let module = if parent.is_empty() { stem.to_owned() } else { format!("{parent}::{stem}") };
-        if stem == "tests" || module == "lib" {
+        if stem == "tests" || ["lib", "guide"].contains(&&*module) {
             continue;
         }
         if path.is_dir() {

@@ -5,7 +5,7 @@
 use tokio::task::JoinSet;
 use tokio_test::{assert_ready, task};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{Reason, RefreshPolicy, Token, TokenCache};
+use tower_bearer::{Reason, Token, TokenCache};
 
 use common::{SECOND, Script, paused_runtime, settle, text};
 
@@ -82,7 +82,7 @@ async fn a_late_rejection_of_an_older_token_gets_the_newer_at_once_and_causes_no
 async fn a_late_rejection_does_not_wait_for_a_refresh_under_way() {
     let script = Script::living(100 * SECOND);
     let clock = ManualClock::new();
-    let cache = TokenCache::with_clock(script.clone(), RefreshPolicy::new(), clock.clone());
+    let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
     let old = cache.get().await.unwrap();
     cache.refresh().await.unwrap();
     script.hold();
@@ -107,7 +107,7 @@ fn a_late_rejection_gets_the_newer_token_outside_of_runtimes_too() {
 async fn a_rejection_during_the_refresh_of_a_due_token_joins_it() {
     let script = Script::living(100 * SECOND);
     let clock = ManualClock::new();
-    let cache = TokenCache::with_clock(script.clone(), RefreshPolicy::new(), clock.clone());
+    let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
     cache.get().await.unwrap();
     let gate = script.hold();
     clock.advance(85 * SECOND);
@@ -125,7 +125,7 @@ async fn an_issuer_that_hands_the_rejected_token_out_again_is_an_error_and_no_lo
     for _ in 0..3 {
         script.queue(Token::new("same"));
     }
-    let cache = TokenCache::with_clock(script.clone(), RefreshPolicy::new(), ManualClock::new());
+    let cache = TokenCache::builder(script.clone()).clock(ManualClock::new()).build().unwrap();
     let token = cache.get().await.unwrap();
     for _ in 0..10 {
         let error = cache.report_rejected(&token).await.unwrap_err();
@@ -139,7 +139,7 @@ async fn an_issuer_that_hands_the_rejected_token_out_again_is_an_error_and_no_lo
 #[tokio::test(start_paused = true)]
 async fn rejections_within_the_pause_of_a_failure_get_its_error_and_the_token_stays() {
     let script = Script::new();
-    let cache = TokenCache::with_clock(script.clone(), RefreshPolicy::new(), ManualClock::new());
+    let cache = TokenCache::builder(script.clone()).clock(ManualClock::new()).build().unwrap();
     let token = cache.get().await.unwrap();
     script.fail(5);
     for _ in 0..5 {

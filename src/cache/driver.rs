@@ -15,7 +15,7 @@
 use std::mem;
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
@@ -27,7 +27,10 @@ use tower::BoxError;
 use tracing::Instrument;
 
 use crate::cache::reader::Snapshot;
-use crate::cache::session::{Decision, Demand, Outcome, Rejection, Run, SaveStep, SaveTicket, Session, Status, Timing};
+use crate::cache::session::{
+    Decision, Demand, Outcome, Rejection, RotatedToken, Run, SaveStep, SaveTicket, Session, Status, Timing,
+};
+use crate::cache::settings::{Save, Settings};
 use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::schedule::{DualInstant, Phase, RefreshPolicy, Window};
@@ -59,11 +62,6 @@ struct State {
     source: Arc<dyn DynSource>,
     on_rotation: Option<Arc<dyn Save>>,
 }
-
-/// A user's `on_rotation`.
-type Saving = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
-trait Save: Fn(Token) -> Saving + Send + Sync {}
-impl<F: Fn(Token) -> Saving + Send + Sync> Save for F {}
 
 /// How a demand is met: at once, or by a run.
 enum Acquired {
@@ -97,7 +95,8 @@ const MAX_UNREAD_RESPONSE: u64 = 8 * 1024;
 // === impl Driver: construction and views ===
 
 impl Driver {
-    pub(crate) fn new(source: impl TokenSource, policy: RefreshPolicy, clock: Clock) -> Arc<Self> {
+    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+        let Settings { source, policy, name, on_rotation, clock } = settings;
         static CACHES: AtomicU32 = AtomicU32::new(1);
         let cache = NonZeroU32::new(CACHES.fetch_add(1, Ordering::Relaxed)).unwrap_or(NonZeroU32::MIN);
         let session = Session::new(SessionId::first_of(cache));
@@ -106,10 +105,10 @@ impl Driver {
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(Snapshot::new(session.view().clone())),
             flight: SingleFlight::new(move || idle.notify_waiters()),
-            state: Mutex::new(State { session, source: Arc::new(source), on_rotation: None }),
+            state: Mutex::new(State { session, source, on_rotation }),
             policy,
             clock,
-            telemetry: Telemetry::default(),
+            telemetry: Telemetry::new(name),
             saved: Notify::new(),
             changed,
             unread: Arc::new(Semaphore::new(MAX_UNREAD_KIB)),
@@ -423,23 +422,6 @@ impl Driver {
 
     // --- the refresh token ---
 
-    /// Sets what new refresh tokens are handed to.
-    pub(crate) fn set_on_rotation<F, T, E>(&self, save: F)
-    where
-        F: Fn(Token) -> T + Send + Sync + 'static,
-        T: Future<Output = Result<(), E>> + Send + 'static,
-        E: Into<BoxError>,
-    {
-        let save = Arc::new(save);
-        let save: Arc<dyn Save> = Arc::new(move |token| -> Saving {
-            let save = Arc::clone(&save);
-            // The call itself belongs into the future, where its panic is caught.
-            Box::pin(async move { save(token).await.map_err(Into::into) })
-        });
-        let former = self.state().on_rotation.replace(save);
-        drop(former);
-    }
-
     /// Saves the newest refresh token, if it is not saved yet.
     async fn save(&self) {
         loop {
@@ -455,8 +437,8 @@ impl Driver {
             match step {
                 (SaveStep::Done, _) => return,
                 (SaveStep::Wait(until), _) => clock::at_most(until.wait(now), ended).await,
-                (SaveStep::Save(ticket, token), save) => {
-                    if !self.save_token(ticket, token, save).await {
+                (SaveStep::Save(ticket, rotated), save) => {
+                    if !self.save_rotated(ticket, rotated, save).await {
                         return;
                     }
                 }
@@ -465,9 +447,9 @@ impl Driver {
     }
 
     /// Saves one refresh token; returns whether a newer one has to be saved again.
-    async fn save_token(&self, ticket: SaveTicket, token: Token, save: Arc<dyn Save>) -> bool {
+    async fn save_rotated(&self, ticket: SaveTicket, rotated: RotatedToken, save: Arc<dyn Save>) -> bool {
         let guard = SaveGuard { driver: self, ticket };
-        let result = match clock::timeout(SAVE_DEADLINE, catch_panic(save(token))) {
+        let result = match clock::timeout(SAVE_DEADLINE, catch_panic(save(rotated))) {
             Ok(saving) => match saving.await {
                 Ok(Ok(saved)) => saved.map_err(Error::not_saved),
                 Ok(Err(Panicked)) => Err(Error::not_saved(Error::panicked())),

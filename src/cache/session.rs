@@ -192,7 +192,7 @@ pub(crate) enum SaveStep {
     /// Nothing: it is saved, or there is none.
     Done,
     /// To be saved; the ticket is for [`Session::on_saved`].
-    Save(SaveTicket, Token),
+    Save(SaveTicket, RotatedToken),
     /// Another save has not ended. It counts as lost from this moment on.
     Wait(DualInstant),
 }
@@ -203,6 +203,15 @@ pub(crate) struct SaveTicket {
     attempt: u64,
     /// Of the refresh token.
     number: u64,
+}
+
+/// A new refresh token, to be saved.
+///
+/// What [`on_rotation`](crate::TokenCacheBuilder::on_rotation) is called with.
+#[derive(Clone, Debug)]
+pub struct RotatedToken {
+    refresh_token: Secret,
+    token: Option<Token>,
 }
 
 /// What a cache holds and does, for health checks. Holds no secret.
@@ -223,7 +232,7 @@ pub struct Status {
     pub last_failure: Option<Error>,
     /// How long no fetch is made because the last one failed; `None` if the next request may fetch.
     pub next_attempt_in: Option<Duration>,
-    /// Why the newest refresh token is not saved, if [`on_rotation`](crate::TokenCache::on_rotation) failed.
+    /// Why the newest refresh token is not saved, if [`on_rotation`](crate::TokenCacheBuilder::on_rotation) failed.
     pub not_saved: Option<Error>,
     /// Whether the cache was shut down.
     pub closed: bool,
@@ -236,6 +245,21 @@ enum Evaluation {
     New(Token, Window),
     /// The current token again, and why the issuer is not asked again at once.
     Unchanged(Token, Error),
+}
+
+// === impl RotatedToken ===
+
+impl RotatedToken {
+    /// The refresh token to save. The one before it may be spent.
+    pub fn refresh_token(&self) -> &Secret {
+        &self.refresh_token
+    }
+
+    /// The newest token, with this refresh token: what came with it, or the token before if the issuer's answer held
+    /// nothing else of use. `None` if there was no token before.
+    pub fn token(&self) -> Option<&Token> {
+        self.token.as_ref()
+    }
 }
 
 // === impl View ===
@@ -487,9 +511,9 @@ impl Session {
     /// What the newest refresh token needs. A step that saves lasts until `deadline` at most.
     pub(crate) fn begin_save(&mut self, now: DualInstant, deadline: DualInstant) -> SaveStep {
         let rotation = &mut self.rotation;
-        if rotation.refresh_token.is_none() || rotation.saved >= rotation.newest {
+        let Some(refresh_token) = rotation.refresh_token.clone().filter(|_| rotation.saved < rotation.newest) else {
             return SaveStep::Done;
-        }
+        };
         // Invariant: two saves do not overlap, so that an older one never overwrites a newer.
         if let Some((_, until)) = rotation.saving
             && !until.is_past(now)
@@ -499,8 +523,8 @@ impl Session {
         rotation.attempts += 1;
         let ticket = SaveTicket { attempt: rotation.attempts, number: rotation.newest };
         rotation.saving = Some((ticket.attempt, deadline));
-        let token = self.newest.clone().unwrap_or_else(Token::none);
-        SaveStep::Save(ticket, self.with_refresh_token(token))
+        let token = self.newest.clone().map(|token| self.with_refresh_token(token));
+        SaveStep::Save(ticket, RotatedToken { refresh_token, token })
     }
 
     /// A save ended; `None` if it was dropped half-way. Returns whether a newer refresh token has to be saved after it,

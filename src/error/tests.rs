@@ -48,7 +48,7 @@ fn limited(wait: Option<Duration>) -> Error {
 fn every() -> [(&'static str, Error); 19] {
     [
         ("invalid", Error::invalid("deadline", "zero leaves no time")),
-        ("request", Error::request("the URI holds no host; name one with relative_to")),
+        ("request", Error::request("the URI holds no host; name one with allow_relative_uris")),
         ("denied", denied()),
         ("answered", limited(None)),
         ("unusable answer", Error::unusable(Some(ENDPOINT.into()), "access_token is missing")),
@@ -111,6 +111,20 @@ fn nothing_is_both_transient_and_denied_or_invalid() {
 }
 
 #[test]
+fn the_kind_of_each_error_is_its_own_and_an_invalid_setting_names_its_field() {
+    let all = every();
+    let kind = |name| all.iter().find(|(known, _)| *known == name).unwrap().1.kind();
+    assert_eq!(kind("request"), ErrorKind::InvalidRequest);
+    assert_eq!((kind("denied"), kind("answered")), (ErrorKind::Denied, ErrorKind::IssuerError));
+    assert_eq!((kind("silent"), kind("timed out")), (ErrorKind::Timeout, ErrorKind::Timeout));
+    assert_eq!((kind("transient"), kind("denied secret")), (ErrorKind::Source, ErrorKind::Secret));
+    let invalid: Vec<_> = all.iter().filter(|(_, error)| error.kind() == ErrorKind::InvalidSetting).collect();
+    assert_eq!(invalid.len(), 1);
+    assert_eq!((invalid[0].1.field(), invalid[0].1.problem()), (Some("deadline"), Some("zero leaves no time")));
+    assert_eq!(kinds(|error| error.field().is_some()), ["invalid"]);
+}
+
+#[test]
 fn status_and_code_are_those_of_the_answer() {
     assert_eq!(denied().status(), Some(StatusCode::BAD_REQUEST));
     assert_eq!(denied().code(), Some("invalid_grant"));
@@ -123,7 +137,7 @@ fn status_and_code_are_those_of_the_answer() {
 fn a_text_says_what_happened_where_and_what_to_do() {
     let parts: [&[&str]; 19] = [
         &["invalid", "deadline", "zero leaves no time"],
-        &["no host", "relative_to"],
+        &["no host", "allow_relative_uris"],
         &[ENDPOINT, "400", "invalid_grant", "token revoked", "denied", "log in again"],
         &[ENDPOINT, "429", "slow down", "again after a pause"],
         &["unusable answer", ENDPOINT, "access_token is missing"],

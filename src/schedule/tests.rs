@@ -253,7 +253,7 @@ fn a_token_without_a_life_is_dead_on_arrival() {
 
 #[test]
 fn a_deadline_of_zero_is_an_error_that_names_the_field() {
-    let error = RefreshPolicy::new().deadline(Duration::ZERO).unwrap_err();
+    let error = RefreshPolicy::new().deadline(Duration::ZERO).check().unwrap_err();
     assert!(error.is_invalid());
     assert!(error.to_string().contains("deadline"), "{error}");
 }
@@ -262,7 +262,7 @@ fn a_deadline_of_zero_is_an_error_that_names_the_field() {
 fn a_deadline_is_30_s_or_what_was_set_and_never_overflows_a_timer() {
     assert_eq!(RefreshPolicy::new().fetch_deadline(), 30 * SECOND);
     for (set, kept) in [(NANO, NANO), (MINUTE, MINUTE), (Duration::MAX, MAX_LIFETIME)] {
-        assert_eq!(RefreshPolicy::new().deadline(set).unwrap().margin(SECOND).fetch_deadline(), kept);
+        assert_eq!(RefreshPolicy::new().deadline(set).margin(SECOND).fetch_deadline(), kept);
     }
 }
 

@@ -203,7 +203,7 @@ impl TokenCommand {
         // `--password=secret` is repeated in parts; `--verbose` is no secret.
         secrets.extend(args.filter_map(|arg| match arg.strip_prefix("--") {
             Some(option) => option.split_once('=').map(|(_, value)| Secret::from(value)),
-            None => Some(Secret::from(arg)),
+            None => Some(Secret::from(arg.into_owned())),
         }));
         secrets.extend(self.env.iter().map(|(_, value)| value.clone()));
         secrets.retain(|secret| secret.expose().len() >= SHORTEST_SECRET);

@@ -48,6 +48,7 @@ pub trait SecretSource<M> {
 
 /// Where a secret comes from.
 #[derive(Clone)]
+#[expect(unnameable_types, reason = "the sealed half of a public trait")]
 pub struct SecretProvider(Kind);
 
 #[derive(Clone)]

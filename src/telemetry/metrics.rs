@@ -100,7 +100,7 @@ fn labels_of(cache: Name<'_>, outcome: &'static str, reason: Reason) -> Vec<Labe
 
 /// Tells the recorder what this crate's metrics mean and in what unit they are; call it after installing one.
 ///
-/// They are listed in [`observability`](crate::seeing).
+/// They are listed in [`guide::observability`](crate::guide::observability).
 pub fn describe_metrics() {
     describe_counter!(FETCHES, Unit::Count, "Calls of the token source that ended, by outcome and reason");
     for (name, what) in COUNTERS {

@@ -27,9 +27,12 @@ pub(crate) async fn everything() {
     send(Request::get("https://elsewhere.test/").body(Body::default()).expect("a request")).await;
 
     let source = async |_| Token::new(format!("t{}", fastrand::u64(..))).map(|token| token.with_refresh_token("r"));
-    let cache = TokenCache::with_settings(source, RefreshPolicy::new().rejection_budget(1, Duration::MAX));
-    // Not saved.
-    let cache = cache.on_rotation(async |_| Err::<(), _>("the disk is full"));
+    let cache = TokenCache::builder(source)
+        .refresh_policy(RefreshPolicy::new().rejection_budget(1, Duration::MAX))
+        // Not saved.
+        .on_rotation(async |_| Err::<(), _>("the disk is full"))
+        .build()
+        .unwrap();
     let first = cache.get().await.expect("a token");
     // Out of budget.
     let second = cache.report_rejected(&first).await.expect("the budget has one");

@@ -31,10 +31,13 @@ async fn live(tenant: Option<&str>) -> Result<(), BoxError> {
     account.register_anonymous("device-7").await?;
     let saved = Arc::new(Mutex::new(Vec::new()));
     let saving = Arc::clone(&saved);
-    let cache = TokenCache::new(account.login_anonymously("device-7")?).on_rotation(move |token| {
-        saving.lock().unwrap().extend(token.refresh_token());
-        async { Ok::<_, Error>(()) }
-    });
+    let cache = TokenCache::builder(account.login_anonymously("device-7")?)
+        .on_rotation(move |rotated| {
+            saving.lock().unwrap().push(rotated.refresh_token().clone());
+            async { Ok::<_, Error>(()) }
+        })
+        .build()
+        .unwrap();
     assert_eq!(call(&cache).await?, 200);
     cache.refresh().await?;
     let [first, second] = saved.lock().unwrap().clone().try_into().expect("each new one is handed out");

@@ -108,10 +108,14 @@ async fn a_refresh_token_is_handed_out_for_saving_whenever_it_changes_and_only_t
         server.rotate(rotates);
         let saved = Arc::new(Mutex::new(Vec::new()));
         let saving = Arc::clone(&saved);
-        let cache = session(&server).on_rotation(move |token| {
-            saving.lock().unwrap().push(token.refresh_token().unwrap().expose().to_owned());
-            async { Ok::<_, Error>(()) }
-        });
+        let login = account(&server).login_with_password("ann", "her password").unwrap();
+        let cache = TokenCache::builder(login)
+            .on_rotation(move |rotated| {
+                saving.lock().unwrap().push(rotated.refresh_token().expose().to_owned());
+                async { Ok::<_, Error>(()) }
+            })
+            .build()
+            .unwrap();
         let mut last = cache.get().await.unwrap();
         for _ in 0..2 {
             pass(HOUR).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{Error, RefreshPolicy, TokenCache};
+use tower_bearer::{Error, TokenCache};
 
 use crate::common::{HOUR, MINUTE, SECOND, Script, text};
 
@@ -17,7 +17,7 @@ fn asks_to_wait(wait: Duration) -> Error {
 /// A cache whose clock stands still, and that never gets a token.
 fn failing() -> (Script, TokenCache) {
     let script = Script::new();
-    let cache = TokenCache::with_clock(script.clone(), RefreshPolicy::new(), ManualClock::new());
+    let cache = TokenCache::builder(script.clone()).clock(ManualClock::new()).build().unwrap();
     (script, cache)
 }
 
@@ -82,7 +82,7 @@ async fn denials_and_other_failures_have_streaks_of_their_own() {
 #[tokio::test(start_paused = true)]
 async fn rejections_during_a_pause_spend_no_budget() {
     let (script, clock) = (Script::new(), ManualClock::new());
-    let cache = TokenCache::with_clock(script.clone(), RefreshPolicy::new(), clock.clone());
+    let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
     let mut token = cache.get().await.expect("a token");
     script.fail(1);
     for _ in 0..20 {

@@ -80,7 +80,7 @@ fn a_thousand_rejections_past_the_budget_are_one_warning_a_window_and_are_all_co
     let mut all_rejected = async || {
         let (script, clock) = (Script::new(), ManualClock::new());
         let settings = RefreshPolicy::new().rejection_budget(1, MINUTE);
-        let cache = TokenCache::with_clock(script.clone(), settings, clock.clone());
+        let cache = TokenCache::builder(script.clone()).refresh_policy(settings).clock(clock.clone()).build().unwrap();
         cache.get().await.expect("a token");
         clock.advance(3 * SECOND);
         let client =

@@ -21,7 +21,7 @@ use tokio::sync::RwLock;
 use tower::{BoxError, Service, ServiceExt, service_fn};
 use tower_bearer::oauth2::ClientCredentials;
 use tower_bearer::testing::{Issuer, ManualClock, TokenState};
-use tower_bearer::{BearerLayer, Origin, RefreshPolicy, TokenCache};
+use tower_bearer::{BearerLayer, Origin, TokenCache};
 
 /// The tokens of a test, and what decides about them.
 #[derive(Clone)]
@@ -62,7 +62,7 @@ impl World {
         });
         let login = ClientCredentials::new(network, "https://auth.example.com/token", "app", "secret");
         let clock = ManualClock::new();
-        let cache = TokenCache::with_clock(login.expect("a login"), RefreshPolicy::new(), clock.clone());
+        let cache = TokenCache::builder(login.expect("a login")).clock(clock.clone()).build().unwrap();
         cache.get().await.expect("a token");
         Self { cache, issuer, clock, door }
     }

@@ -50,7 +50,7 @@ async fn meshydb(http: &HttpClient) -> Result<Provider, BoxError> {
     // the cache, and its HTTP client to the layer.
     let account = MeshyDb::new(http.clone(), "acme", "public-key")?.tenant("blue")?.auth_base(&origin)?;
     let (source, fetches) = CountingSource::new(account.login_with_password("ann", "secret")?);
-    let cache = TokenCache::with_settings(source, early());
+    let cache = TokenCache::builder(source).refresh_policy(early()).build()?;
     let client = BearerLayer::new(cache.clone(), [&origin])?.layer(Probe::new(http.clone(), server.ledger()));
 
     Ok(Provider::new("MeshyDB", server, cache, fetches, client, format!("{origin}/acme/meshes/person")))
@@ -63,7 +63,7 @@ async fn mesh_connect(http: &HttpClient) -> Result<Provider, BoxError> {
 
     let login = MeshConnect::new(http.clone(), "my-client-id", "my-client-secret")?.base(&origin)?;
     let (source, fetches) = CountingSource::new(login);
-    let cache = TokenCache::with_settings(source, early());
+    let cache = TokenCache::builder(source).refresh_policy(early()).build()?;
     let client = BearerLayer::new(cache.clone(), [&origin])?.layer(Probe::new(http.clone(), server.ledger()));
 
     Ok(Provider::new("Mesh Connect", server, cache, fetches, client, format!("{origin}/admin/api/v1/transfers")))

@@ -13,7 +13,7 @@ use tower_bearer::meshydb::{MeshyDb, TenantLayer};
 use tower_bearer::oauth2::{
     ClientAuth, ClientCredentials, DeviceCode, Issuer, JwtBearer, Password, RefreshToken, TokenExchange,
 };
-use tower_bearer::{Error, FetchContext, Token, TokenCache, TokenSource};
+use tower_bearer::{Error, FetchContext, RotatedToken, Token, TokenCache, TokenCacheBuilder, TokenSource};
 
 use crate::Wrong;
 use crate::cli::{Auth, Grant, Login, Preset};
@@ -27,7 +27,7 @@ pub(crate) type TokenClient = Client<Connector, Full<Bytes>>;
 
 /// What a login comes to.
 pub(crate) struct Session {
-    pub(crate) cache: TokenCache,
+    pub(crate) cache: TokenCacheBuilder,
     /// The upstream of the provider, where it is known.
     pub(crate) upstream: Option<&'static str>,
     /// What each call says besides the token.
@@ -247,17 +247,16 @@ fn printed(login: &mut Login, command: &str) -> Result<TokenCommand, Wrong> {
 }
 
 fn plain(source: impl TokenSource) -> Session {
-    Session { cache: TokenCache::new(Explained(source)), upstream: None, tenant: None, device: None }
+    Session { cache: TokenCache::builder(Explained(source)), upstream: None, tenant: None, device: None }
 }
 
 /// A session whose refresh tokens go back to the file they came from: the one in it is spent with the first rotation.
 fn saving(mut session: Session, file: Option<PathBuf>) -> Session {
     if let Some(path) = file {
-        session.cache = session.cache.on_rotation(move |token: Token| {
+        session.cache = session.cache.on_rotation(move |rotated: RotatedToken| {
             let path = path.clone();
             async move {
-                let Some(newest) = token.refresh_token() else { return Ok(()) };
-                secrets::rewrite(path.clone(), newest).await.inspect_err(|error| {
+                secrets::rewrite(path.clone(), rotated.refresh_token().clone()).await.inspect_err(|error| {
                     tracing::error!(file = %path.display(), %error, "the new refresh token was not written");
                 })
             }
@@ -329,11 +328,9 @@ fn nothing_left(login: &Login, name: &str) -> Result<(), Wrong> {
     }
 }
 
-/// The library's words under the name of the option. Its errors of values are `invalid <field>: <problem>`.
+/// The library's words under the name of the option.
 fn named(error: Error) -> Wrong {
-    let text = error.to_string();
-    let parts = text.strip_prefix("invalid ").and_then(|rest| rest.split_once(": "));
-    let Some((field, problem)) = parts else { return Wrong(text) };
+    let (Some(field), Some(problem)) = (error.field(), error.problem()) else { return Wrong(error.to_string()) };
     let option = match field {
         "account_name" => "account",
         "base" | "auth_base" => "issuer",

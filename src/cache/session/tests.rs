@@ -681,10 +681,10 @@ impl Walk {
                 prop_assert!(newest.is_none() || stored == newest.as_ref(), "{newest:?} is not saved: {stored:?}");
             }
             SaveStep::Wait(_) => prop_assert!(busy, "nothing is waited for"),
-            SaveStep::Save(ticket, token) => {
+            SaveStep::Save(ticket, rotated) => {
                 prop_assert!(!busy, "two saves at once");
-                prop_assert_eq!(text_of(token.refresh_token()), newest);
-                let text = text_of(token.refresh_token()).expect("something to save");
+                prop_assert_eq!(text_of(Some(rotated.refresh_token().clone())), newest);
+                let text = rotated.refresh_token().expose().to_owned();
                 self.saves.push((ticket, text, until));
                 self.begun.push(self.model.log.len());
                 self.seen.insert("save".to_owned());

@@ -225,6 +225,7 @@ impl fmt::Debug for Assertion {
 }
 
 /// For the closure that signs one at each attempt.
+#[expect(unnameable_types, reason = "a marker that only inference names")]
 pub struct Signed;
 
 impl SecretSource<Signed> for Assertion {

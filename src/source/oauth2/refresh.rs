@@ -16,7 +16,7 @@ use crate::token::Token;
 
 /// The refresh token grant (RFC 6749 section 6), from a refresh token that was saved or came from a login.
 ///
-/// A rotated refresh token takes the place of the old; [`TokenCache::on_rotation`](crate::TokenCache::on_rotation) hands
+/// A rotated refresh token takes the place of the old; [`TokenCacheBuilder::on_rotation`](crate::TokenCacheBuilder::on_rotation) hands
 /// it out for saving. Where it is denied there is nothing to fall back to: the error
 /// [says so](crate::Error::is_denied), and a new login goes into
 /// [`TokenCache::set_source`](crate::TokenCache::set_source).

@@ -27,7 +27,7 @@ use tonic::{Code, Status};
 use tower::{BoxError, Layer};
 use tower_bearer::replay::Buffered;
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{BearerLayer, RefreshPolicy, RejectionPolicy, Token, TokenCache};
+use tower_bearer::{BearerLayer, RejectionPolicy, Token, TokenCache};
 
 const REJECTED: &str = "Bearer token-1";
 
@@ -156,14 +156,14 @@ async fn client(asked: &Asked, rejection: RejectionPolicy) -> (Grpc<impl Service
         ready(Token::new(if context.replaced().is_none() { "token-1" } else { "token-2" }))
     };
     let clock = ManualClock::new();
-    let cache = TokenCache::with_clock(source, RefreshPolicy::new(), clock.clone());
+    let cache = TokenCache::builder(source).clock(clock.clone()).build().unwrap();
     cache.get().await.expect("a token");
     clock.advance(Duration::from_secs(2));
 
     let channel = Endpoint::from_shared(origin.clone()).expect("a URL").connect().await.expect("a connection");
     let layer = BearerLayer::new(cache.clone(), [&origin]).expect("an origin").rejection_policy(rejection);
     // A Channel's requests are paths; where they go, only the Channel knows.
-    let layer = layer.relative_to(&origin).expect("one of the origins");
+    let layer = layer.allow_relative_uris();
     let layer = layer.replay(Buffered::new(64 * 1024).wrap(Body::new));
     (Grpc::new(layer.layer(channel)), cache)
 }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tower::service_fn;
 use tower_bearer::oauth2::ClientCredentials;
 use tower_bearer::testing::{Api, Issuer, ManualClock, TokenState};
-use tower_bearer::{BearerLayer, RefreshPolicy, TokenCache};
+use tower_bearer::{BearerLayer, TokenCache};
 
 pub(crate) struct World {
     pub(crate) issuer: Issuer,
@@ -31,7 +31,7 @@ impl World {
         let server = Server::fake(api.clone()).await;
         let login = ClientCredentials::new(issuer.clone(), "https://auth.example.com/token", "app", "secret");
         let clock = ManualClock::new();
-        let cache = TokenCache::with_clock(login.expect("a login"), RefreshPolicy::new(), clock.clone());
+        let cache = TokenCache::builder(login.expect("a login")).clock(clock.clone()).build().unwrap();
         cache.get().await.expect("a token");
         // Old enough for a rejection to count.
         clock.advance(Duration::from_secs(2));

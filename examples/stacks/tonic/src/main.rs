@@ -31,7 +31,7 @@ async fn main() -> Result<(), BoxError> {
         // A gRPC server rejects with a status of its own, in a 200.
         .rejection_policy(RejectionPolicy::new().grpc())
         // The requests of a channel are paths; where they go, only the channel knows.
-        .relative_to(api.origin())?
+        .allow_relative_uris()
         // A call's messages are a stream. Recorded, they can go again.
         .replay(Buffered::new(64 * 1024).wrap(Body::new));
     let mut health = HealthClient::new(layer.layer(channel));

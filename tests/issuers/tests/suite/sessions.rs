@@ -11,7 +11,7 @@ use issuers::ODD_PASSWORD;
 use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{BearerLayer, Error, RefreshPolicy, Token, TokenCache};
+use tower_bearer::{BearerLayer, Error, RotatedToken, TokenCache};
 
 use crate::subject::{Subject, held};
 
@@ -68,11 +68,14 @@ async fn a_session_is_read_from_a_vault_and_saved_back_at_each_rotation(server: 
             let text = read.lock().expect("a vault").clone();
             async move { Ok::<_, Error>(text) }
         };
-        let cache = TokenCache::new(server.refresh_token(saved)).on_rotation(move |token: Token| {
-            let newest = token.refresh_token().expect("a refresh token");
-            *write.lock().expect("a vault") = format!("{}\n", newest.expose());
-            async { Ok::<_, Error>(()) }
-        });
+        let cache = TokenCache::builder(server.refresh_token(saved))
+            .on_rotation(move |rotated: RotatedToken| {
+                let newest = rotated.refresh_token();
+                *write.lock().expect("a vault") = format!("{}\n", newest.expose());
+                async { Ok::<_, Error>(()) }
+            })
+            .build()
+            .unwrap();
         for _ in 0..3 {
             cache.refresh().await.expect("a refresh");
             assert!(is_live(server, &cache).await);
@@ -117,7 +120,7 @@ async fn a_refresh_token_spent_by_another_cache_is_denied_and_ends_both(server: 
 
 async fn sixty_four_rejected_requests_make_one_new_session(server: &Subject) {
     let clock = ManualClock::new();
-    let cache = TokenCache::with_clock(server.password(ODD_PASSWORD), RefreshPolicy::new(), clock.clone());
+    let cache = TokenCache::builder(server.password(ODD_PASSWORD)).clock(clock.clone()).build().unwrap();
     cache.get().await.expect("a login");
     server.revoke(&[("token", &refresh_token(&cache))]).await;
     // Old enough for a rejection to count.

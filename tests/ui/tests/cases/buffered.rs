@@ -4,6 +4,6 @@ use tower::Layer;
 use tower_bearer::replay::{self, Buffered};
 
 fn main() {
-    let api = messages::layer().replay(Buffered::new(64 * 1024)).layer(messages::Http);
-    replay::check::<messages::Upload, _>(&api);
+    let api = ui::layer().replay(Buffered::new(64 * 1024)).layer(ui::Http);
+    replay::check::<ui::Upload, _>(&api);
 }

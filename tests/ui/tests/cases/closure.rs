@@ -4,6 +4,6 @@ use tower::Layer;
 use tower_bearer::replay;
 
 fn main() {
-    let api = messages::layer().replay(|_: &messages::Upload| Some(messages::Upload)).layer(messages::Http);
-    replay::check::<messages::Upload, _>(&api);
+    let api = ui::layer().replay(|_: &ui::Upload| Some(ui::Upload)).layer(ui::Http);
+    replay::check::<ui::Upload, _>(&api);
 }

@@ -4,6 +4,6 @@ use tower::Layer;
 use tower_bearer::replay::{self, IfEmpty};
 
 fn main() {
-    let api = messages::layer().replay(IfEmpty).layer(messages::Http);
-    replay::check::<messages::Upload, _>(&api);
+    let api = ui::layer().replay(IfEmpty).layer(ui::Http);
+    replay::check::<ui::Upload, _>(&api);
 }

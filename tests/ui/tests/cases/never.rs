@@ -4,6 +4,6 @@ use tower::Layer;
 use tower_bearer::replay::{self, Never};
 
 fn main() {
-    let api = messages::layer().replay(Never).layer(messages::Http);
-    replay::check::<messages::Upload, _>(&api);
+    let api = ui::layer().replay(Never).layer(ui::Http);
+    replay::check::<ui::Upload, _>(&api);
 }

@@ -4,6 +4,6 @@ use tower::Layer;
 use tower_bearer::replay;
 
 fn main() {
-    let api = messages::layer().layer(messages::Http);
-    replay::check::<messages::Upload, _>(&api);
+    let api = ui::layer().layer(ui::Http);
+    replay::check::<ui::Upload, _>(&api);
 }

@@ -1,0 +1,25 @@
+//! What a cache is made of.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tower::BoxError;
+
+use crate::cache::session::RotatedToken;
+use crate::clock::Clock;
+use crate::schedule::RefreshPolicy;
+use crate::source::erased::DynSource;
+
+/// What [`TokenCacheBuilder`](crate::TokenCacheBuilder) collects.
+pub(crate) struct Settings {
+    pub(crate) source: Arc<dyn DynSource>,
+    pub(crate) policy: RefreshPolicy,
+    pub(crate) name: Option<Arc<str>>,
+    pub(crate) on_rotation: Option<Arc<dyn Save>>,
+    pub(crate) clock: Clock,
+}
+
+/// A user's `on_rotation`.
+pub(crate) trait Save: Fn(RotatedToken) -> Saving + Send + Sync {}
+pub(crate) type Saving = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
+impl<F: Fn(RotatedToken) -> Saving + Send + Sync> Save for F {}

@@ -1,0 +1,83 @@
+//! Pages to read: recipes, what each error means, what can be observed, and why things are as they are.
+//!
+//! The same pages are files in the repository, under `docs`. Read as files, their links lead to docs.rs; here each link
+//! leads to the item, because the first definition of a link counts.
+
+/// Every source of tokens, and the handle on what they fetch.
+///
+#[cfg_attr(feature = "exec", doc = "[`exec::TokenCommand`]: crate::exec::TokenCommand")]
+/// [oauth2]: crate::oauth2
+/// [`json::JsonLogin`]: crate::json::JsonLogin
+/// [`meshydb::MeshyDb`]: crate::meshydb::MeshyDb
+/// [`mesh_connect::MeshConnect`]: crate::mesh_connect::MeshConnect
+/// [`file::TokenFile`]: crate::file::TokenFile
+/// [fixed]: crate::TokenCache::fixed
+/// [`oauth2::Issuer`]: crate::oauth2::Issuer
+/// [`oauth2::ClientAuth`]: crate::oauth2::ClientAuth
+/// [`TokenCache`]: crate::TokenCache
+/// [`oauth2::Revocation`]: crate::oauth2::Revocation
+#[doc = include_str!("../docs/sources.md")]
+pub mod sources {}
+
+/// Recipes, each of them compiled.
+///
+/// [`oauth2::Revocation`]: crate::oauth2::Revocation
+#[doc = include_str!("../docs/cookbook.md")]
+pub mod cookbook {}
+
+/// What a 401 means, and how a request is sent again.
+///
+/// [`RejectionPolicy`]: crate::RejectionPolicy
+/// [`Challenge`]: crate::Challenge
+/// [`RefreshPolicy::rejection_budget`]: crate::RefreshPolicy::rejection_budget
+/// [`Error`]: crate::Error
+/// [`Error::rejected_response`]: crate::Error::rejected_response
+/// [check]: crate::replay::check
+/// [replay]: crate::replay
+#[doc = include_str!("../docs/rejections.md")]
+pub mod rejections {}
+
+/// On which side of the layer other layers belong, and why; what a service beneath must be.
+#[doc = include_str!("../docs/composition.md")]
+pub mod composition {}
+
+/// Every error, with its cause and its remedy.
+///
+/// [`Error::find`]: crate::Error::find
+/// [`Error::rejected_response`]: crate::Error::rejected_response
+/// [`meshydb::Problem`]: crate::meshydb::Problem
+#[doc = include_str!("../docs/errors.md")]
+pub mod errors {}
+
+/// Every event, span and metric; health checks, a dashboard and alerts.
+///
+/// [`TokenCacheBuilder::name`]: crate::TokenCacheBuilder::name
+/// [`TokenCache::status`]: crate::TokenCache::status
+#[cfg_attr(feature = "metrics", doc = "[`describe_metrics`]: crate::describe_metrics")]
+#[doc = include_str!("../docs/observability.md")]
+pub mod observability {}
+
+/// From other ways of sending a token.
+///
+/// [`Error::denied`]: crate::Error::denied
+/// [`Token`]: crate::Token
+#[doc = include_str!("../docs/migrating.md")]
+pub mod migrating {}
+
+/// What it promises, and what it does not do.
+#[doc = include_str!("../docs/promises.md")]
+pub mod promises {}
+
+/// Why things are as they are: the decisions, and what was rejected for them.
+#[doc = include_str!("../DESIGN.md")]
+pub mod design {}
+
+/// A whole test of a client of yours, and what the fakes are for.
+///
+/// [`Issuer`]: crate::testing::Issuer
+/// [`Api`]: crate::testing::Api
+/// [`ManualClock`]: crate::testing::ManualClock
+/// [`Collected`]: crate::testing::Collected
+#[cfg(feature = "testing")]
+#[doc = include_str!("../docs/testing.md")]
+pub mod testing {}
