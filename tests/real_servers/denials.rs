@@ -1,0 +1,245 @@
+//! What a denial looks like.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::json;
+use tower_bearer::json::{JsonLogin, Verdict};
+use tower_bearer::meshydb::{MeshyDb, Problem};
+use tower_bearer::oauth2::RefreshToken;
+use tower_bearer::testing::{Answer, Issuer, MeshConnectServer};
+use tower_bearer::{TokenCache, mesh_connect::MeshConnect};
+
+use crate::session;
+use crate::sources::{HOUR, TOKEN_URL, ask, each, pass, password, refresh_token};
+
+/// How many token calls an hour of one request a second costs, if every refresh is answered so.
+async fn calls_in_an_hour(answer: Answer) -> usize {
+    let issuer = Issuer::new();
+    issuer.fail(Some(answer));
+    let cache = TokenCache::new(refresh_token(&issuer));
+    for _ in 0..3600 {
+        cache.get().await.unwrap_err();
+        pass(Duration::from_secs(1)).await;
+    }
+    issuer.calls().total()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_is_denied_in_the_servers_own_words_is_denied() {
+    for (status, body, code) in [
+        (200, r#"{"error":"bad_refresh_token"}"#, Some("bad_refresh_token")),
+        (200, "error=bad_refresh_token&error_description=The+refresh+token+is+incorrect", Some("bad_refresh_token")),
+        (200, r#"{"ok":false,"error":"invalid_refresh_token"}"#, Some("invalid_refresh_token")),
+        (
+            400,
+            r#"{"errors":[{"errorType":"invalid_grant","message":"Refresh token invalid"}],"success":false}"#,
+            Some("invalid_grant"),
+        ),
+        (400, r#"{"error":"interaction_required"}"#, Some("interaction_required")),
+        (401, r#"{"error":"invalid_token"}"#, Some("invalid_token")),
+        (400, r#"{"status":400,"message":"Invalid refresh token"}"#, None),
+        (401, r#"{"detail":"Token is invalid or expired","code":"token_not_valid"}"#, Some("token_not_valid")),
+        (403, r#"{"error":{"code":403,"message":"session revoked"}}"#, None),
+        (400, r#"{"error":{"code":"invalid_grant"}}"#, Some("invalid_grant")),
+    ] {
+        let (cache, _) = session(Answer::raw(status, body));
+        let error = cache.get().await.unwrap_err();
+        assert!(error.is_denied() && error.code() == code, "{status} {body}: {error}");
+        assert!(error.to_string().contains("log in again"), "{error}");
+        assert!(calls_in_an_hour(Answer::raw(status, body)).await <= 12, "{status} {body}");
+
+        // A session with a login logs in in the same fetch.
+        let issuer = Issuer::new();
+        issuer.rotate_refresh_tokens(true);
+        let cache = TokenCache::new(password(&issuer));
+        cache.get().await.unwrap();
+        pass(HOUR).await;
+        issuer.queue(Answer::raw(status, body));
+        assert_eq!(cache.get().await.unwrap().access_token(), "token-2", "{status} {body}");
+        assert_eq!(each(&issuer.requests(), "grant_type"), ["password", "refresh_token", "password"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_passes_denies_no_refresh() {
+    let wait = |answer: Answer| answer.header("retry-after", "7");
+    for answer in [
+        Answer::oauth_error(400, "temporarily_unavailable"),
+        Answer::oauth_error(400, "slow_down"),
+        Answer::oauth_error(429, "bad_refresh_token"),
+        Answer::oauth_error(500, "bad_refresh_token"),
+        Answer::oauth_error(503, "invalid_token"),
+        Answer::oauth_error(404, "bad_refresh_token"),
+        Answer::oauth_error(400, "rate_limit_exceeded"),
+        Answer::raw(400, "<html>Your session is invalid</html>"),
+        Answer::raw(401, "<!doctype html>Log in"),
+        Answer::json(401, json!({ "message": "Unauthorized" })),
+        Answer::json(403, json!({ "message": "Forbidden" })),
+        Answer::json(403, json!({ "message": "Token calls are throttled" })),
+        Answer::json(200, json!({ "error": { "message": "quota exceeded" } })),
+        wait(Answer::oauth_error(401, "bad_refresh_token")),
+    ] {
+        let (cache, _) = session(answer.clone());
+        let error = cache.get().await.unwrap_err();
+        assert!(error.is_transient() && !error.is_denied(), "{answer:?}: {error}");
+    }
+    // Words of the server's own are understood of a refresh only: elsewhere too much is an error that passes.
+    assert!(!ask(Answer::oauth_error(401, "invalid_token")).await.unwrap_err().is_denied());
+}
+
+#[tokio::test]
+async fn an_empty_access_token_beside_an_error_is_the_error() {
+    for token in [json!(""), json!(null)] {
+        let answer = json!({ "access_token": token, "error": "invalid_grant" });
+        let error = ask(Answer::json(200, answer)).await.unwrap_err();
+        assert!(error.is_denied() && error.code() == Some("invalid_grant"), "{error}");
+    }
+    // No error, though it has a place for one.
+    for error in [json!(""), json!(null), json!(false), json!({})] {
+        let answer = json!({ "access_token": "t", "error": error, "errors": [] });
+        assert_eq!(ask(Answer::json(200, answer)).await.unwrap().access_token(), "t");
+    }
+}
+
+#[tokio::test]
+async fn the_issuers_words_are_in_the_error() {
+    for (status, body, words) in [
+        (401, json!({ "detail": "Incorrect username or password" }), &["Incorrect username or password"][..]),
+        (400, json!({ "error": { "message": "Error validating", "code": 190 } }), &["Error validating", "190"]),
+        (
+            401,
+            json!({ "errorCode": "invalid_client", "errorSummary": "Invalid value" }),
+            &["invalid_client", "Invalid value"],
+        ),
+        (400, json!({ "title": "Bad Request", "detail": "unknown tenant" }), &["Bad Request", "unknown tenant"]),
+        (200, json!({ "error": { "message": "quota exceeded" } }), &["quota exceeded"]),
+        (
+            400,
+            json!({ "reason": "unsupported grant type", "error": "unsupported_grant_type" }),
+            &["unsupported grant type", "unsupported_grant_type"],
+        ),
+        (401, json!([{ "errorCode": "E7", "message": "session over" }]), &["E7", "session over"]),
+        (500, json!({ "fault": { "faultstring": "no proxy for path" } }), &["no proxy for path"]),
+        (422, json!({ "errors": { "email": ["is not known"] } }), &["is not known"]),
+    ] {
+        let said = ask(Answer::json(status, body.clone())).await.unwrap_err().to_string();
+        assert!(words.iter().all(|word| said.contains(word)), "{body}: {said}");
+        // A JSON login finds them in the same places.
+        let issuer = Issuer::new();
+        issuer.queue(Answer::json(status, body.clone()));
+        let login = JsonLogin::new(issuer, TOKEN_URL, json!({})).unwrap();
+        let said = TokenCache::new(login).get().await.unwrap_err().to_string();
+        assert!(words.iter().all(|word| said.contains(word)), "{body}: {said}");
+    }
+    let long = json!({ "detail": "its secret ".repeat(1000) });
+    let said = ask(Answer::json(401, long)).await.unwrap_err().to_string();
+    assert!(said.len() < 600 && !said.contains("its secret"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_with_a_fraction_is_waited_for() {
+    for (value, seconds) in [("292.052427053", 293), ("60.0", 60)] {
+        let error = ask(Answer::raw(429, "").header("retry-after", value)).await.unwrap_err();
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(seconds)), "{value}");
+    }
+}
+
+#[tokio::test]
+async fn a_judgement_of_the_users_own_decides() {
+    let judged = async |status: u16, body: serde_json::Value| {
+        let issuer = Issuer::new();
+        issuer.queue(Answer::json(status, body));
+        let source = refresh_token(&issuer).judge(|status, body| match body["code"].as_i64() {
+            Some(0) => Some(Verdict::Granted),
+            Some(4011) => {
+                Some(Verdict::Denied { code: Some("4011".into()), message: Some("its secret is saved".into()) })
+            }
+            Some(50) if status == StatusCode::UNAUTHORIZED => Some(Verdict::Failed { code: None, message: None }),
+            _ => None,
+        });
+        TokenCache::new(source).get().await
+    };
+    let denied = judged(403, json!({ "code": 4011 })).await.unwrap_err();
+    assert!(denied.is_denied() && denied.code() == Some("4011"), "{denied}");
+    assert_eq!(denied.description(), Some("its secret is [redacted]"));
+    assert!(!judged(429, json!({ "code": 4011 })).await.unwrap_err().is_denied());
+    assert!(!judged(401, json!({ "code": 50, "error": "invalid_grant" })).await.unwrap_err().is_denied());
+    assert_eq!(judged(500, json!({ "code": 0, "access_token": "t" })).await.unwrap().access_token(), "t");
+    assert!(judged(400, json!({ "error": "invalid_grant" })).await.unwrap_err().is_denied());
+    assert_eq!(judged(200, json!({ "access_token": "t" })).await.unwrap().access_token(), "t");
+}
+
+#[tokio::test]
+async fn a_404_says_to_check_the_address() {
+    for answer in [Answer::raw(404, ""), Answer::raw(404, "<html>"), Answer::raw(405, ""), Answer::json(410, json!({}))]
+    {
+        let error = ask(answer.clone()).await.unwrap_err();
+        let said = error.to_string();
+        assert!(error.is_transient() && said.contains("check the address") && !said.contains("may pass"), "{said}");
+        let (cache, _) = session(answer);
+        assert!(cache.get().await.unwrap_err().to_string().contains("check the address"));
+    }
+}
+
+#[tokio::test]
+async fn an_invalid_client_is_not_asked_to_log_in_again() {
+    let issuer = Issuer::new();
+    let meshy =
+        || MeshyDb::new(issuer.clone(), "acme", "public-key").unwrap().login_with_refresh_token("saved").unwrap();
+    for answer in [
+        Answer::oauth_error(400, "invalid_client"),
+        Answer::json(400, json!({ "message": "Client id is invalid." })),
+        Answer::raw(400, "Client id is invalid."),
+    ] {
+        issuer.queue(answer);
+        let error = TokenCache::new(meshy()).get().await.unwrap_err();
+        let said = error.to_string();
+        assert!(error.is_denied() && said.contains("check its id and secret") && !said.contains("log in"), "{said}");
+        assert_eq!(Problem::of(&error), Some(Problem::ClientId));
+    }
+}
+
+#[tokio::test]
+async fn a_problem_of_meshydb_is_one_of_meshydb_only() {
+    let mesh = MeshConnectServer::new("id", "secret");
+    mesh.fail(Some(Answer::raw(429, "")));
+    let error = TokenCache::new(MeshConnect::new(mesh, "id", "secret").unwrap()).get().await.unwrap_err();
+    assert_eq!((error.status().unwrap().as_u16(), Problem::of(&error)), (429, None));
+    assert_eq!(Problem::of(&ask(Answer::raw(429, "")).await.unwrap_err()), None);
+}
+
+#[tokio::test]
+async fn a_problem_is_read_from_what_the_server_really_said() {
+    let issuer = Issuer::new();
+    let meshy = MeshyDb::new(issuer.clone(), "acme", "public-key").unwrap();
+    issuer.queue(Answer::json(400, json!({ "message": "Password is invalid." })));
+    let cache = TokenCache::new(meshy.login_with_password("ann", "password").unwrap());
+    let error = cache.get().await.unwrap_err();
+    assert_eq!(error.description(), Some("[redacted] is invalid."));
+    assert_eq!(Problem::of(&error), Some(Problem::Password));
+}
+
+#[tokio::test]
+async fn the_code_of_a_mesh_connect_status_is_a_word() {
+    let server = MeshConnectServer::new("id", "secret");
+    server.content_status(Some("mfaRequired"));
+    let error = TokenCache::new(MeshConnect::new(server.clone(), "id", "secret").unwrap()).get().await.unwrap_err();
+    assert_eq!(error.code(), Some("mfaRequired"));
+    server.fail(Some(Answer::json(200, json!({ "content": {} }))));
+    let error = TokenCache::new(MeshConnect::new(server, "id", "secret").unwrap()).get().await.unwrap_err();
+    assert!(error.code().is_none() && error.to_string().contains("status missing"), "{error}");
+}
+
+#[tokio::test]
+async fn a_code_is_read_though_a_secret_looks_like_its_end() {
+    let issuer = Issuer::new();
+    let cache = TokenCache::new(refresh_token(&issuer));
+    assert_eq!(cache.get().await.unwrap().access_token(), "token-1");
+    issuer.queue(Answer::oauth_error(401, "invalid_token"));
+    let error = cache.refresh().await.unwrap_err();
+    assert!(error.is_denied() && error.code() == Some("invalid_token"), "{error}");
+    issuer.queue(Answer::oauth_error(400, "authorization_pending"));
+    let source = RefreshToken::new(issuer, TOKEN_URL, "my-app", "pending-review-secret").unwrap();
+    assert_eq!(TokenCache::new(source).get().await.unwrap_err().code(), Some("authorization_pending"));
+}
