@@ -148,7 +148,8 @@ impl JsonLogin {
         self
     }
 
-    /// Where in the answer the token lies: a JSON pointer (RFC 6901).
+    /// Where in the answer the token lies: a JSON pointer (RFC 6901). An empty one is for an answer that is the token and
+    /// nothing else, in JSON or not.
     ///
     /// # Errors
     /// Not a JSON pointer.
@@ -167,7 +168,8 @@ impl JsonLogin {
 
     /// How an answer is judged before its token is looked at; the body is `Null` where it is not JSON.
     ///
-    /// By default a 2xx grants, a 401 or 403 with a JSON body denies, and everything else failed.
+    /// By default a 2xx grants unless it holds an error in the place of a token; a 401 or 403 with a JSON body denies, as
+    /// does a code of RFC 6749 with which the same login can never succeed; everything else failed.
     #[must_use]
     pub fn judge(self, judge: impl Fn(StatusCode, &Value) -> Verdict + Send + Sync + 'static) -> Self {
         Self { judge: Arc::new(judge), ..self }
@@ -179,7 +181,9 @@ impl JsonLogin {
     }
 
     fn read(&self, mut answer: TokenResponse) -> Result<Token, Error> {
-        let body = decode::answer(&answer.body).unwrap_or(Value::Null);
+        let bare = || self.token_at.is_empty().then(|| answer::bare_token(&answer.body).ok()).flatten();
+        let body = decode::answer(&answer.body).or_else(|| bare().map(|token| token.access_token().into()));
+        let body = body.unwrap_or(Value::Null);
         let text = body.pointer(&self.token_at);
         // Also a token that is not taken is a secret.
         answer.secrets.extend(text.and_then(Value::as_str).map(Secret::from));
@@ -247,9 +251,11 @@ impl fmt::Debug for JsonLogin {
 
 fn by_status(status: StatusCode, body: &Value) -> Verdict {
     let denial = Denial::read(Some(body), &[], status);
+    let is_final = denial.is_final() && status.is_client_error();
     let (code, message) = (denial.code, denial.words);
     match status {
         status if status.is_success() => Verdict::Granted,
+        _ if is_final => Verdict::Denied { code, message },
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !body.is_null() => Verdict::Denied { code, message },
         _ => Verdict::Failed { code, message },
     }

@@ -84,6 +84,9 @@ async fn a_byte_order_mark_is_ignored_in_every_answer() {
     let source = RefreshToken::new(issuer.clone(), TOKEN_URL, "my-app", secret).unwrap();
     TokenCache::new(source).get().await.unwrap();
     assert_eq!(issuer.requests().pop().unwrap().form()["refresh_token"], "saved");
+    // A value is handed over by a person, who can be told.
+    let error = RefreshToken::new(issuer, TOKEN_URL, "my-app", "\u{feff}saved").unwrap_err();
+    assert!(error.is_invalid() && error.to_string().contains("byte order mark"), "{error}");
 }
 
 #[tokio::test]

@@ -6,12 +6,12 @@ use http::StatusCode;
 use serde_json::json;
 use tower_bearer::json::{JsonLogin, Verdict};
 use tower_bearer::meshydb::{MeshyDb, Problem};
-use tower_bearer::oauth2::RefreshToken;
+use tower_bearer::oauth2::{DeviceCode, RefreshToken};
 use tower_bearer::testing::{Answer, Issuer, MeshConnectServer};
 use tower_bearer::{TokenCache, mesh_connect::MeshConnect};
 
 use crate::session;
-use crate::sources::{HOUR, TOKEN_URL, ask, each, pass, password, refresh_token};
+use crate::sources::{HOUR, TOKEN_URL, ask, each, now, pass, password, refresh_token};
 
 /// How many token calls an hour of one request a second costs, if every refresh is answered so.
 async fn calls_in_an_hour(answer: Answer) -> usize {
@@ -229,6 +229,44 @@ async fn the_code_of_a_mesh_connect_status_is_a_word() {
     server.fail(Some(Answer::json(200, json!({ "content": {} }))));
     let error = TokenCache::new(MeshConnect::new(server, "id", "secret").unwrap()).get().await.unwrap_err();
     assert!(error.code().is_none() && error.to_string().contains("status missing"), "{error}");
+}
+
+#[tokio::test]
+async fn a_token_of_another_client_is_about_the_token() {
+    let words = "The refresh token was not issued to this client id.";
+    let (cache, _) = session(Answer::json(400, json!({ "error": "invalid_grant", "error_description": words })));
+    assert!(cache.get().await.unwrap_err().to_string().contains("log in again"));
+}
+
+#[tokio::test]
+async fn a_json_login_is_denied_by_the_codes_of_the_rfcs_too() {
+    let login = async |status, body| {
+        let issuer = Issuer::new();
+        issuer.queue(Answer::json(status, body));
+        TokenCache::new(JsonLogin::new(issuer, TOKEN_URL, json!({})).unwrap()).get().await
+    };
+    for (status, denied) in [(200, true), (400, true), (404, true), (429, false), (503, false)] {
+        let error =
+            login(status, json!({ "error": { "code": "invalid_grant", "message": "gone" } })).await.unwrap_err();
+        assert_eq!((error.is_denied(), error.code()), (denied, Some("invalid_grant")), "{status}: {error}");
+        assert_eq!(error.description(), Some("gone"));
+    }
+    assert!(login(200, json!({ "access_token": "t", "error": "invalid_grant" })).await.is_ok());
+}
+
+/// A device login whose client secret ends as a code begins.
+#[tokio::test(start_paused = true)]
+async fn a_device_login_goes_on_though_a_secret_looks_like_its_code() {
+    let issuer = Issuer::new();
+    let code =
+        json!({ "device_code": "d", "user_code": "u", "verification_uri": "https://example.com", "interval": 5 });
+    issuer.queue(Answer::json(200, code));
+    (0..3).for_each(|_| issuer.queue(Answer::oauth_error(400, "authorization_pending")));
+    let login = DeviceCode::new(issuer.clone(), TOKEN_URL, TOKEN_URL, "my-app").unwrap();
+    let login = login.client_auth("pending-review-secret").unwrap().begin().await.unwrap();
+    let start = now();
+    login.finish().await.unwrap();
+    assert_eq!(start.elapsed().as_secs(), 20);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use tower_bearer::{Error, FetchContext, MAX_LIFETIME, Reason, Token, TokenCache,
 use crate::sources::{HOUR, TOKEN_URL, client_credentials, pass};
 
 /// The time at which a clock that is moved by hand begins.
-const NOW: u64 = 1_700_000_000;
+pub(crate) const NOW: u64 = 1_700_000_000;
 const SECOND: Duration = Duration::from_secs(1);
 
 async fn fetch(source: impl TokenSource) -> Result<Token, Error> {
@@ -34,7 +34,7 @@ async fn assert_lives(answer: Value, seconds: u64) {
     }
 }
 
-fn jwt(exp: u64) -> String {
+pub(crate) fn jwt(exp: u64) -> String {
     let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
     format!("{}.{}.c2ln", part(json!({ "alg": "ES256" })), part(json!({ "exp": exp })))
 }

@@ -7,6 +7,7 @@ mod answers;
 mod denials;
 mod lifetimes;
 mod other_sources;
+mod platforms;
 mod redaction;
 
 use tower_bearer::TokenCache;

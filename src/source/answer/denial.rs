@@ -121,6 +121,10 @@ const CREDENTIALS: [&str; 11] = [
     "consent",
 ];
 
+/// What speaks of the client.
+const CLIENT: [&str; 6] =
+    ["client id", "client_id", "clientid", "client secret", "client authentication", "public key"];
+
 // === impl Denial ===
 
 impl Denial {
@@ -181,10 +185,9 @@ impl Denial {
     /// Whether it is the client that is denied: no login of a person would help.
     pub(crate) fn is_about_client(&self) -> bool {
         let words = self.words.as_deref().unwrap_or_default().to_ascii_lowercase();
-        self.known() == Some(INVALID_CLIENT)
-            || ["client id", "client_id", "clientid", "public key", "client secret", "client authentication"]
-                .iter()
-                .any(|name| words.contains(name))
+        let speaks_of = |names: &[&str]| names.iter().any(|name| words.contains(name));
+        // A token or a code may belong to another client, which is about the token.
+        self.known() == Some(INVALID_CLIENT) || speaks_of(&CLIENT) && !speaks_of(&["token", "code"])
     }
 }
 

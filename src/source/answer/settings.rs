@@ -5,7 +5,7 @@ macro_rules! expiry_settings {
     ($source:ty, $default:literal) => {
         impl $source {
             /// Where it says how long the token lives: a JSON pointer (RFC 6901). Default: `/expires_in`, beside the token.
-            /// Without it, what else says when a token ends counts; `docs/sources.md` has the table.
+            /// Without a lifetime, [what else says when the token ends](crate::sources#when-a-token-ends) counts.
             ///
             /// # Errors
             /// Not a JSON pointer.

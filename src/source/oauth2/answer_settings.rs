@@ -24,8 +24,8 @@ macro_rules! answer_settings {
                 Ok(self)
             }
 
-            /// Where in that object the lifetime lies: a JSON pointer (RFC 6901). Default: `/expires_in`. Without it, what
-            /// else says when a token ends counts; `docs/sources.md` has the table.
+            /// Where in that object the lifetime lies: a JSON pointer (RFC 6901). Default: `/expires_in`. Without a
+            /// lifetime, [what else says when the token ends](crate::sources#when-a-token-ends) counts.
             ///
             /// # Errors
             /// Not a JSON pointer.

@@ -3,6 +3,8 @@ use std::cell::Cell;
 use crate::secret::Secret;
 use crate::source::redact::{LONGEST_TEXT, clean, clean_code};
 
+use proptest::prelude::*;
+
 thread_local! {
     pub(super) static STEPS: Cell<usize> = const { Cell::new(0) };
 }
@@ -129,4 +131,30 @@ fn many_beginnings_of_a_secret_cost_no_time() {
     let backslashes = "\\".repeat(2000);
     assert_eq!(cleaned(&backslashes, &"\\".repeat(900)), "[redacted]".repeat(2));
     assert_eq!(cleaned(&"a".repeat(1 << 20), &format!("{}b", "a".repeat(2000))).len(), LONGEST_TEXT);
+}
+
+proptest! {
+    #[test]
+    fn no_text_keeps_a_whole_secret(
+        before in "[ab%&+5c\\\\;]{0,12}",
+        after in "[ab%&+5c\\\\;]{0,12}",
+        secret in "[ab%&+5c\\\\;é]{1,9}",
+        other in "[ab%5c\\\\]{1,5}",
+    ) {
+        let escaped: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+        let json = serde_json::Value::from(&*secret).to_string();
+        for written in [secret.clone(), secret.to_uppercase(), escaped, json[1..json.len() - 1].to_owned()] {
+            let cleaned = clean(&format!("{before}{written}{after}"), &secrets(&[&secret, &other]));
+            // Nothing of `[redacted]` is a secret here, but for single letters.
+            let rest = cleaned.replace("[redacted]", "\n");
+            prop_assert!(!rest.contains(&secret), "{} in {}", secret, cleaned);
+        }
+    }
+
+    #[test]
+    fn any_text_is_cleaned_and_bounded(text in any::<String>(), secret in any::<String>(), tail in "[%&\\\\u;0-9a-f]{0,9}") {
+        let cleaned = clean(&format!("{text}{tail}"), &secrets(&[&secret]));
+        prop_assert!(cleaned.chars().count() < LONGEST_TEXT + "[redacted]".len());
+        prop_assert!(!cleaned.contains(char::is_control));
+    }
 }
