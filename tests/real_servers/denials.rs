@@ -103,6 +103,30 @@ async fn an_empty_access_token_beside_an_error_is_the_error() {
 }
 
 #[tokio::test]
+async fn an_error_may_lie_in_the_envelope_or_around_it() {
+    for body in [
+        json!({ "data": { "error": "invalid_grant" } }),
+        json!({ "data": {}, "error": "invalid_grant" }),
+        json!({ "ok": false, "error": "invalid_grant" }),
+    ] {
+        for status in [200, 400] {
+            let issuer = Issuer::new();
+            issuer.queue(Answer::json(status, body.clone()));
+            let error = TokenCache::new(refresh_token(&issuer).answer_at("/data").unwrap()).get().await.unwrap_err();
+            assert!(error.is_denied() && error.code() == Some("invalid_grant"), "{status} {body}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_in_an_answer_that_cannot_be_read_is_not_shown() {
+    for body in ["Bad call: access_token=s3cret-1 is in use", "Sorry: {\"refresh_token\":\"s3cret-1\"} is in use"] {
+        let said = ask(Answer::raw(400, body)).await.unwrap_err().to_string();
+        assert!(!said.contains("s3cret") && said.contains("is in use"), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn the_issuers_words_are_in_the_error() {
     for (status, body, words) in [
         (401, json!({ "detail": "Incorrect username or password" }), &["Incorrect username or password"][..]),

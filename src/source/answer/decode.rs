@@ -15,9 +15,6 @@ use serde_json::Value;
 
 use crate::secret::Secret;
 
-/// The name under which every OAuth 2 server sends a refresh token (RFC 6749 section 5.1).
-const REFRESH_TOKEN: &str = "refresh_token";
-
 /// The text of these bytes, without a byte order mark.
 pub(crate) fn text(bytes: &[u8]) -> Cow<'_, str> {
     let utf16 = |decode: fn([u8; 2]) -> u16, bytes: &[u8]| {
@@ -53,14 +50,14 @@ pub(crate) fn answer(bytes: &[u8]) -> Option<Value> {
     }
 }
 
-/// Finds the refresh token in an answer that cannot be read, such as one that is cut off behind it.
-pub(crate) fn refresh_token(bytes: &[u8]) -> Option<Secret> {
+/// Finds the text of this member in an answer that cannot be read, such as one that is cut off behind it.
+pub(crate) fn find_member(bytes: &[u8], name: &str) -> Option<Secret> {
     let text = text(bytes);
-    text.match_indices(REFRESH_TOKEN).find_map(|(start, _)| {
-        let rest = &text[start + REFRESH_TOKEN.len()..];
+    text.match_indices(name).find_map(|(start, _)| {
+        let rest = &text[start + name.len()..];
         let value = match rest.strip_prefix('=') {
             Some(value) => {
-                let pair = format!("v={}", value.split(['&', '\r', '\n', '<', '"']).next()?);
+                let pair = format!("v={}", value.split(['&', '\r', '\n', '<', '"', ' ']).next()?);
                 form_urlencoded::parse(pair.as_bytes()).next()?.1.into_owned()
             }
             None => {

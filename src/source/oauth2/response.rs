@@ -109,14 +109,17 @@ impl ResponseReader {
         let object = body.as_ref().map(|body| self.object(body));
         let text = object.and_then(|object| object.pointer(&self.token_at));
         // Also tokens that are not taken are secrets.
-        body.iter().for_each(|body| answer::collect_members(body, &SECRETS, &mut answer.secrets));
+        match &body {
+            Some(body) => answer::collect_members(body, &SECRETS, &mut answer.secrets),
+            None => answer.secrets.extend(SECRETS.iter().filter_map(|name| decode::find_member(&answer.body, name))),
+        }
         answer.secrets.extend(text.and_then(Value::as_str).map(Secret::from));
         let has_token = text.is_some_and(|text| text.as_str().is_none_or(|text| !text.is_empty()) && !text.is_null());
         match self.judge.as_ref().and_then(|judge| judge(answer.status, body.as_ref().unwrap_or(&Value::Null))) {
             Some(Verdict::Granted) => {}
             Some(verdict) => return Err(self.judged(&answer, verdict)),
             None => {
-                let denial = Denial::read(body.as_ref(), &answer.body, answer.status);
+                let denial = self.denial(&answer, body.as_ref());
                 if !answer.status.is_success() || denial.is_explicit && !has_token {
                     return Err(self.denied(&answer, &denial, matches!(call, Call::Refresh(_))));
                 }
@@ -127,7 +130,7 @@ impl ResponseReader {
         let anywhere = || match &body {
             Some(body) if !has_token => answer::find_string(body, "refresh_token").map(Secret::from),
             Some(_) => None,
-            None => decode::refresh_token(&answer.body),
+            None => decode::find_member(&answer.body, "refresh_token"),
         };
         if let Call::Grant(context) | Call::Refresh(context) = call
             && let Some(rotated) = own.map(Secret::from).or_else(anywhere)
@@ -144,8 +147,19 @@ impl ResponseReader {
 
     /// The error of an answer to another call of the client.
     pub(super) fn failure(&self, answer: &TokenResponse) -> Error {
-        let body = decode::answer(&answer.body);
-        self.denied(answer, &Denial::read(body.as_ref(), &answer.body, answer.status), false)
+        self.denied(answer, &self.denial(answer, decode::answer(&answer.body).as_ref()), false)
+    }
+
+    /// What the answer says of an error: around the envelope, or within it.
+    fn denial(&self, answer: &TokenResponse, body: Option<&Value>) -> Denial {
+        let around = Denial::read(body, &answer.body, answer.status);
+        match body.map(|body| self.object(body)) {
+            Some(object) if !around.is_explicit && self.answer_at.is_some() => {
+                let within = Denial::read(Some(object), &answer.body, answer.status);
+                if within.is_explicit { within } else { around }
+            }
+            _ => around,
+        }
     }
 
     /// Servers that wrap the answer to a login do not always wrap that to a refresh.

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use crate::source::answer::decode::{self, refresh_token};
+use crate::source::answer::decode::{self, find_member};
 
 fn read(bytes: impl AsRef<[u8]>) -> Value {
     decode::answer(bytes.as_ref()).unwrap_or(Value::Null)
@@ -56,7 +56,7 @@ fn a_form_is_an_object_of_strings() {
 
 #[test]
 fn a_refresh_token_is_found_in_what_cannot_be_read() {
-    let found = |bytes: &[u8]| refresh_token(bytes).map(|secret| secret.expose().to_owned());
+    let found = |bytes: &[u8]| find_member(bytes, "refresh_token").map(|secret| secret.expose().to_owned());
     for whole in [
         &br#"{"access_token":"t","refresh_token":"r/2","expires_"#[..],
         br#"{"refresh_token" : "r\/2","x":"#,
