@@ -54,7 +54,7 @@ pub(crate) fn clean_end(text: &str, secrets: &[Secret]) -> String {
 }
 
 struct Bounds {
-    /// Whether the text may end within a secret.
+    /// Whether the text may end within a secret, as it does where less than all of it is read.
     is_cut_off: bool,
     /// How much is written.
     characters: usize,
@@ -65,8 +65,7 @@ struct Bounds {
 fn cleaned(text: &str, secrets: &[Secret], bounds: Bounds) -> String {
     let text = text.trim();
     let read = &text[..floor_char_boundary(text, bounds.bytes)];
-    let is_cut_off = bounds.is_cut_off || read.len() < text.len();
-    let mut hidden = hidden(read, secrets, is_cut_off).into_iter().peekable();
+    let mut hidden = hidden(read, secrets, bounds.is_cut_off).into_iter().peekable();
     let (mut clean, mut remaining, mut at) = (String::new(), bounds.characters, 0);
     // The bound counts what is written and not what is read: it can cut no secret in two.
     while remaining > 0

@@ -96,7 +96,7 @@ async fn an_empty_access_token_beside_an_error_is_the_error() {
         assert!(error.is_denied() && error.code() == Some("invalid_grant"), "{error}");
     }
     // No error, though it has a place for one.
-    for error in [json!(""), json!(null), json!(false), json!({})] {
+    for error in [json!(""), json!(null), json!(false), json!({}), json!("deprecated_client")] {
         let answer = json!({ "access_token": "t", "error": error, "errors": [] });
         assert_eq!(ask(Answer::json(200, answer)).await.unwrap().access_token(), "t");
     }
@@ -301,6 +301,8 @@ async fn a_code_is_read_though_a_secret_looks_like_its_end() {
     issuer.queue(Answer::oauth_error(401, "invalid_token"));
     let error = cache.refresh().await.unwrap_err();
     assert!(error.is_denied() && error.code() == Some("invalid_token"), "{error}");
+    issuer.queue(Answer::oauth_error(400, "bad_token"));
+    assert_eq!(cache.refresh().await.unwrap_err().code(), Some("bad_token"));
     issuer.queue(Answer::oauth_error(400, "authorization_pending"));
     let source = RefreshToken::new(issuer, TOKEN_URL, "my-app", "pending-review-secret").unwrap();
     assert_eq!(TokenCache::new(source).get().await.unwrap_err().code(), Some("authorization_pending"));

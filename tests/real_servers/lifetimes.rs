@@ -100,6 +100,17 @@ async fn place_and_unit_of_the_lifetime_are_settings_of_every_source() {
 }
 
 #[tokio::test]
+async fn a_lifetime_is_looked_for_beside_the_token() {
+    let issuer = Issuer::new();
+    issuer.fail(Some(Answer::json(200, json!({ "data": { "jwt": "t", "expires_in": 60 }, "expires_in": 7 }))));
+    let login = JsonLogin::new(issuer.clone(), TOKEN_URL, json!({})).unwrap().token_at("/data/jwt").unwrap();
+    assert_eq!(fetch(login).await.unwrap().lifetime().as_secs(), 60);
+    issuer.fail(Some(Answer::json(200, json!({ "data": { "jwt": "t" }, "expires_at": NOW + 7 }))));
+    let login = JsonLogin::new(issuer, TOKEN_URL, json!({})).unwrap().token_at("/data/jwt").unwrap();
+    assert_eq!(fetch(login).await.unwrap().lifetime().as_secs(), 7);
+}
+
+#[tokio::test]
 async fn a_default_is_taken_only_if_nothing_else_says_so() {
     let issuer = Issuer::new();
     let fetch_with_default = async |answer: Value| {

@@ -209,9 +209,9 @@ impl ResponseReader {
 
     /// The error that an answer is.
     fn denied(&self, answer: &TokenResponse, denial: &Denial, is_refresh: bool) -> Error {
-        let is_page = denial::is_page(&answer.body);
-        let bad_request = self.bad_request_denies && answer.status == StatusCode::BAD_REQUEST && !is_page;
-        let own_words = is_refresh && !is_page && answer.retry_after.is_none() && denial.denies_refresh(answer.status);
+        let is_bad_request = answer.status == StatusCode::BAD_REQUEST && !denial::is_page(&answer.body);
+        let bad_request = self.bad_request_denies && is_bad_request;
+        let own_words = is_refresh && answer.retry_after.is_none() && denial.denies_refresh(answer.status);
         let is_denied = denial.is_final() || bad_request || own_words;
         self.error(answer, denial, is_denied && answer.status != StatusCode::TOO_MANY_REQUESTS)
     }
