@@ -42,6 +42,29 @@ async fn a_refresh_that_is_denied_in_the_servers_own_words_is_denied() {
         (401, r#"{"detail":"Token is invalid or expired","code":"token_not_valid"}"#, Some("token_not_valid")),
         (403, r#"{"error":{"code":403,"message":"session revoked"}}"#, None),
         (400, r#"{"error":{"code":"invalid_grant"}}"#, Some("invalid_grant")),
+        (
+            400,
+            r#"{"message":"Bad Request","errors":[{"resource":"RefreshToken","field":"refresh_token","code":"invalid"}]}"#,
+            Some("invalid"),
+        ),
+        (
+            400,
+            r#"{"__type":"NotAuthorizedException","message":"Refresh Token has expired"}"#,
+            Some("NotAuthorizedException"),
+        ),
+        (
+            400,
+            r#"{"error":{"code":400,"message":"TOKEN_EXPIRED","status":"INVALID_ARGUMENT"}}"#,
+            Some("INVALID_ARGUMENT"),
+        ),
+        (401, r#"{"errors":[{"code":89,"message":"Invalid or expired token."}]}"#, Some("89")),
+        (200, r#"{"errcode":40030,"errmsg":"invalid refresh_token"}"#, Some("40030")),
+        (200, r#"{"code":20026,"msg":"refresh token is invalid"}"#, Some("20026")),
+        (
+            200,
+            r#"{"data":{"description":"Refresh token is invalid","error_code":10010},"message":"error"}"#,
+            Some("10010"),
+        ),
     ] {
         let (cache, _) = session(Answer::raw(status, body));
         let error = cache.get().await.unwrap_err();
@@ -79,6 +102,9 @@ async fn what_passes_denies_no_refresh() {
         Answer::json(403, json!({ "message": "Token calls are throttled" })),
         Answer::json(200, json!({ "error": { "message": "quota exceeded" } })),
         wait(Answer::oauth_error(401, "bad_refresh_token")),
+        Answer::json(200, json!({ "ok": false, "error": "ratelimited" })),
+        Answer::json(400, json!({ "error": "Access Denied", "error_description": "You have made too many requests." })),
+        Answer::json(200, json!({ "code": 200, "msg": "the token is in data", "data": { "type": "token" } })),
     ] {
         let (cache, _) = session(answer.clone());
         let error = cache.get().await.unwrap_err();

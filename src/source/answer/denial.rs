@@ -1,12 +1,12 @@
 //! What an error answer says: which members hold its code and its words, and whether it denies for good.
 //!
-//! An error is looked for in the answer itself, in its member `error` or `fault` if that is an object, and in the first item
-//! of `errors`, of `error` or of the answer if that is a list.
+//! An error is looked for in the answer itself, in its member `error`, `fault` or `data` if that is an object, and in the
+//! first item of `errors`, of `error` or of the answer if that is a list.
 //!
 //! | | members |
 //! |---|---|
-//! | code | `error`, `errorCode`, `error_code`, `errorcode`, `errorType`, `error_type`, `code`, and of an inner object `type`, `status`: the first with a code of the RFCs, else the first text, else the first number other than the status |
-//! | words | `error_description`, `errorSummary`, `title`, `detail`, `message`, `errorMessage`, `error_message`, `error_msg`, `msg`, `description`, `reason`, `faultstring`: all of them; else the first text in `errors`; else a body that is a sentence |
+//! | code | `error`, `errorCode`, `error_code`, `errorcode`, `errcode`, `errorType`, `error_type`, `code`, `__type`, and of an inner object other than `data` `type`, `status`: the first with a code of the RFCs, else the first text, else the first number other than the status |
+//! | words | `error_description`, `errorSummary`, `title`, `detail`, `message`, `errorMessage`, `error_message`, `error_msg`, `errmsg`, `msg`, `description`, `reason`, `faultstring`: all of them; else the first text in `errors`; else a body that is a sentence |
 //!
 //! | answer | taken as |
 //! |---|---|
@@ -66,9 +66,10 @@ const OTHER: [&str; 8] = [
     "unsupported_response_type",
 ];
 
-const CODES: [&str; 7] = ["error", "errorCode", "error_code", "errorcode", "errorType", "error_type", "code"];
+const CODES: [&str; 9] =
+    ["error", "errorCode", "error_code", "errorcode", "errcode", "errorType", "error_type", "code", "__type"];
 const INNER_CODES: [&str; 2] = ["type", "status"];
-const WORDS: [&str; 12] = [
+const WORDS: [&str; 13] = [
     "error_description",
     "errorSummary",
     "title",
@@ -77,6 +78,7 @@ const WORDS: [&str; 12] = [
     "errorMessage",
     "error_message",
     "error_msg",
+    "errmsg",
     "msg",
     "description",
     "reason",
@@ -131,19 +133,19 @@ impl Denial {
     /// What this answer says; `body` is what its bytes hold.
     pub(crate) fn read(body: Option<&Value>, bytes: &[u8], status: StatusCode) -> Self {
         let body = body.unwrap_or(&Value::Null);
-        let objects = objects(body);
-        let texts = |names: &[&str], from: usize| -> Vec<Value> {
-            let members = objects.iter().skip(from).flat_map(|object| names.iter().map(|name| object.get(*name)));
-            members.flatten().cloned().collect()
-        };
-        let codes: Vec<_> = texts(&CODES, 0).into_iter().chain(texts(&INNER_CODES, 1)).collect();
+        let errors = errors(body);
+        let root = first(body);
+        let around = root.as_object().into_iter();
+        let objects: Vec<_> =
+            around.chain(errors.iter().copied()).chain(root.get("data").and_then(Value::as_object)).collect();
+        let codes = texts(&objects, &CODES).into_iter().chain(texts(&errors, &INNER_CODES)).collect::<Vec<_>>();
         let named: Vec<_> = codes.iter().filter_map(code_text).collect();
         let number = || codes.iter().filter_map(Value::as_u64).find(|number| *number != u64::from(status.as_u16()));
         let code = named.iter().find(|code| known(code).is_some()).or(named.first()).map(|code| (*code).to_owned());
         Self {
             has_named_code: code.is_some(),
             code: code.or_else(|| number().map(|number| number.to_string())),
-            words: words(body, &texts(&WORDS, 0)).or_else(|| sentence(bytes)),
+            words: words(body, &texts(&objects, &WORDS)).or_else(|| sentence(bytes)),
             is_explicit: objects.iter().any(|object| is_explicit(object)),
         }
     }
@@ -193,16 +195,21 @@ impl Denial {
 
 // === reading ===
 
-/// The objects that may hold an error: the answer first.
-fn objects(body: &Value) -> Vec<&Map<String, Value>> {
-    let body = body.as_array().and_then(|items| items.first()).unwrap_or(body);
-    let first = |value: &'_ Value| match value.as_array() {
-        Some(_) => "/0",
-        None => "",
-    };
-    let inner = ["error", "fault", "errors"].iter().filter_map(|name| body.get(*name));
-    let inner = inner.filter_map(|value| value.pointer(first(value))?.as_object());
-    body.as_object().into_iter().chain(inner).collect()
+/// The objects that are there for an error only.
+fn errors(body: &Value) -> Vec<&Map<String, Value>> {
+    let members = ["error", "fault", "errors"].iter().filter_map(|name| first(body).get(*name));
+    members.filter_map(|member| first(member).as_object()).collect()
+}
+
+/// The first item of a list, and any other value itself.
+fn first(value: &Value) -> &Value {
+    value.as_array().and_then(|items| items.first()).unwrap_or(value)
+}
+
+/// The members of these names.
+fn texts(objects: &[&Map<String, Value>], names: &[&str]) -> Vec<Value> {
+    let members = objects.iter().flat_map(|object| names.iter().filter_map(|name| object.get(*name)));
+    members.cloned().collect()
 }
 
 fn is_explicit(object: &Map<String, Value>) -> bool {
@@ -214,9 +221,12 @@ fn is_explicit(object: &Map<String, Value>) -> bool {
         Value::Object(members) => !members.is_empty(),
         Value::Bool(true) => true,
     };
-    let names = ["error", "errors", "fault", "errorCode", "error_code", "errorcode"];
+    let names = ["error", "errors", "fault", "errorCode", "error_code", "errorcode", "errcode"];
+    let number = object.get("code").and_then(Value::as_i64);
     names.iter().any(|name| object.get(*name).is_some_and(is_error))
         || ["ok", "success"].iter().any(|name| object.get(*name) == Some(&Value::Bool(false)))
+        // The numbers with which envelopes say that all is well.
+        || number.is_some_and(|number| ![0, 200].contains(&number))
 }
 
 /// A text that can be a code: no address, as RFC 9457 has for types of problems.
