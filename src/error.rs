@@ -13,6 +13,8 @@ use std::time::Duration;
 use http::{Response, StatusCode};
 use tower::BoxError;
 
+use crate::secret::Secret;
+
 /// Why there is no token, or why a value was not accepted.
 ///
 /// Cloning costs one reference count. The text says what happened, where, and what to do; it holds no secret, no query
@@ -28,8 +30,18 @@ pub struct Error {
     retry_after: Option<Duration>,
     /// The head of the API's response, if the response could not be kept.
     rejected_response: Option<Arc<Response<()>>>,
-    /// Whether a denial is the end of the session, for want of a login.
-    final_denial: bool,
+    /// What helps against a denial.
+    remedy: Remedy,
+}
+
+/// What helps against a denial, beside what its code says.
+#[derive(Clone, Copy)]
+enum Remedy {
+    ByCode,
+    /// The session has ended, for want of a login.
+    LogIn,
+    /// The client is denied: no login helps.
+    CheckClient,
 }
 
 struct Inner {
@@ -144,6 +156,14 @@ pub(crate) struct ErrorResponse {
     pub(crate) code: Option<String>,
     /// The issuer's words: already bounded, cleaned, and free of known secrets.
     pub(crate) text: Option<String>,
+    pub(crate) said: Said,
+}
+
+/// What the issuer said, word for word: decisions are made on this, and nobody is shown it.
+#[derive(Default)]
+pub(crate) struct Said {
+    pub(crate) code: Option<Secret>,
+    pub(crate) text: Option<Secret>,
 }
 
 // === impl Error ===
@@ -391,7 +411,17 @@ impl Error {
 
     /// Says, where it is a denial, that there is no login to fall back to.
     pub(crate) fn without_login(self) -> Self {
-        Self { final_denial: true, ..self }
+        Self { remedy: Remedy::LogIn, ..self }
+    }
+
+    /// Says, where it is a denial, that it is the client that is denied.
+    pub(crate) fn of_client(self) -> Self {
+        Self { remedy: Remedy::CheckClient, ..self }
+    }
+
+    /// Where the answer came from, and the code and the words that it really holds.
+    pub(crate) fn said(&self) -> Option<(&str, &Said)> {
+        self.answer().map(|answer| (&*answer.endpoint, &answer.said))
     }
 
     /// A user's error, kept as it is where it is ours already.
@@ -419,7 +449,7 @@ impl Error {
     }
 
     fn over(inner: Inner) -> Self {
-        Self { inner: Arc::new(inner), retry_after: None, rejected_response: None, final_denial: false }
+        Self { inner: Arc::new(inner), retry_after: None, rejected_response: None, remedy: Remedy::ByCode }
     }
 }
 
@@ -428,20 +458,28 @@ impl fmt::Display for Error {
         match &self.inner.kind {
             Kind::Invalid { field, problem } => write!(f, "invalid {field}: {problem}"),
             Kind::Request(problem) => f.write_str(problem),
-            Kind::Denied(answered) if self.final_denial => write!(
-                f,
-                "{answered}: the refresh token was denied, and there is no login to fall back to; log in again"
-            ),
             Kind::Denied(answered) => {
-                let what = match answered.code.as_deref() {
-                    Some("access_denied") => "access was denied; log in again, or ask whoever grants it",
-                    Some(
-                        "invalid_request" | "invalid_scope" | "invalid_target" | "unauthorized_client"
-                        | "unsupported_grant_type",
+                let what = match (self.remedy, answered.code.as_deref()) {
+                    (Remedy::LogIn, _) => {
+                        "the refresh token was denied, and there is no login to fall back to; log in again"
+                    }
+                    (Remedy::CheckClient, _) | (_, Some("invalid_client")) => {
+                        "the client was denied; check its id and secret, and how it authenticates"
+                    }
+                    (_, Some("access_denied")) => "access was denied; log in again, or ask whoever grants it",
+                    (
+                        _,
+                        Some(
+                            "invalid_request" | "invalid_scope" | "invalid_target" | "unauthorized_client"
+                            | "unsupported_grant_type",
+                        ),
                     ) => "the request was denied; check grant, scope and resource, and what the client may ask for",
                     _ => "the credentials were denied; check them, or log in again",
                 };
                 write!(f, "{answered}: {what}")
+            }
+            Kind::Answered(answered) if answered.is_elsewhere() => {
+                write!(f, "{answered}; check the address: this endpoint does not seem to be there")
             }
             Kind::Answered(answered) => write!(f, "{answered}; this may pass: try again after a pause"),
             Kind::Unusable { endpoint: Some(endpoint), problem } => write!(f, "unusable answer of {endpoint}: {problem}"),
@@ -496,6 +534,15 @@ impl fmt::Display for Error {
             Some(wait) => write!(f, " (the issuer asks to wait {:.0} s)", wait.as_secs_f64().ceil()),
             None => Ok(()),
         }
+    }
+}
+
+// === impl ErrorResponse ===
+
+impl ErrorResponse {
+    /// Whether the status says that the call went to a wrong address.
+    fn is_elsewhere(&self) -> bool {
+        matches!(self.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::GONE)
     }
 }
 

@@ -22,6 +22,7 @@ pub mod sources {}
 /// Recipes, each of them compiled.
 ///
 /// [`oauth2::Revocation`]: crate::oauth2::Revocation
+/// [`file::TokenFile`]: crate::file::TokenFile
 #[doc = include_str!("../docs/cookbook.md")]
 pub mod cookbook {}
 
@@ -46,6 +47,7 @@ pub mod composition {}
 /// [`Error::find`]: crate::Error::find
 /// [`Error::rejected_response`]: crate::Error::rejected_response
 /// [`meshydb::Problem`]: crate::meshydb::Problem
+/// [sources]: crate::guide::sources
 #[doc = include_str!("../docs/errors.md")]
 pub mod errors {}
 

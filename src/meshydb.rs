@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::cache::TokenCache;
 use crate::error::Error;
+use crate::meshydb::problem::{REGISTRATION, REVOCATION, TOKEN};
 use crate::source::endpoint::{self, Endpoint};
 use crate::source::oauth2::{Client, Password, RefreshToken, Revocation};
 use crate::source::require_non_empty;
@@ -56,9 +57,6 @@ pub struct MeshyDb {
 
 /// What anonymous users have for a password.
 const ANONYMOUS: &str = "nopassword";
-const TOKEN: &str = "connect/token";
-const REVOCATION: &str = "connect/revocation";
-const REGISTRATION: &str = "users/register/anonymous";
 /// The unreserved characters of RFC 3986 stay as they are.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 

@@ -259,6 +259,9 @@ pub(crate) fn require_non_empty(field: &'static str, text: &str) -> Result<(), E
     if text.is_empty() {
         return Err(Error::invalid(field, "it is empty"));
     }
+    if text.starts_with('\u{feff}') {
+        return Err(Error::invalid(field, "it begins with a byte order mark"));
+    }
     if text.chars().any(char::is_control) {
         return Err(Error::invalid(field, "it holds a control character, such as a line break at its end"));
     }

@@ -77,16 +77,21 @@ impl Token {
     /// A token from its text, with a lifetime of [`DEFAULT_LIFETIME`] and nothing else.
     ///
     /// # Errors
-    /// The text is empty, or holds something else than visible ASCII characters (RFC 6750 section 2.1 allows fewer
-    /// still): white space, line breaks and control characters cannot go into a header.
+    /// The text is empty, or longer than 64 KiB, or holds something else than visible ASCII characters (RFC 6750 section
+    /// 2.1 allows fewer still): white space, line breaks and control characters cannot go into a header. Only the word
+    /// `Bearer` may stand before it, and is left out.
     pub fn new(access_token: impl AsRef<str>) -> Result<Self, Error> {
         Self::parse(access_token.as_ref()).map_err(|problem| Error::unusable(None, problem))
     }
 
     /// As [`Token::new`], with the bare problem, for errors that name an endpoint.
     pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
+        let text = without_scheme(text);
         if text.is_empty() {
             return Err("the access token is empty");
+        }
+        if text.len() > LONGEST_TOKEN {
+            return Err("the access token is longer than 64 KiB, which no API takes in a header");
         }
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(
@@ -264,6 +269,16 @@ impl SessionId {
 }
 
 const PREFIX: &str = "Bearer ";
+/// Far more than servers take in all headers together.
+const LONGEST_TOKEN: usize = 64 * 1024;
+
+/// Several servers and files have the header's value in the place of the token (RFC 9110 section 11.1: in any case).
+fn without_scheme(text: &str) -> &str {
+    match text.split_at_checked(PREFIX.len()) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(PREFIX) => token.trim_start_matches(' '),
+        _ => text,
+    }
+}
 
 #[cfg(test)]
 mod tests;

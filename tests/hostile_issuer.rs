@@ -107,7 +107,7 @@ async fn the_other_members_are_kept_and_odd_ones_do_not_fail_the_answer() {
     assert_eq!((token.scope(), token.id_token().unwrap().expose()), (Some("a b"), "i"));
     assert_eq!((token.refresh_token().unwrap().expose(), token.extra("region")), ("r", Some(&json!("eu"))));
     assert_eq!((token.extra("access_token"), token.extra("refresh_token")), (None, None));
-    let token = granted(json!({ "scope": ["a"], "id_token": 7, "refresh_token": {} })).await.unwrap();
+    let token = granted(json!({ "scope": [7], "id_token": 7, "refresh_token": {} })).await.unwrap();
     assert!(token.scope().is_none() && token.id_token().is_none() && token.refresh_token().is_none());
 }
 
@@ -128,7 +128,7 @@ async fn a_known_error_code_denies_whatever_the_status_says() {
 #[tokio::test]
 async fn what_is_no_known_error_code_denies_nothing() {
     let bodies = ["", "Forbidden", "<html>invalid_grant</html>", "null", "[]", r#"{"error":"slow_down"}"#];
-    let odd = [r#"{"error":{"code":"invalid_grant"}}"#, r#"{"error":null}"#, r#"{"error":"invalid_grant""#, "\u{feff}"];
+    let odd = [r#"{"error":null}"#, r#"{"error":"invalid_grant""#, "\u{feff}"];
     for body in bodies.into_iter().chain(odd) {
         for status in [201, 400, 401, 403, 429, 500, 503] {
             let error = rejected(Answer::raw(status, body)).await;
@@ -234,15 +234,12 @@ async fn what_is_no_json_object_is_an_error_that_says_so() {
         "{".into(),
         r#"{"access_token":"t","expires_in":36"#.into(),
         "<html><body>Welcome to the hotel</body></html>".into(),
-        "access_token=t&expires_in=3600".into(),
         "null".into(),
         "[]".into(),
         r#""t""#.into(),
         nested("[", "]").into(),
         format!(r#"{{"x":{}}}"#, nested(r#"{"x":"#, "}")).into(),
-        Bytes::from_static(b"{\"access_token\":\"\xff\xfe\"}"),
         Bytes::from_static(b"\0\0\0\0"),
-        Bytes::from_static(b"{\"access_token\":\"a\0b\"}"),
     ];
     for body in odd {
         let start = body.slice(..body.len().min(40));

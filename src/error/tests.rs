@@ -33,6 +33,7 @@ fn answer(status: u16, code: Option<&str>, text: Option<&str>) -> ErrorResponse 
         status: StatusCode::from_u16(status).unwrap(),
         code: code.map(Into::into),
         text: text.map(Into::into),
+        said: Said::default(),
     }
 }
 

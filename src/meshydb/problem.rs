@@ -3,6 +3,13 @@
 use http::StatusCode;
 
 use crate::error::Error;
+use crate::secret::Secret;
+
+pub(super) const TOKEN: &str = "connect/token";
+pub(super) const REVOCATION: &str = "connect/revocation";
+pub(super) const REGISTRATION: &str = "users/register/anonymous";
+/// How the addresses of MeshyDB's endpoints end.
+const PATHS: [&str; 3] = [TOKEN, REVOCATION, REGISTRATION];
 
 /// What MeshyDB's token endpoint said no to: the reasons that its documentation lists under 400 and 429.
 ///
@@ -51,10 +58,16 @@ pub enum Problem {
 impl Problem {
     /// What this error of a MeshyDB session is about, where it came from MeshyDB and says so.
     pub fn of(error: &Error) -> Option<Self> {
+        let (endpoint, said) = error.said()?;
+        if !PATHS.iter().any(|path| endpoint.ends_with(path)) {
+            return None;
+        }
         match error.status()? {
             StatusCode::TOO_MANY_REQUESTS => Some(Self::Limit),
             StatusCode::BAD_REQUEST => {
-                let (words, code) = (error.description().unwrap_or_default(), error.code().unwrap_or_default());
+                // As they were sent: a password may be one of these words.
+                let text = |said: &Option<Secret>| said.as_ref().map_or(String::new(), |said| said.expose().to_owned());
+                let (words, code) = (&text(&said.text), &text(&said.code));
                 // The words may also stand where RFC 6749 has its code.
                 Self::in_words(words).or_else(|| Self::in_code(code)).or_else(|| Self::in_words(code))
             }

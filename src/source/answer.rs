@@ -1,29 +1,37 @@
-//! What a JSON answer says: the token's text and how long it lives. Shared by every source that reads JSON.
+//! What an answer says: its bytes, its token, how long that lives, and denials. Shared by every source.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::borrow::Cow;
 
 use serde_json::Value;
 
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::FetchContext;
-use crate::source::transport::TokenResponse;
-use crate::token::{MAX_LIFETIME, Token};
+use crate::token::Token;
 
-/// A token from the answer's member, with a lifetime from another.
-pub(crate) fn token(
-    answer: &TokenResponse,
-    text: Option<&Value>,
-    expires_in: Option<&Value>,
-    default_lifetime: Duration,
-) -> Result<Token, Error> {
-    let text = match text {
-        Some(Value::String(text)) => text,
-        Some(Value::Null) | None => return Err(answer.unusable("it holds no access token")),
-        Some(_) => return Err(answer.unusable("its access token is not a string")),
-    };
-    let token = Token::parse(text).map_err(|problem| answer.unusable(problem))?;
-    Ok(token.with_lifetime(lifetime(expires_in, default_lifetime)))
+pub(crate) mod decode;
+pub(crate) mod denial;
+pub(crate) mod lifetime;
+pub(crate) mod settings;
+
+/// The token that a member of an answer is.
+pub(crate) fn token(text: Option<&Value>) -> Result<Token, Cow<'static, str>> {
+    match text {
+        Some(Value::String(text)) => Token::parse(text).map_err(Cow::Borrowed),
+        Some(Value::Null) | None => Err("it holds no access token".into()),
+        Some(_) => Err("its access token is not a string".into()),
+    }
+}
+
+/// The token that is all there is in these bytes, but for white space around it.
+pub(crate) fn bare_token(bytes: &[u8]) -> Result<Token, &'static str> {
+    let text = decode::text(bytes);
+    let text = text.trim();
+    // Without a space in it, JSON would pass for a token.
+    if text.starts_with(['{', '[', '<', '"']) {
+        return Err("it holds JSON, or a page, and not a bare token");
+    }
+    Token::parse(text)
 }
 
 /// What is secret in the token to be replaced: an issuer may know it.
@@ -31,43 +39,6 @@ pub(crate) fn replaced_secrets(context: &FetchContext) -> impl Iterator<Item = S
     context.replaced().into_iter().flat_map(|token| {
         [Some(token.access_token().into()), token.refresh_token(), token.id_token().cloned()].into_iter().flatten()
     })
-}
-
-/// What `expires_in` means, in whatever form it comes.
-///
-/// | sent | taken as |
-/// |---|---|
-/// | a number, whole or fractional; the same as a string | that many seconds |
-/// | zero, negative | no life at all: the token is dead on arrival |
-/// | more than 100 years | 100 years |
-/// | missing, null, or nothing that is a number | the default lifetime |
-pub(crate) fn lifetime(expires_in: Option<&Value>, default: Duration) -> Duration {
-    expires_in.and_then(seconds).unwrap_or(default)
-}
-
-/// A number of seconds, in whatever form it comes.
-pub(crate) fn seconds(value: &Value) -> Option<Duration> {
-    let seconds: f64 = match value {
-        Value::Number(number) => number.as_f64(),
-        Value::String(text) => text.trim().parse().ok(),
-        _ => None,
-    }?;
-    // Cut first: a `Duration` cannot hold every number.
-    seconds.is_finite().then(|| Duration::from_secs_f64(seconds.clamp(0.0, MAX_LIFETIME.as_secs_f64())))
-}
-
-/// How long a token lives that ends at this time, counted from 1970; if it has ended, how long ago.
-pub(crate) fn until(end: Duration, now: SystemTime) -> Result<Duration, Duration> {
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    if end > now { Ok(end - now) } else { Err(now - end) }
-}
-
-/// A setting of the sources: what is taken where the issuer names no lifetime.
-pub(crate) fn default_lifetime(lifetime: Duration) -> Result<Duration, Error> {
-    if lifetime.is_zero() {
-        return Err(Error::invalid("default_lifetime", "a token without a life cannot be used"));
-    }
-    Ok(lifetime)
 }
 
 /// A setting of the sources: a JSON pointer. RFC 6901 section 3: empty, or each step behind a slash, where `~0` is a tilde
@@ -79,6 +50,35 @@ pub(crate) fn pointer(field: &'static str, pointer: impl Into<String>) -> Result
         return Err(Error::invalid(field, "not a JSON pointer; write it as /content/token"));
     }
     Ok(pointer)
+}
+
+/// The object in which the member at this pointer lies.
+pub(crate) fn parent<'a>(answer: &'a Value, pointer: &str) -> &'a Value {
+    pointer.rsplit_once('/').and_then(|(parent, _)| answer.pointer(parent)).unwrap_or(answer)
+}
+
+/// The first text that is a member of this name, wherever it lies.
+pub(crate) fn find_string<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
+    match value {
+        Value::Array(items) => items.iter().find_map(|item| find_string(item, name)),
+        Value::Object(members) => {
+            let own = members.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+            own.or_else(|| members.values().find_map(|member| find_string(member, name)))
+        }
+        _ => None,
+    }
+}
+
+/// Every text that is a member of one of these names, wherever it lies.
+pub(crate) fn collect_members(value: &Value, names: &[&str], found: &mut Vec<Secret>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| collect_members(item, names, found)),
+        Value::Object(members) => members.iter().for_each(|(name, member)| match member {
+            Value::String(text) if names.contains(&&**name) => found.push(text.as_str().into()),
+            other => collect_members(other, names, found),
+        }),
+        _ => {}
+    }
 }
 
 /// Every text, and every number long enough for a PIN.
@@ -93,6 +93,3 @@ pub(crate) fn collect_strings(value: &Value, found: &mut Vec<Secret>) {
         _ => {}
     }
 }
-
-#[cfg(test)]
-mod tests;

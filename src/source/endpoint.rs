@@ -120,6 +120,15 @@ impl Endpoint {
         }
     }
 
+    /// One GET, of which the same is true as of a [`post`](Endpoint::post).
+    pub(crate) async fn get(&self, clock: &Clock, mut secrets: Vec<Secret>) -> Result<TokenResponse, Error> {
+        let address = self.address(clock).await?;
+        let mut request = Request::new(Bytes::new());
+        *request.headers_mut() = self.headers.clone();
+        secrets.extend(request.headers().values().filter_map(credentials));
+        address.send(&*self.http, clock, request, secrets).await
+    }
+
     /// One POST. The status is not evaluated; a redirect is an answer like any other. `secrets` and the headers' values
     /// are what no error repeats.
     pub(crate) async fn post(

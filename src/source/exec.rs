@@ -5,23 +5,25 @@
 //! | kubectl's credential plugins: `aws eks get-token`, `aws-iam-authenticator`, `gke-gcloud-auth-plugin`, `kubelogin` | nothing |
 //! | `az account get-access-token --output json` | `token_at("/accessToken")`, `expires_at("/expires_on")` |
 //! | `gcloud config config-helper --format=json` | `token_at("/credential/access_token")`, `expires_at("/credential/token_expiry")` |
-//! | one that prints what an OAuth 2 server answers | `token_at("/access_token")`, `lifetime_at("/expires_in")` |
+//! | one that prints what an OAuth 2 server answers | `token_at("/access_token")` |
+//! | `gcloud auth print-access-token`, `gh auth token`, `az .. --query accessToken --output tsv` | `bare_token()` |
 
 use std::ffi::OsString;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde_json::Value;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::process::Command;
 
 use crate::error::Error;
 use crate::secret::Secret;
+use crate::source::answer::lifetime::{Expiry, Issued};
+use crate::source::answer::settings::expiry_settings;
+use crate::source::answer::{self, decode};
 use crate::source::exec::run::{Output, run};
 use crate::source::redact::clean_end;
-use crate::source::{FetchContext, TokenSource, answer};
+use crate::source::{FetchContext, TokenSource};
 use crate::token::{MAX_LIFETIME, Token};
 
 mod run;
@@ -42,7 +44,7 @@ mod run;
 ///
 /// Neither arguments nor what the program prints are shown. Where it fails, the error holds the end of what it wrote to
 /// its standard error, 256 characters at most, in which arguments, values of [`env`](TokenCommand::env) and tokens are
-/// replaced, other than those of less than 4 characters.
+/// replaced, other than those of less than 4 characters: of `key=value`, `--key=value` and `-kvalue` the value as well.
 ///
 /// ```
 /// # #[cfg(unix)] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
@@ -67,12 +69,20 @@ pub struct TokenCommand {
     program: OsString,
     args: Vec<OsString>,
     env: Vec<(String, Secret)>,
-    /// `None`: where an `ExecCredential` has it, and it has to be one.
-    token_at: Option<String>,
-    expires_at: String,
-    lifetime_at: Option<String>,
-    default_lifetime: Duration,
+    place: Place,
+    expiry: Expiry,
 }
+
+/// Where in what the program prints the token lies.
+enum Place {
+    /// Where an `ExecCredential` has it, and it has to be one.
+    ExecCredential,
+    At(String),
+    /// It is all there is.
+    Bare,
+}
+
+expiry_settings!(TokenCommand, "Default: [`MAX_LIFETIME`], which is until an API rejects it.");
 
 /// The ends of an `ExecCredential` (client.authentication.k8s.io/v1).
 const TOKEN_AT: &str = "/status/token";
@@ -95,10 +105,8 @@ impl TokenCommand {
             program: program.into(),
             args: Vec::new(),
             env: Vec::new(),
-            token_at: None,
-            expires_at: EXPIRES_AT.into(),
-            lifetime_at: None,
-            default_lifetime: MAX_LIFETIME,
+            place: Place::ExecCredential,
+            expiry: Expiry::new().expires_at(EXPIRES_AT).expect("a JSON pointer"),
         }
     }
 
@@ -124,33 +132,14 @@ impl TokenCommand {
     /// # Errors
     /// Not a JSON pointer.
     pub fn token_at(self, pointer: impl Into<String>) -> Result<Self, Error> {
-        Ok(Self { token_at: Some(answer::pointer("token_at", pointer)?), ..self })
+        Ok(Self { place: Place::At(answer::pointer("token_at", pointer)?), ..self })
     }
 
-    /// Where it says when the token ends, as a date (RFC 3339) or in seconds since 1970, a number or a text: a JSON
-    /// pointer (RFC 6901). Default: `/status/expirationTimestamp`.
-    ///
-    /// # Errors
-    /// Not a JSON pointer.
-    pub fn expires_at(self, pointer: impl Into<String>) -> Result<Self, Error> {
-        Ok(Self { expires_at: answer::pointer("expires_at", pointer)?, ..self })
-    }
-
-    /// Where it says how long the token lives, in seconds from now, for what does not say when it ends: a JSON pointer
-    /// (RFC 6901).
-    ///
-    /// # Errors
-    /// Not a JSON pointer.
-    pub fn lifetime_at(self, pointer: impl Into<String>) -> Result<Self, Error> {
-        Ok(Self { lifetime_at: Some(answer::pointer("lifetime_at", pointer)?), ..self })
-    }
-
-    /// The lifetime of a token that nothing is said about. Default: [`MAX_LIFETIME`], which is until an API rejects it.
-    ///
-    /// # Errors
-    /// Zero.
-    pub fn default_lifetime(self, lifetime: Duration) -> Result<Self, Error> {
-        Ok(Self { default_lifetime: answer::default_lifetime(lifetime)?, ..self })
+    /// The program prints the token itself and nothing else, as `gcloud auth print-access-token` and `gh auth token` do. A
+    /// JWT (RFC 7519) lives until its `exp`.
+    #[must_use]
+    pub fn bare_token(self) -> Self {
+        Self { place: Place::Bare, ..self }
     }
 
     /// The token it printed; `now` is the time before it was started.
@@ -158,26 +147,31 @@ impl TokenCommand {
         if !output.status.success() {
             return Err(format!("it ended with {}", output.status));
         }
-        let printed: Value = serde_json::from_slice(&output.stdout).map_err(|_| "it printed no JSON")?;
-        if self.token_at.is_none() && printed["kind"] != "ExecCredential" {
-            return Err(
-                "it printed no ExecCredential; where the token is in another shape lies is said by `token_at`".into()
-            );
-        }
-        let at = self.token_at.as_deref().unwrap_or(TOKEN_AT);
-        let text = match printed.pointer(at) {
-            Some(Value::String(text)) => text,
-            Some(Value::Null) | None => return Err(format!("it printed no token at {at}")),
-            Some(_) => return Err(format!("what it printed at {at} is no text")),
-        };
-        let lifetime = match printed.pointer(&self.expires_at) {
-            Some(Value::Null) | None => {
-                let seconds = self.lifetime_at.as_deref().and_then(|at| printed.pointer(at));
-                answer::lifetime(seconds, self.default_lifetime)
+        let (printed, at, token) = match &self.place {
+            Place::Bare => (Value::Null, "", answer::bare_token(&output.stdout)?),
+            place => {
+                let printed = decode::json(&output.stdout)
+                    .ok_or("it printed no JSON; one that prints a bare token is told by `bare_token`")?;
+                let at = match place {
+                    Place::At(place) => place,
+                    _ if printed["kind"] == "ExecCredential" => TOKEN_AT,
+                    _ => {
+                        let remedy = "where the token is in another shape lies is said by `token_at`";
+                        return Err(format!("it printed no ExecCredential; {remedy}"));
+                    }
+                };
+                let token = match printed.pointer(at) {
+                    Some(Value::String(text)) => Token::parse(text)?,
+                    Some(Value::Null) | None => return Err(format!("it printed no token at {at}")),
+                    Some(_) => return Err(format!("what it printed at {at} is no text")),
+                };
+                (printed, at, token)
             }
-            Some(end) => lifetime(end, now).map_err(|problem| format!("{problem} (at {})", self.expires_at))?,
         };
-        Ok(Token::parse(text)?.with_lifetime(lifetime))
+        let beside = answer::parent(&printed, at);
+        let issued = Issued { answer: &printed, beside, token: token.access_token(), at: now, now };
+        let lifetime = self.expiry.read(&issued, MAX_LIFETIME);
+        Ok(token.with_lifetime(lifetime.map_err(|problem| problem.describe("it hands out an old one"))?))
     }
 
     /// An error that names the program, with what it said of it.
@@ -195,16 +189,11 @@ impl TokenCommand {
     fn secrets(&self, output: &Output, context: &FetchContext) -> Vec<Secret> {
         // What is not where a token should be may be one all the same.
         let mut secrets: Vec<_> = answer::replaced_secrets(context).collect();
-        match serde_json::from_slice(&output.stdout) {
-            Ok(printed) => answer::collect_strings(&printed, &mut secrets),
-            Err(_) => secrets.push(String::from_utf8_lossy(&output.stdout).trim().into()),
+        match decode::json(&output.stdout) {
+            Some(printed) => answer::collect_strings(&printed, &mut secrets),
+            None => secrets.push(decode::text(&output.stdout).trim().into()),
         }
-        let args = self.args.iter().map(|arg| arg.to_string_lossy());
-        // `--password=secret` is repeated in parts; `--verbose` is no secret.
-        secrets.extend(args.filter_map(|arg| match arg.strip_prefix("--") {
-            Some(option) => option.split_once('=').map(|(_, value)| Secret::from(value)),
-            None => Some(Secret::from(arg.into_owned())),
-        }));
+        self.args.iter().for_each(|arg| argument_secrets(&arg.to_string_lossy(), &mut secrets));
         secrets.extend(self.env.iter().map(|(_, value)| value.clone()));
         secrets.retain(|secret| secret.expose().len() >= SHORTEST_SECRET);
         secrets
@@ -219,7 +208,7 @@ impl TokenSource for TokenCommand {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
         let mut command = Command::new(&self.program);
         command.args(&self.args);
-        command.envs(self.token_at.is_none().then_some(EXEC_INFO));
+        command.envs(matches!(self.place, Place::ExecCredential).then_some(EXEC_INFO));
         command.envs(self.env.iter().map(|(name, value)| (name, value.expose())));
         let now = context.now();
         let limit = context.response_timeout();
@@ -238,15 +227,13 @@ impl fmt::Debug for TokenCommand {
     }
 }
 
-/// How long it is until this date or time.
-fn lifetime(end: &Value, now: SystemTime) -> Result<Duration, String> {
-    let date = || {
-        let date = OffsetDateTime::parse(end.as_str()?.trim(), &Rfc3339).ok()?;
-        Some(Duration::new(date.unix_timestamp().try_into().unwrap_or(0), date.nanosecond()))
-    };
-    let end = answer::seconds(end).or_else(date);
-    let end = end.ok_or("when its token ends is neither a date (RFC 3339) nor a number of seconds since 1970")?;
-    answer::until(end, now).map_err(|ago| {
-        format!("its token ended {} s ago: it hands out an old one, or this machine's clock is wrong", ago.as_secs())
-    })
+/// What may be secret in an argument: all of it but for a switch such as `--verbose`, what follows `=` or `:`, and what is
+/// written together with an option of one letter.
+fn argument_secrets(arg: &str, secrets: &mut Vec<Secret>) {
+    let is_switch = arg.starts_with("--");
+    secrets.extend(Some(arg).filter(|arg| !is_switch && !arg.is_empty()).map(Secret::from));
+    secrets.extend(arg.split_once(['=', ':']).map(|(_, value)| Secret::from(value)));
+    if let Some(value) = arg.strip_prefix('-').filter(|_| !is_switch) {
+        secrets.extend(value.char_indices().nth(1).map(|(start, _)| Secret::from(&value[start..])));
+    }
 }

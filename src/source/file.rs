@@ -25,27 +25,30 @@
 //! # Ok(()) }
 //! ```
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::error::Error;
-use crate::source::{FetchContext, TokenSource, answer};
+use crate::source::answer::lifetime::{Expiry, Issued, jwt_claims};
+use crate::source::answer::settings::expiry_settings;
+use crate::source::answer::{self, decode};
+use crate::source::{FetchContext, TokenSource};
 use crate::token::{MAX_LIFETIME, Token};
 
-/// A file that holds a token and nothing else, but for white space around it.
+/// A file that holds a token and nothing else, but for white space around it; or JSON, with the token where
+/// [`token_at`](TokenFile::token_at) says. A byte order mark is no part of either.
 ///
 /// The file is read at the first fetch, again when a request comes and the last look is a minute old
 /// ([`reread_every`](TokenFile::reread_every)), and at once when an API rejects the token. It need not exist before
 /// that. The same token again is no failure, unless it was rejected.
 ///
 /// A JWT (RFC 7519) is taken to live until its `exp`, which is read and not verified; another token until the file says
-/// otherwise. While the file cannot be read, or holds no token, the last good one goes on being sent until its end, and
+/// otherwise. In JSON a lifetime counts from when the file was written. While the file cannot be read, or holds no token, the last good one goes on being sent until its end, and
 /// [`status`](crate::TokenCache::status) and a WARN event say why: so a look into the middle of a rotation does no harm.
 /// A JWT that breaks off before its signature is known to be half written; of other texts nobody can tell, so whoever
 /// writes them should rename a whole file over the old one.
@@ -73,7 +76,18 @@ use crate::token::{MAX_LIFETIME, Token};
 pub struct TokenFile {
     path: PathBuf,
     reread_every: Duration,
+    token_at: Option<String>,
+    expiry: Expiry,
 }
+
+/// What was in the file.
+struct Content {
+    bytes: Vec<u8>,
+    /// When it was written, if the file system knows that.
+    written: Option<SystemTime>,
+}
+
+expiry_settings!(TokenFile, "Default: [`MAX_LIFETIME`], which is until the file holds another.");
 
 /// As often as Kubernetes' own clients look; its kubelet replaces a token a fifth of its life before it ends.
 const REREAD_EVERY: Duration = Duration::from_secs(60);
@@ -85,7 +99,15 @@ const LONGEST: u64 = 1024 * 1024;
 impl TokenFile {
     /// The file at this path, which is looked up anew each time: symbolic links may change.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), reread_every: REREAD_EVERY }
+        Self { path: path.into(), reread_every: REREAD_EVERY, token_at: None, expiry: Expiry::new() }
+    }
+
+    /// Where the token lies in a file that holds JSON: a JSON pointer (RFC 6901).
+    ///
+    /// # Errors
+    /// Not a JSON pointer.
+    pub fn token_at(self, pointer: impl Into<String>) -> Result<Self, Error> {
+        Ok(Self { token_at: Some(answer::pointer("token_at", pointer)?), ..self })
     }
 
     /// How old the last look at the file may get. Default: 60 s. Without requests, and without
@@ -101,24 +123,36 @@ impl TokenFile {
     }
 
     /// What the file holds, as a token; `now` is the time before it was read.
-    fn token(&self, text: &str, now: SystemTime) -> Result<Token, Error> {
-        let unusable = |problem| {
-            let remedy = "it must hold the token's text and nothing else";
-            Error::unusable(None, format!("the file {}: {problem}; {remedy}", self.path.display()))
+    fn token(&self, content: &Content, now: SystemTime) -> Result<Token, Error> {
+        let unusable = |problem: Cow<'static, str>| {
+            let remedy = match &self.token_at {
+                None => "it must hold the token's text and nothing else; the place in a JSON file is set by `token_at`",
+                Some(_) => "it must hold JSON with the token at the place set by `token_at`",
+            };
+            self.error(format!("{problem}; {remedy}"))
         };
-        let token = Token::parse(text).map_err(unusable)?;
-        let lifetime = match jwt_claims(text).map_err(unusable)?.get("exp").and_then(answer::seconds) {
-            None => MAX_LIFETIME,
-            Some(exp) => answer::until(exp, now).map_err(|ago| {
-                let problem = format!(
-                    "the token in the file {} ended {} s ago: whatever rewrites it has stopped, or this machine's clock is wrong",
-                    self.path.display(),
-                    ago.as_secs(),
-                );
-                Error::unusable(None, problem)
-            })?,
+        let (printed, token) = match &self.token_at {
+            None => {
+                let token = answer::bare_token(&content.bytes).map_err(|problem| unusable(problem.into()))?;
+                jwt_claims(token.access_token()).map_err(|problem| unusable(problem.into()))?;
+                (Value::Null, token)
+            }
+            Some(place) => {
+                let json = decode::json(&content.bytes).ok_or_else(|| unusable("it holds no JSON".into()))?;
+                let token = answer::token(json.pointer(place)).map_err(unusable)?;
+                (json, token)
+            }
         };
+        let beside = self.token_at.as_deref().map_or(&Value::Null, |place| answer::parent(&printed, place));
+        let issued =
+            Issued { answer: &printed, beside, token: token.access_token(), at: content.written.unwrap_or(now), now };
+        let lifetime = self.expiry.read(&issued, MAX_LIFETIME);
+        let lifetime = lifetime.map_err(|problem| self.error(problem.describe("whatever rewrites it has stopped")))?;
         Ok(token.with_lifetime(lifetime).with_refresh_in(self.reread_every))
+    }
+
+    fn error(&self, problem: String) -> Error {
+        Error::unusable(None, format!("the file {}: {problem}", self.path.display()))
     }
 }
 
@@ -127,19 +161,20 @@ impl TokenSource for TokenFile {
         let path = self.path.clone();
         let now = context.now();
         // One blocking task for all of it; `tokio::fs` would take one for each step.
-        let text = tokio::task::spawn_blocking(move || read(&path)).await.map_err(Error::transient)??;
-        self.token(text.trim(), now)
+        let content = tokio::task::spawn_blocking(move || read(&path)).await.map_err(Error::transient)??;
+        self.token(&content, now)
     }
 }
 
-fn read(path: &Path) -> Result<String, Error> {
+fn read(path: &Path) -> Result<Content, Error> {
     let failed = |problem: String, remedy: &str| {
         Error::unusable(None, format!("the file {} {problem}; {remedy}", path.display()))
     };
     let unreadable =
         |error| failed(format!("could not be read: {error}"), "check the path, its permissions, and what writes it");
     // A pipe or a terminal would block the thread for as long as nobody writes to it.
-    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
         return Err(failed("is no regular file".into(), "name one that can be read again and again"));
     }
     let mut bytes = Vec::new();
@@ -148,31 +183,5 @@ fn read(path: &Path) -> Result<String, Error> {
     if bytes.len() as u64 > LONGEST {
         return Err(failed("is longer than 1 MiB, which no token is".into(), "check the path"));
     }
-    String::from_utf8(bytes).map_err(|_| failed("is no text".into(), "it must hold the token's text and nothing else"))
-}
-
-/// The claims of a JWT (RFC 7519 section 3), none for every other text; an error for a JWT that breaks off.
-fn jwt_claims(text: &str) -> Result<Map<String, Value>, &'static str> {
-    const BREAKS_OFF: &str = "it begins as a JWT and breaks off, as if it were half written";
-    let mut parts = text.split('.');
-    let header = parts.next().and_then(object);
-    match (header, parts.next(), parts.next()) {
-        // The beginning of `{"`, in the alphabet of JWTs, and no whole object.
-        (None, ..) if text.starts_with("eyJ") && text.bytes().all(is_of_a_jwt) => Err(BREAKS_OFF),
-        // RFC 7515 section 4.1.1, RFC 7516 section 4.1.1: the header of every JWT names an algorithm.
-        (Some(header), ..) if !header.contains_key("alg") => Ok(Map::new()),
-        (Some(_), None, _) | (Some(_), _, None) => Err(BREAKS_OFF),
-        // One that is encrypted has other parts, which only the API can read.
-        (Some(_), Some(claims), Some(_)) => Ok(object(claims).unwrap_or_default()),
-        (None, ..) => Ok(Map::new()),
-    }
-}
-
-fn is_of_a_jwt(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
-}
-
-/// A part of a JWT that is a JSON object (RFC 7515 section 2: base64url without padding).
-fn object(part: &str) -> Option<Map<String, Value>> {
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
+    Ok(Content { bytes, written: metadata.modified().ok() })
 }

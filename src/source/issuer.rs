@@ -10,6 +10,7 @@ use tokio::sync::OnceCell;
 
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::source::answer::decode;
 use crate::source::transport::{self, CALL_DEADLINE, EndpointUrl, HttpClient, HttpSend, TokenResponse};
 
 /// An authorization server, known by its issuer identifier; its endpoints are looked up in its metadata.
@@ -120,7 +121,7 @@ impl Shared {
             return Err(answer.error(false, None, Some("its metadata could not be read")));
         }
         let Some(metadata) = document(&answer) else {
-            return Err(answer.unusable("the metadata of an issuer is a JSON object"));
+            return Err(answer.unreadable("the metadata of an issuer is a JSON object"));
         };
         match metadata.get("issuer").and_then(Value::as_str) {
             Some(issuer) if issuer == self.id => Ok(metadata),
@@ -138,7 +139,10 @@ impl Shared {
 }
 
 fn document(answer: &TokenResponse) -> Option<Map<String, Value>> {
-    answer.status.is_success().then(|| serde_json::from_slice(&answer.body).ok())?
+    match decode::json(&answer.body) {
+        Some(Value::Object(members)) if answer.status.is_success() => Some(members),
+        _ => None,
+    }
 }
 
 fn is_outage(status: StatusCode) -> bool {

@@ -91,15 +91,15 @@ fn evaluate(status: StatusCode, body: &Value) -> LoginOutcome {
         return LoginOutcome::Granted;
     }
     let code = match (envelope, content) {
-        (Some("ok"), Some(content)) => Some(format!("ok, content.status {content}")),
-        (Some(envelope), _) => Some(envelope.to_owned()),
-        (None, _) => status.is_success().then(|| "status missing".to_owned()),
+        (Some("ok"), Some(content)) => Some(content.to_owned()),
+        (envelope, _) => envelope.map(str::to_owned),
     };
     // What groups errors comes first: the text for people may be longer than what is repeated of it.
     let words = [
         text("/errorType").map(str::to_owned),
         text("/errorHash").map(|hash| format!("errorHash {hash}")),
         (ok && !failed).then(|| "it holds no id_token".to_owned()),
+        (status.is_success() && envelope.is_none()).then(|| "status missing".to_owned()),
         text("/displayMessage").map(str::to_owned),
         text("/message").map(str::to_owned),
     ];

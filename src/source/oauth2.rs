@@ -17,6 +17,7 @@
 //! [`at`](ClientCredentials::at) from an [`Issuer`] whose metadata says where that is. [`ClientAuth`] is how the client
 //! authenticates, [`Revocation`] how a token is ended.
 
+mod answer_settings;
 mod assertion;
 mod auth;
 #[cfg(feature = "authorization-code")]
@@ -30,6 +31,7 @@ mod password;
 #[cfg(any(feature = "jwt", feature = "authorization-code"))]
 mod random;
 mod refresh;
+mod response;
 mod revocation;
 mod settings;
 

@@ -32,8 +32,8 @@ use crate::source::require_non_empty;
 /// A closure that owns something its futures use has to be an ordinary closure that hands each future its own:
 /// `move || { let vault = vault.clone(); async move { vault.read("password").await } }`.
 ///
-/// A value is checked when it is handed over. What a closure returns is freed of white space at its end, for the sake
-/// of files and their last line break, and checked when it is used. Where it fails, the fetch fails, and is tried again
+/// A value is checked when it is handed over. What a closure returns is freed of white space at its end and of a byte
+/// order mark, for the sake of files and their last line break, and checked when it is used. Where it fails, the fetch fails, and is tried again
 /// after a pause; with [`Error::denied`] it says that trying again cannot help, as a [`TokenSource`](crate::TokenSource)
 /// does.
 #[diagnostic::on_unimplemented(
@@ -122,7 +122,8 @@ impl SecretProvider {
             Kind::Closure(ask) => {
                 let secret = ask(now).await.map_err(|error| Error::secret(field, error))?;
                 let text = secret.expose();
-                let secret = if text.trim_end() == text { secret.clone() } else { text.trim_end().into() };
+                let bare = text.strip_prefix('\u{feff}').unwrap_or(text).trim_end();
+                let secret = if bare == text { secret.clone() } else { bare.into() };
                 require_non_empty(field, secret.expose()).map_err(|error| Error::secret(field, error))?;
                 Ok(secret)
             }

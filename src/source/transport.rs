@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, DATE, RETRY_AFTER};
+use http::header::{ACCEPT, CONTENT_ENCODING, DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -15,7 +15,7 @@ use tower::util::ServiceExt;
 use tower::{BoxError, Service};
 
 use crate::clock::Clock;
-use crate::error::{Error, ErrorResponse};
+use crate::error::{Error, ErrorResponse, Said};
 use crate::origin;
 use crate::secret::Secret;
 use crate::source::redact;
@@ -50,6 +50,10 @@ pub(crate) struct TokenResponse {
     pub(crate) endpoint: Arc<str>,
     pub(crate) status: StatusCode,
     pub(crate) retry_after: Option<Duration>,
+    /// What the time is: by the server's clock if it tells it (RFC 9110 section 6.6.1), else by ours.
+    pub(crate) now: SystemTime,
+    /// How the body is compressed, if it is.
+    content_encoding: Option<String>,
     pub(crate) body: Bytes,
     /// What no error from this answer repeats.
     pub(crate) secrets: Vec<Secret>,
@@ -64,6 +68,8 @@ struct SyncClient<S, B>(Mutex<S>, PhantomData<fn(B)>);
 
 /// How long a call outside a fetch waits for its answer.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(30);
+/// How much of an answer's words is kept for decisions, in characters.
+const LONGEST_SAID: usize = 1024;
 /// No token answer is longer.
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
@@ -141,6 +147,8 @@ impl EndpointUrl {
             endpoint: self.name.clone(),
             status: response.status(),
             retry_after: retry_after(response.headers(), clock.now().wall),
+            now: UNIX_EPOCH + sent(response.headers()).unwrap_or(clock.now().wall),
+            content_encoding: content_encoding(&response),
             body: response.into_body(),
             secrets,
         })
@@ -152,22 +160,42 @@ impl EndpointUrl {
 impl TokenResponse {
     /// An error from this answer. A borrowed code is one of ours; everything else is the issuer's words.
     pub(crate) fn error(&self, denied: bool, code: Option<Cow<'static, str>>, text: Option<&str>) -> Error {
+        let bounded = |text: &str| Secret::from(text.chars().take(LONGEST_SAID).collect::<String>());
+        let said = Said { code: code.as_deref().map(bounded), text: text.map(bounded) };
         let text = if self.status.is_redirection() {
             Some("it redirects, which is not followed: name the final address".to_owned())
+        } else if let (None, Some(problem)) = (text, self.compression()) {
+            Some(problem)
         } else {
             text.map(|text| self.clean(text))
         };
         let code = code.map(|code| match code {
             Cow::Borrowed(known) => known.to_owned(),
-            Cow::Owned(words) => self.clean(&words),
+            Cow::Owned(words) => redact::clean_code(&words, &self.secrets),
         });
         let answered = ErrorResponse {
             endpoint: Arc::clone(&self.endpoint),
             status: self.status,
             code: code.filter(|code| !code.is_empty()),
             text: text.filter(|text| !text.is_empty()),
+            said,
         };
         Error::answered(answered, denied, self.retry_after)
+    }
+
+    /// The error of a body that is not what it should be, or cannot be read for being compressed.
+    pub(crate) fn unreadable(&self, problem: &'static str) -> Error {
+        self.unusable(self.compression().map_or(Cow::Borrowed(problem), Cow::Owned))
+    }
+
+    /// What is wrong with a body that came compressed.
+    fn compression(&self) -> Option<String> {
+        let encoding = self.content_encoding.as_deref()?;
+        Some(format!(
+            "its content-encoding is {}, which was not asked for: put a decompressing layer around the client, or have \
+             the server send it plain",
+            self.clean(encoding)
+        ))
     }
 
     pub(crate) fn unusable(&self, problem: impl Into<Cow<'static, str>>) -> Error {
@@ -188,15 +216,35 @@ pub(crate) fn join_path(field: &'static str, base: &str, path: &str) -> Result<S
     Ok(format!("{}/{path}", base.trim_end_matches('/')))
 }
 
-/// RFC 9110 section 10.2.3: seconds, or an HTTP date. The date is held against the issuer's own clock where it tells
-/// it (section 6.6.1), else against ours.
+/// The encoding that a header names, or that the first bytes give away (RFC 1952 section 2.3.1).
+fn content_encoding(response: &Response<Bytes>) -> Option<String> {
+    match response.headers().get(CONTENT_ENCODING) {
+        Some(value) => Some(String::from_utf8_lossy(value.as_bytes()).trim().to_lowercase())
+            .filter(|encoding| !encoding.is_empty() && encoding != "identity"),
+        None => response.body().starts_with(b"\x1f\x8b").then(|| "gzip, though no header says so".to_owned()),
+    }
+}
+
+/// RFC 9110 section 10.2.3: seconds, or an HTTP date; several servers send fractions of seconds. The date is held against
+/// the issuer's own clock where it tells it (section 6.6.1), else against ours.
 fn retry_after(headers: &HeaderMap, wall: Duration) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
-    let sent = headers.get(DATE).and_then(|value| date(value.to_str().ok()?));
-    Some(date(text)?.saturating_sub(sent.unwrap_or(wall)))
+    if let Some((seconds, fraction)) = text.split_once('.')
+        && [seconds, fraction].iter().all(|digits| !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit()))
+    {
+        // Too much of a pause is right, and too little is not.
+        let seconds: u64 = seconds.parse().unwrap_or(u64::MAX);
+        return Some(Duration::from_secs(seconds.saturating_add(u64::from(fraction.contains(|c| c != '0')))));
+    }
+    Some(date(text)?.saturating_sub(sent(headers).unwrap_or(wall)))
+}
+
+/// When the issuer sent its answer, by its own clock.
+fn sent(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(DATE).and_then(|value| date(value.to_str().ok()?))
 }
 
 fn date(text: &str) -> Option<Duration> {

@@ -64,12 +64,29 @@ fn a_text_that_no_header_may_carry_is_an_error_that_does_not_repeat_it() {
     let texts = rejected
         .into_iter()
         .flat_map(|problem| [hidden(problem), format!("{problem}hunter2"), format!("hunter2{problem}")]);
-    for text in texts.chain([String::new(), "hunter2\r\nX-Admin: yes".into(), "Bearer hunter2".into()]) {
+    for text in texts.chain([String::new(), "hunter2\r\nX-Admin: yes".into(), "Basic hunter2".into()]) {
         let error = Token::new(&text).unwrap_err();
         assert!(error.is_transient() && !error.is_denied(), "{text:?}");
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
     }
     assert!(Token::new("").unwrap_err().to_string().contains("empty"));
+}
+
+#[test]
+fn the_word_bearer_before_a_token_is_no_part_of_it() {
+    for text in ["t", "Bearer t", "bearer t", "BEARER   t"] {
+        assert_eq!(Token::new(text).unwrap().access_token(), "t", "{text}");
+    }
+    for odd in ["Bearer ", "Bearer", "Bearer t t", "Bearer t ", "Bearer\tt", " Bearer t"] {
+        assert_eq!(Token::new(odd).is_ok(), odd == "Bearer", "{odd}");
+    }
+}
+
+#[test]
+fn a_token_has_64_kib_at_most() {
+    assert!(Token::new("t".repeat(64 * 1024)).is_ok());
+    let error = Token::new("t".repeat(64 * 1024 + 1)).unwrap_err();
+    assert!(error.to_string().contains("64 KiB"), "{error}");
 }
 
 proptest! {

@@ -1,20 +1,20 @@
 //! What the grants share: the token endpoint, the client's authentication, the reading of answers.
 
-use std::borrow::Cow;
-use std::time::Duration;
-
 use http::StatusCode;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::secret::Secret;
+use crate::source::answer::denial::INVALID_CLIENT;
 use crate::source::endpoint::Endpoint;
+use crate::source::json::LoginOutcome;
 use crate::source::oauth2::auth::ClientAuth;
+use crate::source::oauth2::response::{Call, ResponseReader};
 use crate::source::secret::SecretProvider;
 use crate::source::transport::TokenResponse;
 use crate::source::{FetchContext, answer, require_non_empty};
-use crate::token::{DEFAULT_LIFETIME, Token, TokenId};
+use crate::token::{Token, TokenId};
 
 /// A client of a token endpoint.
 #[derive(Clone, Debug)]
@@ -25,14 +25,9 @@ pub(crate) struct Client {
     scope: Option<String>,
     /// Sent with every call, beside what the grant says: resources, audiences, what a server asks for. One may be a key.
     parameters: Vec<(String, Secret)>,
-    default_lifetime: Duration,
-    /// Whether a 400 denies the credentials whatever its body says (unless that is a page of some gateway): for
-    /// providers that document the status and not the body.
-    bad_request_denies: bool,
+    reader: ResponseReader,
     /// What no error repeats, beside what a call carries and the token to be replaced.
     secrets: Vec<Secret>,
-    /// Whether a denied refresh token is the end, for want of a login.
-    has_no_login: bool,
 }
 
 /// Parameters by name.
@@ -40,7 +35,6 @@ type Form<'a> = [(&'a str, &'a str)];
 
 /// How much of the fetch deadline a refresh waits for an answer before it asks again.
 const FIRST_ATTEMPT: f64 = 2.0 / 3.0;
-const INVALID_CLIENT: &str = "invalid_client";
 /// What the grants and settings send by themselves.
 const RESERVED: [&str; 25] = [
     "grant_type",
@@ -86,10 +80,8 @@ impl Client {
             auth: ClientAuth::none(),
             scope: None,
             parameters: Vec::new(),
-            default_lifetime: DEFAULT_LIFETIME,
-            bad_request_denies: false,
+            reader: ResponseReader::new(),
             secrets: Vec::new(),
-            has_no_login: false,
         }
     }
 
@@ -111,8 +103,9 @@ impl Client {
     }
 
     /// For a provider whose 400 denies whatever its body says.
-    pub(crate) fn with_denying_bad_request(self) -> Self {
-        Self { bad_request_denies: true, ..self }
+    pub(crate) fn with_denying_bad_request(mut self) -> Self {
+        self.reader.deny_bad_requests();
+        self
     }
 
     /// For a session that begins with this secret.
@@ -128,8 +121,26 @@ impl Client {
     }
 
     /// For a session that nothing can begin anew.
-    pub(super) fn without_login(self) -> Self {
-        Self { has_no_login: true, ..self }
+    pub(super) fn without_login(mut self) -> Self {
+        self.reader.expect_no_login();
+        self
+    }
+
+    /// Changes how answers are read.
+    pub(super) fn with_reader(
+        mut self,
+        set: impl FnOnce(&mut ResponseReader) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
+        set(&mut self.reader)?;
+        Ok(self)
+    }
+
+    pub(super) fn with_judge(
+        mut self,
+        evaluate: impl Fn(StatusCode, &Value) -> Option<LoginOutcome> + Send + Sync + 'static,
+    ) -> Self {
+        self.reader.evaluate(evaluate);
+        self
     }
 
     pub(crate) fn with_scope(self, scope: impl Into<String>) -> Self {
@@ -144,10 +155,6 @@ impl Client {
     pub(super) fn with_header(mut self, name: &str, value: &str) -> Result<Self, Error> {
         self.endpoint.header("header", name, value)?;
         Ok(self)
-    }
-
-    pub(super) fn with_default_lifetime(self, lifetime: Duration) -> Result<Self, Error> {
-        Ok(Self { default_lifetime: answer::default_lifetime(lifetime)?, ..self })
     }
 
     pub(super) fn with_parameter(mut self, name: &str, value: impl Into<String>) -> Result<Self, Error> {
@@ -185,7 +192,7 @@ impl Client {
         if answer.as_ref().is_err_and(Error::is_ambiguous) {
             answer = self.endpoint.within(context.response_timeout() - first_attempt, ask()).await;
         }
-        let token = self.read(answer?, Some(context))?;
+        let token = self.reader.read(answer?, Call::Refresh(context))?;
         Ok(if token.refresh_token().is_some() { token } else { token.with_refresh_token(refresh_token.clone()) })
     }
 
@@ -212,7 +219,7 @@ impl Client {
         secrets: &[(&str, Secret)],
     ) -> Result<Token, Error> {
         let ask = self.ask(context, form, secrets, true);
-        self.read(self.endpoint.within(context.response_timeout(), ask).await?, Some(context))
+        self.reader.read(self.endpoint.within(context.response_timeout(), ask).await?, Call::Grant(context))
     }
 
     async fn ask(
@@ -243,7 +250,8 @@ impl Client {
     /// Asks for a token outside a fetch.
     pub(super) async fn login(&self, form: &Form<'_>, secret_params: &[(&str, Secret)]) -> Result<Token, Error> {
         let asked = Clock::System.now();
-        let token = self.read(self.call(&self.endpoint, form, secret_params, false).await?, None)?;
+        let answer = self.call(&self.endpoint, form, secret_params, false).await?;
+        let token = self.reader.read(answer, Call::Login)?;
         let expires_at = asked.after(token.lifetime()).system_time();
         Ok(token.published(TokenId::default(), expires_at))
     }
@@ -283,93 +291,10 @@ impl Client {
         form.extend_pairs(self.parameters.iter().map(|(name, value)| (name, value.expose())));
     }
 
-    /// RFC 6749 section 5. The error code counts whatever the status says: servers disagree about the status.
-    ///
-    /// A login outside a fetch has no context.
-    fn read(&self, mut answer: TokenResponse, context: Option<&FetchContext>) -> Result<Token, Error> {
-        let body = serde_json::from_slice::<Map<String, Value>>(&answer.body);
-        let text = |name| body.as_ref().ok().and_then(|body| body.get(name)).and_then(Value::as_str);
-        // Also tokens that are not taken are secrets.
-        answer
-            .secrets
-            .extend(["access_token", "refresh_token", "id_token"].into_iter().filter_map(text).map(Secret::from));
-        if !answer.status.is_success() || (text("error").is_some() && text("access_token").is_none()) {
-            return Err(self.failure(&answer));
-        }
-        // Before anything else can fail: the one before it may be spent, also if the rest of the answer is of no use.
-        if let Some(context) = context
-            && let Some(rotated) = text("refresh_token").filter(|text| !text.is_empty()).map(Secret::from)
-            && context.refresh_token().as_ref() != Some(&rotated)
-        {
-            context.rotated(rotated);
-        }
-        let mut body = body.map_err(|_| answer.unusable("it is not a JSON object"))?;
-        let mut token = self.token(&answer, &body)?;
-        let mut take = |name| match body.remove(name) {
-            Some(Value::String(text)) if !text.is_empty() => Some(text),
-            _ => None,
-        };
-        if let Some(refresh_token) = take("refresh_token") {
-            token = token.with_refresh_token(refresh_token);
-        }
-        if let Some(scope) = take("scope") {
-            token = token.with_scope(scope);
-        }
-        if let Some(id_token) = take("id_token") {
-            token = token.with_id_token(id_token);
-        }
-        if let Some(refresh_in) = body.get("refresh_in").and_then(answer::seconds).filter(|time| !time.is_zero()) {
-            token = token.with_refresh_in(refresh_in);
-        }
-        body.retain(|name, _| !matches!(&**name, "access_token" | "token_type" | "expires_in" | "refresh_in"));
-        Ok(token.with_extra(body))
-    }
-
-    /// The error that an answer is.
+    /// The error that an answer to another call is.
     pub(crate) fn failure(&self, answer: &TokenResponse) -> Error {
-        let body = serde_json::from_slice::<Value>(&answer.body).unwrap_or_default();
-        let text = |name| body.get(name).and_then(Value::as_str);
-        let words = text("error_description").or(text("message")).or(body.as_str());
-        let words = words.or_else(|| plain_text(&answer.body));
-        self.error(answer, text("error"), words)
+        self.reader.failure(answer)
     }
-
-    fn token(&self, answer: &TokenResponse, body: &Map<String, Value>) -> Result<Token, Error> {
-        let kind = body.get("token_type").and_then(Value::as_str).unwrap_or_default();
-        if !kind.is_empty() && !kind.eq_ignore_ascii_case("bearer") {
-            return Err(answer.unusable(format!("its token type is {}, not Bearer", answer.clean(kind))));
-        }
-        answer::token(answer, body.get("access_token"), body.get("expires_in"), self.default_lifetime)
-    }
-
-    /// The error of an answer with this code and this text.
-    fn error(&self, answer: &TokenResponse, code: Option<&str>, text: Option<&str>) -> Error {
-        let known = code.and_then(known);
-        let page = answer.body.trim_ascii_start().starts_with(b"<");
-        let bad_request = self.bad_request_denies && answer.status == StatusCode::BAD_REQUEST && !page;
-        let denied = (known.is_some() || bad_request) && answer.status != StatusCode::TOO_MANY_REQUESTS;
-        let is_end = self.has_no_login && known != Some(INVALID_CLIENT);
-        let code = known.map(Cow::Borrowed).or_else(|| code.map(|code| Cow::Owned(code.to_owned())));
-        let error = answer.error(denied, code, text);
-        if is_end { error.without_login() } else { error }
-    }
-}
-
-/// The codes of RFC 6749 sections 5.2 and 4.1.2.1, RFC 8707 section 2 and RFC 8628 section 3.5 with which the same call can
-/// never succeed.
-fn known(code: &str) -> Option<&'static str> {
-    const FINAL: [&str; 9] = [
-        "invalid_request",
-        INVALID_CLIENT,
-        "invalid_grant",
-        "unauthorized_client",
-        "unsupported_grant_type",
-        "invalid_scope",
-        "invalid_target",
-        "access_denied",
-        "expired_token",
-    ];
-    FINAL.into_iter().find(|known| *known == code)
 }
 
 /// Whether the login is asked again after a rejected refresh: after every denial and every 400, but not where the client
@@ -377,11 +302,6 @@ fn known(code: &str) -> Option<&'static str> {
 fn ends_session(error: &Error) -> bool {
     let rejected = error.is_denied() || error.status() == Some(StatusCode::BAD_REQUEST);
     rejected && error.code() != Some(INVALID_CLIENT)
-}
-
-/// A body that is a sentence: neither JSON nor a page.
-fn plain_text(body: &[u8]) -> Option<&str> {
-    str::from_utf8(body).ok().filter(|text| text.trim_start().starts_with(|c: char| c.is_alphabetic()))
 }
 
 #[cfg(test)]

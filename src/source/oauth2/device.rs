@@ -3,13 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::clock;
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::source::answer;
+use crate::source::answer::decode;
+use crate::source::answer::lifetime::seconds;
 use crate::source::endpoint::{Endpoint, TOKEN_ENDPOINT};
 use crate::source::issuer::Issuer;
 use crate::source::oauth2::client::Client;
@@ -124,8 +125,9 @@ impl DeviceCode {
 
 impl DeviceAuthorization {
     fn read(client: Client, answer: &TokenResponse) -> Result<Self, Error> {
-        let body: Map<String, Value> =
-            serde_json::from_slice(&answer.body).map_err(|_| answer.unusable("it is not a JSON object"))?;
+        let Some(Value::Object(body)) = decode::answer(&answer.body) else {
+            return Err(answer.unreadable("it is not a JSON object"));
+        };
         // Shown to a person, on a terminal perhaps: nothing that moves its cursor.
         let text = |name| {
             let text = body.get(name)?.as_str()?;
@@ -138,7 +140,7 @@ impl DeviceAuthorization {
         else {
             return Err(answer.unusable("it lacks device_code, user_code or verification_uri"));
         };
-        let expires_in = answer::lifetime(body.get("expires_in"), EXPIRES_IN.0).min(EXPIRES_IN.1);
+        let expires_in = body.get("expires_in").and_then(seconds).unwrap_or(EXPIRES_IN.0).min(EXPIRES_IN.1);
         Ok(Self {
             client: client.redacting_text(&user_code),
             device_code: device_code.into(),
@@ -147,7 +149,7 @@ impl DeviceAuthorization {
             verification_uri_complete: text("verification_uri_complete"),
             expires_in,
             end: clock::from_now(expires_in),
-            interval: answer::lifetime(body.get("interval"), INTERVAL),
+            interval: body.get("interval").and_then(seconds).unwrap_or(INTERVAL),
         })
     }
 

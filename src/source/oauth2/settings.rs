@@ -3,6 +3,8 @@
 /// What every grant can say.
 macro_rules! client_settings {
     ($grant:ty) => {
+        $crate::source::oauth2::answer_settings::answer_settings!($grant);
+
         impl $grant {
             /// The scope to ask for: words separated by spaces (RFC 6749 section 3.3). Not sent with a refresh token,
             /// which keeps the scope it was given.
@@ -49,12 +51,15 @@ macro_rules! client_settings {
                 Ok(self)
             }
 
-            /// The lifetime of a token whose answer names none. Default: [`DEFAULT_LIFETIME`](crate::DEFAULT_LIFETIME).
+            /// The lifetime of a token of which nothing says when it ends. Default:
+            /// [`DEFAULT_LIFETIME`](crate::DEFAULT_LIFETIME); for the token of a person's login that brings no refresh
+            /// token [`MAX_LIFETIME`](crate::MAX_LIFETIME), which is until an API rejects it.
             ///
             /// # Errors
             /// Zero.
             pub fn default_lifetime(mut self, lifetime: std::time::Duration) -> Result<Self, $crate::error::Error> {
-                self.client = self.client.with_default_lifetime(lifetime)?;
+                self.client =
+                    self.client.with_reader(|reader| reader.expiry(|expiry| expiry.default_lifetime(lifetime)))?;
                 Ok(self)
             }
         }

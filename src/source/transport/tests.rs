@@ -21,7 +21,10 @@ fn retry_after_is_read_in_seconds() {
     for (value, seconds) in [("0", Some(0)), (" 7 ", Some(7)), ("99999999999999999999999", Some(u64::MAX))] {
         assert_eq!(wait(&[("retry-after", value)]), seconds, "{value}");
     }
-    for odd in ["", "-1", "+5", "1.5", "soon", "7s"] {
+    for (value, seconds) in [("292.052427053", 293), ("60.0", 60), ("0.4", 1), ("0.0", 0)] {
+        assert_eq!(wait(&[("retry-after", value)]), Some(seconds), "{value}");
+    }
+    for odd in ["", "-1", "+5", "-1.5", "1.", ".5", "1.5.2", "1,5", "soon", "7s"] {
         assert_eq!(wait(&[("retry-after", odd)]), None, "{odd}");
     }
     assert_eq!(wait(&[]), None);

@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::secret::Secret;
 use crate::source::endpoint::Endpoint;
 use crate::source::oauth2::auth::basic;
-use crate::source::oauth2::client::{Client, known, plain_text};
+use crate::source::oauth2::client::Client;
 use crate::source::{FetchContext, Reason};
 
 /// What a refresh with the refresh token `old` reports that is answered so.
@@ -34,6 +34,10 @@ async fn a_refresh_token_is_reported_once_and_only_if_it_changed() {
         r#"{"access_token":"t","refresh_token":"new"}"#,
         r#"{"access_token":"not a token","refresh_token":"new"}"#,
         r#"{"refresh_token":"new"}"#,
+        r#"{"data":{"refresh_token":"new"}}"#,
+        r#"{"access_token":"t","refresh_token":"new","expires_"#,
+        "\u{feff}{\"access_token\":\"t\",\"refresh_token\":\"new\"}",
+        "access_token=&refresh_token=new",
     ] {
         assert_eq!(reported(rotated).await, ["new".into()], "{rotated}");
     }
@@ -43,6 +47,8 @@ async fn a_refresh_token_is_reported_once_and_only_if_it_changed() {
         r#"{"access_token":"t","refresh_token":""}"#,
         r#"{"access_token":"t","refresh_token":7}"#,
         r#"{"error":"invalid_grant","refresh_token":"new"}"#,
+        r#"{"access_token":"t","app":{"refresh_token":"of another"}}"#,
+        r#"{"access_token":"t","refresh_token":"cut o"#,
         "",
     ] {
         assert_eq!(reported(kept).await, [], "{kept}");
@@ -54,22 +60,4 @@ fn id_and_secret_are_form_encoded_before_base64() {
     // we%20ird%3Aid%2B%25:p%26ss%20w%C3%B6rd
     let value = basic("we ird:id+%", &"p&ss wörd".into());
     assert_eq!(value, "Basic d2UlMjBpcmQlM0FpZCUyQiUyNTpwJTI2c3MlMjB3JUMzJUI2cmQ=");
-}
-
-#[test]
-fn only_codes_of_the_rfc_are_final() {
-    for code in ["invalid_grant", "invalid_client", "invalid_scope", "access_denied", "unauthorized_client"] {
-        assert_eq!(known(code), Some(code));
-    }
-    for code in ["", "INVALID_GRANT", "invalid_grant ", "temporarily_unavailable", "server_error", "slow_down"] {
-        assert_eq!(known(code), None, "{code}");
-    }
-}
-
-#[test]
-fn a_sentence_is_plain_text_and_json_and_pages_are_not() {
-    assert_eq!(plain_text("\r\nÜberlastet.".as_bytes()), Some("\r\nÜberlastet."));
-    for body in [&b""[..], b"{\"error\":", b"[]", b"\"x\"", b" <html>", b"caf\xe9", b"\0\0"] {
-        assert_eq!(plain_text(body), None, "{body:?}");
-    }
 }

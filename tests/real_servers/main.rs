@@ -1,0 +1,31 @@
+//! What real servers send, reduced from public reports and documents: answers, denials, lifetimes.
+
+#[path = "../sources/mod.rs"]
+mod sources;
+
+mod answers;
+mod denials;
+mod lifetimes;
+mod other_sources;
+mod platforms;
+mod redaction;
+
+use tower_bearer::TokenCache;
+use tower_bearer::testing::{Answer, Issuer};
+
+use crate::sources::{each, refresh_token};
+
+/// A session from a saved refresh token whose first refresh is answered so.
+fn session(answer: Answer) -> (TokenCache, Issuer) {
+    let issuer = Issuer::new();
+    issuer.queue(answer);
+    (TokenCache::new(refresh_token(&issuer)), issuer)
+}
+
+/// The refresh token that is sent after the first refresh was answered so.
+async fn sent_next(answer: Answer) -> String {
+    let (cache, issuer) = session(answer);
+    let _ = cache.get().await;
+    let _ = cache.refresh().await;
+    each(&issuer.requests(), "refresh_token").pop().unwrap()
+}
