@@ -165,11 +165,6 @@ impl JsonLogin {
         Self { judge: Arc::new(judge), ..self }
     }
 
-    /// The same login at another address.
-    pub(crate) fn at(self, field: &'static str, url: &str) -> Result<Self, Error> {
-        Ok(Self { endpoint: self.endpoint.at(field, url)?, ..self })
-    }
-
     fn read(&self, mut answer: TokenResponse) -> Result<Token, Error> {
         let body = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
         let text = body.pointer(&self.token_at);

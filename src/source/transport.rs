@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, DATE, RETRY_AFTER};
+use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -103,8 +104,22 @@ pub(crate) fn sync_client<B: 'static>(http: impl HttpClient<B>) -> Arc<dyn HttpS
 
 impl EndpointUrl {
     pub(crate) fn new(field: &'static str, url: &str) -> Result<Self, Error> {
-        let uri = origin::endpoint(field, url)?;
+        Self::checked(field, url, false)
+    }
+
+    /// The address, which may be plain `http://` beyond loopback if that is allowed.
+    pub(crate) fn checked(field: &'static str, url: &str, allow_insecure: bool) -> Result<Self, Error> {
+        let uri = origin::endpoint(field, url, allow_insecure)?;
         Ok(Self { uri, name: url.split(['?', '#']).next().unwrap_or_default().into() })
+    }
+
+    /// Whether what is sent there can be read on the way.
+    pub(crate) fn is_exposed(&self) -> bool {
+        origin::is_exposed(&self.uri)
+    }
+
+    pub(crate) fn is_https(&self) -> bool {
+        self.uri.scheme() == Some(&Scheme::HTTPS)
     }
 
     /// As errors show it.

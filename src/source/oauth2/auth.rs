@@ -22,12 +22,13 @@ use crate::source::secret::{SecretProvider, SecretSource};
 /// # use http_body_util::Full; use bytes::Bytes;
 /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-/// # let url = "https://auth.example.com/token";
-/// use tower_bearer::oauth2::{ClientAuth, ClientCredentials};
+/// use tower_bearer::oauth2::{ClientAuth, ClientCredentialsGrant, Issuer};
 ///
-/// ClientCredentials::new(http.clone(), url, "my-app", "its secret")?;
-/// ClientCredentials::new(http.clone(), url, "my-app", ClientAuth::post("its secret"))?;
-/// ClientCredentials::new(http, url, "my-app", ClientAuth::basic(async || tokio::fs::read_to_string("secret").await))?;
+/// let issuer = Issuer::discover(http, "https://auth.example.com");
+/// ClientCredentialsGrant::builder(&issuer, "my-app", "its secret").build()?;
+/// ClientCredentialsGrant::builder(&issuer, "my-app", ClientAuth::post("its secret")).build()?;
+/// let asked = ClientAuth::basic(async || tokio::fs::read_to_string("/run/secrets/client").await);
+/// ClientCredentialsGrant::builder(&issuer, "my-app", asked).build()?;
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
@@ -89,9 +90,8 @@ impl ClientAuth {
 
     /// With an assertion signed by a private key (`private_key_jwt`, RFC 7523 section 2.2).
     ///
-    /// Each attempt gets an assertion of its own, for a server takes each once. It is meant for the issuer where the
-    /// source was made from an [`Issuer`](crate::oauth2::Issuer), else for the token endpoint (a
-    /// [`Revocation`](crate::oauth2::Revocation): the revocation endpoint). For a server that wants another audience, such
+    /// Each attempt gets an assertion of its own, because a server takes each once. Its audience is the issuer's
+    /// identifier, or the token endpoint if the endpoints are named. For a server that wants another audience, such
     /// as Microsoft Entra, which wants its token endpoint, sign an [`Assertion`] of your own:
     ///
     /// ```
@@ -118,6 +118,11 @@ impl ClientAuth {
             #[cfg(feature = "jwt")]
             Method::PrivateKeyJwt(_) => Ok(()),
         }
+    }
+
+    /// Whether the client cannot authenticate without an id.
+    pub(super) fn needs_client_id(&self) -> bool {
+        !matches!(self.0, Method::None | Method::Assertion(_))
     }
 
     /// What shows at this time that this is the client with this id. Secrets it is made of are put with the others.

@@ -10,13 +10,11 @@ use sha2::{Digest, Sha256};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::source::endpoint::{Endpoint, TOKEN_ENDPOINT};
-use crate::source::issuer::Issuer;
+use crate::source::issuer::{AUTHORIZATION_ENDPOINT, Issuer, TOKEN_ENDPOINT};
 use crate::source::oauth2::client::Client;
 use crate::source::oauth2::random::random;
-use crate::source::oauth2::refresh::RefreshToken;
+use crate::source::oauth2::refresh::RefreshTokenGrant;
 use crate::source::oauth2::settings::{client_auth, client_settings};
-use crate::source::transport::HttpClient;
 use crate::source::{filled, redact};
 use crate::token::Token;
 
@@ -35,10 +33,12 @@ use crate::token::Token;
 /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
 /// use tower_bearer::TokenCache;
-/// use tower_bearer::oauth2::{AuthorizationCode, Issuer};
+/// use tower_bearer::oauth2::{AuthorizationCodeLogin, Issuer};
 ///
-/// let issuer = Issuer::new(http, "https://auth.example.com")?;
-/// let login = AuthorizationCode::at(&issuer, "my-app", "http://127.0.0.1:8400/back")?.scope("openid offline_access");
+/// let issuer = Issuer::discover(http, "https://auth.example.com");
+/// let login = AuthorizationCodeLogin::builder(&issuer, "my-app", "http://127.0.0.1:8400/back")
+///     .scope("openid offline_access")
+///     .build()?;
 /// let request = login.begin().await?;
 /// println!("Open {}", request.url());
 /// let token = request.finish(&redirected().await).await?;
@@ -46,18 +46,24 @@ use crate::token::Token;
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
-pub struct AuthorizationCode {
+pub struct AuthorizationCodeLogin {
     client: Client,
-    authorization: Endpoint,
-    issuer: Option<Issuer>,
+    issuer: Issuer,
     redirect_uri: String,
+}
+
+/// The settings of an [`AuthorizationCodeLogin`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct AuthorizationCodeLoginBuilder {
+    login: AuthorizationCodeLogin,
 }
 
 /// A login that waits for its browser to come back.
 #[must_use = "open its URL in a browser, then hand `finish` the address it comes back to"]
 pub struct AuthorizationRequest {
     client: Client,
-    issuer: Option<Issuer>,
+    issuer: Issuer,
     /// Whether the issuer always says who sends a code.
     names_issuer: bool,
     redirect_uri: String,
@@ -66,47 +72,23 @@ pub struct AuthorizationRequest {
     verifier: Secret,
 }
 
-client_settings!(AuthorizationCode);
-client_auth!(AuthorizationCode);
+client_settings!(AuthorizationCodeLoginBuilder, login.client);
+client_auth!(AuthorizationCodeLoginBuilder, login.client);
 
-// === impl AuthorizationCode ===
+// === impl AuthorizationCodeLogin ===
 
-impl AuthorizationCode {
-    /// A public client at these endpoints; a confidential one adds [`client_auth`](AuthorizationCode::client_auth). The
-    /// browser comes back to `redirect_uri`, which the server has to know.
-    ///
-    /// # Errors
-    /// A URL that is none, or is plain `http://` beyond loopback; an empty client id or redirect URI.
-    pub fn new<B: 'static>(
-        http: impl HttpClient<B>,
-        authorization_url: &str,
-        token_url: &str,
+impl AuthorizationCodeLogin {
+    /// The login of a public client; a confidential one adds
+    /// [`client_auth`](AuthorizationCodeLoginBuilder::client_auth). The browser comes back to `redirect_uri`, which the
+    /// server has to know.
+    pub fn builder(
+        issuer: &Issuer,
         client_id: impl Into<String>,
         redirect_uri: impl Into<String>,
-    ) -> Result<Self, Error> {
-        let endpoint = Endpoint::new(http, "token_url", token_url)?;
-        let authorization = endpoint.at("authorization_url", authorization_url)?;
-        Self::of(Client::new(endpoint, client_id)?, authorization, None, redirect_uri)
-    }
-
-    /// The same at an issuer, whose metadata says where its endpoints are.
-    ///
-    /// # Errors
-    /// An empty client id or redirect URI.
-    pub fn at(issuer: &Issuer, client_id: impl Into<String>, redirect_uri: impl Into<String>) -> Result<Self, Error> {
-        let client = Client::new(Endpoint::of(issuer, TOKEN_ENDPOINT), client_id)?;
-        Self::of(client, Endpoint::of(issuer, "authorization_endpoint"), Some(issuer.clone()), redirect_uri)
-    }
-
-    fn of(
-        client: Client,
-        authorization: Endpoint,
-        issuer: Option<Issuer>,
-        redirect_uri: impl Into<String>,
-    ) -> Result<Self, Error> {
-        let redirect_uri = redirect_uri.into();
-        filled("redirect_uri", &redirect_uri)?;
-        Ok(Self { client, authorization, issuer, redirect_uri })
+    ) -> AuthorizationCodeLoginBuilder {
+        let client = Client::new(issuer, client_id);
+        let login = Self { client, issuer: issuer.clone(), redirect_uri: redirect_uri.into() };
+        AuthorizationCodeLoginBuilder { login }
     }
 
     /// Makes the address that the person's browser is sent to, with a state and a PKCE challenge of its own.
@@ -118,12 +100,10 @@ impl AuthorizationCode {
     /// Dropping the future leaves nothing behind.
     pub async fn begin(&self) -> Result<AuthorizationRequest, Error> {
         let (state, verifier) = (random(), random());
-        let address = self.authorization.address(&Clock::System).await?;
-        let names_issuer = match &self.issuer {
-            Some(issuer) => issuer.metadata().await?.get("authorization_response_iss_parameter_supported"),
-            None => None,
-        };
-        let names_issuer = names_issuer == Some(&Value::Bool(true));
+        let address = self.issuer.endpoint(&Clock::System, AUTHORIZATION_ENDPOINT).await?;
+        let names_issuer = self.issuer.identifier().is_some()
+            && self.issuer.metadata().await?.get("authorization_response_iss_parameter_supported")
+                == Some(&Value::Bool(true));
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("response_type", "code");
         query.extend_pairs(self.client.id().map(|id| ("client_id", id)));
@@ -131,7 +111,7 @@ impl AuthorizationCode {
         query.append_pair("state", state.expose());
         query.append_pair("code_challenge", &challenge(&verifier));
         query.append_pair("code_challenge_method", "S256");
-        self.client.settings(&mut query, true);
+        self.client.settings(&mut query, self.client.scope());
         let url = address.with_query(&query.finish());
         let (client, redirect_uri, issuer) = (self.client.clone(), self.redirect_uri.clone(), self.issuer.clone());
         Ok(AuthorizationRequest { client, issuer, names_issuer, redirect_uri, url, state, verifier })
@@ -139,8 +119,22 @@ impl AuthorizationCode {
 
     /// The session this login began: it sends the login's token as long as that lives, then uses its refresh token. Most
     /// servers want the scope `offline_access` for one; without it the session ends with the token.
-    pub fn session(&self, token: Token) -> RefreshToken {
-        RefreshToken::of_login(self.client.clone(), token)
+    pub fn session(&self, token: Token) -> RefreshTokenGrant {
+        RefreshTokenGrant::of_login(self.client.clone(), token)
+    }
+}
+
+// === impl AuthorizationCodeLoginBuilder ===
+
+impl AuthorizationCodeLoginBuilder {
+    /// Checks the settings and the issuer's URLs, and builds the login.
+    ///
+    /// # Errors
+    /// Returns an error that names the field if a setting or a URL is invalid, or if the issuer has no endpoint for it.
+    pub fn build(self) -> Result<AuthorizationCodeLogin, Error> {
+        filled("redirect_uri", &self.login.redirect_uri)?;
+        let client = self.login.client.build(&[TOKEN_ENDPOINT, AUTHORIZATION_ENDPOINT])?;
+        Ok(AuthorizationCodeLogin { client, ..self.login })
     }
 }
 
@@ -183,7 +177,7 @@ impl AuthorizationRequest {
         }
         // RFC 9207 section 2.4: also where it is missing, from a server that says it never is.
         let iss = find("iss");
-        if let Some(id) = self.issuer.as_ref().map(Issuer::id)
+        if let Some(id) = self.issuer.identifier()
             && iss.as_deref().map_or(self.names_issuer, |iss| iss != id)
         {
             return Err(Error::login(format!("the code comes from another issuer than {id}, and was not sent to it")));

@@ -48,7 +48,7 @@ pub struct SigningKey {
 
 /// An assertion that is signed anew, with an identifier of its own (`jti`), each time it is needed.
 ///
-/// It is what the [`JwtBearer`](crate::oauth2::JwtBearer) grant sends, and what
+/// It is what the [`JwtBearerGrant`](crate::oauth2::JwtBearerGrant) sends, and what
 /// [`ClientAuth::assertion`](crate::oauth2::ClientAuth::assertion) takes. Google's service accounts log in so:
 ///
 /// ```
@@ -57,13 +57,14 @@ pub struct SigningKey {
 /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
 /// use tower_bearer::TokenCache;
-/// use tower_bearer::oauth2::{Algorithm, Assertion, JwtBearer, SigningKey};
+/// use tower_bearer::oauth2::{Algorithm, Assertion, Issuer, JwtBearerGrant, SigningKey};
 ///
 /// let key = SigningKey::from_pem(Algorithm::RS256, pem)?;
 /// let url = "https://oauth2.googleapis.com/token";
 /// let assertion = Assertion::new(key, "me@my-project.iam.gserviceaccount.com", url)?
 ///     .claim("scope", "https://www.googleapis.com/auth/cloud-platform");
-/// let cache = TokenCache::new(JwtBearer::new(http, url, assertion)?);
+/// let issuer = Issuer::new(http).token_endpoint(url);
+/// let cache = TokenCache::new(JwtBearerGrant::builder(&issuer, assertion).build()?);
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]

@@ -12,7 +12,7 @@ use crate::error::Error;
 ///
 /// ```
 /// # async fn f(cache: tower_bearer::TokenCache) {
-/// use tower_bearer::meshydb::Problem;
+/// use tower_bearer::providers::meshydb::Problem;
 ///
 /// match cache.get().await {
 ///     Err(error) if Problem::of(&error) == Some(Problem::UserInactive) => println!("ask the account's owner"),
@@ -32,7 +32,7 @@ pub enum Problem {
     ClientId,
     /// "Grant type is invalid": this public key may not log in this way.
     GrantType,
-    /// "Invalid Scope": see [`MeshyDb::scope`](crate::meshydb::MeshyDb::scope).
+    /// "Invalid Scope": see [`MeshyDbBuilder::scope`](crate::providers::meshydb::MeshyDbBuilder::scope).
     Scope,
     /// "Username is invalid".
     Username,
