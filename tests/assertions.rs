@@ -32,8 +32,8 @@ fn exchange(issuer: &TokenServer) -> TokenExchangeGrantBuilder {
 async fn a_service_account_signs_an_assertion_for_each_token() {
     for (algorithm, pem, read_as, public) in every() {
         let issuer = TokenServer::new();
-        let assertion = Assertion::new(key(algorithm, pem), "me@project", TOKEN_URL).unwrap();
-        let assertion = assertion.subject("ann").claim("scope", "read").lifetime(HOUR);
+        let assertion = Assertion::builder(key(algorithm, pem), "me@project").audience(TOKEN_URL);
+        let assertion = assertion.subject("ann").claim("scope", "read").lifetime(HOUR).build().unwrap();
         let cache = TokenCache::new(JwtBearerGrant::builder(&at(issuer.clone()), assertion).build().unwrap());
         cache.get().await.unwrap();
         cache.refresh().await.unwrap();
@@ -45,8 +45,9 @@ async fn a_service_account_signs_an_assertion_for_each_token() {
             assert_eq!((&claims["iss"], &claims["sub"]), (&json!("me@project"), &json!("ann")));
             assert_eq!((&claims["aud"], &claims["scope"]), (&json!(TOKEN_URL), &json!("read")));
             let issued = claims["iat"].as_u64().unwrap();
-            assert!(issued <= get_current_timestamp());
-            assert_eq!(claims["exp"], issued + 3600);
+            assert!(issued <= get_current_timestamp() - 60);
+            assert_eq!(claims["nbf"], issued);
+            assert_eq!(claims["exp"], issued + 60 + 3600);
             jtis.push(claims["jti"].clone());
         }
         assert_ne!(jtis[0], jtis[1]);
@@ -57,7 +58,7 @@ async fn a_service_account_signs_an_assertion_for_each_token() {
 async fn an_assertion_is_signed_at_the_time_of_the_clock() {
     let (algorithm, pem, ..) = every().into_iter().last().unwrap();
     let (issuer, clock) = (TokenServer::new(), ManualClock::new());
-    let assertion = Assertion::new(key(algorithm, pem), "me", TOKEN_URL).unwrap().lifetime(HOUR);
+    let assertion = Assertion::builder(key(algorithm, pem), "me").audience(TOKEN_URL).lifetime(HOUR).build().unwrap();
     let grant = JwtBearerGrant::builder(&at(issuer.clone()), assertion);
     // A client that proves itself so signs at the same time.
     let grant =
@@ -72,8 +73,8 @@ async fn an_assertion_is_signed_at_the_time_of_the_clock() {
         (claims["iat"].as_u64().unwrap(), claims["exp"].as_u64().unwrap())
     };
     for (request, now) in issuer.requests().iter().zip([1_700_000_000, 1_700_050_000]) {
-        assert_eq!(claims(&request.form()["assertion"]), (now, now + 3600));
-        assert_eq!(claims(&request.form()["client_assertion"]), (now, now + 60));
+        assert_eq!(claims(&request.form()["assertion"]), (now - 60, now + 3600));
+        assert_eq!(claims(&request.form()["client_assertion"]), (now - 60, now + 60));
     }
 }
 
@@ -91,10 +92,11 @@ async fn an_assertion_may_be_a_text_and_a_client_may_stand_beside_it() {
 async fn an_absurd_lifetime_is_no_panic_and_an_empty_issuer_or_audience_is_an_error() {
     let (algorithm, pem, ..) = every().into_iter().last().unwrap();
     let issuer = TokenServer::new();
-    let assertion = Assertion::new(key(algorithm, pem), "me", TOKEN_URL).unwrap().lifetime(Duration::MAX);
+    let assertion = Assertion::builder(key(algorithm, pem), "me").lifetime(Duration::MAX).build().unwrap();
     TokenCache::new(JwtBearerGrant::builder(&at(issuer), assertion).build().unwrap()).get().await.unwrap();
     for (iss, aud) in [("", TOKEN_URL), ("me", "")] {
-        assert!(Assertion::new(key(algorithm, pem), iss, aud).unwrap_err().is_invalid());
+        let error = Assertion::builder(key(algorithm, pem), iss).audience(aud).build().unwrap_err();
+        assert!(error.is_invalid(), "{error}");
     }
 }
 

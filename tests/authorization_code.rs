@@ -135,7 +135,7 @@ async fn an_address_that_has_a_query_keeps_it() {
         .build()
         .unwrap();
     let request = login.begin().await.unwrap();
-    assert!(request.url().starts_with(&format!("{url}&response_type=code")), "{}", request.url());
+    assert!(request.url().starts_with(&format!("{url}&client_id=my-app&response_type=code")), "{}", request.url());
     AuthorizationCodeLogin::builder(
         &at(TokenServer::new()).authorization_endpoint("http://auth.example.com/"),
         "my-app",

@@ -38,14 +38,14 @@ async fn sent(auth: ClientAuth) -> String {
 
 fn assert_claims(claims: &Value, audience: &str) {
     let names: BTreeSet<_> = claims.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(names, ["aud", "exp", "iat", "iss", "jti", "sub"].into());
+    assert_eq!(names, ["aud", "exp", "iat", "iss", "jti", "nbf", "sub"].into());
     assert_eq!(
         (&claims["iss"], &claims["sub"], &claims["aud"]),
         (&json!("my-app"), &json!("my-app"), &json!(audience))
     );
     let (issued, now) = (claims["iat"].as_u64().unwrap(), get_current_timestamp());
-    assert!((now - 60..=now).contains(&issued), "{issued} of {now}");
-    assert_eq!(claims["exp"], issued + 60);
+    assert!((now - 120..=now - 60).contains(&issued), "{issued} of {now}");
+    assert_eq!((&claims["nbf"], &claims["exp"]), (&json!(issued), &json!(issued + 120)));
     assert!(claims["jti"].as_str().unwrap().len() >= 22);
 }
 
@@ -96,8 +96,8 @@ async fn an_assertion_is_meant_for_the_issuer_where_that_is_known() {
 #[tokio::test]
 async fn an_assertion_of_ones_own_may_name_another_audience() {
     let (algorithm, pem, read_as, public) = every().into_iter().next().unwrap();
-    let own = Assertion::new(key(algorithm, pem), "my-app", "https://another.example").unwrap().subject("my-app");
-    let jwt = sent(ClientAuth::assertion(own)).await;
+    let own = Assertion::builder(key(algorithm, pem), "my-app").audience("https://another.example").subject("my-app");
+    let jwt = sent(ClientAuth::assertion(own.build().unwrap())).await;
     assert_claims(&verified(&jwt, read_as, &public, "https://another.example").1, "https://another.example");
 }
 
@@ -145,6 +145,8 @@ fn a_key_of_another_kind_is_an_error_that_says_what_is_wanted_and_shows_nothing_
         (oauth2::Algorithm::PS256, P256),
         (oauth2::Algorithm::ES256, RSA),
         (oauth2::Algorithm::ES256, include_str!("keys/p384.pem")),
+        (oauth2::Algorithm::ES384, P256),
+        (oauth2::Algorithm::PS512, P256),
         (oauth2::Algorithm::ES256, include_str!("keys/p256_sec1.pem")),
         (oauth2::Algorithm::ES256, include_str!("keys/p256.pub.pem")),
         (oauth2::Algorithm::EdDSA, P256),
@@ -167,7 +169,7 @@ fn an_rsa_key_may_be_pkcs1() {
 #[test]
 fn a_key_and_what_holds_it_show_nothing_of_it() {
     let key = key(oauth2::Algorithm::ES256, P256);
-    let assertion = Assertion::new(key.clone(), "me", TOKEN_URL).unwrap().claim("otp", "Cl4im");
+    let assertion = Assertion::builder(key.clone(), "me").audience(TOKEN_URL).claim("otp", "Cl4im").build().unwrap();
     let auth = ClientAuth::private_key_jwt(key.clone());
     let source = source(&TokenServer::new(), auth.clone());
     let shown = format!("{key:?} {key:#?} {assertion:?} {assertion:#?} {auth:?} {source:?} {source:#?}");

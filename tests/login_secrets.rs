@@ -81,7 +81,8 @@ async fn no_client_and_no_source_shows_a_secret() {
     shows_nothing(&exchange);
     shows_nothing(&exchange.client_id("my-app").client_auth(SECRET).parameter("otp", SECRET).build().unwrap());
     shows_nothing(&JwtBearerGrant::builder(&at(http()), SECRET).build().unwrap());
-    let assertion = Assertion::new(key(Algorithm::ES256, P256), "me", TOKEN_URL).unwrap().claim("otp", SECRET);
+    let assertion =
+        Assertion::builder(key(Algorithm::ES256, P256), "me").audience(TOKEN_URL).claim("otp", SECRET).build().unwrap();
     shows_nothing(&assertion);
     shows_nothing(&JwtBearerGrant::builder(&at(http()), assertion).build().unwrap());
     let revocation = Revocation::builder(

@@ -7,6 +7,7 @@
 //! | [`RefreshTokenGrant`] | a session that was saved, or that a login began | RFC 6749 section 6 |
 //! | [`TokenExchangeGrant`] | a token for another token | RFC 8693 |
 //! | [`JwtBearerGrant`] | a token for an assertion | RFC 7523 section 2.1 |
+//! | [`ExtensionGrant`] | a grant type of the server's own, with its parameters | RFC 6749 section 4.5 |
 //! | [`DeviceCodeLogin`] | a login on another device: an async function, then a [`RefreshTokenGrant`] | RFC 8628 |
 //! | `AuthorizationCodeLogin` | a login in a browser, with PKCE: the same | RFC 6749 section 4.1, RFC 7636 |
 //!
@@ -24,6 +25,7 @@ mod authorization_code;
 mod client;
 mod client_credentials;
 mod device;
+mod extension;
 mod grant;
 #[cfg(feature = "jwt")]
 mod jwt;
@@ -42,8 +44,9 @@ pub use authorization_code::{AuthorizationCodeLogin, AuthorizationCodeLoginBuild
 pub(crate) use client::Client;
 pub use client_credentials::{ClientCredentialsGrant, ClientCredentialsGrantBuilder};
 pub use device::{DeviceAuthorization, DeviceCodeLogin, DeviceCodeLoginBuilder};
+pub use extension::{ExtensionGrant, ExtensionGrantBuilder};
 #[cfg(feature = "jwt")]
-pub use jwt::{Algorithm, Assertion, SigningKey};
+pub use jwt::{Algorithm, Assertion, AssertionBuilder, SigningKey};
 pub use password::{PasswordGrant, PasswordGrantBuilder};
 pub use refresh::{RefreshTokenGrant, RefreshTokenGrantBuilder};
 pub use revocation::{Revocation, RevocationBuilder};

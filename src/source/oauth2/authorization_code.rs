@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::source::issuer::{AUTHORIZATION_ENDPOINT, Issuer, TOKEN_ENDPOINT};
+use crate::source::issuer::{AUTHORIZATION_ENDPOINT, Issuer, PAR_ENDPOINT, TOKEN_ENDPOINT};
 use crate::source::oauth2::client::Client;
 use crate::source::oauth2::random::random;
 use crate::source::oauth2::refresh::RefreshTokenGrant;
@@ -93,28 +93,56 @@ impl AuthorizationCodeLogin {
 
     /// Makes the address that the person's browser is sent to, with a state and a PKCE challenge of its own.
     ///
+    /// If the issuer's metadata requires it, or the issuer's endpoint for it is named, the request is pushed to the server
+    /// first (RFC 9126), and the address holds a reference to it.
+    ///
     /// # Errors
-    /// The issuer's metadata could not be read.
+    /// Returns an error if the issuer's metadata cannot be read, or if the server does not take the pushed request.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves nothing behind.
+    /// Dropping the future leaves nothing behind but a pushed request, which ends by itself.
     pub async fn begin(&self) -> Result<AuthorizationRequest, Error> {
         let (state, verifier) = (random(), random());
         let address = self.issuer.endpoint(&Clock::System, AUTHORIZATION_ENDPOINT).await?;
-        let names_issuer = self.issuer.identifier().is_some()
-            && self.issuer.metadata().await?.get("authorization_response_iss_parameter_supported")
-                == Some(&Value::Bool(true));
+        let metadata = match self.issuer.identifier() {
+            Some(_) => Some(self.issuer.metadata().await?),
+            None => None,
+        };
+        let says = |name| metadata.as_ref().is_some_and(|metadata| metadata.get(name) == Some(&Value::Bool(true)));
+        let names_issuer = says("authorization_response_iss_parameter_supported");
+        let challenge = challenge(&verifier);
+        let form = [
+            ("response_type", "code"),
+            ("redirect_uri", &*self.redirect_uri),
+            ("state", state.expose()),
+            ("code_challenge", &challenge),
+            ("code_challenge_method", "S256"),
+        ];
         let mut query = form_urlencoded::Serializer::new(String::new());
-        query.append_pair("response_type", "code");
         query.extend_pairs(self.client.id().map(|id| ("client_id", id)));
-        query.append_pair("redirect_uri", &self.redirect_uri);
-        query.append_pair("state", state.expose());
-        query.append_pair("code_challenge", &challenge(&verifier));
-        query.append_pair("code_challenge_method", "S256");
-        self.client.settings(&mut query, self.client.scope());
+        if self.issuer.named(PAR_ENDPOINT).is_some() || says("require_pushed_authorization_requests") {
+            query.append_pair("request_uri", &self.push(&form).await?);
+        } else {
+            query.extend_pairs(form);
+            self.client.settings(&mut query, self.client.scope());
+        }
         let url = address.with_query(&query.finish());
         let (client, redirect_uri, issuer) = (self.client.clone(), self.redirect_uri.clone(), self.issuer.clone());
         Ok(AuthorizationRequest { client, issuer, names_issuer, redirect_uri, url, state, verifier })
+    }
+
+    /// Hands the request to the server (RFC 9126 section 2.1), and returns the server's name for it.
+    async fn push(&self, form: &[(&str, &str)]) -> Result<String, Error> {
+        // The id is a parameter of the request, also for a client that authenticates by a header.
+        let client = self.client.clone().with_id_in_body();
+        let endpoint = client.endpoint.sibling(PAR_ENDPOINT);
+        let answer = client.call(&endpoint, form, &[], client.scope()).await?;
+        if !answer.status.is_success() {
+            return Err(client.failure(&answer));
+        }
+        let body = serde_json::from_slice::<Value>(&answer.body).unwrap_or_default();
+        let request_uri = body.get("request_uri").and_then(Value::as_str).filter(|uri| !uri.is_empty());
+        request_uri.map(str::to_owned).ok_or_else(|| answer.unusable("it names no request_uri"))
     }
 
     /// The session this login began: it sends the login's token as long as that lives, then uses its refresh token. Most

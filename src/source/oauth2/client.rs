@@ -132,6 +132,11 @@ impl Client {
         Self { auth: auth.into(), ..self }
     }
 
+    #[cfg(feature = "authorization-code")]
+    pub(super) fn with_id_in_body(self) -> Self {
+        Self { auth: self.auth.client_id_in_body(), ..self }
+    }
+
     /// The scope to ask for.
     pub(super) fn scope(&self) -> Option<&str> {
         self.scope.as_deref()

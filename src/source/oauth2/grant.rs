@@ -36,6 +36,10 @@ enum Initial {
     Login(Token),
 }
 
+/// What the client sends beside the parameters of any grant.
+const CLIENT_PARAMETERS: [&str; 6] =
+    ["grant_type", "client_id", "client_secret", "client_assertion", "client_assertion_type", "scope"];
+
 // === impl Grant ===
 
 impl Grant {
@@ -83,8 +87,12 @@ impl Grant {
             filled(name, value)?;
         }
         for (name, secret) in self.login.iter().flat_map(|login| &login.secrets) {
-            if !matches!(name, Cow::Borrowed(_)) {
+            if matches!(name, Cow::Owned(_)) {
                 filled("grant_parameter", name)?;
+                if CLIENT_PARAMETERS.contains(&&**name) {
+                    let problem = format!("{name} is sent by a setting of its own");
+                    return Err(Error::invalid("grant_parameter", problem));
+                }
             }
             secret.check(field(name))?;
         }
