@@ -369,9 +369,7 @@ pub(crate) fn endpoint(field: &'static str, url: &str, allow_insecure: bool) -> 
         ));
     }
     if !allow_insecure && !place.is_protected() {
-        return Err(invalid(
-            "plain http:// shows the credentials to everyone on the way; write https://, or allow it with `allow_insecure`",
-        ));
+        return Err(invalid("plain http:// shows the credentials to everyone on the way; write https://"));
     }
     Ok(uri)
 }

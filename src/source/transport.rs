@@ -103,14 +103,23 @@ pub(crate) fn sync_client<B: 'static>(http: impl HttpClient<B>) -> Arc<dyn HttpS
 // === impl EndpointUrl ===
 
 impl EndpointUrl {
+    /// The address, which is never plain `http://` beyond loopback.
     pub(crate) fn new(field: &'static str, url: &str) -> Result<Self, Error> {
-        Self::checked(field, url, false)
+        Ok(Self::of(origin::endpoint(field, url, false)?, url))
     }
 
-    /// The address, which may be plain `http://` beyond loopback if that is allowed.
+    /// The address, which may be plain `http://` beyond loopback if that is allowed by the setting `allow_insecure`.
     pub(crate) fn checked(field: &'static str, url: &str, allow_insecure: bool) -> Result<Self, Error> {
-        let uri = origin::endpoint(field, url, allow_insecure)?;
-        Ok(Self { uri, name: url.split(['?', '#']).next().unwrap_or_default().into() })
+        let address = Self::of(origin::endpoint(field, url, true)?, url);
+        if address.is_exposed() && !allow_insecure {
+            let problem = "plain http:// shows the credentials to everyone on the way; write https://, or call `allow_insecure` if the network itself is trusted";
+            return Err(Error::invalid(field, problem));
+        }
+        Ok(address)
+    }
+
+    fn of(uri: Uri, url: &str) -> Self {
+        Self { uri, name: url.split(['?', '#']).next().unwrap_or_default().into() }
     }
 
     /// Whether what is sent there can be read on the way.

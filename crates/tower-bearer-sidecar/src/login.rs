@@ -144,6 +144,7 @@ fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Sessio
 fn device_code(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
     let id = need(&mut login.client_id, "--client-id", device::NAME)?;
     let file = login.refresh_token_file.take();
+    let is_kept = file.as_ref().map_or(Ok(false), |path| secrets::REFRESH_TOKEN.is_kept_in(path))?;
     let secret = secrets::CLIENT_SECRET.find(login.client_secret_file.take())?;
     let auth = secret.map(|secret| auth(login, &secret)).unwrap_or(ClientAuth::none());
     let device_url = login.device_authorization_url.take();
@@ -164,7 +165,7 @@ fn device_code(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
     let again = &mut login.clone();
     let device = settings!(login, DeviceCodeLogin::builder(&issuer, &*id)).client_auth(auth.clone());
     let saved = match &file {
-        Some(path) if secrets::REFRESH_TOKEN.is_kept_in(path)? => {
+        Some(path) if is_kept => {
             let refresh_token = Given::File(path.clone()).supply();
             let grant = settings!(again, RefreshTokenGrant::builder(&issuer, id, refresh_token));
             Some(grant.client_auth(auth).build().map_err(named)?)
@@ -191,6 +192,9 @@ fn meshydb(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
     if let Some(scope) = login.scope.take() {
         meshy = meshy.scope(scope);
     }
+    if std::mem::take(&mut login.allow_plain_http) {
+        meshy = meshy.allow_insecure();
+    }
     let meshy = meshy.build().map_err(named)?;
     let saved = secrets::REFRESH_TOKEN.find(login.refresh_token_file.take())?;
     let mut session = match saved {
@@ -215,6 +219,9 @@ fn mesh_connect(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> 
     let mut source = MeshConnect::builder(http, &id, secret.supply());
     if let Some(base) = login.issuer.take() {
         source = source.base(&base);
+    }
+    if std::mem::take(&mut login.allow_plain_http) {
+        source = source.allow_insecure();
     }
     let source = source.build().map_err(named)?;
     Ok(Session { upstream: Some("https://admin-api.meshconnect.com"), ..plain(source) })
@@ -254,14 +261,17 @@ fn saving(mut session: Session, file: Option<PathBuf>) -> Session {
 }
 
 fn issuer(login: &mut Login, http: &TokenClient) -> Result<Issuer, Wrong> {
-    match (login.issuer.take(), login.token_url.take()) {
-        (Some(id), _) => Ok(Issuer::discover(http.clone(), &id)),
-        (None, Some(url)) => Ok(Issuer::new(http.clone()).token_endpoint(&url)),
-        (None, None) => Err(Wrong::new(
-            "--issuer",
-            "a grant needs a place to ask; name the issuer, or the token endpoint with --token-url",
-        )),
-    }
+    let issuer = match (login.issuer.take(), login.token_url.take()) {
+        (Some(id), _) => Issuer::discover(http.clone(), &id),
+        (None, Some(url)) => Issuer::new(http.clone()).token_endpoint(&url),
+        (None, None) => {
+            return Err(Wrong::new(
+                "--issuer",
+                "a grant needs a place to ask; name the issuer, or the token endpoint with --token-url",
+            ));
+        }
+    };
+    Ok(if std::mem::take(&mut login.allow_plain_http) { issuer.allow_insecure() } else { issuer })
 }
 
 /// The client of a grant that can do without one.
@@ -293,6 +303,7 @@ fn nothing_left(login: &Login, name: &str) -> Result<(), Wrong> {
         ("--expires-at", login.expires_at.is_some()),
         ("--issuer", login.issuer.is_some()),
         ("--token-url", login.token_url.is_some()),
+        ("--allow-plain-http", login.allow_plain_http),
         ("--device-authorization-url", login.device_authorization_url.is_some()),
         ("--client-id", login.client_id.is_some()),
         ("--client-secret-file", login.client_secret_file.is_some()),
@@ -328,6 +339,7 @@ fn named(error: Error) -> Wrong {
         "device_authorization_endpoint" => "device-authorization-url",
         field => field,
     };
+    let problem = problem.replace("call `allow_insecure`", "say --allow-plain-http");
     Wrong::new(&format!("--{}", option.replace('_', "-")), problem)
 }
 
