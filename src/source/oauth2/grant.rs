@@ -24,9 +24,17 @@ pub(crate) struct Grant {
 #[derive(Clone, Debug)]
 pub(super) struct Login {
     form: Vec<(&'static str, String)>,
-    secrets: Vec<(Cow<'static, str>, SecretProvider)>,
+    secrets: Vec<SecretParameter>,
     /// Whether a refresh token goes before it.
     refreshes: bool,
+}
+
+#[derive(Clone, Debug)]
+struct SecretParameter {
+    name: Cow<'static, str>,
+    /// What an error calls it.
+    field: &'static str,
+    value: SecretProvider,
 }
 
 #[derive(Clone, Debug)]
@@ -45,7 +53,7 @@ const CLIENT_PARAMETERS: [&str; 6] =
 impl Grant {
     /// A session that begins with this login.
     pub(super) fn of(client: Client, login: Login) -> Self {
-        let client = login.secrets.iter().fold(client, |client, (_, secret)| client.redacting(secret));
+        let client = login.secrets.iter().fold(client, |client, secret| client.redacting(&secret.value));
         Self { client, login: Some(login), initial: None }
     }
 
@@ -86,15 +94,14 @@ impl Grant {
         for (name, value) in self.login.iter().flat_map(|login| &login.form) {
             filled(name, value)?;
         }
-        for (name, secret) in self.login.iter().flat_map(|login| &login.secrets) {
+        for SecretParameter { name, field, value } in self.login.iter().flat_map(|login| &login.secrets) {
             if matches!(name, Cow::Owned(_)) {
-                filled("grant_parameter", name)?;
+                filled(field, name)?;
                 if CLIENT_PARAMETERS.contains(&&**name) {
-                    let problem = format!("{name} is sent by a setting of its own");
-                    return Err(Error::invalid("grant_parameter", problem));
+                    return Err(Error::invalid(field, format!("{name} is sent by a setting of its own")));
                 }
             }
-            secret.check(field(name))?;
+            value.check(field)?;
         }
         if let Some(Initial::Saved(refresh_token)) = &self.initial {
             refresh_token.check("refresh_token")?;
@@ -130,8 +137,8 @@ impl Grant {
         self.client
             .renew(&context, refresh_token, async {
                 let mut secrets = Vec::new();
-                for (name, secret) in &login.secrets {
-                    secrets.push((&**name, secret.get(field(name), now).await?));
+                for SecretParameter { name, field, value } in &login.secrets {
+                    secrets.push((&**name, value.get(field, now).await?));
                 }
                 let form: Vec<_> = login.form.iter().map(|(name, value)| (*name, &**value)).collect();
                 self.client.grant(&context, &form, &secrets).await
@@ -151,14 +158,6 @@ impl Grant {
             Some(Initial::Login(token)) => Ok(token.refresh_token()),
             None => Ok(None),
         }
-    }
-}
-
-/// What an error calls a parameter.
-fn field(name: &Cow<'static, str>) -> &'static str {
-    match name {
-        Cow::Borrowed(name) => name,
-        Cow::Owned(_) => "grant_parameter",
     }
 }
 
@@ -193,10 +192,14 @@ impl Login {
         self
     }
 
-    pub(super) fn secret(mut self, name: impl Into<Cow<'static, str>>, secret: SecretProvider) -> Self {
+    pub(super) fn secret(mut self, name: impl Into<Cow<'static, str>>, value: SecretProvider) -> Self {
         let name = name.into();
-        self.secrets.retain(|(other, _)| *other != name);
-        self.secrets.push((name, secret));
+        let field = match name {
+            Cow::Borrowed(name) => name,
+            Cow::Owned(_) => "grant_parameter",
+        };
+        self.secrets.retain(|other| other.name != name);
+        self.secrets.push(SecretParameter { name, field, value });
         self
     }
 }
