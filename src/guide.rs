@@ -8,8 +8,8 @@
 #[cfg_attr(feature = "exec", doc = "[`exec::TokenCommand`]: crate::exec::TokenCommand")]
 /// [oauth2]: crate::oauth2
 /// [`json::JsonLogin`]: crate::json::JsonLogin
-/// [`meshydb::MeshyDb`]: crate::meshydb::MeshyDb
-/// [`mesh_connect::MeshConnect`]: crate::mesh_connect::MeshConnect
+/// [`providers::meshydb::MeshyDb`]: crate::providers::meshydb::MeshyDb
+/// [`providers::mesh_connect::MeshConnect`]: crate::providers::mesh_connect::MeshConnect
 /// [`file::TokenFile`]: crate::file::TokenFile
 /// [fixed]: crate::TokenCache::fixed
 /// [`oauth2::Issuer`]: crate::oauth2::Issuer
@@ -46,7 +46,7 @@ pub mod composition {}
 ///
 /// [`Error::find`]: crate::Error::find
 /// [`Error::rejected_response`]: crate::Error::rejected_response
-/// [`meshydb::Problem`]: crate::meshydb::Problem
+/// [`meshydb::Problem`]: crate::providers::meshydb::Problem
 /// [sources]: crate::guide::sources
 #[doc = include_str!("../docs/errors.md")]
 pub mod errors {}
@@ -76,7 +76,7 @@ pub mod design {}
 
 /// A whole test of a client of yours, and what the fakes are for.
 ///
-/// [`Issuer`]: crate::testing::Issuer
+/// [`TokenServer`]: crate::testing::TokenServer
 /// [`Api`]: crate::testing::Api
 /// [`ManualClock`]: crate::testing::ManualClock
 /// [`Collected`]: crate::testing::Collected

@@ -9,7 +9,8 @@
 //! use hyper_rustls::HttpsConnectorBuilder;
 //! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 //! use tower::{BoxError, Layer, ServiceExt};
-//! use tower_bearer::{BearerLayer, TokenCache, oauth2::ClientCredentials};
+//! use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer};
+//! use tower_bearer::{BearerLayer, TokenCache};
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), BoxError> {
@@ -17,9 +18,10 @@
 //!     let https = HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_http1();
 //!     let http = Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(https.build());
 //!     // Where tokens come from.
-//!     let (issuer, secret) = ("https://auth.example.com/token", std::env::var("SECRET")?);
-//!     let login = ClientCredentials::new(http.clone(), issuer, "my-app", secret)?;
-//!     let cache = TokenCache::new(login);
+//!     let issuer = Issuer::discover(http.clone(), "https://auth.example.com");
+//!     let secret = std::env::var("SECRET")?;
+//!     let grant = ClientCredentialsGrant::builder(&issuer, "my-app", secret).build()?;
+//!     let cache = TokenCache::new(grant);
 //!     // Where they may go.
 //!     let api = BearerLayer::new(cache, ["https://api.example.com"])?.layer(http);
 //!
@@ -103,8 +105,8 @@ mod error;
 mod future;
 pub mod guide;
 mod layer;
-pub mod meshydb;
 mod origin;
+pub mod providers;
 mod rejection;
 pub mod replay;
 mod schedule;
@@ -137,7 +139,7 @@ pub use service::{Bearer, NoToken};
 pub use source::exec;
 pub use source::secret::SecretSource;
 pub use source::transport::HttpClient;
-pub use source::{FetchContext, Reason, TokenSource, file, json, mesh_connect, oauth2};
+pub use source::{FetchContext, Reason, TokenSource, file, json, oauth2};
 #[cfg(feature = "metrics")]
 pub use telemetry::describe_metrics;
 pub use token::{DEFAULT_LIFETIME, MAX_LIFETIME, Token};

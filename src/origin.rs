@@ -360,8 +360,8 @@ fn invalid(text: &str, problem: &str) -> Error {
     Error::invalid("origin", format!("`{}`: {problem}", text.escape_debug()))
 }
 
-/// Reads the address of a token endpoint: `https://`, or plain `http://` on loopback; no userinfo.
-pub(crate) fn endpoint(field: &'static str, url: &str) -> Result<Uri, Error> {
+/// Reads the address of a token endpoint: `https://`, or plain `http://` on loopback or if that is allowed; no userinfo.
+pub(crate) fn endpoint(field: &'static str, url: &str, allow_insecure: bool) -> Result<Uri, Error> {
     let invalid = |problem: &'static str| Error::invalid(field, problem);
     if !url.is_ascii() {
         return Err(invalid("not ASCII; write a host in its `xn--` form and percent-encode the path"));
@@ -375,10 +375,15 @@ pub(crate) fn endpoint(field: &'static str, url: &str) -> Result<Uri, Error> {
             "leave out the user and password before the host; credentials have arguments of their own",
         ));
     }
-    if !place.is_protected() {
+    if !allow_insecure && !place.is_protected() {
         return Err(invalid("plain http:// shows the credentials to everyone on the way; write https://"));
     }
     Ok(uri)
+}
+
+/// Whether what is sent to this address can be read on the way: plain `http://` beyond loopback.
+pub(crate) fn is_exposed(uri: &Uri) -> bool {
+    Place::of(uri).is_some_and(|place| !place.is_protected())
 }
 
 fn default_port(secure: bool) -> u16 {

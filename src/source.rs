@@ -18,7 +18,6 @@ pub mod exec;
 pub mod file;
 pub(crate) mod issuer;
 pub mod json;
-pub mod mesh_connect;
 pub mod oauth2;
 pub(crate) mod redact;
 pub(crate) mod secret;

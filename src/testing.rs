@@ -6,7 +6,7 @@
 //!
 //! | fake | stands for |
 //! |---|---|
-//! | [`Issuer`] | an OAuth 2 token endpoint that follows a script of [`Answer`]s |
+//! | [`TokenServer`] | an OAuth 2 token endpoint that follows a script of [`Answer`]s |
 //! | [`Api`] | an API that accepts the live access tokens of a [`Ledger`] and rejects all others |
 //! | [`MeshyDbServer`] | MeshyDB: login, anonymous users, tenants, rotated refresh tokens, sign-out |
 //! | [`MeshConnectServer`] | Mesh Connect: a JSON login whose token comes in an envelope |
@@ -21,11 +21,11 @@
 //! use http::Request;
 //! use http_body_util::Full;
 //! use tower::ServiceExt;
-//! use tower_bearer::testing::{Answer, Api, Issuer};
+//! use tower_bearer::testing::{Answer, Api, TokenServer};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), tower::BoxError> {
-//! let issuer = Issuer::new();
+//! let issuer = TokenServer::new();
 //! issuer.queue(Answer::raw(503, "<h1>Bad gateway</h1>"));
 //! let ask = || Request::post("https://auth.example.com/token").body(Full::<Bytes>::default());
 //! assert_eq!(issuer.clone().oneshot(ask()?).await?.status(), 503);
@@ -44,7 +44,6 @@ mod api;
 mod calls;
 mod collected;
 mod helpers;
-mod issuer;
 mod ledger;
 mod mesh_connect;
 mod meshydb;
@@ -53,14 +52,15 @@ mod script;
 mod sessions;
 #[cfg(test)]
 mod tests;
+mod token_server;
 
 pub use crate::clock::ManualClock;
 pub use answer::Answer;
 pub use api::Api;
 pub use calls::Calls;
 pub use collected::Collected;
-pub use issuer::Issuer;
 pub use ledger::{Ledger, TokenState};
 pub use mesh_connect::MeshConnectServer;
 pub use meshydb::{ErrorBodies, MeshyDbServer};
 pub use recorded::Recorded;
+pub use token_server::TokenServer;

@@ -11,19 +11,19 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::get_current_timestamp;
 use serde_json::{Value, json};
 use tower_bearer::TokenCache;
-use tower_bearer::oauth2::{Assertion, ClientAuth, JwtBearer, TokenExchange};
-use tower_bearer::testing::{Answer, Issuer, ManualClock};
+use tower_bearer::oauth2::{Assertion, ClientAuth, JwtBearerGrant, TokenExchangeGrant, TokenExchangeGrantBuilder};
+use tower_bearer::testing::{Answer, ManualClock, TokenServer};
 
 use crate::signed::{every, key, verified};
-use crate::sources::{HOUR, TOKEN_URL, each, form, headers, pass};
+use crate::sources::{HOUR, TOKEN_URL, at, each, form, headers, pass};
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
 
-fn exchange(issuer: &Issuer) -> TokenExchange {
-    TokenExchange::new(issuer.clone(), TOKEN_URL, "the subject").unwrap()
+fn exchange(issuer: &TokenServer) -> TokenExchangeGrantBuilder {
+    TokenExchangeGrant::builder(&at(issuer.clone()), "the subject")
 }
 
 // === the JWT bearer grant ===
@@ -31,10 +31,10 @@ fn exchange(issuer: &Issuer) -> TokenExchange {
 #[tokio::test]
 async fn a_service_account_signs_an_assertion_for_each_token() {
     for (algorithm, pem, read_as, public) in every() {
-        let issuer = Issuer::new();
-        let assertion = Assertion::new(key(algorithm, pem), "me@project", TOKEN_URL).unwrap();
-        let assertion = assertion.subject("ann").claim("scope", "read").lifetime(HOUR);
-        let cache = TokenCache::new(JwtBearer::new(issuer.clone(), TOKEN_URL, assertion).unwrap());
+        let issuer = TokenServer::new();
+        let assertion = Assertion::builder(key(algorithm, pem), "me@project").audience(TOKEN_URL);
+        let assertion = assertion.subject("ann").claim("scope", "read").lifetime(HOUR).build().unwrap();
+        let cache = TokenCache::new(JwtBearerGrant::builder(&at(issuer.clone()), assertion).build().unwrap());
         cache.get().await.unwrap();
         cache.refresh().await.unwrap();
         let mut jtis = Vec::new();
@@ -45,8 +45,9 @@ async fn a_service_account_signs_an_assertion_for_each_token() {
             assert_eq!((&claims["iss"], &claims["sub"]), (&json!("me@project"), &json!("ann")));
             assert_eq!((&claims["aud"], &claims["scope"]), (&json!(TOKEN_URL), &json!("read")));
             let issued = claims["iat"].as_u64().unwrap();
-            assert!(issued <= get_current_timestamp());
-            assert_eq!(claims["exp"], issued + 3600);
+            assert!(issued <= get_current_timestamp() - 60);
+            assert_eq!(claims["nbf"], issued);
+            assert_eq!(claims["exp"], issued + 60 + 3600);
             jtis.push(claims["jti"].clone());
         }
         assert_ne!(jtis[0], jtis[1]);
@@ -56,11 +57,12 @@ async fn a_service_account_signs_an_assertion_for_each_token() {
 #[tokio::test]
 async fn an_assertion_is_signed_at_the_time_of_the_clock() {
     let (algorithm, pem, ..) = every().into_iter().last().unwrap();
-    let (issuer, clock) = (Issuer::new(), ManualClock::new());
-    let assertion = Assertion::new(key(algorithm, pem), "me", TOKEN_URL).unwrap().lifetime(HOUR);
-    let grant = JwtBearer::new(issuer.clone(), TOKEN_URL, assertion).unwrap();
+    let (issuer, clock) = (TokenServer::new(), ManualClock::new());
+    let assertion = Assertion::builder(key(algorithm, pem), "me").audience(TOKEN_URL).lifetime(HOUR).build().unwrap();
+    let grant = JwtBearerGrant::builder(&at(issuer.clone()), assertion);
     // A client that proves itself so signs at the same time.
-    let grant = grant.client("my-app", ClientAuth::private_key_jwt(key(algorithm, pem))).unwrap();
+    let grant =
+        grant.client_id("my-app").client_auth(ClientAuth::private_key_jwt(key(algorithm, pem))).build().unwrap();
     let cache = TokenCache::builder(grant).clock(clock.clone()).build().unwrap();
     cache.get().await.unwrap();
     clock.sleep(Duration::from_secs(50_000));
@@ -71,16 +73,16 @@ async fn an_assertion_is_signed_at_the_time_of_the_clock() {
         (claims["iat"].as_u64().unwrap(), claims["exp"].as_u64().unwrap())
     };
     for (request, now) in issuer.requests().iter().zip([1_700_000_000, 1_700_050_000]) {
-        assert_eq!(claims(&request.form()["assertion"]), (now, now + 3600));
-        assert_eq!(claims(&request.form()["client_assertion"]), (now, now + 60));
+        assert_eq!(claims(&request.form()["assertion"]), (now - 60, now + 3600));
+        assert_eq!(claims(&request.form()["client_assertion"]), (now - 60, now + 60));
     }
 }
 
 #[tokio::test]
 async fn an_assertion_may_be_a_text_and_a_client_may_stand_beside_it() {
-    let issuer = Issuer::new();
-    let source = JwtBearer::new(issuer.clone(), TOKEN_URL, "a.b.c").unwrap().scope("read");
-    TokenCache::new(source.client("my-app", "its secret").unwrap()).get().await.unwrap();
+    let issuer = TokenServer::new();
+    let source = JwtBearerGrant::builder(&at(issuer.clone()), "a.b.c").scope("read");
+    TokenCache::new(source.client_id("my-app").client_auth("its secret").build().unwrap()).get().await.unwrap();
     let request = issuer.requests().remove(0);
     assert_eq!(request.form(), form([("grant_type", JWT_BEARER), ("assertion", "a.b.c"), ("scope", "read")]));
     assert_eq!(headers(&request)["authorization"], "Basic bXktYXBwOml0cyUyMHNlY3JldA==");
@@ -89,11 +91,12 @@ async fn an_assertion_may_be_a_text_and_a_client_may_stand_beside_it() {
 #[tokio::test]
 async fn an_absurd_lifetime_is_no_panic_and_an_empty_issuer_or_audience_is_an_error() {
     let (algorithm, pem, ..) = every().into_iter().last().unwrap();
-    let issuer = Issuer::new();
-    let assertion = Assertion::new(key(algorithm, pem), "me", TOKEN_URL).unwrap().lifetime(Duration::MAX);
-    TokenCache::new(JwtBearer::new(issuer, TOKEN_URL, assertion).unwrap()).get().await.unwrap();
+    let issuer = TokenServer::new();
+    let assertion = Assertion::builder(key(algorithm, pem), "me").lifetime(Duration::MAX).build().unwrap();
+    TokenCache::new(JwtBearerGrant::builder(&at(issuer), assertion).build().unwrap()).get().await.unwrap();
     for (iss, aud) in [("", TOKEN_URL), ("me", "")] {
-        assert!(Assertion::new(key(algorithm, pem), iss, aud).unwrap_err().is_invalid());
+        let error = Assertion::builder(key(algorithm, pem), iss).audience(aud).build().unwrap_err();
+        assert!(error.is_invalid(), "{error}");
     }
 }
 
@@ -101,15 +104,15 @@ async fn an_absurd_lifetime_is_no_panic_and_an_empty_issuer_or_audience_is_an_er
 
 #[tokio::test]
 async fn an_exchange_says_what_it_brings_and_what_it_wants() {
-    let issuer = Issuer::new();
-    TokenCache::new(exchange(&issuer)).get().await.unwrap();
+    let issuer = TokenServer::new();
+    TokenCache::new(exchange(&issuer).build().unwrap()).get().await.unwrap();
     let least =
         [("grant_type", TOKEN_EXCHANGE), ("subject_token", "the subject"), ("subject_token_type", ACCESS_TOKEN)];
     assert_eq!(issuer.requests()[0].form(), form(least));
 
-    let all = exchange(&issuer).subject_token_type(ID_TOKEN).unwrap().actor_token("the actor", ACCESS_TOKEN).unwrap();
-    let all = all.requested_token_type(ACCESS_TOKEN).unwrap().client("my-app", ClientAuth::none()).unwrap();
-    let all = all.audience("billing").resource("https://api.example.com").unwrap().scope("read");
+    let all = exchange(&issuer).subject_token_type(ID_TOKEN).actor_token("the actor", ACCESS_TOKEN);
+    let all = all.requested_token_type(ACCESS_TOKEN).client_id("my-app");
+    let all = all.audience("billing").resource("https://api.example.com").scope("read").build().unwrap();
     TokenCache::new(all).get().await.unwrap();
     let expected = [
         ("grant_type", TOKEN_EXCHANGE),
@@ -128,14 +131,14 @@ async fn an_exchange_says_what_it_brings_and_what_it_wants() {
 
 #[tokio::test]
 async fn a_token_of_another_cache_is_exchanged_anew_each_time() {
-    let (users, issuer) = (Issuer::new(), Issuer::new());
-    let user = TokenCache::new(crate::sources::client_credentials(&users));
+    let (users, issuer) = (TokenServer::new(), TokenServer::new());
+    let user = TokenCache::new(crate::sources::client_credentials(&users).build().unwrap());
     let users_own = user.clone();
     let subject = move || {
         let user = user.clone();
         async move { user.get().await.map(|token| token.access_token().to_owned()) }
     };
-    let cache = TokenCache::new(TokenExchange::new(issuer.clone(), TOKEN_URL, subject).unwrap());
+    let cache = TokenCache::new(TokenExchangeGrant::builder(&at(issuer.clone()), subject).build().unwrap());
     cache.get().await.unwrap();
     users_own.refresh().await.unwrap();
     cache.refresh().await.unwrap();
@@ -144,18 +147,18 @@ async fn a_token_of_another_cache_is_exchanged_anew_each_time() {
 
 #[tokio::test]
 async fn an_exchange_for_what_is_no_bearer_token_is_an_error() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(Answer::json(200, json!({ "access_token": "saml", "token_type": "N_A", "issued_token_type": "x" })));
-    let error = TokenCache::new(exchange(&issuer)).get().await.unwrap_err();
+    let error = TokenCache::new(exchange(&issuer).build().unwrap()).get().await.unwrap_err();
     assert!(error.to_string().contains("its token type is N_A"), "{error}");
 }
 
 #[test]
 fn a_token_type_is_never_empty() {
-    let issuer = Issuer::new();
-    exchange(&issuer).subject_token_type("").unwrap_err();
-    exchange(&issuer).requested_token_type("").unwrap_err();
-    exchange(&issuer).actor_token("the actor", "").unwrap_err();
+    let issuer = TokenServer::new();
+    exchange(&issuer).subject_token_type("").build().unwrap_err();
+    exchange(&issuer).requested_token_type("").build().unwrap_err();
+    exchange(&issuer).actor_token("the actor", "").build().unwrap_err();
 }
 
 // === both ===
@@ -163,11 +166,11 @@ fn a_token_type_is_never_empty() {
 #[tokio::test(start_paused = true)]
 async fn a_refresh_token_is_used_where_one_comes_and_the_grant_where_it_ends() {
     for exchanges in [true, false] {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.rotate_refresh_tokens(true);
         let cache = match exchanges {
-            true => TokenCache::new(exchange(&issuer)),
-            false => TokenCache::new(JwtBearer::new(issuer.clone(), TOKEN_URL, "a.b.c").unwrap()),
+            true => TokenCache::new(exchange(&issuer).build().unwrap()),
+            false => TokenCache::new(JwtBearerGrant::builder(&at(issuer.clone()), "a.b.c").build().unwrap()),
         };
         cache.get().await.unwrap();
         pass(HOUR).await;

@@ -8,17 +8,19 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tower_bearer::oauth2::{self, AuthorizationCode, AuthorizationRequest, ClientAuth};
-use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::oauth2::{
+    self, AuthorizationCodeLogin, AuthorizationCodeLoginBuilder, AuthorizationRequest, ClientAuth,
+};
+use tower_bearer::testing::{Answer, TokenServer};
 
-use crate::sources::{HOUR, TOKEN_URL, by_method, form, says};
+use crate::sources::{HOUR, TOKEN_URL, at, by_method, form, says};
 
 const AUTHORIZATION_URL: &str = "https://auth.example.com/authorize";
 const BACK: &str = "http://127.0.0.1:8400/back";
 const ISSUER: &str = "https://auth.example.com";
 
-fn login(issuer: &Issuer) -> AuthorizationCode {
-    AuthorizationCode::new(issuer.clone(), AUTHORIZATION_URL, TOKEN_URL, "my-app", BACK).unwrap()
+fn login(issuer: &TokenServer) -> AuthorizationCodeLoginBuilder {
+    AuthorizationCodeLogin::builder(&at(issuer.clone()).authorization_endpoint(AUTHORIZATION_URL), "my-app", BACK)
 }
 
 /// The parameters the browser is sent with; none comes twice.
@@ -35,8 +37,8 @@ fn back(request: &AuthorizationRequest, query: &str) -> String {
 }
 
 /// A login at an issuer whose metadata says this, up to the browser.
-async fn at_issuer(tokens: &Issuer, says_iss: bool) -> AuthorizationRequest {
-    let documents = Issuer::new();
+async fn at_issuer(tokens: &TokenServer, says_iss: bool) -> AuthorizationRequest {
+    let documents = TokenServer::new();
     let metadata = json!({
         "issuer": ISSUER,
         "authorization_endpoint": AUTHORIZATION_URL,
@@ -44,17 +46,17 @@ async fn at_issuer(tokens: &Issuer, says_iss: bool) -> AuthorizationRequest {
         "authorization_response_iss_parameter_supported": says_iss,
     });
     documents.fail(Some(Answer::json(200, metadata)));
-    let issuer = oauth2::Issuer::new(by_method(&documents, tokens), ISSUER).unwrap();
-    AuthorizationCode::at(&issuer, "my-app", BACK).unwrap().begin().await.unwrap()
+    let issuer = oauth2::Issuer::discover(by_method(&documents, tokens), ISSUER);
+    AuthorizationCodeLogin::builder(&issuer, "my-app", BACK).build().unwrap().begin().await.unwrap()
 }
 
 // === to the browser and back ===
 
 #[tokio::test]
 async fn the_way_back_may_be_a_line_that_was_pasted() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     for (before, after) in [("", "\n"), ("  ", "\r\n"), ("\t", " ")] {
-        let request = login(&issuer).begin().await.unwrap();
+        let request = login(&issuer).build().unwrap().begin().await.unwrap();
         let line = format!("{before}{}{after}", back(&request, "code=the-code"));
         request.finish(&line).await.unwrap();
         assert_eq!(issuer.requests().pop().unwrap().form()["code"], "the-code");
@@ -63,9 +65,9 @@ async fn the_way_back_may_be_a_line_that_was_pasted() {
 
 #[tokio::test]
 async fn the_browser_is_sent_with_a_challenge_and_the_code_goes_with_its_verifier() {
-    let issuer = Issuer::new();
-    let login = login(&issuer).scope("openid offline_access").resource("https://api.example.com").unwrap();
-    let request = login.parameter("prompt", "consent").unwrap().begin().await.unwrap();
+    let issuer = TokenServer::new();
+    let login = login(&issuer).scope("openid offline_access").resource("https://api.example.com");
+    let request = login.parameter("prompt", "consent").build().unwrap().begin().await.unwrap();
     assert!(request.url().starts_with(&format!("{AUTHORIZATION_URL}?")), "{}", request.url());
     let mut sent = sent(&request);
     let token = request.finish(&format!("{BACK}?code=the%2Fcode&state={}#_=_", sent["state"])).await.unwrap();
@@ -103,8 +105,8 @@ async fn the_browser_is_sent_with_a_challenge_and_the_code_goes_with_its_verifie
 
 #[tokio::test]
 async fn no_two_logins_share_a_state_or_a_verifier() {
-    let issuer = Issuer::new();
-    let login = login(&issuer);
+    let issuer = TokenServer::new();
+    let login = login(&issuer).build().unwrap();
     for _ in 0..2 {
         let request = login.begin().await.unwrap();
         let address = back(&request, "code=c");
@@ -118,8 +120,8 @@ async fn no_two_logins_share_a_state_or_a_verifier() {
 
 #[tokio::test]
 async fn a_confidential_client_authenticates_and_shows_no_secret_to_the_browser() {
-    let issuer = Issuer::new();
-    let request = login(&issuer).client_auth(ClientAuth::post("its secret")).unwrap().begin().await.unwrap();
+    let issuer = TokenServer::new();
+    let request = login(&issuer).client_auth(ClientAuth::post("its secret")).build().unwrap().begin().await.unwrap();
     assert!(!request.url().contains("secret"), "{}", request.url());
     let address = back(&request, "code=c");
     request.finish(&address).await.unwrap();
@@ -129,16 +131,24 @@ async fn a_confidential_client_authenticates_and_shows_no_secret_to_the_browser(
 #[tokio::test]
 async fn an_address_that_has_a_query_keeps_it() {
     let url = "https://auth.example.com/authorize?policy=b2c";
-    let login = AuthorizationCode::new(Issuer::new(), url, TOKEN_URL, "my-app", BACK).unwrap();
+    let login = AuthorizationCodeLogin::builder(&at(TokenServer::new()).authorization_endpoint(url), "my-app", BACK)
+        .build()
+        .unwrap();
     let request = login.begin().await.unwrap();
-    assert!(request.url().starts_with(&format!("{url}&response_type=code")), "{}", request.url());
-    AuthorizationCode::new(Issuer::new(), "http://auth.example.com/", TOKEN_URL, "my-app", BACK).unwrap_err();
+    assert!(request.url().starts_with(&format!("{url}&client_id=my-app&response_type=code")), "{}", request.url());
+    AuthorizationCodeLogin::builder(
+        &at(TokenServer::new()).authorization_endpoint("http://auth.example.com/"),
+        "my-app",
+        BACK,
+    )
+    .build()
+    .unwrap_err();
 }
 
 #[tokio::test]
 async fn the_path_and_query_that_a_small_server_sees_are_enough() {
-    let issuer = Issuer::new();
-    let request = login(&issuer).begin().await.unwrap();
+    let issuer = TokenServer::new();
+    let request = login(&issuer).build().unwrap().begin().await.unwrap();
     let address = format!("/back?code=c&state={}", sent(&request)["state"]);
     request.finish(&address).await.unwrap();
 }
@@ -147,9 +157,9 @@ async fn the_path_and_query_that_a_small_server_sees_are_enough() {
 
 #[tokio::test]
 async fn an_address_with_another_state_costs_no_token_call() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     for address in ["?code=c&state=another", "?code=c", "?code=c&state=", "", "#code=c"] {
-        let request = login(&issuer).begin().await.unwrap();
+        let request = login(&issuer).build().unwrap().begin().await.unwrap();
         let error = request.finish(&format!("{BACK}{address}")).await.unwrap_err();
         assert!(error.to_string().contains("state") && !error.is_transient(), "{error}");
     }
@@ -158,7 +168,7 @@ async fn an_address_with_another_state_costs_no_token_call() {
 
 #[tokio::test]
 async fn a_code_of_another_issuer_costs_no_token_call() {
-    let tokens = Issuer::new();
+    let tokens = TokenServer::new();
     for (says_iss, query) in [(false, "code=c&iss=https://evil.example"), (true, "code=c&iss="), (true, "code=c")] {
         let request = at_issuer(&tokens, says_iss).await;
         let address = back(&request, query);
@@ -176,8 +186,8 @@ async fn a_code_of_another_issuer_costs_no_token_call() {
 
 #[tokio::test]
 async fn a_no_is_said_in_the_servers_words_and_cleaned() {
-    let issuer = Issuer::new();
-    let request = login(&issuer).begin().await.unwrap();
+    let issuer = TokenServer::new();
+    let request = login(&issuer).build().unwrap().begin().await.unwrap();
     let state = sent(&request)["state"].clone();
     let address = back(&request, &format!("error=access_denied&error_description=no%1b[2J+{state}+today"));
     let error = request.finish(&address).await.unwrap_err();
@@ -186,13 +196,13 @@ async fn a_no_is_said_in_the_servers_words_and_cleaned() {
     assert!(!says(&error).contains(&state) && !says(&error).contains('\u{1b}'), "{said}");
     assert!(!error.is_transient());
 
-    let request = login(&issuer).begin().await.unwrap();
+    let request = login(&issuer).build().unwrap().begin().await.unwrap();
     let long = "x".repeat(10_000);
     let address = back(&request, &format!("error={long}"));
     assert!(request.finish(&address).await.unwrap_err().to_string().len() < 400);
 
     for nothing in ["", "code=", "error="] {
-        let request = login(&issuer).begin().await.unwrap();
+        let request = login(&issuer).build().unwrap().begin().await.unwrap();
         let address = back(&request, nothing);
         let error = request.finish(&address).await.unwrap_err();
         assert!(error.to_string().contains("without a code"), "{error}");
@@ -202,15 +212,15 @@ async fn a_no_is_said_in_the_servers_words_and_cleaned() {
 
 #[tokio::test]
 async fn a_code_the_server_does_not_take_is_denied_and_not_repeated() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(Answer::json(400, json!({ "error": "invalid_grant", "error_description": "no such code: c0de-1" })));
-    let request = login(&issuer).begin().await.unwrap();
+    let request = login(&issuer).build().unwrap().begin().await.unwrap();
     let address = back(&request, "code=c0de-1");
     let error = request.finish(&address).await.unwrap_err();
     assert!(error.is_denied() && error.description() == Some("no such code: [redacted]"), "{error}");
     // The answer that was lost may have brought a token: the code has worked once.
     issuer.queue(Answer::fails("connection reset"));
-    let request = login(&issuer).begin().await.unwrap();
+    let request = login(&issuer).build().unwrap().begin().await.unwrap();
     let address = back(&request, "code=c0de-2");
     request.finish(&address).await.unwrap_err();
     assert_eq!(issuer.calls().total(), 2);
@@ -219,7 +229,7 @@ async fn a_code_the_server_does_not_take_is_denied_and_not_repeated() {
 #[test]
 fn the_parameters_of_the_login_itself_cannot_be_set() {
     for name in ["state", "code_challenge", "code_challenge_method", "response_type", "redirect_uri", "client_id"] {
-        let error = login(&Issuer::new()).parameter(name, "x").unwrap_err();
+        let error = login(&TokenServer::new()).parameter(name, "x").build().unwrap_err();
         assert!(error.is_invalid() && error.to_string().contains(name), "{error}");
     }
 }

@@ -7,25 +7,25 @@ use std::time::Duration;
 use serde_json::json;
 use tower_bearer::Error;
 use tower_bearer::json::JsonLogin;
-use tower_bearer::mesh_connect::MeshConnect;
-use tower_bearer::meshydb::MeshyDb;
-use tower_bearer::oauth2::{ClientCredentials, Password, RefreshToken};
-use tower_bearer::testing::Issuer;
+use tower_bearer::oauth2::{self, ClientCredentialsGrant, PasswordGrant, RefreshTokenGrant};
+use tower_bearer::providers::mesh_connect::{MeshConnect, MeshConnectBuilder};
+use tower_bearer::providers::meshydb::{MeshyDb, MeshyDbBuilder};
+use tower_bearer::testing::TokenServer;
 
-use crate::sources::{TOKEN_URL, client_credentials, password, refresh_token, says};
+use crate::sources::{TOKEN_URL, at, client_credentials, password, refresh_token, says};
 
 const SECRET: &str = "hunter2-hunter2";
 
-fn issuer() -> Issuer {
-    Issuer::new()
+fn issuer() -> TokenServer {
+    TokenServer::new()
 }
 
-fn meshy() -> MeshyDb {
-    MeshyDb::new(issuer(), "acme", "public-key").unwrap()
+fn meshy() -> MeshyDbBuilder {
+    MeshyDb::builder(issuer(), "acme", "public-key")
 }
 
-fn mesh_connect() -> MeshConnect {
-    MeshConnect::new(issuer(), "id", SECRET).unwrap()
+fn mesh_connect() -> MeshConnectBuilder {
+    MeshConnect::builder(issuer(), "id", SECRET)
 }
 
 fn json_login() -> JsonLogin {
@@ -69,20 +69,30 @@ fn an_address_that_is_none_or_unsafe_is_rejected() {
         "https://ann:hunter2 hunter2@auth.example.com/token",
     ];
     for url in addresses {
-        rejected("token_url", ClientCredentials::new(issuer(), url, "my-app", SECRET));
-        rejected("token_url", Password::new(issuer(), url, "my-app", "ann", SECRET));
-        rejected("token_url", RefreshToken::new(issuer(), url, "my-app", SECRET));
+        rejected(
+            "token_endpoint",
+            ClientCredentialsGrant::builder(&oauth2::Issuer::new(issuer()).token_endpoint(url), "my-app", SECRET)
+                .build(),
+        );
+        rejected(
+            "token_endpoint",
+            PasswordGrant::builder(&oauth2::Issuer::new(issuer()).token_endpoint(url), "my-app", "ann", SECRET).build(),
+        );
+        rejected(
+            "token_endpoint",
+            RefreshTokenGrant::builder(&oauth2::Issuer::new(issuer()).token_endpoint(url), "my-app", SECRET).build(),
+        );
         rejected("url", JsonLogin::new(issuer(), url, json!({ "key": SECRET })));
-        rejected("auth_base", meshy().auth_base(url));
-        rejected("base", mesh_connect().base(url));
+        rejected("auth_base", meshy().auth_base(url).build());
+        rejected("base", mesh_connect().base(url).build());
     }
 }
 
 #[test]
 fn a_base_with_a_query_or_a_fragment_is_rejected() {
     for base in ["https://auth.example.com?x=1", "https://auth.example.com/#x", "https://auth.example.com/?"] {
-        rejected("auth_base", meshy().auth_base(base));
-        rejected("base", mesh_connect().base(base));
+        rejected("auth_base", meshy().auth_base(base).build());
+        rejected("base", mesh_connect().base(base).build());
     }
 }
 
@@ -90,60 +100,62 @@ fn a_base_with_a_query_or_a_fragment_is_rejected() {
 fn plain_http_is_accepted_on_loopback() {
     for host in ["localhost", "127.0.0.1:8080", "[::1]:8080", "issuer.localhost"] {
         let base = format!("http://{host}");
-        ClientCredentials::new(issuer(), &base, "my-app", SECRET).unwrap();
-        meshy().auth_base(&base).unwrap();
-        mesh_connect().base(&base).unwrap();
+        ClientCredentialsGrant::builder(&oauth2::Issuer::new(issuer()).token_endpoint(&base), "my-app", SECRET)
+            .build()
+            .unwrap();
+        meshy().auth_base(&base).build().unwrap();
+        mesh_connect().base(&base).build().unwrap();
     }
 }
 
 #[test]
 fn empty_credentials_are_rejected() {
-    rejected("client_id", ClientCredentials::new(issuer(), TOKEN_URL, "", SECRET));
-    rejected("client_secret", ClientCredentials::new(issuer(), TOKEN_URL, "my-app", ""));
-    rejected("client_id", Password::new(issuer(), TOKEN_URL, "", "ann", SECRET));
-    rejected("username", Password::new(issuer(), TOKEN_URL, "my-app", "", SECRET));
-    rejected("password", Password::new(issuer(), TOKEN_URL, "my-app", "ann", ""));
-    rejected("client_secret", password(&issuer()).client_auth(""));
-    rejected("client_id", RefreshToken::new(issuer(), TOKEN_URL, "", SECRET));
-    rejected("refresh_token", RefreshToken::new(issuer(), TOKEN_URL, "my-app", ""));
-    rejected("client_secret", refresh_token(&issuer()).client_auth(""));
+    rejected("client_id", ClientCredentialsGrant::builder(&at(issuer()), "", SECRET).build());
+    rejected("client_secret", ClientCredentialsGrant::builder(&at(issuer()), "my-app", "").build());
+    rejected("client_id", PasswordGrant::builder(&at(issuer()), "", "ann", SECRET).build());
+    rejected("username", PasswordGrant::builder(&at(issuer()), "my-app", "", SECRET).build());
+    rejected("password", PasswordGrant::builder(&at(issuer()), "my-app", "ann", "").build());
+    rejected("client_secret", password(&issuer()).client_auth("").build());
+    rejected("client_id", RefreshTokenGrant::builder(&at(issuer()), "", SECRET).build());
+    rejected("refresh_token", RefreshTokenGrant::builder(&at(issuer()), "my-app", "").build());
+    rejected("client_secret", refresh_token(&issuer()).client_auth("").build());
 
     for nothing in ["", "  \t"] {
-        rejected("account_name", MeshyDb::new(issuer(), nothing, "public-key"));
-        rejected("public_key", MeshyDb::new(issuer(), "acme", nothing));
+        rejected("account_name", MeshyDb::builder(issuer(), nothing, "public-key").build());
+        rejected("public_key", MeshyDb::builder(issuer(), "acme", nothing).build());
     }
     for dots in [".", ".."] {
-        rejected("account_name", MeshyDb::new(issuer(), dots, "public-key"));
+        rejected("account_name", MeshyDb::builder(issuer(), dots, "public-key").build());
     }
-    rejected("username", meshy().login_with_password("", SECRET));
-    rejected("password", meshy().login_with_password("ann", ""));
-    rejected("username", meshy().login_anonymously(""));
-    rejected("refresh_token", meshy().login_with_refresh_token(""));
+    rejected("username", meshy().build().unwrap().login_with_password("", SECRET).build());
+    rejected("password", meshy().build().unwrap().login_with_password("ann", "").build());
+    rejected("username", meshy().build().unwrap().login_anonymously("").build());
+    rejected("refresh_token", meshy().build().unwrap().login_with_refresh_token("").build());
 
-    rejected("client_id", MeshConnect::new(issuer(), "", SECRET));
-    rejected("client_secret", MeshConnect::new(issuer(), "id", ""));
+    rejected("client_id", MeshConnect::builder(issuer(), "", SECRET).build());
+    rejected("client_secret", MeshConnect::builder(issuer(), "id", "").build());
 }
 
 #[test]
 fn a_header_that_no_request_may_carry_is_rejected() {
     for value in ["hunter2\r\nx: y", "hunter2\n", "hunter2\0", "hunter2\u{7f}"] {
-        rejected("tenant", meshy().tenant(&format!("a{value}b")));
-        rejected("header", client_credentials(&issuer()).header("x-key", value));
-        rejected("header", password(&issuer()).header("x-key", value));
-        rejected("header", refresh_token(&issuer()).header("x-key", value));
+        rejected("tenant", meshy().tenant(&format!("a{value}b")).build());
+        rejected("header", client_credentials(&issuer()).header("x-key", value).build());
+        rejected("header", password(&issuer()).header("x-key", value).build());
+        rejected("header", refresh_token(&issuer()).header("x-key", value).build());
         rejected("header", json_login().header("x-key", value));
     }
     for name in ["", "x key", "x:", "hunter2\r\n", "schlüssel"] {
-        rejected("header", client_credentials(&issuer()).header(name, SECRET));
+        rejected("header", client_credentials(&issuer()).header(name, SECRET).build());
         rejected("header", json_login().header(name, SECRET));
     }
 }
 
 #[test]
 fn a_default_lifetime_of_zero_is_rejected() {
-    rejected("default_lifetime", client_credentials(&issuer()).default_lifetime(Duration::ZERO));
-    rejected("default_lifetime", password(&issuer()).default_lifetime(Duration::ZERO));
-    rejected("default_lifetime", refresh_token(&issuer()).default_lifetime(Duration::ZERO));
+    rejected("default_lifetime", client_credentials(&issuer()).default_lifetime(Duration::ZERO).build());
+    rejected("default_lifetime", password(&issuer()).default_lifetime(Duration::ZERO).build());
+    rejected("default_lifetime", refresh_token(&issuer()).default_lifetime(Duration::ZERO).build());
     rejected("default_lifetime", json_login().default_lifetime(Duration::ZERO));
 }
 

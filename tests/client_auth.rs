@@ -8,23 +8,23 @@ use std::collections::BTreeSet;
 
 use jsonwebtoken::{Algorithm, DecodingKey, get_current_timestamp};
 use serde_json::{Value, json};
-use tower_bearer::oauth2::{self, Assertion, ClientAuth, ClientCredentials, RefreshToken, SigningKey};
-use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::oauth2::{self, Assertion, ClientAuth, ClientCredentialsGrant, RefreshTokenGrant, SigningKey};
+use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{Error, TokenCache};
 
 use crate::signed::{P256, RSA, every, key, verified};
-use crate::sources::{TOKEN_URL, by_method, each, form, says};
+use crate::sources::{TOKEN_URL, at, by_method, each, form, says};
 
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 const SECRET: &str = "its secret of more than thirty-two characters";
 
-fn source(issuer: &Issuer, auth: ClientAuth) -> ClientCredentials {
-    ClientCredentials::new(issuer.clone(), TOKEN_URL, "my-app", auth).unwrap()
+fn source(issuer: &TokenServer, auth: ClientAuth) -> ClientCredentialsGrant {
+    ClientCredentialsGrant::builder(&at(issuer.clone()), "my-app", auth).build().unwrap()
 }
 
 /// The assertion that one fetch sends, beside nothing that is secret.
 async fn sent(auth: ClientAuth) -> String {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     TokenCache::new(source(&issuer, auth)).get().await.unwrap();
     let request = issuer.requests().remove(0);
     assert!(!request.headers.contains_key("authorization"));
@@ -38,14 +38,14 @@ async fn sent(auth: ClientAuth) -> String {
 
 fn assert_claims(claims: &Value, audience: &str) {
     let names: BTreeSet<_> = claims.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(names, ["aud", "exp", "iat", "iss", "jti", "sub"].into());
+    assert_eq!(names, ["aud", "exp", "iat", "iss", "jti", "nbf", "sub"].into());
     assert_eq!(
         (&claims["iss"], &claims["sub"], &claims["aud"]),
         (&json!("my-app"), &json!("my-app"), &json!(audience))
     );
     let (issued, now) = (claims["iat"].as_u64().unwrap(), get_current_timestamp());
-    assert!((now - 60..=now).contains(&issued), "{issued} of {now}");
-    assert_eq!(claims["exp"], issued + 60);
+    assert!((now - 120..=now - 60).contains(&issued), "{issued} of {now}");
+    assert_eq!((&claims["nbf"], &claims["exp"]), (&json!(issued), &json!(issued + 120)));
     assert!(claims["jti"].as_str().unwrap().len() >= 22);
 }
 
@@ -83,21 +83,21 @@ async fn a_key_says_which_one_it_is() {
 
 #[tokio::test]
 async fn an_assertion_is_meant_for_the_issuer_where_that_is_known() {
-    let (documents, tokens) = (Issuer::new(), Issuer::new());
+    let (documents, tokens) = (TokenServer::new(), TokenServer::new());
     documents.queue(Answer::json(200, json!({ "issuer": "https://auth.example.com", "token_endpoint": TOKEN_URL })));
-    let issuer = oauth2::Issuer::new(by_method(&documents, &tokens), "https://auth.example.com").unwrap();
+    let issuer = oauth2::Issuer::discover(by_method(&documents, &tokens), "https://auth.example.com");
     let (algorithm, pem, read_as, public) = every().into_iter().next().unwrap();
     let auth = ClientAuth::private_key_jwt(key(algorithm, pem));
-    TokenCache::new(ClientCredentials::at(&issuer, "my-app", auth).unwrap()).get().await.unwrap();
+    TokenCache::new(ClientCredentialsGrant::builder(&issuer, "my-app", auth).build().unwrap()).get().await.unwrap();
     let jwt = tokens.requests()[0].form()["client_assertion"].clone();
-    assert_claims(&verified(&jwt, read_as, &public, issuer.id()).1, issuer.id());
+    assert_claims(&verified(&jwt, read_as, &public, "https://auth.example.com").1, "https://auth.example.com");
 }
 
 #[tokio::test]
 async fn an_assertion_of_ones_own_may_name_another_audience() {
     let (algorithm, pem, read_as, public) = every().into_iter().next().unwrap();
-    let own = Assertion::new(key(algorithm, pem), "my-app", "https://another.example").unwrap().subject("my-app");
-    let jwt = sent(ClientAuth::assertion(own)).await;
+    let own = Assertion::builder(key(algorithm, pem), "my-app").audience("https://another.example").subject("my-app");
+    let jwt = sent(ClientAuth::assertion(own.build().unwrap())).await;
     assert_claims(&verified(&jwt, read_as, &public, "https://another.example").1, "https://another.example");
 }
 
@@ -106,11 +106,11 @@ async fn an_assertion_of_ones_own_may_name_another_audience() {
 #[tokio::test(start_paused = true)]
 async fn the_two_attempts_of_one_refresh_send_two_assertions() {
     for lost in [Answer::fails("connection reset"), Answer::hangs()] {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.queue(lost);
         let (algorithm, pem, read_as, public) = every().into_iter().last().unwrap();
-        let source = RefreshToken::new(issuer.clone(), TOKEN_URL, "my-app", "saved").unwrap();
-        let source = source.client_auth(ClientAuth::private_key_jwt(key(algorithm, pem))).unwrap();
+        let source = RefreshTokenGrant::builder(&at(issuer.clone()), "my-app", "saved");
+        let source = source.client_auth(ClientAuth::private_key_jwt(key(algorithm, pem))).build().unwrap();
         TokenCache::new(source).get().await.unwrap();
         assert_eq!(each(&issuer.requests(), "refresh_token"), ["saved", "saved"]);
         let jtis: BTreeSet<_> = each(&issuer.requests(), "client_assertion")
@@ -123,7 +123,7 @@ async fn the_two_attempts_of_one_refresh_send_two_assertions() {
 
 #[tokio::test]
 async fn two_fetches_send_two_assertions() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let cache = TokenCache::new(source(&issuer, ClientAuth::secret_jwt(SECRET)));
     cache.get().await.unwrap();
     cache.refresh().await.unwrap();
@@ -145,6 +145,8 @@ fn a_key_of_another_kind_is_an_error_that_says_what_is_wanted_and_shows_nothing_
         (oauth2::Algorithm::PS256, P256),
         (oauth2::Algorithm::ES256, RSA),
         (oauth2::Algorithm::ES256, include_str!("keys/p384.pem")),
+        (oauth2::Algorithm::ES384, P256),
+        (oauth2::Algorithm::PS512, P256),
         (oauth2::Algorithm::ES256, include_str!("keys/p256_sec1.pem")),
         (oauth2::Algorithm::ES256, include_str!("keys/p256.pub.pem")),
         (oauth2::Algorithm::EdDSA, P256),
@@ -167,9 +169,9 @@ fn an_rsa_key_may_be_pkcs1() {
 #[test]
 fn a_key_and_what_holds_it_show_nothing_of_it() {
     let key = key(oauth2::Algorithm::ES256, P256);
-    let assertion = Assertion::new(key.clone(), "me", TOKEN_URL).unwrap().claim("otp", "Cl4im");
+    let assertion = Assertion::builder(key.clone(), "me").audience(TOKEN_URL).claim("otp", "Cl4im").build().unwrap();
     let auth = ClientAuth::private_key_jwt(key.clone());
-    let source = source(&Issuer::new(), auth.clone());
+    let source = source(&TokenServer::new(), auth.clone());
     let shown = format!("{key:?} {key:#?} {assertion:?} {assertion:#?} {auth:?} {source:?} {source:#?}");
     assert!(shown.contains("ES256") && shown.contains("otp"), "{shown}");
     assert!(!shown.contains("Cl4im"), "{shown}");
@@ -182,7 +184,7 @@ fn a_key_and_what_holds_it_show_nothing_of_it() {
 
 #[tokio::test]
 async fn an_issuer_that_repeats_the_assertion_does_not_get_it_into_our_words() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(Answer::oauth_error(401, "invalid_client"));
     let own = "eyJhbGciOiJub25lIn0.an-assertion.x";
     issuer.fail(Some(Answer::json(401, json!({ "error": "invalid_client", "error_description": own }))));

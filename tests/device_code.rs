@@ -10,11 +10,11 @@ use http::Request;
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tower::{ServiceExt, service_fn};
-use tower_bearer::oauth2::{ClientAuth, DeviceCode};
-use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::oauth2::{ClientAuth, DeviceCodeLogin, DeviceCodeLoginBuilder};
+use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{Error, Token};
 
-use crate::sources::{HOUR, TOKEN_URL, form, headers, now, pass, says};
+use crate::sources::{HOUR, TOKEN_URL, at, form, headers, now, pass, says};
 
 const DEVICE_URL: &str = "https://auth.example.com/device_authorization";
 
@@ -35,8 +35,8 @@ fn with(name: &str, value: Value) -> Value {
     code
 }
 
-fn login(issuer: &Issuer) -> DeviceCode {
-    DeviceCode::new(issuer.clone(), DEVICE_URL, TOKEN_URL, "my-cli").unwrap()
+fn login(issuer: &TokenServer) -> DeviceCodeLoginBuilder {
+    DeviceCodeLogin::builder(&at(issuer.clone()).device_authorization_endpoint(DEVICE_URL), "my-cli")
 }
 
 fn pending() -> Answer {
@@ -49,7 +49,7 @@ fn slow_down() -> Answer {
 
 /// A whole login whose code and questions are answered so; returns the second of each question.
 async fn polls(code: Value, answers: impl IntoIterator<Item = Answer>) -> (Result<Token, Error>, Vec<u64>) {
-    let (issuer, times) = (Issuer::new(), Arc::new(Mutex::new(Vec::new())));
+    let (issuer, times) = (TokenServer::new(), Arc::new(Mutex::new(Vec::new())));
     issuer.queue(Answer::json(200, code));
     answers.into_iter().for_each(|answer| issuer.queue(answer));
     let (start, noted) = (now(), Arc::clone(&times));
@@ -59,7 +59,8 @@ async fn polls(code: Value, answers: impl IntoIterator<Item = Answer>) -> (Resul
         }
         issuer.clone().oneshot(request)
     });
-    let login = DeviceCode::new(http, DEVICE_URL, TOKEN_URL, "my-cli").unwrap();
+    let login =
+        DeviceCodeLogin::builder(&at(http).device_authorization_endpoint(DEVICE_URL), "my-cli").build().unwrap();
     let token = login.begin().await.unwrap().finish().await;
     let times = times.lock().unwrap().clone();
     (token, times)
@@ -69,9 +70,10 @@ async fn polls(code: Value, answers: impl IntoIterator<Item = Answer>) -> (Resul
 
 #[tokio::test(start_paused = true)]
 async fn a_code_is_asked_for_with_the_scope_and_waited_for_without_it() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(Answer::json(200, code()));
-    let login = login(&issuer).scope("openid offline_access").audience("billing").header("x-api-key", "k").unwrap();
+    let login =
+        login(&issuer).scope("openid offline_access").audience("billing").header("x-api-key", "k").build().unwrap();
     let code = login.begin().await.unwrap();
     assert_eq!((code.user_code(), code.verification_uri()), ("WDJB-MJHT", "https://auth.example.com/device"));
     let complete = "https://auth.example.com/device?user_code=WDJB-MJHT";
@@ -95,9 +97,9 @@ async fn a_code_is_asked_for_with_the_scope_and_waited_for_without_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_confidential_client_authenticates_both_times() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(Answer::json(200, code()));
-    let login = login(&issuer).client_auth(ClientAuth::post("its secret")).unwrap();
+    let login = login(&issuer).client_auth(ClientAuth::post("its secret")).build().unwrap();
     login.begin().await.unwrap().finish().await.unwrap();
     for request in issuer.requests() {
         assert_eq!(request.form()["client_secret"], "its secret");
@@ -182,9 +184,9 @@ async fn nobody_is_asked_after_the_code_has_ended() {
 
 #[tokio::test(start_paused = true)]
 async fn a_code_lives_from_when_it_came_and_not_from_when_it_is_waited_for() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(Answer::json(200, with("expires_in", json!(60))));
-    let code = login(&issuer).begin().await.unwrap();
+    let code = login(&issuer).build().unwrap().begin().await.unwrap();
     pass(Duration::from_secs(56)).await;
     code.finish().await.unwrap_err();
     assert_eq!(issuer.calls().total(), 1);
@@ -193,9 +195,9 @@ async fn a_code_lives_from_when_it_came_and_not_from_when_it_is_waited_for() {
 #[tokio::test(start_paused = true)]
 async fn a_code_whose_end_is_not_told_lives_ten_minutes_and_none_lives_longer_than_a_day() {
     for (expires_in, taken) in [(json!(null), HOUR / 6), (json!(1e300), 24 * HOUR)] {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.queue(Answer::json(200, with("expires_in", expires_in)));
-        assert_eq!(login(&issuer).begin().await.unwrap().expires_in(), taken);
+        assert_eq!(login(&issuer).build().unwrap().begin().await.unwrap().expires_in(), taken);
     }
 }
 
@@ -210,23 +212,26 @@ async fn an_answer_without_a_code_is_an_error() {
         }
     }
     for answer in answers {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.queue(answer.clone());
-        let error = login(&issuer).begin().await.unwrap_err();
+        let error = login(&issuer).build().unwrap().begin().await.unwrap_err();
         assert!(error.is_transient() && error.to_string().contains(DEVICE_URL), "{answer:?}: {error}");
         assert!(!says(&error).contains("the-device-code"), "{error:?}");
     }
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(Answer::oauth_error(401, "invalid_client"));
-    let error = login(&issuer).begin().await.unwrap_err();
+    let error = login(&issuer).build().unwrap().begin().await.unwrap_err();
     assert!(error.is_denied() && error.code() == Some("invalid_client"));
 }
 
 #[tokio::test]
 async fn googles_name_for_the_address_is_known() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let mut google = with("verification_url", json!("https://www.google.com/device"));
     google.as_object_mut().unwrap().remove("verification_uri");
     issuer.queue(Answer::json(200, google));
-    assert_eq!(login(&issuer).begin().await.unwrap().verification_uri(), "https://www.google.com/device");
+    assert_eq!(
+        login(&issuer).build().unwrap().begin().await.unwrap().verification_uri(),
+        "https://www.google.com/device"
+    );
 }

@@ -14,14 +14,14 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tower::service_fn;
 use tower_bearer::json::JsonLogin;
-use tower_bearer::mesh_connect::MeshConnect;
-use tower_bearer::meshydb::MeshyDb;
-use tower_bearer::oauth2::{self, ClientCredentials, RefreshToken};
-use tower_bearer::testing::{Answer, Issuer, ManualClock};
+use tower_bearer::oauth2::{self, ClientCredentialsGrant, RefreshTokenGrant};
+use tower_bearer::providers::mesh_connect::MeshConnect;
+use tower_bearer::providers::meshydb::MeshyDb;
+use tower_bearer::testing::{Answer, ManualClock, TokenServer};
 use tower_bearer::{Error, FetchContext, MAX_LIFETIME, Reason, Token, TokenCache, TokenSource};
 
 use crate::sources::any::{any_body, any_retry_after};
-use crate::sources::{HOUR, Streamed, TOKEN_URL, ask, client_credentials, next_attempt, pass};
+use crate::sources::{HOUR, Streamed, TOKEN_URL, ask, at, client_credentials, next_attempt, pass};
 
 async fn granted(members: Value) -> Result<Token, Error> {
     let mut body = json!({ "access_token": "the.token", "token_type": "Bearer", "expires_in": 60 });
@@ -63,9 +63,9 @@ async fn a_token_without_a_life_is_dead_on_arrival_and_keeps_its_refresh_token()
         let error = granted(json!({ "expires_in": dead })).await.unwrap_err();
         assert!(error.is_transient() && error.to_string().contains("dead on arrival"), "{dead}: {error}");
     }
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(Answer::json(200, json!({ "access_token": "t", "expires_in": 0, "refresh_token": "rotated" })));
-    let cache = TokenCache::new(crate::sources::refresh_token(&issuer));
+    let cache = TokenCache::new(crate::sources::refresh_token(&issuer).build().unwrap());
     cache.get().await.unwrap_err();
     cache.refresh().await.unwrap();
     assert_eq!(issuer.requests()[1].form()["refresh_token"], "rotated");
@@ -157,9 +157,9 @@ async fn retry_after_reaches_the_error_and_the_pause() {
     let as_date = Answer::raw(503, "<h1>").header("date", &date(0)).header("retry-after", &date(90));
     let absurd = Answer::raw(503, "").header("retry-after", "99999999999999999999999");
     for (answer, wait, pause) in [(in_seconds, Some(7), 7.0), (as_date, Some(90), 90.0), (absurd, None, 300.0)] {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.queue(answer);
-        let cache = TokenCache::new(client_credentials(&issuer));
+        let cache = TokenCache::new(client_credentials(&issuer).build().unwrap());
         let error = cache.get().await.unwrap_err();
         let said = error.retry_after().unwrap().as_secs();
         assert_eq!(said, wait.unwrap_or(u64::MAX));
@@ -174,12 +174,12 @@ async fn retry_after_reaches_the_error_and_the_pause() {
 
 #[tokio::test]
 async fn a_retry_after_without_a_date_beside_it_is_compared_with_the_clock_of_the_fetch() {
-    let (fake, clock) = (Issuer::new(), ManualClock::new());
+    let (fake, clock) = (TokenServer::new(), ManualClock::new());
     let in_90_seconds = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_090));
     fake.fail(Some(Answer::raw(503, "").header("retry-after", &in_90_seconds)));
-    let metadata = oauth2::Issuer::new(fake.clone(), "https://auth.example.com").unwrap();
-    let of_metadata = ClientCredentials::at(&metadata, "my-app", "its secret").unwrap();
-    for source in [client_credentials(&fake), of_metadata] {
+    let metadata = oauth2::Issuer::discover(fake.clone(), "https://auth.example.com");
+    let of_metadata = ClientCredentialsGrant::builder(&metadata, "my-app", "its secret").build().unwrap();
+    for source in [client_credentials(&fake).build().unwrap(), of_metadata] {
         let context = FetchContext::new(Reason::First).with_clock(clock.clone());
         let error = source.fetch(context).await.unwrap_err();
         assert_eq!(error.retry_after(), Some(Duration::from_secs(90)), "{error}");
@@ -190,9 +190,9 @@ async fn a_retry_after_without_a_date_beside_it_is_compared_with_the_clock_of_th
 async fn a_redirect_is_not_followed_and_the_error_says_so() {
     for status in [301, 302, 303, 307, 308] {
         for body in ["", "<html>", r#"{"error":"moved","error_description":"over there"}"#] {
-            let issuer = Issuer::new();
+            let issuer = TokenServer::new();
             issuer.queue(Answer::raw(status, body).header("location", "https://evil.example/token"));
-            let error = TokenCache::new(client_credentials(&issuer)).get().await.unwrap_err();
+            let error = TokenCache::new(client_credentials(&issuer).build().unwrap()).get().await.unwrap_err();
             assert!(error.to_string().contains("redirects, which is not followed"), "{status}: {error}");
             assert_eq!(issuer.calls().total(), 1);
         }
@@ -212,7 +212,7 @@ async fn reading_stops_near_one_mebibyte() {
                 Streamed(move || (counter.fetch_add(PIECE, Ordering::SeqCst) < 1 << 30).then(|| Ok(piece.clone())));
             async move { Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap()) }
         });
-        let source = RefreshToken::new(endless, TOKEN_URL, "my-app", "saved").unwrap();
+        let source = RefreshTokenGrant::builder(&at(endless), "my-app", "saved").build().unwrap();
         let error = TokenCache::new(source).get().await.unwrap_err();
         assert!(error.is_transient() && error.to_string().contains("longer than 1 MiB"), "{error}");
         let pulled = pulled.load(Ordering::SeqCst);
@@ -257,17 +257,17 @@ proptest! {
         status in 200u16..600,
         retry_after in any_retry_after(),
     ) {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         let mut answer = Answer::raw(status, body);
         if let Some(value) = &retry_after {
             answer = answer.header("retry-after", value);
         }
         issuer.fail(Some(answer));
-        let meshy = MeshyDb::new(issuer.clone(), "acme", "public-key").unwrap();
+        let meshy = MeshyDb::builder(issuer.clone(), "acme", "public-key").build().unwrap();
         let caches = [
-            TokenCache::new(client_credentials(&issuer)),
-            TokenCache::new(meshy.login_with_refresh_token("saved").unwrap()),
-            TokenCache::new(MeshConnect::new(issuer.clone(), "id", "secret").unwrap()),
+            TokenCache::new(client_credentials(&issuer).build().unwrap()),
+            TokenCache::new(meshy.login_with_refresh_token("saved").build().unwrap()),
+            TokenCache::new(MeshConnect::builder(issuer.clone(), "id", "secret").build().unwrap()),
             TokenCache::new(JsonLogin::new(issuer.clone(), TOKEN_URL, json!({ "key": "k" })).unwrap()),
         ];
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

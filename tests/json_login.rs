@@ -7,27 +7,27 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::{Value, json};
 use tower_bearer::json::{JsonLogin, LoginOutcome};
-use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{Error, Token, TokenCache};
 
 use crate::sources::{HOUR, headers, hyper_client, map, pass, serve};
 
 const URL: &str = "https://api.example.com/login?v=2";
 
-fn login(issuer: &Issuer) -> JsonLogin {
+fn login(issuer: &TokenServer) -> JsonLogin {
     JsonLogin::new(issuer.clone(), URL, json!({ "user": "ann", "key": "its \"secret\"" })).unwrap()
 }
 
 /// What this login comes to, answered so.
 async fn ask(answer: Answer, set: impl FnOnce(JsonLogin) -> JsonLogin) -> Result<Token, Error> {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(answer);
     TokenCache::new(set(login(&issuer))).get().await
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_fetch_posts_the_body_as_it_was_given() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let cache = TokenCache::new(login(&issuer).header("x-tenant", "east").unwrap());
     for _ in 0..2 {
         cache.get().await.unwrap();
@@ -44,7 +44,7 @@ async fn every_fetch_posts_the_body_as_it_was_given() {
 
 #[tokio::test]
 async fn a_content_type_of_the_user_is_kept() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let source = login(&issuer).header("Content-Type", "application/vnd.api+json").unwrap();
     TokenCache::new(source).get().await.unwrap();
     assert_eq!(issuer.requests()[0].headers["content-type"], "application/vnd.api+json");
@@ -132,7 +132,7 @@ async fn a_judge_sees_null_where_the_body_is_not_json() {
 
 #[tokio::test]
 async fn the_texts_and_long_numbers_of_the_login_are_not_repeated() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let body = json!({ "credentials": [{ "name": "annabel", "pin": 48213 }, "deep secret"], "v": 2 });
     let message = "annabel has no pin 48213 (deep%20secret), try 2";
     issuer.queue(Answer::json(401, json!({ "error": "pin 48213", "message": message })));
@@ -144,7 +144,7 @@ async fn the_texts_and_long_numbers_of_the_login_are_not_repeated() {
 
 #[tokio::test]
 async fn a_login_works_over_a_socket() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let url = format!("{}/login", serve(issuer.clone()).await);
     let source = JsonLogin::new(hyper_client(), &url, json!({ "user": "ann" })).unwrap();
     assert_eq!(TokenCache::new(source).get().await.unwrap().access_token(), "token-1");

@@ -9,14 +9,14 @@ use std::io;
 
 use serde_json::json;
 use tower_bearer::oauth2::{
-    self, Algorithm, Assertion, AuthorizationCode, ClientAuth, ClientCredentials, DeviceCode, JwtBearer, Password,
-    RefreshToken, Revocation, TokenExchange,
+    self, Algorithm, Assertion, AuthorizationCodeLogin, ClientAuth, ClientCredentialsGrant, DeviceCodeLogin,
+    JwtBearerGrant, PasswordGrant, RefreshTokenGrant, Revocation, TokenExchangeGrant,
 };
-use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{Token, TokenCache, TokenSource};
 
 use crate::signed::{P256, key};
-use crate::sources::{TOKEN_URL, says};
+use crate::sources::{TOKEN_URL, at, says};
 
 const SECRET: &str = "S3cret";
 const DEVICE_URL: &str = "https://auth.example.com/device_authorization";
@@ -52,8 +52,8 @@ fn every_auth() -> [ClientAuth; 9] {
 }
 
 /// An issuer that denies in words that hold the secret, as a value and as a closure returns it.
-fn repeating() -> Issuer {
-    let issuer = Issuer::new();
+fn repeating() -> TokenServer {
+    let issuer = TokenServer::new();
     issuer
         .fail(Some(Answer::json(400, json!({ "error": "odd", "error_description": "S3cret-of-a-closure is wrong" }))));
     issuer
@@ -70,28 +70,36 @@ async fn assert_unrepeated(source: impl TokenSource) {
 
 #[tokio::test]
 async fn no_client_and_no_source_shows_a_secret() {
-    let http = Issuer::new;
+    let http = TokenServer::new;
     for auth in every_auth() {
         shows_nothing(&auth);
-        shows_nothing(&ClientCredentials::new(http(), TOKEN_URL, "my-app", auth.clone()).unwrap());
-        shows_nothing(&Password::new(http(), TOKEN_URL, "my-app", "ann", SECRET).unwrap().client_auth(auth).unwrap());
+        shows_nothing(&ClientCredentialsGrant::builder(&at(http()), "my-app", auth.clone()).build().unwrap());
+        shows_nothing(&PasswordGrant::builder(&at(http()), "my-app", "ann", SECRET).client_auth(auth).build().unwrap());
     }
-    shows_nothing(&RefreshToken::new(http(), TOKEN_URL, "my-app", asked).unwrap());
-    let exchange = TokenExchange::new(http(), TOKEN_URL, SECRET).unwrap().actor_token(SECRET, ACCESS_TOKEN).unwrap();
-    shows_nothing(&exchange.client("my-app", SECRET).unwrap().parameter("otp", SECRET).unwrap());
-    shows_nothing(&JwtBearer::new(http(), TOKEN_URL, SECRET).unwrap());
-    let assertion = Assertion::new(key(Algorithm::ES256, P256), "me", TOKEN_URL).unwrap().claim("otp", SECRET);
+    shows_nothing(&RefreshTokenGrant::builder(&at(http()), "my-app", asked).build().unwrap());
+    let exchange = TokenExchangeGrant::builder(&at(http()), SECRET).actor_token(SECRET, ACCESS_TOKEN);
+    shows_nothing(&exchange);
+    shows_nothing(&exchange.client_id("my-app").client_auth(SECRET).parameter("otp", SECRET).build().unwrap());
+    shows_nothing(&JwtBearerGrant::builder(&at(http()), SECRET).build().unwrap());
+    let assertion =
+        Assertion::builder(key(Algorithm::ES256, P256), "me").audience(TOKEN_URL).claim("otp", SECRET).build().unwrap();
     shows_nothing(&assertion);
-    shows_nothing(&JwtBearer::new(http(), TOKEN_URL, assertion).unwrap());
-    let revocation = Revocation::new(http(), "https://auth.example.com/revoke", "my-app").unwrap();
-    shows_nothing(&revocation.client_auth(SECRET).unwrap());
-    shows_nothing(&oauth2::Issuer::new(http(), "https://auth.example.com").unwrap());
+    shows_nothing(&JwtBearerGrant::builder(&at(http()), assertion).build().unwrap());
+    let revocation = Revocation::builder(
+        &oauth2::Issuer::new(http()).revocation_endpoint("https://auth.example.com/revoke"),
+        "my-app",
+    );
+    shows_nothing(&revocation.client_auth(SECRET).build().unwrap());
+    shows_nothing(&oauth2::Issuer::discover(http(), "https://auth.example.com"));
 }
 
 #[tokio::test]
 async fn no_login_shows_a_secret() {
-    let issuer = Issuer::new();
-    let device = DeviceCode::new(issuer.clone(), DEVICE_URL, TOKEN_URL, "my-cli").unwrap().client_auth(SECRET).unwrap();
+    let issuer = TokenServer::new();
+    let device = DeviceCodeLogin::builder(&at(issuer.clone()).device_authorization_endpoint(DEVICE_URL), "my-cli")
+        .client_auth(SECRET)
+        .build()
+        .unwrap();
     issuer.queue(Answer::json(
         200,
         json!({
@@ -106,8 +114,9 @@ async fn no_login_shows_a_secret() {
     let token = Token::new("S3cret-token").unwrap().with_refresh_token("S3cret-refresh-token");
     shows_nothing(&device.session(token.clone()));
 
-    let browser = AuthorizationCode::new(issuer.clone(), AUTHORIZATION_URL, TOKEN_URL, "my-app", BACK).unwrap();
-    let browser = browser.client_auth(SECRET).unwrap();
+    let browser =
+        AuthorizationCodeLogin::builder(&at(issuer.clone()).authorization_endpoint(AUTHORIZATION_URL), "my-app", BACK);
+    let browser = browser.client_auth(SECRET).build().unwrap();
     shows_nothing(&browser);
     shows_nothing(&browser.session(token));
     let request = browser.begin().await.unwrap();
@@ -125,19 +134,19 @@ async fn an_issuer_that_repeats_what_it_was_sent_does_not_get_it_into_our_words(
     let http = repeating;
     // The last has nothing to repeat.
     for auth in every_auth().into_iter().take(8) {
-        assert_unrepeated(ClientCredentials::new(http(), TOKEN_URL, "my-app", auth).unwrap()).await;
+        assert_unrepeated(ClientCredentialsGrant::builder(&at(http()), "my-app", auth).build().unwrap()).await;
     }
-    assert_unrepeated(Password::new(http(), TOKEN_URL, "my-app", "ann", asked).unwrap()).await;
-    assert_unrepeated(RefreshToken::new(http(), TOKEN_URL, "my-app", asked).unwrap()).await;
-    assert_unrepeated(TokenExchange::new(http(), TOKEN_URL, asked).unwrap()).await;
-    let exchange = TokenExchange::new(http(), TOKEN_URL, "the subject").unwrap();
-    assert_unrepeated(exchange.actor_token(asked, ACCESS_TOKEN).unwrap()).await;
-    assert_unrepeated(JwtBearer::new(http(), TOKEN_URL, asked).unwrap()).await;
+    assert_unrepeated(PasswordGrant::builder(&at(http()), "my-app", "ann", asked).build().unwrap()).await;
+    assert_unrepeated(RefreshTokenGrant::builder(&at(http()), "my-app", asked).build().unwrap()).await;
+    assert_unrepeated(TokenExchangeGrant::builder(&at(http()), asked).build().unwrap()).await;
+    let exchange = TokenExchangeGrant::builder(&at(http()), "the subject");
+    assert_unrepeated(exchange.actor_token(asked, ACCESS_TOKEN).build().unwrap()).await;
+    assert_unrepeated(JwtBearerGrant::builder(&at(http()), asked).build().unwrap()).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_codes_of_a_login_are_not_repeated() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let words = "S3cret-device-code of S3cret-user-code by S3cret-client";
     let code = json!({
         "device_code": "S3cret-device-code",
@@ -146,12 +155,15 @@ async fn the_codes_of_a_login_are_not_repeated() {
     });
     issuer.queue(Answer::json(200, code));
     issuer.queue(Answer::json(400, json!({ "error": "access_denied", "error_description": words })));
-    let login = DeviceCode::new(issuer.clone(), DEVICE_URL, TOKEN_URL, "my-cli").unwrap();
-    let login = login.client_auth("S3cret-client").unwrap();
+    let login = DeviceCodeLogin::builder(&at(issuer.clone()).device_authorization_endpoint(DEVICE_URL), "my-cli");
+    let login = login.client_auth("S3cret-client").build().unwrap();
     let error = login.begin().await.unwrap().finish().await.unwrap_err();
     assert_eq!(error.description(), Some("[redacted] of [redacted] by [redacted]"));
 
-    let login = AuthorizationCode::new(issuer.clone(), AUTHORIZATION_URL, TOKEN_URL, "my-app", BACK).unwrap();
+    let login =
+        AuthorizationCodeLogin::builder(&at(issuer.clone()).authorization_endpoint(AUTHORIZATION_URL), "my-app", BACK)
+            .build()
+            .unwrap();
     let request = login.begin().await.unwrap();
     let state = request.url().split("state=").nth(1).unwrap().split('&').next().unwrap().to_owned();
     issuer.queue(Answer::json(400, json!({ "error": "invalid_grant", "error_description": "S3cret-code" })));

@@ -8,20 +8,20 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tower_bearer::json::JsonLogin;
-use tower_bearer::oauth2::{JwtBearer, RefreshToken, TokenExchange};
-use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::oauth2::{JwtBearerGrant, RefreshTokenGrant, TokenExchangeGrant};
+use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{FetchContext, Phase, Reason, RefreshPolicy, RotatedToken, TokenCache, TokenSource};
 
-use crate::sources::{HOUR, TOKEN_URL, each, now, pass, password, refresh_token, says};
+use crate::sources::{HOUR, TOKEN_URL, at, each, now, pass, password, refresh_token, says};
 
 // === silence ===
 
 #[tokio::test(start_paused = true)]
 async fn a_refresh_without_an_answer_is_repeated_at_two_thirds_of_the_fetch_deadline() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(Answer::hangs());
     let settings = RefreshPolicy::new().deadline(Duration::from_secs(9));
-    let cache = TokenCache::builder(refresh_token(&issuer)).refresh_policy(settings).build().unwrap();
+    let cache = TokenCache::builder(refresh_token(&issuer).build().unwrap()).refresh_policy(settings).build().unwrap();
     let start = now();
     assert_eq!(cache.get().await.unwrap().access_token(), "token-1");
     assert_eq!((now() - start).as_secs(), 6);
@@ -38,11 +38,14 @@ async fn silence_ends_before_the_fetch_deadline_with_an_error_that_says_whose_it
         assert_eq!((now() - start).as_secs(), 9, "less than the deadline");
     };
     for source in 0..3 {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.fail(Some(Answer::hangs()));
         let (cache, calls) = match source {
-            0 => (TokenCache::builder(refresh_token(&issuer)).refresh_policy(settings).build().unwrap(), 2),
-            1 => (TokenCache::builder(password(&issuer)).refresh_policy(settings).build().unwrap(), 1),
+            0 => (
+                TokenCache::builder(refresh_token(&issuer).build().unwrap()).refresh_policy(settings).build().unwrap(),
+                2,
+            ),
+            1 => (TokenCache::builder(password(&issuer).build().unwrap()).refresh_policy(settings).build().unwrap(), 1),
             _ => {
                 let login = JsonLogin::new(issuer.clone(), TOKEN_URL, json!({})).unwrap();
                 (TokenCache::builder(login).refresh_policy(settings).build().unwrap(), 1)
@@ -55,9 +58,9 @@ async fn silence_ends_before_the_fetch_deadline_with_an_error_that_says_whose_it
 
 #[tokio::test(start_paused = true)]
 async fn a_repeated_refresh_that_is_denied_leads_to_the_login() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.rotate_refresh_tokens(true);
-    let cache = TokenCache::new(password(&issuer));
+    let cache = TokenCache::new(password(&issuer).build().unwrap());
     cache.get().await.unwrap();
     issuer.queue(Answer::fails("connection reset"));
     issuer.queue(Answer::oauth_error(400, "invalid_grant"));
@@ -91,9 +94,9 @@ fn saving(source: impl TokenSource) -> (TokenCache, Arc<Mutex<Vec<String>>>) {
 #[tokio::test(start_paused = true)]
 async fn a_refresh_token_beside_no_use_is_saved_and_used() {
     for answer in of_no_use() {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.rotate_refresh_tokens(true);
-        let (cache, saved) = saving(password(&issuer));
+        let (cache, saved) = saving(password(&issuer).build().unwrap());
         cache.get().await.unwrap();
         issuer.queue(answer.clone());
         let error = cache.refresh().await.unwrap_err();
@@ -109,9 +112,9 @@ async fn a_refresh_token_beside_no_use_is_saved_and_used() {
 #[tokio::test(start_paused = true)]
 async fn so_is_one_beside_the_first_answer_of_a_saved_session() {
     for answer in of_no_use() {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         let shown = Arc::new(Mutex::new(Vec::new()));
-        let (inner, replaced) = (Arc::new(refresh_token(&issuer)), Arc::clone(&shown));
+        let (inner, replaced) = (Arc::new(refresh_token(&issuer).build().unwrap()), Arc::clone(&shown));
         let (cache, saved) = saving(move |context: FetchContext| {
             replaced.lock().unwrap().push(context.replaced().is_some());
             let inner = Arc::clone(&inner);
@@ -131,15 +134,15 @@ async fn so_is_one_beside_the_first_answer_of_a_saved_session() {
 #[tokio::test]
 async fn every_grant_reports_its_refresh_token_though_the_rest_is_of_no_use() {
     for answer in of_no_use() {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.fail(Some(answer));
-        let assertion = JwtBearer::new(issuer.clone(), TOKEN_URL, "a.b.c").unwrap();
-        let exchange = TokenExchange::new(issuer.clone(), TOKEN_URL, "the subject").unwrap();
-        assert_eq!(reported(&password(&issuer)).await, "rotated");
-        assert_eq!(reported(&refresh_token(&issuer)).await, "rotated");
+        let assertion = JwtBearerGrant::builder(&at(issuer.clone()), "a.b.c").build().unwrap();
+        let exchange = TokenExchangeGrant::builder(&at(issuer.clone()), "the subject").build().unwrap();
+        assert_eq!(reported(&password(&issuer).build().unwrap()).await, "rotated");
+        assert_eq!(reported(&refresh_token(&issuer).build().unwrap()).await, "rotated");
         assert_eq!(reported(&assertion).await, "rotated");
         assert_eq!(reported(&exchange).await, "rotated");
-        assert_eq!(reported(&crate::sources::client_credentials(&issuer)).await, "rotated");
+        assert_eq!(reported(&crate::sources::client_credentials(&issuer).build().unwrap()).await, "rotated");
     }
 }
 
@@ -153,9 +156,9 @@ async fn reported(source: &impl TokenSource) -> String {
 #[tokio::test(start_paused = true)]
 async fn a_wrapper_that_hides_every_error_loses_no_refresh_token() {
     for answer in of_no_use() {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.rotate_refresh_tokens(true);
-        let inner = Arc::new(password(&issuer));
+        let inner = Arc::new(password(&issuer).build().unwrap());
         let cache = TokenCache::new(move |context: FetchContext| {
             let inner = Arc::clone(&inner);
             async move { inner.fetch(context).await.map_err(|_| io::Error::other("our login failed")) }
@@ -170,9 +173,9 @@ async fn a_wrapper_that_hides_every_error_loses_no_refresh_token() {
 
 #[tokio::test(start_paused = true)]
 async fn it_is_what_signing_out_revokes() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(of_no_use()[0].clone());
-    let cache = TokenCache::new(refresh_token(&issuer));
+    let cache = TokenCache::new(refresh_token(&issuer).build().unwrap());
     cache.get().await.unwrap_err();
     let mut revoked = None;
     let revoke = async |token| {
@@ -187,10 +190,12 @@ async fn it_is_what_signing_out_revokes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refresh_token_of_a_closure_is_not_repeated_either() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let words = json!({ "error": "invalid_grant", "error_description": "R3fresh is not known" });
     issuer.fail(Some(Answer::json(400, words)));
-    let source = RefreshToken::new(issuer.clone(), TOKEN_URL, "my-app", async || Ok::<_, std::io::Error>("R3fresh\n"));
+    let source =
+        RefreshTokenGrant::builder(&at(issuer.clone()), "my-app", async || Ok::<_, std::io::Error>("R3fresh\n"))
+            .build();
     let error = TokenCache::new(source.unwrap()).get().await.unwrap_err();
     assert!(!says(&error).contains("R3fresh") && says(&error).contains("[redacted]"), "{error}");
 }
@@ -203,9 +208,9 @@ async fn a_token_is_due_when_its_issuer_says() {
         Answer::json(200, json!({ "access_token": "t", "expires_in": 86_400, "refresh_in": refresh_in }))
     };
     for (refresh_in, taken) in [(json!(7200), Some(2 * HOUR)), (json!("7200"), Some(2 * HOUR)), (json!(0), None)] {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.queue(answer(refresh_in));
-        let cache = TokenCache::new(crate::sources::client_credentials(&issuer));
+        let cache = TokenCache::new(crate::sources::client_credentials(&issuer).build().unwrap());
         let token = cache.get().await.unwrap();
         assert_eq!((token.refresh_in(), token.extra("refresh_in")), (taken, None));
         pass(HOUR).await;

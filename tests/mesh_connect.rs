@@ -5,7 +5,7 @@ mod sources;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tower_bearer::mesh_connect::MeshConnect;
+use tower_bearer::providers::mesh_connect::MeshConnect;
 use tower_bearer::testing::{Answer, MeshConnectServer};
 use tower_bearer::{Error, Token, TokenCache};
 
@@ -16,7 +16,7 @@ fn server() -> MeshConnectServer {
 }
 
 fn login(server: &MeshConnectServer) -> TokenCache {
-    TokenCache::new(MeshConnect::new(server.clone(), "my-client", "my-secret").unwrap())
+    TokenCache::new(MeshConnect::builder(server.clone(), "my-client", "my-secret").build().unwrap())
 }
 
 async fn ask(answer: Answer) -> Result<Token, Error> {
@@ -61,8 +61,8 @@ async fn every_fetch_is_the_documented_request() {
 #[tokio::test]
 async fn the_place_is_a_setting() {
     let server = server();
-    let source = MeshConnect::new(server.clone(), "my-client", "my-secret").unwrap();
-    TokenCache::new(source.base("https://sandbox.example.com/mesh/").unwrap()).get().await.unwrap_err();
+    let source = MeshConnect::builder(server.clone(), "my-client", "my-secret");
+    TokenCache::new(source.base("https://sandbox.example.com/mesh/").build().unwrap()).get().await.unwrap_err();
     assert_eq!(server.requests()[0].uri, "https://sandbox.example.com/mesh/admin/api/v1/Token");
 }
 
@@ -217,7 +217,7 @@ async fn an_error_may_have_null_for_everything_but_its_status() {
 #[tokio::test]
 async fn wrong_credentials_are_denied() {
     let server = server();
-    let cache = TokenCache::new(MeshConnect::new(server.clone(), "my-client", "not my-secret").unwrap());
+    let cache = TokenCache::new(MeshConnect::builder(server.clone(), "my-client", "not my-secret").build().unwrap());
     let error = cache.get().await.unwrap_err();
     assert!(error.is_denied(), "{error}");
     assert_eq!((error.status().unwrap().as_u16(), error.code()), (403, Some("permissionDenied")));
@@ -227,7 +227,7 @@ async fn wrong_credentials_are_denied() {
 async fn a_login_works_over_a_socket() {
     let server = server();
     let base = serve(server.clone()).await;
-    let source = MeshConnect::new(hyper_client(), "my-client", "my-secret").unwrap().base(&base).unwrap();
+    let source = MeshConnect::builder(hyper_client(), "my-client", "my-secret").base(&base).build().unwrap();
     let cache = TokenCache::new(source);
     for _ in 0..2 {
         assert_eq!(call_api(&cache, &base, "/admin/api/v1/accounts").await, 200);

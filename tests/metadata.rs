@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tower_bearer::oauth2::{
-    self, AuthorizationCode, ClientCredentials, DeviceCode, Password, RefreshToken, Revocation,
+    self, AuthorizationCodeLogin, ClientCredentialsGrant, DeviceCodeLogin, PasswordGrant, RefreshTokenGrant, Revocation,
 };
-use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{Error, TokenCache};
 
 use crate::sources::{TOKEN_URL, by_method, each, now, pass};
@@ -26,14 +26,14 @@ fn not_found() -> Answer {
 }
 
 /// An issuer of this identifier whose documents are answered so, one after the other; and who was asked for them.
-fn issuer(id: &str, answers: impl IntoIterator<Item = Answer>) -> (oauth2::Issuer, Issuer, Issuer) {
-    let (documents, tokens) = (Issuer::new(), Issuer::new());
+fn issuer(id: &str, answers: impl IntoIterator<Item = Answer>) -> (oauth2::Issuer, TokenServer, TokenServer) {
+    let (documents, tokens) = (TokenServer::new(), TokenServer::new());
     answers.into_iter().for_each(|answer| documents.queue(answer));
-    (oauth2::Issuer::new(by_method(&documents, &tokens), id).unwrap(), documents, tokens)
+    (oauth2::Issuer::discover(by_method(&documents, &tokens), id), documents, tokens)
 }
 
 fn cache(issuer: &oauth2::Issuer) -> TokenCache {
-    TokenCache::new(ClientCredentials::at(issuer, "my-app", "its secret").unwrap())
+    TokenCache::new(ClientCredentialsGrant::builder(issuer, "my-app", "its secret").build().unwrap())
 }
 
 /// What comes of metadata that is answered so, without another try elsewhere.
@@ -45,7 +45,7 @@ async fn rejected(answers: impl IntoIterator<Item = Answer>) -> (Error, usize) {
     (error, documents.calls().total())
 }
 
-fn places(documents: &Issuer) -> Vec<String> {
+fn places(documents: &TokenServer) -> Vec<String> {
     documents.requests().iter().map(|request| format!("{} {}", request.method, request.uri)).collect()
 }
 
@@ -65,7 +65,7 @@ async fn it_is_looked_for_in_the_place_of_openid_connect_and_then_in_that_of_rfc
         ("http://[::1]:8080/b", [format!("http://[::1]:8080/b/{openid}"), format!("http://[::1]:8080/{oauth}/b")]),
     ] {
         let (issuer, documents, tokens) = issuer(id, [not_found(), Answer::json(200, metadata(id))]);
-        assert_eq!(issuer.id(), id);
+        assert_eq!(issuer.identifier(), Some(id));
         cache(&issuer).get().await.unwrap();
         assert_eq!(places(&documents), places_expected.map(|place| format!("GET {place}")));
         assert_eq!(tokens.requests()[0].uri.to_string(), TOKEN_URL);
@@ -93,10 +93,10 @@ async fn a_first_page_or_a_login_page_in_the_one_place_does_not_hide_the_other()
 }
 
 #[tokio::test]
-async fn an_issuer_that_is_down_is_not_asked_elsewhere_and_says_how_long_to_wait() {
-    for status in [429, 500, 503] {
-        let (error, calls) = rejected([Answer::raw(status, "").header("retry-after", "7")]).await;
-        assert_eq!((error.status().unwrap().as_u16(), calls), (status, 1));
+async fn an_issuer_that_is_down_says_how_long_to_wait() {
+    for (status, calls_expected) in [(429, 1), (500, 2), (503, 2)] {
+        let (error, calls) = rejected([Answer::raw(status, "").header("retry-after", "7"), not_found()]).await;
+        assert_eq!((error.status().unwrap().as_u16(), calls), (status, calls_expected));
         assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
         assert!(error.to_string().contains("its metadata could not be read"), "{error}");
     }
@@ -120,15 +120,15 @@ async fn it_is_read_once_for_all_clones_and_all_that_wait() {
     }
     assert_eq!((documents.calls().total(), tokens.calls().total()), (1, 10));
     assert_eq!(issuer.metadata().await.unwrap()["scopes_supported"], json!(["a"]));
-    Password::at(&issuer, "my-app", "ann", "p").map(TokenCache::new).unwrap().get().await.unwrap();
-    RefreshToken::at(&issuer, "my-app", "saved").map(TokenCache::new).unwrap().get().await.unwrap();
+    PasswordGrant::builder(&issuer, "my-app", "ann", "p").build().map(TokenCache::new).unwrap().get().await.unwrap();
+    RefreshTokenGrant::builder(&issuer, "my-app", "saved").build().map(TokenCache::new).unwrap().get().await.unwrap();
     assert_eq!(each(&tokens.requests()[10..], "grant_type"), ["password", "refresh_token"]);
     assert_eq!(documents.calls().total(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_to_read_it_is_not_kept() {
-    let (issuer, documents, _) = issuer(ID, [Answer::raw(503, ""), Answer::json(200, metadata(ID))]);
+    let (issuer, documents, _) = issuer(ID, [Answer::raw(429, ""), Answer::json(200, metadata(ID))]);
     let cache = cache(&issuer);
     cache.get().await.unwrap_err();
     pass(Duration::from_secs(60)).await;
@@ -144,9 +144,9 @@ async fn an_issuer_that_never_answers_is_given_up_after_half_a_minute() {
     let error = issuer.metadata().await.unwrap_err();
     assert_eq!((now() - start).as_secs(), 30);
     assert!(error.is_timeout() && error.to_string().contains(&format!("{ID} within 30s")), "{error}");
-    let login = AuthorizationCode::at(&issuer, "my-app", "http://127.0.0.1/back").unwrap();
+    let login = AuthorizationCodeLogin::builder(&issuer, "my-app", "http://127.0.0.1/back").build().unwrap();
     assert!(login.begin().await.unwrap_err().is_timeout());
-    let login = DeviceCode::at(&issuer, "my-app").unwrap();
+    let login = DeviceCodeLogin::builder(&issuer, "my-app").build().unwrap();
     assert!(login.begin().await.unwrap_err().is_timeout());
 }
 
@@ -155,12 +155,12 @@ async fn an_issuer_that_never_answers_is_given_up_after_half_a_minute() {
 #[tokio::test]
 async fn metadata_of_another_issuer_is_rejected() {
     for other in ["https://auth.example.com/", "https://evil.example", "HTTPS://auth.example.com"] {
-        let (error, calls) = rejected([Answer::json(200, metadata(other))]).await;
+        let (error, calls) = rejected([Answer::json(200, metadata(other)), not_found()]).await;
         let said = error.to_string();
         assert!(said.contains(other) && said.contains(&format!("{ID} was asked for")), "{said}");
-        assert_eq!(calls, 1);
+        assert_eq!(calls, 2);
     }
-    let (error, _) = rejected([Answer::json(200, json!({ "token_endpoint": TOKEN_URL }))]).await;
+    let (error, _) = rejected([Answer::json(200, json!({ "token_endpoint": TOKEN_URL })), not_found()]).await;
     assert!(error.to_string().contains("it names no issuer"), "{error}");
 }
 
@@ -184,7 +184,7 @@ async fn an_endpoint_that_is_missing_or_unprotected_is_named() {
 #[tokio::test]
 async fn the_revocation_endpoint_is_found_in_it() {
     let (issuer, _, tokens) = issuer(ID, [Answer::json(200, metadata(ID))]);
-    let revocation = Revocation::at(&issuer, "my-app").unwrap();
+    let revocation = Revocation::builder(&issuer, "my-app").build().unwrap();
     revocation.revoke_refresh_token(&"r".into()).await.unwrap();
     assert_eq!(tokens.requests()[0].uri.to_string(), REVOCATION_URL);
 }
@@ -192,7 +192,10 @@ async fn the_revocation_endpoint_is_found_in_it() {
 #[test]
 fn an_identifier_is_an_https_url_without_query_and_fragment() {
     for id in ["", "auth.example.com", "http://auth.example.com", "https://a.example?x", "https://a.example#x"] {
-        assert!(oauth2::Issuer::new(Issuer::new(), id).unwrap_err().is_invalid(), "{id}");
+        let issuer = oauth2::Issuer::discover(TokenServer::new(), id);
+        let error = ClientCredentialsGrant::builder(&issuer, "my-app", "its secret").build().unwrap_err();
+        assert!(error.is_invalid() && error.to_string().starts_with("invalid issuer: "), "{id}: {error}");
     }
-    oauth2::Issuer::new(Issuer::new(), "http://127.0.0.1:8080").unwrap();
+    let issuer = oauth2::Issuer::discover(TokenServer::new(), "http://127.0.0.1:8080");
+    ClientCredentialsGrant::builder(&issuer, "my-app", "its secret").build().unwrap();
 }

@@ -13,18 +13,18 @@ use http_body_util::Full;
 use serde_json::json;
 use tower::service_fn;
 use tower_bearer::TokenCache;
-use tower_bearer::oauth2::{ClientAuth, ClientCredentials, Password, RefreshToken};
-use tower_bearer::testing::{Answer, Issuer, Recorded};
+use tower_bearer::oauth2::{self, ClientAuth, ClientCredentialsGrant, PasswordGrant, RefreshTokenGrant};
+use tower_bearer::testing::{Answer, Recorded, TokenServer};
 
 use crate::sources::{
-    HOUR, Streamed, TOKEN_URL, client_credentials, each, form, headers, hyper_client, map, pass, password,
+    HOUR, Streamed, TOKEN_URL, at, client_credentials, each, form, headers, hyper_client, map, pass, password,
     refresh_token, serve,
 };
 
 const FORM: &str = "application/x-www-form-urlencoded";
 const LOST: &str = "connection reset";
 
-async fn first_request(issuer: &Issuer, cache: TokenCache) -> Recorded {
+async fn first_request(issuer: &TokenServer, cache: TokenCache) -> Recorded {
     cache.get().await.unwrap();
     let request = issuer.requests().remove(0);
     assert_eq!((request.method.as_str(), request.uri.to_string()), ("POST", TOKEN_URL.to_owned()));
@@ -32,14 +32,14 @@ async fn first_request(issuer: &Issuer, cache: TokenCache) -> Recorded {
 }
 
 /// The refresh tokens of all token calls, `-` for a login.
-fn refreshes(issuer: &Issuer) -> Vec<String> {
+fn refreshes(issuer: &TokenServer) -> Vec<String> {
     each(&issuer.requests(), "refresh_token")
 }
 
 /// A cache whose token has ended, from a login that brought `refresh-1`.
-async fn ended_session(issuer: &Issuer) -> TokenCache {
+async fn ended_session(issuer: &TokenServer) -> TokenCache {
     issuer.rotate_refresh_tokens(true);
-    let cache = TokenCache::new(password(issuer));
+    let cache = TokenCache::new(password(issuer).build().unwrap());
     cache.get().await.unwrap();
     pass(HOUR).await;
     cache
@@ -47,8 +47,9 @@ async fn ended_session(issuer: &Issuer) -> TokenCache {
 
 #[tokio::test]
 async fn client_credentials_go_into_the_basic_header_and_nowhere_else() {
-    let issuer = Issuer::new();
-    let request = first_request(&issuer, TokenCache::new(client_credentials(&issuer).scope("read write"))).await;
+    let issuer = TokenServer::new();
+    let request =
+        first_request(&issuer, TokenCache::new(client_credentials(&issuer).scope("read write").build().unwrap())).await;
     // my-app:its+secret
     let basic = "Basic bXktYXBwOml0cyUyMHNlY3JldA==";
     let expected = [("accept", "application/json"), ("authorization", basic), ("content-type", FORM)];
@@ -59,8 +60,9 @@ async fn client_credentials_go_into_the_basic_header_and_nowhere_else() {
 
 #[tokio::test]
 async fn client_credentials_in_the_body_send_no_authorization() {
-    let issuer = Issuer::new();
-    let source = ClientCredentials::new(issuer.clone(), TOKEN_URL, "my-app", ClientAuth::post("its secret")).unwrap();
+    let issuer = TokenServer::new();
+    let source =
+        ClientCredentialsGrant::builder(&at(issuer.clone()), "my-app", ClientAuth::post("its secret")).build().unwrap();
     let request = first_request(&issuer, TokenCache::new(source)).await;
     assert_eq!(headers(&request), map([("accept", "application/json"), ("content-type", FORM)]));
     let expected = [("grant_type", "client_credentials"), ("client_id", "my-app"), ("client_secret", "its secret")];
@@ -69,8 +71,8 @@ async fn client_credentials_in_the_body_send_no_authorization() {
 
 #[tokio::test]
 async fn a_password_login_of_a_public_client_names_the_client_in_the_body() {
-    let issuer = Issuer::new();
-    let source = Password::new(issuer.clone(), TOKEN_URL, "my-app", "ann&bob", "p+w %=ü").unwrap();
+    let issuer = TokenServer::new();
+    let source = PasswordGrant::builder(&at(issuer.clone()), "my-app", "ann&bob", "p+w %=ü").build().unwrap();
     let request = first_request(&issuer, TokenCache::new(source)).await;
     assert_eq!(headers(&request), map([("accept", "application/json"), ("content-type", FORM)]));
     let expected =
@@ -81,9 +83,9 @@ async fn a_password_login_of_a_public_client_names_the_client_in_the_body() {
 
 #[tokio::test(start_paused = true)]
 async fn a_confidential_client_authenticates_login_and_refresh_alike() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.rotate_refresh_tokens(true);
-    let cache = TokenCache::new(password(&issuer).client_auth("its secret").unwrap().scope("read"));
+    let cache = TokenCache::new(password(&issuer).client_auth("its secret").scope("read").build().unwrap());
     cache.get().await.unwrap();
     pass(HOUR).await;
     cache.get().await.unwrap();
@@ -97,30 +99,30 @@ async fn a_confidential_client_authenticates_login_and_refresh_alike() {
 
 #[tokio::test]
 async fn a_saved_refresh_token_is_sent_without_a_scope() {
-    let issuer = Issuer::new();
-    let request = first_request(&issuer, TokenCache::new(refresh_token(&issuer).scope("read"))).await;
+    let issuer = TokenServer::new();
+    let request = first_request(&issuer, TokenCache::new(refresh_token(&issuer).scope("read").build().unwrap())).await;
     let expected = [("grant_type", "refresh_token"), ("refresh_token", "saved"), ("client_id", "my-app")];
     assert_eq!(request.form(), form(expected));
     assert_eq!(headers(&request), map([("accept", "application/json"), ("content-type", FORM)]));
 
-    let source = RefreshToken::new(issuer.clone(), TOKEN_URL, "my-app", "saved").unwrap();
-    TokenCache::new(source.client_auth(ClientAuth::post("s")).unwrap()).get().await.unwrap();
+    let source = RefreshTokenGrant::builder(&at(issuer.clone()), "my-app", "saved");
+    TokenCache::new(source.client_auth(ClientAuth::post("s")).build().unwrap()).get().await.unwrap();
     assert_eq!(issuer.requests()[1].form()["client_secret"], "s");
 }
 
 #[tokio::test]
 async fn an_empty_scope_is_not_sent() {
-    let issuer = Issuer::new();
-    let request = first_request(&issuer, TokenCache::new(client_credentials(&issuer).scope(""))).await;
+    let issuer = TokenServer::new();
+    let request = first_request(&issuer, TokenCache::new(client_credentials(&issuer).scope("").build().unwrap())).await;
     assert_eq!(request.form(), form([("grant_type", "client_credentials")]));
 }
 
 #[tokio::test]
 async fn headers_of_the_user_go_along_and_win_but_for_the_authorization() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let source = client_credentials(&issuer);
-    let source = source.header("x-api-key", "k").unwrap().header("Accept", "application/vnd.x+json").unwrap();
-    let source = source.header("authorization", "Basic other").unwrap();
+    let source = source.header("x-api-key", "k").header("Accept", "application/vnd.x+json");
+    let source = source.header("authorization", "Basic other").build().unwrap();
     let request = first_request(&issuer, TokenCache::new(source)).await;
     let expected = [
         ("accept", "application/vnd.x+json"),
@@ -134,7 +136,7 @@ async fn headers_of_the_user_go_along_and_win_but_for_the_authorization() {
 
 #[tokio::test(start_paused = true)]
 async fn each_refresh_uses_the_newest_refresh_token() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let cache = ended_session(&issuer).await;
     for number in 2..=3 {
         let token = cache.get().await.unwrap();
@@ -146,9 +148,9 @@ async fn each_refresh_uses_the_newest_refresh_token() {
 
 #[tokio::test(start_paused = true)]
 async fn a_saved_refresh_token_gives_way_to_the_rotated_one() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.rotate_refresh_tokens(true);
-    let cache = TokenCache::new(refresh_token(&issuer));
+    let cache = TokenCache::new(refresh_token(&issuer).build().unwrap());
     for _ in 0..2 {
         cache.get().await.unwrap();
         pass(HOUR).await;
@@ -158,7 +160,7 @@ async fn a_saved_refresh_token_gives_way_to_the_rotated_one() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_without_a_refresh_token_keeps_the_old_one() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let cache = ended_session(&issuer).await;
     let token = json!({ "access_token": "t", "expires_in": 3600 });
     for kept in [json!(null), json!(""), json!(7)] {
@@ -188,7 +190,7 @@ async fn a_denied_refresh_token_leads_to_a_new_login() {
         Answer::raw(400, ""),
     ];
     for denial in denials {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         let cache = ended_session(&issuer).await;
         issuer.queue(denial.clone());
         assert_eq!(cache.get().await.unwrap().access_token(), "token-2", "{denial:?}");
@@ -208,7 +210,7 @@ async fn a_refresh_that_says_nothing_of_the_refresh_token_leads_to_no_login() {
         Answer::raw(200, "{"),
     ];
     for answer in others {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         let cache = ended_session(&issuer).await;
         issuer.queue(answer.clone());
         cache.get().await.unwrap_err();
@@ -222,9 +224,9 @@ async fn a_refresh_that_says_nothing_of_the_refresh_token_leads_to_no_login() {
 #[tokio::test]
 async fn a_denied_refresh_token_alone_is_the_end_and_says_what_to_do() {
     for answer in [Answer::oauth_error(400, "invalid_grant"), Answer::oauth_error(401, "invalid_grant")] {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.fail(Some(answer));
-        let error = TokenCache::new(refresh_token(&issuer)).get().await.unwrap_err();
+        let error = TokenCache::new(refresh_token(&issuer).build().unwrap()).get().await.unwrap_err();
         assert!(error.is_denied() && !error.is_transient());
         assert_eq!(error.code(), Some("invalid_grant"));
         let said = error.to_string();
@@ -232,15 +234,15 @@ async fn a_denied_refresh_token_alone_is_the_end_and_says_what_to_do() {
         assert_eq!(issuer.calls().total(), 1);
     }
     // Another login would not help a client that is denied.
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(Answer::oauth_error(401, "invalid_client"));
-    let error = TokenCache::new(refresh_token(&issuer)).get().await.unwrap_err();
+    let error = TokenCache::new(refresh_token(&issuer).build().unwrap()).get().await.unwrap_err();
     assert!(error.is_denied() && !error.to_string().contains("fall back"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refresh_whose_answer_was_lost_is_repeated_once_with_the_same_refresh_token() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let cache = ended_session(&issuer).await;
     issuer.queue(Answer::fails(LOST));
     cache.get().await.unwrap();
@@ -255,10 +257,11 @@ async fn a_refresh_whose_answer_was_lost_is_repeated_once_with_the_same_refresh_
 
 #[tokio::test]
 async fn a_login_whose_answer_was_lost_is_not_repeated_at_once() {
-    for cache in
-        [|issuer: &_| TokenCache::new(client_credentials(issuer)), |issuer: &_| TokenCache::new(password(issuer))]
-    {
-        let issuer = Issuer::new();
+    for cache in [
+        |issuer: &_| TokenCache::new(client_credentials(issuer).build().unwrap()),
+        |issuer: &_| TokenCache::new(password(issuer).build().unwrap()),
+    ] {
+        let issuer = TokenServer::new();
         issuer.fail(Some(Answer::fails(LOST)));
         cache(&issuer).get().await.unwrap_err();
         assert_eq!(issuer.calls().total(), 1);
@@ -275,21 +278,36 @@ async fn an_answer_that_breaks_off_counts_as_lost() {
         let mut data = VecDeque::from([Ok(Bytes::from(r#"{"access_token""#)), rest]);
         async move { Ok::<_, Infallible>(Response::new(Streamed(move || data.pop_front()))) }
     });
-    let source = RefreshToken::new(breaking, TOKEN_URL, "my-app", "saved").unwrap();
+    let source = RefreshTokenGrant::builder(&at(breaking), "my-app", "saved").build().unwrap();
     assert_eq!(TokenCache::new(source).get().await.unwrap().access_token(), "t");
     assert_eq!(calls.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
 async fn the_grants_work_over_a_socket() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.rotate_refresh_tokens(true);
     let url = format!("{}/token", serve(issuer.clone()).await);
-    let login = Password::new(hyper_client(), &url, "my-app", "ann", "her password").unwrap();
+    let login = PasswordGrant::builder(
+        &oauth2::Issuer::new(hyper_client()).token_endpoint(&url),
+        "my-app",
+        "ann",
+        "her password",
+    )
+    .build()
+    .unwrap();
     let cache = TokenCache::new(login);
     assert_eq!(cache.get().await.unwrap().access_token(), "token-1");
     assert_eq!(cache.refresh().await.unwrap().access_token(), "token-2");
-    cache.set_source(ClientCredentials::new(hyper_client(), &url, "my-app", "its secret").unwrap());
+    cache.set_source(
+        ClientCredentialsGrant::builder(
+            &oauth2::Issuer::new(hyper_client()).token_endpoint(&url),
+            "my-app",
+            "its secret",
+        )
+        .build()
+        .unwrap(),
+    );
     assert_eq!(cache.get().await.unwrap().access_token(), "token-3");
     assert_eq!(refreshes(&issuer), ["-", "refresh-1", "-"]);
 }

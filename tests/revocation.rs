@@ -5,16 +5,16 @@ mod sources;
 use std::time::Duration;
 
 use serde_json::json;
-use tower_bearer::oauth2::{ClientAuth, Revocation};
-use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::oauth2::{self, ClientAuth, Revocation, RevocationBuilder};
+use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{Secret, Token, TokenCache};
 
 use crate::sources::{form, headers, password, says};
 
 const REVOCATION_URL: &str = "https://auth.example.com/revoke";
 
-fn revocation(issuer: &Issuer) -> Revocation {
-    Revocation::new(issuer.clone(), REVOCATION_URL, "my-app").unwrap()
+fn revocation(issuer: &TokenServer) -> RevocationBuilder {
+    Revocation::builder(&oauth2::Issuer::new(issuer.clone()).revocation_endpoint(REVOCATION_URL), "my-app")
 }
 
 fn refresh_token() -> Secret {
@@ -23,9 +23,9 @@ fn refresh_token() -> Secret {
 
 #[tokio::test]
 async fn each_kind_of_token_is_named_by_its_hint() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.fail(Some(Answer::raw(200, "")));
-    let revocation = revocation(&issuer);
+    let revocation = revocation(&issuer).build().unwrap();
     revocation.revoke_refresh_token(&refresh_token()).await.unwrap();
     revocation.revoke_access_token(&Token::new("Acc3ss").unwrap()).await.unwrap();
     let [first, second] = issuer.requests().try_into().unwrap();
@@ -38,10 +38,10 @@ async fn each_kind_of_token_is_named_by_its_hint() {
 
 #[tokio::test]
 async fn a_confidential_client_authenticates() {
-    let issuer = Issuer::new();
-    let basic = revocation(&issuer).client_auth("its secret").unwrap();
+    let issuer = TokenServer::new();
+    let basic = revocation(&issuer).client_auth("its secret").build().unwrap();
     basic.revoke_refresh_token(&refresh_token()).await.unwrap();
-    let post = revocation(&issuer).client_auth(ClientAuth::post("its secret")).unwrap();
+    let post = revocation(&issuer).client_auth(ClientAuth::post("its secret")).build().unwrap();
     post.revoke_refresh_token(&refresh_token()).await.unwrap();
     let [basic, post] = issuer.requests().try_into().unwrap();
     assert_eq!(headers(&basic)["authorization"], "Basic bXktYXBwOml0cyUyMHNlY3JldA==");
@@ -51,9 +51,9 @@ async fn a_confidential_client_authenticates() {
 #[tokio::test]
 async fn any_2xx_is_the_end_and_everything_else_an_error_that_names_the_place() {
     for status in [200, 204] {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.queue(Answer::raw(status, ""));
-        revocation(&issuer).revoke_refresh_token(&refresh_token()).await.unwrap();
+        revocation(&issuer).build().unwrap().revoke_refresh_token(&refresh_token()).await.unwrap();
     }
     let failures = [
         (Answer::oauth_error(401, "invalid_client"), true),
@@ -63,9 +63,9 @@ async fn any_2xx_is_the_end_and_everything_else_an_error_that_names_the_place() 
         (Answer::fails("connection reset"), false),
     ];
     for (answer, denied) in failures {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.queue(answer);
-        let error = revocation(&issuer).revoke_refresh_token(&refresh_token()).await.unwrap_err();
+        let error = revocation(&issuer).build().unwrap().revoke_refresh_token(&refresh_token()).await.unwrap_err();
         assert_eq!(error.is_denied(), denied, "{error}");
         assert!(error.to_string().contains(REVOCATION_URL), "{error}");
         assert_eq!(issuer.calls().total(), 1);
@@ -74,26 +74,26 @@ async fn any_2xx_is_the_end_and_everything_else_an_error_that_names_the_place() 
 
 #[tokio::test]
 async fn a_server_that_is_busy_says_when_to_come_again() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(Answer::raw(503, "").header("retry-after", "120"));
-    let error = revocation(&issuer).revoke_refresh_token(&refresh_token()).await.unwrap_err();
+    let error = revocation(&issuer).build().unwrap().revoke_refresh_token(&refresh_token()).await.unwrap_err();
     assert_eq!(error.retry_after(), Some(Duration::from_secs(120)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_never_answers_is_given_up_after_half_a_minute() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(Answer::hangs());
-    let error = revocation(&issuer).revoke_refresh_token(&refresh_token()).await.unwrap_err();
+    let error = revocation(&issuer).build().unwrap().revoke_refresh_token(&refresh_token()).await.unwrap_err();
     assert!(error.is_timeout() && error.to_string().contains("30s"), "{error}");
 }
 
 #[tokio::test]
 async fn an_error_repeats_no_token() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let words = json!({ "error": "odd", "error_description": "I know R3fresh and its secret" });
     issuer.queue(Answer::json(400, words));
-    let revocation = revocation(&issuer).client_auth("its secret").unwrap();
+    let revocation = revocation(&issuer).client_auth("its secret").build().unwrap();
     let error = revocation.revoke_refresh_token(&refresh_token()).await.unwrap_err();
     assert!(!says(&error).contains("R3fresh") && !says(&error).contains("its secret"), "{error}");
     assert_eq!(error.description(), Some("I know [redacted] and [redacted]"));
@@ -101,12 +101,12 @@ async fn an_error_repeats_no_token() {
 
 #[tokio::test]
 async fn signing_out_revokes_the_newest_refresh_token() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.rotate_refresh_tokens(true);
-    let cache = TokenCache::new(password(&issuer));
+    let cache = TokenCache::new(password(&issuer).build().unwrap());
     cache.get().await.unwrap();
     cache.refresh().await.unwrap();
-    let revocation = revocation(&issuer);
+    let revocation = revocation(&issuer).build().unwrap();
     cache.sign_out(async |token| revocation.revoke_refresh_token(&token).await).await.unwrap();
     assert_eq!(issuer.requests()[2].form()["token"], "refresh-2");
     assert!(cache.get().await.unwrap_err().is_signed_out());

@@ -8,37 +8,45 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 use tower_bearer::json::JsonLogin;
-use tower_bearer::oauth2::{ClientAuth, ClientCredentials, JwtBearer, Password, RefreshToken, TokenExchange};
-use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::oauth2::{
+    ClientAuth, ClientCredentialsGrant, JwtBearerGrant, PasswordGrant, RefreshTokenGrant, TokenExchangeGrant,
+};
+use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{Error, SecretSource, TokenCache};
 
-use crate::sources::{TOKEN_URL, each, says};
+use crate::sources::{TOKEN_URL, at, each, says};
 
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
 /// What asks for a secret by this name, and a cache whose every fetch needs one of it.
-fn each_kind<M>(issuer: &Issuer, secret: impl SecretSource<M> + Clone) -> Vec<(&'static str, TokenCache)> {
+fn each_kind<M>(issuer: &TokenServer, secret: impl SecretSource<M> + Clone) -> Vec<(&'static str, TokenCache)> {
     let http = || issuer.clone();
-    let client = |auth| TokenCache::new(ClientCredentials::new(http(), TOKEN_URL, "my-app", auth).unwrap());
-    let exchange = TokenExchange::new(http(), TOKEN_URL, "the subject").unwrap();
+    let client = |auth| TokenCache::new(ClientCredentialsGrant::builder(&at(http()), "my-app", auth).build().unwrap());
+    let exchange = TokenExchangeGrant::builder(&at(http()), "the subject");
     let json = JsonLogin::new(http(), TOKEN_URL, json!({ "secret": "" })).unwrap();
     vec![
         ("client_secret", client(ClientAuth::post(secret.clone()))),
         ("client_secret", client(ClientAuth::basic(secret.clone()))),
         ("client_secret", client(ClientAuth::secret_jwt(secret.clone()))),
         ("client_assertion", client(ClientAuth::assertion(secret.clone()))),
-        ("password", TokenCache::new(Password::new(http(), TOKEN_URL, "my-app", "ann", secret.clone()).unwrap())),
-        ("refresh_token", TokenCache::new(RefreshToken::new(http(), TOKEN_URL, "my-app", secret.clone()).unwrap())),
-        ("subject_token", TokenCache::new(TokenExchange::new(http(), TOKEN_URL, secret.clone()).unwrap())),
-        ("actor_token", TokenCache::new(exchange.actor_token(secret.clone(), ACCESS_TOKEN).unwrap())),
-        ("assertion", TokenCache::new(JwtBearer::new(http(), TOKEN_URL, secret.clone()).unwrap())),
+        (
+            "password",
+            TokenCache::new(PasswordGrant::builder(&at(http()), "my-app", "ann", secret.clone()).build().unwrap()),
+        ),
+        (
+            "refresh_token",
+            TokenCache::new(RefreshTokenGrant::builder(&at(http()), "my-app", secret.clone()).build().unwrap()),
+        ),
+        ("subject_token", TokenCache::new(TokenExchangeGrant::builder(&at(http()), secret.clone()).build().unwrap())),
+        ("actor_token", TokenCache::new(exchange.actor_token(secret.clone(), ACCESS_TOKEN).build().unwrap())),
+        ("assertion", TokenCache::new(JwtBearerGrant::builder(&at(http()), secret.clone()).build().unwrap())),
         ("secret", TokenCache::new(json.secret_at("/secret", secret).unwrap())),
     ]
 }
 
 #[tokio::test(start_paused = true)]
 async fn each_fetch_asks_again_and_sends_what_there_is_now_without_its_last_line_break() {
-    let (issuer, asked) = (Issuer::new(), Arc::new(AtomicUsize::new(0)));
+    let (issuer, asked) = (TokenServer::new(), Arc::new(AtomicUsize::new(0)));
     let counted = Arc::clone(&asked);
     let secret = move || {
         let number = counted.fetch_add(1, Ordering::SeqCst) + 1;
@@ -68,16 +76,16 @@ async fn each_fetch_asks_again_and_sends_what_there_is_now_without_its_last_line
 
 #[tokio::test]
 async fn a_basic_secret_of_a_closure_is_encoded_like_any_other() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let auth = ClientAuth::basic(async || Ok::<_, io::Error>("its secret\n"));
-    let source = ClientCredentials::new(issuer.clone(), TOKEN_URL, "my-app", auth).unwrap();
+    let source = ClientCredentialsGrant::builder(&at(issuer.clone()), "my-app", auth).build().unwrap();
     TokenCache::new(source).get().await.unwrap();
     assert_eq!(issuer.requests()[0].headers["authorization"], "Basic bXktYXBwOml0cyUyMHNlY3JldA==");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_secret_that_cannot_be_had_costs_no_token_call_and_is_named() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let sealed = || async { Err::<String, _>(io::Error::other("the vault is sealed")) };
     for (field, cache) in each_kind(&issuer, sealed) {
         let error = cache.get().await.unwrap_err();
@@ -91,7 +99,7 @@ async fn a_secret_that_cannot_be_had_costs_no_token_call_and_is_named() {
 
 #[tokio::test(start_paused = true)]
 async fn a_secret_that_is_empty_or_holds_a_control_character_is_not_sent() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     for (text, problem) in [("", "it is empty"), ("\n", "it is empty"), ("S3cret\nS3cret", "control character")] {
         for (_, cache) in each_kind(&issuer, move || async move { Ok::<_, io::Error>(text) }) {
             let said = says(&cache.get().await.unwrap_err());
@@ -103,16 +111,16 @@ async fn a_secret_that_is_empty_or_holds_a_control_character_is_not_sent() {
 
 #[tokio::test]
 async fn a_value_is_checked_when_it_is_handed_over() {
-    let http = Issuer::new;
+    let http = TokenServer::new;
     for secret in ["", "from a file\n"] {
         let errors = [
-            ClientCredentials::new(http(), TOKEN_URL, "my-app", ClientAuth::post(secret)).unwrap_err(),
-            ClientCredentials::new(http(), TOKEN_URL, "my-app", ClientAuth::secret_jwt(secret)).unwrap_err(),
-            ClientCredentials::new(http(), TOKEN_URL, "my-app", ClientAuth::assertion(secret)).unwrap_err(),
-            Password::new(http(), TOKEN_URL, "my-app", "ann", secret).unwrap_err(),
-            RefreshToken::new(http(), TOKEN_URL, "my-app", secret).unwrap_err(),
-            TokenExchange::new(http(), TOKEN_URL, secret).unwrap_err(),
-            JwtBearer::new(http(), TOKEN_URL, secret).unwrap_err(),
+            ClientCredentialsGrant::builder(&at(http()), "my-app", ClientAuth::post(secret)).build().unwrap_err(),
+            ClientCredentialsGrant::builder(&at(http()), "my-app", ClientAuth::secret_jwt(secret)).build().unwrap_err(),
+            ClientCredentialsGrant::builder(&at(http()), "my-app", ClientAuth::assertion(secret)).build().unwrap_err(),
+            PasswordGrant::builder(&at(http()), "my-app", "ann", secret).build().unwrap_err(),
+            RefreshTokenGrant::builder(&at(http()), "my-app", secret).build().unwrap_err(),
+            TokenExchangeGrant::builder(&at(http()), secret).build().unwrap_err(),
+            JwtBearerGrant::builder(&at(http()), secret).build().unwrap_err(),
         ];
         assert!(errors.iter().all(Error::is_invalid), "{errors:?}");
     }
@@ -120,7 +128,7 @@ async fn a_value_is_checked_when_it_is_handed_over() {
 
 #[tokio::test(start_paused = true)]
 async fn a_secret_that_was_denied_waits_as_denied_credentials_do() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let denied = || async { Err::<String, _>(Error::denied("the vault forbids it")) };
     for (_, cache) in each_kind(&issuer, denied) {
         let error = cache.get().await.unwrap_err();
@@ -131,14 +139,14 @@ async fn a_secret_that_was_denied_waits_as_denied_credentials_do() {
 
 #[tokio::test(start_paused = true)]
 async fn an_exchange_of_a_session_that_was_denied_is_denied() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.fail(Some(Answer::oauth_error(400, "invalid_grant")));
-    let user = TokenCache::new(crate::sources::password(&issuer));
+    let user = TokenCache::new(crate::sources::password(&issuer).build().unwrap());
     let subject = move || {
         let user = user.clone();
         async move { user.get().await.map(|token| token.access_token().to_owned()) }
     };
-    let exchange = TokenExchange::new(issuer.clone(), TOKEN_URL, subject).unwrap();
+    let exchange = TokenExchangeGrant::builder(&at(issuer.clone()), subject).build().unwrap();
     let error = TokenCache::new(exchange).get().await.unwrap_err();
     assert!(error.is_denied() && says(&error).contains("invalid_grant"), "{error:?}");
     assert_eq!(issuer.calls().total(), 1);

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tower_bearer::json::JsonLogin;
-use tower_bearer::mesh_connect::MeshConnect;
-use tower_bearer::meshydb::MeshyDb;
-use tower_bearer::oauth2::{ClientAuth, ClientCredentials, Password, RefreshToken};
-use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::oauth2::{ClientAuth, ClientCredentialsGrant, PasswordGrant, RefreshTokenGrant};
+use tower_bearer::providers::mesh_connect::MeshConnect;
+use tower_bearer::providers::meshydb::MeshyDb;
+use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{BearerLayer, Error, TokenCache, TokenSource};
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::sources::{HOUR, TOKEN_URL, pass, says};
+use crate::sources::{HOUR, TOKEN_URL, at, pass, says};
 
 const CLIENT_SECRET: &str = "Cl1ent \"s3cret\" +/%";
 const PASSWORD: &str = "Pa55 w\\rd&ü";
@@ -66,24 +66,24 @@ static TRACES_SAID: LazyLock<Captured> = LazyLock::new(|| {
 });
 
 /// An issuer, once the traces are captured: a callsite that was seen before by no subscriber may stay silent.
-fn traced_issuer() -> Issuer {
+fn traced_issuer() -> TokenServer {
     LazyLock::force(&TRACES_SAID);
-    Issuer::new()
+    TokenServer::new()
 }
 
-fn client_credentials(issuer: &Issuer) -> ClientCredentials {
-    let source = ClientCredentials::new(issuer.clone(), TOKEN_URL, "my-app", CLIENT_SECRET).unwrap();
-    source.header("x-api-key", API_KEY).unwrap()
+fn client_credentials(issuer: &TokenServer) -> ClientCredentialsGrant {
+    let source = ClientCredentialsGrant::builder(&at(issuer.clone()), "my-app", CLIENT_SECRET);
+    source.header("x-api-key", API_KEY).build().unwrap()
 }
 
-fn password(issuer: &Issuer) -> Password {
-    let source = Password::new(issuer.clone(), TOKEN_URL, "my-app", "ann", PASSWORD).unwrap();
-    source.client_auth(CLIENT_SECRET).unwrap().header("x-api-key", API_KEY).unwrap()
+fn password(issuer: &TokenServer) -> PasswordGrant {
+    let source = PasswordGrant::builder(&at(issuer.clone()), "my-app", "ann", PASSWORD);
+    source.client_auth(CLIENT_SECRET).header("x-api-key", API_KEY).build().unwrap()
 }
 
-fn refresh_token(issuer: &Issuer) -> RefreshToken {
-    let source = RefreshToken::new(issuer.clone(), TOKEN_URL, "my-app", REFRESH_TOKEN).unwrap();
-    source.client_auth(ClientAuth::post(CLIENT_SECRET)).unwrap().header("x-api-key", API_KEY).unwrap()
+fn refresh_token(issuer: &TokenServer) -> RefreshTokenGrant {
+    let source = RefreshTokenGrant::builder(&at(issuer.clone()), "my-app", REFRESH_TOKEN);
+    source.client_auth(ClientAuth::post(CLIENT_SECRET)).header("x-api-key", API_KEY).build().unwrap()
 }
 
 fn granted() -> Answer {
@@ -99,7 +99,7 @@ fn granted() -> Answer {
 }
 
 /// Everything a cache over this source says, from the first token to the failure with this answer.
-async fn said_by<S: TokenSource>(issuer: &Issuer, source: S, answer: Answer) -> (String, Error) {
+async fn said_by<S: TokenSource>(issuer: &TokenServer, source: S, answer: Answer) -> (String, Error) {
     issuer.queue(granted());
     let cache = TokenCache::builder(source).on_rotation(async |_| Err::<(), _>("the disk is full")).build().unwrap();
     let token = cache.get().await.unwrap();
@@ -119,10 +119,10 @@ fn no_source_and_no_value_shows_a_secret() {
     shows_nothing(&client_credentials(&issuer));
     shows_nothing(&password(&issuer));
     shows_nothing(&refresh_token(&issuer));
-    let meshy = MeshyDb::new(issuer.clone(), "acme", "public-key").unwrap();
-    shows_nothing(&meshy.login_with_password("ann", PASSWORD).unwrap());
-    shows_nothing(&meshy.login_with_refresh_token(REFRESH_TOKEN).unwrap());
-    shows_nothing(&MeshConnect::new(issuer.clone(), "id", CLIENT_SECRET).unwrap());
+    let meshy = MeshyDb::builder(issuer.clone(), "acme", "public-key").build().unwrap();
+    shows_nothing(&meshy.login_with_password("ann", PASSWORD).build().unwrap());
+    shows_nothing(&meshy.login_with_refresh_token(REFRESH_TOKEN).build().unwrap());
+    shows_nothing(&MeshConnect::builder(issuer.clone(), "id", CLIENT_SECRET).build().unwrap());
     let login = JsonLogin::new(issuer, TOKEN_URL, json!({ "key": CLIENT_SECRET })).unwrap();
     shows_nothing(&login.header("x-api-key", API_KEY).unwrap());
     for secret in ALL {
@@ -208,14 +208,14 @@ async fn no_bound_leaves_half_a_secret() {
         let issuer = traced_issuer();
         let text = format!("{}{secret}", ".".repeat(before));
         issuer.queue(Answer::json(401, json!({ "error": "invalid_client", "error_description": text })));
-        let source = ClientCredentials::new(issuer.clone(), TOKEN_URL, "my-app", secret.clone()).unwrap();
+        let source = ClientCredentialsGrant::builder(&at(issuer.clone()), "my-app", secret.clone()).build().unwrap();
         let error = TokenCache::new(source).get().await.unwrap_err();
         assert_clean(&says(&error));
         // The issuer may have a bound of its own.
         let issuer = traced_issuer();
         let cut = &secret[..secret.len() - before - 1];
         issuer.queue(Answer::json(401, json!({ "error": "invalid_client", "error_description": cut })));
-        let source = ClientCredentials::new(issuer.clone(), TOKEN_URL, "my-app", secret.clone()).unwrap();
+        let source = ClientCredentialsGrant::builder(&at(issuer.clone()), "my-app", secret.clone()).build().unwrap();
         assert_clean(&says(&TokenCache::new(source).get().await.unwrap_err()));
     }
 }
@@ -235,7 +235,7 @@ async fn the_json_logins_repeat_no_secret_either() {
             });
             let issuer = traced_issuer();
             issuer.fail(Some(Answer::json(status, envelope)));
-            let mesh = MeshConnect::new(issuer.clone(), "id", CLIENT_SECRET).unwrap();
+            let mesh = MeshConnect::builder(issuer.clone(), "id", CLIENT_SECRET).build().unwrap();
             let body = json!({ "user": "ann", "keys": [{ "key": CLIENT_SECRET }] });
             let login = JsonLogin::new(issuer, TOKEN_URL, body).unwrap().token_at("/content/id_token").unwrap();
             assert_clean(&says(&TokenCache::new(mesh).get().await.unwrap_err()));

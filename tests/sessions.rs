@@ -5,18 +5,18 @@ mod sources;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tower_bearer::oauth2::{ClientAuth, DeviceCode, RefreshToken, Revocation};
-use tower_bearer::testing::{Answer, Issuer, ManualClock};
+use tower_bearer::oauth2::{self, ClientAuth, DeviceCodeLogin, RefreshTokenGrant, Revocation};
+use tower_bearer::testing::{Answer, ManualClock, TokenServer};
 use tower_bearer::{Error, Phase, Token, TokenCache};
 
-use crate::sources::{HOUR, TOKEN_URL, form, pass};
+use crate::sources::{HOUR, at, form, pass};
 
 const DEVICE_URL: &str = "https://auth.example.com/device_authorization";
 
 /// A session from a login that was answered so; only what it asks later is counted.
-async fn session(issuer: &Issuer, token: Value) -> RefreshToken {
-    let login = DeviceCode::new(issuer.clone(), DEVICE_URL, TOKEN_URL, "my-cli").unwrap();
-    let login = login.client_auth(ClientAuth::post("its secret")).unwrap().scope("offline_access");
+async fn session(issuer: &TokenServer, token: Value) -> RefreshTokenGrant {
+    let login = DeviceCodeLogin::builder(&at(issuer.clone()).device_authorization_endpoint(DEVICE_URL), "my-cli");
+    let login = login.client_auth(ClientAuth::post("its secret")).scope("offline_access").build().unwrap();
     let code = json!({ "device_code": "d", "user_code": "u", "verification_uri": "https://auth.example.com/device" });
     issuer.queue(Answer::json(200, code));
     issuer.queue(Answer::json(200, token));
@@ -30,7 +30,7 @@ fn granted() -> Value {
 
 #[tokio::test(start_paused = true)]
 async fn the_logins_token_goes_first_and_is_refreshed_when_it_ends() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let cache = TokenCache::new(session(&issuer, granted()).await);
     assert_eq!(cache.get().await.unwrap().access_token(), "login-token");
     assert_eq!(issuer.calls().total(), 2);
@@ -47,7 +47,7 @@ async fn the_logins_token_goes_first_and_is_refreshed_when_it_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_asks_for_another_token_than_the_logins_gets_a_refreshed_one() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let cache = TokenCache::new(session(&issuer, granted()).await);
     cache.get().await.unwrap();
     assert_eq!(cache.refresh().await.unwrap().access_token(), "token-1");
@@ -55,7 +55,7 @@ async fn whoever_asks_for_another_token_than_the_logins_gets_a_refreshed_one() {
 
 #[tokio::test(start_paused = true)]
 async fn the_logins_token_lives_no_longer_than_the_login_said() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let mut granted = granted();
     granted["refresh_in"] = json!(600);
     let token = TokenCache::new(session(&issuer, granted).await).get().await.unwrap();
@@ -65,13 +65,15 @@ async fn the_logins_token_lives_no_longer_than_the_login_said() {
 
 #[tokio::test(start_paused = true)]
 async fn a_token_that_has_ended_or_that_nobody_knows_the_end_of_is_refreshed_first() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let mut dead = granted();
     dead["expires_in"] = json!(0);
     let cache = TokenCache::new(session(&issuer, dead).await);
     assert_eq!(cache.get().await.unwrap().access_token(), "token-1");
 
-    let login = DeviceCode::new(issuer.clone(), DEVICE_URL, TOKEN_URL, "my-cli").unwrap();
+    let login = DeviceCodeLogin::builder(&at(issuer.clone()).device_authorization_endpoint(DEVICE_URL), "my-cli")
+        .build()
+        .unwrap();
     let saved = Token::new("saved-token").unwrap().with_refresh_token("saved");
     assert_eq!(TokenCache::new(login.session(saved)).get().await.unwrap().access_token(), "token-2");
     assert_eq!(issuer.requests().last().unwrap().form()["refresh_token"], "saved");
@@ -87,8 +89,10 @@ async fn nearly_over(token: Token, clock: &ManualClock) -> Token {
 
 #[tokio::test]
 async fn a_token_that_is_nearly_over_is_refreshed_first_where_it_can_be() {
-    let (issuer, clock) = (Issuer::new(), ManualClock::new());
-    let login = DeviceCode::new(issuer.clone(), DEVICE_URL, TOKEN_URL, "my-cli").unwrap();
+    let (issuer, clock) = (TokenServer::new(), ManualClock::new());
+    let login = DeviceCodeLogin::builder(&at(issuer.clone()).device_authorization_endpoint(DEVICE_URL), "my-cli")
+        .build()
+        .unwrap();
     let cache = |token| TokenCache::builder(login.session(token)).clock(clock.clone()).build().unwrap();
     let alone = nearly_over(Token::new("login-token").unwrap(), &clock).await;
     let token = cache(alone).get().await.unwrap();
@@ -100,7 +104,7 @@ async fn a_token_that_is_nearly_over_is_refreshed_first_where_it_can_be() {
 
 #[tokio::test(start_paused = true)]
 async fn a_login_without_a_refresh_token_lasts_as_long_as_its_token_and_says_what_to_do() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let cache = TokenCache::new(session(&issuer, json!({ "access_token": "login-token", "expires_in": 3600 })).await);
     assert_eq!(cache.get().await.unwrap().access_token(), "login-token");
     pass(HOUR - Duration::from_secs(30)).await;
@@ -115,7 +119,7 @@ async fn a_login_without_a_refresh_token_lasts_as_long_as_its_token_and_says_wha
 
 #[tokio::test(start_paused = true)]
 async fn a_denied_refresh_token_of_a_login_is_the_end_and_another_login_goes_on() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let cache = TokenCache::new(session(&issuer, granted()).await);
     cache.get().await.unwrap();
     issuer.queue(Answer::oauth_error(400, "invalid_grant"));
@@ -127,9 +131,14 @@ async fn a_denied_refresh_token_of_a_login_is_the_end_and_another_login_goes_on(
 
 #[tokio::test(start_paused = true)]
 async fn a_session_that_fetched_nothing_yet_can_be_signed_out() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let cache = TokenCache::new(session(&issuer, granted()).await);
-    let revocation = Revocation::new(issuer.clone(), "https://auth.example.com/revoke", "my-cli").unwrap();
+    let revocation = Revocation::builder(
+        &oauth2::Issuer::new(issuer.clone()).revocation_endpoint("https://auth.example.com/revoke"),
+        "my-cli",
+    )
+    .build()
+    .unwrap();
     cache.sign_out(async |refresh_token| revocation.revoke_refresh_token(&refresh_token).await).await.unwrap();
     assert_eq!(issuer.requests()[2].form()["token"], "from-login");
     assert!(cache.get().await.unwrap_err().is_signed_out());

@@ -6,19 +6,19 @@ use fuzz::{SECRET, check, check_error, client, run};
 use http::Response;
 use libfuzzer_sys::fuzz_target;
 use tower_bearer::TokenCache;
-use tower_bearer::oauth2::{ClientCredentials, DeviceCode, Issuer};
+use tower_bearer::oauth2::{ClientCredentialsGrant, DeviceCodeLogin, Issuer};
 
 const ID: &str = "https://auth.example.com/tenant";
 
 fuzz_target!(|data: &[u8]| {
     // The same client answers the token call with the document: that is an error, and never a panic.
-    let issuer = Issuer::new(client(Response::new(Bytes::copy_from_slice(data))), ID).expect("valid");
+    let issuer = Issuer::discover(client(Response::new(Bytes::copy_from_slice(data))), ID);
     match run(issuer.metadata()) {
         Ok(metadata) => assert_eq!(metadata["issuer"], ID),
         Err(error) => check_error(&error),
     }
-    check(run(TokenCache::new(ClientCredentials::at(&issuer, "my-app", SECRET).expect("valid")).get()));
-    if let Err(error) = run(DeviceCode::at(&issuer, "my-app").expect("valid").begin()) {
+    check(run(TokenCache::new(ClientCredentialsGrant::builder(&issuer, "my-app", SECRET).build().expect("valid")).get()));
+    if let Err(error) = run(DeviceCodeLogin::builder(&issuer, "my-app").build().expect("valid").begin()) {
         check_error(&error);
     }
 });

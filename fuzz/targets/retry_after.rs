@@ -8,7 +8,7 @@ use fuzz::{SECRET, check_error, client, run};
 use http::{HeaderValue, Response};
 use libfuzzer_sys::fuzz_target;
 use tower_bearer::TokenCache;
-use tower_bearer::oauth2::ClientCredentials;
+use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer};
 
 const LONGEST: Duration = Duration::from_secs(5 * 60);
 
@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
             Err(_) => return,
         };
     }
-    let source = ClientCredentials::new(client(answer), "https://auth.example.com/token", "my-app", SECRET);
+    let source = ClientCredentialsGrant::builder(&Issuer::new(client(answer)).token_endpoint("https://auth.example.com/token"), "my-app", SECRET).build();
     let cache = TokenCache::new(source.expect("valid"));
     let error = run(cache.get()).expect_err("a 429 grants nothing");
     check_error(&error);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 
 use crate::clock::{self, Clock};
 use crate::error::Error;
@@ -25,40 +25,35 @@ pub(crate) struct Endpoint {
 #[derive(Clone)]
 enum Location {
     At(EndpointUrl),
-    /// Where the issuer's metadata has it, under this name.
+    /// Where the issuer has it, by its name in metadata.
     Of(Issuer, &'static str),
 }
-
-/// The member of an issuer's metadata that has the address of its token endpoint.
-pub(crate) const TOKEN_ENDPOINT: &str = "token_endpoint";
 
 // === impl Endpoint ===
 
 impl Endpoint {
     pub(crate) fn new<B: 'static>(http: impl HttpClient<B>, field: &'static str, url: &str) -> Result<Self, Error> {
-        Ok(Self {
-            http: transport::sync_client(http),
-            location: Location::At(EndpointUrl::new(field, url)?),
-            headers: HeaderMap::new(),
-        })
+        Ok(Self::at(transport::sync_client(http), EndpointUrl::new(field, url)?))
     }
 
-    /// The one that an issuer's metadata has under this name.
+    pub(crate) fn at(http: Arc<dyn HttpSend>, address: EndpointUrl) -> Self {
+        Self { http, location: Location::At(address), headers: HeaderMap::new() }
+    }
+
+    /// The endpoint of an issuer, by its name in metadata.
     pub(crate) fn of(issuer: &Issuer, name: &'static str) -> Self {
         Self { http: issuer.http(), location: Location::Of(issuer.clone(), name), headers: HeaderMap::new() }
     }
 
-    /// The same way to another address.
-    pub(crate) fn at(&self, field: &'static str, url: &str) -> Result<Self, Error> {
-        Ok(Self { location: Location::At(EndpointUrl::new(field, url)?), ..self.clone() })
+    /// Another endpoint of the same issuer, with the same headers.
+    pub(crate) fn sibling(&self, name: &'static str) -> Self {
+        match &self.location {
+            Location::At(_) => self.clone(),
+            Location::Of(issuer, _) => Self { location: Location::Of(issuer.clone(), name), ..self.clone() },
+        }
     }
 
-    /// The same way, with the same headers, to where another is.
-    pub(crate) fn with_location_of(&self, other: &Self) -> Self {
-        Self { location: other.location.clone(), ..self.clone() }
-    }
-
-    /// Where it is; asks the issuer where it was not asked yet.
+    /// Where it is; reads the issuer's metadata if that has not been read yet.
     pub(crate) async fn address(&self, clock: &Clock) -> Result<EndpointUrl, Error> {
         match &self.location {
             Location::At(address) => Ok(address.clone()),
@@ -66,12 +61,22 @@ impl Endpoint {
         }
     }
 
-    /// Who answers here: the issuer where it is known, else the endpoint. Whom an assertion is meant for (RFC 7523
-    /// section 3).
-    pub(crate) fn name(&self) -> &str {
+    /// The issuer that this is an endpoint of.
+    pub(crate) fn issuer(&self) -> Option<&Issuer> {
+        match &self.location {
+            Location::At(_) => None,
+            Location::Of(issuer, _) => Some(issuer),
+        }
+    }
+
+    /// What errors call the server that answers here: the endpoint if its address is named, else the issuer.
+    fn name(&self) -> &str {
         match &self.location {
             Location::At(address) => address.name(),
-            Location::Of(issuer, _) => issuer.id(),
+            Location::Of(issuer, name) => match issuer.named(name) {
+                Some(url) => url.split(['?', '#']).next().unwrap_or_default(),
+                None => issuer.name(),
+            },
         }
     }
 
@@ -150,7 +155,13 @@ impl Endpoint {
             headers.insert(AUTHORIZATION, value);
         }
         secrets.extend(headers.values().filter_map(credentials));
-        address.send(&*self.http, clock, request, secrets).await
+        let answer = address.send(&*self.http, clock, request, secrets).await?;
+        if let Location::Of(issuer, name) = &self.location
+            && matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::GONE)
+        {
+            issuer.report_missing(name);
+        }
+        Ok(answer)
     }
 }
 

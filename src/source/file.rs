@@ -9,19 +9,22 @@
 //! # use http_body_util::Full; use bytes::Bytes;
 //! # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 //! # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-//! use tower_bearer::oauth2::{ClientAuth, ClientCredentials, TokenExchange};
+//! use tower_bearer::oauth2::{ClientAuth, ClientCredentialsGrant, Issuer, TokenExchangeGrant};
 //!
 //! const FILE: &str = "/var/run/secrets/azure/tokens/azure-identity-token";
 //!
 //! // A client assertion (RFC 7523 section 2.2), as Azure's workload identity wants it.
-//! let url = "https://login.microsoftonline.com/my-tenant/oauth2/v2.0/token";
+//! let issuer = Issuer::discover(http.clone(), "https://login.microsoftonline.com/my-tenant/v2.0");
 //! let auth = ClientAuth::assertion(async || tokio::fs::read_to_string(FILE).await);
-//! let azure = ClientCredentials::new(http.clone(), url, "my-client-id", auth)?.scope("https://vault.azure.net/.default");
+//! let azure = ClientCredentialsGrant::builder(&issuer, "my-client-id", auth)
+//!     .scope("https://vault.azure.net/.default")
+//!     .build()?;
 //!
 //! // The subject of a token exchange (RFC 8693).
-//! let url = "https://sts.example.com/token";
-//! let exchange = TokenExchange::new(http, url, async || tokio::fs::read_to_string(FILE).await)?
-//!     .subject_token_type("urn:ietf:params:oauth:token-type:jwt")?;
+//! let issuer = Issuer::discover(http, "https://sts.example.com");
+//! let exchange = TokenExchangeGrant::builder(&issuer, async || tokio::fs::read_to_string(FILE).await)
+//!     .subject_token_type("urn:ietf:params:oauth:token-type:jwt")
+//!     .build()?;
 //! # Ok(()) }
 //! ```
 

@@ -1,22 +1,25 @@
-//! What an authorization server says of itself: its metadata (RFC 8414, OpenID Connect Discovery).
+//! What an authorization server says of itself: its metadata (RFC 8414, OpenID Connect Discovery), or what the caller says.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use serde_json::{Map, Value};
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::schedule::DualInstant;
 use crate::source::answer::decode;
 use crate::source::transport::{self, CALL_DEADLINE, EndpointUrl, HttpClient, HttpSend, TokenResponse};
 
-/// An authorization server, known by its issuer identifier; its endpoints are looked up in its metadata.
+/// An authorization server: where its endpoints are, and the client that calls them.
 ///
-/// Nothing is asked for when it is made. The first fetch of a source that was made from it reads the document, once for
-/// all clones; one that could not be read is asked for again with the next fetch.
+/// [`discover`](Issuer::discover) looks the endpoints up in the server's metadata; [`new`](Issuer::new) makes an issuer
+/// whose endpoints are named. Each grant, login and revocation takes an issuer, and checks it when it is built.
 ///
 /// ```
 /// # fn main() -> Result<(), tower_bearer::Error> {
@@ -24,136 +27,383 @@ use crate::source::transport::{self, CALL_DEADLINE, EndpointUrl, HttpClient, Htt
 /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
 /// use tower_bearer::TokenCache;
-/// use tower_bearer::oauth2::{ClientCredentials, Issuer};
+/// use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer};
 ///
-/// let issuer = Issuer::new(http, "https://auth.example.com")?;
-/// let cache = TokenCache::new(ClientCredentials::at(&issuer, "my-app", "its secret")?);
+/// let issuer = Issuer::discover(http.clone(), "https://auth.example.com");
+/// let named = Issuer::new(http)
+///     .token_endpoint("https://auth.example.com/token")
+///     .revocation_endpoint("https://auth.example.com/revoke");
+/// let grant = ClientCredentialsGrant::builder(&issuer, "my-app", "its secret").build()?;
+/// let cache = TokenCache::new(grant);
 /// # Ok(()) }
 /// ```
+///
+/// An issuer asks for nothing when it is made. The first fetch of a grant reads the metadata, once for all clones of the
+/// issuer; the next fetch asks again if that failed. When an endpoint from the metadata answers 404, the metadata is read
+/// again, at most every three minutes.
+///
+/// Every URL is `https://`, or plain `http://` on loopback; [`allow_insecure`](Issuer::allow_insecure) allows plain
+/// `http://` elsewhere. An endpoint that the metadata of an `https://` issuer names is `https://`.
 #[derive(Clone)]
 pub struct Issuer {
-    shared: Arc<Shared>,
+    http: Arc<dyn HttpSend>,
+    /// What the metadata is looked up for; `None` if all endpoints are named.
+    identifier: Option<Arc<str>>,
+    metadata_url: Option<Arc<str>>,
+    /// The endpoints that the caller named, by their name in the metadata.
+    named: Vec<(&'static str, Arc<str>)>,
+    prefers_mtls: bool,
+    allows_insecure: bool,
+    cached: Arc<Cached>,
 }
 
-struct Shared {
-    http: Arc<dyn HttpSend>,
-    id: String,
-    /// Where the document may be: OpenID Connect's location, then that of RFC 8414.
-    locations: [EndpointUrl; 2],
-    metadata: OnceCell<Map<String, Value>>,
+/// The metadata as it was read last.
+#[derive(Default)]
+struct Cached {
+    document: Mutex<Option<Document>>,
+    /// Whether an endpoint of the document is no longer there.
+    is_outdated: AtomicBool,
 }
+
+struct Document {
+    metadata: Arc<Map<String, Value>>,
+    read_at: DualInstant,
+}
+
+/// Why a place has no metadata for us, and how much that tells: of several failures the most telling one is the error.
+struct Failure {
+    weight: u8,
+    error: Error,
+}
+
+/// The member of an issuer's metadata that has the address of its token endpoint.
+pub(crate) const TOKEN_ENDPOINT: &str = "token_endpoint";
+pub(crate) const DEVICE_AUTHORIZATION_ENDPOINT: &str = "device_authorization_endpoint";
+pub(crate) const REVOCATION_ENDPOINT: &str = "revocation_endpoint";
+#[cfg(feature = "authorization-code")]
+pub(crate) const AUTHORIZATION_ENDPOINT: &str = "authorization_endpoint";
+#[cfg(feature = "authorization-code")]
+pub(crate) const PAR_ENDPOINT: &str = "pushed_authorization_request_endpoint";
+
+/// How old metadata is, at least, before an endpoint that is gone has it read again.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(3 * 60);
 
 // === impl Issuer ===
 
 impl Issuer {
-    /// The server with this identifier, exactly as it writes it: an `https://` URL without query and fragment. Plain
-    /// `http://` is taken for loopback.
+    /// An issuer whose endpoints the caller names; at least [`token_endpoint`](Issuer::token_endpoint).
     ///
-    /// # Errors
-    /// Not such a URL.
-    pub fn new<B: 'static>(http: impl HttpClient<B>, id: &str) -> Result<Self, Error> {
-        let appended = transport::join_path("issuer", id, ".well-known/openid-configuration")?;
-        let locations = [EndpointUrl::new("issuer", &appended)?, EndpointUrl::new("issuer", &inserted(id))?];
-        let shared =
-            Shared { http: transport::sync_client(http), id: id.to_owned(), locations, metadata: OnceCell::new() };
-        Ok(Self { shared: Arc::new(shared) })
+    /// `http` carries the token calls: any tower HTTP client, the same that carries the requests or another.
+    pub fn new<B: 'static>(http: impl HttpClient<B>) -> Self {
+        Self::over(transport::sync_client(http))
     }
 
-    /// The issuer identifier.
-    pub fn id(&self) -> &str {
-        &self.shared.id
+    pub(crate) fn over(http: Arc<dyn HttpSend>) -> Self {
+        Self {
+            http,
+            identifier: None,
+            metadata_url: None,
+            named: Vec::new(),
+            prefers_mtls: false,
+            allows_insecure: false,
+            cached: Arc::default(),
+        }
+    }
+
+    /// The issuer with this identifier, exactly as it writes it; its metadata says where its endpoints are.
+    ///
+    /// The identifier is a URL without query and fragment. The metadata is looked for in the places of OpenID Connect
+    /// Discovery and RFC 8414, and taken from the first place that has it. `http` carries the token calls as well.
+    pub fn discover<B: 'static>(http: impl HttpClient<B>, identifier: &str) -> Self {
+        Self { identifier: Some(identifier.into()), ..Self::new(http) }
+    }
+
+    /// Names the token endpoint; an endpoint that is named comes before the one in the metadata.
+    #[must_use]
+    pub fn token_endpoint(self, url: &str) -> Self {
+        self.with_endpoint(TOKEN_ENDPOINT, url)
+    }
+
+    /// Names the endpoint where a login on another device begins (RFC 8628).
+    #[must_use]
+    pub fn device_authorization_endpoint(self, url: &str) -> Self {
+        self.with_endpoint(DEVICE_AUTHORIZATION_ENDPOINT, url)
+    }
+
+    /// Names the endpoint that revokes tokens (RFC 7009).
+    #[must_use]
+    pub fn revocation_endpoint(self, url: &str) -> Self {
+        self.with_endpoint(REVOCATION_ENDPOINT, url)
+    }
+
+    /// Names the endpoint that a person's browser is sent to (RFC 6749 section 3.1).
+    #[cfg(feature = "authorization-code")]
+    #[must_use]
+    pub fn authorization_endpoint(self, url: &str) -> Self {
+        self.with_endpoint(AUTHORIZATION_ENDPOINT, url)
+    }
+
+    /// Names the endpoint that takes authorization requests in advance (RFC 9126); logins in a browser then use it.
+    #[cfg(feature = "authorization-code")]
+    #[must_use]
+    pub fn pushed_authorization_request_endpoint(self, url: &str) -> Self {
+        self.with_endpoint(PAR_ENDPOINT, url)
+    }
+
+    fn with_endpoint(mut self, name: &'static str, url: &str) -> Self {
+        self.named.retain(|(named, _)| *named != name);
+        self.named.push((name, url.into()));
+        self
+    }
+
+    /// Names the address of the metadata, if it is not where the identifier says.
+    ///
+    /// The identifier then need not be a URL that can be called: of a server in a container, which is reached by another
+    /// name, or of one with many tenants, whose document names them by a placeholder.
+    #[must_use]
+    pub fn metadata_url(self, url: &str) -> Self {
+        Self { metadata_url: Some(url.into()), cached: Arc::default(), ..self }
+    }
+
+    /// Prefers the endpoints of the metadata that take client certificates (`mtls_endpoint_aliases`, RFC 8705 section 5).
+    ///
+    /// The certificate is a matter of the HTTP client. One that authenticates by its certificate alone has
+    /// [`ClientAuth::none`](crate::oauth2::ClientAuth::none).
+    #[must_use]
+    pub fn prefer_mtls_endpoints(self) -> Self {
+        Self { prefers_mtls: true, ..self }
+    }
+
+    /// Allows plain `http://` beyond loopback, for every URL of this issuer: where the network itself is trusted.
+    ///
+    /// Credentials and tokens can then be read on the way. The event `insecure_issuer` warns of it whenever a grant, login
+    /// or revocation is built.
+    #[must_use]
+    pub fn allow_insecure(self) -> Self {
+        Self { allows_insecure: true, ..self }
+    }
+
+    /// The issuer identifier; `None` for an issuer whose endpoints are named.
+    pub fn identifier(&self) -> Option<&str> {
+        self.identifier.as_deref()
     }
 
     /// The metadata: its members are named in RFC 8414 section 2, such as `token_endpoint` and `jwks_uri`.
     ///
     /// # Errors
-    /// No answer within 30 s; neither place has a JSON document; it names another issuer (RFC 8414 section 3.3).
+    /// Returns an error if
+    /// - the issuer has no identifier, or a URL of it is invalid,
+    /// - no answer comes within 30 s,
+    /// - no place has a JSON document, or it names another issuer (RFC 8414 section 3.3).
     ///
     /// # Cancel safety
-    /// Dropping the future drops the question; the next caller asks again.
-    pub async fn metadata(&self) -> Result<&Map<String, Value>, Error> {
+    /// Dropping the future drops the call; the next caller asks again.
+    pub async fn metadata(&self) -> Result<Arc<Map<String, Value>>, Error> {
         self.metadata_at(&Clock::System).await
     }
 
-    async fn metadata_at(&self, clock: &Clock) -> Result<&Map<String, Value>, Error> {
-        self.shared.metadata.get_or_try_init(|| self.shared.read_in_time(clock)).await
+    /// Checks every URL, and that the issuer has these endpoints or metadata to look them up in.
+    pub(crate) fn check(&self, endpoints: &[&'static str]) -> Result<(), Error> {
+        let mut urls = match &self.identifier {
+            Some(_) => self.places()?,
+            None if self.metadata_url.is_some() => {
+                return Err(Error::invalid(
+                    "metadata_url",
+                    "an issuer of named endpoints has no metadata; use `discover`",
+                ));
+            }
+            None => Vec::new(),
+        };
+        for (name, url) in &self.named {
+            urls.push(EndpointUrl::checked(name, url, self.allows_insecure)?);
+        }
+        if self.identifier.is_none()
+            && let Some(missing) = endpoints.iter().find(|endpoint| self.named(endpoint).is_none())
+        {
+            return Err(Error::invalid(missing, format!("the issuer has none; name it with `Issuer::{missing}`")));
+        }
+        // Not in `telemetry`, which imports this module's parent.
+        for url in urls.iter().filter(|url| url.is_exposed()).take(1) {
+            tracing::warn!(
+                name: "insecure_issuer",
+                target: "tower_bearer",
+                endpoint = %url.name(),
+                "credentials are sent over plain http"
+            );
+        }
+        Ok(())
     }
 
     /// Where the endpoint of this name is.
     pub(crate) async fn endpoint(&self, clock: &Clock, name: &'static str) -> Result<EndpointUrl, Error> {
-        let issuer = || Some(self.id().into());
-        match self.metadata_at(clock).await?.get(name).and_then(Value::as_str) {
-            Some(url) => EndpointUrl::new(name, url)
-                .map_err(|error| Error::unusable(issuer(), format!("in its metadata, {error}"))),
-            None => Err(Error::unusable(issuer(), format!("its metadata names no {name}"))),
+        match self.named(name) {
+            Some(url) => EndpointUrl::checked(name, url, self.allows_insecure),
+            None => self.discovered(clock, name).await,
         }
     }
 
+    async fn discovered(&self, clock: &Clock, name: &'static str) -> Result<EndpointUrl, Error> {
+        let unusable = |problem| Error::unusable(Some(self.name().into()), problem);
+        let metadata = self.metadata_at(clock).await?;
+        let alias = metadata.get("mtls_endpoint_aliases").filter(|_| self.prefers_mtls).and_then(|all| all.get(name));
+        let Some(url) = alias.or_else(|| metadata.get(name)).and_then(Value::as_str) else {
+            return Err(unusable(format!("its metadata names no {name}")));
+        };
+        let url = EndpointUrl::checked(name, url, self.allows_insecure)
+            .map_err(|error| unusable(format!("in its metadata, {error}")))?;
+        let is_downgrade = !url.is_https() && self.places()?.iter().any(EndpointUrl::is_https);
+        if is_downgrade && !self.allows_insecure {
+            let problem = format!("in its metadata, {name} is plain http://, which no https:// issuer may name");
+            return Err(unusable(problem));
+        }
+        Ok(url)
+    }
+
+    /// Takes note that the endpoint of this name answered that it is not there.
+    pub(crate) fn report_missing(&self, name: &str) {
+        if self.named(name).is_none() {
+            self.cached.is_outdated.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Option<&str> {
+        self.named.iter().find(|(named, _)| *named == name).map(|(_, url)| &**url)
+    }
+
+    /// What errors call the issuer, and whom an assertion is meant for (RFC 7523 section 3): the identifier, else the token
+    /// endpoint.
+    pub(crate) fn name(&self) -> &str {
+        let named = || self.named(TOKEN_ENDPOINT).or(self.named.first().map(|(_, url)| &**url));
+        let name = self.identifier().or_else(named).unwrap_or_default();
+        name.split(['?', '#']).next().unwrap_or_default()
+    }
+
     pub(crate) fn http(&self) -> Arc<dyn HttpSend> {
-        Arc::clone(&self.shared.http)
+        Arc::clone(&self.http)
+    }
+
+    pub(crate) async fn metadata_at(&self, clock: &Clock) -> Result<Arc<Map<String, Value>>, Error> {
+        let mut document = self.cached.document.lock().await;
+        let now = clock.now();
+        if let Some(Document { metadata, read_at }) = &*document
+            && (!self.cached.is_outdated.load(Ordering::Relaxed) || !read_at.after(READ_AGAIN_AFTER).is_past(now))
+        {
+            return Ok(Arc::clone(metadata));
+        }
+        let read = match tokio::time::timeout(CALL_DEADLINE, self.read(clock)).await {
+            Ok(read) => read,
+            Err(_) => Err(Error::silent(self.name().into(), CALL_DEADLINE)),
+        };
+        let metadata = match (read, &*document) {
+            (Ok(metadata), _) => Arc::new(metadata),
+            // What was true once is more than nothing; it is asked for again in a while.
+            (Err(_), Some(former)) => Arc::clone(&former.metadata),
+            (Err(error), None) => return Err(error),
+        };
+        self.cached.is_outdated.store(false, Ordering::Relaxed);
+        *document = Some(Document { metadata: Arc::clone(&metadata), read_at: now });
+        Ok(metadata)
+    }
+
+    /// Where the metadata may be, in this order.
+    ///
+    /// | place | for the issuer `https://a.example/b` |
+    /// |---|---|
+    /// | OpenID Connect Discovery section 4 | `https://a.example/b/.well-known/openid-configuration` |
+    /// | RFC 8414 section 3 | `https://a.example/.well-known/oauth-authorization-server/b` |
+    /// | RFC 8414 section 5 | `https://a.example/.well-known/openid-configuration/b` |
+    /// | what some servers do in its place | `https://a.example/b/.well-known/oauth-authorization-server` |
+    fn places(&self) -> Result<Vec<EndpointUrl>, Error> {
+        if let Some(url) = &self.metadata_url {
+            return Ok(vec![EndpointUrl::checked("metadata_url", url, self.allows_insecure)?]);
+        }
+        let Some(identifier) = self.identifier() else {
+            return Err(Error::invalid(
+                "issuer",
+                "an issuer of named endpoints has no metadata; use `Issuer::discover`",
+            ));
+        };
+        let (openid, oauth) = (".well-known/openid-configuration", ".well-known/oauth-authorization-server");
+        let mut places = vec![transport::join_path("issuer", identifier, openid)?, inserted(identifier, oauth)];
+        for other in [inserted(identifier, openid), transport::join_path("issuer", identifier, oauth)?] {
+            if !places.contains(&other) {
+                places.push(other);
+            }
+        }
+        places.iter().map(|place| EndpointUrl::checked("issuer", place, self.allows_insecure)).collect()
+    }
+
+    /// Reads the metadata from the first place that has it.
+    async fn read(&self, clock: &Clock) -> Result<Map<String, Value>, Error> {
+        let mut worst: Option<Failure> = None;
+        let mut partial = None;
+        for place in self.places()? {
+            let answer = place.send(&*self.http, clock, Request::new(Bytes::new()), Vec::new()).await?;
+            let is_limit = answer.status == StatusCode::TOO_MANY_REQUESTS;
+            match self.read_answer(&answer) {
+                Ok(metadata) if metadata.get(TOKEN_ENDPOINT).is_some_and(Value::is_string) => return Ok(metadata),
+                Ok(metadata) => partial = partial.or(Some(metadata)),
+                Err(failure) if worst.as_ref().is_none_or(|worst| failure.weight > worst.weight) => {
+                    worst = Some(failure);
+                }
+                Err(_) => {}
+            }
+            if is_limit {
+                break;
+            }
+        }
+        match (partial, worst) {
+            (Some(metadata), _) => Ok(metadata),
+            (None, Some(worst)) => Err(worst.error),
+            (None, None) => unreachable!("there is a place"),
+        }
+    }
+
+    fn read_answer(&self, answer: &TokenResponse) -> Result<Map<String, Value>, Failure> {
+        let identifier = self.identifier().unwrap_or_default();
+        if !answer.status.is_success() {
+            let problem = match words(&answer.body) {
+                Some(words) => format!("its metadata could not be read: {words}"),
+                None => "its metadata could not be read".to_owned(),
+            };
+            let weight = if answer.status == StatusCode::NOT_FOUND { 0 } else { 3 };
+            return Err(Failure { weight, error: answer.error(false, None, Some(&problem)) });
+        }
+        let Some(Value::Object(metadata)) = decode::json(&answer.body) else {
+            return Err(Failure { weight: 1, error: answer.unreadable("the metadata of an issuer is a JSON object") });
+        };
+        match metadata.get("issuer").and_then(Value::as_str) {
+            Some(issuer) if issuer == identifier => Ok(metadata),
+            Some(other) => {
+                let other = answer.clean(other);
+                let problem = format!("it is that of the issuer {other}, and {identifier} was asked for");
+                Err(Failure { weight: 2, error: answer.unusable(problem) })
+            }
+            None => Err(Failure { weight: 1, error: answer.unusable("it names no issuer") }),
+        }
     }
 }
 
 impl fmt::Debug for Issuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Issuer").field(&self.shared.id).finish()
+        f.debug_tuple("Issuer").field(&self.name()).finish()
     }
-}
-
-// === impl Shared ===
-
-impl Shared {
-    async fn read_in_time(&self, clock: &Clock) -> Result<Map<String, Value>, Error> {
-        match tokio::time::timeout(CALL_DEADLINE, self.read(clock)).await {
-            Ok(metadata) => metadata,
-            Err(_) => Err(Error::silent(self.id.as_str().into(), CALL_DEADLINE)),
-        }
-    }
-
-    async fn read(&self, clock: &Clock) -> Result<Map<String, Value>, Error> {
-        let [openid, oauth] = &self.locations;
-        let mut answer = self.get(clock, openid).await?;
-        // It is not there (a server without OpenID Connect): a 404, a login page, or the first page of some site.
-        if !is_outage(answer.status) && document(&answer).is_none() {
-            answer = self.get(clock, oauth).await?;
-        }
-        if !answer.status.is_success() {
-            return Err(answer.error(false, None, Some("its metadata could not be read")));
-        }
-        let Some(metadata) = document(&answer) else {
-            return Err(answer.unreadable("the metadata of an issuer is a JSON object"));
-        };
-        match metadata.get("issuer").and_then(Value::as_str) {
-            Some(issuer) if issuer == self.id => Ok(metadata),
-            Some(other) => {
-                let other = answer.clean(other);
-                Err(answer.unusable(format!("it is that of the issuer {other}, and {} was asked for", self.id)))
-            }
-            None => Err(answer.unusable("it names no issuer")),
-        }
-    }
-
-    async fn get(&self, clock: &Clock, location: &EndpointUrl) -> Result<TokenResponse, Error> {
-        location.send(&*self.http, clock, Request::new(Bytes::new()), Vec::new()).await
-    }
-}
-
-fn document(answer: &TokenResponse) -> Option<Map<String, Value>> {
-    match decode::json(&answer.body) {
-        Some(Value::Object(members)) if answer.status.is_success() => Some(members),
-        _ => None,
-    }
-}
-
-fn is_outage(status: StatusCode) -> bool {
-    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 /// RFC 8414 section 3: the well-known part stands between host and path.
-fn inserted(id: &str) -> String {
-    const WELL_KNOWN: &str = "/.well-known/oauth-authorization-server";
-    let id = id.trim_end_matches('/');
-    let host = id.find("://").map_or(0, |scheme| scheme + 3);
-    let path = id[host..].find('/').map_or(id.len(), |path| host + path);
-    format!("{}{WELL_KNOWN}{}", &id[..path], &id[path..])
+fn inserted(identifier: &str, well_known: &str) -> String {
+    let identifier = identifier.trim_end_matches('/');
+    let host = identifier.find("://").map_or(0, |scheme| scheme + 3);
+    let path = identifier[host..].find('/').map_or(identifier.len(), |path| host + path);
+    format!("{}/{well_known}{}", &identifier[..path], &identifier[path..])
+}
+
+/// What a server says to people in place of its metadata: a member of a JSON object, or a sentence.
+fn words(body: &[u8]) -> Option<String> {
+    if let Some(Value::Object(body)) = decode::json(body) {
+        let text = |name: &&str| body.get(*name)?.as_str().map(str::to_owned);
+        return ["error_description", "message", "detail", "error"].iter().find_map(text);
+    }
+    let text = decode::text(body);
+    text.trim().starts_with(char::is_alphabetic).then(|| text.trim().to_owned())
 }

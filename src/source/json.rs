@@ -175,11 +175,6 @@ impl JsonLogin {
         Self { evaluate: Arc::new(evaluate), ..self }
     }
 
-    /// The same login at another address.
-    pub(crate) fn at(self, field: &'static str, url: &str) -> Result<Self, Error> {
-        Ok(Self { endpoint: self.endpoint.at(field, url)?, ..self })
-    }
-
     fn read(&self, mut answer: TokenResponse) -> Result<Token, Error> {
         let bare = || self.token_at.is_empty().then(|| answer::bare_token(&answer.body).ok()).flatten();
         let body = decode::answer(&answer.body).or_else(|| bare().map(|token| token.access_token().into()));

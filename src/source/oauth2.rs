@@ -2,19 +2,20 @@
 //!
 //! | type | for | defined in |
 //! |---|---|---|
-//! | [`ClientCredentials`] | a service that acts for itself | RFC 6749 section 4.4 |
-//! | [`Password`] | servers that still ask for user name and password | RFC 6749 section 4.3 |
-//! | [`RefreshToken`] | a session that was saved, or that a login began | RFC 6749 section 6 |
-//! | [`TokenExchange`] | a token for another token | RFC 8693 |
-//! | [`JwtBearer`] | a token for an assertion | RFC 7523 section 2.1 |
-//! | [`DeviceCode`] | a login on another device: an async function, then a [`RefreshToken`] | RFC 8628 |
-//! | `AuthorizationCode` | a login in a browser, with PKCE: the same | RFC 6749 section 4.1, RFC 7636 |
+//! | [`ClientCredentialsGrant`] | a service that acts for itself | RFC 6749 section 4.4 |
+//! | [`PasswordGrant`] | servers that still ask for user name and password | RFC 6749 section 4.3 |
+//! | [`RefreshTokenGrant`] | a session that was saved, or that a login began | RFC 6749 section 6 |
+//! | [`TokenExchangeGrant`] | a token for another token | RFC 8693 |
+//! | [`JwtBearerGrant`] | a token for an assertion | RFC 7523 section 2.1 |
+//! | [`ExtensionGrant`] | a grant type of the server's own, with its parameters | RFC 6749 section 4.5 |
+//! | [`DeviceCodeLogin`] | a login on another device: an async function, then a [`RefreshTokenGrant`] | RFC 8628 |
+//! | `AuthorizationCodeLogin` | a login in a browser, with PKCE: the same | RFC 6749 section 4.1, RFC 7636 |
 //!
-//! `AuthorizationCode` needs the feature `authorization-code`; `Assertion` and `SigningKey`, for what a key signs, need
-//! the feature `jwt`.
+//! A *grant* is a source of tokens; a *login* needs a person and brings one token. `AuthorizationCodeLogin` needs the
+//! feature `authorization-code`; `Assertion` and `SigningKey`, for what a key signs, need the feature `jwt`.
 //!
-//! Each grant is made with [`new`](ClientCredentials::new) from the address of the token endpoint, or with
-//! [`at`](ClientCredentials::at) from an [`Issuer`] whose metadata says where that is. [`ClientAuth`] is how the client
+//! Each is made for an [`Issuer`], which says where the endpoints are: by its metadata, or because they are named. The
+//! settings of a builder are checked by its `build`, whose error names the invalid field. [`ClientAuth`] is how the client
 //! authenticates, [`Revocation`] how a token is ended.
 
 mod answer_settings;
@@ -25,6 +26,8 @@ mod authorization_code;
 mod client;
 mod client_credentials;
 mod device;
+mod extension;
+mod grant;
 #[cfg(feature = "jwt")]
 mod jwt;
 mod password;
@@ -36,15 +39,16 @@ mod revocation;
 mod settings;
 
 pub use crate::source::issuer::Issuer;
-pub use assertion::{JwtBearer, TokenExchange};
+pub use assertion::{JwtBearerGrant, JwtBearerGrantBuilder, TokenExchangeGrant, TokenExchangeGrantBuilder};
 pub use auth::ClientAuth;
 #[cfg(feature = "authorization-code")]
-pub use authorization_code::{AuthorizationCode, AuthorizationRequest};
+pub use authorization_code::{AuthorizationCodeLogin, AuthorizationCodeLoginBuilder, AuthorizationRequest};
 pub(crate) use client::Client;
-pub use client_credentials::ClientCredentials;
-pub use device::{DeviceAuthorization, DeviceCode};
+pub use client_credentials::{ClientCredentialsGrant, ClientCredentialsGrantBuilder};
+pub use device::{DeviceAuthorization, DeviceCodeLogin, DeviceCodeLoginBuilder};
+pub use extension::{ExtensionGrant, ExtensionGrantBuilder};
 #[cfg(feature = "jwt")]
-pub use jwt::{Algorithm, Assertion, SigningKey};
-pub use password::Password;
-pub use refresh::RefreshToken;
-pub use revocation::Revocation;
+pub use jwt::{Algorithm, Assertion, AssertionBuilder, SigningKey};
+pub use password::{PasswordGrant, PasswordGrantBuilder};
+pub use refresh::{RefreshTokenGrant, RefreshTokenGrantBuilder};
+pub use revocation::{Revocation, RevocationBuilder};

@@ -21,11 +21,12 @@ use crate::source::require_non_empty;
 /// # use http_body_util::Full; use bytes::Bytes;
 /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-/// # let url = "https://auth.example.com/token";
-/// use tower_bearer::oauth2::Password;
+/// use tower_bearer::oauth2::{Issuer, PasswordGrant};
 ///
-/// Password::new(http.clone(), url, "my-app", "me", "my password")?;
-/// Password::new(http, url, "my-app", "me", async || tokio::fs::read_to_string("/run/secrets/password").await)?;
+/// let issuer = Issuer::discover(http, "https://auth.example.com");
+/// PasswordGrant::builder(&issuer, "my-app", "me", "my password").build()?;
+/// let asked = async || tokio::fs::read_to_string("/run/secrets/password").await;
+/// PasswordGrant::builder(&issuer, "my-app", "me", asked).build()?;
 /// # Ok(()) }
 /// ```
 ///

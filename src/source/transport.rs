@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_ENCODING, DATE, RETRY_AFTER};
+use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -108,9 +109,32 @@ pub(crate) fn sync_client<B: 'static>(http: impl HttpClient<B>) -> Arc<dyn HttpS
 // === impl EndpointUrl ===
 
 impl EndpointUrl {
+    /// The address, which is never plain `http://` beyond loopback.
     pub(crate) fn new(field: &'static str, url: &str) -> Result<Self, Error> {
-        let uri = origin::endpoint(field, url)?;
-        Ok(Self { uri, name: url.split(['?', '#']).next().unwrap_or_default().into() })
+        Ok(Self::of(origin::endpoint(field, url, false)?, url))
+    }
+
+    /// The address, which may be plain `http://` beyond loopback if that is allowed by the setting `allow_insecure`.
+    pub(crate) fn checked(field: &'static str, url: &str, allow_insecure: bool) -> Result<Self, Error> {
+        let address = Self::of(origin::endpoint(field, url, true)?, url);
+        if address.is_exposed() && !allow_insecure {
+            let problem = "plain http:// shows the credentials to everyone on the way; write https://, or call `allow_insecure` if the network itself is trusted";
+            return Err(Error::invalid(field, problem));
+        }
+        Ok(address)
+    }
+
+    fn of(uri: Uri, url: &str) -> Self {
+        Self { uri, name: url.split(['?', '#']).next().unwrap_or_default().into() }
+    }
+
+    /// Whether what is sent there can be read on the way.
+    pub(crate) fn is_exposed(&self) -> bool {
+        origin::is_exposed(&self.uri)
+    }
+
+    pub(crate) fn is_https(&self) -> bool {
+        self.uri.scheme() == Some(&Scheme::HTTPS)
     }
 
     /// As errors show it.

@@ -18,9 +18,9 @@ use crate::testing::ledger::Ledger;
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_bearer::testing::{Answer, Issuer};
+/// use tower_bearer::testing::{Answer, TokenServer};
 ///
-/// let issuer = Issuer::new();
+/// let issuer = TokenServer::new();
 /// issuer.queue(Answer::raw(429, "").header("retry-after", "7"));
 /// issuer.queue(Answer::token("short", Duration::from_secs(10)).after(Duration::from_secs(2)));
 /// issuer.queue(Answer::hangs());

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tower::{BoxError, Service, ServiceExt};
 
 use crate::testing::helpers::now;
-use crate::testing::{Answer, Api, Collected, Issuer, Ledger, TokenState};
+use crate::testing::{Answer, Api, Collected, Ledger, TokenServer, TokenState};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -44,7 +44,7 @@ where
     Ok(Got { status: parts.status, headers: parts.headers, body: body.collect().await?.to_bytes() })
 }
 
-async fn ask(issuer: &Issuer) -> Got {
+async fn ask(issuer: &TokenServer) -> Got {
     send(issuer, Request::post("/token"), "").await.unwrap()
 }
 
@@ -99,7 +99,7 @@ fn an_absurd_lifetime_never_ends_and_needs_no_runtime() {
 
 #[tokio::test]
 async fn an_issuer_counts_its_tokens_up_and_enters_them_in_its_ledger() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let first = ask(&issuer).await;
     assert_eq!(first.json(), json!({ "access_token": "token-1", "token_type": "Bearer", "expires_in": 3600 }));
     assert_eq!(first.headers["content-type"], "application/json");
@@ -111,14 +111,14 @@ async fn an_issuer_counts_its_tokens_up_and_enters_them_in_its_ledger() {
 
 #[tokio::test]
 async fn an_issuer_answers_only_posts() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     assert_eq!(send(&issuer, Request::get("/token"), "").await.unwrap().status, 405);
     assert_eq!(issuer.ledger().issued(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn queued_answers_come_in_order_before_the_outage_and_the_outage_until_it_ends() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.fail(Some(Answer::fails("connection refused")));
     issuer.queue(Answer::oauth_error(400, "invalid_grant"));
     issuer.queue(Answer::token("mine", SECOND));
@@ -136,7 +136,7 @@ async fn queued_answers_come_in_order_before_the_outage_and_the_outage_until_it_
 
 #[tokio::test]
 async fn an_answer_keeps_its_status_headers_and_body() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(Answer::raw(503, "<h1>").header("retry-after", "7").header("retry-after", "8"));
     issuer.queue(Answer::response(Response::builder().status(302).header("location", "/").body(Bytes::new()).unwrap()));
     let (busy, moved) = (ask(&issuer).await, ask(&issuer).await);
@@ -148,7 +148,7 @@ async fn an_answer_keeps_its_status_headers_and_body() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_arrives_after_its_own_delay_else_after_the_issuers() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.delay(3 * SECOND);
     issuer.queue(Answer::raw(500, "").after(SECOND));
     let start = now();
@@ -160,7 +160,7 @@ async fn an_answer_arrives_after_its_own_delay_else_after_the_issuers() {
 
 #[tokio::test(start_paused = true)]
 async fn a_tokens_life_runs_while_its_answer_travels() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.lifetime(5 * SECOND);
     issuer.delay(5 * SECOND);
     let answer = ask(&issuer).await;
@@ -170,7 +170,7 @@ async fn a_tokens_life_runs_while_its_answer_travels() {
 
 #[tokio::test(start_paused = true)]
 async fn settings_changed_while_a_call_runs_hold_for_the_next() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.delay(SECOND);
     let (running, next) = tokio::join!(ask(&issuer), async {
         issuer.lifetime(9 * SECOND);
@@ -187,7 +187,7 @@ async fn settings_changed_while_a_call_runs_hold_for_the_next() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dropped_call_is_no_longer_in_progress() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(Answer::hangs());
     issuer.queue(Answer::raw(500, "").after(2 * SECOND));
     let (hanging, slow) = tokio::join!(
@@ -206,14 +206,14 @@ async fn a_dropped_call_is_no_longer_in_progress() {
 
 #[tokio::test]
 async fn a_future_that_is_never_polled_is_no_call() {
-    let mut issuer = Issuer::new();
+    let mut issuer = TokenServer::new();
     drop(issuer.call(Request::post("/").body(Full::default()).unwrap()));
     assert_eq!((issuer.calls().total(), issuer.requests().len()), (0, 0));
 }
 
 #[tokio::test]
 async fn requests_are_recorded_as_they_came() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let request = Request::post("https://a.example/token?x=1").header("accept", "application/json");
     send(&issuer, request, "scope=a+b&id=w%20e").await.unwrap();
     send(&issuer, Request::post("/"), r#"{"a":1}"#).await.unwrap();
@@ -312,7 +312,7 @@ impl http_body::Body for Frames {
 
 #[tokio::test]
 async fn a_streamed_body_reaches_the_fake_whole() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let body = Frames(VecDeque::from([Ok("grant_type="), Ok("password")]));
     let response = Collected::new(issuer.clone()).oneshot(Request::post("/").body(body).unwrap()).await.unwrap();
     assert_eq!(response.status(), 200);
@@ -321,7 +321,7 @@ async fn a_streamed_body_reaches_the_fake_whole() {
 
 #[tokio::test]
 async fn a_broken_body_never_reaches_the_fake() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let body = Frames(VecDeque::from([Ok("grant_"), Err("reset")]));
     let error = Collected::new(issuer.clone()).oneshot(Request::post("/").body(body).unwrap()).await.unwrap_err();
     assert_eq!((error.to_string().as_str(), issuer.calls().total()), ("reset", 0));
@@ -330,11 +330,11 @@ async fn a_broken_body_never_reaches_the_fake() {
 #[test]
 fn fakes_are_cheap_handles_that_threads_can_share() {
     fn holds<T: Clone + Send + Sync + std::fmt::Debug + 'static>() {}
-    holds::<Issuer>();
+    holds::<TokenServer>();
     holds::<Api>();
     holds::<crate::testing::MeshyDbServer>();
     holds::<crate::testing::MeshConnectServer>();
-    holds::<Collected<Issuer>>();
+    holds::<Collected<TokenServer>>();
     fn serves<S: Service<Request<Full<Bytes>>, Future: Send>>() {}
     serves::<Collected<Api>>();
 }

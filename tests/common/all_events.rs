@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use http::Request;
 use tower::ServiceExt;
-use tower_bearer::testing::Answer;
+use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer};
+use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{Error, RefreshPolicy, Token, TokenCache};
 
 use crate::stack::{Body, World, get};
@@ -44,6 +45,9 @@ pub(crate) async fn everything() {
         std::future::ready(Token::new("late"))
     });
     cache.get().await.expect("a token of the other source");
+    // An issuer over plain http.
+    let issuer = Issuer::new(TokenServer::new()).token_endpoint("http://auth.internal/token").allow_insecure();
+    ClientCredentialsGrant::builder(&issuer, "app", "secret").build().expect("it is allowed");
     // Signed out, twice.
     cache.sign_out(async |_| Err(io::Error::other("no route"))).await.expect_err("it was not revoked");
     cache.set_source(source);

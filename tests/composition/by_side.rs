@@ -89,8 +89,12 @@ async fn a_limit_above_that_the_issuers_client_shares_lets_the_request_fail() {
     let limit = GlobalConcurrencyLimitLayer::with_semaphore(Arc::new(Semaphore::new(1)));
     let source = {
         let issuer = limit.layer(world.issuer.clone());
-        let login =
-            tower_bearer::oauth2::ClientCredentials::new(issuer, "https://auth.example.com/token", "app", "secret");
+        let login = tower_bearer::oauth2::ClientCredentialsGrant::builder(
+            &tower_bearer::oauth2::Issuer::new(issuer).token_endpoint("https://auth.example.com/token"),
+            "app",
+            "secret",
+        )
+        .build();
         login.expect("a login")
     };
     let bearer = BearerLayer::new(TokenCache::new(source), [API]).expect("an origin").layer(world.api.clone());

@@ -10,8 +10,8 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use tower::util::BoxCloneService;
 use tower::{BoxError, Layer, Service, ServiceExt};
-use tower_bearer::oauth2::ClientCredentials;
-use tower_bearer::testing::{Api, Issuer};
+use tower_bearer::oauth2::{self, ClientCredentialsGrant};
+use tower_bearer::testing::{Api, TokenServer};
 use tower_bearer::{Bearer, BearerLayer, TokenCache};
 
 pub(crate) const API: &str = "https://api.example.com";
@@ -22,7 +22,7 @@ pub(crate) type Body = Full<Bytes>;
 pub(crate) type Client = BoxCloneService<Request<Body>, Response<UnsyncBoxBody<Bytes, BoxError>>, BoxError>;
 
 pub(crate) struct World {
-    pub(crate) issuer: Issuer,
+    pub(crate) issuer: TokenServer,
     pub(crate) api: Api,
     pub(crate) cache: TokenCache,
     beneath: Client,
@@ -31,7 +31,7 @@ pub(crate) struct World {
 /// Sends what is meant for the issuer to the issuer, and the rest to the API. Panics where the service that is called is
 /// not the one that was polled ready: a clone is another.
 pub(crate) struct Network {
-    issuer: Issuer,
+    issuer: TokenServer,
     api: Api,
     ready: bool,
 }
@@ -49,10 +49,15 @@ impl World {
         S: Service<Request<Body>, Response = Response<A>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
         A: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         let api = Api::new(issuer.ledger());
         let beneath = erased(stack(Network { issuer: issuer.clone(), api: api.clone(), ready: false }));
-        let login = ClientCredentials::new(beneath.clone(), "https://auth.example.com/token", "app", "secret");
+        let login = ClientCredentialsGrant::builder(
+            &oauth2::Issuer::new(beneath.clone()).token_endpoint("https://auth.example.com/token"),
+            "app",
+            "secret",
+        )
+        .build();
         Self { issuer, api, cache: TokenCache::new(login.expect("a login")), beneath }
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use tower::{BoxError, ServiceBuilder, ServiceExt};
-use tower_bearer::meshydb::{MeshyDb, Problem};
+use tower_bearer::providers::meshydb::{MeshyDb, Problem};
 use tower_bearer::testing::{MeshyDbServer, TokenState};
 use tower_bearer::{BearerLayer, Error, TokenCache};
 
@@ -17,10 +17,11 @@ async fn live(tenant: Option<&str>) -> Result<(), BoxError> {
     let server = MeshyDbServer::new("acme", "public-key");
     let base = serve(server.clone()).await;
     let http = hyper_client();
-    let mut account = MeshyDb::new(http.clone(), "acme", "public-key")?.auth_base(&base)?.api_base(&base)?;
+    let mut account = MeshyDb::builder(http.clone(), "acme", "public-key").auth_base(&base).api_base(&base);
     if let Some(tenant) = tenant {
-        account = account.tenant(tenant)?;
+        account = account.tenant(tenant);
     }
+    let account = account.build()?;
     let call = |cache: &TokenCache| {
         let api = BearerLayer::new(cache.clone(), [&*base])
             .map(|bearer| ServiceBuilder::new().layer(bearer).layer(account.tenant_layer()).service(http.clone()));
@@ -31,7 +32,7 @@ async fn live(tenant: Option<&str>) -> Result<(), BoxError> {
     account.register_anonymous("device-7").await?;
     let saved = Arc::new(Mutex::new(Vec::new()));
     let saving = Arc::clone(&saved);
-    let cache = TokenCache::builder(account.login_anonymously("device-7")?)
+    let cache = TokenCache::builder(account.login_anonymously("device-7").build()?)
         .on_rotation(move |rotated| {
             saving.lock().unwrap().push(rotated.refresh_token().clone());
             async { Ok::<_, Error>(()) }
@@ -43,7 +44,7 @@ async fn live(tenant: Option<&str>) -> Result<(), BoxError> {
     let [first, second] = saved.lock().unwrap().clone().try_into().expect("each new one is handed out");
     assert!(first != second && cache.get().await?.refresh_token() == Some(second.clone()));
 
-    let cache = TokenCache::new(account.login_with_refresh_token(second)?);
+    let cache = TokenCache::new(account.login_with_refresh_token(second).build()?);
     assert_eq!(call(&cache).await?, 200);
     let last = cache.get().await?;
     account.sign_out(&cache).await?;
@@ -51,10 +52,10 @@ async fn live(tenant: Option<&str>) -> Result<(), BoxError> {
     let error = call(&cache).await.unwrap_err();
     assert!(Error::find(&*error).is_some_and(Error::is_signed_out), "{error}");
 
-    cache.set_source(account.login_with_refresh_token(last.refresh_token().expect("it was revoked"))?);
+    cache.set_source(account.login_with_refresh_token(last.refresh_token().expect("it was revoked")).build()?);
     let error = cache.get().await.unwrap_err();
     assert_eq!((error.is_denied(), Problem::of(&error)), (true, Some(Problem::Token)));
-    cache.set_source(account.login_anonymously("device-7")?);
+    cache.set_source(account.login_anonymously("device-7").build()?);
     assert_eq!(call(&cache).await?, 200);
 
     assert_eq!((server.registrations(), server.revocations(), server.reuses()), (1, 1, 0));

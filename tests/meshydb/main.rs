@@ -11,7 +11,7 @@ mod sessions;
 mod sign_out;
 
 use tower_bearer::TokenCache;
-use tower_bearer::meshydb::MeshyDb;
+use tower_bearer::providers::meshydb::{MeshyDb, MeshyDbBuilder};
 use tower_bearer::testing::{ErrorBodies, MeshyDbServer};
 
 use crate::sources::{HOUR, each, pass};
@@ -23,12 +23,16 @@ fn server() -> MeshyDbServer {
     MeshyDbServer::new("acme", "public-key").user("ann", "her password").tenant_user("east", "ann", "her password")
 }
 
+fn builder(server: &MeshyDbServer) -> MeshyDbBuilder {
+    MeshyDb::builder(server.clone(), "acme", "public-key")
+}
+
 fn account(server: &MeshyDbServer) -> MeshyDb {
-    MeshyDb::new(server.clone(), "acme", "public-key").unwrap()
+    builder(server).build().unwrap()
 }
 
 fn session(server: &MeshyDbServer) -> TokenCache {
-    TokenCache::new(account(server).login_with_password("ann", "her password").unwrap())
+    TokenCache::new(account(server).login_with_password("ann", "her password").build().unwrap())
 }
 
 /// A cache whose session began with a login and whose token has ended.

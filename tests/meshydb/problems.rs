@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tower_bearer::meshydb::{MeshyDb, Problem};
+use tower_bearer::providers::meshydb::{MeshyDb, Problem};
 use tower_bearer::testing::{Answer, ErrorBodies, MeshyDbServer, TokenState};
 use tower_bearer::{Error, TokenCache, TokenSource};
 
 use crate::sources::{HOUR, next_attempt, pass, says};
-use crate::{ALL_BODIES, account, ended_session, grants, server, session};
+use crate::{ALL_BODIES, account, builder, ended_session, grants, server, session};
 
 #[tokio::test(start_paused = true)]
 async fn a_denied_refresh_token_leads_to_a_new_login_whatever_the_error_looks_like() {
@@ -28,7 +28,7 @@ async fn a_denied_refresh_token_alone_is_the_end_and_says_what_to_do() {
     for bodies in ALL_BODIES {
         let server = server();
         server.error_bodies(bodies);
-        let cache = TokenCache::new(account(&server).login_with_refresh_token("of yesterday").unwrap());
+        let cache = TokenCache::new(account(&server).login_with_refresh_token("of yesterday").build().unwrap());
         let error = cache.get().await.unwrap_err();
         assert!(error.is_denied() && !error.is_transient(), "{bodies:?}: {error}");
         let said = error.to_string();
@@ -88,19 +88,24 @@ async fn denied(source: impl TokenSource) -> Error {
 
 /// What the server says to each of these, and what it is about.
 async fn denials(server: &MeshyDbServer) -> Vec<(Error, &'static str, Problem)> {
-    let login =
-        |account: MeshyDb, name: &str, password: &str| denied(account.login_with_password(name, password).unwrap());
+    let login = |account: MeshyDb, name: &str, password: &str| {
+        denied(account.login_with_password(name, password).build().unwrap())
+    };
     let ann = "her password";
-    let stranger = MeshyDb::new(server.clone(), "acme", "another key").unwrap();
+    let stranger = MeshyDb::builder(server.clone(), "acme", "another key").build().unwrap();
     server.refresh_lifetime(Duration::ZERO);
     let expired = session(server).get().await.unwrap().refresh_token().unwrap();
-    let expired = denied(account(server).login_with_refresh_token(expired).unwrap()).await;
-    let unknown = denied(account(server).login_with_refresh_token("of another server").unwrap()).await;
+    let expired = denied(account(server).login_with_refresh_token(expired).build().unwrap()).await;
+    let unknown = denied(account(server).login_with_refresh_token("of another server").build().unwrap()).await;
     let mut found = vec![
         (login(stranger, "ann", ann).await, "Client id is invalid.", Problem::ClientId),
-        (login(account(server).scope("openid"), "ann", ann).await, "Invalid Scope.", Problem::Scope),
+        (login(builder(server).scope("openid").build().unwrap(), "ann", ann).await, "Invalid Scope.", Problem::Scope),
         (login(account(server), "bob", ann).await, "Username is invalid.", Problem::Username),
-        (login(account(server).tenant("west").unwrap(), "ann", ann).await, "Username is invalid.", Problem::Username),
+        (
+            login(builder(server).tenant("west").build().unwrap(), "ann", ann).await,
+            "Username is invalid.",
+            Problem::Username,
+        ),
         (login(account(server), "ann", "guessed").await, "Password is invalid.", Problem::Password),
         (expired, "Refresh token is expired.", Problem::RefreshTokenExpired),
         (unknown, "Token is invalid.", Problem::Token),
@@ -213,7 +218,7 @@ async fn a_name_that_is_taken_and_a_registration_that_is_off_are_denied() {
         account.register_anonymous("device-7").await.unwrap();
         let taken = account.register_anonymous("device-7").await.unwrap_err();
         // The same name in another tenant is another user.
-        account.clone().tenant("east").unwrap().register_anonymous("device-7").await.unwrap();
+        builder(&server).tenant("east").build().unwrap().register_anonymous("device-7").await.unwrap();
         server.anonymous(false);
         let off = account.register_anonymous("device-8").await.unwrap_err();
         for error in [taken, off] {
@@ -231,7 +236,7 @@ fn answers(answer: Option<(u16, &'static str)>) -> MeshyDb {
         let body = http_body_util::Full::<bytes::Bytes>::from(body);
         Ok::<_, tower::BoxError>(http::Response::builder().status(status).body(body).unwrap())
     });
-    MeshyDb::new(http, "acme", "public-key").unwrap()
+    MeshyDb::builder(http, "acme", "public-key").build().unwrap()
 }
 
 #[tokio::test(start_paused = true)]

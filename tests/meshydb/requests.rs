@@ -5,12 +5,12 @@ use http::Request;
 use http_body_util::Full;
 use serde_json::json;
 use tower::{ServiceBuilder, ServiceExt};
-use tower_bearer::meshydb::MeshyDb;
+use tower_bearer::providers::meshydb::MeshyDb;
 use tower_bearer::testing::{Answer, MeshyDbServer, Recorded};
 use tower_bearer::{BearerLayer, TokenCache};
 
 use crate::sources::{HOUR, form, headers, map, pass};
-use crate::{account, server, session};
+use crate::{builder, server, session};
 
 #[tokio::test]
 async fn a_login_is_the_documented_request_with_and_without_a_tenant() {
@@ -19,11 +19,12 @@ async fn a_login_is_the_documented_request_with_and_without_a_tenant() {
         [(None, None), (Some("east"), Some("east")), (Some(" east "), Some("east")), (Some(" "), None)]
     {
         let server = server();
-        let mut account = MeshyDb::new(server.clone(), " acme ", " public-key ").unwrap();
+        let mut account = MeshyDb::builder(server.clone(), " acme ", " public-key ");
         if let Some(tenant) = tenant {
-            account = account.tenant(tenant).unwrap();
+            account = account.tenant(tenant);
         }
-        TokenCache::new(account.login_with_password("ann", "her password").unwrap()).get().await.unwrap();
+        let account = account.build().unwrap();
+        TokenCache::new(account.login_with_password("ann", "her password").build().unwrap()).get().await.unwrap();
 
         let [request] = server.requests().try_into().unwrap();
         assert_eq!(request.method, "POST");
@@ -46,8 +47,8 @@ async fn a_login_is_the_documented_request_with_and_without_a_tenant() {
 async fn a_refresh_is_the_documented_request_with_and_without_a_tenant() {
     for tenant in ["", "east"] {
         let server = server();
-        let account = account(&server).tenant(tenant).unwrap();
-        let cache = TokenCache::new(account.login_with_password("ann", "her password").unwrap());
+        let account = builder(&server).tenant(tenant).build().unwrap();
+        let cache = TokenCache::new(account.login_with_password("ann", "her password").build().unwrap());
         let saved = cache.get().await.unwrap().refresh_token().unwrap();
         pass(HOUR).await;
         cache.get().await.unwrap();
@@ -65,17 +66,17 @@ async fn a_refresh_is_the_documented_request_with_and_without_a_tenant() {
 #[tokio::test]
 async fn an_empty_tenant_takes_an_earlier_one_back() {
     let server = server();
-    let account = account(&server).tenant("west").unwrap().tenant("").unwrap();
-    TokenCache::new(account.login_with_password("ann", "her password").unwrap()).get().await.unwrap();
+    let account = builder(&server).tenant("west").tenant("").build().unwrap();
+    TokenCache::new(account.login_with_password("ann", "her password").build().unwrap()).get().await.unwrap();
     assert!(!server.requests()[0].headers.contains_key("tenant"));
 }
 
 #[tokio::test]
 async fn the_place_and_the_scope_are_settings_and_keep_the_tenant() {
     let server = server();
-    let account = account(&server).tenant("east").unwrap().auth_base("https://id.corp.example/").unwrap();
-    let account = account.scope("meshy.api offline_access openid");
-    TokenCache::new(account.login_with_password("ann", "her password").unwrap()).get().await.unwrap();
+    let account = builder(&server).tenant("east").auth_base("https://id.corp.example/");
+    let account = account.scope("meshy.api offline_access openid").build().unwrap();
+    TokenCache::new(account.login_with_password("ann", "her password").build().unwrap()).get().await.unwrap();
     let request = server.requests().remove(0);
     assert_eq!(request.uri, "https://id.corp.example/acme/connect/token");
     assert_eq!(request.headers["tenant"], "east");
@@ -85,8 +86,8 @@ async fn the_place_and_the_scope_are_settings_and_keep_the_tenant() {
 #[tokio::test]
 async fn an_account_name_is_one_step_of_the_path() {
     let server = server();
-    let account = MeshyDb::new(server.clone(), "a/../b c?", "public-key").unwrap();
-    TokenCache::new(account.login_with_password("ann", "x").unwrap()).get().await.unwrap_err();
+    let account = MeshyDb::builder(server.clone(), "a/../b c?", "public-key").build().unwrap();
+    TokenCache::new(account.login_with_password("ann", "x").build().unwrap()).get().await.unwrap_err();
     assert_eq!(server.requests()[0].uri, "https://auth.meshydb.com/a%2F..%2Fb%20c%3F/connect/token");
 }
 
@@ -97,7 +98,7 @@ const TENANTS: [(&str, Option<&str>); 3] = [("", None), ("east", Some("east")), 
 async fn a_registration_is_the_documented_request_with_and_without_a_tenant() {
     for (tenant, sent) in TENANTS {
         let server = server();
-        let account = account(&server).tenant(tenant).unwrap();
+        let account = builder(&server).tenant(tenant).build().unwrap();
         account.register_anonymous("device \"7\"").await.unwrap();
 
         let [request] = server.requests().try_into().unwrap();
@@ -108,7 +109,7 @@ async fn a_registration_is_the_documented_request_with_and_without_a_tenant() {
         assert_eq!(headers(&request), expected, "no Authorization");
         assert_eq!(request.json(), json!({ "username": "device \"7\"" }));
 
-        TokenCache::new(account.login_anonymously("device \"7\"").unwrap()).get().await.unwrap();
+        TokenCache::new(account.login_anonymously("device \"7\"").build().unwrap()).get().await.unwrap();
         let login = server.requests().remove(1).form();
         assert_eq!((&*login["username"], &*login["password"]), ("device \"7\"", "nopassword"));
     }
@@ -118,8 +119,8 @@ async fn a_registration_is_the_documented_request_with_and_without_a_tenant() {
 async fn a_revocation_is_the_documented_request_with_and_without_a_tenant() {
     for (tenant, sent) in TENANTS {
         let server = server();
-        let account = account(&server).tenant(tenant).unwrap();
-        let cache = TokenCache::new(account.login_with_password("ann", "her password").unwrap());
+        let account = builder(&server).tenant(tenant).build().unwrap();
+        let cache = TokenCache::new(account.login_with_password("ann", "her password").build().unwrap());
         cache.get().await.unwrap();
         let newest = cache.refresh().await.unwrap().refresh_token().unwrap();
         account.sign_out(&cache).await.unwrap();
@@ -140,10 +141,10 @@ async fn a_revocation_is_the_documented_request_with_and_without_a_tenant() {
 #[tokio::test]
 async fn the_place_of_users_and_of_revocation_are_settings_and_keep_the_tenant() {
     let server = server();
-    let account = account(&server).tenant("east").unwrap();
-    let account = account.auth_base("https://id.corp.example/").unwrap().api_base("https://db.corp.example").unwrap();
+    let account = builder(&server).tenant("east").auth_base("https://id.corp.example/");
+    let account = account.api_base("https://db.corp.example").build().unwrap();
     account.register_anonymous("device-7").await.unwrap();
-    let cache = TokenCache::new(account.login_anonymously("device-7").unwrap());
+    let cache = TokenCache::new(account.login_anonymously("device-7").build().unwrap());
     cache.get().await.unwrap();
     account.sign_out(&cache).await.unwrap();
     let requests = server.requests();
@@ -160,17 +161,18 @@ async fn the_place_of_users_and_of_revocation_are_settings_and_keep_the_tenant()
 #[test]
 fn what_cannot_be_sent_is_told_at_once() {
     let server = server();
-    let account = account(&server);
-    assert!(account.clone().tenant("east\nwest").unwrap_err().is_invalid());
+    let account = builder(&server);
+    assert!(account.clone().tenant("east\nwest").build().unwrap_err().is_invalid());
     for base in ["", "db.example.com", "http://db.example.com", "https://db.example.com?x"] {
-        assert!(account.clone().api_base(base).unwrap_err().is_invalid(), "{base}");
-        assert!(account.clone().auth_base(base).unwrap_err().is_invalid(), "{base}");
+        assert!(account.clone().api_base(base).build().unwrap_err().is_invalid(), "{base}");
+        assert!(account.clone().auth_base(base).build().unwrap_err().is_invalid(), "{base}");
     }
     for (name, key) in [(" ", "key"), ("..", "key"), ("acme", " "), ("acme", "")] {
-        assert!(MeshyDb::new(server.clone(), name, key).unwrap_err().is_invalid(), "{name:?} {key:?}");
+        assert!(MeshyDb::builder(server.clone(), name, key).build().unwrap_err().is_invalid(), "{name:?} {key:?}");
     }
-    assert!(account.login_with_password("", "x").unwrap_err().is_invalid());
-    assert!(account.login_with_refresh_token("").unwrap_err().is_invalid());
+    let account = account.build().unwrap();
+    assert!(account.login_with_password("", "x").build().unwrap_err().is_invalid());
+    assert!(account.login_with_refresh_token("").build().unwrap_err().is_invalid());
 }
 
 // === calls of the API ===
@@ -179,7 +181,7 @@ fn what_cannot_be_sent_is_told_at_once() {
 async fn call_api(server: &MeshyDbServer, tenant: &str, own: Option<&'static str>) -> Vec<Recorded> {
     let http = ServiceBuilder::new()
         .layer(BearerLayer::new(session(server), ["https://api.meshydb.com"]).unwrap())
-        .layer(account(server).tenant(tenant).unwrap().tenant_layer())
+        .layer(builder(server).tenant(tenant).build().unwrap().tenant_layer())
         .service(server.clone());
     let mut request =
         Request::get("https://api.meshydb.com/acme/meshes/things").body(Full::<Bytes>::default()).unwrap();

@@ -7,13 +7,13 @@ use tower_bearer::testing::TokenState;
 use tower_bearer::{Error, TokenCache};
 
 use crate::sources::{HOUR, each, pass};
-use crate::{account, ended_session, grants, server, session};
+use crate::{account, builder, ended_session, grants, server, session};
 
 #[tokio::test(start_paused = true)]
 async fn a_session_goes_on_from_a_saved_refresh_token() {
     let server = server();
     let saved = session(&server).get().await.unwrap().refresh_token().unwrap();
-    let cache = TokenCache::new(account(&server).login_with_refresh_token(saved.clone()).unwrap());
+    let cache = TokenCache::new(account(&server).login_with_refresh_token(saved.clone()).build().unwrap());
     cache.get().await.unwrap();
     pass(HOUR).await;
     cache.get().await.unwrap();
@@ -39,7 +39,13 @@ async fn without_rotation_the_refresh_token_is_kept() {
 #[tokio::test(start_paused = true)]
 async fn without_offline_access_every_fetch_logs_in() {
     let server = server();
-    let source = account(&server).scope("meshy.api").login_with_password("ann", "her password").unwrap();
+    let source = builder(&server)
+        .scope("meshy.api")
+        .build()
+        .unwrap()
+        .login_with_password("ann", "her password")
+        .build()
+        .unwrap();
     let cache = TokenCache::new(source);
     cache.get().await.unwrap();
     pass(HOUR).await;
@@ -108,7 +114,7 @@ async fn a_refresh_token_is_handed_out_for_saving_whenever_it_changes_and_only_t
         server.rotate(rotates);
         let saved = Arc::new(Mutex::new(Vec::new()));
         let saving = Arc::clone(&saved);
-        let login = account(&server).login_with_password("ann", "her password").unwrap();
+        let login = account(&server).login_with_password("ann", "her password").build().unwrap();
         let cache = TokenCache::builder(login)
             .on_rotation(move |rotated| {
                 saving.lock().unwrap().push(rotated.refresh_token().expose().to_owned());

@@ -8,7 +8,7 @@ use http_body_util::Full;
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::BoxError;
 use tower_bearer::TokenCache;
-use tower_bearer::meshydb::{MeshyDb, Problem};
+use tower_bearer::providers::meshydb::{MeshyDb, Problem};
 use tower_bearer::testing::TokenState;
 
 use crate::sources::says;
@@ -22,7 +22,8 @@ async fn it_ends_the_session_at_the_server() {
     account(&server).sign_out(&cache).await.unwrap();
     assert_eq!(server.revocations(), 1);
     assert_eq!(server.ledger().state_of(token.access_token()), TokenState::Revoked);
-    let again = TokenCache::new(account(&server).login_with_refresh_token(token.refresh_token().unwrap()).unwrap());
+    let again =
+        TokenCache::new(account(&server).login_with_refresh_token(token.refresh_token().unwrap()).build().unwrap());
     assert!(again.get().await.unwrap_err().is_denied());
     assert_eq!(server.ledger().state_of(others.access_token()), TokenState::Live, "the other session goes on");
     assert!(cache.get().await.unwrap_err().is_signed_out());
@@ -58,10 +59,11 @@ async fn a_saved_session_is_revoked_though_nothing_was_fetched() {
                         let saved = saved.clone();
                         async { Ok::<_, BoxError>(saved) }
                     })
+                    .build()
                     .unwrap(),
             )
         } else {
-            TokenCache::new(account.login_with_refresh_token(saved.clone()).unwrap())
+            TokenCache::new(account.login_with_refresh_token(saved.clone()).build().unwrap())
         };
         account.sign_out(&cache).await.unwrap();
         assert_eq!(server.requests()[1].form()["token"], saved.expose());
@@ -82,7 +84,8 @@ async fn a_revocation_that_is_denied_is_reported_and_the_session_is_over_here() 
     let server = server();
     let cache = session(&server);
     let token = cache.get().await.unwrap();
-    let error = MeshyDb::new(server.clone(), "acme", "another key").unwrap().sign_out(&cache).await.unwrap_err();
+    let error =
+        MeshyDb::builder(server.clone(), "acme", "another key").build().unwrap().sign_out(&cache).await.unwrap_err();
     assert_eq!((error.status().unwrap().as_u16(), Problem::of(&error)), (400, Some(Problem::ClientId)));
     let said = says(&error);
     assert!(said.contains("may still work") && said.contains("acme/connect/revocation answered 400"), "{said}");
@@ -99,7 +102,7 @@ async fn a_revocation_that_is_not_answered_is_given_up_after_30_seconds() {
     let silent =
         tower::service_fn(|_: Request<Full<Bytes>>| std::future::pending::<Result<Response<Full<Bytes>>, BoxError>>());
     let start = tokio::time::Instant::now();
-    let error = MeshyDb::new(silent, "acme", "public-key").unwrap().sign_out(&cache).await.unwrap_err();
+    let error = MeshyDb::builder(silent, "acme", "public-key").build().unwrap().sign_out(&cache).await.unwrap_err();
     assert!(says(&error).contains("within 30s") && start.elapsed().as_secs() == 30, "{error:?}");
     assert!(cache.get().await.unwrap_err().is_signed_out());
 }
@@ -110,7 +113,7 @@ async fn an_explicit_login_begins_another_session() {
     let (cache, account) = (session(&server), account(&server));
     cache.get().await.unwrap();
     account.sign_out(&cache).await.unwrap();
-    cache.set_source(account.login_with_password("ann", "her password").unwrap());
+    cache.set_source(account.login_with_password("ann", "her password").build().unwrap());
     let token = cache.get().await.unwrap();
     assert_eq!(server.ledger().state_of(token.access_token()), TokenState::Live);
     account.sign_out(&cache).await.unwrap();

@@ -9,8 +9,8 @@ use http::{Request, Response};
 use http_body_util::Full;
 use tower::util::BoxCloneService;
 use tower::{BoxError, Service, ServiceExt};
-use tower_bearer::oauth2::ClientCredentials;
-use tower_bearer::testing::{Api, Issuer, ManualClock};
+use tower_bearer::oauth2::{self, ClientCredentialsGrant};
+use tower_bearer::testing::{Api, ManualClock, TokenServer};
 use tower_bearer::{BearerLayer, Token, TokenCache};
 
 pub(crate) type Body = Full<Bytes>;
@@ -22,7 +22,7 @@ const TOKEN_URL: &str = "https://auth.example.com/token";
 /// Everything a test talks to.
 #[derive(Clone)]
 pub(crate) struct World {
-    pub(crate) issuer: Issuer,
+    pub(crate) issuer: TokenServer,
     pub(crate) api: Api,
     pub(crate) clock: ManualClock,
     pub(crate) cache: TokenCache,
@@ -33,7 +33,7 @@ pub(crate) struct World {
 /// Sends what is meant for the issuer to the issuer, and the rest to the API.
 #[derive(Clone)]
 pub(crate) struct Network {
-    pub(crate) issuer: Issuer,
+    pub(crate) issuer: TokenServer,
     pub(crate) api: Api,
 }
 
@@ -62,7 +62,7 @@ impl World {
 
     /// A world whose network lies beneath `limits`.
     pub(crate) fn over(limits: impl FnOnce(Network) -> Client) -> Self {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         let api = Api::new(issuer.ledger());
         let network = limits(Network { issuer: issuer.clone(), api: api.clone() });
         let clock = ManualClock::new();
@@ -88,8 +88,10 @@ impl World {
 }
 
 /// A source whose token calls go over this network.
-pub(crate) fn login(network: &Client) -> ClientCredentials {
-    ClientCredentials::new(network.clone(), TOKEN_URL, "app", "secret").expect("a login")
+pub(crate) fn login(network: &Client) -> ClientCredentialsGrant {
+    ClientCredentialsGrant::builder(&oauth2::Issuer::new(network.clone()).token_endpoint(TOKEN_URL), "app", "secret")
+        .build()
+        .expect("a login")
 }
 
 pub(crate) fn get(path: &str) -> Request<Body> {

@@ -2,11 +2,11 @@
 
 use serde_json::json;
 use tower_bearer::json::JsonLogin;
-use tower_bearer::oauth2::{self, ClientCredentials, RefreshToken};
-use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::oauth2::{self, DeviceCodeLogin, RefreshTokenGrant, TokenExchangeGrant};
+use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{Token, TokenCache};
 
-use crate::sources::{HOUR, TOKEN_URL, ask, client_credentials, refresh_token};
+use crate::sources::{HOUR, TOKEN_URL, ask, at, client_credentials, refresh_token};
 use crate::{sent_next, session};
 
 async fn raw(body: impl Into<bytes::Bytes>) -> Token {
@@ -30,10 +30,10 @@ async fn the_type_of_a_token_is_trimmed_and_other_names_are_a_setting() {
     let typed = |kind: &str| Answer::json(200, json!({ "access_token": "a.1", "token_type": kind }));
     ask(typed("Bearer ")).await.unwrap();
     let named = async |kind: &str, names: &[&str]| {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.queue(typed(kind));
-        let source = names.iter().fold(client_credentials(&issuer), |source, name| source.token_type(name).unwrap());
-        TokenCache::new(source).get().await
+        let source = names.iter().fold(client_credentials(&issuer), |source, name| source.token_type(name));
+        TokenCache::new(source.build().unwrap()).get().await
     };
     for kind in ["BearerToken", "bot", "User"] {
         assert!(named(kind, &[]).await.unwrap_err().to_string().contains(kind));
@@ -42,9 +42,9 @@ async fn the_type_of_a_token_is_trimmed_and_other_names_are_a_setting() {
     }
     for kind in ["DPoP", "mac"] {
         assert!(named(kind, &["bot"]).await.is_err(), "{kind}");
-        assert!(client_credentials(&Issuer::new()).token_type(kind).unwrap_err().is_invalid(), "{kind}");
+        assert!(client_credentials(&TokenServer::new()).token_type(kind).build().unwrap_err().is_invalid(), "{kind}");
     }
-    assert!(client_credentials(&Issuer::new()).token_type("").unwrap_err().is_invalid());
+    assert!(client_credentials(&TokenServer::new()).token_type("").build().unwrap_err().is_invalid());
 }
 
 #[tokio::test]
@@ -70,22 +70,22 @@ async fn a_byte_order_mark_is_ignored_in_every_answer() {
     let utf16: Vec<u8> = marked(body).encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert_eq!(raw(utf16).await.access_token(), "t");
 
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(Answer::raw(200, marked(body)));
     let login = JsonLogin::new(issuer.clone(), TOKEN_URL, json!({})).unwrap();
     assert_eq!(TokenCache::new(login).get().await.unwrap().access_token(), "t");
 
     let metadata = json!({ "issuer": "https://auth.example.com", "token_endpoint": TOKEN_URL });
     issuer.queue(Answer::raw(200, marked(&metadata.to_string())));
-    let metadata = oauth2::Issuer::new(issuer.clone(), "https://auth.example.com").unwrap();
+    let metadata = oauth2::Issuer::discover(issuer.clone(), "https://auth.example.com");
     assert_eq!(metadata.metadata().await.unwrap()["token_endpoint"], TOKEN_URL);
 
     let secret = async || Ok::<_, std::io::Error>("\u{feff}saved\r\n".to_owned());
-    let source = RefreshToken::new(issuer.clone(), TOKEN_URL, "my-app", secret).unwrap();
+    let source = RefreshTokenGrant::builder(&at(issuer.clone()), "my-app", secret).build().unwrap();
     TokenCache::new(source).get().await.unwrap();
     assert_eq!(issuer.requests().pop().unwrap().form()["refresh_token"], "saved");
     // A value is handed over by a person, who can be told.
-    let error = RefreshToken::new(issuer, TOKEN_URL, "my-app", "\u{feff}saved").unwrap_err();
+    let error = RefreshTokenGrant::builder(&at(issuer), "my-app", "\u{feff}saved").build().unwrap_err();
     assert!(error.is_invalid() && error.to_string().contains("byte order mark"), "{error}");
 }
 
@@ -133,7 +133,7 @@ async fn a_rotated_refresh_token_is_kept_though_the_rest_is_of_no_use() {
 #[tokio::test]
 async fn a_token_may_come_with_the_word_bearer() {
     assert_eq!(raw(r#"{"access_token":"Bearer eyJ.a.b"}"#).await.header_value(), "Bearer eyJ.a.b");
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(Answer::json(200, json!({ "token": "bearer eyJ.a.b" })));
     let login = JsonLogin::new(issuer, TOKEN_URL, json!({})).unwrap().token_at("/token").unwrap();
     assert_eq!(TokenCache::new(login).get().await.unwrap().header_value(), "Bearer eyJ.a.b");
@@ -148,11 +148,11 @@ async fn an_envelope_is_opened_by_pointers() {
         "app_id": "A1",
         "authed_user": { "access_token": "a", "refresh_token": "r2", "expires_in": 43200, "token_type": "user" },
     });
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(Answer::json(200, slack));
     // An answer without the envelope is read as it is.
     issuer.queue(Answer::json(200, json!({ "ok": true, "access_token": "b", "expires_in": 60 })));
-    let source = refresh_token(&issuer).answer_at("/authed_user").unwrap().token_type("user").unwrap();
+    let source = refresh_token(&issuer).answer_at("/authed_user").token_type("user").build().unwrap();
     let cache = TokenCache::new(source);
     let token = cache.get().await.unwrap();
     assert_eq!((token.access_token(), token.lifetime()), ("a", 12 * HOUR));
@@ -160,15 +160,15 @@ async fn an_envelope_is_opened_by_pointers() {
     assert_eq!(issuer.requests()[1].form()["refresh_token"], "r2");
 
     issuer.queue(Answer::json(200, json!({ "data": { "access_token": "x", "jwt": "j", "ttl": 5 } })));
-    let source = client_credentials(&issuer).answer_at("/data").unwrap().token_at("/jwt").unwrap();
-    let token = TokenCache::new(source.lifetime_at("/ttl").unwrap()).get().await.unwrap();
+    let source = client_credentials(&issuer).answer_at("/data").token_at("/jwt").lifetime_at("/ttl");
+    let token = TokenCache::new(source.build().unwrap()).get().await.unwrap();
     assert_eq!((token.access_token(), token.lifetime().as_secs()), ("j", 5));
 
     let source = || client_credentials(&issuer);
     for rejected in
         [source().answer_at("data"), source().token_at("/a~"), source().lifetime_at("a"), source().expires_at("a")]
     {
-        assert!(rejected.unwrap_err().is_invalid());
+        assert!(rejected.build().unwrap_err().is_invalid());
     }
 }
 
@@ -181,10 +181,10 @@ async fn an_error_names_a_content_encoding_that_nobody_asked_for() {
             Answer::raw(status, gzip),
             Answer::raw(status, &b"\x0b\x02\x80{}\x03"[..]).header("content-encoding", "br"),
         ] {
-            let issuer = Issuer::new();
+            let issuer = TokenServer::new();
             issuer.fail(Some(answer));
             let login = JsonLogin::new(issuer.clone(), TOKEN_URL, json!({})).unwrap();
-            for cache in [TokenCache::new(client_credentials(&issuer)), TokenCache::new(login)] {
+            for cache in [TokenCache::new(client_credentials(&issuer).build().unwrap()), TokenCache::new(login)] {
                 let said = cache.get().await.unwrap_err().to_string();
                 assert!(said.contains("content-encoding is gzip") || said.contains("content-encoding is br"), "{said}");
             }
@@ -204,10 +204,11 @@ async fn a_token_of_more_than_64_kib_is_an_error() {
 /// Every grant has these settings.
 #[test]
 fn the_settings_are_those_of_every_grant() {
-    let issuer = Issuer::new();
-    let exchange = oauth2::TokenExchange::new(issuer.clone(), TOKEN_URL, "subject").unwrap();
-    exchange.answer_at("/data").unwrap().token_type("N_A").unwrap();
-    let device = oauth2::DeviceCode::new(issuer.clone(), TOKEN_URL, TOKEN_URL, "my-app").unwrap();
-    device.answer_at("/data").unwrap().lifetime_unit(std::time::Duration::from_millis(1)).unwrap();
-    let _ = ClientCredentials::new(issuer, TOKEN_URL, "my-app", "s").unwrap().evaluate(|_, _| None);
+    let issuer = TokenServer::new();
+    let server = at(issuer.clone()).device_authorization_endpoint(TOKEN_URL);
+    let exchange = TokenExchangeGrant::builder(&server, "subject");
+    exchange.answer_at("/data").token_type("N_A").build().unwrap();
+    let device = DeviceCodeLogin::builder(&server, "my-app");
+    device.answer_at("/data").lifetime_unit(std::time::Duration::from_millis(1)).build().unwrap();
+    client_credentials(&issuer).evaluate(|_, _| None).build().unwrap();
 }

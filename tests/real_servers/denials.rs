@@ -5,19 +5,19 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::json;
 use tower_bearer::json::{JsonLogin, LoginOutcome};
-use tower_bearer::meshydb::{MeshyDb, Problem};
-use tower_bearer::oauth2::{DeviceCode, RefreshToken};
-use tower_bearer::testing::{Answer, Issuer, MeshConnectServer};
-use tower_bearer::{TokenCache, mesh_connect::MeshConnect};
+use tower_bearer::oauth2::{DeviceCodeLogin, RefreshTokenGrant};
+use tower_bearer::providers::meshydb::{MeshyDb, Problem};
+use tower_bearer::testing::{Answer, MeshConnectServer, TokenServer};
+use tower_bearer::{TokenCache, providers::mesh_connect::MeshConnect};
 
 use crate::session;
-use crate::sources::{HOUR, TOKEN_URL, ask, each, now, pass, password, refresh_token};
+use crate::sources::{HOUR, TOKEN_URL, ask, at, each, now, pass, password, refresh_token};
 
 /// How many token calls an hour of one request a second costs, if every refresh is answered so.
 async fn calls_in_an_hour(answer: Answer) -> usize {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.fail(Some(answer));
-    let cache = TokenCache::new(refresh_token(&issuer));
+    let cache = TokenCache::new(refresh_token(&issuer).build().unwrap());
     for _ in 0..3600 {
         cache.get().await.unwrap_err();
         pass(Duration::from_secs(1)).await;
@@ -73,9 +73,9 @@ async fn a_refresh_that_is_denied_in_the_servers_own_words_is_denied() {
         assert!(calls_in_an_hour(Answer::raw(status, body)).await <= 12, "{status} {body}");
 
         // A session with a login logs in in the same fetch.
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.rotate_refresh_tokens(true);
-        let cache = TokenCache::new(password(&issuer));
+        let cache = TokenCache::new(password(&issuer).build().unwrap());
         cache.get().await.unwrap();
         pass(HOUR).await;
         issuer.queue(Answer::raw(status, body));
@@ -136,9 +136,10 @@ async fn an_error_may_lie_in_the_envelope_or_around_it() {
         json!({ "ok": false, "error": "invalid_grant" }),
     ] {
         for status in [200, 400] {
-            let issuer = Issuer::new();
+            let issuer = TokenServer::new();
             issuer.queue(Answer::json(status, body.clone()));
-            let error = TokenCache::new(refresh_token(&issuer).answer_at("/data").unwrap()).get().await.unwrap_err();
+            let error =
+                TokenCache::new(refresh_token(&issuer).answer_at("/data").build().unwrap()).get().await.unwrap_err();
             assert!(error.is_denied() && error.code() == Some("invalid_grant"), "{status} {body}: {error}");
         }
     }
@@ -176,7 +177,7 @@ async fn the_issuers_words_are_in_the_error() {
         let said = ask(Answer::json(status, body.clone())).await.unwrap_err().to_string();
         assert!(words.iter().all(|word| said.contains(word)), "{body}: {said}");
         // A JSON login finds them in the same places.
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.queue(Answer::json(status, body.clone()));
         let login = JsonLogin::new(issuer, TOKEN_URL, json!({})).unwrap();
         let said = TokenCache::new(login).get().await.unwrap_err().to_string();
@@ -198,7 +199,7 @@ async fn a_retry_after_with_a_fraction_is_waited_for() {
 #[tokio::test]
 async fn a_judgement_of_the_users_own_decides() {
     let evaluated = async |status: u16, body: serde_json::Value| {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.queue(Answer::json(status, body));
         let source = refresh_token(&issuer).evaluate(|status, body| match body["code"].as_i64() {
             Some(0) => Some(LoginOutcome::Granted),
@@ -208,7 +209,7 @@ async fn a_judgement_of_the_users_own_decides() {
             Some(50) if status == StatusCode::UNAUTHORIZED => Some(LoginOutcome::Failed { code: None, message: None }),
             _ => None,
         });
-        TokenCache::new(source).get().await
+        TokenCache::new(source.build().unwrap()).get().await
     };
     let denied = evaluated(403, json!({ "code": 4011 })).await.unwrap_err();
     assert!(denied.is_denied() && denied.code() == Some("4011"), "{denied}");
@@ -234,9 +235,15 @@ async fn a_404_says_to_check_the_address() {
 
 #[tokio::test]
 async fn an_invalid_client_is_not_asked_to_log_in_again() {
-    let issuer = Issuer::new();
-    let meshy =
-        || MeshyDb::new(issuer.clone(), "acme", "public-key").unwrap().login_with_refresh_token("saved").unwrap();
+    let issuer = TokenServer::new();
+    let meshy = || {
+        MeshyDb::builder(issuer.clone(), "acme", "public-key")
+            .build()
+            .unwrap()
+            .login_with_refresh_token("saved")
+            .build()
+            .unwrap()
+    };
     for answer in [
         Answer::oauth_error(400, "invalid_client"),
         Answer::json(400, json!({ "message": "Client id is invalid." })),
@@ -254,17 +261,17 @@ async fn an_invalid_client_is_not_asked_to_log_in_again() {
 async fn a_problem_of_meshydb_is_one_of_meshydb_only() {
     let mesh = MeshConnectServer::new("id", "secret");
     mesh.fail(Some(Answer::raw(429, "")));
-    let error = TokenCache::new(MeshConnect::new(mesh, "id", "secret").unwrap()).get().await.unwrap_err();
+    let error = TokenCache::new(MeshConnect::builder(mesh, "id", "secret").build().unwrap()).get().await.unwrap_err();
     assert_eq!((error.status().unwrap().as_u16(), Problem::of(&error)), (429, None));
     assert_eq!(Problem::of(&ask(Answer::raw(429, "")).await.unwrap_err()), None);
 }
 
 #[tokio::test]
 async fn a_problem_is_read_from_what_the_server_really_said() {
-    let issuer = Issuer::new();
-    let meshy = MeshyDb::new(issuer.clone(), "acme", "public-key").unwrap();
+    let issuer = TokenServer::new();
+    let meshy = MeshyDb::builder(issuer.clone(), "acme", "public-key").build().unwrap();
     issuer.queue(Answer::json(400, json!({ "message": "Password is invalid." })));
-    let cache = TokenCache::new(meshy.login_with_password("ann", "password").unwrap());
+    let cache = TokenCache::new(meshy.login_with_password("ann", "password").build().unwrap());
     let error = cache.get().await.unwrap_err();
     assert_eq!(error.description(), Some("[redacted] is invalid."));
     assert_eq!(Problem::of(&error), Some(Problem::Password));
@@ -274,10 +281,11 @@ async fn a_problem_is_read_from_what_the_server_really_said() {
 async fn the_code_of_a_mesh_connect_status_is_a_word() {
     let server = MeshConnectServer::new("id", "secret");
     server.content_status(Some("mfaRequired"));
-    let error = TokenCache::new(MeshConnect::new(server.clone(), "id", "secret").unwrap()).get().await.unwrap_err();
+    let error =
+        TokenCache::new(MeshConnect::builder(server.clone(), "id", "secret").build().unwrap()).get().await.unwrap_err();
     assert_eq!(error.code(), Some("mfaRequired"));
     server.fail(Some(Answer::json(200, json!({ "content": {} }))));
-    let error = TokenCache::new(MeshConnect::new(server, "id", "secret").unwrap()).get().await.unwrap_err();
+    let error = TokenCache::new(MeshConnect::builder(server, "id", "secret").build().unwrap()).get().await.unwrap_err();
     assert!(error.code().is_none() && error.to_string().contains("status missing"), "{error}");
 }
 
@@ -291,7 +299,7 @@ async fn a_token_of_another_client_is_about_the_token() {
 #[tokio::test]
 async fn a_json_login_is_denied_by_the_codes_of_the_rfcs_too() {
     let login = async |status, body| {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.queue(Answer::json(status, body));
         TokenCache::new(JsonLogin::new(issuer, TOKEN_URL, json!({})).unwrap()).get().await
     };
@@ -307,13 +315,16 @@ async fn a_json_login_is_denied_by_the_codes_of_the_rfcs_too() {
 /// A device login whose client secret ends as a code begins.
 #[tokio::test(start_paused = true)]
 async fn a_device_login_goes_on_though_a_secret_looks_like_its_code() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let code =
         json!({ "device_code": "d", "user_code": "u", "verification_uri": "https://example.com", "interval": 5 });
     issuer.queue(Answer::json(200, code));
     (0..3).for_each(|_| issuer.queue(Answer::oauth_error(400, "authorization_pending")));
-    let login = DeviceCode::new(issuer.clone(), TOKEN_URL, TOKEN_URL, "my-app").unwrap();
-    let login = login.client_auth("pending-review-secret").unwrap().begin().await.unwrap();
+    let login = DeviceCodeLogin::builder(&at(issuer.clone()).device_authorization_endpoint(TOKEN_URL), "my-app")
+        .client_auth("pending-review-secret")
+        .build()
+        .unwrap();
+    let login = login.begin().await.unwrap();
     let start = now();
     login.finish().await.unwrap();
     assert_eq!(start.elapsed().as_secs(), 20);
@@ -321,8 +332,8 @@ async fn a_device_login_goes_on_though_a_secret_looks_like_its_code() {
 
 #[tokio::test]
 async fn a_code_is_read_though_a_secret_looks_like_its_end() {
-    let issuer = Issuer::new();
-    let cache = TokenCache::new(refresh_token(&issuer));
+    let issuer = TokenServer::new();
+    let cache = TokenCache::new(refresh_token(&issuer).build().unwrap());
     assert_eq!(cache.get().await.unwrap().access_token(), "token-1");
     issuer.queue(Answer::oauth_error(401, "invalid_token"));
     let error = cache.refresh().await.unwrap_err();
@@ -330,6 +341,6 @@ async fn a_code_is_read_though_a_secret_looks_like_its_end() {
     issuer.queue(Answer::oauth_error(400, "bad_token"));
     assert_eq!(cache.refresh().await.unwrap_err().code(), Some("bad_token"));
     issuer.queue(Answer::oauth_error(400, "authorization_pending"));
-    let source = RefreshToken::new(issuer, TOKEN_URL, "my-app", "pending-review-secret").unwrap();
+    let source = RefreshTokenGrant::builder(&at(issuer), "my-app", "pending-review-secret").build().unwrap();
     assert_eq!(TokenCache::new(source).get().await.unwrap_err().code(), Some("authorization_pending"));
 }

@@ -6,11 +6,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tower_bearer::json::JsonLogin;
-use tower_bearer::oauth2::DeviceCode;
-use tower_bearer::testing::{Answer, Issuer, ManualClock};
+use tower_bearer::oauth2::{DeviceCodeLogin, DeviceCodeLoginBuilder};
+use tower_bearer::testing::{Answer, ManualClock, TokenServer};
 use tower_bearer::{Error, FetchContext, MAX_LIFETIME, Reason, Token, TokenCache, TokenSource};
 
-use crate::sources::{HOUR, TOKEN_URL, client_credentials, pass};
+use crate::sources::{HOUR, TOKEN_URL, at, client_credentials, pass};
 
 /// The time at which a clock that is moved by hand begins.
 pub(crate) const NOW: u64 = 1_700_000_000;
@@ -22,10 +22,10 @@ async fn fetch(source: impl TokenSource) -> Result<Token, Error> {
 
 /// What each source makes of this answer.
 async fn each_source(answer: Answer) -> [Result<Token, Error>; 2] {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.fail(Some(answer));
     let login = JsonLogin::new(issuer.clone(), TOKEN_URL, json!({})).unwrap();
-    [fetch(client_credentials(&issuer)).await, fetch(login).await]
+    [fetch(client_credentials(&issuer).build().unwrap()).await, fetch(login).await]
 }
 
 async fn assert_lives(answer: Value, seconds: u64) {
@@ -74,7 +74,7 @@ async fn a_moment_is_held_against_the_servers_clock_if_it_tells_it() {
 
 #[tokio::test]
 async fn place_and_unit_of_the_lifetime_are_settings_of_every_source() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.fail(Some(Answer::json(200, json!({
         "access_token": "x", "expires_in_sec": 3600, "expires_in": 3_600_000, "expires_in_ms": 60_000, "ends": NOW + 9,
     }))));
@@ -82,26 +82,26 @@ async fn place_and_unit_of_the_lifetime_are_settings_of_every_source() {
     let json = || JsonLogin::new(issuer.clone(), TOKEN_URL, json!({})).unwrap();
     let ms = Duration::from_millis(1);
     for (lifetime, token) in [
-        (HOUR, fetch(oauth().lifetime_at("/expires_in_sec").unwrap()).await),
+        (HOUR, fetch(oauth().lifetime_at("/expires_in_sec").build().unwrap()).await),
         (HOUR, fetch(json().lifetime_at("/expires_in_sec").unwrap()).await),
-        (HOUR, fetch(oauth().lifetime_unit(ms).unwrap()).await),
+        (HOUR, fetch(oauth().lifetime_unit(ms).build().unwrap()).await),
         (HOUR, fetch(json().lifetime_unit(ms).unwrap()).await),
-        (60 * SECOND, fetch(oauth().lifetime_at("/expires_in_ms").unwrap().lifetime_unit(ms).unwrap()).await),
+        (60 * SECOND, fetch(oauth().lifetime_at("/expires_in_ms").lifetime_unit(ms).build().unwrap()).await),
         (60 * SECOND, fetch(json().lifetime_at("/expires_in_ms").unwrap().lifetime_unit(ms).unwrap()).await),
-        (9 * SECOND, fetch(oauth().expires_at("/ends").unwrap()).await),
+        (9 * SECOND, fetch(oauth().expires_at("/ends").build().unwrap()).await),
         (9 * SECOND, fetch(json().expires_at("/ends").unwrap()).await),
     ] {
         assert_eq!(token.unwrap().lifetime(), lifetime);
     }
-    assert!(oauth().lifetime_unit(Duration::ZERO).unwrap_err().is_invalid());
+    assert!(oauth().lifetime_unit(Duration::ZERO).build().unwrap_err().is_invalid());
     assert!(json().expires_at("ends").unwrap_err().is_invalid());
-    let odd = fetch(oauth().expires_at("/access_token").unwrap()).await.unwrap_err().to_string();
+    let odd = fetch(oauth().expires_at("/access_token").build().unwrap()).await.unwrap_err().to_string();
     assert!(odd.contains("RFC 3339") && odd.contains("/access_token"), "{odd}");
 }
 
 #[tokio::test]
 async fn a_lifetime_is_looked_for_beside_the_token() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.fail(Some(Answer::json(200, json!({ "data": { "jwt": "t", "expires_in": 60 }, "expires_in": 7 }))));
     let login = JsonLogin::new(issuer.clone(), TOKEN_URL, json!({})).unwrap().token_at("/data/jwt").unwrap();
     assert_eq!(fetch(login).await.unwrap().lifetime().as_secs(), 60);
@@ -112,10 +112,14 @@ async fn a_lifetime_is_looked_for_beside_the_token() {
 
 #[tokio::test]
 async fn a_default_is_taken_only_if_nothing_else_says_so() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let fetch_with_default = async |answer: Value| {
         issuer.queue(Answer::json(200, answer));
-        fetch(client_credentials(&issuer).default_lifetime(7 * SECOND).unwrap()).await.unwrap().lifetime().as_secs()
+        fetch(client_credentials(&issuer).default_lifetime(7 * SECOND).build().unwrap())
+            .await
+            .unwrap()
+            .lifetime()
+            .as_secs()
     };
     assert_eq!(fetch_with_default(json!({ "access_token": "t" })).await, 7);
     assert_eq!(fetch_with_default(json!({ "access_token": jwt(NOW + 300) })).await, 300);
@@ -123,13 +127,18 @@ async fn a_default_is_taken_only_if_nothing_else_says_so() {
 }
 
 /// The session that a login on another device began, which was answered so.
-async fn login(answer: Value, set: impl FnOnce(DeviceCode) -> DeviceCode) -> (TokenCache, Token, Issuer) {
-    let issuer = Issuer::new();
+async fn login(
+    answer: Value,
+    set: impl FnOnce(DeviceCodeLoginBuilder) -> DeviceCodeLoginBuilder,
+) -> (TokenCache, Token, TokenServer) {
+    let issuer = TokenServer::new();
     let code =
         json!({ "device_code": "d", "user_code": "u", "verification_uri": "https://example.com", "interval": 1 });
     issuer.queue(Answer::json(200, code));
     issuer.queue(Answer::json(200, answer));
-    let device = set(DeviceCode::new(issuer.clone(), TOKEN_URL, TOKEN_URL, "my-app").unwrap());
+    let device = set(DeviceCodeLogin::builder(&at(issuer.clone()).device_authorization_endpoint(TOKEN_URL), "my-app"))
+        .build()
+        .unwrap();
     let token = device.begin().await.unwrap().finish().await.unwrap();
     (TokenCache::new(device.session(token.clone())), token, issuer)
 }
@@ -149,7 +158,7 @@ async fn a_login_of_which_nothing_says_when_it_ends_is_sent_until_it_is_rejected
 
     let (_, token, _) = login(json!({ "access_token": "t", "refresh_token": "r" }), |device| device).await;
     assert_eq!(token.lifetime(), HOUR);
-    let set = |device: DeviceCode| device.default_lifetime(2 * HOUR).unwrap();
+    let set = |device: DeviceCodeLoginBuilder| device.default_lifetime(2 * HOUR);
     assert_eq!(login(json!({ "access_token": "t" }), set).await.1.lifetime(), 2 * HOUR);
     // A service's own token is cheap to replace.
     let answer = Answer::json(200, json!({ "access_token": "t" }));

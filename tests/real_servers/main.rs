@@ -11,15 +11,15 @@ mod platforms;
 mod redaction;
 
 use tower_bearer::TokenCache;
-use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::testing::{Answer, TokenServer};
 
 use crate::sources::{each, refresh_token};
 
 /// A session from a saved refresh token whose first refresh is answered so.
-fn session(answer: Answer) -> (TokenCache, Issuer) {
-    let issuer = Issuer::new();
+fn session(answer: Answer) -> (TokenCache, TokenServer) {
+    let issuer = TokenServer::new();
     issuer.queue(answer);
-    (TokenCache::new(refresh_token(&issuer)), issuer)
+    (TokenCache::new(refresh_token(&issuer).build().unwrap()), issuer)
 }
 
 /// The refresh token that is sent after the first refresh was answered so.

@@ -8,7 +8,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tower_bearer::file::TokenFile;
 use tower_bearer::json::JsonLogin;
-use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{Error, MAX_LIFETIME, Token, TokenCache};
 
 use crate::sources::{TOKEN_URL, headers};
@@ -78,7 +78,7 @@ async fn the_lifetime_in_a_file_counts_from_when_it_was_written() {
 
 #[tokio::test]
 async fn a_login_may_be_a_get_with_headers() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(Answer::json(200, json!({ "access_token": "t", "expires_in": "86399" })));
     let login = JsonLogin::get(issuer.clone(), &format!("{TOKEN_URL}?resource=x")).unwrap();
     let token = TokenCache::new(login.header("metadata", "true").unwrap()).get().await.unwrap();
@@ -96,7 +96,7 @@ async fn a_login_may_be_a_get_with_headers() {
 #[tokio::test]
 async fn an_answer_may_be_the_token_and_nothing_else() {
     let read = async |status: u16, body: &'static str| {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.queue(Answer::raw(status, body));
         TokenCache::new(JsonLogin::get(issuer, TOKEN_URL).unwrap().token_at("").unwrap()).get().await
     };
@@ -110,7 +110,7 @@ async fn an_answer_may_be_the_token_and_nothing_else() {
 
 #[tokio::test]
 async fn no_error_repeats_the_header_of_a_get() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let words = json!({ "message": "no job has the token s3cret-of-a-job" });
     issuer.queue(Answer::json(401, words));
     let login = JsonLogin::get(issuer, TOKEN_URL).unwrap().header("authorization", "bearer s3cret-of-a-job").unwrap();

@@ -2,14 +2,14 @@
 
 use serde_json::{Value, json};
 use tower_bearer::json::JsonLogin;
-use tower_bearer::testing::{Answer, Issuer, ManualClock};
+use tower_bearer::testing::{Answer, ManualClock, TokenServer};
 use tower_bearer::{Error, FetchContext, Reason, Token, TokenSource};
 
 use crate::lifetimes::{NOW, jwt};
 use crate::sources::TOKEN_URL;
 
 async fn get(answer: Answer, set: impl FnOnce(JsonLogin) -> JsonLogin) -> Result<Token, Error> {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(answer);
     let login = set(JsonLogin::get(issuer, TOKEN_URL).unwrap());
     login.fetch(FetchContext::new(Reason::First).with_clock(ManualClock::new())).await

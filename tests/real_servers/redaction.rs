@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use tower_bearer::TokenCache;
-use tower_bearer::testing::{Answer, Issuer};
+use tower_bearer::testing::{Answer, TokenServer};
 
 use crate::sources::{client_credentials, refresh_token};
 
@@ -15,9 +15,12 @@ async fn a_quarter_of_a_mebibyte_of_backslashes_is_an_error_like_any_other() {
         json!({ "error": backslashes, "refresh_token": backslashes }),
         json!({ "message": "\\u005c".repeat(40 * 1024), "id_token": backslashes }),
     ] {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.fail(Some(Answer::json(400, body)));
-        for cache in [TokenCache::new(client_credentials(&issuer)), TokenCache::new(refresh_token(&issuer))] {
+        for cache in [
+            TokenCache::new(client_credentials(&issuer).build().unwrap()),
+            TokenCache::new(refresh_token(&issuer).build().unwrap()),
+        ] {
             let said = cache.get().await.unwrap_err().to_string();
             assert!(said.len() < 1000 && !said.contains("\\\\\\\\"), "{said}");
         }
@@ -27,9 +30,9 @@ async fn a_quarter_of_a_mebibyte_of_backslashes_is_an_error_like_any_other() {
 #[tokio::test]
 async fn a_secret_is_not_repeated_in_other_encodings_either() {
     for words in ["aXRzIHNlY3JldA==", "697473207365637265740a", "ITS SECRET", "its&#32;secret", "its\\u0020secret"] {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.queue(Answer::json(401, json!({ "error": "invalid_client", "error_description": words })));
-        let error = TokenCache::new(client_credentials(&issuer)).get().await.unwrap_err();
+        let error = TokenCache::new(client_credentials(&issuer).build().unwrap()).get().await.unwrap_err();
         assert!(error.description().unwrap().starts_with("[redacted]"), "{words}: {error}");
     }
 }

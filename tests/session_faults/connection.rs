@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use tower::util::BoxCloneService;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 use tower_bearer::TokenCache;
-use tower_bearer::oauth2::ClientCredentials;
-use tower_bearer::testing::{Collected, Issuer, TokenState};
+use tower_bearer::oauth2::{self, ClientCredentialsGrant};
+use tower_bearer::testing::{Collected, TokenServer, TokenState};
 
 use crate::common::{SECOND, settle, until};
 use crate::requests::{Body, get, layer, respond, token};
@@ -26,7 +26,7 @@ pub(crate) type Client = BoxCloneService<Request<Body>, Response<Incoming>, BoxE
 pub(crate) type Outcome = Result<Response<Incoming>, BoxError>;
 
 pub(crate) struct Connection {
-    pub(crate) issuer: Issuer,
+    pub(crate) issuer: TokenServer,
     /// The client with the layer on it.
     pub(crate) client: Client,
     /// How many requests the API has rejected.
@@ -39,10 +39,16 @@ impl Connection {
     /// With a token in the cache that is old enough to have reached the whole API, and that the API rejects with pages of
     /// this size. The issuer answers nothing until [`open`](Self::open). `/public` needs no token.
     pub(crate) async fn rejecting_with(page: usize) -> Self {
-        let (issuer, rejected) = (Issuer::new(), Arc::new(AtomicUsize::new(0)));
+        let (issuer, rejected) = (TokenServer::new(), Arc::new(AtomicUsize::new(0)));
         let issuer_gate = Arc::new(Semaphore::new(1));
         let network = connect(page, &issuer, &rejected, &issuer_gate).await;
-        let source = ClientCredentials::new(network.clone(), TOKEN_URL, "app", "secret").expect("a source");
+        let source = ClientCredentialsGrant::builder(
+            &oauth2::Issuer::new(network.clone()).token_endpoint(TOKEN_URL),
+            "app",
+            "secret",
+        )
+        .build()
+        .expect("a source");
         let cache = TokenCache::new(source);
         cache.get().await.expect("a token");
         tokio::time::sleep(3 * SECOND).await;
@@ -66,7 +72,12 @@ impl Connection {
 }
 
 /// The client's side of a connection to the API and the issuer.
-async fn connect(page: usize, issuer: &Issuer, rejected: &Arc<AtomicUsize>, issuer_gate: &Arc<Semaphore>) -> Client {
+async fn connect(
+    page: usize,
+    issuer: &TokenServer,
+    rejected: &Arc<AtomicUsize>,
+    issuer_gate: &Arc<Semaphore>,
+) -> Client {
     let (issuer, rejected, issuer_gate) = (issuer.clone(), Arc::clone(rejected), Arc::clone(issuer_gate));
     let (near, far) = tokio::io::duplex(1024 * 1024);
     let answer = hyper::service::service_fn(move |request: Request<Incoming>| {

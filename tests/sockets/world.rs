@@ -19,15 +19,15 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::sync::RwLock;
 use tower::{BoxError, Service, ServiceExt, service_fn};
-use tower_bearer::oauth2::ClientCredentials;
-use tower_bearer::testing::{Issuer, ManualClock, TokenState};
+use tower_bearer::oauth2::{self, ClientCredentialsGrant};
+use tower_bearer::testing::{ManualClock, TokenServer, TokenState};
 use tower_bearer::{BearerLayer, Origin, TokenCache};
 
 /// The tokens of a test, and what decides about them.
 #[derive(Clone)]
 pub(crate) struct World {
     pub(crate) cache: TokenCache,
-    issuer: Issuer,
+    issuer: TokenServer,
     clock: ManualClock,
     /// Token calls read it.
     door: Arc<RwLock<()>>,
@@ -48,7 +48,7 @@ pub(crate) struct Names(Arc<HashMap<String, SocketAddr>>);
 impl World {
     /// With `token-1` in the cache.
     pub(crate) async fn new() -> Self {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         let door = Arc::new(RwLock::new(()));
         let network = service_fn({
             let (issuer, door) = (issuer.clone(), Arc::clone(&door));
@@ -60,7 +60,12 @@ impl World {
                 }
             }
         });
-        let login = ClientCredentials::new(network, "https://auth.example.com/token", "app", "secret");
+        let login = ClientCredentialsGrant::builder(
+            &oauth2::Issuer::new(network).token_endpoint("https://auth.example.com/token"),
+            "app",
+            "secret",
+        )
+        .build();
         let clock = ManualClock::new();
         let cache = TokenCache::builder(login.expect("a login")).clock(clock.clone()).build().unwrap();
         cache.get().await.expect("a token");

@@ -21,27 +21,35 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use tokio::time::Instant;
 use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
-use tower_bearer::oauth2::{ClientCredentials, Password, RefreshToken};
-use tower_bearer::testing::{Answer, Collected, Issuer, Recorded};
+use tower_bearer::oauth2::{
+    self, ClientCredentialsGrant, ClientCredentialsGrantBuilder, PasswordGrant, PasswordGrantBuilder,
+    RefreshTokenGrant, RefreshTokenGrantBuilder,
+};
+use tower_bearer::testing::{Answer, Collected, Recorded, TokenServer};
 use tower_bearer::{BearerLayer, Error, HttpClient, Token, TokenCache};
 
 pub(crate) const TOKEN_URL: &str = "https://auth.example.com/token";
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-pub(crate) fn client_credentials(issuer: &Issuer) -> ClientCredentials {
-    ClientCredentials::new(issuer.clone(), TOKEN_URL, "my-app", "its secret").unwrap()
+/// The issuer with this token endpoint.
+pub(crate) fn at<B: 'static>(http: impl HttpClient<B>) -> oauth2::Issuer {
+    oauth2::Issuer::new(http).token_endpoint(TOKEN_URL)
 }
 
-pub(crate) fn password(issuer: &Issuer) -> Password {
-    Password::new(issuer.clone(), TOKEN_URL, "my-app", "ann", "her password").unwrap()
+pub(crate) fn client_credentials(issuer: &TokenServer) -> ClientCredentialsGrantBuilder {
+    ClientCredentialsGrant::builder(&at(issuer.clone()), "my-app", "its secret")
 }
 
-pub(crate) fn refresh_token(issuer: &Issuer) -> RefreshToken {
-    RefreshToken::new(issuer.clone(), TOKEN_URL, "my-app", "saved").unwrap()
+pub(crate) fn password(issuer: &TokenServer) -> PasswordGrantBuilder {
+    PasswordGrant::builder(&at(issuer.clone()), "my-app", "ann", "her password")
+}
+
+pub(crate) fn refresh_token(issuer: &TokenServer) -> RefreshTokenGrantBuilder {
+    RefreshTokenGrant::builder(&at(issuer.clone()), "my-app", "saved")
 }
 
 /// A client whose GETs go to one fake, such as one with an issuer's metadata, and whose POSTs go to another.
-pub(crate) fn by_method(documents: &Issuer, tokens: &Issuer) -> impl HttpClient<Full<Bytes>> {
+pub(crate) fn by_method(documents: &TokenServer, tokens: &TokenServer) -> impl HttpClient<Full<Bytes>> {
     let (documents, tokens) = (documents.clone(), tokens.clone());
     service_fn(move |request: Request<Full<Bytes>>| {
         let to = if request.method() == Method::GET { &documents } else { &tokens };
@@ -51,9 +59,9 @@ pub(crate) fn by_method(documents: &Issuer, tokens: &Issuer) -> impl HttpClient<
 
 /// What a token call comes to that is answered so.
 pub(crate) async fn ask(answer: Answer) -> Result<Token, Error> {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.queue(answer);
-    TokenCache::new(client_credentials(&issuer)).get().await
+    TokenCache::new(client_credentials(&issuer).build().unwrap()).get().await
 }
 
 /// Lets the token of a cache end.

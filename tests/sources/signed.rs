@@ -10,17 +10,24 @@ use tower_bearer::oauth2::{self, SigningKey};
 
 pub(crate) const RSA: &str = include_str!("../keys/rsa.pem");
 pub(crate) const P256: &str = include_str!("../keys/p256.pem");
+pub(crate) const P384: &str = include_str!("../keys/p384.pem");
 pub(crate) const ED25519: &str = include_str!("../keys/ed25519.pem");
 
 /// Each way to sign: the private key, and the public one a server has.
-pub(crate) fn every() -> [(oauth2::Algorithm, &'static str, Algorithm, DecodingKey); 4] {
+pub(crate) fn every() -> [(oauth2::Algorithm, &'static str, Algorithm, DecodingKey); 9] {
     let rsa = DecodingKey::from_rsa_pem(include_bytes!("../keys/rsa.pub.pem")).unwrap();
     let p256 = DecodingKey::from_ec_pem(include_bytes!("../keys/p256.pub.pem")).unwrap();
+    let p384 = DecodingKey::from_ec_pem(include_bytes!("../keys/p384.pub.pem")).unwrap();
     let ed25519 = DecodingKey::from_ed_pem(include_bytes!("../keys/ed25519.pub.pem")).unwrap();
     [
         (oauth2::Algorithm::RS256, RSA, Algorithm::RS256, rsa.clone()),
-        (oauth2::Algorithm::PS256, RSA, Algorithm::PS256, rsa),
+        (oauth2::Algorithm::RS384, RSA, Algorithm::RS384, rsa.clone()),
+        (oauth2::Algorithm::RS512, RSA, Algorithm::RS512, rsa.clone()),
+        (oauth2::Algorithm::PS256, RSA, Algorithm::PS256, rsa.clone()),
+        (oauth2::Algorithm::PS384, RSA, Algorithm::PS384, rsa.clone()),
+        (oauth2::Algorithm::PS512, RSA, Algorithm::PS512, rsa),
         (oauth2::Algorithm::ES256, P256, Algorithm::ES256, p256),
+        (oauth2::Algorithm::ES384, P384, Algorithm::ES384, p384),
         (oauth2::Algorithm::EdDSA, ED25519, Algorithm::EdDSA, ed25519),
     ]
 }

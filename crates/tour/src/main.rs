@@ -30,8 +30,9 @@ use http_body_util::Full;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use tower::{BoxError, Layer};
+use tower_bearer::providers::{mesh_connect::MeshConnect, meshydb::MeshyDb};
 use tower_bearer::testing::{MeshConnectServer, MeshyDbServer};
-use tower_bearer::{BearerLayer, RefreshPolicy, TokenCache, mesh_connect::MeshConnect, meshydb::MeshyDb};
+use tower_bearer::{BearerLayer, RefreshPolicy, TokenCache};
 
 use crate::arguments::{Arguments, USAGE};
 use crate::counting_source::CountingSource;
@@ -48,8 +49,8 @@ async fn meshydb(http: &HttpClient) -> Result<Provider, BoxError> {
 
     // A program of yours needs neither the counter nor the probe, which observe for the report: it gives the source to
     // the cache, and its HTTP client to the layer.
-    let account = MeshyDb::new(http.clone(), "acme", "public-key")?.tenant("blue")?.auth_base(&origin)?;
-    let (source, fetches) = CountingSource::new(account.login_with_password("ann", "secret")?);
+    let account = MeshyDb::builder(http.clone(), "acme", "public-key").tenant("blue").auth_base(&origin).build()?;
+    let (source, fetches) = CountingSource::new(account.login_with_password("ann", "secret").build()?);
     let cache = TokenCache::builder(source).refresh_policy(early()).build()?;
     let client = BearerLayer::new(cache.clone(), [&origin])?.layer(Probe::new(http.clone(), server.ledger()));
 
@@ -61,7 +62,7 @@ async fn mesh_connect(http: &HttpClient) -> Result<Provider, BoxError> {
     let server = MeshConnectServer::new("my-client-id", "my-client-secret");
     let origin = fake::serve(&server).await?;
 
-    let login = MeshConnect::new(http.clone(), "my-client-id", "my-client-secret")?.base(&origin)?;
+    let login = MeshConnect::builder(http.clone(), "my-client-id", "my-client-secret").base(&origin).build()?;
     let (source, fetches) = CountingSource::new(login);
     let cache = TokenCache::builder(source).refresh_policy(early()).build()?;
     let client = BearerLayer::new(cache.clone(), [&origin])?.layer(Probe::new(http.clone(), server.ledger()));

@@ -159,6 +159,10 @@ pub(crate) struct Login {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) token_url: Option<String>,
 
+    /// Allow an issuer, a token endpoint or a preset's place on plain http:// beyond loopback: where the network is trusted
+    #[arg(long, env = "SIDECAR_ALLOW_PLAIN_HTTP", hide_env = true)]
+    pub(crate) allow_plain_http: bool,
+
     /// Where the grant device-code asks for a code, beside --token-url; an issuer's metadata says it by itself
     #[arg(long, value_name = "URL", env = "SIDECAR_DEVICE_AUTHORIZATION_URL", hide_env = true)]
     #[arg(value_parser = NonEmptyStringValueParser::new())]

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::time::Duration;
 
-use tower_bearer::oauth2::DeviceCode;
+use tower_bearer::oauth2::DeviceCodeLogin;
 use tower_bearer::{Error, FetchContext, Token, TokenCache, TokenSource};
 
 use crate::Wrong;
@@ -14,7 +14,7 @@ pub(crate) const NAME: &str = "--grant device-code";
 
 /// A login that has to be made, or a saved session that may go on.
 pub(crate) struct DeviceLogin {
-    pub(crate) login: DeviceCode,
+    pub(crate) login: DeviceCodeLogin,
     /// Whether the cache has a saved session.
     pub(crate) resumes: bool,
     /// Whether the session will be saved.

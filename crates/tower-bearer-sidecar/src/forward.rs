@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use tower::timeout::Timeout;
 use tower::util::option_layer;
 use tower::{BoxError, ServiceBuilder, ServiceExt};
-use tower_bearer::meshydb::{Tenant, TenantLayer};
+use tower_bearer::providers::meshydb::{Tenant, TenantLayer};
 use tower_bearer::replay::Buffered;
 use tower_bearer::{Bearer, BearerLayer, Origin, TokenCache};
 

@@ -8,11 +8,12 @@ use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use tower_bearer::exec::TokenCommand;
 use tower_bearer::file::TokenFile;
-use tower_bearer::mesh_connect::MeshConnect;
-use tower_bearer::meshydb::{MeshyDb, TenantLayer};
 use tower_bearer::oauth2::{
-    ClientAuth, ClientCredentials, DeviceCode, Issuer, JwtBearer, Password, RefreshToken, TokenExchange,
+    ClientAuth, ClientCredentialsGrant, DeviceCodeLogin, Issuer, JwtBearerGrant, PasswordGrant, RefreshTokenGrant,
+    TokenExchangeGrant,
 };
+use tower_bearer::providers::mesh_connect::MeshConnect;
+use tower_bearer::providers::meshydb::{MeshyDb, TenantLayer};
 use tower_bearer::{Error, FetchContext, RotatedToken, Token, TokenCache, TokenCacheBuilder, TokenSource};
 
 use crate::Wrong;
@@ -40,36 +41,20 @@ pub(crate) struct Session {
 /// of a user's client shows, a key in a URL perhaps. Those of ours are known: hosts, files and reasons.
 pub(crate) struct Explained<S>(pub(crate) S);
 
-/// Where the token endpoint is.
-enum Place {
-    Issuer(Issuer),
-    Url(String),
-}
-
-/// Builds a grant at either place; the rest of the arguments are the same.
-macro_rules! at {
-    ($grant:ident, $place:expr, $http:expr $(, $argument:expr)*) => {
-        match $place {
-            Place::Issuer(issuer) => $grant::at(&issuer $(, $argument)*),
-            Place::Url(url) => $grant::new($http, &url $(, $argument)*),
-        }
-    };
-}
-
 /// The settings that all grants have.
 macro_rules! settings {
-    ($login:expr, $source:expr) => {{
-        let mut source = $source.map_err(named)?;
+    ($login:expr, $builder:expr) => {{
+        let mut builder = $builder;
         if let Some(scope) = $login.scope.take() {
-            source = source.scope(scope);
+            builder = builder.scope(scope);
         }
         for audience in std::mem::take(&mut $login.audience) {
-            source = source.audience(audience);
+            builder = builder.audience(audience);
         }
         for resource in std::mem::take(&mut $login.resource) {
-            source = source.resource(&resource).map_err(named)?;
+            builder = builder.resource(resource);
         }
-        source
+        builder
     }};
 }
 
@@ -99,7 +84,7 @@ fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Sessio
     if matches!(grant, Grant::DeviceCode) {
         return Ok((device_code(login, http)?, device::NAME));
     }
-    let place = place(login, &http)?;
+    let issuer = issuer(login, &http)?;
     Ok(match grant {
         Grant::DeviceCode => unreachable!("it has a place of its own"),
         Grant::ClientCredentials => {
@@ -107,49 +92,50 @@ fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Sessio
             let id = need(&mut login.client_id, "--client-id", name)?;
             let secret = secrets::CLIENT_SECRET.need(login.client_secret_file.take(), name)?;
             let auth = auth(login, &secret);
-            (plain(settings!(login, at!(ClientCredentials, place, http, id, auth))), name)
+            let grant = settings!(login, ClientCredentialsGrant::builder(&issuer, id, auth));
+            (plain(grant.build().map_err(named)?), name)
         }
         Grant::Password => {
             let name = "--grant password";
             let id = need(&mut login.client_id, "--client-id", name)?;
             let user = need(&mut login.username, "--username", name)?;
             let password = secrets::PASSWORD.need(login.password_file.take(), name)?;
-            let mut source = settings!(login, at!(Password, place, http, id, user, password.supply()));
+            let mut grant = settings!(login, PasswordGrant::builder(&issuer, id, user, password.supply()));
             if let Some(secret) = secrets::CLIENT_SECRET.find(login.client_secret_file.take())? {
-                source = source.client_auth(auth(login, &secret)).map_err(named)?;
+                grant = grant.client_auth(auth(login, &secret));
             }
-            (plain(source), name)
+            (plain(grant.build().map_err(named)?), name)
         }
         Grant::RefreshToken => {
             let name = "--grant refresh-token";
             let id = need(&mut login.client_id, "--client-id", name)?;
             let saved = secrets::REFRESH_TOKEN.need(login.refresh_token_file.take(), name)?;
-            let mut source = settings!(login, at!(RefreshToken, place, http, id, saved.supply()));
+            let mut grant = settings!(login, RefreshTokenGrant::builder(&issuer, id, saved.supply()));
             if let Some(secret) = secrets::CLIENT_SECRET.find(login.client_secret_file.take())? {
-                source = source.client_auth(auth(login, &secret)).map_err(named)?;
+                grant = grant.client_auth(auth(login, &secret));
             }
-            (saving(plain(source), saved.file()), name)
+            (saving(plain(grant.build().map_err(named)?), saved.file()), name)
         }
         Grant::TokenExchange => {
             let name = "--grant token-exchange";
             let subject = secrets::SUBJECT_TOKEN.need(login.subject_token_file.take(), name)?;
-            let mut source = settings!(login, at!(TokenExchange, place, http, subject.supply()));
+            let mut grant = settings!(login, TokenExchangeGrant::builder(&issuer, subject.supply()));
             if let Some(identifier) = login.subject_token_type.take() {
-                source = source.subject_token_type(identifier).map_err(named)?;
+                grant = grant.subject_token_type(identifier);
             }
             if let Some((id, auth)) = client(login)? {
-                source = source.client(id, auth).map_err(named)?;
+                grant = grant.client_id(id).client_auth(auth);
             }
-            (plain(source), name)
+            (plain(grant.build().map_err(named)?), name)
         }
         Grant::JwtBearer => {
             let name = "--grant jwt-bearer";
             let assertion = secrets::ASSERTION.need(login.assertion_file.take(), name)?;
-            let mut source = settings!(login, at!(JwtBearer, place, http, assertion.supply()));
+            let mut grant = settings!(login, JwtBearerGrant::builder(&issuer, assertion.supply()));
             if let Some((id, auth)) = client(login)? {
-                source = source.client(id, auth).map_err(named)?;
+                grant = grant.client_id(id).client_auth(auth);
             }
-            (plain(source), name)
+            (plain(grant.build().map_err(named)?), name)
         }
     })
 }
@@ -158,37 +144,35 @@ fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Sessio
 fn device_code(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
     let id = need(&mut login.client_id, "--client-id", device::NAME)?;
     let file = login.refresh_token_file.take();
+    let is_kept = file.as_ref().map_or(Ok(false), |path| secrets::REFRESH_TOKEN.is_kept_in(path))?;
     let secret = secrets::CLIENT_SECRET.find(login.client_secret_file.take())?;
-    let auth = secret.map(|secret| auth(login, &secret));
-    // The saved session asks for the same as the login did.
-    let again = &mut login.clone();
-    let mut saved = match &file {
-        Some(path) if secrets::REFRESH_TOKEN.is_kept_in(path)? => {
-            let refresh_token = Given::File(path.clone()).supply();
-            let place = place(again, &http)?;
-            Some(settings!(again, at!(RefreshToken, place, http.clone(), &*id, refresh_token)))
-        }
-        _ => None,
-    };
+    let auth = secret.map(|secret| auth(login, &secret)).unwrap_or(ClientAuth::none());
     let device_url = login.device_authorization_url.take();
-    let source = match (place(login, &http)?, device_url) {
-        (Place::Issuer(issuer), None) => DeviceCode::at(&issuer, id),
-        (Place::Issuer(_), Some(_)) => {
+    let at_issuer = login.issuer.is_some();
+    let issuer = match (issuer(login, &http)?, device_url) {
+        (issuer, None) if at_issuer => issuer,
+        (_, Some(_)) if at_issuer => {
             let problem = "the issuer's metadata says it; leave it out, or name --token-url in place of --issuer";
             return Err(Wrong::new("--device-authorization-url", problem));
         }
-        (Place::Url(token_url), Some(url)) => DeviceCode::new(http, &url, &token_url, id),
-        (Place::Url(_), None) => {
+        (issuer, Some(url)) => issuer.device_authorization_endpoint(&url),
+        (_, None) => {
             let problem = format_args!("{} with --token-url needs it", device::NAME);
             return Err(Wrong::new("--device-authorization-url", problem));
         }
     };
-    let mut source = settings!(login, source);
-    if let Some(auth) = auth {
-        source = source.client_auth(auth.clone()).map_err(named)?;
-        saved = saved.map(|saved| saved.client_auth(auth)).transpose().map_err(named)?;
-    }
-    let device = DeviceLogin { login: source, resumes: saved.is_some(), saves: file.is_some() };
+    // The saved session asks for the same as the login did.
+    let again = &mut login.clone();
+    let device = settings!(login, DeviceCodeLogin::builder(&issuer, &*id)).client_auth(auth.clone());
+    let saved = match &file {
+        Some(path) if is_kept => {
+            let refresh_token = Given::File(path.clone()).supply();
+            let grant = settings!(again, RefreshTokenGrant::builder(&issuer, id, refresh_token));
+            Some(grant.client_auth(auth).build().map_err(named)?)
+        }
+        _ => None,
+    };
+    let device = DeviceLogin { login: device.build().map_err(named)?, resumes: saved.is_some(), saves: file.is_some() };
     let session = match saved {
         Some(saved) => plain(saved),
         None => plain(NotLoggedIn),
@@ -201,20 +185,26 @@ fn meshydb(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
     let account = need(&mut login.account, "--account", name)?;
     let public_key = need(&mut login.public_key, "--public-key", name)?;
     let tenant = login.tenant.take().unwrap_or_default();
-    let mut meshy = MeshyDb::new(http, &account, &public_key).and_then(|meshy| meshy.tenant(&tenant)).map_err(named)?;
+    let mut meshy = MeshyDb::builder(http, &account, &public_key).tenant(&tenant);
     if let Some(base) = login.issuer.take() {
-        meshy = meshy.auth_base(&base).map_err(named)?;
+        meshy = meshy.auth_base(&base);
     }
     if let Some(scope) = login.scope.take() {
         meshy = meshy.scope(scope);
     }
+    if std::mem::take(&mut login.allow_plain_http) {
+        meshy = meshy.allow_insecure();
+    }
+    let meshy = meshy.build().map_err(named)?;
     let saved = secrets::REFRESH_TOKEN.find(login.refresh_token_file.take())?;
     let mut session = match saved {
-        Some(saved) => saving(plain(meshy.login_with_refresh_token(saved.supply()).map_err(named)?), saved.file()),
+        Some(saved) => {
+            saving(plain(meshy.login_with_refresh_token(saved.supply()).build().map_err(named)?), saved.file())
+        }
         None => {
             let user = need(&mut login.username, "--username", "--preset meshydb without a refresh token")?;
             let password = secrets::PASSWORD.need(login.password_file.take(), name)?;
-            plain(meshy.login_with_password(&user, password.supply()).map_err(named)?)
+            plain(meshy.login_with_password(&user, password.supply()).build().map_err(named)?)
         }
     };
     session.upstream = Some("https://api.meshydb.com");
@@ -226,10 +216,14 @@ fn mesh_connect(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> 
     let name = "--preset mesh-connect";
     let id = need(&mut login.client_id, "--client-id", name)?;
     let secret = secrets::CLIENT_SECRET.need(login.client_secret_file.take(), name)?;
-    let mut source = MeshConnect::new(http, &id, secret.supply()).map_err(named)?;
+    let mut source = MeshConnect::builder(http, &id, secret.supply());
     if let Some(base) = login.issuer.take() {
-        source = source.base(&base).map_err(named)?;
+        source = source.base(&base);
     }
+    if std::mem::take(&mut login.allow_plain_http) {
+        source = source.allow_insecure();
+    }
+    let source = source.build().map_err(named)?;
     Ok(Session { upstream: Some("https://admin-api.meshconnect.com"), ..plain(source) })
 }
 
@@ -265,15 +259,18 @@ fn saving(mut session: Session, file: Option<PathBuf>) -> Session {
     session
 }
 
-fn place(login: &mut Login, http: &TokenClient) -> Result<Place, Wrong> {
-    match (login.issuer.take(), login.token_url.take()) {
-        (Some(id), _) => Ok(Place::Issuer(Issuer::new(http.clone(), &id).map_err(named)?)),
-        (None, Some(url)) => Ok(Place::Url(url)),
-        (None, None) => Err(Wrong::new(
-            "--issuer",
-            "a grant needs a place to ask; name the issuer, or the token endpoint with --token-url",
-        )),
-    }
+fn issuer(login: &mut Login, http: &TokenClient) -> Result<Issuer, Wrong> {
+    let issuer = match (login.issuer.take(), login.token_url.take()) {
+        (Some(id), _) => Issuer::discover(http.clone(), &id),
+        (None, Some(url)) => Issuer::new(http.clone()).token_endpoint(&url),
+        (None, None) => {
+            return Err(Wrong::new(
+                "--issuer",
+                "a grant needs a place to ask; name the issuer, or the token endpoint with --token-url",
+            ));
+        }
+    };
+    Ok(if std::mem::take(&mut login.allow_plain_http) { issuer.allow_insecure() } else { issuer })
 }
 
 /// The client of a grant that can do without one.
@@ -305,6 +302,7 @@ fn nothing_left(login: &Login, name: &str) -> Result<(), Wrong> {
         ("--expires-at", login.expires_at.is_some()),
         ("--issuer", login.issuer.is_some()),
         ("--token-url", login.token_url.is_some()),
+        ("--allow-plain-http", login.allow_plain_http),
         ("--device-authorization-url", login.device_authorization_url.is_some()),
         ("--client-id", login.client_id.is_some()),
         ("--client-secret-file", login.client_secret_file.is_some()),
@@ -334,8 +332,11 @@ fn named(error: Error) -> Wrong {
     let option = match field {
         "account_name" => "account",
         "base" | "auth_base" => "issuer",
+        "token_endpoint" => "token-url",
+        "device_authorization_endpoint" => "device-authorization-url",
         field => field,
     };
+    let problem = problem.replace("call `allow_insecure`", "say --allow-plain-http");
     Wrong::new(&format!("--{}", option.replace('_', "-")), problem)
 }
 

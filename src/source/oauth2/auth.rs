@@ -22,16 +22,21 @@ use crate::source::secret::{SecretProvider, SecretSource};
 /// # use http_body_util::Full; use bytes::Bytes;
 /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-/// # let url = "https://auth.example.com/token";
-/// use tower_bearer::oauth2::{ClientAuth, ClientCredentials};
+/// use tower_bearer::oauth2::{ClientAuth, ClientCredentialsGrant, Issuer};
 ///
-/// ClientCredentials::new(http.clone(), url, "my-app", "its secret")?;
-/// ClientCredentials::new(http.clone(), url, "my-app", ClientAuth::post("its secret"))?;
-/// ClientCredentials::new(http, url, "my-app", ClientAuth::basic(async || tokio::fs::read_to_string("secret").await))?;
+/// let issuer = Issuer::discover(http, "https://auth.example.com");
+/// ClientCredentialsGrant::builder(&issuer, "my-app", "its secret").build()?;
+/// ClientCredentialsGrant::builder(&issuer, "my-app", ClientAuth::post("its secret")).build()?;
+/// let asked = ClientAuth::basic(async || tokio::fs::read_to_string("/run/secrets/client").await);
+/// ClientCredentialsGrant::builder(&issuer, "my-app", asked).build()?;
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
-pub struct ClientAuth(Method);
+pub struct ClientAuth {
+    method: Method,
+    /// Whether the client id goes into the body beside the Basic header.
+    repeats_client_id: bool,
+}
 
 #[derive(Clone, Debug)]
 enum Method {
@@ -59,39 +64,44 @@ const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-be
 impl ClientAuth {
     /// Not at all: a public client, whose id goes into the body (`none`).
     pub fn none() -> Self {
-        Self(Method::None)
+        Self::by(Method::None)
     }
 
     /// With a secret in the `Authorization: Basic` header, form-urlencoded first (RFC 6749 section 2.3.1): what every
     /// server must support (`client_secret_basic`). Some do not decode it, and know no client whose id or secret has other
     /// characters than letters, digits and `-._`: for those there is [`post`](ClientAuth::post).
     pub fn basic<M>(secret: impl SecretSource<M>) -> Self {
-        Self(Method::Basic(secret.into_provider()))
+        Self::by(Method::Basic(secret.into_provider()))
+    }
+
+    /// Sends the client id in the body as well, for servers that want it beside the [Basic](ClientAuth::basic) header.
+    #[must_use]
+    pub fn client_id_in_body(self) -> Self {
+        Self { repeats_client_id: true, ..self }
     }
 
     /// With a secret in the body, for servers that want it there (`client_secret_post`).
     pub fn post<M>(secret: impl SecretSource<M>) -> Self {
-        Self(Method::Post(secret.into_provider()))
+        Self::by(Method::Post(secret.into_provider()))
     }
 
     /// With an assertion made by somebody else (RFC 7521 section 4.2): a Kubernetes service account's token, or one from a
     /// vault. An async closure is called for it at each attempt.
     pub fn assertion<M>(assertion: impl SecretSource<M>) -> Self {
-        Self(Method::Assertion(assertion.into_provider()))
+        Self::by(Method::Assertion(assertion.into_provider()))
     }
 
     /// With an assertion signed by the client secret, HS256 (`client_secret_jwt`, RFC 7523 section 2.2). It is made as
     /// that of [`private_key_jwt`](ClientAuth::private_key_jwt); servers want a secret of 32 bytes or more for it.
     #[cfg(feature = "jwt")]
     pub fn secret_jwt<M>(secret: impl SecretSource<M>) -> Self {
-        Self(Method::SecretJwt(secret.into_provider()))
+        Self::by(Method::SecretJwt(secret.into_provider()))
     }
 
     /// With an assertion signed by a private key (`private_key_jwt`, RFC 7523 section 2.2).
     ///
-    /// Each attempt gets an assertion of its own, for a server takes each once. It is meant for the issuer where the
-    /// source was made from an [`Issuer`](crate::oauth2::Issuer), else for the token endpoint (a
-    /// [`Revocation`](crate::oauth2::Revocation): the revocation endpoint). For a server that wants another audience, such
+    /// Each attempt gets an assertion of its own, because a server takes each once. Its audience is the issuer's
+    /// identifier, or the token endpoint if the endpoints are named. For a server that wants another audience, such
     /// as Microsoft Entra, which wants its token endpoint, sign an [`Assertion`] of your own:
     ///
     /// ```
@@ -99,17 +109,21 @@ impl ClientAuth {
     /// use tower_bearer::oauth2::{Assertion, ClientAuth};
     ///
     /// let auth = ClientAuth::private_key_jwt(key.clone());
-    /// let own = Assertion::new(key, "my-app", "https://auth.example.com/token")?.subject("my-app");
+    /// let own = Assertion::builder(key, "my-app").audience("https://auth.example.com/token").subject("my-app").build()?;
     /// let auth = ClientAuth::assertion(own);
     /// # Ok(()) }
     /// ```
     #[cfg(feature = "jwt")]
     pub fn private_key_jwt(key: SigningKey) -> Self {
-        Self(Method::PrivateKeyJwt(Box::new(key)))
+        Self::by(Method::PrivateKeyJwt(Box::new(key)))
+    }
+
+    fn by(method: Method) -> Self {
+        Self { method, repeats_client_id: false }
     }
 
     pub(super) fn check(&self) -> Result<(), Error> {
-        match &self.0 {
+        match &self.method {
             Method::None => Ok(()),
             Method::Basic(secret) | Method::Post(secret) => secret.check("client_secret"),
             Method::Assertion(assertion) => assertion.check("assertion"),
@@ -118,6 +132,11 @@ impl ClientAuth {
             #[cfg(feature = "jwt")]
             Method::PrivateKeyJwt(_) => Ok(()),
         }
+    }
+
+    /// Whether the client cannot authenticate without an id.
+    pub(super) fn needs_client_id(&self) -> bool {
+        !matches!(self.method, Method::None | Method::Assertion(_))
     }
 
     /// What shows at this time that this is the client with this id. Secrets it is made of are put with the others.
@@ -131,13 +150,16 @@ impl ClientAuth {
     ) -> Result<ClientProof, Error> {
         let mut proof = ClientProof::default();
         proof.form.extend(client_id.map(|id| ("client_id", Secret::from(id))));
-        let assertion = match &self.0 {
+        let assertion = match &self.method {
             Method::None => return Ok(proof),
             Method::Basic(secret) => {
                 let secret = secret.get("client_secret", now).await?;
                 let header = basic(client_id.unwrap_or_default(), &secret);
                 secrets.push(secret);
-                return Ok(ClientProof { header: Some(header), form: Vec::new() });
+                if !self.repeats_client_id {
+                    proof.form.clear();
+                }
+                return Ok(ClientProof { header: Some(header), ..proof });
             }
             Method::Post(secret) => {
                 let secret = secret.get("client_secret", now).await?;

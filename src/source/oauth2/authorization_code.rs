@@ -10,13 +10,12 @@ use sha2::{Digest, Sha256};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::source::endpoint::{Endpoint, TOKEN_ENDPOINT};
-use crate::source::issuer::Issuer;
+use crate::source::answer::decode;
+use crate::source::issuer::{AUTHORIZATION_ENDPOINT, Issuer, PAR_ENDPOINT, TOKEN_ENDPOINT};
 use crate::source::oauth2::client::Client;
 use crate::source::oauth2::random::random;
-use crate::source::oauth2::refresh::RefreshToken;
+use crate::source::oauth2::refresh::RefreshTokenGrant;
 use crate::source::oauth2::settings::{client_auth, client_settings};
-use crate::source::transport::HttpClient;
 use crate::source::{redact, require_non_empty};
 use crate::token::Token;
 
@@ -35,10 +34,12 @@ use crate::token::Token;
 /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
 /// use tower_bearer::TokenCache;
-/// use tower_bearer::oauth2::{AuthorizationCode, Issuer};
+/// use tower_bearer::oauth2::{AuthorizationCodeLogin, Issuer};
 ///
-/// let issuer = Issuer::new(http, "https://auth.example.com")?;
-/// let login = AuthorizationCode::at(&issuer, "my-app", "http://127.0.0.1:8400/back")?.scope("openid offline_access");
+/// let issuer = Issuer::discover(http, "https://auth.example.com");
+/// let login = AuthorizationCodeLogin::builder(&issuer, "my-app", "http://127.0.0.1:8400/back")
+///     .scope("openid offline_access")
+///     .build()?;
 /// let request = login.begin().await?;
 /// println!("Open {}", request.url());
 /// let token = request.finish(&redirected().await).await?;
@@ -46,18 +47,24 @@ use crate::token::Token;
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
-pub struct AuthorizationCode {
+pub struct AuthorizationCodeLogin {
     client: Client,
-    authorization: Endpoint,
-    issuer: Option<Issuer>,
+    issuer: Issuer,
     redirect_uri: String,
+}
+
+/// The settings of an [`AuthorizationCodeLogin`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct AuthorizationCodeLoginBuilder {
+    login: AuthorizationCodeLogin,
 }
 
 /// A login that waits for its browser to come back.
 #[must_use = "open its URL in a browser, then hand `finish` the address it comes back to"]
 pub struct AuthorizationRequest {
     client: Client,
-    issuer: Option<Issuer>,
+    issuer: Issuer,
     /// Whether the issuer always says who sends a code.
     names_issuer: bool,
     redirect_uri: String,
@@ -66,81 +73,97 @@ pub struct AuthorizationRequest {
     verifier: Secret,
 }
 
-client_settings!(AuthorizationCode);
-client_auth!(AuthorizationCode);
+client_settings!(AuthorizationCodeLoginBuilder, login.client);
+client_auth!(AuthorizationCodeLoginBuilder, login.client);
 
-// === impl AuthorizationCode ===
+// === impl AuthorizationCodeLogin ===
 
-impl AuthorizationCode {
-    /// A public client at these endpoints; a confidential one adds [`client_auth`](AuthorizationCode::client_auth). The
-    /// browser comes back to `redirect_uri`, which the server has to know.
-    ///
-    /// # Errors
-    /// A URL that is none, or is plain `http://` beyond loopback; an empty client id or redirect URI.
-    pub fn new<B: 'static>(
-        http: impl HttpClient<B>,
-        authorization_url: &str,
-        token_url: &str,
+impl AuthorizationCodeLogin {
+    /// The login of a public client; a confidential one adds
+    /// [`client_auth`](AuthorizationCodeLoginBuilder::client_auth). The browser comes back to `redirect_uri`, which the
+    /// server has to know.
+    pub fn builder(
+        issuer: &Issuer,
         client_id: impl Into<String>,
         redirect_uri: impl Into<String>,
-    ) -> Result<Self, Error> {
-        let endpoint = Endpoint::new(http, "token_url", token_url)?;
-        let authorization = endpoint.at("authorization_url", authorization_url)?;
-        Self::of(Client::new(endpoint, client_id)?, authorization, None, redirect_uri)
-    }
-
-    /// The same at an issuer, whose metadata says where its endpoints are.
-    ///
-    /// # Errors
-    /// An empty client id or redirect URI.
-    pub fn at(issuer: &Issuer, client_id: impl Into<String>, redirect_uri: impl Into<String>) -> Result<Self, Error> {
-        let client = Client::new(Endpoint::of(issuer, TOKEN_ENDPOINT), client_id)?;
-        Self::of(client, Endpoint::of(issuer, "authorization_endpoint"), Some(issuer.clone()), redirect_uri)
-    }
-
-    fn of(
-        client: Client,
-        authorization: Endpoint,
-        issuer: Option<Issuer>,
-        redirect_uri: impl Into<String>,
-    ) -> Result<Self, Error> {
-        let redirect_uri = redirect_uri.into();
-        require_non_empty("redirect_uri", &redirect_uri)?;
-        Ok(Self { client, authorization, issuer, redirect_uri })
+    ) -> AuthorizationCodeLoginBuilder {
+        let client = Client::new(issuer, client_id);
+        let login = Self { client, issuer: issuer.clone(), redirect_uri: redirect_uri.into() };
+        AuthorizationCodeLoginBuilder { login }
     }
 
     /// Makes the address that the person's browser is sent to, with a state and a PKCE challenge of its own.
     ///
+    /// If the issuer's metadata requires it, or the issuer's endpoint for it is named, the request is pushed to the server
+    /// first (RFC 9126), and the address holds a reference to it.
+    ///
     /// # Errors
-    /// The issuer's metadata could not be read.
+    /// Returns an error if the issuer's metadata cannot be read, or if the server does not take the pushed request.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves nothing behind.
+    /// Dropping the future leaves nothing behind but a pushed request, which ends by itself.
     pub async fn begin(&self) -> Result<AuthorizationRequest, Error> {
         let (state, verifier) = (random(), random());
-        let address = self.authorization.address(&Clock::System).await?;
-        let names_issuer = match &self.issuer {
-            Some(issuer) => issuer.metadata().await?.get("authorization_response_iss_parameter_supported"),
+        let address = self.issuer.endpoint(&Clock::System, AUTHORIZATION_ENDPOINT).await?;
+        let metadata = match self.issuer.identifier() {
+            Some(_) => Some(self.issuer.metadata().await?),
             None => None,
         };
-        let names_issuer = names_issuer == Some(&Value::Bool(true));
+        let says = |name| metadata.as_ref().is_some_and(|metadata| metadata.get(name) == Some(&Value::Bool(true)));
+        let names_issuer = says("authorization_response_iss_parameter_supported");
+        let challenge = challenge(&verifier);
+        let form = [
+            ("response_type", "code"),
+            ("redirect_uri", &*self.redirect_uri),
+            ("state", state.expose()),
+            ("code_challenge", &challenge),
+            ("code_challenge_method", "S256"),
+        ];
         let mut query = form_urlencoded::Serializer::new(String::new());
-        query.append_pair("response_type", "code");
         query.extend_pairs(self.client.id().map(|id| ("client_id", id)));
-        query.append_pair("redirect_uri", &self.redirect_uri);
-        query.append_pair("state", state.expose());
-        query.append_pair("code_challenge", &challenge(&verifier));
-        query.append_pair("code_challenge_method", "S256");
-        self.client.settings(&mut query, true);
+        if self.issuer.named(PAR_ENDPOINT).is_some() || says("require_pushed_authorization_requests") {
+            query.append_pair("request_uri", &self.push(&form).await?);
+        } else {
+            query.extend_pairs(form);
+            self.client.settings(&mut query, self.client.scope());
+        }
         let url = address.with_query(&query.finish());
         let (client, redirect_uri, issuer) = (self.client.clone(), self.redirect_uri.clone(), self.issuer.clone());
         Ok(AuthorizationRequest { client, issuer, names_issuer, redirect_uri, url, state, verifier })
     }
 
+    /// Hands the request to the server (RFC 9126 section 2.1), and returns the server's name for it.
+    async fn push(&self, form: &[(&str, &str)]) -> Result<String, Error> {
+        // The id is a parameter of the request, also for a client that authenticates by a header.
+        let client = self.client.clone().with_id_in_body();
+        let endpoint = client.endpoint.sibling(PAR_ENDPOINT);
+        let answer = client.call(&endpoint, form, &[], client.scope()).await?;
+        if !answer.status.is_success() {
+            return Err(client.failure(&answer));
+        }
+        let body = decode::json(&answer.body).unwrap_or_default();
+        let request_uri = body.get("request_uri").and_then(Value::as_str).filter(|uri| !uri.is_empty());
+        request_uri.map(str::to_owned).ok_or_else(|| answer.unusable("it names no request_uri"))
+    }
+
     /// The session this login began: it sends the login's token as long as that lives, then uses its refresh token. Most
     /// servers want the scope `offline_access` for one; without it the session ends with the token.
-    pub fn session(&self, token: Token) -> RefreshToken {
-        RefreshToken::of_login(self.client.clone(), token)
+    pub fn session(&self, token: Token) -> RefreshTokenGrant {
+        RefreshTokenGrant::of_login(self.client.clone(), token)
+    }
+}
+
+// === impl AuthorizationCodeLoginBuilder ===
+
+impl AuthorizationCodeLoginBuilder {
+    /// Checks the settings and the issuer's URLs, and builds the login.
+    ///
+    /// # Errors
+    /// Returns an error that names the field if a setting or a URL is invalid, or if the issuer has no endpoint for it.
+    pub fn build(self) -> Result<AuthorizationCodeLogin, Error> {
+        require_non_empty("redirect_uri", &self.login.redirect_uri)?;
+        let client = self.login.client.build(&[TOKEN_ENDPOINT, AUTHORIZATION_ENDPOINT])?;
+        Ok(AuthorizationCodeLogin { client, ..self.login })
     }
 }
 
@@ -183,7 +206,7 @@ impl AuthorizationRequest {
         }
         // RFC 9207 section 2.4: also where it is missing, from a server that says it never is.
         let iss = find("iss");
-        if let Some(id) = self.issuer.as_ref().map(Issuer::id)
+        if let Some(id) = self.issuer.identifier()
             && iss.as_deref().map_or(self.names_issuer, |iss| iss != id)
         {
             return Err(Error::login(format!("the code comes from another issuer than {id}, and was not sent to it")));

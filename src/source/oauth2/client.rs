@@ -1,6 +1,6 @@
 //! What the grants share: the token endpoint, the client's authentication, the reading of answers.
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use serde_json::Value;
 
 use crate::clock::Clock;
@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::answer::denial::INVALID_CLIENT;
 use crate::source::endpoint::Endpoint;
+use crate::source::issuer::{Issuer, TOKEN_ENDPOINT};
 use crate::source::json::LoginOutcome;
 use crate::source::oauth2::auth::ClientAuth;
 use crate::source::oauth2::response::{Call, ResponseReader};
@@ -16,18 +17,22 @@ use crate::source::transport::TokenResponse;
 use crate::source::{FetchContext, answer, require_non_empty};
 use crate::token::{Token, TokenId};
 
-/// A client of a token endpoint.
+/// A client of an issuer. Its settings are infallible; [`build`](Client::build) checks them.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     pub(super) endpoint: Endpoint,
     id: Option<String>,
     auth: ClientAuth,
     scope: Option<String>,
+    /// Sent with a refresh token.
+    refresh_scope: Option<String>,
     /// Sent with every call, beside what the grant says: resources, audiences, what a server asks for. One may be a key.
     parameters: Vec<(String, Secret)>,
     reader: ResponseReader,
     /// What no error repeats, beside what a call carries and the token to be replaced.
     secrets: Vec<Secret>,
+    /// The first setting that is invalid.
+    invalid: Option<Error>,
 }
 
 /// Parameters by name.
@@ -67,34 +72,66 @@ const RESERVED: [&str; 25] = [
 // === impl Client ===
 
 impl Client {
-    /// A public client.
-    pub(crate) fn new(endpoint: Endpoint, id: impl Into<String>) -> Result<Self, Error> {
-        Self::without_client_id(endpoint).with_id(id, ClientAuth::none())
+    /// A public client of this issuer.
+    pub(crate) fn new(issuer: &Issuer, id: impl Into<String>) -> Self {
+        Self::without_client_id(issuer).with_id(id)
     }
 
     /// A caller without a client id, for grants that say by themselves who asks.
-    pub(super) fn without_client_id(endpoint: Endpoint) -> Self {
+    pub(super) fn without_client_id(issuer: &Issuer) -> Self {
         Self {
-            endpoint,
+            endpoint: Endpoint::of(issuer, TOKEN_ENDPOINT),
             id: None,
             auth: ClientAuth::none(),
             scope: None,
+            refresh_scope: None,
             parameters: Vec::new(),
             reader: ResponseReader::new(),
             secrets: Vec::new(),
+            invalid: None,
         }
     }
 
-    pub(super) fn with_id(self, id: impl Into<String>, auth: impl Into<ClientAuth>) -> Result<Self, Error> {
-        let id = id.into();
-        require_non_empty("client_id", &id)?;
-        Self { id: Some(id), ..self }.with_auth(auth)
+    /// The client, if its settings are valid and its issuer has these endpoints.
+    pub(super) fn build(self, endpoints: &[&'static str]) -> Result<Self, Error> {
+        if let Some(error) = self.invalid {
+            return Err(error);
+        }
+        if let Some(issuer) = self.endpoint.issuer() {
+            issuer.check(endpoints)?;
+        }
+        match &self.id {
+            Some(id) => require_non_empty("client_id", id)?,
+            None if self.auth.needs_client_id() => {
+                return Err(Error::invalid("client_id", "a client that authenticates needs one"));
+            }
+            None => {}
+        }
+        self.auth.check()?;
+        Ok(self)
     }
 
-    pub(super) fn with_auth(self, auth: impl Into<ClientAuth>) -> Result<Self, Error> {
-        let auth = auth.into();
-        auth.check()?;
-        Ok(Self { auth, ..self })
+    /// Keeps the error of a setting until the client is built; the first one counts.
+    fn noting<T>(&mut self, setting: Result<T, Error>) -> Option<T> {
+        setting.map_err(|error| self.invalid.get_or_insert(error)).ok()
+    }
+
+    pub(super) fn with_id(self, id: impl Into<String>) -> Self {
+        Self { id: Some(id.into()), ..self }
+    }
+
+    pub(super) fn with_auth(self, auth: impl Into<ClientAuth>) -> Self {
+        Self { auth: auth.into(), ..self }
+    }
+
+    #[cfg(feature = "authorization-code")]
+    pub(super) fn with_id_in_body(self) -> Self {
+        Self { auth: self.auth.client_id_in_body(), ..self }
+    }
+
+    /// The scope to ask for.
+    pub(super) fn scope(&self) -> Option<&str> {
+        self.scope.as_deref()
     }
 
     #[cfg(feature = "authorization-code")]
@@ -127,15 +164,13 @@ impl Client {
     }
 
     /// Changes how answers are read.
-    pub(super) fn with_reader(
-        mut self,
-        set: impl FnOnce(&mut ResponseReader) -> Result<(), Error>,
-    ) -> Result<Self, Error> {
-        set(&mut self.reader)?;
-        Ok(self)
+    pub(super) fn with_reader(mut self, set: impl FnOnce(&mut ResponseReader) -> Result<(), Error>) -> Self {
+        let set = set(&mut self.reader);
+        self.noting(set);
+        self
     }
 
-    pub(super) fn with_judge(
+    pub(super) fn with_evaluation(
         mut self,
         evaluate: impl Fn(StatusCode, &Value) -> Option<LoginOutcome> + Send + Sync + 'static,
     ) -> Self {
@@ -147,38 +182,44 @@ impl Client {
         Self { scope: Some(scope.into()), ..self }
     }
 
+    pub(super) fn with_refresh_scope(self, scope: impl Into<String>) -> Self {
+        Self { refresh_scope: Some(scope.into()), ..self }
+    }
+
     pub(super) fn with_audience(mut self, audience: impl Into<String>) -> Self {
         self.parameters.push(("audience".to_owned(), audience.into().into()));
         self
     }
 
-    pub(super) fn with_header(mut self, name: &str, value: &str) -> Result<Self, Error> {
-        self.endpoint.header("header", name, value)?;
-        Ok(self)
+    pub(crate) fn with_header(mut self, name: &str, value: &str) -> Self {
+        let set = self.endpoint.header("header", name, value);
+        self.noting(set);
+        self
     }
 
-    pub(super) fn with_parameter(mut self, name: &str, value: impl Into<String>) -> Result<Self, Error> {
-        if RESERVED.contains(&name) {
-            return Err(Error::invalid("parameter", format!("{name} is sent by the grant or by a setting of its own")));
-        }
-        require_non_empty("parameter", name)?;
+    /// A header that is no secret.
+    pub(crate) fn with_plain_header(mut self, name: &'static str, value: Option<HeaderValue>) -> Self {
+        self.endpoint.plain_header(name, value);
+        self
+    }
+
+    pub(super) fn with_parameter(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.noting(match RESERVED.contains(&name) {
+            true => Err(Error::invalid("parameter", format!("{name} is sent by the grant or by a setting of its own"))),
+            false => require_non_empty("parameter", name),
+        });
         let value = Secret::from(value.into());
         // Shorter ones are no keys, and would take single letters out of an error.
         self.secrets.extend(Some(&value).filter(|value| value.expose().len() >= 8).cloned());
         self.parameters.push((name.to_owned(), value));
-        Ok(self)
+        self
     }
 
-    /// RFC 8707 section 2: an absolute URI without a fragment.
-    pub(super) fn with_resource(mut self, resource: &str) -> Result<Self, Error> {
-        let scheme = resource.split_once(':').map(|(scheme, _)| scheme).unwrap_or_default();
-        let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-        if !is_scheme || !resource.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
-            return Err(Error::invalid("resource", "not an absolute URI without a fragment"));
-        }
+    pub(super) fn with_resource(mut self, resource: impl Into<String>) -> Self {
+        let resource = resource.into();
+        self.noting(require_non_empty("resource", &resource));
         self.parameters.push(("resource".to_owned(), resource.into()));
-        Ok(self)
+        self
     }
 
     /// Asks with the refresh token. An answer that was lost, or is long in coming, is asked for again at once, with the
@@ -187,7 +228,7 @@ impl Client {
     pub(super) async fn refresh(&self, context: &FetchContext, refresh_token: &Secret) -> Result<Token, Error> {
         let (form, secret_params) = ([("grant_type", "refresh_token")], [("refresh_token", refresh_token.clone())]);
         let first_attempt = context.deadline().mul_f64(FIRST_ATTEMPT);
-        let ask = || self.ask(context, &form, &secret_params, false);
+        let ask = || self.ask(context, &form, &secret_params, self.refresh_scope.as_deref());
         let mut answer = self.endpoint.within(first_attempt, ask()).await;
         if answer.as_ref().is_err_and(Error::is_ambiguous) {
             answer = self.endpoint.within(context.response_timeout() - first_attempt, ask()).await;
@@ -200,9 +241,10 @@ impl Client {
     pub(super) async fn renew(
         &self,
         context: &FetchContext,
+        refresh_token: Option<Secret>,
         login: impl Future<Output = Result<Token, Error>>,
     ) -> Result<Token, Error> {
-        if let Some(refresh_token) = context.refresh_token() {
+        if let Some(refresh_token) = refresh_token {
             match self.refresh(context, &refresh_token).await {
                 Err(error) if ends_session(&error) => {}
                 other => return other,
@@ -218,7 +260,7 @@ impl Client {
         form: &Form<'_>,
         secrets: &[(&str, Secret)],
     ) -> Result<Token, Error> {
-        let ask = self.ask(context, form, secrets, true);
+        let ask = self.ask(context, form, secrets, self.scope.as_deref());
         self.reader.read(self.endpoint.within(context.response_timeout(), ask).await?, Call::Grant(context))
     }
 
@@ -227,11 +269,11 @@ impl Client {
         context: &FetchContext,
         form: &Form<'_>,
         secret_params: &[(&str, Secret)],
-        with_scope: bool,
+        scope: Option<&str>,
     ) -> Result<TokenResponse, Error> {
         let mut secrets = self.secrets.clone();
         secrets.extend(answer::replaced_secrets(context));
-        self.send(&self.endpoint, context.clock(), form, secret_params, with_scope, secrets).await
+        self.send(&self.endpoint, context.clock(), form, secret_params, scope, secrets).await
     }
 
     /// One call outside a fetch, with a deadline of its own.
@@ -240,17 +282,15 @@ impl Client {
         endpoint: &Endpoint,
         form: &Form<'_>,
         secret_params: &[(&str, Secret)],
-        with_scope: bool,
+        scope: Option<&str>,
     ) -> Result<TokenResponse, Error> {
-        endpoint
-            .in_time(self.send(endpoint, &Clock::System, form, secret_params, with_scope, self.secrets.clone()))
-            .await
+        endpoint.in_time(self.send(endpoint, &Clock::System, form, secret_params, scope, self.secrets.clone())).await
     }
 
     /// Asks for a token outside a fetch.
     pub(super) async fn login(&self, form: &Form<'_>, secret_params: &[(&str, Secret)]) -> Result<Token, Error> {
         let asked = Clock::System.now();
-        let answer = self.call(&self.endpoint, form, secret_params, false).await?;
+        let answer = self.call(&self.endpoint, form, secret_params, None).await?;
         let token = self.reader.read(answer, Call::Login)?;
         let expires_at = asked.after(token.lifetime()).system_time();
         Ok(token.published(TokenId::default(), expires_at))
@@ -263,17 +303,18 @@ impl Client {
         clock: &Clock,
         form: &Form<'_>,
         secret_params: &[(&str, Secret)],
-        with_scope: bool,
+        scope: Option<&str>,
         mut secrets: Vec<Secret>,
     ) -> Result<TokenResponse, Error> {
         secrets.extend(secret_params.iter().map(|(_, secret)| secret.clone()));
         let now = clock.now().system_time();
-        let proof = self.auth.authenticate(self.id.as_deref(), self.endpoint.name(), now, &mut secrets).await?;
+        let audience = self.endpoint.issuer().map(Issuer::name).unwrap_or_default();
+        let proof = self.auth.authenticate(self.id.as_deref(), audience, now, &mut secrets).await?;
         let body = {
             let mut body = form_urlencoded::Serializer::new(String::new());
             body.extend_pairs(form);
             body.extend_pairs(secret_params.iter().chain(&proof.form).map(|(name, secret)| (name, secret.expose())));
-            self.settings(&mut body, with_scope);
+            self.settings(&mut body, scope);
             body.finish()
         };
         endpoint.post(clock, "application/x-www-form-urlencoded", proof.header, body.into(), secrets).await
@@ -283,9 +324,9 @@ impl Client {
     pub(super) fn settings<T: form_urlencoded::Target>(
         &self,
         form: &mut form_urlencoded::Serializer<'_, T>,
-        with_scope: bool,
+        scope: Option<&str>,
     ) {
-        if let Some(scope) = self.scope.as_ref().filter(|scope| with_scope && !scope.is_empty()) {
+        if let Some(scope) = scope.filter(|scope| !scope.is_empty()) {
             form.append_pair("scope", scope);
         }
         form.extend_pairs(self.parameters.iter().map(|(name, value)| (name, value.expose())));

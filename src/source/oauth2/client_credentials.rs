@@ -1,14 +1,10 @@
 //! The client credentials grant.
 
-use crate::error::Error;
-use crate::source::endpoint::{Endpoint, TOKEN_ENDPOINT};
 use crate::source::issuer::Issuer;
 use crate::source::oauth2::auth::ClientAuth;
 use crate::source::oauth2::client::Client;
+use crate::source::oauth2::grant::{Grant, Login, grant};
 use crate::source::oauth2::settings::client_settings;
-use crate::source::transport::HttpClient;
-use crate::source::{FetchContext, TokenSource};
-use crate::token::Token;
 
 /// The client credentials grant (RFC 6749 section 4.4): a service that acts for itself.
 ///
@@ -17,53 +13,40 @@ use crate::token::Token;
 /// # use http_body_util::Full; use bytes::Bytes;
 /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-/// use tower_bearer::{TokenCache, oauth2::ClientCredentials};
+/// use tower_bearer::TokenCache;
+/// use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer};
 ///
-/// let login = ClientCredentials::new(http, "https://auth.example.com/token", "my-app", "its secret")?.scope("read write");
-/// let cache = TokenCache::new(login);
+/// let issuer = Issuer::discover(http, "https://auth.example.com");
+/// let grant = ClientCredentialsGrant::builder(&issuer, "my-app", "its secret").scope("read write").build()?;
+/// let cache = TokenCache::new(grant);
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
-pub struct ClientCredentials {
-    client: Client,
+pub struct ClientCredentialsGrant {
+    grant: Grant,
 }
 
-client_settings!(ClientCredentials);
+/// The settings of a [`ClientCredentialsGrant`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct ClientCredentialsGrantBuilder {
+    grant: Grant,
+}
 
-// === impl ClientCredentials ===
+grant!(ClientCredentialsGrant, ClientCredentialsGrantBuilder);
 
-impl ClientCredentials {
-    /// A confidential client at this token endpoint. A text for `auth` is the client's secret, sent in the Basic header;
+// === impl ClientCredentialsGrant ===
+
+impl ClientCredentialsGrant {
+    /// The grant of a confidential client. A text for `auth` is the client's secret, sent in the Basic header;
     /// [`ClientAuth`] has the other ways.
-    ///
-    /// `http` carries the token calls: any tower HTTP client, the same that carries the requests or another.
-    ///
-    /// # Errors
-    /// A URL that is none, or is plain `http://` beyond loopback; an empty client id or secret.
-    pub fn new<B: 'static>(
-        http: impl HttpClient<B>,
-        token_url: &str,
+    pub fn builder(
+        issuer: &Issuer,
         client_id: impl Into<String>,
         auth: impl Into<ClientAuth>,
-    ) -> Result<Self, Error> {
-        Self::of(Endpoint::new(http, "token_url", token_url)?, client_id, auth)
-    }
-
-    /// The same at an issuer, whose metadata says where its token endpoint is.
-    ///
-    /// # Errors
-    /// An empty client id or secret.
-    pub fn at(issuer: &Issuer, client_id: impl Into<String>, auth: impl Into<ClientAuth>) -> Result<Self, Error> {
-        Self::of(Endpoint::of(issuer, TOKEN_ENDPOINT), client_id, auth)
-    }
-
-    fn of(endpoint: Endpoint, client_id: impl Into<String>, auth: impl Into<ClientAuth>) -> Result<Self, Error> {
-        Ok(Self { client: Client::new(endpoint, client_id)?.with_auth(auth)? })
-    }
-}
-
-impl TokenSource for ClientCredentials {
-    async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
-        self.client.grant(&context, &[("grant_type", "client_credentials")], &[]).await
+    ) -> ClientCredentialsGrantBuilder {
+        let client = Client::new(issuer, client_id).with_auth(auth);
+        let login = Login::new("client_credentials").without_refresh();
+        ClientCredentialsGrantBuilder { grant: Grant::of(client, login) }
     }
 }

@@ -11,12 +11,11 @@ use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::answer::decode;
 use crate::source::answer::lifetime::seconds;
-use crate::source::endpoint::{Endpoint, TOKEN_ENDPOINT};
-use crate::source::issuer::Issuer;
+use crate::source::issuer::{DEVICE_AUTHORIZATION_ENDPOINT, Issuer, TOKEN_ENDPOINT};
 use crate::source::oauth2::client::Client;
-use crate::source::oauth2::refresh::RefreshToken;
+use crate::source::oauth2::refresh::RefreshTokenGrant;
 use crate::source::oauth2::settings::{client_auth, client_settings};
-use crate::source::transport::{HttpClient, TokenResponse};
+use crate::source::transport::TokenResponse;
 use crate::token::Token;
 
 /// The device code grant (RFC 8628): a person enters a code in a browser on another device. For command lines,
@@ -30,10 +29,10 @@ use crate::token::Token;
 /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
 /// use tower_bearer::TokenCache;
-/// use tower_bearer::oauth2::{DeviceCode, Issuer};
+/// use tower_bearer::oauth2::{DeviceCodeLogin, Issuer};
 ///
-/// let issuer = Issuer::new(http, "https://auth.example.com")?;
-/// let login = DeviceCode::at(&issuer, "my-cli")?.scope("openid offline_access");
+/// let issuer = Issuer::discover(http, "https://auth.example.com");
+/// let login = DeviceCodeLogin::builder(&issuer, "my-cli").scope("openid offline_access").build()?;
 /// let code = login.begin().await?;
 /// println!("Open {} and enter {}", code.verification_uri(), code.user_code());
 /// let token = code.finish().await?;
@@ -41,9 +40,15 @@ use crate::token::Token;
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
-pub struct DeviceCode {
+pub struct DeviceCodeLogin {
     client: Client,
-    authorization: Endpoint,
+}
+
+/// The settings of a [`DeviceCodeLogin`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct DeviceCodeLoginBuilder {
+    client: Client,
 }
 
 /// A login that waits for its person (RFC 8628 section 3.2).
@@ -68,34 +73,15 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
 /// What is taken where the server does not say how long its code lives, as it must; and what that is cut at.
 const EXPIRES_IN: (Duration, Duration) = (Duration::from_secs(10 * 60), Duration::from_secs(24 * 3600));
 
-client_settings!(DeviceCode);
-client_auth!(DeviceCode);
+client_settings!(DeviceCodeLoginBuilder, client);
+client_auth!(DeviceCodeLoginBuilder, client);
 
-// === impl DeviceCode ===
+// === impl DeviceCodeLogin ===
 
-impl DeviceCode {
-    /// A public client at these endpoints; a confidential one adds [`client_auth`](DeviceCode::client_auth).
-    ///
-    /// # Errors
-    /// A URL that is none, or is plain `http://` beyond loopback; an empty client id.
-    pub fn new<B: 'static>(
-        http: impl HttpClient<B>,
-        device_authorization_url: &str,
-        token_url: &str,
-        client_id: impl Into<String>,
-    ) -> Result<Self, Error> {
-        let endpoint = Endpoint::new(http, "token_url", token_url)?;
-        let authorization = endpoint.at("device_authorization_url", device_authorization_url)?;
-        Ok(Self { client: Client::new(endpoint, client_id)?, authorization })
-    }
-
-    /// The same at an issuer, whose metadata says where its endpoints are.
-    ///
-    /// # Errors
-    /// An empty client id.
-    pub fn at(issuer: &Issuer, client_id: impl Into<String>) -> Result<Self, Error> {
-        let authorization = Endpoint::of(issuer, "device_authorization_endpoint");
-        Ok(Self { client: Client::new(Endpoint::of(issuer, TOKEN_ENDPOINT), client_id)?, authorization })
+impl DeviceCodeLogin {
+    /// The login of a public client; a confidential one adds [`client_auth`](DeviceCodeLoginBuilder::client_auth).
+    pub fn builder(issuer: &Issuer, client_id: impl Into<String>) -> DeviceCodeLoginBuilder {
+        DeviceCodeLoginBuilder { client: Client::new(issuer, client_id) }
     }
 
     /// Asks for a code to show to the person.
@@ -106,8 +92,8 @@ impl DeviceCode {
     /// # Cancel safety
     /// Dropping the future drops the question; a code nobody was shown ends by itself.
     pub async fn begin(&self) -> Result<DeviceAuthorization, Error> {
-        let authorization = self.client.endpoint.with_location_of(&self.authorization);
-        let answer = self.client.call(&authorization, &[], &[], true).await?;
+        let authorization = self.client.endpoint.sibling(DEVICE_AUTHORIZATION_ENDPOINT);
+        let answer = self.client.call(&authorization, &[], &[], self.client.scope()).await?;
         if !answer.status.is_success() {
             return Err(self.client.failure(&answer));
         }
@@ -116,8 +102,20 @@ impl DeviceCode {
 
     /// The session this login began: it sends the login's token as long as that lives, then uses its refresh token. Most
     /// servers want the scope `offline_access` for one; without it the session ends with the token.
-    pub fn session(&self, token: Token) -> RefreshToken {
-        RefreshToken::of_login(self.client.clone(), token)
+    pub fn session(&self, token: Token) -> RefreshTokenGrant {
+        RefreshTokenGrant::of_login(self.client.clone(), token)
+    }
+}
+
+// === impl DeviceCodeLoginBuilder ===
+
+impl DeviceCodeLoginBuilder {
+    /// Checks the settings and the issuer's URLs, and builds the login.
+    ///
+    /// # Errors
+    /// Returns an error that names the field if a setting or a URL is invalid, or if the issuer has no endpoint for it.
+    pub fn build(self) -> Result<DeviceCodeLogin, Error> {
+        Ok(DeviceCodeLogin { client: self.client.build(&[TOKEN_ENDPOINT, DEVICE_AUTHORIZATION_ENDPOINT])? })
     }
 }
 

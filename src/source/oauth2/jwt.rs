@@ -23,10 +23,20 @@ use crate::source::secret::{SecretProvider, SecretSource};
 pub enum Algorithm {
     /// RSASSA-PKCS1-v1_5 with SHA-256.
     RS256,
+    /// RSASSA-PKCS1-v1_5 with SHA-384.
+    RS384,
+    /// RSASSA-PKCS1-v1_5 with SHA-512.
+    RS512,
     /// RSASSA-PSS with SHA-256.
     PS256,
+    /// RSASSA-PSS with SHA-384.
+    PS384,
+    /// RSASSA-PSS with SHA-512.
+    PS512,
     /// ECDSA on P-256 with SHA-256.
     ES256,
+    /// ECDSA on P-384 with SHA-384.
+    ES384,
     /// Ed25519.
     EdDSA,
 }
@@ -48,7 +58,7 @@ pub struct SigningKey {
 
 /// An assertion that is signed anew, with an identifier of its own (`jti`), each time it is needed.
 ///
-/// It is what the [`JwtBearer`](crate::oauth2::JwtBearer) grant sends, and what
+/// It is what the [`JwtBearerGrant`](crate::oauth2::JwtBearerGrant) sends, and what
 /// [`ClientAuth::assertion`](crate::oauth2::ClientAuth::assertion) takes. Google's service accounts log in so:
 ///
 /// ```
@@ -57,13 +67,34 @@ pub struct SigningKey {
 /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
 /// use tower_bearer::TokenCache;
-/// use tower_bearer::oauth2::{Algorithm, Assertion, JwtBearer, SigningKey};
+/// use tower_bearer::oauth2::{Algorithm, Assertion, Issuer, JwtBearerGrant, SigningKey};
 ///
 /// let key = SigningKey::from_pem(Algorithm::RS256, pem)?;
 /// let url = "https://oauth2.googleapis.com/token";
-/// let assertion = Assertion::new(key, "me@my-project.iam.gserviceaccount.com", url)?
-///     .claim("scope", "https://www.googleapis.com/auth/cloud-platform");
-/// let cache = TokenCache::new(JwtBearer::new(http, url, assertion)?);
+/// let assertion = Assertion::builder(key, "me@my-project.iam.gserviceaccount.com")
+///     .audience(url)
+///     .claim("scope", "https://www.googleapis.com/auth/cloud-platform")
+///     .build()?;
+/// let issuer = Issuer::new(http).token_endpoint(url);
+/// let cache = TokenCache::new(JwtBearerGrant::builder(&issuer, assertion).build()?);
+/// # Ok(()) }
+/// ```
+///
+/// A login of your own [signs](Assertion::sign) one itself, as the apps of code hosts do:
+///
+/// ```
+/// # fn f(pem: &str) -> Result<(), tower_bearer::Error> {
+/// # async fn installation_token(_: &str) -> Result<tower_bearer::Token, tower_bearer::Error> { tower_bearer::Token::new("t") }
+/// use std::time::Duration;
+/// use tower_bearer::oauth2::{Algorithm, Assertion, SigningKey};
+/// use tower_bearer::{FetchContext, TokenCache};
+///
+/// let key = SigningKey::from_pem(Algorithm::RS256, pem)?;
+/// let app = Assertion::builder(key, "my-app-id").lifetime(Duration::from_secs(540)).build()?;
+/// let cache = TokenCache::new(move |context: FetchContext| {
+///     let signed = app.sign(context.now());
+///     async move { installation_token(signed?.expose()).await }
+/// });
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -73,8 +104,17 @@ pub struct Assertion {
     claims: Map<String, Value>,
 }
 
+/// The settings of an [`Assertion`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct AssertionBuilder {
+    assertion: Assertion,
+}
+
 /// RFC 7523 section 3: a server may reject what ends too far ahead.
 const LIFETIME: Duration = Duration::from_secs(60);
+/// How far back an assertion is dated: a server whose clock is behind rejects one of the future.
+const BACK_DATED: Duration = Duration::from_secs(60);
 
 // === impl SigningKey ===
 
@@ -87,8 +127,9 @@ impl SigningKey {
     pub fn from_pem(algorithm: Algorithm, pem: impl AsRef<[u8]>) -> Result<Self, Error> {
         let pem = pem.as_ref();
         let key = match algorithm {
-            Algorithm::RS256 | Algorithm::PS256 => EncodingKey::from_rsa_pem(pem),
-            Algorithm::ES256 => EncodingKey::from_ec_pem(pem),
+            Algorithm::RS256 | Algorithm::RS384 | Algorithm::RS512 => EncodingKey::from_rsa_pem(pem),
+            Algorithm::PS256 | Algorithm::PS384 | Algorithm::PS512 => EncodingKey::from_rsa_pem(pem),
+            Algorithm::ES256 | Algorithm::ES384 => EncodingKey::from_ec_pem(pem),
             Algorithm::EdDSA => EncodingKey::from_ed_pem(pem),
         };
         // What the library says may repeat parts of the key.
@@ -152,8 +193,13 @@ impl From<Algorithm> for jsonwebtoken::Algorithm {
     fn from(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::RS256 => Self::RS256,
+            Algorithm::RS384 => Self::RS384,
+            Algorithm::RS512 => Self::RS512,
             Algorithm::PS256 => Self::PS256,
+            Algorithm::PS384 => Self::PS384,
+            Algorithm::PS512 => Self::PS512,
             Algorithm::ES256 => Self::ES256,
+            Algorithm::ES384 => Self::ES384,
             Algorithm::EdDSA => Self::EdDSA,
         }
     }
@@ -162,53 +208,78 @@ impl From<Algorithm> for jsonwebtoken::Algorithm {
 // === impl Assertion ===
 
 impl Assertion {
-    /// What this issuer (`iss`) says to this audience (`aud`): the token endpoint's address, or the server's issuer
-    /// identifier.
-    ///
-    /// # Errors
-    /// An empty issuer or audience.
-    pub fn new(key: SigningKey, issuer: &str, audience: &str) -> Result<Self, Error> {
-        require_non_empty("issuer", issuer)?;
-        require_non_empty("audience", audience)?;
-        Ok(Self::of(key, issuer, audience))
+    /// What this issuer (`iss`) says.
+    pub fn builder(key: SigningKey, issuer: &str) -> AssertionBuilder {
+        AssertionBuilder { assertion: Self::of(key, issuer) }
     }
 
     /// What a client says of itself (RFC 7523 section 3: issuer and subject are the client).
     pub(super) fn of_client(key: SigningKey, client_id: &str, audience: &str) -> Self {
-        Self::of(key, client_id, audience).claim("sub", client_id)
+        Self::of(key, client_id).claim("sub", client_id).claim("aud", audience)
     }
 
-    fn of(key: SigningKey, issuer: &str, audience: &str) -> Self {
-        Self { key, lifetime: LIFETIME, claims: Map::new() }.claim("iss", issuer).claim("aud", audience)
+    fn of(key: SigningKey, issuer: &str) -> Self {
+        Self { key, lifetime: LIFETIME, claims: Map::new() }.claim("iss", issuer)
     }
 
-    /// Whom it is about (`sub`), where that is not the issuer.
-    #[must_use]
-    pub fn subject(self, subject: &str) -> Self {
-        self.claim("sub", subject)
-    }
-
-    /// Another claim; one of the same name is replaced. `iat`, `exp` and `jti` are written at each signing.
-    #[must_use]
-    pub fn claim(mut self, name: &str, value: impl Into<Value>) -> Self {
+    fn claim(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.claims.insert(name.to_owned(), value.into());
         self
     }
 
-    /// How long it is valid. Default: one minute.
-    #[must_use]
-    pub fn lifetime(self, lifetime: Duration) -> Self {
-        Self { lifetime, ..self }
-    }
-
-    /// Signs one at this time, with an identifier of its own.
-    pub(super) fn sign(&self, now: SystemTime) -> Result<Secret, Error> {
+    /// Signs one, with an identifier of its own, as of this time: [`FetchContext::now`](crate::FetchContext::now).
+    ///
+    /// It is dated a minute back (`iat`, `nbf`), because a server whose clock is behind rejects an assertion of the future.
+    ///
+    /// # Errors
+    /// Returns an error if the key cannot sign.
+    pub fn sign(&self, now: SystemTime) -> Result<Secret, Error> {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut claims = self.claims.clone();
-        claims.insert("iat".to_owned(), json!(now.as_secs()));
+        let since = json!(now.saturating_sub(BACK_DATED).as_secs());
+        claims.insert("iat".to_owned(), since.clone());
+        claims.insert("nbf".to_owned(), since);
         claims.insert("exp".to_owned(), json!(now.saturating_add(self.lifetime).as_secs()));
         claims.insert("jti".to_owned(), json!(random().expose()));
         self.key.sign(&claims).map_err(|error| Error::secret("assertion", error))
+    }
+}
+
+// === impl AssertionBuilder ===
+
+impl AssertionBuilder {
+    /// Whom it is meant for (`aud`): the token endpoint's address, or the server's issuer identifier.
+    pub fn audience(self, audience: &str) -> Self {
+        self.claim("aud", audience)
+    }
+
+    /// Whom it is about (`sub`), if that is not the issuer.
+    pub fn subject(self, subject: &str) -> Self {
+        self.claim("sub", subject)
+    }
+
+    /// Another claim; one of the same name is replaced. `iat`, `nbf`, `exp` and `jti` are written at each signing.
+    pub fn claim(self, name: &str, value: impl Into<Value>) -> Self {
+        Self { assertion: self.assertion.claim(name, value) }
+    }
+
+    /// How long it is valid from when it is signed. Default: one minute.
+    pub fn lifetime(mut self, lifetime: Duration) -> Self {
+        self.assertion.lifetime = lifetime;
+        self
+    }
+
+    /// Checks the settings, and builds the assertion.
+    ///
+    /// # Errors
+    /// Returns an error that names the field if issuer, audience or subject is an empty text.
+    pub fn build(self) -> Result<Assertion, Error> {
+        for (field, name) in [("issuer", "iss"), ("audience", "aud"), ("subject", "sub")] {
+            if let Some(Value::String(text)) = self.assertion.claims.get(name) {
+                require_non_empty(field, text)?;
+            }
+        }
+        Ok(self.assertion)
     }
 }
 

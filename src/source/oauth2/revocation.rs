@@ -2,11 +2,9 @@
 
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::source::endpoint::Endpoint;
-use crate::source::issuer::Issuer;
+use crate::source::issuer::{Issuer, REVOCATION_ENDPOINT};
 use crate::source::oauth2::client::Client;
 use crate::source::oauth2::settings::client_auth;
-use crate::source::transport::HttpClient;
 use crate::token::Token;
 
 /// Revocation of tokens (RFC 7009).
@@ -18,9 +16,10 @@ use crate::token::Token;
 /// # use http_body_util::Full; use bytes::Bytes;
 /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-/// use tower_bearer::oauth2::Revocation;
+/// use tower_bearer::oauth2::{Issuer, Revocation};
 ///
-/// let revocation = Revocation::new(http, "https://auth.example.com/revoke", "my-app")?.client_auth("its secret")?;
+/// let issuer = Issuer::discover(http, "https://auth.example.com");
+/// let revocation = Revocation::builder(&issuer, "my-app").client_auth("its secret").build()?;
 /// cache.sign_out(async |refresh_token| revocation.revoke_refresh_token(&refresh_token).await).await?;
 /// # Ok(()) }
 /// ```
@@ -29,34 +28,26 @@ pub struct Revocation {
     client: Client,
 }
 
-client_auth!(Revocation);
+/// The settings of a [`Revocation`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct RevocationBuilder {
+    client: Client,
+}
+
+client_auth!(RevocationBuilder, client);
 
 // === impl Revocation ===
 
 impl Revocation {
-    /// A public client at this revocation endpoint; a confidential one adds [`client_auth`](Revocation::client_auth).
-    ///
-    /// # Errors
-    /// A URL that is none, or is plain `http://` beyond loopback; an empty client id.
-    pub fn new<B: 'static>(
-        http: impl HttpClient<B>,
-        revocation_url: &str,
-        client_id: impl Into<String>,
-    ) -> Result<Self, Error> {
-        Ok(Self { client: Client::new(Endpoint::new(http, "revocation_url", revocation_url)?, client_id)? })
-    }
-
-    /// The same at an issuer, whose metadata says where its revocation endpoint is.
-    ///
-    /// # Errors
-    /// An empty client id.
-    pub fn at(issuer: &Issuer, client_id: impl Into<String>) -> Result<Self, Error> {
-        Ok(Self { client: Client::new(Endpoint::of(issuer, "revocation_endpoint"), client_id)? })
+    /// The revocation of a public client; a confidential one adds [`client_auth`](RevocationBuilder::client_auth).
+    pub fn builder(issuer: &Issuer, client_id: impl Into<String>) -> RevocationBuilder {
+        Self::of(Client::new(issuer, client_id))
     }
 
     /// For a provider's own client.
-    pub(crate) fn of(client: Client) -> Self {
-        Self { client }
+    pub(crate) fn of(client: Client) -> RevocationBuilder {
+        RevocationBuilder { client }
     }
 
     /// Ends a refresh token, and with it, at most servers, the access tokens that came of it.
@@ -85,7 +76,20 @@ impl Revocation {
 
     async fn revoke(&self, hint: &str, token: Secret) -> Result<(), Error> {
         let (form, token) = ([("token_type_hint", hint)], [("token", token)]);
-        let answer = self.client.call(&self.client.endpoint, &form, &token, false).await?;
+        let endpoint = self.client.endpoint.sibling(REVOCATION_ENDPOINT);
+        let answer = self.client.call(&endpoint, &form, &token, None).await?;
         if answer.status.is_success() { Ok(()) } else { Err(self.client.failure(&answer)) }
+    }
+}
+
+// === impl RevocationBuilder ===
+
+impl RevocationBuilder {
+    /// Checks the settings and the issuer's URLs, and builds the revocation.
+    ///
+    /// # Errors
+    /// Returns an error that names the field if a setting or a URL is invalid, or if the issuer has no endpoint for it.
+    pub fn build(self) -> Result<Revocation, Error> {
+        Ok(Revocation { client: self.client.build(&[REVOCATION_ENDPOINT])? })
     }
 }

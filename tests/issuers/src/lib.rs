@@ -92,7 +92,7 @@ impl OidcProvider {
 
     /// It as its metadata describe it.
     pub fn issuer(&self) -> Issuer {
-        Issuer::new(http(), &self.base).expect("an issuer")
+        Issuer::discover(http(), &self.base)
     }
 
     /// The private key of the clients that are named after this algorithm.

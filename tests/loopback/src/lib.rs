@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceExt, service_fn};
-use tower_bearer::testing::{Api, Issuer};
+use tower_bearer::testing::{Api, TokenServer};
 
 #[cfg(feature = "tls")]
 pub mod tls;
@@ -118,7 +118,10 @@ impl Server {
 }
 
 /// A token endpoint at `/token`, and an API everywhere else.
-pub fn site(issuer: &Issuer, api: &Api) -> BoxCloneSyncService<Request<Full<Bytes>>, Response<Full<Bytes>>, BoxError> {
+pub fn site(
+    issuer: &TokenServer,
+    api: &Api,
+) -> BoxCloneSyncService<Request<Full<Bytes>>, Response<Full<Bytes>>, BoxError> {
     let (issuer, api) = (issuer.clone(), api.clone());
     BoxCloneSyncService::new(service_fn(move |request: Request<Full<Bytes>>| -> Answer {
         match request.uri().path() {

@@ -12,7 +12,7 @@ macro_rules! each {
             use tower::util::BoxCloneService;
             use tower::{Layer, ServiceExt};
             use tower_bearer::Replay;
-            use tower_bearer::oauth2::ClientCredentials;
+            use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer};
             use tower_bearer::replay::Buffered;
             use tower_bearer::{BearerLayer, TokenCache};
             use tower_bearer_reqwest::$version::{Reqwest, TryClone, same_origin_redirects};
@@ -42,7 +42,13 @@ macro_rules! each {
             async fn the_client_carries_the_token_calls_too() {
                 let world = World::new().await;
                 let issuer = loopback::Server::fake(world.issuer.clone()).await;
-                let login = ClientCredentials::new(http(), &issuer.url("/token"), "app", "secret").expect("a login");
+                let login = ClientCredentialsGrant::builder(
+                    &Issuer::new(http()).token_endpoint(&issuer.url("/token")),
+                    "app",
+                    "secret",
+                )
+                .build()
+                .expect("a login");
                 let layer = BearerLayer::new(TokenCache::new(login), [world.server.origin()]).expect("an origin");
                 let api = layer.replay(TryClone).layer(http());
                 let answer = api.oneshot(post(world.server.url("/"), "hello")).await.expect("an answer");

@@ -11,12 +11,12 @@ use http_body_util::{Empty, StreamBody};
 use loopback::Server;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tower::service_fn;
-use tower_bearer::oauth2::ClientCredentials;
-use tower_bearer::testing::{Api, Issuer, ManualClock, TokenState};
+use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer};
+use tower_bearer::testing::{Api, ManualClock, TokenServer, TokenState};
 use tower_bearer::{BearerLayer, TokenCache};
 
 pub(crate) struct World {
-    pub(crate) issuer: Issuer,
+    pub(crate) issuer: TokenServer,
     pub(crate) api: Api,
     /// Of the API.
     pub(crate) server: Server,
@@ -26,10 +26,15 @@ pub(crate) struct World {
 impl World {
     /// With `token-1` in the cache, which the API accepts.
     pub(crate) async fn new() -> Self {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         let api = Api::new(issuer.ledger());
         let server = Server::fake(api.clone()).await;
-        let login = ClientCredentials::new(issuer.clone(), "https://auth.example.com/token", "app", "secret");
+        let login = ClientCredentialsGrant::builder(
+            &Issuer::new(issuer.clone()).token_endpoint("https://auth.example.com/token"),
+            "app",
+            "secret",
+        )
+        .build();
         let clock = ManualClock::new();
         let cache = TokenCache::builder(login.expect("a login")).clock(clock.clone()).build().unwrap();
         cache.get().await.expect("a token");

@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
-use tower_bearer::testing::{Answer, Api, Issuer};
+use tower_bearer::testing::{Answer, Api, TokenServer};
 
 use crate::world::{PATIENCE, Sidecar, issuer, serve, there_is};
 
@@ -54,7 +54,7 @@ const read = response => response.text().then(text => response.status + " " + te
 </script>"#;
 
 /// Opens the page at `name` in a browser; returns what it told. `*.example` are names of loopback for it.
-async fn visit(target: &str, rebound: &str, name: &str, pages: &(Issuer, String)) -> serde_json::Value {
+async fn visit(target: &str, rebound: &str, name: &str, pages: &(TokenServer, String)) -> serde_json::Value {
     let (fake, base) = pages;
     let page = PAGE.replace("TARGET", target).replace("REBOUND", rebound);
     fake.fail(Some(Answer::raw(200, page).header("content-type", "text/html; charset=utf-8")));
@@ -94,7 +94,7 @@ async fn a_page_in_a_real_browser_gets_nothing_through() {
     let (issuer, tokens) = issuer().await;
     let api = Api::new(issuer.ledger());
     let base = serve(api.clone()).await;
-    let page = Issuer::new();
+    let page = TokenServer::new();
     let pages = (page.clone(), serve(page).await);
     // Of another site (evil.example), and of the same site on another port (127.0.0.1).
     for name in ["evil.example", "127.0.0.1"] {

@@ -15,6 +15,9 @@ const GRANT: [&str; 8] = [
     "my-app",
 ];
 
+/// A token endpoint that is reached over a network in clear text.
+const PLAIN: [&str; 4] = ["--upstream", "https://api.example.com", "--token-url", "http://auth.internal/token"];
+
 /// Arguments, variables, and the words of the error.
 type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a [&'a str]);
 
@@ -64,7 +67,7 @@ async fn each_mistake_names_its_option_and_what_to_do() {
         (&[&GRANT[..], &["--client-secret-file", &empty]].concat(), &[], &["--client-secret-file", "is empty"]),
         (&[&GRANT[..], &["--client-secret-file", &secret]].concat(), given, &["SIDECAR_CLIENT_SECRET", "as well"]),
         (&[&GRANT[..], &["--username", "me"]].concat(), given, &["--username", "does not use it"]),
-        (&[&GRANT[..], &["--resource", "not a uri"]].concat(), given, &["--resource"]),
+        (&[&GRANT[..], &["--resource", "a\nb"]].concat(), given, &["--resource"]),
         (&[&GRANT[2..], &["--upstream", "http://api.example.com"]].concat(), given, &["--upstream", "write https://"]),
         (&[&GRANT[2..], &["--upstream", "https://a.example/v1"]].concat(), given, &["--upstream", "leave out path"]),
         (
@@ -100,6 +103,18 @@ async fn each_mistake_names_its_option_and_what_to_do() {
         (&["--preset", "meshydb", "--account", "a", "--public-key", "k"], &[], &["--username", "refresh token"]),
         (&["--preset", "meshydb", "--grant", "password"], &[], &["--preset", "--grant"]),
         (&["--preset", "meshydb", "--token-file", "t"], &[], &["--preset", "--token-file"]),
+        (&[&PLAIN[..], &GRANT[4..]].concat(), given, &["--token-url", "plain http://", "--allow-plain-http"]),
+        (
+            // What is told next: the address is accepted.
+            &[&PLAIN[..], &GRANT[4..], &["--allow-plain-http", "--username", "me"]].concat(),
+            given,
+            &["--username", "does not use it"],
+        ),
+        (
+            &["--upstream", "https://a.example", "--token-file", "f", "--allow-plain-http"],
+            &[],
+            &["--allow-plain-http", "does not use it"],
+        ),
         (&["--token-file", "f", "--token-command", "c"], &[], &["--token-file", "--token-command"]),
         (&["--upstream", "https://a.example", "--token-command", " "], &[], &["--token-command", "name a program"]),
         (&["--token-command", "c", "--token-at", "accessToken"], &[], &["--token-at", "JSON pointer"]),

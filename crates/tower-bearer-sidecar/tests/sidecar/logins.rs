@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use tower_bearer::TokenCache;
-use tower_bearer::meshydb::MeshyDb;
-use tower_bearer::testing::{Answer, Api, Issuer, Ledger, MeshConnectServer, MeshyDbServer};
+use tower_bearer::providers::meshydb::MeshyDb;
+use tower_bearer::testing::{Answer, Api, Ledger, MeshConnectServer, MeshyDbServer, TokenServer};
 
 use crate::world::{SECRET, Sidecar, fails, issuer, json as parsed, raw, read, serve, status_of, until, write};
 
@@ -14,7 +14,7 @@ const UPSTREAM: &str = "http://127.0.0.1:1";
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A sidecar of this grant before an API that knows the issuer's tokens; what the issuer was asked.
-async fn granted(grant: &str, args: &[&str], variables: &[(&str, &str)]) -> (Sidecar, Issuer) {
+async fn granted(grant: &str, args: &[&str], variables: &[(&str, &str)]) -> (Sidecar, TokenServer) {
     let (issuer, tokens) = issuer().await;
     let upstream = serve(Api::new(issuer.ledger())).await;
     let token_url = format!("{tokens}/token");
@@ -113,7 +113,7 @@ async fn each_option_may_be_a_variable() {
 #[tokio::test]
 async fn an_issuer_is_asked_where_its_token_endpoint_is() {
     let (issuer, tokens) = issuer().await;
-    let metadata = Issuer::new();
+    let metadata = TokenServer::new();
     let base = serve(metadata.clone()).await;
     metadata.queue(Answer::json(200, json!({ "issuer": base, "token_endpoint": format!("{tokens}/t") })));
     let upstream = serve(Api::new(issuer.ledger())).await;
@@ -328,8 +328,8 @@ async fn meshydb_by_its_preset() {
 #[tokio::test]
 async fn meshydb_from_a_saved_session() {
     let server = MeshyDbServer::new("acme", "public-key").user("ann", "pw-of-ann");
-    let account = MeshyDb::new(server.clone(), "acme", "public-key").unwrap();
-    let login = TokenCache::new(account.login_with_password("ann", "pw-of-ann").unwrap());
+    let account = MeshyDb::builder(server.clone(), "acme", "public-key").build().unwrap();
+    let login = TokenCache::new(account.login_with_password("ann", "pw-of-ann").build().unwrap());
     let saved = login.get().await.unwrap().refresh_token().unwrap();
     let base = serve(server.clone()).await;
     let directory = tempfile::tempdir().unwrap();

@@ -19,7 +19,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::process::{Child, Command};
 use tower::{BoxError, Service};
-use tower_bearer::testing::{Collected, Issuer};
+use tower_bearer::testing::{Collected, TokenServer};
 
 /// No step of a test takes longer, however busy the machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -200,8 +200,8 @@ where
 }
 
 /// An issuer over a socket.
-pub(crate) async fn issuer() -> (Issuer, String) {
-    let issuer = Issuer::new();
+pub(crate) async fn issuer() -> (TokenServer, String) {
+    let issuer = TokenServer::new();
     let base = serve(issuer.clone()).await;
     (issuer, base)
 }

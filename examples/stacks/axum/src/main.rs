@@ -20,9 +20,9 @@ use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use loopback::Server;
 use tower::{BoxError, Layer, ServiceExt};
-use tower_bearer::oauth2::ClientCredentials;
+use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer};
 use tower_bearer::replay::{Buffered, ReplayBody};
-use tower_bearer::testing::{Api, Issuer};
+use tower_bearer::testing::{Api, TokenServer};
 use tower_bearer::{Bearer, BearerLayer, Error, TokenCache};
 
 /// Uploads are recorded up to here, to go again after a 401.
@@ -67,9 +67,10 @@ async fn forward(State(proxy): State<Proxy>, mut request: Request) -> Result<Res
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     // Yours: the addresses of your token endpoint and of your API.
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let api = Server::fake(Api::new(issuer.ledger())).await;
-    let login = ClientCredentials::new(issuer.clone(), "https://auth.example.com/token", "my-app", "its secret")?;
+    let auth_server = Issuer::new(issuer.clone()).token_endpoint("https://auth.example.com/token");
+    let login = ClientCredentialsGrant::builder(&auth_server, "my-app", "its secret").build()?;
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let here = format!("http://{}", listener.local_addr()?);

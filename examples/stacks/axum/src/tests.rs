@@ -11,9 +11,10 @@ use tower_bearer::testing::{Answer, Ledger};
 use super::*;
 
 /// A proxy to this API, and how to ask it.
-async fn proxied(api: &Api, issuer: &Issuer) -> (Server, Client<HttpConnector, Body>, Server) {
+async fn proxied(api: &Api, issuer: &TokenServer) -> (Server, Client<HttpConnector, Body>, Server) {
     let server = Server::fake(api.clone()).await;
-    let login = ClientCredentials::new(issuer.clone(), "https://auth.example.com/token", "app", "secret");
+    let issuer = Issuer::new(issuer.clone()).token_endpoint("https://auth.example.com/token");
+    let login = ClientCredentialsGrant::builder(&issuer, "app", "secret").build();
     let (proxy, caller) = before(&server, TokenCache::new(login.expect("a login"))).await;
     (proxy, caller, server)
 }
@@ -30,7 +31,7 @@ fn get(proxy: &Server) -> http::Request<Body> {
 
 #[tokio::test]
 async fn a_callers_own_credentials_go_no_further() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let (proxy, caller, api) = proxied(&Api::new(issuer.ledger()), &issuer).await;
     assert_eq!(caller.request(get(&proxy)).await.expect("an answer").status(), StatusCode::OK);
     assert_eq!(api.tokens(), ["Bearer token-1"]);
@@ -38,14 +39,14 @@ async fn a_callers_own_credentials_go_no_further() {
 
 #[tokio::test]
 async fn a_rejection_of_the_proxy_is_no_rejection_of_its_caller() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let (proxy, caller, _api) = proxied(&Api::new(Ledger::new()), &issuer).await;
     assert_eq!(caller.request(get(&proxy)).await.expect("an answer").status(), StatusCode::BAD_GATEWAY);
 }
 
 #[tokio::test]
 async fn without_a_token_the_proxy_is_unavailable() {
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     issuer.fail(Some(Answer::oauth_error(401, "invalid_client")));
     let (proxy, caller, api) = proxied(&Api::new(issuer.ledger()), &issuer).await;
     assert_eq!(caller.request(get(&proxy)).await.expect("an answer").status(), StatusCode::SERVICE_UNAVAILABLE);

@@ -14,15 +14,15 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use loopback::Server;
 use tower::{BoxError, Layer, ServiceExt};
-use tower_bearer::oauth2::ClientCredentials;
-use tower_bearer::testing::{Api, Issuer};
+use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer};
+use tower_bearer::testing::{Api, TokenServer};
 use tower_bearer::{BearerLayer, TokenCache};
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     for version in [Version::HTTP_11, Version::HTTP_2] {
         // Yours: the addresses of your token endpoint and of your API.
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         let accepting = Api::new(issuer.ledger());
         let (server, tls) = Server::fake_over_tls(loopback::site(&issuer, &accepting)).await;
 
@@ -34,7 +34,8 @@ async fn main() -> Result<(), BoxError> {
         };
         let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build(https);
 
-        let login = ClientCredentials::new(http.clone(), &server.url("/token"), "my-app", "its secret")?;
+        let auth_server = Issuer::new(http.clone()).token_endpoint(&server.url("/token"));
+        let login = ClientCredentialsGrant::builder(&auth_server, "my-app", "its secret").build()?;
         let api = BearerLayer::new(TokenCache::new(login), [server.origin()])?.layer(http);
 
         let get = || Request::get(server.url("/me")).body(Full::default()).expect("a request");

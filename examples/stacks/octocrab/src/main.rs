@@ -13,8 +13,8 @@ use octocrab::service::middleware::base_uri::BaseUriLayer;
 use octocrab::{AuthState, OctoBody, Octocrab, OctocrabBuilder};
 use serde_json::{Value, json};
 use tower::{BoxError, Layer};
-use tower_bearer::oauth2::ClientCredentials;
-use tower_bearer::testing::{Api, Issuer};
+use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer};
+use tower_bearer::testing::{Api, TokenServer};
 use tower_bearer::{BearerLayer, TokenCache};
 
 fn github(base: &str, token: TokenCache) -> Result<Octocrab, BoxError> {
@@ -32,9 +32,10 @@ fn github(base: &str, token: TokenCache) -> Result<Octocrab, BoxError> {
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     // Yours: https://api.github.com, and where your tokens come from.
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let server = Server::fake(Api::new(issuer.ledger())).await;
-    let login = ClientCredentials::new(issuer.clone(), "https://auth.example.com/token", "my-app", "its secret")?;
+    let auth_server = Issuer::new(issuer.clone()).token_endpoint("https://auth.example.com/token");
+    let login = ClientCredentialsGrant::builder(&auth_server, "my-app", "its secret").build()?;
     let github = github(server.origin(), TokenCache::new(login))?;
 
     let user: Value = github.get("/user", None::<&()>).await?;

@@ -9,14 +9,15 @@ use std::time::Duration;
 use loopback::Server;
 use reqwest_middleware::ClientWithMiddleware;
 use tower::BoxError;
-use tower_bearer::oauth2::ClientCredentials;
-use tower_bearer::testing::{Api, Issuer};
+use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer};
+use tower_bearer::testing::{Api, TokenServer};
 use tower_bearer::{BearerLayer, TokenCache};
 use tower_bearer_reqwest::{BearerMiddleware, Reqwest};
 
 fn client(base: &str, token_url: &str) -> Result<ClientWithMiddleware, BoxError> {
     // Not through the chain: the token calls would want a token.
-    let login = ClientCredentials::new(Reqwest::build(reqwest::Client::builder())?, token_url, "my-app", "its secret")?;
+    let auth_server = Issuer::new(Reqwest::build(reqwest::Client::builder())?).token_endpoint(token_url);
+    let login = ClientCredentialsGrant::builder(&auth_server, "my-app", "its secret").build()?;
     let layer = BearerLayer::new(TokenCache::new(login), [base])?;
     // This client follows redirects within one origin only; reqwest's default policy leaks the token.
     let client = BearerMiddleware::client_builder(reqwest::Client::builder())?;
@@ -27,7 +28,7 @@ fn client(base: &str, token_url: &str) -> Result<ClientWithMiddleware, BoxError>
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     // Yours: the addresses of your token endpoint and of your API.
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let auth = Server::fake(issuer.clone()).await;
     let api = Server::fake(Api::new(issuer.ledger())).await;
 

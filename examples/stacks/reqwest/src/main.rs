@@ -9,8 +9,8 @@ use std::time::Duration;
 use loopback::Server;
 use serde_json::{Value, json};
 use tower::{BoxError, Layer, Service, ServiceExt};
-use tower_bearer::oauth2::ClientCredentials;
-use tower_bearer::testing::{Api, Issuer};
+use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer};
+use tower_bearer::testing::{Api, TokenServer};
 use tower_bearer::{Bearer, BearerLayer, TokenCache};
 use tower_bearer_reqwest::{Reqwest, TryClone};
 
@@ -26,7 +26,8 @@ impl Client {
     fn new(base: &str, token_url: &str) -> Result<Self, BoxError> {
         // It follows no redirects, whatever this builder says; tower-http's FollowRedirect does, above the layer.
         let http = Reqwest::build(reqwest::Client::builder().connect_timeout(Duration::from_secs(5)))?;
-        let login = ClientCredentials::new(http.clone(), token_url, "my-app", "its secret")?;
+        let auth_server = Issuer::new(http.clone()).token_endpoint(token_url);
+        let login = ClientCredentialsGrant::builder(&auth_server, "my-app", "its secret").build()?;
         let api = BearerLayer::new(TokenCache::new(login), [base])?.replay(TryClone).layer(http.clone());
         Ok(Self { http, api, base: base.to_owned() })
     }
@@ -42,7 +43,7 @@ impl Client {
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     // Yours: the addresses of your token endpoint and of your API.
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let auth = Server::fake(issuer.clone()).await;
     let api = Server::fake(Api::new(issuer.ledger())).await;
 

@@ -13,18 +13,20 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tower::{BoxError, Layer};
+use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer};
 use tower_bearer::replay::Buffered;
-use tower_bearer::testing::Issuer;
-use tower_bearer::{BearerLayer, RejectionPolicy, TokenCache, oauth2::ClientCredentials};
+use tower_bearer::testing::TokenServer;
+use tower_bearer::{BearerLayer, RejectionPolicy, TokenCache};
 
 mod fake;
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     // Yours: the addresses of your token endpoint and of your API.
-    let issuer = Issuer::new();
+    let issuer = TokenServer::new();
     let api = Server::start(fake::health(issuer.ledger()).await).await;
-    let login = ClientCredentials::new(issuer.clone(), "https://auth.example.com/token", "my-app", "its secret")?;
+    let auth_server = Issuer::new(issuer.clone()).token_endpoint("https://auth.example.com/token");
+    let login = ClientCredentialsGrant::builder(&auth_server, "my-app", "its secret").build()?;
 
     let channel = Endpoint::from_shared(api.origin().to_owned())?.connect_lazy();
     let layer = BearerLayer::new(TokenCache::new(login), [api.origin()])?

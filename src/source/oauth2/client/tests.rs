@@ -8,7 +8,7 @@ use http_body_util::Full;
 
 use crate::clock::Clock;
 use crate::secret::Secret;
-use crate::source::endpoint::Endpoint;
+use crate::source::issuer::Issuer;
 use crate::source::oauth2::auth::basic;
 use crate::source::oauth2::client::Client;
 use crate::source::{FetchContext, Reason};
@@ -18,7 +18,8 @@ async fn reported(answer: &'static str) -> Vec<Secret> {
     let http = tower::service_fn(move |_: Request<Full<Bytes>>| async move {
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(answer.as_bytes()))))
     });
-    let client = Client::new(Endpoint::new(http, "url", "https://auth.example.com/token").unwrap(), "my-app").unwrap();
+    let issuer = Issuer::new(http).token_endpoint("https://auth.example.com/token");
+    let client = Client::new(&issuer, "my-app");
     let reported = Arc::new(Mutex::new(Vec::new()));
     let (reports, old) = (Arc::clone(&reported), Secret::from("old"));
     let report = move |refresh_token| reports.lock().unwrap().push(refresh_token);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use issuers::{LONG_SECRET, OidcProvider, get, http};
-use tower_bearer::oauth2::{Algorithm, ClientAuth, ClientCredentials, Password};
+use tower_bearer::oauth2::{Algorithm, ClientAuth, ClientCredentialsGrant, Issuer, PasswordGrant};
 use tower_bearer::{Error, TokenCache, TokenSource};
 
 /// Each way to sign one, with the client that is registered for it.
@@ -25,8 +25,10 @@ async fn thrice(provider: &OidcProvider, source: impl TokenSource) {
     }
 }
 
-fn client_credentials(provider: &OidcProvider, id: &str, auth: ClientAuth) -> ClientCredentials {
-    ClientCredentials::new(http(), &provider.url("/token"), id, auth).expect("a source")
+fn client_credentials(provider: &OidcProvider, id: &str, auth: ClientAuth) -> ClientCredentialsGrant {
+    ClientCredentialsGrant::builder(&Issuer::new(http()).token_endpoint(&provider.url("/token")), id, auth)
+        .build()
+        .expect("a source")
 }
 
 fn is_invalid_client(error: &Error) -> bool {
@@ -48,9 +50,9 @@ async fn a_key_and_a_secret_sign_for_an_issuer() {
     let Some(provider) = OidcProvider::start() else { return };
     let issuer = provider.issuer();
     for (id, auth) in signed(&provider).await {
-        thrice(&provider, ClientCredentials::at(&issuer, id, auth.clone()).expect("a source")).await;
-        let login = Password::at(&issuer, id, "bob b+%", "other").expect("a source").scope("read offline_access");
-        thrice(&provider, login.client_auth(auth).expect("a key")).await;
+        thrice(&provider, ClientCredentialsGrant::builder(&issuer, id, auth.clone()).build().expect("a source")).await;
+        let login = PasswordGrant::builder(&issuer, id, "bob b+%", "other").scope("read offline_access");
+        thrice(&provider, login.client_auth(auth).build().expect("a key")).await;
     }
     assert_eq!((provider.count("for_issuer").await, provider.count("for_endpoint").await), (18, 0));
     assert_eq!((provider.count("denied").await, provider.count("metadata_reads").await), (0, 1));

@@ -3,18 +3,20 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use issuers::{Got, ODD_PASSWORD, ODD_SECRET, OidcProvider, encoded, form_to, http, send};
-use tower_bearer::oauth2::{ClientAuth, ClientCredentials, Password};
+use tower_bearer::oauth2::{ClientAuth, ClientCredentialsGrant, Issuer, PasswordGrant, PasswordGrantBuilder};
 use tower_bearer::{Error, Token, TokenCache};
 
 const ODD_ID: &str = "we ird:id+%";
 
-fn client_credentials(provider: &OidcProvider, id: &str, auth: ClientAuth) -> ClientCredentials {
-    ClientCredentials::new(http(), &provider.url("/token"), id, auth).expect("a source")
+fn client_credentials(provider: &OidcProvider, id: &str, auth: ClientAuth) -> ClientCredentialsGrant {
+    ClientCredentialsGrant::builder(&Issuer::new(http()).token_endpoint(&provider.url("/token")), id, auth)
+        .build()
+        .expect("a source")
 }
 
-fn password(provider: &OidcProvider, id: &str) -> Password {
-    let source = Password::new(http(), &provider.url("/token"), id, "ann", ODD_PASSWORD);
-    source.expect("a source").scope("read offline_access")
+fn password(provider: &OidcProvider, id: &str) -> PasswordGrantBuilder {
+    PasswordGrant::builder(&Issuer::new(http()).token_endpoint(&provider.url("/token")), id, "ann", ODD_PASSWORD)
+        .scope("read offline_access")
 }
 
 /// The API takes the token.
@@ -35,9 +37,9 @@ async fn an_odd_id_and_secret_log_in_in_the_header_and_in_the_body() {
 #[tokio::test]
 async fn an_odd_password_logs_in_and_refreshes_for_confidential_and_public_clients() {
     let Some(provider) = OidcProvider::start() else { return };
-    let confidential = password(&provider, ODD_ID).client_auth(ODD_SECRET).expect("a secret");
+    let confidential = password(&provider, ODD_ID).client_auth(ODD_SECRET);
     for source in [confidential, password(&provider, "public")] {
-        let cache = TokenCache::new(source);
+        let cache = TokenCache::new(source.build().expect("a source"));
         works(&provider, cache.get().await).await;
         works(&provider, cache.refresh().await).await;
     }

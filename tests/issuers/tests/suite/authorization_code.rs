@@ -9,16 +9,18 @@ use http_body_util::{BodyExt, Full};
 use issuers::{Http, OidcProvider, encoded, http, send};
 use serde_json::Value;
 use tower::{ServiceExt, service_fn};
-use tower_bearer::oauth2::{Algorithm, AuthorizationCode, AuthorizationRequest, ClientAuth, Issuer};
+use tower_bearer::oauth2::{
+    Algorithm, AuthorizationCodeLogin, AuthorizationCodeLoginBuilder, AuthorizationRequest, ClientAuth, Issuer,
+};
 use tower_bearer::{Error, Token, TokenCache};
 
 /// Any port of loopback (RFC 8252 section 7.3).
 const REDIRECT: &str = "http://127.0.0.1:9/callback";
 
 /// A public client whose person is asked for consent, without which the provider has no refresh token for it.
-pub(crate) fn login(issuer: &Issuer) -> AuthorizationCode {
-    let login = AuthorizationCode::at(issuer, "public", REDIRECT).expect("a login");
-    login.scope("openid read offline_access").parameter("prompt", "consent").expect("a parameter")
+pub(crate) fn login(issuer: &Issuer) -> AuthorizationCodeLoginBuilder {
+    let login = AuthorizationCodeLogin::builder(issuer, "public", REDIRECT);
+    login.scope("openid read offline_access").parameter("prompt", "consent")
 }
 
 /// A browser whose person agrees wherever it is led: follows redirects until one leaves the provider.
@@ -63,7 +65,7 @@ fn is_invalid_grant(error: &Error) -> bool {
 #[tokio::test]
 async fn a_browser_brings_a_code_and_the_session_of_it_rotates() {
     let Some(provider) = OidcProvider::start() else { return };
-    let login = login(&provider.issuer());
+    let login = login(&provider.issuer()).build().expect("a login");
     let request = login.begin().await.expect("an address");
     let back = browse(&provider, &request).await;
     let token = request.finish(&back).await.expect("a token");
@@ -85,9 +87,13 @@ async fn a_confidential_client_shows_its_key_for_the_code_and_for_each_refresh()
     let Some(provider) = OidcProvider::start() else { return };
     let (authorization, token) = (provider.url("/auth"), provider.url("/token"));
     let auth = ClientAuth::private_key_jwt(provider.signing_key(Algorithm::RS256).await);
-    let login = AuthorizationCode::new(http(), &authorization, &token, "rs256", REDIRECT).expect("a login");
-    let login = login.client_auth(auth).expect("a key").scope("openid read offline_access");
-    let login = login.parameter("prompt", "consent").expect("a parameter");
+    let login = AuthorizationCodeLogin::builder(
+        &Issuer::new(http()).token_endpoint(&token).authorization_endpoint(&authorization),
+        "rs256",
+        REDIRECT,
+    );
+    let login = login.client_auth(auth).scope("openid read offline_access");
+    let login = login.parameter("prompt", "consent").build().expect("a login");
     let request = login.begin().await.expect("an address");
     let back = browse(&provider, &request).await;
     let cache = TokenCache::new(login.session(request.finish(&back).await.expect("a token")));
@@ -103,7 +109,7 @@ async fn a_code_that_comes_with_another_state_or_issuer_is_not_sent() {
     let cases =
         [("state", Some("another")), ("state", None), ("iss", Some("https://elsewhere.example.com")), ("iss", None)];
     for (name, value) in cases {
-        let request = login(&provider.issuer()).begin().await.expect("an address");
+        let request = login(&provider.issuer()).build().expect("a login").begin().await.expect("an address");
         let back = browse(&provider, &request).await;
         assert!(back.contains(&encoded(&[("iss", provider.base())])), "{back}");
         let error = request.finish(&with(&back, name, value)).await.expect_err("a rejection");
@@ -116,7 +122,7 @@ async fn a_code_that_comes_with_another_state_or_issuer_is_not_sent() {
 #[tokio::test]
 async fn a_code_works_with_the_verifier_of_its_own_request_alone() {
     let Some(provider) = OidcProvider::start() else { return };
-    let login = login(&provider.issuer());
+    let login = login(&provider.issuer()).build().expect("a login");
     let first = login.begin().await.expect("an address");
     let back = browse(&provider, &first).await;
     let thief = login.begin().await.expect("an address");
@@ -145,7 +151,7 @@ async fn a_code_that_is_sent_twice_is_denied_and_ends_what_it_brought() {
             through.oneshot(request).await
         }
     });
-    let login = login(&Issuer::new(Http::new(twice), provider.base()).expect("an issuer"));
+    let login = login(&Issuer::discover(Http::new(twice), provider.base())).build().expect("a login");
     let request = login.begin().await.expect("an address");
     let back = browse(&provider, &request).await;
     assert!(is_invalid_grant(&request.finish(&back).await.expect_err("a denial")));
@@ -157,7 +163,7 @@ async fn a_code_that_is_sent_twice_is_denied_and_ends_what_it_brought() {
 #[tokio::test]
 async fn a_person_who_says_no_ends_the_login() {
     let Some(provider) = OidcProvider::start() else { return };
-    let login = login(&provider.issuer()).parameter("login_hint", "nobody").expect("a parameter");
+    let login = login(&provider.issuer()).parameter("login_hint", "nobody").build().expect("a login");
     let request = login.begin().await.expect("an address");
     let back = browse(&provider, &request).await;
     let error = request.finish(&back).await.expect_err("no code").to_string();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use issuers::{OidcProvider, http, post};
 use tokio::time::sleep;
 use tower_bearer::TokenCache;
-use tower_bearer::oauth2::{Algorithm, ClientAuth, DeviceCode};
+use tower_bearer::oauth2::{Algorithm, ClientAuth, DeviceCodeLogin, Issuer};
 
 /// The person's verdict on this user code: nothing to agree, `&deny=1` to say no.
 async fn person(provider: &OidcProvider, user_code: &str, verdict: &str) {
@@ -18,7 +18,8 @@ async fn person(provider: &OidcProvider, user_code: &str, verdict: &str) {
 #[tokio::test]
 async fn a_device_waits_for_a_person_who_agrees_and_its_session_rotates() {
     let Some(provider) = OidcProvider::start() else { return };
-    let login = DeviceCode::at(&provider.issuer(), "public").expect("a login").scope("read offline_access");
+    let login =
+        DeviceCodeLogin::builder(&provider.issuer(), "public").scope("read offline_access").build().expect("a login");
     let code = login.begin().await.expect("a code");
     assert_eq!(code.verification_uri(), provider.url("/device"));
     assert!(code.verification_uri_complete().is_some_and(|uri| uri.contains(code.user_code())));
@@ -53,7 +54,13 @@ async fn a_person_who_says_no_ends_the_login() {
     let Some(provider) = OidcProvider::start() else { return };
     let (device, token) = (provider.url("/device/auth"), provider.url("/token"));
     let auth = ClientAuth::private_key_jwt(provider.signing_key(Algorithm::ES256).await);
-    let login = DeviceCode::new(http(), &device, &token, "es256").expect("a login").client_auth(auth).expect("a key");
+    let login = DeviceCodeLogin::builder(
+        &Issuer::new(http()).token_endpoint(&token).device_authorization_endpoint(&device),
+        "es256",
+    )
+    .client_auth(auth)
+    .build()
+    .expect("a key");
     let code = login.begin().await.expect("a code");
     person(&provider, code.user_code(), "&deny=1").await;
     let error = code.finish().await.expect_err("a denial");
@@ -66,7 +73,7 @@ async fn a_person_who_says_no_ends_the_login() {
 async fn a_client_that_is_unknown_or_shows_no_key_gets_no_code() {
     let Some(provider) = OidcProvider::start() else { return };
     for id in ["nobody", "es256"] {
-        let login = DeviceCode::at(&provider.issuer(), id).expect("a login");
+        let login = DeviceCodeLogin::builder(&provider.issuer(), id).build().expect("a login");
         let error = login.begin().await.expect_err("a denial");
         assert!(error.is_denied() && error.code() == Some("invalid_client"), "{id}: {error}");
     }

@@ -10,19 +10,22 @@ use issuers::{BRIEF_LIFE, ODD_PASSWORD, OidcProvider, SHORT_LIFE, client};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, ServiceExt};
-use tower_bearer::oauth2::{Algorithm, ClientAuth, ClientCredentials, Password};
+use tower_bearer::oauth2::{Algorithm, ClientAuth, ClientCredentialsGrant, Issuer, PasswordGrant};
 use tower_bearer::{BearerLayer, TokenCache, TokenSource};
 
 const TASKS: u64 = 64;
 
 fn client_credentials(provider: &OidcProvider, id: &str) -> impl TokenSource {
-    ClientCredentials::new(client(), &provider.url("/token"), id, "secret").expect("a source")
+    ClientCredentialsGrant::builder(&Issuer::new(client()).token_endpoint(&provider.url("/token")), id, "secret")
+        .build()
+        .expect("a source")
 }
 
 /// With a rotating refresh token, and a server that ends the session when one is spent twice.
 fn rotating(provider: &OidcProvider, id: &str) -> impl TokenSource {
-    let login = Password::new(client(), &provider.url("/token"), id, "ann", ODD_PASSWORD).expect("a source");
-    login.scope("read offline_access")
+    let login =
+        PasswordGrant::builder(&Issuer::new(client()).token_endpoint(&provider.url("/token")), id, "ann", ODD_PASSWORD);
+    login.scope("read offline_access").build().expect("a source")
 }
 
 /// Sends a request from each task, then from each again as long as `more` says so; tells how many there were.
@@ -121,7 +124,12 @@ async fn a_rotated_refresh_token_is_spent_once_for_all_who_find_the_token_ended(
 async fn each_token_call_signs_an_assertion_of_its_own_for_the_token_url() {
     let Some(provider) = OidcProvider::start() else { return };
     let auth = ClientAuth::private_key_jwt(provider.signing_key(Algorithm::RS256).await);
-    let source = ClientCredentials::new(client(), &provider.url("/token"), "brief-rs256", auth);
+    let source = ClientCredentialsGrant::builder(
+        &Issuer::new(client()).token_endpoint(&provider.url("/token")),
+        "brief-rs256",
+        auth,
+    )
+    .build();
     bursts(&provider, source.expect("a source")).await;
     assert_eq!((provider.count("for_issuer").await, provider.count("for_endpoint").await), (0, 6));
 }
@@ -130,8 +138,8 @@ async fn each_token_call_signs_an_assertion_of_its_own_for_the_token_url() {
 async fn each_refresh_signs_an_assertion_of_its_own_for_the_issuer() {
     let Some(provider) = OidcProvider::start() else { return };
     let auth = ClientAuth::private_key_jwt(provider.signing_key(Algorithm::ES256).await);
-    let login = Password::at(&provider.issuer(), "brief-es256", "ann", ODD_PASSWORD).expect("a source");
-    bursts(&provider, login.client_auth(auth).expect("a key").scope("read offline_access")).await;
+    let login = PasswordGrant::builder(&provider.issuer(), "brief-es256", "ann", ODD_PASSWORD).client_auth(auth);
+    bursts(&provider, login.scope("read offline_access").build().expect("a source")).await;
     assert_eq!((provider.count("for_issuer").await, provider.count("for_endpoint").await), (6, 0));
     assert_eq!(provider.count("metadata_reads").await, 1);
 }

@@ -7,7 +7,7 @@ use issuers::{Http, OidcProvider, http};
 use tokio::task::JoinSet;
 use tower::{BoxError, ServiceExt, service_fn};
 use tower_bearer::TokenCache;
-use tower_bearer::oauth2::{ClientCredentials, DeviceCode, Issuer, Revocation};
+use tower_bearer::oauth2::{ClientCredentialsGrant, DeviceCodeLogin, Issuer, Revocation};
 
 #[tokio::test]
 async fn the_metadata_name_the_endpoints() {
@@ -32,15 +32,16 @@ async fn the_metadata_are_read_once_for_all_who_were_made_of_an_issuer() {
     let issuer = provider.issuer();
     let mut tasks = JoinSet::new();
     for _ in 0..16 {
-        let cache = TokenCache::new(ClientCredentials::at(&issuer, "plain", "secret").expect("a source"));
+        let cache =
+            TokenCache::new(ClientCredentialsGrant::builder(&issuer, "plain", "secret").build().expect("a source"));
         tasks.spawn(async move { cache.get().await.expect("a token") });
     }
-    let revocation = Revocation::at(&issuer, "plain").expect("a client").client_auth("secret").expect("a secret");
+    let revocation = Revocation::builder(&issuer, "plain").client_auth("secret").build().expect("a secret");
     for token in tasks.join_all().await {
         revocation.revoke_access_token(&token).await.expect("revoked");
         assert_eq!(provider.call(&token).await.status, 401);
     }
-    assert!(DeviceCode::at(&issuer, "public").expect("a login").begin().await.is_ok());
+    assert!(DeviceCodeLogin::builder(&issuer, "public").build().expect("a login").begin().await.is_ok());
     assert_eq!((provider.count("granted").await, provider.count("metadata_reads").await), (16, 1));
 }
 
@@ -50,8 +51,9 @@ async fn the_metadata_of_an_issuer_with_another_name_are_rejected() {
     // The same server all of them.
     let others = [format!("{}/", provider.base()), provider.base().replace("127.0.0.1", "localhost")];
     for other in others {
-        let issuer = Issuer::new(http(), &other).expect("an issuer");
-        let cache = TokenCache::new(ClientCredentials::at(&issuer, "plain", "secret").expect("a source"));
+        let issuer = Issuer::discover(http(), &other);
+        let cache =
+            TokenCache::new(ClientCredentialsGrant::builder(&issuer, "plain", "secret").build().expect("a source"));
         let error = cache.get().await.expect_err("a rejection").to_string();
         assert!(error.contains(&format!("of the issuer {}, and {other} was asked for", provider.base())), "{error}");
     }
@@ -73,8 +75,8 @@ async fn metadata_that_lie_at_the_place_of_rfc_8414_alone_are_found() {
             through.oneshot(request).await
         }
     });
-    let issuer = Issuer::new(Http::new(without_openid), provider.base()).expect("an issuer");
-    let cache = TokenCache::new(ClientCredentials::at(&issuer, "plain", "secret").expect("a source"));
+    let issuer = Issuer::discover(Http::new(without_openid), provider.base());
+    let cache = TokenCache::new(ClientCredentialsGrant::builder(&issuer, "plain", "secret").build().expect("a source"));
     assert_eq!(provider.call(&cache.get().await.expect("a token")).await.status, 200);
     assert_eq!(provider.count("metadata_reads").await, 1);
 }

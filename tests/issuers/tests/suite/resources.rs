@@ -1,7 +1,7 @@
 //! Tokens for one resource (RFC 8707).
 
 use issuers::{ODD_SECRET, OidcProvider, RESOURCE, http};
-use tower_bearer::oauth2::{ClientAuth, ClientCredentials};
+use tower_bearer::oauth2::{ClientAuth, ClientCredentialsGrant, ClientCredentialsGrantBuilder, Issuer};
 use tower_bearer::{Token, TokenCache};
 
 use crate::authorization_code::{browse, login};
@@ -16,15 +16,19 @@ fn expected() -> (String, String) {
     (RESOURCE.to_owned(), "read".to_owned())
 }
 
-fn client_credentials(provider: &OidcProvider) -> ClientCredentials {
-    let source = ClientCredentials::new(http(), &provider.url("/token"), "post", ClientAuth::post(ODD_SECRET));
-    source.expect("a source").scope("read")
+fn client_credentials(provider: &OidcProvider) -> ClientCredentialsGrantBuilder {
+    ClientCredentialsGrant::builder(
+        &Issuer::new(http()).token_endpoint(&provider.url("/token")),
+        "post",
+        ClientAuth::post(ODD_SECRET),
+    )
+    .scope("read")
 }
 
 #[tokio::test]
 async fn a_token_for_a_resource_is_for_that_alone() {
     let Some(provider) = OidcProvider::start() else { return };
-    let source = client_credentials(&provider).resource(RESOURCE).expect("a resource");
+    let source = client_credentials(&provider).resource(RESOURCE).build().expect("a resource");
     let token = TokenCache::new(source).get().await.expect("a token");
     assert_eq!(seen(&provider, &token).await, expected());
 }
@@ -32,7 +36,7 @@ async fn a_token_for_a_resource_is_for_that_alone() {
 #[tokio::test]
 async fn a_resource_the_server_does_not_know_is_denied() {
     let Some(provider) = OidcProvider::start() else { return };
-    let source = client_credentials(&provider).resource("https://elsewhere.example.com/").expect("a resource");
+    let source = client_credentials(&provider).resource("https://elsewhere.example.com/").build().expect("a resource");
     let error = TokenCache::new(source).get().await.expect_err("a denial");
     assert!(error.is_denied() && error.code() == Some("invalid_target"), "{error}");
 }
@@ -40,7 +44,7 @@ async fn a_resource_the_server_does_not_know_is_denied() {
 #[tokio::test]
 async fn the_tokens_of_a_session_are_for_its_resource() {
     let Some(provider) = OidcProvider::start() else { return };
-    let login = login(&provider.issuer()).resource(RESOURCE).expect("a resource");
+    let login = login(&provider.issuer()).resource(RESOURCE).build().expect("a resource");
     let request = login.begin().await.expect("an address");
     let back = browse(&provider, &request).await;
     let cache = TokenCache::new(login.session(request.finish(&back).await.expect("a token")));

@@ -1,7 +1,7 @@
 //! The end of tokens and sessions (RFC 7009); the same for oidc-provider and the MeshyDB lookalike.
 
 use issuers::{ODD_PASSWORD, ODD_SECRET, OidcProvider, http, post};
-use tower_bearer::oauth2::{ClientCredentials, Revocation};
+use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer, Revocation};
 use tower_bearer::{Error, Secret, Token, TokenCache};
 
 use crate::assertions::signed;
@@ -59,7 +59,10 @@ async fn a_session_signed_out_in_vain_is_alive_at_the_server(server: &Subject) {
     let saved = server.login().await.text("refresh_token");
     let cache = TokenCache::new(server.refresh_token(&saved));
     let newest = cache.get().await.expect("a session").refresh_token().expect("a refresh token");
-    let stranger = Revocation::new(server.http.clone(), &server.revocation_url, "nobody").expect("a client");
+    let stranger =
+        Revocation::builder(&Issuer::new(server.http.clone()).revocation_endpoint(&server.revocation_url), "nobody")
+            .build()
+            .expect("a client");
     let error = sign_out(&cache, stranger).await.expect_err("a denial");
     assert_eq!(error.code(), Some("invalid_client"), "{error}");
     assert!(cache.get().await.expect_err("signed out").is_signed_out());
@@ -86,10 +89,12 @@ async fn a_client_revokes_its_access_token_with_an_assertion() {
     let Some(provider) = OidcProvider::start() else { return };
     let issuer = provider.issuer();
     for (id, auth) in signed(&provider).await {
-        let cache = TokenCache::new(ClientCredentials::at(&issuer, id, auth.clone()).expect("a source"));
-        let at_url = Revocation::new(http(), &provider.url("/token/revocation"), id).expect("a client");
-        for revocation in [at_url, Revocation::at(&issuer, id).expect("a client")] {
-            let revocation = revocation.client_auth(auth.clone()).expect("a key");
+        let cache =
+            TokenCache::new(ClientCredentialsGrant::builder(&issuer, id, auth.clone()).build().expect("a source"));
+        let at_url =
+            Revocation::builder(&Issuer::new(http()).revocation_endpoint(&provider.url("/token/revocation")), id);
+        for revocation in [at_url, Revocation::builder(&issuer, id)] {
+            let revocation = revocation.client_auth(auth.clone()).build().expect("a key");
             let token = cache.refresh().await.expect("a token");
             assert!(is_active(&provider, &token).await);
             revocation.revoke_access_token(&token).await.expect("revoked");

@@ -5,8 +5,8 @@ use http_body_util::Full;
 use issuers::{Got, Http, ODD_PASSWORD, OidcProvider, get, http, post, send};
 use tower::{ServiceExt, service_fn};
 use tower_bearer::SecretSource;
-use tower_bearer::oauth2::{Password, RefreshToken, Revocation};
-use tower_bearer::testing::{Api, Issuer, MeshyDbServer};
+use tower_bearer::oauth2::{Issuer, PasswordGrant, RefreshTokenGrant, Revocation};
+use tower_bearer::testing::{Api, MeshyDbServer, TokenServer};
 
 /// A token endpoint with a user, a public client and an API.
 pub(crate) struct Subject {
@@ -52,7 +52,7 @@ impl Subject {
 
     /// The scripted one knows no users, and evaluates no refresh token.
     pub(crate) fn issuer() -> Option<Self> {
-        let issuer = Issuer::new();
+        let issuer = TokenServer::new();
         issuer.rotate_refresh_tokens(true);
         let api = Api::new(issuer.ledger());
         let both = service_fn(move |request: Request<Full<_>>| {
@@ -123,17 +123,32 @@ impl Subject {
 
     // === sources ===
 
-    pub(crate) fn password(&self, password: &str) -> Password {
-        let source = Password::new(self.http.clone(), &self.token_url, self.client_id, USERNAME, password);
-        source.expect("a source").scope(self.scope)
+    pub(crate) fn password(&self, password: &str) -> PasswordGrant {
+        PasswordGrant::builder(
+            &Issuer::new(self.http.clone()).token_endpoint(&self.token_url),
+            self.client_id,
+            USERNAME,
+            password,
+        )
+        .scope(self.scope)
+        .build()
+        .expect("a source")
     }
 
-    pub(crate) fn refresh_token<M>(&self, saved: impl SecretSource<M>) -> RefreshToken {
-        RefreshToken::new(self.http.clone(), &self.token_url, self.client_id, saved).expect("a source")
+    pub(crate) fn refresh_token<M>(&self, saved: impl SecretSource<M>) -> RefreshTokenGrant {
+        RefreshTokenGrant::builder(
+            &Issuer::new(self.http.clone()).token_endpoint(&self.token_url),
+            self.client_id,
+            saved,
+        )
+        .build()
+        .expect("a source")
     }
 
     pub(crate) fn revocation(&self) -> Revocation {
-        Revocation::new(self.http.clone(), &self.revocation_url, self.client_id).expect("a client")
+        Revocation::builder(&Issuer::new(self.http.clone()).revocation_endpoint(&self.revocation_url), self.client_id)
+            .build()
+            .expect("a client")
     }
 }
 

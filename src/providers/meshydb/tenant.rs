@@ -6,7 +6,7 @@ use http::{HeaderValue, Request};
 use tower::{Layer, Service};
 
 /// Puts the header `tenant` on every request that has none: MeshyDB wants it on calls of its API as on those for tokens.
-/// Made by [`MeshyDb::tenant_layer`](crate::meshydb::MeshyDb::tenant_layer).
+/// Made by [`MeshyDb::tenant_layer`](crate::providers::meshydb::MeshyDb::tenant_layer).
 ///
 /// A client that calls other servers too keeps this layer on the way to MeshyDB alone: a tenant's name is no secret, and
 /// nobody else's business.

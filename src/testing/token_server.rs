@@ -26,11 +26,11 @@ use crate::testing::script::{Script, fake_service};
 /// # use bytes::Bytes;
 /// # use http_body_util::{BodyExt, Full};
 /// # use tower::ServiceExt;
-/// use tower_bearer::testing::Issuer;
+/// use tower_bearer::testing::TokenServer;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), tower::BoxError> {
-/// let issuer = Issuer::new();
+/// let issuer = TokenServer::new();
 /// let ask = http::Request::post("/token").body(Full::from("grant_type=client_credentials"))?;
 /// let answer = issuer.clone().oneshot(ask).await?.into_body().collect().await?.to_bytes();
 /// let answer: serde_json::Value = serde_json::from_slice(&answer)?;
@@ -40,7 +40,7 @@ use crate::testing::script::{Script, fake_service};
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Issuer {
+pub struct TokenServer {
     script: Arc<Script>,
     settings: Arc<Mutex<Settings>>,
 }
@@ -52,7 +52,7 @@ struct Settings {
     granted: usize,
 }
 
-impl Issuer {
+impl TokenServer {
     /// An issuer with a ledger of its own.
     pub fn new() -> Self {
         let settings = Settings { lifetime: Duration::from_secs(3600), rotate: false, granted: 0 };
@@ -125,10 +125,10 @@ impl Issuer {
     }
 }
 
-impl Default for Issuer {
+impl Default for TokenServer {
     fn default() -> Self {
         Self::new()
     }
 }
 
-fake_service!(Issuer);
+fake_service!(TokenServer);

@@ -19,7 +19,7 @@ const PATHS: [&str; 3] = [TOKEN, REVOCATION, REGISTRATION];
 ///
 /// ```
 /// # async fn f(cache: tower_bearer::TokenCache) {
-/// use tower_bearer::meshydb::Problem;
+/// use tower_bearer::providers::meshydb::Problem;
 ///
 /// match cache.get().await {
 ///     Err(error) if Problem::of(&error) == Some(Problem::UserInactive) => println!("ask the account's owner"),
@@ -39,7 +39,7 @@ pub enum Problem {
     ClientId,
     /// "Grant type is invalid": this public key may not log in this way.
     GrantType,
-    /// "Invalid Scope": see [`MeshyDb::scope`](crate::meshydb::MeshyDb::scope).
+    /// "Invalid Scope": see [`MeshyDbBuilder::scope`](crate::providers::meshydb::MeshyDbBuilder::scope).
     Scope,
     /// "Username is invalid".
     Username,

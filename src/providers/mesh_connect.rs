@@ -2,6 +2,9 @@
 //!
 //! A few lines over [`json`](crate::json), after Mesh's description of `POST /admin/api/v1/Token`.
 
+use std::fmt;
+use std::sync::Arc;
+
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -9,7 +12,7 @@ use crate::error::Error;
 use crate::source::endpoint::Endpoint;
 use crate::source::json::{JsonLogin, LoginOutcome};
 use crate::source::secret::{SecretProvider, SecretSource};
-use crate::source::transport::{self, HttpClient};
+use crate::source::transport::{self, EndpointUrl, HttpClient, HttpSend};
 use crate::source::{FetchContext, TokenSource, require_non_empty};
 use crate::token::Token;
 
@@ -20,14 +23,26 @@ use crate::token::Token;
 /// # use http_body_util::Full; use bytes::Bytes;
 /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-/// use tower_bearer::{TokenCache, mesh_connect::MeshConnect};
+/// use tower_bearer::{TokenCache, providers::mesh_connect::MeshConnect};
 ///
-/// let cache = TokenCache::new(MeshConnect::new(http, "my-client-id", "my-client-secret")?);
+/// let login = MeshConnect::builder(http, "my-client-id", "my-client-secret").build()?;
+/// let cache = TokenCache::new(login);
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
 pub struct MeshConnect {
     login: JsonLogin,
+}
+
+/// The settings of a [`MeshConnect`] client.
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct MeshConnectBuilder {
+    http: Arc<dyn HttpSend>,
+    client_id: String,
+    client_secret: SecretProvider,
+    base: String,
+    allows_insecure: bool,
 }
 
 const ID_TOKEN: &str = "/content/id_token";
@@ -36,31 +51,18 @@ const ID_TOKEN: &str = "/content/id_token";
 
 impl MeshConnect {
     /// The client with this id and secret, at `https://admin-api.meshconnect.com`.
-    ///
-    /// # Errors
-    /// An empty client id or secret.
-    pub fn new<B: 'static, M>(
+    pub fn builder<B: 'static, M>(
         http: impl HttpClient<B>,
         client_id: &str,
         client_secret: impl SecretSource<M>,
-    ) -> Result<Self, Error> {
-        require_non_empty("client_id", client_id)?;
-        let client_secret = SecretProvider::checked("client_secret", client_secret)?;
-        let endpoint = Endpoint::new(http, "base", &token_url("https://admin-api.meshconnect.com")?)?;
-        let login = JsonLogin::over(endpoint, json!({ "clientId": client_id, "clientSecret": null }))
-            .with_provider_at("/clientSecret", client_secret)
-            .token_at(ID_TOKEN)?
-            .lifetime_at("/content/expires_in")?
-            .evaluate(evaluate);
-        Ok(Self { login })
-    }
-
-    /// Another place than `https://admin-api.meshconnect.com`, such as Mesh's sandbox or a test.
-    ///
-    /// # Errors
-    /// A URL that is none, or is plain `http://` beyond loopback.
-    pub fn base(self, base: &str) -> Result<Self, Error> {
-        Ok(Self { login: self.login.at("base", &token_url(base)?)? })
+    ) -> MeshConnectBuilder {
+        MeshConnectBuilder {
+            http: transport::sync_client(http),
+            client_id: client_id.to_owned(),
+            client_secret: client_secret.into_provider(),
+            base: "https://admin-api.meshconnect.com".to_owned(),
+            allows_insecure: false,
+        }
     }
 }
 
@@ -70,8 +72,42 @@ impl TokenSource for MeshConnect {
     }
 }
 
-fn token_url(base: &str) -> Result<String, Error> {
-    transport::join_path("base", base, "admin/api/v1/Token")
+// === impl MeshConnectBuilder ===
+
+impl MeshConnectBuilder {
+    /// Another place than `https://admin-api.meshconnect.com`, such as Mesh's sandbox or a test.
+    pub fn base(self, base: &str) -> Self {
+        Self { base: base.to_owned(), ..self }
+    }
+
+    /// Allows plain `http://` beyond loopback for [`base`](MeshConnectBuilder::base): where the network itself is trusted.
+    pub fn allow_insecure(self) -> Self {
+        Self { allows_insecure: true, ..self }
+    }
+
+    /// Checks the settings, and builds the source.
+    ///
+    /// # Errors
+    /// Returns an error that names the field if the client id or secret is empty, or if the base is no URL or is plain
+    /// `http://` that is not allowed.
+    pub fn build(self) -> Result<MeshConnect, Error> {
+        require_non_empty("client_id", &self.client_id)?;
+        self.client_secret.check("client_secret")?;
+        let url = transport::join_path("base", &self.base, "admin/api/v1/Token")?;
+        let endpoint = Endpoint::at(self.http, EndpointUrl::checked("base", &url, self.allows_insecure)?);
+        let login = JsonLogin::over(endpoint, json!({ "clientId": self.client_id, "clientSecret": null }))
+            .with_provider_at("/clientSecret", self.client_secret)
+            .token_at(ID_TOKEN)?
+            .lifetime_at("/content/expires_in")?
+            .evaluate(evaluate);
+        Ok(MeshConnect { login })
+    }
+}
+
+impl fmt::Debug for MeshConnectBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MeshConnectBuilder").field("base", &self.base).finish_non_exhaustive()
+    }
 }
 
 /// What an answer means.

@@ -1,0 +1,69 @@
+//! A grant type of a server's own.
+
+use crate::source::issuer::Issuer;
+use crate::source::oauth2::client::Client;
+use crate::source::oauth2::grant::{Grant, Login, grant, resume};
+use crate::source::oauth2::settings::{client_auth, client_settings, optional_client};
+use crate::source::secret::SecretSource;
+
+/// An extension grant (RFC 6749 section 4.5): any grant type, with the parameters that it wants.
+///
+/// It covers the grants that servers define themselves, SAML 2.0 assertions (RFC 7522), and UMA tickets:
+///
+/// ```
+/// # fn main() -> Result<(), tower_bearer::Error> {
+/// # use http_body_util::Full; use bytes::Bytes;
+/// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// # let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+/// use tower_bearer::TokenCache;
+/// use tower_bearer::oauth2::{ExtensionGrant, Issuer};
+///
+/// let issuer = Issuer::new(http).token_endpoint("https://zoom.us/oauth/token");
+/// let grant = ExtensionGrant::builder(&issuer, "account_credentials")
+///     .grant_parameter("account_id", "my-account")
+///     .client_id("my-app")
+///     .client_auth("its secret")
+///     .build()?;
+/// let cache = TokenCache::new(grant);
+/// # Ok(()) }
+/// ```
+///
+/// If the server hands out a refresh token, the next fetch uses that; if there is none, or it is denied, the next fetch
+/// sends the grant again.
+#[derive(Debug)]
+pub struct ExtensionGrant {
+    grant: Grant,
+}
+
+/// The settings of an [`ExtensionGrant`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct ExtensionGrantBuilder {
+    grant: Grant,
+}
+
+grant!(ExtensionGrant, ExtensionGrantBuilder);
+resume!(ExtensionGrantBuilder);
+optional_client!(ExtensionGrantBuilder, grant.client);
+client_auth!(ExtensionGrantBuilder, grant.client);
+
+// === impl ExtensionGrant ===
+
+impl ExtensionGrant {
+    /// The grant with this type, as the server names it (`grant_type`).
+    pub fn builder(issuer: &Issuer, grant_type: &str) -> ExtensionGrantBuilder {
+        ExtensionGrantBuilder { grant: Grant::of(Client::without_client_id(issuer), Login::new(grant_type)) }
+    }
+}
+
+// === impl ExtensionGrantBuilder ===
+
+impl ExtensionGrantBuilder {
+    /// A parameter of the grant, in the place of one of this name. It is not sent with a refresh token, as
+    /// [`parameter`](Self::parameter) is. It may be a secret: a text, or an async closure that is called at each fetch.
+    ///
+    /// A name that the client or the grant type itself sends is invalid, as is an empty value.
+    pub fn grant_parameter<M>(self, name: &str, value: impl SecretSource<M>) -> Self {
+        Self { grant: self.grant.with_secret(name.to_owned(), value.into_provider()) }
+    }
+}

@@ -1,0 +1,252 @@
+//! What the grants share: a login, a refresh token that goes before it, or both.
+
+use std::borrow::Cow;
+use std::time::SystemTime;
+
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::secret::Secret;
+use crate::source::issuer::TOKEN_ENDPOINT;
+use crate::source::oauth2::client::Client;
+use crate::source::secret::SecretProvider;
+use crate::source::{FetchContext, Reason, require_non_empty};
+use crate::token::Token;
+
+/// A client, the login that its session begins with, and the refresh token that it resumes from.
+#[derive(Clone, Debug)]
+pub(crate) struct Grant {
+    pub(super) client: Client,
+    login: Option<Login>,
+    initial: Option<Initial>,
+}
+
+/// What the client sends to begin a session.
+#[derive(Clone, Debug)]
+pub(super) struct Login {
+    form: Vec<(&'static str, String)>,
+    secrets: Vec<(Cow<'static, str>, SecretProvider)>,
+    /// Whether a refresh token goes before it.
+    refreshes: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Initial {
+    Saved(SecretProvider),
+    /// What a person's login brought: sent as long as it lives, and refreshed if it can be.
+    Login(Token),
+}
+
+/// What the client sends beside the parameters of any grant.
+const CLIENT_PARAMETERS: [&str; 6] =
+    ["grant_type", "client_id", "client_secret", "client_assertion", "client_assertion_type", "scope"];
+
+// === impl Grant ===
+
+impl Grant {
+    /// A session that begins with this login.
+    pub(super) fn of(client: Client, login: Login) -> Self {
+        let client = login.secrets.iter().fold(client, |client, (_, secret)| client.redacting(secret));
+        Self { client, login: Some(login), initial: None }
+    }
+
+    /// A session without a login, which goes on from this refresh token.
+    pub(super) fn of_refresh_token(client: Client, refresh_token: SecretProvider) -> Self {
+        Self { client: client.without_login(), login: None, initial: None }.resuming(refresh_token)
+    }
+
+    /// The session that a person's login began.
+    pub(super) fn of_login(client: Client, token: Token) -> Self {
+        Self { client: client.without_login(), login: None, initial: Some(Initial::Login(token)) }
+    }
+
+    /// The same session, which goes on from this refresh token.
+    pub(super) fn resuming(self, refresh_token: SecretProvider) -> Self {
+        let client = self.client.redacting(&refresh_token);
+        Self { client, initial: Some(Initial::Saved(refresh_token)), ..self }
+    }
+
+    /// Adds a parameter to the login, in the place of one of this name.
+    pub(super) fn with_form(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        if let Some(login) = &mut self.login {
+            login.form.retain(|(other, _)| *other != name);
+            login.form.push((name, value.into()));
+        }
+        self
+    }
+
+    /// Adds a secret to the login.
+    pub(super) fn with_secret(self, name: impl Into<Cow<'static, str>>, secret: SecretProvider) -> Self {
+        let client = self.client.redacting(&secret);
+        let login = self.login.map(|login| login.secret(name, secret));
+        Self { client, login, ..self }
+    }
+
+    /// The grant, if its settings are valid.
+    pub(super) fn build(self) -> Result<Self, Error> {
+        for (name, value) in self.login.iter().flat_map(|login| &login.form) {
+            require_non_empty(name, value)?;
+        }
+        for (name, secret) in self.login.iter().flat_map(|login| &login.secrets) {
+            if matches!(name, Cow::Owned(_)) {
+                require_non_empty("grant_parameter", name)?;
+                if CLIENT_PARAMETERS.contains(&&**name) {
+                    let problem = format!("{name} is sent by a setting of its own");
+                    return Err(Error::invalid("grant_parameter", problem));
+                }
+            }
+            secret.check(field(name))?;
+        }
+        if let Some(Initial::Saved(refresh_token)) = &self.initial {
+            refresh_token.check("refresh_token")?;
+        }
+        Ok(Self { client: self.client.build(&[TOKEN_ENDPOINT])?, ..self })
+    }
+
+    pub(super) async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
+        if let Some(Initial::Login(token)) = &self.initial
+            && context.replaced().is_none()
+            && context.reason() != Reason::Asked
+            && let Some(token) = with_remaining_lifetime(token, context.now())
+        {
+            return Ok(token);
+        }
+        let Some(login) = &self.login else {
+            let refresh_token = match context.refresh_token() {
+                Some(newest) => newest,
+                None => self.initial_refresh_token(context.now()).await?.ok_or_else(|| {
+                    Error::denied("the login brought no refresh token (most servers want the scope offline_access for it): log in again")
+                })?,
+            };
+            return self.client.refresh(&context, &refresh_token).await;
+        };
+        let refresh_token = match context.refresh_token() {
+            Some(newest) => Some(newest).filter(|_| login.refreshes || self.initial.is_some()),
+            // A saved one that was denied does not come back once the login has brought a token. If it cannot be read, the
+            // login helps.
+            None if context.replaced().is_none() => self.initial_refresh_token(context.now()).await.ok().flatten(),
+            None => None,
+        };
+        let now = context.now();
+        self.client
+            .renew(&context, refresh_token, async {
+                let mut secrets = Vec::new();
+                for (name, secret) in &login.secrets {
+                    secrets.push((&**name, secret.get(field(name), now).await?));
+                }
+                let form: Vec<_> = login.form.iter().map(|(name, value)| (*name, &**value)).collect();
+                self.client.grant(&context, &form, &secrets).await
+            })
+            .await
+    }
+
+    /// The refresh token that the session begins with.
+    pub(super) async fn refresh_token(&self) -> Result<Option<Secret>, Error> {
+        // Outside a fetch.
+        self.initial_refresh_token(Clock::System.now().system_time()).await
+    }
+
+    async fn initial_refresh_token(&self, now: SystemTime) -> Result<Option<Secret>, Error> {
+        match &self.initial {
+            Some(Initial::Saved(refresh_token)) => refresh_token.get("refresh_token", now).await.map(Some),
+            Some(Initial::Login(token)) => Ok(token.refresh_token()),
+            None => Ok(None),
+        }
+    }
+}
+
+/// What an error calls a parameter.
+fn field(name: &Cow<'static, str>) -> &'static str {
+    match name {
+        Cow::Borrowed(name) => name,
+        Cow::Owned(_) => "grant_parameter",
+    }
+}
+
+/// A login's token with what is left of its life, where that is worth it or all there is.
+fn with_remaining_lifetime(token: &Token, now: SystemTime) -> Option<Token> {
+    // A clock that was set back makes no token live longer.
+    let left = token.expires_at()?.duration_since(now).ok()?.min(token.lifetime());
+    let gone = token.lifetime() - left;
+    let rest = token.clone().with_lifetime(left);
+    let rest = match token.refresh_in() {
+        Some(refresh_in) => rest.with_refresh_in(refresh_in.saturating_sub(gone)),
+        None => rest,
+    };
+    (left > token.lifetime() / 5 || token.refresh_token().is_none()).then_some(rest)
+}
+
+// === impl Login ===
+
+impl Login {
+    /// A login with this grant type.
+    pub(super) fn new(grant_type: impl Into<String>) -> Self {
+        Self { form: vec![("grant_type", grant_type.into())], secrets: Vec::new(), refreshes: true }
+    }
+
+    /// Logs in each time, also if the server hands out refresh tokens.
+    pub(super) fn without_refresh(self) -> Self {
+        Self { refreshes: false, ..self }
+    }
+
+    pub(super) fn form(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.form.push((name, value.into()));
+        self
+    }
+
+    pub(super) fn secret(mut self, name: impl Into<Cow<'static, str>>, secret: SecretProvider) -> Self {
+        let name = name.into();
+        self.secrets.retain(|(other, _)| *other != name);
+        self.secrets.push((name, secret));
+        self
+    }
+}
+
+// === macros ===
+
+/// What every grant is: a source, and a builder that ends in `build`.
+macro_rules! grant {
+    ($grant:ident, $builder:ident) => {
+        client_settings!($builder, grant.client);
+
+        impl $builder {
+            /// Checks the settings and the issuer's URLs, and builds the grant.
+            ///
+            /// # Errors
+            /// Returns an error that names the field if a setting or a URL is invalid, or if the issuer has no token
+            /// endpoint.
+            pub fn build(self) -> Result<$grant, $crate::error::Error> {
+                Ok($grant { grant: self.grant.build()? })
+            }
+        }
+
+        impl $crate::source::TokenSource for $grant {
+            async fn fetch(
+                &self,
+                context: $crate::source::FetchContext,
+            ) -> Result<$crate::token::Token, $crate::error::Error> {
+                self.grant.fetch(context).await
+            }
+
+            async fn refresh_token(&self) -> Result<Option<$crate::secret::Secret>, $crate::error::Error> {
+                self.grant.refresh_token().await
+            }
+        }
+    };
+}
+
+/// What grants with a login can say.
+macro_rules! resume {
+    ($builder:ident) => {
+        impl $builder {
+            /// Goes on from a saved refresh token, and logs in if that is denied or cannot be read.
+            ///
+            /// Each newer refresh token is handed to [`on_rotation`](crate::TokenCache::on_rotation) for saving.
+            pub fn resume<M>(mut self, refresh_token: impl $crate::source::secret::SecretSource<M>) -> Self {
+                self.grant = self.grant.resuming(refresh_token.into_provider());
+                self
+            }
+        }
+    };
+}
+
+pub(crate) use {grant, resume};
