@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `cache/session.rs` | what the cache holds and what each event does: pure decisions |
 //! | `cache/driver.rs` | locks, the single flight, the source, publishing, events |
+//! | `cache/own_run.rs` | which runs the current task is part of, so that none waits for itself |
 //! | `cache/reader.rs` | what requests see, without a lock |
 
 use std::fmt;
@@ -25,6 +26,7 @@ use crate::telemetry::Telemetry;
 use crate::token::{MAX_LIFETIME, SessionId, Token, TokenId};
 
 mod driver;
+mod own_run;
 mod reader;
 mod session;
 
@@ -131,6 +133,7 @@ impl TokenCache {
     /// - there is no token within the fetch deadline;
     /// - there is no tokio runtime to fetch on, or one without timers;
     /// - the session was signed out, or another one began while this call waited;
+    /// - there is no usable token, and this cache's own source or `on_rotation` asks, which would wait for itself;
     /// - the cache was shut down.
     ///
     /// # Cancel safety
@@ -269,7 +272,9 @@ impl TokenCache {
     /// ```
     ///
     /// # Errors
-    /// The session has ended here, and its refresh token may still work: `revoke` failed (its error is the
+    /// This cache's own source or `on_rotation` calls it: nothing happens, because it would wait for itself.
+    ///
+    /// Otherwise the session has ended here, and its refresh token may still work: `revoke` failed (its error is the
     /// [source](std::error::Error::source)), or another session began meanwhile.
     /// It is forgotten even so, and a second call revokes nothing: to try again, keep the [`Secret`] that `revoke` was given.
     ///
@@ -288,7 +293,7 @@ impl TokenCache {
     /// Ends fetching: waits for the fetch in flight and for its `on_rotation`, and starts none after it.
     ///
     /// The token there is goes on being served until it expires; after that callers get an error that
-    /// [says so](Error::is_closed).
+    /// [says so](Error::is_closed). Called by this cache's own source or `on_rotation`, it does not wait.
     ///
     /// # Errors
     /// None: how the fetch ended is told to those who waited for it, and by [`status`](TokenCache::status).

@@ -90,6 +90,8 @@ enum Kind {
     Lost,
     Closed,
     SignedOut,
+    /// The source or `on_rotation` asked its own cache.
+    WaitsForItself,
 }
 
 /// An answer of a token endpoint that is not a token.
@@ -152,6 +154,7 @@ impl Error {
             Kind::Source { denied } | Kind::Secret { denied, .. } => !denied,
             Kind::Invalid { .. } | Kind::Request(_) | Kind::Denied(_) | Kind::Login(_) => false,
             Kind::NoRuntime | Kind::NoTimers | Kind::NotRevoked | Kind::Closed | Kind::SignedOut => false,
+            Kind::WaitsForItself => false,
         }
     }
 
@@ -295,6 +298,10 @@ impl Error {
         Self::new(Kind::SignedOut)
     }
 
+    pub(crate) fn waits_for_itself() -> Self {
+        Self::new(Kind::WaitsForItself)
+    }
+
     /// Whether rejections have used their budget.
     pub(crate) fn is_over_budget(&self) -> bool {
         matches!(self.inner.kind, Kind::Refused)
@@ -404,6 +411,9 @@ impl fmt::Display for Error {
             Kind::SignedOut => {
                 f.write_str("the session was signed out; log in again, and hand the login to `TokenCache::sign_in`")
             }
+            Kind::WaitsForItself => f.write_str(
+                "the token source, or `on_rotation`, asked its own cache and would wait for itself; mark its requests with `NoToken`, or give it a client without the layer",
+            ),
         }?;
         if let Some(response) = &self.rejected_response {
             write!(f, " (the API answered {})", response.status().as_u16())?;

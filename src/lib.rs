@@ -96,6 +96,13 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
+// It would compile, and panic when it first reads a clock.
+#[cfg(all(target_family = "wasm", target_os = "unknown"))]
+compile_error!(
+    "tower-bearer needs a clock and tokio's timers, which wasm32-unknown-unknown does not have; in a browser, use a client \
+     whose session the browser keeps"
+);
+
 mod cache;
 mod challenge;
 mod clock;
@@ -103,6 +110,7 @@ mod error;
 mod future;
 mod layer;
 pub mod meshydb;
+mod no_token;
 mod origin;
 mod refusal;
 pub mod resend;
@@ -126,12 +134,13 @@ pub use challenge::Challenge;
 pub use error::Error;
 pub use future::{InnerService, ResponseFuture};
 pub use layer::BearerLayer;
+pub use no_token::NoToken;
 pub use origin::Origin;
 pub use refusal::Refusal;
 pub use resend::Resend;
 pub use schedule::{Phase, Refresh};
 pub use secret::Secret;
-pub use service::{Bearer, NoToken};
+pub use service::Bearer;
 #[cfg(feature = "exec")]
 pub use source::exec;
 pub use source::secret::SecretSource;

@@ -250,12 +250,9 @@ impl<'a> Host<&'a str> {
 impl<N: AsRef<str>> Host<N> {
     fn is_loopback(&self) -> bool {
         match self {
-            // RFC 6761 section 6.3: names below `localhost.` are loopback as well.
-            Self::Name(name) => {
-                let name = name.as_ref().as_bytes();
-                name.eq_ignore_ascii_case(b"localhost")
-                    || name.last_chunk().is_some_and(|tail: &[u8; 10]| tail.eq_ignore_ascii_case(b".localhost"))
-            }
+            // Not the names below it, although RFC 6761 section 6.3 says so: most resolvers ask the network for them, and
+            // whoever answers would get token and secret in clear text.
+            Self::Name(name) => name.as_ref().eq_ignore_ascii_case("localhost"),
             Self::Ip(ip) => ip.is_loopback(),
         }
     }

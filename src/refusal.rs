@@ -19,8 +19,8 @@ use crate::origin::{Origins, Verdict};
 /// | `Bearer error="insufficient_scope"`, `"invalid_request"` or `"insufficient_user_authentication"` | good: a new one like it would not help |
 /// | other schemes only | not what was asked for |
 ///
-/// For an API that takes Bearer tokens and calls them something else (`Token`, `OAuth`), `.status(StatusCode::UNAUTHORIZED)`
-/// makes every 401 a refusal.
+/// For an API that takes Bearer tokens and calls them something else (`Token`, `OAuth`, `Basic`), there is
+/// [`any_scheme`](Refusal::any_scheme); `.status(StatusCode::UNAUTHORIZED)` makes every 401 a refusal.
 ///
 /// A response that comes from an origin that is not the layer's own, after a redirect beneath it, says nothing about the
 /// token. A 403 does not by default; some servers answer a dead token with it, and for those it is
@@ -41,6 +41,7 @@ use crate::origin::{Origins, Verdict};
 pub struct Refusal {
     statuses: Vec<StatusCode>,
     grpc: bool,
+    any_scheme: bool,
     when: Option<Arc<When>>,
     /// Whether anything but a 401 may be a refusal.
     looks_further: bool,
@@ -76,6 +77,16 @@ impl Refusal {
         self
     }
 
+    /// Challenges of other schemes count as none: a 401 with `Basic realm="x"` alone says that the token was refused.
+    ///
+    /// For servers that challenge for the login of their web pages when a Bearer token is dead. Price: a request that asks
+    /// for another scheme's credentials costs a refresh, within the budget, and a second send. `insufficient_scope` and the
+    /// other errors of a Bearer challenge are still handed back.
+    #[must_use]
+    pub fn any_scheme(self) -> Self {
+        Self { any_scheme: true, ..self }
+    }
+
     /// A sign of the API's own: a response for which this is true is a refusal, whatever its status. Replaces an
     /// earlier one.
     #[must_use]
@@ -93,7 +104,7 @@ impl Refusal {
 
     /// Judges the response to a request that carried our token to one of our origins; gives the response back.
     pub(crate) fn judge<A>(&self, response: Response<A>, origins: &Origins) -> (Response<A>, bool) {
-        let sign = response.status() == StatusCode::UNAUTHORIZED && challenges_the_token(response.headers())
+        let sign = response.status() == StatusCode::UNAUTHORIZED && self.is_challenged(response.headers())
             || self.statuses.contains(&response.status())
             || self.grpc && response.headers().get("grpc-status") == Some(&UNAUTHENTICATED);
         let (response, sign) = match &self.when {
@@ -107,6 +118,11 @@ impl Refusal {
         let refused = sign && !is_from_elsewhere(&response, origins);
         (response, refused)
     }
+
+    /// No challenge at all, or a Bearer challenge; not other schemes alone.
+    fn is_challenged(&self, headers: &HeaderMap) -> bool {
+        challenge::asks_for_bearer(headers, &NOT_THE_TOKENS, self.any_scheme)
+    }
 }
 
 impl fmt::Debug for Refusal {
@@ -114,14 +130,10 @@ impl fmt::Debug for Refusal {
         f.debug_struct("Refusal")
             .field("statuses", &self.statuses)
             .field("grpc", &self.grpc)
+            .field("any_scheme", &self.any_scheme)
             .field("when", &self.when.is_some())
             .finish()
     }
-}
-
-/// No challenge at all, or a Bearer challenge; not other schemes alone.
-fn challenges_the_token(headers: &HeaderMap) -> bool {
-    challenge::asks_for_bearer(headers, &NOT_THE_TOKENS)
 }
 
 fn is_from_elsewhere<A>(response: &Response<A>, origins: &Origins) -> bool {

@@ -17,6 +17,7 @@ use tower::{BoxError, Service};
 use crate::cache::{Freshness, Reader, Usable};
 use crate::error::Error;
 use crate::future::{Attempt, InnerService, LayerConfig, ResponseFuture, RetryState};
+use crate::no_token::NoToken;
 use crate::origin::Verdict;
 use crate::resend::{CloneBody, Resend};
 
@@ -35,16 +36,6 @@ pub struct Bearer<S, R = CloneBody> {
     reader: Reader<LayerConfig<S>>,
     resend: R,
 }
-
-/// A request extension: this request passes without a token, and its 401 is its own.
-///
-/// ```
-/// use tower_bearer::NoToken;
-///
-/// let request = http::Request::get("https://api.example.com/health").extension(NoToken).body(());
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NoToken;
 
 /// What becomes of a request without a usable token.
 enum Disposition {

@@ -26,6 +26,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tower::BoxError;
 use tracing::Instrument;
 
+use crate::cache::own_run;
 use crate::cache::reader::Snapshot;
 use crate::cache::session::{Decision, Demand, Outcome, Rejection, Run, SaveStep, SaveTicket, Session, Status, Timing};
 use crate::clock::{self, Clock};
@@ -306,6 +307,7 @@ impl Driver {
         let slot = SingleFlight::lock(&self.flight);
         let mut state = self.state();
         match state.session.decide(demand, session, &self.policy, now, slot.is_in_flight(now.mono)) {
+            Decision::Join | Decision::Start(_) if own_run::is_within(session) => Err(Error::waits_for_itself()),
             Decision::Use(token) => Ok(Acquired::Ready(token)),
             Decision::Fail(error) => Err(error),
             Decision::OverBudget => {
@@ -320,7 +322,7 @@ impl Driver {
                 let runtime = clock::runtime().ok_or_else(Error::no_runtime)?;
                 let run = Run { number: slot.next_run(), plan };
                 state.session.on_started(run, &self.policy, now);
-                let work = Arc::clone(self).run(run, Arc::clone(&state.source));
+                let work = own_run::within(session, Arc::clone(self).run(run, Arc::clone(&state.source)));
                 let saving = if state.on_rotation.is_some() { SAVE_DEADLINE } else { Duration::ZERO };
                 drop(state);
                 let deadline = now.mono + self.policy.fetch_deadline() + saving + GRACE;
@@ -505,6 +507,9 @@ impl Driver {
         T: Future<Output = Result<(), E>>,
         E: Into<BoxError>,
     {
+        if own_run::is_within(self.snapshot.load().view.session) {
+            return Err(Error::waits_for_itself());
+        }
         let (epoch, running, former) = {
             let slot = SingleFlight::lock(&self.flight);
             let mut state = self.state();
@@ -549,7 +554,9 @@ impl Driver {
             slot.handle()
         };
         self.changed.notify_waiters();
-        self.until_ended(running).await;
+        if !own_run::is_within(self.snapshot.load().view.session) {
+            self.until_ended(running).await;
+        }
     }
 
     /// Waits until a run ends, or until its deadline.

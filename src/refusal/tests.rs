@@ -118,6 +118,30 @@ fn a_status_that_was_named_always_means_refused() {
 }
 
 #[test]
+fn challenges_of_other_schemes_count_as_none_by_a_setting() {
+    let other_schemes = [
+        &["BASIC realm=\"the app\""][..],
+        &["Negotiate"],
+        &["Negotiate, NTLM, Basic realm=\"x\""],
+        &["Digest realm=\"x\", nonce=\"y\", error=\"insufficient_scope\""],
+        &["OAuth realm=\"Service\""],
+    ];
+    for headers in other_schemes {
+        assert!(!is_refused(&Refusal::new(), challenged(401, headers)), "by default: {headers:?}");
+        assert!(is_refused(&Refusal::new().any_scheme(), challenged(401, headers)), "{headers:?}");
+        assert!(!is_refused(&Refusal::new().any_scheme(), challenged(403, headers)), "{headers:?}");
+    }
+    // What the server says of the token still counts.
+    for headers in [
+        &["Bearer error=\"insufficient_scope\""][..],
+        &["BASIC realm=\"the app\"", "Bearer error=\"insufficient_scope\", scope=\"write\""],
+        &["Bearer error=\"insufficient_user_authentication\", acr_values=\"high\", Basic"],
+    ] {
+        assert!(!is_refused(&Refusal::new().any_scheme(), challenged(401, headers)), "{headers:?}");
+    }
+}
+
+#[test]
 fn a_sign_of_the_apis_own_is_asked_for_only_where_nothing_else_says_so() {
     let asked = Arc::new(AtomicUsize::new(0));
     let refusal = Refusal::grpc().status(status(419)).when({
@@ -194,8 +218,9 @@ fn the_response_comes_back_as_it_was() {
 #[test]
 fn debug_says_what_was_set() {
     let refusal = Refusal::grpc().status(status(419)).when(|_| true);
-    assert_eq!(format!("{refusal:?}"), "Refusal { statuses: [419], grpc: true, when: true }");
-    assert_eq!(format!("{:?}", Refusal::new()), "Refusal { statuses: [], grpc: false, when: false }");
+    assert_eq!(format!("{refusal:?}"), "Refusal { statuses: [419], grpc: true, any_scheme: false, when: true }");
+    let nothing_set = "Refusal { statuses: [], grpc: false, any_scheme: false, when: false }";
+    assert_eq!(format!("{:?}", Refusal::new()), nothing_set);
 }
 
 // === gRPC ===

@@ -349,7 +349,10 @@ impl Client {
         let bad_request = self.bad_request_denies && answer.status == StatusCode::BAD_REQUEST && !page;
         let denied = (known.is_some() || bad_request) && answer.status != StatusCode::TOO_MANY_REQUESTS;
         let is_end = self.has_no_login && known != Some(INVALID_CLIENT);
-        let code = known.map(Cow::Borrowed).or_else(|| code.map(|code| Cow::Owned(code.to_owned())));
+        // Not redacted: a login goes on by them.
+        let goes_on =
+            code.and_then(|code| ["authorization_pending", "slow_down"].into_iter().find(|known| *known == code));
+        let code = known.or(goes_on).map(Cow::Borrowed).or_else(|| code.map(|code| Cow::Owned(code.to_owned())));
         let error = answer.error(denied, code, text);
         if is_end { error.without_login() } else { error }
     }
