@@ -307,6 +307,11 @@ impl Error {
         matches!(self.inner.kind, Kind::Refused)
     }
 
+    /// No answer came, because the connection could not be made or broke.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self.inner.kind, Kind::Unreachable { .. })
+    }
+
     /// The answer may be lost while the work was done: a refresh is repeated with the same refresh token.
     pub(crate) fn is_ambiguous(&self) -> bool {
         matches!(self.inner.kind, Kind::Unreachable { .. } | Kind::Silent { .. })

@@ -94,6 +94,7 @@ pub trait TokenSource: Send + Sync + 'static {
 pub struct FetchContext {
     replaced: Option<Token>,
     reason: Reason,
+    failed_fetches: u32,
     deadline: Duration,
     clock: Clock,
     rotation: Arc<Rotation>,
@@ -128,7 +129,8 @@ impl FetchContext {
     /// 30 s, and with the time of the operating system.
     pub fn new(reason: Reason) -> Self {
         let rotation = Arc::new(Rotation { newest: Mutex::default(), report: None });
-        Self { replaced: None, reason, deadline: Duration::from_secs(30), clock: Clock::System, rotation }
+        let (deadline, clock) = (Duration::from_secs(30), Clock::System);
+        Self { replaced: None, reason, failed_fetches: 0, deadline, clock, rotation }
     }
 
     /// The context of a cache's fetch. `refresh_token` is the newest; `report` is called with each that follows it.
@@ -141,7 +143,7 @@ impl FetchContext {
         report: impl Fn(Secret) + Send + Sync + 'static,
     ) -> Self {
         let rotation = Arc::new(Rotation { newest: Mutex::new(refresh_token), report: Some(Box::new(report)) });
-        Self { replaced, reason, deadline, clock, rotation }
+        Self { replaced, reason, failed_fetches: 0, deadline, clock, rotation }
     }
 
     /// Sets the token to be replaced, and with it the newest refresh token.
@@ -149,6 +151,12 @@ impl FetchContext {
     pub fn with_replaced(self, token: Token) -> Self {
         let rotation = Rotation { newest: Mutex::new(token.refresh_token()), report: None };
         Self { replaced: Some(token), rotation: Arc::new(rotation), ..self }
+    }
+
+    /// Sets how many fetches have failed in a row.
+    #[must_use]
+    pub fn with_failed_fetches(self, failed_fetches: u32) -> Self {
+        Self { failed_fetches, ..self }
     }
 
     /// Sets how long the fetch may take.
@@ -191,6 +199,13 @@ impl FetchContext {
     /// Why it is fetched.
     pub fn reason(&self) -> Reason {
         self.reason
+    }
+
+    /// How many fetches have failed in a row, since the last that brought a token.
+    ///
+    /// A source with a refresh token and a login tries the login if the refresh has failed for long.
+    pub fn failed_fetches(&self) -> u32 {
+        self.failed_fetches
     }
 
     /// The time of day by the cache's clock: what an expiry date in an answer is compared with.

@@ -409,6 +409,7 @@ impl Driver {
         };
         let clock = self.clock.clone();
         let context = FetchContext::of_cache(replaced, refresh_token, run.plan.reason, deadline, clock, report);
+        let context = context.with_failed_fetches(self.state().session.failed_fetches());
         let span = self.telemetry.fetching(run.plan.reason);
         let fetch = catch_panic(async { source.fetch(context).await }).instrument(span);
         match clock::timeout(deadline, fetch)?.await {

@@ -78,6 +78,8 @@ pub(crate) struct Failure {
     pub(crate) retry_at: Moment,
     /// How many fetches in a row have failed in the same way.
     streak: u32,
+    /// How many fetches in a row have failed, in whatever way.
+    fetches: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -304,6 +306,11 @@ impl Session {
         self.rotation.refresh_token.as_ref()
     }
 
+    /// How many fetches have failed in a row.
+    pub(crate) fn failed_fetches(&self) -> u32 {
+        self.view.failure.as_ref().map_or(0, |failure| failure.fetches)
+    }
+
     pub(crate) fn status(&self, now: Moment, fetching: bool) -> Status {
         let View { current, failure, .. } = &self.view;
         let backoff = failure.as_ref().map(|failure| failure.retry_at.wait(now));
@@ -473,7 +480,8 @@ impl Session {
         } else {
             schedule::backoff(streak, self.view.remaining(now), error.retry_after(), jitter)
         };
-        self.view.failure = Some(Failure { error: error.clone(), retry_at: now.after(backoff), streak });
+        let fetches = self.failed_fetches().saturating_add(1);
+        self.view.failure = Some(Failure { error: error.clone(), retry_at: now.after(backoff), streak, fetches });
         Outcome::Failed { answer: Err(error.clone()), error, backoff }
     }
 

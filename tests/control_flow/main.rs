@@ -8,4 +8,5 @@ mod common;
 mod sources;
 
 mod device;
+mod logins;
 mod own_calls;

@@ -740,6 +740,7 @@ impl Walk {
         prop_assert_eq!(status.last_failure.map(|error| error.is_denied()), failure.map(|(denied, ..)| denied));
         let backoff = failure.map(|(_, retry_at, _)| retry_at.wait(*now)).filter(|wait| !wait.is_zero());
         prop_assert_eq!(status.next_attempt_in, backoff);
+        prop_assert_eq!(session.failed_fetches(), model.failures().len() as u32);
         prop_assert_eq!(text_of(session.refresh_token().cloned()), model.refresh_token());
         let view = session.view();
         prop_assert_eq!(view.session, self.id(model.session()));

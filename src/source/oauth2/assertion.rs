@@ -1,9 +1,12 @@
 //! A token for something that proves who asks: another token, or an assertion.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use crate::error::Error;
+use crate::secret::Secret;
 use crate::source::endpoint::{Endpoint, TOKEN_ENDPOINT};
 use crate::source::issuer::Issuer;
-use crate::source::oauth2::client::Client;
+use crate::source::oauth2::client::{Client, again_if_broken};
 use crate::source::oauth2::settings::{client_settings, optional_client};
 use crate::source::secret::{SecretProvider, SecretSource};
 use crate::source::transport::HttpClient;
@@ -12,8 +15,9 @@ use crate::token::Token;
 
 /// Token exchange (RFC 8693): a token for another, which an async closure hands over at each fetch.
 ///
-/// Where the server hands out a refresh token, the next fetch uses that; where there is none, or it is denied, it
-/// exchanges again. The token may be that of another [`TokenCache`](crate::TokenCache), or a file that is rewritten:
+/// If the server hands out a refresh token, the next fetch uses that; if there is none, or it is denied, it exchanges
+/// again. An exchange belongs to its tokens: if the subject's or the actor's is another than that of the last exchange, the
+/// refresh token of that exchange is not used. The token may be that of another [`TokenCache`](crate::TokenCache), or a file that is rewritten:
 ///
 /// ```
 /// # fn f(user: tower_bearer::TokenCache) -> Result<(), tower_bearer::Error> {
@@ -39,6 +43,15 @@ pub struct TokenExchange {
     subject_type: String,
     actor: Option<(SecretProvider, String)>,
     requested_type: Option<String>,
+    exchanged: Mutex<Option<Exchanged>>,
+}
+
+/// For which tokens the last exchange was, and the refresh token that came of it.
+#[derive(Debug, PartialEq)]
+struct Exchanged {
+    subject: Secret,
+    actor: Option<Secret>,
+    refresh_token: Option<Secret>,
 }
 
 /// The JWT bearer grant (RFC 7523 section 2.1): a token for an assertion.
@@ -84,7 +97,8 @@ impl TokenExchange {
     fn of<M>(endpoint: Endpoint, subject_token: impl SecretSource<M>) -> Result<Self, Error> {
         let subject = SecretProvider::checked("subject_token", subject_token)?;
         let client = Client::without_client_id(endpoint).redacting(&subject);
-        Ok(Self { client, subject, subject_type: ACCESS_TOKEN.to_owned(), actor: None, requested_type: None })
+        let subject_type = ACCESS_TOKEN.to_owned();
+        Ok(Self { client, subject, subject_type, actor: None, requested_type: None, exchanged: Mutex::default() })
     }
 
     /// What the subject token is, by the identifiers of RFC 8693 section 3. Default:
@@ -125,25 +139,41 @@ impl TokenExchange {
         self.requested_type = Some(identifier);
         Ok(self)
     }
+
+    fn exchanged(&self) -> MutexGuard<'_, Option<Exchanged>> {
+        self.exchanged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl TokenSource for TokenExchange {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
-        let exchange = async {
-            let now = context.now();
-            let mut form = vec![
-                ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
-                ("subject_token_type", &self.subject_type),
-            ];
-            let mut tokens = vec![("subject_token", self.subject.get("subject_token", now).await?)];
-            if let Some((actor, identifier)) = &self.actor {
-                form.push(("actor_token_type", identifier));
-                tokens.push(("actor_token", actor.get("actor_token", now).await?));
-            }
-            form.extend(self.requested_type.as_deref().map(|identifier| ("requested_token_type", identifier)));
-            self.client.grant(&context, &form, &tokens).await
+        let now = context.now();
+        let subject = self.subject.get("subject_token", now).await?;
+        let actor = match &self.actor {
+            Some((actor, identifier)) => Some((actor.get("actor_token", now).await?, identifier)),
+            None => None,
         };
-        self.client.renew(&context, exchange).await
+        let mut exchange = Exchanged {
+            subject: subject.clone(),
+            actor: actor.as_ref().map(|(actor, _)| actor.clone()),
+            refresh_token: context.refresh_token(),
+        };
+        let mut form = vec![
+            ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
+            ("subject_token_type", &self.subject_type),
+        ];
+        let mut tokens = vec![("subject_token", subject)];
+        if let Some((actor, identifier)) = actor {
+            form.push(("actor_token_type", identifier));
+            tokens.push(("actor_token", actor));
+        }
+        form.extend(self.requested_type.as_deref().map(|identifier| ("requested_token_type", identifier)));
+        let login = self.client.grant(&context, &form, &tokens);
+        let goes_on = self.exchanged().as_ref() == Some(&exchange);
+        let token = if goes_on { self.client.renew(&context, login).await? } else { login.await? };
+        exchange.refresh_token = token.refresh_token();
+        *self.exchanged() = Some(exchange);
+        Ok(token)
     }
 }
 
@@ -178,11 +208,12 @@ impl JwtBearer {
 
 impl TokenSource for JwtBearer {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
-        let login = async {
+        let ask = || async {
             let form = [("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer")];
+            // Asked for anew for a second attempt, because a server takes most assertions once.
             let assertion = self.assertion.get("assertion", context.now()).await?;
-            self.client.grant(&context, &form, &[("assertion", assertion)]).await
+            self.client.grant_once(&context, &form, &[("assertion", assertion)]).await
         };
-        self.client.renew(&context, login).await
+        self.client.renew(&context, again_if_broken(ask)).await
     }
 }

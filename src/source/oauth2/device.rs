@@ -13,7 +13,7 @@ use crate::secret::Secret;
 use crate::source::answer;
 use crate::source::endpoint::{Endpoint, TOKEN_ENDPOINT};
 use crate::source::issuer::Issuer;
-use crate::source::oauth2::client::Client;
+use crate::source::oauth2::client::{Client, again_if_broken};
 use crate::source::oauth2::refresh::RefreshToken;
 use crate::source::oauth2::settings::{client_auth, client_settings};
 use crate::source::transport::{HttpClient, TokenResponse};
@@ -107,7 +107,7 @@ impl DeviceCode {
     /// Dropping the future drops the question; a code nobody was shown ends by itself.
     pub async fn begin(&self) -> Result<DeviceAuthorization, Error> {
         let authorization = self.client.endpoint.with_location_of(&self.authorization);
-        let answer = self.client.call(&authorization, &[], &[], true).await?;
+        let answer = again_if_broken(|| self.client.call(&authorization, &[], &[], true)).await?;
         // Some servers say no with a 200.
         let body = serde_json::from_slice::<Map<String, Value>>(&answer.body).unwrap_or_default();
         if !answer.status.is_success() || body.contains_key("error") && !body.contains_key("device_code") {

@@ -12,8 +12,9 @@ use crate::token::Token;
 
 /// The password grant (RFC 6749 section 4.3), for servers that still ask for it.
 ///
-/// Where the server hands out a refresh token, the next fetch uses that; where the refresh token is denied, it logs in
-/// again.
+/// If the server hands out a refresh token, the next fetch uses that. If the refresh token is denied, or three fetches in a
+/// row have failed, it logs in again in the same fetch. The password is sent once in a fetch, also if the connection
+/// breaks.
 #[derive(Debug)]
 pub struct Password {
     client: Client,
@@ -73,7 +74,7 @@ impl TokenSource for Password {
             .renew(&context, async {
                 let form = [("grant_type", "password"), ("username", &*self.username)];
                 let password = self.password.get("password", context.now()).await?;
-                self.client.grant(&context, &form, &[("password", password)]).await
+                self.client.grant_once(&context, &form, &[("password", password)]).await
             })
             .await
     }

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::endpoint::Endpoint;
 use crate::source::issuer::Issuer;
-use crate::source::oauth2::client::Client;
+use crate::source::oauth2::client::{Client, again_if_broken};
 use crate::source::oauth2::settings::client_auth;
 use crate::source::transport::HttpClient;
 use crate::token::Token;
@@ -85,7 +85,8 @@ impl Revocation {
 
     async fn revoke(&self, hint: &str, token: Secret) -> Result<(), Error> {
         let (form, token) = ([("token_type_hint", hint)], [("token", token)]);
-        let answer = self.client.call(&self.client.endpoint, &form, &token, false).await?;
+        let ask = || self.client.call(&self.client.endpoint, &form, &token, false);
+        let answer = again_if_broken(ask).await?;
         if answer.status.is_success() { Ok(()) } else { Err(self.client.failure(&answer)) }
     }
 }
