@@ -19,6 +19,7 @@ use crate::cache::driver::Driver;
 use crate::cache::session::{Demand, Rejection};
 use crate::clock::{self, Clock};
 use crate::error::Error;
+use crate::refusal::Sign;
 use crate::schedule::Refresh;
 use crate::secret::Secret;
 use crate::source::{Fixed, TokenSource};
@@ -30,6 +31,7 @@ mod own_run;
 mod reader;
 mod session;
 
+pub(crate) use crate::cache::driver::Rejected;
 pub(crate) use crate::cache::reader::{Freshness, Reader, Snapshot, SnapshotSource, Usable};
 pub use crate::cache::session::Status;
 
@@ -171,11 +173,11 @@ impl TokenCache {
     /// The rejection is noted and the fetch started when the future is first polled; dropping it after that leaves the
     /// fetch running.
     pub async fn refuse(&self, token: &Token) -> Result<Token, Error> {
-        match self.driver.reject(token.id()) {
+        match self.driver.reject(token.id(), Rejected::default()) {
             Rejection::Unknown => self.peek().ok_or_else(|| {
                 Error::invalid("token", "this cache did not issue it; report it to the cache that it came from")
             }),
-            rejection => self.replacement(token.id(), rejection).await,
+            rejection => self.replacement(token.id(), None, rejection).await,
         }
     }
 
@@ -340,30 +342,36 @@ impl TokenCache {
     ///
     /// # Errors
     /// Returns an error if the replacement cannot be started.
-    pub(crate) fn replace_in_background(&self, token: TokenId) -> Result<(), Error> {
-        self.driver.replace_in_background(token)
+    pub(crate) fn replace_in_background(&self, token: TokenId, rejected: Rejected) -> Result<(), Error> {
+        self.driver.replace_in_background(token, rejected)
     }
 
     /// Waits for the token that a rejected request is sent again with.
     ///
     /// A token that was published only just now may not have reached every server of the API: then the request waits a
     /// moment, and goes again with what there is.
-    pub(crate) async fn replace(&self, token: TokenId) -> Result<(), Error> {
-        if let Some(lag) = self.driver.replication_lag(token)
-            && let Ok(lag) = clock::timeout(lag, std::future::pending::<()>())
-        {
-            let _ = lag.await;
-            return self.get_in(token.session).await.map(drop);
-        }
-        self.replacement(token, self.driver.reject(token)).await.map(drop)
+    pub(crate) async fn replace(&self, token: TokenId, rejected: Rejected) -> Result<(), Error> {
+        let sign = rejected.sign;
+        self.replacement(token, sign, self.driver.reject(token, rejected)).await.map(drop)
+    }
+
+    /// Notes whether the second send of a request, which carried this token, was accepted.
+    pub(crate) fn sent_again(&self, token: TokenId, sign: Option<Sign>) {
+        self.driver.sent_again(token, sign);
     }
 
     /// The token that takes the place of a rejected one.
-    async fn replacement(&self, token: TokenId, rejection: Rejection) -> Result<Token, Error> {
+    async fn replacement(&self, token: TokenId, sign: Option<Sign>, rejection: Rejection) -> Result<Token, Error> {
         let demand = match rejection {
             Rejection::Unknown | Rejection::SessionEnded => return Err(Error::signed_out()),
-            Rejection::Superseded => Demand::Usable,
-            Rejection::Marked { .. } => Demand::NewerThan(token.generation),
+            Rejection::Superseded | Rejection::StandIn => Demand::Usable,
+            Rejection::Early(lag) => {
+                if let Ok(lag) = clock::timeout(lag, std::future::pending::<()>()) {
+                    let _ = lag.await;
+                }
+                Demand::Usable
+            }
+            Rejection::Marked { .. } => Demand::NewerThan(token.generation, sign),
         };
         self.driver.acquire(demand, Some(token.session)).await
     }

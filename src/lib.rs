@@ -136,7 +136,7 @@ pub use future::{InnerService, ResponseFuture};
 pub use layer::BearerLayer;
 pub use no_token::NoToken;
 pub use origin::Origin;
-pub use refusal::Refusal;
+pub use refusal::{Refusal, SentMethod};
 pub use resend::Resend;
 pub use schedule::{Phase, Refresh};
 pub use secret::Secret;

@@ -1,9 +1,10 @@
 //! What a response says of the token that was sent. The one place that decides.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, response};
 
 use crate::challenge;
 use crate::origin::{Origins, Verdict};
@@ -45,6 +46,15 @@ pub struct Refusal {
     when: Option<Arc<When>>,
     /// Whether anything but a 401 may be a refusal.
     looks_further: bool,
+}
+
+/// What says that a token was rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sign {
+    /// A 401, as its challenges say, or gRPC's `UNAUTHENTICATED`.
+    Standard,
+    /// A status or a sign that was added, which may have other causes too.
+    Added,
 }
 
 type When = dyn Fn(&response::Parts) -> bool + Send + Sync;
@@ -103,20 +113,24 @@ impl Refusal {
     }
 
     /// Judges the response to a request that carried our token to one of our origins; gives the response back.
-    pub(crate) fn judge<A>(&self, response: Response<A>, origins: &Origins) -> (Response<A>, bool) {
-        let sign = response.status() == StatusCode::UNAUTHORIZED && self.is_challenged(response.headers())
-            || self.statuses.contains(&response.status())
+    pub(crate) fn judge<A>(&self, response: Response<A>, origins: &Origins) -> (Response<A>, Option<Sign>) {
+        let is_standard = response.status() == StatusCode::UNAUTHORIZED && self.is_challenged(response.headers())
             || self.grpc && response.headers().get("grpc-status") == Some(&UNAUTHENTICATED);
+        let sign = if is_standard {
+            Some(Sign::Standard)
+        } else {
+            self.statuses.contains(&response.status()).then_some(Sign::Added)
+        };
         let (response, sign) = match &self.when {
-            Some(when) if !sign => {
+            Some(when) if sign.is_none() => {
                 let (head, body) = response.into_parts();
-                let sign = when(&head);
+                let sign = when(&head).then_some(Sign::Added);
                 (Response::from_parts(head, body), sign)
             }
             _ => (response, sign),
         };
-        let refused = sign && !is_from_elsewhere(&response, origins);
-        (response, refused)
+        let sign = sign.filter(|_| !is_from_elsewhere(&response, origins));
+        (response, sign)
     }
 
     /// No challenge at all, or a Bearer challenge; not other schemes alone.
@@ -135,6 +149,74 @@ impl fmt::Debug for Refusal {
             .finish()
     }
 }
+
+/// Where a request with an unsafe method was sent. A response from another URI may answer the GET that a redirect made of
+/// it: then the request was processed, and sending it again would process it twice (RFC 9110 section 9.2.2).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SentTo {
+    /// Nothing for a safe method. A digest, because a copy of the URI would be counted by other threads.
+    unsafe_at: Option<u64>,
+}
+
+// === impl SentTo ===
+
+impl SentTo {
+    #[inline]
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        let may_be_redirected = cfg!(feature = "follow-redirect") && !request.method().is_safe();
+        let uri = request.uri();
+        Self { unsafe_at: may_be_redirected.then(|| digest(uri, uri.authority().is_some())) }
+    }
+
+    /// Whether the request can be sent again after this response: whether its method is safe, or it is what was answered.
+    ///
+    /// A 307 keeps the method, which the response does not tell. So a response from another URI never answers an unsafe
+    /// method here, unless an inner service says with which method that request went out.
+    pub(crate) fn allows_replay<A>(self, response: &Response<A>) -> bool {
+        let (Some(sent), Some(from)) = (self.unsafe_at, came_from(response)) else { return true };
+        // A path that a client joined to its base URL counts as the same.
+        let is_same = digest(from, true) == sent || digest(from, false) == sent;
+        is_same || response.extensions().get().is_some_and(|SentMethod(method)| !method.is_safe())
+    }
+}
+
+/// The whole URI, or its path and query, in one number.
+fn digest(uri: &Uri, whole: bool) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    if whole {
+        uri.hash(&mut hasher);
+    } else {
+        (uri.path(), uri.query()).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// A response extension: the method of the request that was answered.
+///
+/// For an inner service that follows redirects. A rejected request with an unsafe method, such as POST, whose response came
+/// from another URI is not sent again, because a 303 may have made a GET of it: the POST was processed. If a service
+/// beneath the one that follows redirects puts this extension into each response, a POST that was kept (307, 308) is known
+/// and sent again.
+///
+/// ```
+/// # use http::{Request, Response};
+/// # use tower::{BoxError, Layer, ServiceExt, service_fn};
+/// # use tower_bearer::{BearerLayer, SentMethod, TokenCache};
+/// # let http = service_fn(async |_: Request<String>| Ok::<_, BoxError>(Response::new(String::new())));
+/// let with_method = service_fn(move |request: Request<String>| {
+///     let (http, method) = (http.clone(), request.method().clone());
+///     async move {
+///         let mut response = http.oneshot(request).await?;
+///         response.extensions_mut().insert(SentMethod(method));
+///         Ok::<_, BoxError>(response)
+///     }
+/// });
+/// // Here: a service that follows redirects, such as tower-http's `FollowRedirect`.
+/// let api = BearerLayer::new(TokenCache::fixed("t")?, ["https://api.example.com"])?.layer(with_method);
+/// # Ok::<_, tower_bearer::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SentMethod(pub Method);
 
 fn is_from_elsewhere<A>(response: &Response<A>, origins: &Origins) -> bool {
     came_from(response).is_some_and(|uri| uri.authority().is_some() && origins.judge(uri) != Verdict::Ours)

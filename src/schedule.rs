@@ -75,6 +75,15 @@ pub(crate) struct RejectionBudget {
     reported_at: Option<Moment>,
 }
 
+/// How long tokens that replaced a rejected one helped nobody: they were rejected, too. Until it is over, rejections of one
+/// kind cause no refresh.
+#[derive(Debug, Default)]
+pub(crate) struct Futility {
+    /// How many replacements in a row were in vain.
+    in_vain: u32,
+    until: Option<Moment>,
+}
+
 /// How long one clock is asked instead of two: so much later is it noticed that a machine slept, or that the wall clock
 /// jumped.
 const BELIEVED: Duration = Duration::from_millis(100);
@@ -84,6 +93,17 @@ const COARSEST: Duration = Duration::from_millis(20);
 const SETTLED: Duration = Duration::from_secs(2);
 /// How long a request that was refused with such a token waits at most.
 const LONGEST_LAG: Duration = Duration::from_secs(1);
+/// While a token is younger than this, an API may reject it because the API's clock is behind, or because not all of its
+/// servers have heard of it; then the token before it stands in.
+const YOUNG: Duration = Duration::from_secs(30);
+/// How long that one stands in before the newer is tried again.
+const STAND_IN: Duration = Duration::from_secs(10);
+/// How long rejections of one kind cause no refresh, after one that was in vain: it doubles, and is cut at the cap. A 401
+/// says that the token is bad; a status that a setting names may say that in a few cases only.
+const IN_VAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
+const IN_VAIN_BY_SETTING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+/// However short a token's life, it is refreshed ahead of its end no sooner than this after it was asked for.
+const SOONEST_REFRESH: Duration = Duration::from_secs(1);
 /// Ours, between two fetches that failed: it starts here, doubles, and is cut at the cap.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// Between two fetches that were denied: long, so that no account gets locked by us.
@@ -187,11 +207,21 @@ impl Window {
 
     /// Due no later than this long after it was asked for; a fleet is spread over the last tenth of it.
     pub(crate) fn due_within(mut self, refresh_in: Duration, asked: Moment, roll: f64) -> Self {
+        // A tiny one would be a token call for each request.
+        let refresh_in = refresh_in.max(SOONEST_REFRESH);
         let due = asked.after(refresh_in - (refresh_in / 10).mul_f64(roll.clamp(0.0, 1.0)));
         if due.mono < self.due.mono {
             self.due = due;
         }
         self
+    }
+
+    /// The same, due in a moment: the token stands in for a newer one that is tried again then.
+    pub(crate) fn standing_in(self, now: Moment) -> Self {
+        let due = now.after(STAND_IN);
+        // Due after its end it would count as fresh for ever.
+        let due = Moment { mono: due.mono.min(self.expired.mono), wall: due.wall.min(self.expired.wall) };
+        Self { due, ..self }
     }
 
     pub(crate) fn phase(&self, now: Moment) -> Phase {
@@ -252,10 +282,31 @@ impl RejectionBudget {
     }
 }
 
+// === impl Futility ===
+
+impl Futility {
+    /// One more replacement was in vain; `by_setting`: by a sign that a setting names.
+    pub(crate) fn add(&mut self, by_setting: bool, now: Moment) {
+        self.in_vain = self.in_vain.saturating_add(1);
+        let pause = doubling(if by_setting { IN_VAIN_BY_SETTING } else { IN_VAIN }, self.in_vain, 1.0);
+        self.until = Some(now.after(pause));
+    }
+
+    /// Whether a rejection causes no refresh.
+    pub(crate) fn forbids(&self, now: Moment) -> bool {
+        self.until.is_some_and(|until| !until.reached(now))
+    }
+}
+
+/// Whether a token published at `since` may be rejected only because it is young.
+pub(crate) fn is_young(since: Moment, now: Moment) -> bool {
+    !since.after(YOUNG).reached(now)
+}
+
 /// How long a request waits that was refused with a token published at `since`; `None` where the token has settled, and
-/// the refusal counts.
-pub(crate) fn replication_lag(since: Moment, now: Moment) -> Option<Duration> {
-    let settled = since.after(SETTLED);
+/// the refusal counts. `is_early`: it is known to be accepted later.
+pub(crate) fn replication_lag(since: Moment, is_early: bool, now: Moment) -> Option<Duration> {
+    let settled = since.after(if is_early { YOUNG } else { SETTLED });
     (!settled.reached(now)).then(|| settled.wait(now).min(LONGEST_LAG))
 }
 

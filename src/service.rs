@@ -16,9 +16,10 @@ use tower::{BoxError, Service};
 
 use crate::cache::{Freshness, Reader, Usable};
 use crate::error::Error;
-use crate::future::{Attempt, InnerService, LayerConfig, ResponseFuture, RetryState};
+use crate::future::{Attempt, InnerService, LayerConfig, ResponseFuture, RetryState, Stage};
 use crate::no_token::NoToken;
 use crate::origin::Verdict;
+use crate::refusal::SentTo;
 use crate::resend::{CloneBody, Resend};
 
 /// An HTTP client that puts a bearer token on its requests; made by [`BearerLayer`](crate::BearerLayer).
@@ -167,9 +168,10 @@ where
             Freshness::Fresh { seen_before: true } => self.reader.detach(),
             Freshness::Due => self.reader.owner().cache.refresh_in_background(),
         }
+        let to = SentTo::of(&request);
         let (request, saved) = self.resend.first(request);
         let retry = saved.map(|saved| RetryState { resend: self.resend.clone(), saved });
-        let attempt = Attempt { config: Arc::clone(self.reader.owner()), token, retry };
+        let attempt = Attempt { config: Arc::clone(self.reader.owner()), token, stage: Stage::First { retry, to } };
         ResponseFuture::sent(self.inner.call(request), Some(attempt))
     }
 }

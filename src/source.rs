@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tower::BoxError;
 
+use crate::challenge::Challenge;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::secret::Secret;
@@ -94,6 +95,7 @@ pub trait TokenSource: Send + Sync + 'static {
 pub struct FetchContext {
     replaced: Option<Token>,
     reason: Reason,
+    challenges: Arc<[Challenge]>,
     failed_fetches: u32,
     deadline: Duration,
     clock: Clock,
@@ -130,7 +132,7 @@ impl FetchContext {
     pub fn new(reason: Reason) -> Self {
         let rotation = Arc::new(Rotation { newest: Mutex::default(), report: None });
         let (deadline, clock) = (Duration::from_secs(30), Clock::System);
-        Self { replaced: None, reason, failed_fetches: 0, deadline, clock, rotation }
+        Self { replaced: None, reason, challenges: Arc::default(), failed_fetches: 0, deadline, clock, rotation }
     }
 
     /// The context of a cache's fetch. `refresh_token` is the newest; `report` is called with each that follows it.
@@ -143,7 +145,7 @@ impl FetchContext {
         report: impl Fn(Secret) + Send + Sync + 'static,
     ) -> Self {
         let rotation = Arc::new(Rotation { newest: Mutex::new(refresh_token), report: Some(Box::new(report)) });
-        Self { replaced, reason, failed_fetches: 0, deadline, clock, rotation }
+        Self { replaced, reason, challenges: Arc::default(), failed_fetches: 0, deadline, clock, rotation }
     }
 
     /// Sets the token to be replaced, and with it the newest refresh token.
@@ -151,6 +153,12 @@ impl FetchContext {
     pub fn with_replaced(self, token: Token) -> Self {
         let rotation = Rotation { newest: Mutex::new(token.refresh_token()), report: None };
         Self { replaced: Some(token), rotation: Arc::new(rotation), ..self }
+    }
+
+    /// Sets the challenges of the response that rejected the token.
+    #[must_use]
+    pub fn with_challenges(self, challenges: Vec<Challenge>) -> Self {
+        Self { challenges: challenges.into(), ..self }
     }
 
     /// Sets how many fetches have failed in a row.
@@ -199,6 +207,30 @@ impl FetchContext {
     /// Why it is fetched.
     pub fn reason(&self) -> Reason {
         self.reason
+    }
+
+    /// The challenges of the response that rejected the token, in order; empty if none caused this fetch.
+    ///
+    /// What an API wants of the next token: `claims` (a claims challenge), `acr_values` and `max_age` (RFC 9470), `scope` and
+    /// `service` (image registries). Most of these come with an error of the Bearer scheme that is handed to the caller
+    /// by default; [`Refusal::when`](crate::Refusal::when) makes a rejection of it.
+    ///
+    /// ```
+    /// use tower_bearer::{FetchContext, Refusal, Challenge, Token, TokenCache};
+    ///
+    /// # fn sign_in_with(_: Option<&str>) -> String { "t".to_owned() }
+    /// let cache = TokenCache::new(async |context: FetchContext| {
+    ///     let claims = context.challenges().iter().find_map(|challenge| challenge.param("claims"));
+    ///     Token::new(sign_in_with(claims))
+    /// });
+    /// let refusal = Refusal::new().when(|response| {
+    ///     let asks_for_more = |challenge: &Challenge| challenge.param("error") == Some("insufficient_claims");
+    ///     Challenge::all(&response.headers).iter().any(asks_for_more)
+    /// });
+    /// # let _ = (cache, refusal);
+    /// ```
+    pub fn challenges(&self) -> &[Challenge] {
+        &self.challenges
     }
 
     /// How many fetches have failed in a row, since the last that brought a token.

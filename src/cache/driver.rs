@@ -29,13 +29,15 @@ use tracing::Instrument;
 use crate::cache::own_run;
 use crate::cache::reader::Snapshot;
 use crate::cache::session::{Decision, Demand, Outcome, Rejection, Run, SaveStep, SaveTicket, Session, Status, Timing};
+use crate::challenge::Challenge;
 use crate::clock::{self, Clock};
 use crate::error::Error;
+use crate::refusal::Sign;
 use crate::schedule::{Moment, Phase, Refresh, Window};
 use crate::secret::Secret;
 use crate::singleflight::{InFlightHandle, SingleFlight, Waiter};
 use crate::source::erased::DynSource;
-use crate::source::{FetchContext, Fixed, TokenSource};
+use crate::source::{FetchContext, Fixed, Reason, TokenSource};
 use crate::telemetry::{Fetch, Telemetry};
 use crate::token::{SessionId, Token, TokenId};
 
@@ -57,6 +59,8 @@ pub(crate) struct Driver {
 
 struct State {
     session: Session,
+    /// Of the response that rejected the current token last.
+    challenges: Vec<Challenge>,
     source: Arc<dyn DynSource>,
     on_rotation: Option<Arc<dyn Save>>,
 }
@@ -65,6 +69,13 @@ struct State {
 type Saving = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 trait Save: Fn(Token) -> Saving + Send + Sync {}
 impl<F: Fn(Token) -> Saving + Send + Sync> Save for F {}
+
+/// A rejection of a token: by a response with this sign and these challenges, or, without a sign, as a user says.
+#[derive(Default)]
+pub(crate) struct Rejected {
+    pub(crate) sign: Option<Sign>,
+    pub(crate) challenges: Vec<Challenge>,
+}
 
 /// How a demand is met: at once, or by a run.
 enum Acquired {
@@ -107,7 +118,7 @@ impl Driver {
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(Snapshot::new(session.view().clone())),
             flight: SingleFlight::new(move || idle.notify_waiters()),
-            state: Mutex::new(State { session, source: Arc::new(source), on_rotation: None }),
+            state: Mutex::new(State { session, challenges: Vec::new(), source: Arc::new(source), on_rotation: None }),
             policy,
             clock,
             telemetry: Telemetry::default(),
@@ -131,7 +142,16 @@ impl Driver {
 
     /// The token that can be sent, without fetching.
     pub(crate) fn peek(&self) -> Option<Token> {
-        self.snapshot.load().view.usable_token(self.clock.now())
+        let now = self.clock.now();
+        let token = self.snapshot.load().view.usable_token(now);
+        token.or_else(|| {
+            // A token that stood in has ended, and the newer one is there.
+            let mut state = self.state();
+            let former = state.session.on_time(now).then(|| self.replace_snapshot(&state));
+            let token = state.session.view().usable_token(now);
+            drop((state, former));
+            token
+        })
     }
 
     /// The same for a caller of this session; an error if the session has ended.
@@ -164,6 +184,10 @@ impl Driver {
     /// Publishes what requests see of the session, and unlocks the state. Returns the former snapshot, to be dropped after
     /// all locks.
     fn publish(&self, state: MutexGuard<'_, State>) -> Arc<Snapshot> {
+        self.replace_snapshot(&state)
+    }
+
+    fn replace_snapshot(&self, state: &State) -> Arc<Snapshot> {
         self.snapshot.swap(Arc::new(Snapshot::new(state.session.view().clone())))
     }
 
@@ -237,25 +261,51 @@ impl Driver {
     }
 
     /// Notes that an API rejected this token, and starts its replacement without waiting for it.
-    pub(crate) fn replace_in_background(self: &Arc<Self>, token: TokenId) -> Result<(), Error> {
-        if self.replication_lag(token).is_none() && matches!(self.reject(token), Rejection::Marked { .. }) {
-            self.start_in_background(Demand::NewerThan(token.generation), Some(token.session), self.clock.now())?;
+    pub(crate) fn replace_in_background(self: &Arc<Self>, token: TokenId, rejected: Rejected) -> Result<(), Error> {
+        let sign = rejected.sign;
+        match self.reject(token, rejected) {
+            Rejection::Marked { .. } => self.start_replacement(token, sign),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    fn start_replacement(self: &Arc<Self>, token: TokenId, sign: Option<Sign>) -> Result<(), Error> {
+        let demand = Demand::NewerThan(token.generation, sign);
+        self.start_in_background(demand, Some(token.session), self.clock.now())
     }
 
     /// Notes that an API rejected this token.
-    pub(crate) fn reject(&self, token: TokenId) -> Rejection {
-        let rejection = self.state().session.on_rejected(token);
-        if let Rejection::Marked { first } = rejection {
-            self.telemetry.refused(token.generation, first);
+    pub(crate) fn reject(&self, token: TokenId, rejected: Rejected) -> Rejection {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let rejection = state.session.on_rejected(token, rejected.sign, now);
+        match rejection {
+            Rejection::Marked { first } => {
+                state.challenges = rejected.challenges;
+                drop(state);
+                self.telemetry.refused(token.generation, first);
+            }
+            Rejection::StandIn => {
+                drop(self.publish(state));
+                self.tell_token_end();
+                self.telemetry.refused(token.generation, true);
+            }
+            _ => {}
         }
         rejection
     }
 
-    /// How long a request waits that was rejected with a token which was published only just now.
-    pub(crate) fn replication_lag(&self, token: TokenId) -> Option<Duration> {
-        Session::replication_lag(&self.snapshot.load().view, token, self.clock.now())
+    /// Notes whether an API accepted the second send of a request, which carried this token; `sign` says that it did not.
+    pub(crate) fn sent_again(self: &Arc<Self>, token: TokenId, sign: Option<Sign>) {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let Some(sign) = sign else { return state.session.on_accepted(token) };
+        let newer = state.session.on_rejected_again(token, sign, now);
+        drop(self.publish(state));
+        if let Some(newer) = newer {
+            // The error is dropped: the caller has the API's response.
+            let _ = self.replace_in_background(newer, Rejected { sign: Some(sign), challenges: Vec::new() });
+        }
     }
 
     /// Starts what meets the demand, without waiting for it. `session`: as for [`acquire`](Self::acquire).
@@ -304,8 +354,11 @@ impl Driver {
 
     /// One decision and its consequence, in one step.
     fn join_or_start(self: &Arc<Self>, demand: Demand, session: SessionId, now: Moment) -> Result<Acquired, Error> {
+        // Declared first, so that it is dropped after the locks.
+        let _former;
         let slot = SingleFlight::lock(&self.flight);
         let mut state = self.state();
+        _former = state.session.on_time(now).then(|| self.replace_snapshot(&state));
         match state.session.decide(demand, session, &self.policy, now, slot.is_in_flight(now.mono)) {
             Decision::Join | Decision::Start(_) if own_run::is_within(session) => Err(Error::waits_for_itself()),
             Decision::Use(token) => Ok(Acquired::Ready(token)),
@@ -409,7 +462,12 @@ impl Driver {
         };
         let clock = self.clock.clone();
         let context = FetchContext::of_cache(replaced, refresh_token, run.plan.reason, deadline, clock, report);
-        let context = context.with_failed_fetches(self.state().session.failed_fetches());
+        let context = {
+            let state = self.state();
+            let is_rejection = run.plan.reason == Reason::Refused;
+            let challenges = if is_rejection { state.challenges.clone() } else { Vec::new() };
+            context.with_failed_fetches(state.session.failed_fetches()).with_challenges(challenges)
+        };
         let span = self.telemetry.fetching(run.plan.reason);
         let fetch = catch_panic(async { source.fetch(context).await }).instrument(span);
         match clock::timeout(deadline, fetch)?.await {

@@ -10,3 +10,4 @@ mod sources;
 mod device;
 mod logins;
 mod own_calls;
+mod rejections;
