@@ -19,8 +19,7 @@ use crate::cache::driver::Driver;
 use crate::cache::session::{Demand, Rejection};
 use crate::clock::{self, Clock};
 use crate::error::Error;
-use crate::refusal::Sign;
-use crate::schedule::Refresh;
+use crate::schedule::{Refresh, Sign};
 use crate::secret::Secret;
 use crate::source::{Fixed, TokenSource};
 use crate::telemetry::Telemetry;
@@ -364,11 +363,9 @@ impl TokenCache {
     async fn replacement(&self, token: TokenId, sign: Option<Sign>, rejection: Rejection) -> Result<Token, Error> {
         let demand = match rejection {
             Rejection::Unknown | Rejection::SessionEnded => return Err(Error::signed_out()),
-            Rejection::Superseded | Rejection::StandIn => Demand::Usable,
+            Rejection::Superseded | Rejection::StandIn { .. } => Demand::Usable,
             Rejection::Early(lag) => {
-                if let Ok(lag) = clock::timeout(lag, std::future::pending::<()>()) {
-                    let _ = lag.await;
-                }
+                let _ = clock::timeout(lag, std::future::pending::<()>())?.await;
                 Demand::Usable
             }
             Rejection::Marked { .. } => Demand::NewerThan(token.generation, sign),

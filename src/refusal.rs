@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, r
 
 use crate::challenge;
 use crate::origin::{Origins, Verdict};
+use crate::schedule::Sign;
 
 /// Which responses say that the token was refused, so that it is replaced and the request goes again.
 ///
@@ -46,15 +47,6 @@ pub struct Refusal {
     when: Option<Arc<When>>,
     /// Whether anything but a 401 may be a refusal.
     looks_further: bool,
-}
-
-/// What says that a token was rejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sign {
-    /// A 401, as its challenges say, or gRPC's `UNAUTHENTICATED`.
-    Standard,
-    /// A status or a sign that was added, which may have other causes too.
-    Added,
 }
 
 type When = dyn Fn(&response::Parts) -> bool + Send + Sync;

@@ -75,6 +75,15 @@ pub(crate) struct RejectionBudget {
     reported_at: Option<Moment>,
 }
 
+/// What says that a token was rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sign {
+    /// A 401, as its challenges say, or gRPC's `UNAUTHENTICATED`.
+    Standard,
+    /// A status or a sign that was added, which may have other causes too.
+    Added,
+}
+
 /// How long tokens that replaced a rejected one helped nobody: they were rejected, too. Until it is over, rejections of one
 /// kind cause no refresh.
 #[derive(Debug, Default)]
@@ -102,6 +111,9 @@ const STAND_IN: Duration = Duration::from_secs(10);
 /// says that the token is bad; a status that a setting names may say that in a few cases only.
 const IN_VAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 const IN_VAIN_BY_SETTING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+/// A token that replaced a rejected one and is rejected no sooner than this has helped.
+const HELPED: Duration = Duration::from_secs(30);
+const HELPED_BY_SETTING: Duration = Duration::from_secs(10 * 60);
 /// However short a token's life, it is refreshed ahead of its end no sooner than this after it was asked for.
 const SOONEST_REFRESH: Duration = Duration::from_secs(1);
 /// Ours, between two fetches that failed: it starts here, doubles, and is cut at the cap.
@@ -285,10 +297,14 @@ impl RejectionBudget {
 // === impl Futility ===
 
 impl Futility {
-    /// One more replacement was in vain; `by_setting`: by a sign that a setting names.
-    pub(crate) fn add(&mut self, by_setting: bool, now: Moment) {
+    /// One more replacement was in vain.
+    pub(crate) fn add(&mut self, sign: Sign, now: Moment) {
         self.in_vain = self.in_vain.saturating_add(1);
-        let pause = doubling(if by_setting { IN_VAIN_BY_SETTING } else { IN_VAIN }, self.in_vain, 1.0);
+        let pauses = match sign {
+            Sign::Standard => IN_VAIN,
+            Sign::Added => IN_VAIN_BY_SETTING,
+        };
+        let pause = doubling(pauses, self.in_vain, 1.0);
         self.until = Some(now.after(pause));
     }
 
@@ -296,6 +312,15 @@ impl Futility {
     pub(crate) fn forbids(&self, now: Moment) -> bool {
         self.until.is_some_and(|until| !until.reached(now))
     }
+}
+
+/// Whether a token that replaced a rejected one, and is rejected now, has helped for some time.
+pub(crate) fn has_helped(sign: Sign, since: Moment, now: Moment) -> bool {
+    let long = match sign {
+        Sign::Standard => HELPED,
+        Sign::Added => HELPED_BY_SETTING,
+    };
+    since.after(long).reached(now)
 }
 
 /// Whether a token published at `since` may be rejected only because it is young.

@@ -32,8 +32,7 @@ use crate::cache::session::{Decision, Demand, Outcome, Rejection, Run, SaveStep,
 use crate::challenge::Challenge;
 use crate::clock::{self, Clock};
 use crate::error::Error;
-use crate::refusal::Sign;
-use crate::schedule::{Moment, Phase, Refresh, Window};
+use crate::schedule::{Moment, Phase, Refresh, Sign, Window};
 use crate::secret::Secret;
 use crate::singleflight::{InFlightHandle, SingleFlight, Waiter};
 use crate::source::erased::DynSource;
@@ -285,10 +284,10 @@ impl Driver {
                 drop(state);
                 self.telemetry.refused(token.generation, first);
             }
-            Rejection::StandIn => {
+            Rejection::StandIn { first } => {
                 drop(self.publish(state));
                 self.tell_token_end();
-                self.telemetry.refused(token.generation, true);
+                self.telemetry.refused(token.generation, first);
             }
             _ => {}
         }

@@ -33,8 +33,7 @@ use std::mem;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::refusal::Sign;
-use crate::schedule::{self, Futility, Moment, Phase, Refresh, RejectionBudget, Window};
+use crate::schedule::{self, Futility, Moment, Phase, Refresh, RejectionBudget, Sign, Window};
 use crate::secret::Secret;
 use crate::source::Reason;
 use crate::token::{SessionId, Token, TokenId};
@@ -55,12 +54,14 @@ pub(crate) struct Session {
     futility: [Futility; 2],
     /// The other token that can be sent: the one before the current, or, while that one stands in, the newer.
     stand_by: Option<CurrentToken>,
+    /// Whether the former of both was marked as rejected: then it is only of use if the newer did not help.
+    former_is_suspect: bool,
     /// The newest token, if it was fetched because the one before it was rejected.
     replacement: Option<Replacement>,
     /// The newest generation that a former token stood in for. The API accepts it later.
     early: u64,
-    /// The newest generation that was rejected when it was not young any more.
-    dead: u64,
+    /// When `rejected` was rejected last, and whether it was young then.
+    rejected_at: (Moment, bool),
     /// The newest run that was started.
     started_run: u64,
     /// The newest run whose answer was accepted.
@@ -103,8 +104,9 @@ pub(crate) struct Failure {
 struct Replacement {
     generation: u64,
     sign: Sign,
-    /// Whether it is known to have helped, or not to have.
-    settled: bool,
+    fetched_at: Moment,
+    /// Whether it helped: whether a request that was rejected before it was accepted with it. `None`: not known yet.
+    helped: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,8 +214,9 @@ pub(crate) enum Rejection {
     SessionEnded,
     /// Nothing: the token was replaced before.
     Superseded,
-    /// The token is young, and the one before it was put back into use.
-    StandIn,
+    /// The token is young, and the one before it was put back into use, or takes its turn again; `first` if for the first
+    /// time.
+    StandIn { first: bool },
     /// Nothing: the token may not have reached every server of the API yet. The request waits this long.
     Early(Duration),
     /// The current token is suspect until it is replaced; `first` if it was not so before.
@@ -313,9 +316,10 @@ impl Session {
             rejections: RejectionBudget::default(),
             futility: Default::default(),
             stand_by: None,
+            former_is_suspect: false,
             replacement: None,
             early: 0,
-            dead: 0,
+            rejected_at: (Moment::default(), false),
             started_run: 0,
             accepted_run: 0,
             newest: None,
@@ -452,13 +456,13 @@ impl Session {
         let is_young = schedule::is_young(published_at, now);
         if self.stands_in() {
             self.end_stand_in(is_young, now);
-            return Rejection::StandIn;
+            return Rejection::StandIn { first: false };
         }
         // What a setting adds may have other causes than the token's age, and a user knows better.
         if sign == Some(Sign::Standard) && is_young && self.is_standing_by(now) {
-            self.early = token.generation;
+            let first = mem::replace(&mut self.early, token.generation) != token.generation;
             self.swap(now);
-            return Rejection::StandIn;
+            return Rejection::StandIn { first };
         }
         let is_early = is_young && self.early == token.generation;
         if sign.is_some()
@@ -469,11 +473,9 @@ impl Session {
         if let Some(sign) = sign {
             self.on_replacement_rejected(token, sign, now);
         }
-        if !is_young {
-            self.dead = token.generation;
-        }
         let first = self.rejected < token.generation;
         self.rejected = self.rejected.max(token.generation);
+        self.rejected_at = (now, is_young);
         Rejection::Marked { first }
     }
 
@@ -495,7 +497,7 @@ impl Session {
     /// A request that was rejected went again with this token, and was accepted.
     pub(crate) fn on_accepted(&mut self, token: TokenId) {
         if let Some(replacement) = self.replacement.as_mut().filter(|replacement| replacement.is(token)) {
-            replacement.settled = true;
+            replacement.helped = Some(true);
             self.futility[replacement.sign as usize] = Futility::default();
         }
     }
@@ -509,13 +511,20 @@ impl Session {
         is_over
     }
 
-    /// A token that was fetched because of a rejection was rejected, too: so the refresh was in vain.
+    /// A token that was fetched because of a rejection was rejected, too: so the refresh was in vain, unless that was long
+    /// ago.
     fn on_replacement_rejected(&mut self, token: TokenId, sign: Sign, now: Moment) {
-        let unsettled =
-            |replacement: &&mut Replacement| replacement.is(token) && replacement.sign == sign && !replacement.settled;
+        let unsettled = |replacement: &&mut Replacement| {
+            replacement.is(token) && replacement.sign == sign && replacement.helped.is_none()
+        };
         if let Some(replacement) = self.replacement.as_mut().filter(unsettled) {
-            replacement.settled = true;
-            self.futility[sign as usize].add(sign == Sign::Added, now);
+            let helped = schedule::has_helped(sign, replacement.fetched_at, now);
+            replacement.helped = Some(helped);
+            if helped {
+                self.futility[sign as usize] = Futility::default();
+            } else {
+                self.futility[sign as usize].add(sign, now);
+            }
         }
     }
 
@@ -525,9 +534,12 @@ impl Session {
         self.stand_by.as_ref().is_some_and(|other| other.token.generation() > current)
     }
 
-    /// Whether there is another token that can be sent.
+    /// Whether there is a former token that can be sent and may be accepted.
     fn is_standing_by(&self, now: Moment) -> bool {
-        self.stand_by.as_ref().is_some_and(|other| other.window.phase(now) != Phase::Expired)
+        let is_in_vain =
+            self.replacement.is_some_and(|newer| newer.generation == self.generation && newer.helped == Some(false));
+        (!self.former_is_suspect || is_in_vain)
+            && self.stand_by.as_ref().is_some_and(|other| other.window.phase(now) != Phase::Expired)
     }
 
     /// The newer token takes its place again. `keep`: the former one may be of use once more.
@@ -585,7 +597,8 @@ impl Session {
             Ok(Evaluation::New(token, window)) => {
                 let token = self.publish(token, window, now);
                 let generation = token.generation();
-                self.replacement = run.plan.sign.map(|sign| Replacement { generation, sign, settled: false });
+                self.replacement =
+                    run.plan.sign.map(|sign| Replacement { generation, sign, fetched_at: now, helped: None });
                 Outcome::Fetched { token, remaining }
             }
             Ok(Evaluation::Unchanged(token, error)) => {
@@ -787,12 +800,20 @@ impl Session {
         let token = token.published(id, window.end().system_time());
         self.newest = Some(token.clone());
         let current = CurrentToken { token: token.clone(), window, published_at };
+        let stood_in = self.stands_in();
         let former = self.view.current.replace(current);
         self.view.failure = None;
         if known.is_none() {
-            let is_good = |former: &CurrentToken| {
-                former.window.phase(now) != Phase::Expired && former.token.generation() != self.dead
+            let (rejected_at, was_young) = self.rejected_at;
+            // One that was sent for some time after its rejection is good.
+            let is_suspect = |former: &CurrentToken| {
+                former.token.generation() == self.rejected && schedule::is_young(rejected_at, now)
             };
+            let is_good = |former: &CurrentToken| {
+                former.window.phase(now) != Phase::Expired && (was_young || !is_suspect(former))
+            };
+            // One that stood in, and was suspect then, still is.
+            self.former_is_suspect = stood_in && self.former_is_suspect || former.as_ref().is_some_and(is_suspect);
             self.stand_by = former.filter(is_good);
         }
         token

@@ -136,10 +136,10 @@ enum Event {
         /// Whether a fetch brought it.
         fetched: bool,
     },
-    /// The current token and the other one change places; a young token was rejected if `early`.
+    /// The current token and the other one change places, because this young token was rejected if there is one.
     Swapped {
         at: Moment,
-        early: bool,
+        early: Option<u64>,
     },
     /// The token that stood by is of no use any more; `both`: neither is the current one.
     Dropped {
@@ -163,6 +163,7 @@ enum Event {
     Rejected {
         generation: u64,
         young: bool,
+        at: Moment,
     },
     SignedOut,
     RunEnded,
@@ -243,15 +244,29 @@ impl Model {
 
     /// The current token, and the one that stands by.
     fn both(&self) -> (Option<Published>, Option<Published>) {
+        let (current, other, _) = self.tokens();
+        (current, other)
+    }
+
+    /// The current token, the one that stands by, and whether the former of both was marked.
+    fn tokens(&self) -> (Option<Published>, Option<Published>, bool) {
         let (mut current, mut other): (Option<Published>, Option<Published>) = (None, None);
+        let mut suspect = false;
         for event in self.since_empty() {
             match event {
                 Event::Published { token, at, .. } => {
                     let is_same = current.as_ref().is_some_and(|current| current.generation == token.generation);
                     if !is_same {
-                        let is_good = |former: &Published| {
-                            former.window.phase(*at) != Phase::Expired && !self.is_dead(former.generation)
+                        let marked = |generation: u64| {
+                            let before = self.log.iter().take_while(|of| !std::ptr::eq(*of, event)).cloned();
+                            Self { log: before.collect() }.is_marked(generation, *at)
                         };
+                        let is_good = |former: &Published| {
+                            former.window.phase(*at) != Phase::Expired && marked(former.generation) != Some(false)
+                        };
+                        let generation = current.as_ref().map_or(0, |current| current.generation);
+                        let stood_in = other.is_some_and(|other| other.generation > generation);
+                        suspect = stood_in && suspect || marked(generation).is_some();
                         other = current.filter(is_good);
                     }
                     current = Some(token.clone());
@@ -267,7 +282,7 @@ impl Model {
                 _ => {}
             }
         }
-        (current, other)
+        (current, other, suspect)
     }
 
     fn current(&self) -> Option<Published> {
@@ -280,26 +295,25 @@ impl Model {
         other.is_some_and(|other| other.generation > generation)
     }
 
-    fn is_dead(&self, generation: u64) -> bool {
-        let dead =
-            |event: &Event| matches!(event, Event::Rejected { generation: of, young: false } if *of == generation);
-        self.log.iter().any(dead)
+    /// Whether this token was rejected, of late; and whether it was young then.
+    fn is_marked(&self, generation: u64, now: Moment) -> Option<bool> {
+        self.log.iter().rev().find_map(|event| match event {
+            Event::Rejected { generation: of, at, .. } if *of == generation && at.after(30 * SECOND).reached(now) => {
+                Some(None)
+            }
+            Event::Rejected { generation: of, young, .. } if *of == generation => Some(Some(*young)),
+            _ => None,
+        })?
     }
 
     /// Whether a former token stood in for this one, and that one was not rejected either.
     fn is_early(&self, generation: u64) -> bool {
-        let mut early = 0;
-        for end in 0..self.log.len() {
-            match self.log[end] {
-                Event::Swapped { early: true, .. } => {
-                    let before = Self { log: self.log[..end].to_vec() };
-                    early = before.current().expect("a token").generation;
-                }
-                Event::Dropped { both: true } => early = 0,
-                _ => {}
-            }
-        }
-        early == generation
+        let early = self.log.iter().rev().find_map(|event| match event {
+            Event::Swapped { early: Some(early), .. } => Some(*early),
+            Event::Dropped { both: true } => Some(0),
+            _ => None,
+        });
+        early == Some(generation)
     }
 
     /// The token that the last fetch brought, if it replaced a rejected one and it is not known yet whether that helped.
@@ -311,6 +325,17 @@ impl Model {
         };
         let since = self.log.iter().rposition(|event| matches!(event, Event::Published { fetched: true, .. }))?;
         (!self.log[since..].iter().any(settles)).then_some((generation, sign))
+    }
+
+    /// Whether the last that is known of the token that the last fetch brought is that it did not help.
+    fn was_in_vain(&self, generation: u64) -> bool {
+        let since = self.log.iter().rposition(|event| matches!(event, Event::Published { fetched: true, .. }));
+        let known = self.log[since.unwrap_or(0)..].iter().rev().find_map(|event| match event {
+            Event::InVain { generation: of, .. } if *of == generation => Some(true),
+            Event::Helped { generation: of, .. } if *of == generation => Some(false),
+            _ => None,
+        });
+        known == Some(true)
     }
 
     fn replacement(&self) -> Option<(u64, Sign)> {
@@ -358,13 +383,15 @@ impl Model {
         };
         let is_young = self.is_young(&current, now);
         if self.stands_in() {
-            let mut events = vec![Event::Swapped { at: now, early: false }];
+            let mut events = vec![Event::Swapped { at: now, early: None }];
             events.extend((!is_young).then_some(Event::Dropped { both: false }));
-            return (Rejection::StandIn, events);
+            return (Rejection::StandIn { first: false }, events);
         }
         let is_other_usable = other.is_some_and(|other| other.window.phase(now) != Phase::Expired);
-        if sign == Some(Sign::Standard) && is_young && is_other_usable {
-            return (Rejection::StandIn, vec![Event::Swapped { at: now, early: true }]);
+        let in_vain = self.replacement().is_some_and(|(of, _)| of == generation) && self.was_in_vain(generation);
+        if sign == Some(Sign::Standard) && is_young && is_other_usable && (!self.tokens().2 || in_vain) {
+            let first = !self.is_early(generation);
+            return (Rejection::StandIn { first }, vec![Event::Swapped { at: now, early: Some(generation) }]);
         }
         let settles = if is_young && self.is_early(generation) { 30 * SECOND } else { 2 * SECOND };
         let settled_at = current.first_seen.after(settles);
@@ -374,14 +401,21 @@ impl Model {
         let mut events = self.in_vain(generation, sign, now);
         let first =
             !self.log.iter().any(|event| matches!(event, Event::Rejected { generation: of, .. } if *of >= generation));
-        events.push(Event::Rejected { generation, young: is_young });
+        events.push(Event::Rejected { generation, young: is_young, at: now });
         (Rejection::Marked { first }, events)
     }
 
     fn in_vain(&self, generation: u64, sign: Option<Sign>, now: Moment) -> Vec<Event> {
         match sign {
             Some(sign) if self.unsettled() == Some((generation, sign)) => {
-                vec![Event::InVain { generation, sign, at: now }]
+                let fetched = self.log.iter().rev().find_map(|event| match event {
+                    Event::Published { at, fetched: true, .. } => Some(*at),
+                    _ => None,
+                });
+                let long = if sign == Sign::Standard { 30 * SECOND } else { 10 * MINUTE };
+                let has_helped = fetched.expect("it was fetched").after(long).reached(now);
+                let in_vain = Event::InVain { generation, sign, at: now };
+                vec![if has_helped { Event::Helped { generation, sign } } else { in_vain }]
             }
             _ => Vec::new(),
         }
@@ -712,7 +746,7 @@ impl Walk {
             self.model.stands_in() && self.model.usable(self.now).is_none_or(|(_, phase)| phase != Phase::Fresh);
         prop_assert_eq!(self.session.on_time(self.now), is_over);
         if is_over {
-            self.model.log.push(Event::Swapped { at: self.now, early: false });
+            self.model.log.push(Event::Swapped { at: self.now, early: None });
             self.seen.insert("the newer is tried again".to_owned());
         }
         let session = self.id(self.model.session());
@@ -877,7 +911,7 @@ impl Walk {
         let stood_in = current.filter(|current| !self.model.is_young(current, self.now));
         let mut expected = None;
         if sign == Sign::Standard && self.model.stands_in() && stood_in.is_some() {
-            self.model.log.push(Event::Swapped { at: self.now, early: false });
+            self.model.log.push(Event::Swapped { at: self.now, early: None });
             self.model.log.push(Event::Dropped { both: true });
             let newer = newer.expect("a newer one");
             expected = newer.first_seen.after(2 * SECOND).reached(self.now).then_some(newer.generation);
@@ -1034,7 +1068,8 @@ fn every_walk_agrees_with_the_list_of_what_happened() {
         "rejection Marked { first: false }",
         "rejection Superseded",
         "rejection SessionEnded",
-        "rejection StandIn",
+        "rejection StandIn { first: true }",
+        "rejection StandIn { first: false }",
         "rejection Early",
         "the newer is tried again",
         "both rejected",
