@@ -28,6 +28,7 @@ use crate::origin::Origins;
 use crate::refusal::{Refusal, SentTo};
 use crate::resend::Resend;
 use crate::token::{SessionId, Token, TokenId};
+use crate::trailers::SentToken;
 
 /// What the layer needs of the service that it wraps: a tower HTTP client that is `Clone`.
 ///
@@ -255,7 +256,10 @@ where
             unreachable!("it was sent")
         };
         let Some(Attempt { config, token, stage }) = attempt.take() else { return Poll::Ready(Ok(response)) };
-        let (response, sign) = config.refusal.judge(response, &config.origins);
+        let (mut response, sign) = config.refusal.judge(response, &config.origins);
+        if sign.is_none() && config.refusal.has_trailers(&response) {
+            response.extensions_mut().insert(SentToken { cache: config.cache.clone(), token });
+        }
         let (retry, to) = match stage {
             Stage::First { retry, to } => (retry, to),
             Stage::Second => {

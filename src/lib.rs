@@ -128,6 +128,7 @@ mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod token;
+mod trailers;
 
 pub use cache::{Status, TokenCache};
 pub use challenge::Challenge;
@@ -149,6 +150,7 @@ pub use source::{FetchContext, Reason, TokenSource, file, json, mesh_connect, oa
 #[cfg(feature = "metrics")]
 pub use telemetry::describe_metrics;
 pub use token::{DEFAULT_LIFETIME, MAX_LIFETIME, Token};
+pub use trailers::WatchTrailers;
 
 // The pages. Read as files, their links lead to docs.rs; here each leads to the item, since the first definition counts.
 

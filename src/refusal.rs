@@ -67,6 +67,9 @@ impl Refusal {
 
     /// gRPC's `UNAUTHENTICATED` beside it: `grpc-status: 16` in the response's headers, which is how a server answers
     /// that refuses a call before it begins (a "trailers-only" response, with HTTP status 200).
+    ///
+    /// A status in the trailers, after a call that began, is read with its body: [`WatchTrailers`](crate::WatchTrailers)
+    /// around the layer looks at them.
     pub fn grpc() -> Self {
         Self { grpc: true, looks_further: true, ..Self::default() }
     }
@@ -104,10 +107,15 @@ impl Refusal {
         response.status() == StatusCode::UNAUTHORIZED || self.looks_further
     }
 
+    /// Whether the response's trailers may say more.
+    pub(crate) fn has_trailers<A>(&self, response: &Response<A>) -> bool {
+        self.grpc && !response.headers().contains_key("grpc-status")
+    }
+
     /// Judges the response to a request that carried our token to one of our origins; gives the response back.
     pub(crate) fn judge<A>(&self, response: Response<A>, origins: &Origins) -> (Response<A>, Option<Sign>) {
         let is_standard = response.status() == StatusCode::UNAUTHORIZED && self.is_challenged(response.headers())
-            || self.grpc && response.headers().get("grpc-status") == Some(&UNAUTHENTICATED);
+            || self.grpc && is_unauthenticated(response.headers());
         let sign = if is_standard {
             Some(Sign::Standard)
         } else {
@@ -140,6 +148,11 @@ impl fmt::Debug for Refusal {
             .field("when", &self.when.is_some())
             .finish()
     }
+}
+
+/// Whether gRPC's status, in headers or trailers, is `UNAUTHENTICATED`.
+pub(crate) fn is_unauthenticated(headers: &HeaderMap) -> bool {
+    headers.get("grpc-status") == Some(&UNAUTHENTICATED)
 }
 
 /// Where a request with an unsafe method was sent. A response from another URI may answer the GET that a redirect made of

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::header::{AUTHORIZATION, Entry};
+use http::header::{AUTHORIZATION, Entry, HOST};
 use http::{HeaderMap, Method, Request, Response};
 use tower::{BoxError, Service};
 
@@ -29,8 +29,9 @@ use crate::resend::{CloneBody, Resend};
 ///
 /// # Errors
 /// The future fails with the error of the inner service, boxed, or with [`Error`]: if there is no token to send, if the
-/// session of the request has ended, or if the request's URI names no host
-/// ([`relative_to`](crate::BearerLayer::relative_to)).
+/// session of the request has ended, if the request's URI names no host
+/// ([`relative_to`](crate::BearerLayer::relative_to)), or if its `Host` header names a site that is neither the URI's nor
+/// another of the layer's origins.
 pub struct Bearer<S, R = CloneBody> {
     inner: S,
     /// Each request counts a reference to its owner.
@@ -92,6 +93,10 @@ impl<S, R> Bearer<S, R> {
                 "the request's URI names no host, so it is unknown whether the token belongs there; give the whole URL, \
                  or tell the layer with `relative_to` where such requests go",
             )),
+            Verdict::Host => Disposition::Reject(Error::request(
+                "the request's `Host` header names another site than its URI, so the token could reach a site that it is \
+                 not for; leave the header out, name that origin too, or mark the request with `NoToken`",
+            )),
             Verdict::Userinfo => Disposition::Reject(Error::request(
                 "the request's URI carries a user and password before its host, beside the token; leave them out, or \
                  mark the request with `NoToken`",
@@ -142,7 +147,15 @@ where
         if is_exempt(&request) {
             return ResponseFuture::passed_through(&mut self.inner, &self.resend, request);
         }
-        let verdict = self.reader.owner().origins.judge(request.uri());
+        let origins = &self.reader.owner().origins;
+        let mut verdict = origins.judge(request.uri());
+        // Servers go by this header, some of them also in HTTP/2.
+        if verdict == Verdict::Ours
+            && request.headers().contains_key(HOST)
+            && !request.headers().get_all(HOST).iter().all(|host| origins.allow_host(request.uri(), host))
+        {
+            verdict = Verdict::Host;
+        }
         let usable = if verdict == Verdict::Ours { self.reader.usable() } else { None };
         let Some(Usable { value, token, freshness }) = usable else {
             return match self.classify(&request, verdict) {

@@ -8,6 +8,8 @@ mod common;
 mod sources;
 
 mod device;
+mod hosts;
 mod logins;
 mod own_calls;
 mod rejections;
+mod trailers;
