@@ -179,6 +179,13 @@ pub mod cookbook {}
 /// What a 401 means, and how a request is sent again.
 ///
 /// [`Refusal`]: crate::Refusal
+/// [`any_scheme`]: crate::Refusal::any_scheme
+/// [`status`]: crate::Refusal::status
+/// [`when`]: crate::Refusal::when
+/// [`grpc`]: crate::Refusal::grpc
+/// [`SentMethod`]: crate::SentMethod
+/// [`WatchTrailers`]: crate::WatchTrailers
+/// [`FetchContext::challenges`]: crate::FetchContext::challenges
 /// [`Challenge`]: crate::Challenge
 /// [`Refresh::refusal_budget`]: crate::Refresh::refusal_budget
 /// [`Error`]: crate::Error

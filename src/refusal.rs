@@ -26,8 +26,8 @@ use crate::schedule::Sign;
 ///
 /// A response that comes from an origin that is not the layer's own, after a redirect beneath it, says nothing about the
 /// token. A 403 does not by default; some servers answer a dead token with it, and for those it is
-/// [added](Refusal::status), at the price of a refresh, within the budget, for each real "forbidden". What was handed back
-/// can be read with [`Challenge::all`](crate::Challenge::all).
+/// [added](Refusal::status), at the price of a refresh for a real "forbidden": one that did not help makes the next wait a
+/// minute, doubling to an hour. What was handed back can be read with [`Challenge::all`](crate::Challenge::all).
 ///
 /// ```
 /// use http::StatusCode;
@@ -75,6 +75,8 @@ impl Refusal {
     }
 
     /// Another status that always means "refused", such as 419.
+    ///
+    /// Price: if it may have other causes too, as a 403 does, a dead token is noticed late once a refresh did not help.
     #[must_use]
     pub fn status(mut self, status: StatusCode) -> Self {
         self.statuses.push(status);

@@ -314,6 +314,11 @@ impl Futility {
     }
 }
 
+/// When the token after one that was asked for then may be asked for, if that is only for its age.
+pub(crate) fn next_refresh(asked: Moment) -> Moment {
+    asked.after(SOONEST_REFRESH)
+}
+
 /// Whether a token that replaced a rejected one, and is rejected now, has helped for some time.
 pub(crate) fn has_helped(sign: Sign, since: Moment, now: Moment) -> bool {
     let long = match sign {

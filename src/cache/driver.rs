@@ -374,10 +374,19 @@ impl Driver {
                 let runtime = clock::runtime().ok_or_else(Error::no_runtime)?;
                 let run = Run { number: slot.next_run(), plan };
                 state.session.on_started(run, &self.policy, now);
-                let work = own_run::within(session, Arc::clone(self).run(run, Arc::clone(&state.source)));
+                let pause = state.session.pause_before(plan, now);
+                let fetch = Arc::clone(self).run(run, Arc::clone(&state.source));
+                let work = own_run::within(session, async move {
+                    if !pause.is_zero()
+                        && let Ok(pause) = clock::timeout(pause, std::future::pending::<()>())
+                    {
+                        let _ = pause.await;
+                    }
+                    fetch.await
+                });
                 let saving = if state.on_rotation.is_some() { SAVE_DEADLINE } else { Duration::ZERO };
                 drop(state);
-                let deadline = now.mono + self.policy.fetch_deadline() + saving + GRACE;
+                let deadline = now.mono + pause + self.policy.fetch_deadline() + saving + GRACE;
                 let (waiter, task) = slot.start(deadline, work);
                 // Outside the locks: a runtime that is shutting down drops the task right here.
                 runtime.spawn(task);

@@ -47,6 +47,8 @@ pub(crate) struct Session {
     epoch: u64,
     /// Of the newest token that was published.
     generation: u64,
+    /// When the newest token was asked for.
+    asked: Option<Moment>,
     /// The newest generation that an API rejected.
     rejected: u64,
     rejections: RejectionBudget,
@@ -312,6 +314,7 @@ impl Session {
             closed: false,
             epoch: 0,
             generation: 0,
+            asked: None,
             rejected: 0,
             rejections: RejectionBudget::default(),
             futility: Default::default(),
@@ -419,6 +422,14 @@ impl Session {
             return Decision::OverBudget;
         }
         Decision::Start(FetchPlan { epoch: self.epoch, reason, sign })
+    }
+
+    /// How long a run waits before it asks, because a token that lives less than a second would be a token call for each
+    /// request.
+    pub(crate) fn pause_before(&self, plan: FetchPlan, now: Moment) -> Duration {
+        let is_for_its_age = matches!(plan.reason, Reason::Due | Reason::Expired);
+        let asked = self.asked.filter(|_| is_for_its_age && self.view.current.is_some());
+        asked.map_or(Duration::ZERO, |asked| schedule::next_refresh(asked).wait(now))
     }
 
     /// A run was started as [`decide`](Self::decide) said.
@@ -596,6 +607,7 @@ impl Session {
         match self.evaluate(token, policy, timing) {
             Ok(Evaluation::New(token, window)) => {
                 let token = self.publish(token, window, now);
+                self.asked = Some(timing.asked);
                 let generation = token.generation();
                 self.replacement =
                     run.plan.sign.map(|sign| Replacement { generation, sign, fetched_at: now, helped: None });

@@ -4,6 +4,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../sockets/servers.rs"]
+#[allow(dead_code, reason = "the tests of sockets use the rest")]
+mod servers;
 #[path = "../sources/mod.rs"]
 mod sources;
 
@@ -11,5 +14,7 @@ mod device;
 mod hosts;
 mod logins;
 mod own_calls;
+mod pauses;
+mod redirects;
 mod rejections;
 mod trailers;
