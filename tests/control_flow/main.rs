@@ -1,6 +1,7 @@
 //! Control flow, as a caller sees it: what is sent again and what is not, what a fetch may wait for, when the issuer is
 //! asked again.
 #![allow(clippy::disallowed_methods, reason = "servers are tasks, and tests look at the clock that they have paused")]
+#![allow(clippy::duplicate_mod, reason = "both helpers turn on traces")]
 
 #[path = "../common/mod.rs"]
 mod common;
