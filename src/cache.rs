@@ -5,6 +5,7 @@
 //! | `cache/settings.rs` | what a cache is made of |
 //! | `cache/session.rs` | what the cache holds and what each event does: pure decisions |
 //! | `cache/driver.rs` | locks, the single flight, the source, publishing, events |
+//! | `cache/own_run.rs` | which runs the current task is part of, so that none waits for itself |
 //! | `cache/reader.rs` | what requests see, without a lock |
 
 use std::fmt;
@@ -20,17 +21,19 @@ use crate::cache::session::{Demand, Rejection};
 use crate::cache::settings::{Save, Saving, Settings};
 use crate::clock::{self, Clock};
 use crate::error::Error;
-use crate::schedule::RefreshPolicy;
+use crate::schedule::{RefreshPolicy, Sign};
 use crate::secret::Secret;
 use crate::source::{Fixed, TokenSource};
 use crate::telemetry::Telemetry;
 use crate::token::{MAX_LIFETIME, SessionId, Token, TokenId};
 
 mod driver;
+mod own_run;
 mod reader;
 mod session;
 mod settings;
 
+pub(crate) use crate::cache::driver::Rejected;
 pub(crate) use crate::cache::reader::{Freshness, Reader, Snapshot, SnapshotSource, Usable};
 pub use crate::cache::session::{RotatedToken, Status};
 
@@ -114,6 +117,7 @@ impl TokenCache {
     /// - there is no token within the fetch deadline;
     /// - there is no tokio runtime to fetch on, or one without timers;
     /// - the session was signed out, or another one began while this call waited;
+    /// - there is no usable token, and this cache's own source or `on_rotation` asks, which would wait for itself;
     /// - the cache was shut down.
     ///
     /// # Cancel safety
@@ -151,11 +155,11 @@ impl TokenCache {
     /// The rejection is noted and the fetch started when the future is first polled; dropping it after that leaves the
     /// fetch running.
     pub async fn report_rejected(&self, token: &Token) -> Result<Token, Error> {
-        match self.driver.reject(token.id()) {
+        match self.driver.reject(token.id(), Rejected::default()) {
             Rejection::Unknown => self.peek().ok_or_else(|| {
                 Error::invalid("token", "this cache did not issue it; report it to the cache that it came from")
             }),
-            rejection => self.replacement(token.id(), rejection).await,
+            rejection => self.replacement(token.id(), None, rejection).await,
         }
     }
 
@@ -252,7 +256,9 @@ impl TokenCache {
     /// ```
     ///
     /// # Errors
-    /// The session has ended here, and its refresh token may still work: `revoke` failed (its error is the
+    /// This cache's own source or `on_rotation` calls it: nothing happens, because it would wait for itself.
+    ///
+    /// Otherwise the session has ended here, and its refresh token may still work: `revoke` failed (its error is the
     /// [source](std::error::Error::source)), or another session began meanwhile.
     /// It is forgotten even so, and a second call revokes nothing: to try again, keep the [`Secret`] that `revoke` was given.
     ///
@@ -271,7 +277,7 @@ impl TokenCache {
     /// Ends fetching: waits for the fetch in flight and for its `on_rotation`, and starts none after it.
     ///
     /// The token there is goes on being served until it expires; after that callers get an error that
-    /// [says so](Error::is_closed).
+    /// [says so](Error::is_closed). Called by this cache's own source or `on_rotation`, it does not wait.
     ///
     /// # Errors
     /// None: how the fetch ended is told to those who waited for it, and by [`status`](TokenCache::status).
@@ -318,30 +324,34 @@ impl TokenCache {
     ///
     /// # Errors
     /// Returns an error if the replacement cannot be started.
-    pub(crate) fn replace_in_background(&self, token: TokenId) -> Result<(), Error> {
-        self.driver.replace_in_background(token)
+    pub(crate) fn replace_in_background(&self, token: TokenId, rejected: Rejected) -> Result<(), Error> {
+        self.driver.replace_in_background(token, rejected)
     }
 
     /// Waits for the token that a rejected request is sent again with.
     ///
     /// A token that was published only just now may not have reached every server of the API: then the request waits a
     /// moment, and goes again with what there is.
-    pub(crate) async fn replace(&self, token: TokenId) -> Result<(), Error> {
-        if let Some(lag) = self.driver.replication_lag(token)
-            && let Ok(lag) = clock::timeout(lag, std::future::pending::<()>())
-        {
-            let _ = lag.await;
-            return self.get_in(token.session).await.map(drop);
-        }
-        self.replacement(token, self.driver.reject(token)).await.map(drop)
+    pub(crate) async fn replace(&self, token: TokenId, rejected: Rejected) -> Result<(), Error> {
+        let sign = rejected.sign;
+        self.replacement(token, sign, self.driver.reject(token, rejected)).await.map(drop)
+    }
+
+    /// Notes whether the second send of a request, which carried this token, was accepted.
+    pub(crate) fn retried(&self, token: TokenId, sign: Option<Sign>) {
+        self.driver.retried(token, sign);
     }
 
     /// The token that takes the place of a rejected one.
-    async fn replacement(&self, token: TokenId, rejection: Rejection) -> Result<Token, Error> {
+    async fn replacement(&self, token: TokenId, sign: Option<Sign>, rejection: Rejection) -> Result<Token, Error> {
         let demand = match rejection {
             Rejection::Unknown | Rejection::SessionEnded => return Err(Error::signed_out()),
-            Rejection::Superseded => Demand::Usable,
-            Rejection::Marked { .. } => Demand::NewerThan(token.generation),
+            Rejection::Superseded | Rejection::StandIn { .. } => Demand::Usable,
+            Rejection::Early(lag) => {
+                let _ = clock::timeout(lag, std::future::pending::<()>())?.await;
+                Demand::Usable
+            }
+            Rejection::Marked { .. } => Demand::NewerThan(token.generation, sign),
         };
         self.driver.acquire(demand, Some(token.session)).await
     }

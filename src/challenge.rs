@@ -107,8 +107,8 @@ impl fmt::Debug for Challenge {
 }
 
 /// Whether the challenges of a response are for a Bearer token: a Bearer challenge, or none at all, and none with one of
-/// these errors. Builds nothing.
-pub(crate) fn asks_for_bearer(headers: &HeaderMap, but_for_errors: &[&str]) -> bool {
+/// these errors. `any_scheme`: challenges of other schemes count as none. Builds nothing.
+pub(crate) fn asks_for_bearer(headers: &HeaderMap, but_for_errors: &[&str], any_scheme: bool) -> bool {
     let (mut any, mut any_bearer, mut in_bearer, mut excluded) = (false, false, false, false);
     each(headers, |item| match item {
         Item::Scheme(scheme) => {
@@ -123,7 +123,7 @@ pub(crate) fn asks_for_bearer(headers: &HeaderMap, but_for_errors: &[&str]) -> b
         }
         Item::Param(..) | Item::Token68(_) => {}
     });
-    (any_bearer || !any) && !excluded
+    (any_bearer || any_scheme || !any) && !excluded
 }
 
 fn each<'a>(headers: &'a HeaderMap, mut visit: impl FnMut(Item<'a>)) {

@@ -87,6 +87,8 @@ pub enum ErrorKind {
     NotReplayed,
     /// There is no tokio runtime, or one without timers, or the one that fetched was shut down.
     Runtime,
+    /// A token source or an `on_rotation` waited for its own fetch.
+    WaitsForItself,
     /// The cache was shut down.
     Closed,
     /// The session was signed out.
@@ -146,6 +148,8 @@ enum Kind {
     Lost,
     Closed,
     SignedOut,
+    /// The source or `on_rotation` asked its own cache.
+    WaitsForItself,
 }
 
 /// An answer of a token endpoint that is not a token.
@@ -224,6 +228,7 @@ impl Error {
             Kind::Panicked => ErrorKind::Panicked,
             Kind::NotReplayed => ErrorKind::NotReplayed,
             Kind::NoRuntime | Kind::NoTimers | Kind::Lost => ErrorKind::Runtime,
+            Kind::WaitsForItself => ErrorKind::WaitsForItself,
             Kind::Closed => ErrorKind::Closed,
             Kind::SignedOut => ErrorKind::SignedOut,
         }
@@ -256,6 +261,7 @@ impl Error {
             Kind::Source { denied } | Kind::Secret { denied, .. } => !denied,
             Kind::Invalid { .. } | Kind::Request(_) | Kind::Denied(_) | Kind::Login(_) => false,
             Kind::NoRuntime | Kind::NoTimers | Kind::NotRevoked | Kind::Closed | Kind::SignedOut => false,
+            Kind::WaitsForItself => false,
         }
     }
 
@@ -399,9 +405,18 @@ impl Error {
         Self::new(Kind::SignedOut)
     }
 
+    pub(crate) fn waits_for_itself() -> Self {
+        Self::new(Kind::WaitsForItself)
+    }
+
     /// Whether rejections have used their budget.
     pub(crate) fn is_over_budget(&self) -> bool {
         matches!(self.inner.kind, Kind::Rejected)
+    }
+
+    /// No answer came, because the connection could not be made or broke.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self.inner.kind, Kind::Unreachable { .. })
     }
 
     /// The answer may be lost while the work was done: a refresh is repeated with the same refresh token.
@@ -526,6 +541,9 @@ impl fmt::Display for Error {
             Kind::SignedOut => {
                 f.write_str("the session was signed out; log in again, and hand the login to `TokenCache::sign_in`")
             }
+            Kind::WaitsForItself => f.write_str(
+                "the token source, or `on_rotation`, asked its own cache and would wait for itself; mark its requests with `NoToken`, or give it a client without the layer",
+            ),
         }?;
         if let Some(response) = &self.rejected_response {
             write!(f, " (the API answered {})", response.status().as_u16())?;

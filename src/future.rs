@@ -20,13 +20,15 @@ use pin_project_lite::pin_project;
 use tokio::sync::OwnedSemaphorePermit;
 use tower::{BoxError, Service};
 
-use crate::cache::{Snapshot, SnapshotSource, TokenCache};
+use crate::cache::{Rejected, Snapshot, SnapshotSource, TokenCache};
+use crate::challenge::Challenge;
 use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::origin::Origins;
-use crate::rejection::RejectionPolicy;
+use crate::rejection::{RejectionPolicy, SentTo};
 use crate::replay::Replay;
 use crate::token::{SessionId, Token, TokenId};
+use crate::trailers::SentToken;
 
 /// What the layer needs of the service that it wraps: a tower HTTP client that is `Clone`.
 ///
@@ -131,7 +133,15 @@ pub(crate) struct Attempt<S, T> {
     pub(crate) config: Arc<LayerConfig<S>>,
     /// The token it was sent with.
     pub(crate) token: TokenId,
-    pub(crate) retry: Option<T>,
+    pub(crate) stage: Stage<T>,
+}
+
+/// Which send of a request it is.
+pub(crate) enum Stage<T> {
+    /// The first, and what a second needs; nothing if it cannot be sent twice.
+    First { retry: Option<T>, to: SentTo },
+    /// The second, after a rejection: it is the last.
+    Second,
 }
 
 /// What a second send needs, beside a service.
@@ -141,7 +151,7 @@ pub(crate) struct RetryState<R, K> {
 }
 
 /// A rejected response while its request waits for a new token.
-enum Rejected<A> {
+enum Waiting<A> {
     /// Kept, because it holds next to nothing of its connection.
     Held { response: Response<A>, _room: Option<OwnedSemaphorePermit> },
     /// Its body is read or dropped, so that no connection and no HTTP/2 window is starved.
@@ -152,6 +162,16 @@ enum Rejected<A> {
 const DRAIN_LIMIT: (usize, Duration) = (64 * 1024, Duration::from_millis(50));
 /// How many frames of it are read. A body of empty frames that is always ready would not let a timer run.
 const DRAIN_FRAMES: usize = 256;
+
+// === impl Attempt ===
+
+impl<S, T> Attempt<S, T> {
+    /// Whether the response may change anything.
+    #[inline]
+    fn concerns<A>(&self, response: &Response<A>) -> bool {
+        self.config.rejection.concerns(response) || matches!(self.stage, Stage::Second)
+    }
+}
 
 // === impl LayerConfig ===
 
@@ -235,18 +255,34 @@ where
         let Project::Sent { attempt, .. } = self.as_mut().project().state.project() else {
             unreachable!("it was sent")
         };
-        let Some(Attempt { config, token, retry }) = attempt.take() else { return Poll::Ready(Ok(response)) };
-        let (response, rejected) = config.rejection.classify(response, &config.origins);
-        if !rejected {
-            return Poll::Ready(Ok(response));
+        let Some(Attempt { config, token, stage }) = attempt.take() else { return Poll::Ready(Ok(response)) };
+        let (mut response, sign) = config.rejection.classify(response, &config.origins);
+        if sign.is_none() && config.rejection.has_trailers(&response) {
+            response.extensions_mut().insert(SentToken { cache: config.cache.clone(), token });
         }
-        let Some(retry) = retry.filter(|retry| retry.replay.can_replay(&retry.saved)) else {
-            let over_budget = config.cache.replace_in_background(token).is_err_and(|error| error.is_over_budget());
-            let why = (!over_budget).then_some("its body cannot be sent twice");
-            config.cache.telemetry().returned_unauthorized(token.generation, why);
+        let (retry, to) = match stage {
+            Stage::First { retry, to } => (retry, to),
+            Stage::Second => {
+                config.cache.retried(token, sign);
+                return Poll::Ready(Ok(response));
+            }
+        };
+        let Some(sign) = sign else { return Poll::Ready(Ok(response)) };
+        let rejected = Rejected { sign: Some(sign), challenges: Challenge::all(response.headers()) };
+        let may_be_processed = !to.allows_replay(&response);
+        let can_replay = |retry: &RetryState<R, R::Saved>| !may_be_processed && retry.replay.can_replay(&retry.saved);
+        let Some(retry) = retry.filter(can_replay) else {
+            let over_budget =
+                config.cache.replace_in_background(token, rejected).is_err_and(|error| error.is_over_budget());
+            let why = if may_be_processed {
+                "a redirect was followed, and its method is not safe"
+            } else {
+                "its body cannot be sent twice"
+            };
+            config.cache.telemetry().returned_unauthorized(token.generation, (!over_budget).then_some(why));
             return Poll::Ready(Ok(response));
         };
-        let step = retry_with_new_token(config, token, retry, response);
+        let step = retry_with_new_token(config, token, retry, rejected, response);
         // The first future is dropped here, and with it what it holds of the inner service.
         self.as_mut().project().state.set(State::Pending { step });
         self.poll(cx)
@@ -289,7 +325,7 @@ where
                 let result = ready!(response.poll(cx)).map_err(Into::into);
                 // Nearly every response is told apart here, where it lies.
                 match (&result, attempt) {
-                    (Ok(response), Some(attempt)) if attempt.config.rejection.concerns(response) => {}
+                    (Ok(response), Some(attempt)) if attempt.concerns(response) => {}
                     _ => return Poll::Ready(result),
                 }
                 result
@@ -323,19 +359,21 @@ where
     Box::pin(async move {
         config.cache.get_in(session).await?;
         let (ready, token) = ready_with_token(&config, session).await?;
+        let to = SentTo::of(&request);
         let (mut request, saved) = replay.prepare(request);
         request.headers_mut().insert(AUTHORIZATION, token.header_value().clone());
-        let retry = saved.map(|saved| RetryState { replay, saved });
-        Ok(Step::Send { ready, request, attempt: Some(Attempt { config, token: token.id(), retry }) })
+        let stage = Stage::First { retry: saved.map(|saved| RetryState { replay, saved }), to };
+        Ok(Step::Send { ready, request, attempt: Some(Attempt { config, token: token.id(), stage }) })
     })
 }
 
-/// The token was rejected: waits for the next one, and sends the request a second and last time. A second rejection marks
-/// nothing and is the caller's.
+/// The token was rejected: waits for the next one, and sends the request a second and last time. A second rejection is the
+/// caller's, and teaches the cache that the next one did not help.
 fn retry_with_new_token<S, B, R>(
     config: Arc<LayerConfig<S>>,
     token: TokenId,
     retry: RetryState<R, R::Saved>,
+    rejected: Rejected,
     response: Response<S::ResponseBody>,
 ) -> Pending<S, B, R>
 where
@@ -345,27 +383,28 @@ where
 {
     Box::pin(async move {
         let cache = &config.cache;
-        let (rejected, replaced) = while_waiting(cache, response, cache.replace(token)).await;
+        let (waiting, replaced) = while_waiting(cache, response, cache.replace(token, rejected)).await;
         if let Err(error) = replaced {
             // Past the budget there is one event for all.
             cache
                 .telemetry()
                 .returned_unauthorized(token.generation, (!error.is_over_budget()).then_some("there is no new token"));
-            return rejected.with_error(error).map(Step::Return);
+            return waiting.with_error(error).map(Step::Return);
         }
         let Some(mut request) = retry.replay.replay(retry.saved) else {
             cache
                 .telemetry()
                 .returned_unauthorized(token.generation, Some("its body was too long to be kept, or failed"));
-            return rejected.with_error(Error::not_replayed()).map(Step::Return);
+            return waiting.with_error(Error::not_replayed()).map(Step::Return);
         };
-        if let Rejected::Held { response, .. } = rejected {
+        if let Waiting::Held { response, .. } = waiting {
             drain(response.into_body()).await;
         }
         let (ready, new) = ready_with_token(&config, token.session).await?;
         request.headers_mut().insert(AUTHORIZATION, new.header_value().clone());
         cache.telemetry().retried(token.generation, new.generation());
-        Ok(Step::Send { ready, request, attempt: None })
+        let attempt = Attempt { config: Arc::clone(&config), token: new.id(), stage: Stage::Second };
+        Ok(Step::Send { ready, request, attempt: Some(attempt) })
     })
 }
 
@@ -394,7 +433,7 @@ async fn while_waiting<A: Body, T>(
     cache: &TokenCache,
     response: Response<A>,
     wait: impl Future<Output = T>,
-) -> (Rejected<A>, T) {
+) -> (Waiting<A>, T) {
     let body = response.body();
     let size = if body.is_end_stream() { Some(0) } else { body.size_hint().upper() };
     let room = match size {
@@ -404,7 +443,7 @@ async fn while_waiting<A: Body, T>(
     };
     if let Some(room) = room {
         let result = wait.await;
-        return (Rejected::Held { response, _room: room }, result);
+        return (Waiting::Held { response, _room: room }, result);
     }
     let (head, body) = response.into_parts();
     let (mut drained, mut wait) = (pin!(drain(body)), pin!(wait));
@@ -420,10 +459,10 @@ async fn while_waiting<A: Body, T>(
         if is_drained { waited.take().map_or(Poll::Pending, Poll::Ready) } else { Poll::Pending }
     })
     .await;
-    (Rejected::Dropped(Response::from_parts(head, ())), result)
+    (Waiting::Dropped(Response::from_parts(head, ())), result)
 }
 
-impl<A> Rejected<A> {
+impl<A> Waiting<A> {
     /// What the caller gets: the response with the error in its extensions, or the error with the response's head.
     fn with_error(self, error: Error) -> Result<Response<A>, BoxError> {
         match self {

@@ -29,6 +29,13 @@ pub mod cookbook {}
 /// What a 401 means, and how a request is sent again.
 ///
 /// [`RejectionPolicy`]: crate::RejectionPolicy
+/// [`any_scheme`]: crate::RejectionPolicy::any_scheme
+/// [`status`]: crate::RejectionPolicy::status
+/// [`when`]: crate::RejectionPolicy::when
+/// [`grpc`]: crate::RejectionPolicy::grpc
+/// [`SentMethod`]: crate::SentMethod
+/// [`WatchTrailers`]: crate::WatchTrailers
+/// [`FetchContext::challenges`]: crate::FetchContext::challenges
 /// [`Challenge`]: crate::Challenge
 /// [`RefreshPolicy::rejection_budget`]: crate::RefreshPolicy::rejection_budget
 /// [`Error`]: crate::Error

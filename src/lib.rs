@@ -98,6 +98,13 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
+// It would compile, and panic when it first reads a clock.
+#[cfg(all(target_family = "wasm", target_os = "unknown"))]
+compile_error!(
+    "tower-bearer needs a clock and tokio's timers, which wasm32-unknown-unknown does not have; in a browser, use a client \
+     whose session the browser keeps"
+);
+
 mod cache;
 mod challenge;
 mod clock;
@@ -105,6 +112,7 @@ mod error;
 mod future;
 pub mod guide;
 mod layer;
+mod no_token;
 mod origin;
 pub mod providers;
 mod rejection;
@@ -123,18 +131,20 @@ mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod token;
+mod trailers;
 
 pub use cache::{RotatedToken, Status, TokenCache, TokenCacheBuilder};
 pub use challenge::Challenge;
 pub use error::{Error, ErrorKind};
 pub use future::{InnerService, ResponseFuture};
 pub use layer::BearerLayer;
+pub use no_token::NoToken;
 pub use origin::Origin;
-pub use rejection::RejectionPolicy;
+pub use rejection::{RejectionPolicy, SentMethod};
 pub use replay::Replay;
 pub use schedule::{Phase, RefreshPolicy};
 pub use secret::Secret;
-pub use service::{Bearer, NoToken};
+pub use service::Bearer;
 #[cfg(feature = "exec")]
 pub use source::exec;
 pub use source::secret::SecretSource;
@@ -143,6 +153,7 @@ pub use source::{FetchContext, Reason, TokenSource, file, json, oauth2};
 #[cfg(feature = "metrics")]
 pub use telemetry::describe_metrics;
 pub use token::{DEFAULT_LIFETIME, MAX_LIFETIME, Token};
+pub use trailers::WatchTrailers;
 
 /// README.md is no page of the docs; its example is compiled all the same.
 #[cfg(doctest)]

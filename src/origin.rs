@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use http::Uri;
 use http::uri::Authority;
+use http::{HeaderValue, Uri};
 
 use crate::error::Error;
 
@@ -57,6 +57,8 @@ pub(crate) enum OriginMatch {
     Unplaced,
     /// One of our origins, with `user:password@` before it: the two credentials contradict each other.
     Userinfo,
+    /// One of our origins, and a `Host` header that names another site.
+    Host,
 }
 
 /// The origins a layer puts tokens on.
@@ -265,12 +267,9 @@ impl<'a> Host<&'a str> {
 impl<N: AsRef<str>> Host<N> {
     fn is_loopback(&self) -> bool {
         match self {
-            // RFC 6761 section 6.3: names below `localhost.` are loopback as well.
-            Self::Name(name) => {
-                let name = name.as_ref().as_bytes();
-                name.eq_ignore_ascii_case(b"localhost")
-                    || name.last_chunk().is_some_and(|tail: &[u8; 10]| tail.eq_ignore_ascii_case(b".localhost"))
-            }
+            // Not the names below it, although RFC 6761 section 6.3 says so: most resolvers ask the network for them, and
+            // whoever answers would get token and secret in clear text.
+            Self::Name(name) => name.as_ref().eq_ignore_ascii_case("localhost"),
             Self::Ip(ip) => ip.is_loopback(),
         }
     }
@@ -334,15 +333,34 @@ impl Origins {
             return OriginMatch::Ours;
         }
         let Some((place, has_userinfo)) = Place::read(secure, authority.as_str()) else { return OriginMatch::Foreign };
-        let ours = match &self.allowed {
-            Allowed::Named(origins) => origins.iter().any(|origin| origin.place.is(&place)),
-            Allowed::AnySecure => place.is_protected(),
-        };
-        match ours {
+        match self.allows(&place) {
             true if has_userinfo => OriginMatch::Userinfo,
             true => OriginMatch::Ours,
             false => OriginMatch::Foreign,
         }
+    }
+
+    fn allows(&self, place: &Place<&str>) -> bool {
+        match &self.allowed {
+            Allowed::Named(origins) => origins.iter().any(|origin| origin.place.is(place)),
+            Allowed::AnySecure => place.is_protected(),
+        }
+    }
+
+    /// Whether the `Host` header of a request to one of these origins leads there, too: it names the URI's host, perhaps
+    /// without the port, or another of these origins.
+    pub(crate) fn allow_host(&self, uri: &Uri, host: &HeaderValue) -> bool {
+        if uri.authority().is_some_and(|authority| authority.as_str().as_bytes() == host.as_bytes()) {
+            return true;
+        }
+        let Ok(host) = host.to_str() else { return false };
+        let has_no_port = host.ends_with(']') || !host.contains(':');
+        let leads_there = |secure: bool| {
+            let Some((place, false)) = Place::read(secure, host) else { return false };
+            self.allows(&place) || has_no_port && Place::of(uri).is_some_and(|of_uri| of_uri.host.is(&place.host))
+        };
+        // Of a path only it is not known which.
+        is_secure(uri).map_or_else(|| leads_there(true) || leads_there(false), leads_there)
     }
 }
 

@@ -74,6 +74,24 @@ pub(crate) struct RejectionBudget {
     reported_at: Option<DualInstant>,
 }
 
+/// What says that a token was rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sign {
+    /// A 401, as its challenges say, or gRPC's `UNAUTHENTICATED`.
+    Standard,
+    /// A status or a sign that was added, which may have other causes too.
+    Added,
+}
+
+/// How long tokens that replaced a rejected one helped nobody: they were rejected, too. Until it is over, rejections of one
+/// kind cause no refresh.
+#[derive(Debug, Default)]
+pub(crate) struct Futility {
+    /// How many replacements in a row were in vain.
+    in_vain: u32,
+    until: Option<DualInstant>,
+}
+
 /// How long one clock is asked instead of two: so much later is it noticed that a machine slept, or that the wall clock
 /// jumped.
 const RECHECK_AFTER: Duration = Duration::from_millis(100);
@@ -83,6 +101,20 @@ const COARSE_CLOCK_LAG: Duration = Duration::from_millis(20);
 const REPLICATION_GRACE: Duration = Duration::from_secs(2);
 /// How long a request that was rejected with such a token waits at most.
 const LONGEST_LAG: Duration = Duration::from_secs(1);
+/// While a token is younger than this, an API may reject it because the API's clock is behind, or because not all of its
+/// servers have heard of it; then the token before it stands in.
+const YOUNG: Duration = Duration::from_secs(30);
+/// How long that one stands in before the newer is tried again.
+const STAND_IN: Duration = Duration::from_secs(10);
+/// How long rejections of one kind cause no refresh, after one that was in vain: it doubles, and is cut at the cap. A 401
+/// says that the token is bad; a status that a setting names may say that in a few cases only.
+const IN_VAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
+const IN_VAIN_BY_SETTING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+/// A token that replaced a rejected one and is rejected no sooner than this has helped.
+const HELPED: Duration = Duration::from_secs(30);
+const HELPED_BY_SETTING: Duration = Duration::from_secs(10 * 60);
+/// However short a token's life, it is refreshed ahead of its end no sooner than this after it was asked for.
+const SOONEST_REFRESH: Duration = Duration::from_secs(1);
 /// Ours, between two fetches that failed: it starts here, doubles, and is cut at the cap.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// Between two fetches that were denied: long, so that no account gets locked by us.
@@ -197,11 +229,21 @@ impl Window {
 
     /// Due no later than this long after it was asked for; a fleet is spread over the last tenth of it.
     pub(crate) fn due_within(mut self, refresh_in: Duration, asked: DualInstant, jitter: f64) -> Self {
+        // A tiny one would be a token call for each request.
+        let refresh_in = refresh_in.max(SOONEST_REFRESH);
         let due = asked.after(refresh_in - (refresh_in / 10).mul_f64(jitter.clamp(0.0, 1.0)));
         if due.mono < self.due.mono {
             self.due = due;
         }
         self
+    }
+
+    /// The same, due in a moment: the token stands in for a newer one that is tried again then.
+    pub(crate) fn standing_in(self, now: DualInstant) -> Self {
+        let due = now.after(STAND_IN);
+        // Due after its end it would count as fresh for ever.
+        let due = DualInstant { mono: due.mono.min(self.expired.mono), wall: due.wall.min(self.expired.wall) };
+        Self { due, ..self }
     }
 
     pub(crate) fn phase(&self, now: DualInstant) -> Phase {
@@ -262,10 +304,49 @@ impl RejectionBudget {
     }
 }
 
+// === impl Futility ===
+
+impl Futility {
+    /// One more replacement was in vain.
+    pub(crate) fn add(&mut self, sign: Sign, now: DualInstant) {
+        self.in_vain = self.in_vain.saturating_add(1);
+        let pauses = match sign {
+            Sign::Standard => IN_VAIN,
+            Sign::Added => IN_VAIN_BY_SETTING,
+        };
+        let pause = exponential(pauses, self.in_vain, 1.0);
+        self.until = Some(now.after(pause));
+    }
+
+    /// Whether a rejection causes no refresh.
+    pub(crate) fn forbids(&self, now: DualInstant) -> bool {
+        self.until.is_some_and(|until| !until.is_past(now))
+    }
+}
+
+/// When the token after one that was asked for then may be asked for, if that is only for its age.
+pub(crate) fn next_refresh(asked: DualInstant) -> DualInstant {
+    asked.after(SOONEST_REFRESH)
+}
+
+/// Whether a token that replaced a rejected one, and is rejected now, has helped for some time.
+pub(crate) fn has_helped(sign: Sign, since: DualInstant, now: DualInstant) -> bool {
+    let long = match sign {
+        Sign::Standard => HELPED,
+        Sign::Added => HELPED_BY_SETTING,
+    };
+    since.after(long).is_past(now)
+}
+
+/// Whether a token published at `since` may be rejected only because it is young.
+pub(crate) fn is_young(since: DualInstant, now: DualInstant) -> bool {
+    !since.after(YOUNG).is_past(now)
+}
+
 /// How long a request waits that was rejected with a token published at `since`; `None` where the token has settled, and
-/// the rejection counts.
-pub(crate) fn replication_lag(since: DualInstant, now: DualInstant) -> Option<Duration> {
-    let settled = since.after(REPLICATION_GRACE);
+/// the rejection counts. `is_early`: it is known to be accepted later.
+pub(crate) fn replication_lag(since: DualInstant, is_early: bool, now: DualInstant) -> Option<Duration> {
+    let settled = since.after(if is_early { YOUNG } else { REPLICATION_GRACE });
     (!settled.is_past(now)).then(|| settled.wait(now).min(LONGEST_LAG))
 }
 

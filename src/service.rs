@@ -10,14 +10,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::header::{AUTHORIZATION, Entry};
+use http::header::{AUTHORIZATION, Entry, HOST};
 use http::{HeaderMap, Method, Request, Response};
 use tower::{BoxError, Service};
 
 use crate::cache::{Freshness, Reader, Usable};
 use crate::error::Error;
-use crate::future::{Attempt, InnerService, LayerConfig, ResponseFuture, RetryState};
+use crate::future::{Attempt, InnerService, LayerConfig, ResponseFuture, RetryState, Stage};
+use crate::no_token::NoToken;
 use crate::origin::OriginMatch;
+use crate::rejection::SentTo;
 use crate::replay::{CloneBody, Replay};
 
 /// An HTTP client that puts a bearer token on its requests; made by [`BearerLayer`](crate::BearerLayer).
@@ -27,24 +29,15 @@ use crate::replay::{CloneBody, Replay};
 ///
 /// # Errors
 /// The future fails with the error of the inner service, boxed, or with [`Error`]: if there is no token to send, if the
-/// session of the request has ended, or if the request's URI names no host
-/// ([`allow_relative_uris`](crate::BearerLayer::allow_relative_uris)).
+/// session of the request has ended, if the request's URI names no host
+/// ([`allow_relative_uris`](crate::BearerLayer::allow_relative_uris)), or if its `Host` header names a site that is neither the URI's nor
+/// another of the layer's origins.
 pub struct Bearer<S, R = CloneBody> {
     inner: S,
     /// Each request counts a reference to its owner.
     reader: Reader<LayerConfig<S>>,
     replay: R,
 }
-
-/// A request extension: this request passes without a token, and its 401 is its own.
-///
-/// ```
-/// use tower_bearer::NoToken;
-///
-/// let request = http::Request::get("https://api.example.com/health").extension(NoToken).body(());
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NoToken;
 
 /// What becomes of a request without a usable token.
 enum Disposition {
@@ -100,6 +93,10 @@ impl<S, R> Bearer<S, R> {
                 "the request's URI names no host, so it is unknown whether the token belongs there; give the whole URL, \
                  or say with `allow_relative_uris` that such requests go to the origins of this layer",
             )),
+            OriginMatch::Host => Disposition::Reject(Error::request(
+                "the request's `Host` header names another site than its URI, so the token could reach a site that it is \
+                 not for; leave the header out, name that origin too, or mark the request with `NoToken`",
+            )),
             OriginMatch::Userinfo => Disposition::Reject(Error::request(
                 "the request's URI carries a user and password before its host, beside the token; leave them out, or \
                  mark the request with `NoToken`",
@@ -150,7 +147,15 @@ where
         if is_exempt(&request) {
             return ResponseFuture::passed_through(&mut self.inner, &self.replay, request);
         }
-        let verdict = self.reader.owner().origins.classify(request.uri());
+        let origins = &self.reader.owner().origins;
+        let mut verdict = origins.classify(request.uri());
+        // Servers go by this header, some of them also in HTTP/2.
+        if verdict == OriginMatch::Ours
+            && request.headers().contains_key(HOST)
+            && !request.headers().get_all(HOST).iter().all(|host| origins.allow_host(request.uri(), host))
+        {
+            verdict = OriginMatch::Host;
+        }
         let usable = if verdict == OriginMatch::Ours { self.reader.usable() } else { None };
         let Some(Usable { value, token, freshness }) = usable else {
             return match self.classify(&request, verdict) {
@@ -176,9 +181,10 @@ where
             Freshness::Fresh { seen_before: true } => self.reader.detach(),
             Freshness::Due => self.reader.owner().cache.refresh_in_background(),
         }
+        let to = SentTo::of(&request);
         let (request, saved) = self.replay.prepare(request);
         let retry = saved.map(|saved| RetryState { replay: self.replay.clone(), saved });
-        let attempt = Attempt { config: Arc::clone(self.reader.owner()), token, retry };
+        let attempt = Attempt { config: Arc::clone(self.reader.owner()), token, stage: Stage::First { retry, to } };
         ResponseFuture::sent(self.inner.call(request), Some(attempt))
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tower::BoxError;
 
+use crate::challenge::Challenge;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::secret::Secret;
@@ -93,6 +94,8 @@ pub trait TokenSource: Send + Sync + 'static {
 pub struct FetchContext {
     replaced: Option<Token>,
     reason: Reason,
+    challenges: Arc<[Challenge]>,
+    failed_fetches: u32,
     deadline: Duration,
     clock: Clock,
     rotation: Arc<Rotation>,
@@ -127,7 +130,8 @@ impl FetchContext {
     /// 30 s, and with the time of the operating system.
     pub fn new(reason: Reason) -> Self {
         let rotation = Arc::new(Rotation { newest: Mutex::default(), report: None });
-        Self { replaced: None, reason, deadline: Duration::from_secs(30), clock: Clock::System, rotation }
+        let (deadline, clock) = (Duration::from_secs(30), Clock::System);
+        Self { replaced: None, reason, challenges: Arc::default(), failed_fetches: 0, deadline, clock, rotation }
     }
 
     /// The context of a cache's fetch. `refresh_token` is the newest; `report` is called with each that follows it.
@@ -140,7 +144,7 @@ impl FetchContext {
         report: impl Fn(Secret) + Send + Sync + 'static,
     ) -> Self {
         let rotation = Arc::new(Rotation { newest: Mutex::new(refresh_token), report: Some(Box::new(report)) });
-        Self { replaced, reason, deadline, clock, rotation }
+        Self { replaced, reason, challenges: Arc::default(), failed_fetches: 0, deadline, clock, rotation }
     }
 
     /// Sets the token to be replaced, and with it the newest refresh token.
@@ -148,6 +152,18 @@ impl FetchContext {
     pub fn with_replaced(self, token: Token) -> Self {
         let rotation = Rotation { newest: Mutex::new(token.refresh_token()), report: None };
         Self { replaced: Some(token), rotation: Arc::new(rotation), ..self }
+    }
+
+    /// Sets the challenges of the response that rejected the token.
+    #[must_use]
+    pub fn with_challenges(self, challenges: Vec<Challenge>) -> Self {
+        Self { challenges: challenges.into(), ..self }
+    }
+
+    /// Sets how many fetches have failed in a row.
+    #[must_use]
+    pub fn with_failed_fetches(self, failed_fetches: u32) -> Self {
+        Self { failed_fetches, ..self }
     }
 
     /// Sets how long the fetch may take.
@@ -190,6 +206,37 @@ impl FetchContext {
     /// Why it is fetched.
     pub fn reason(&self) -> Reason {
         self.reason
+    }
+
+    /// The challenges of the response that rejected the token, in order; empty if none caused this fetch.
+    ///
+    /// What an API wants of the next token: `claims` (a claims challenge), `acr_values` and `max_age` (RFC 9470), `scope` and
+    /// `service` (image registries). Most of these come with an error of the Bearer scheme that is handed to the caller
+    /// by default; [`RejectionPolicy::when`](crate::RejectionPolicy::when) makes a rejection of it.
+    ///
+    /// ```
+    /// use tower_bearer::{FetchContext, RejectionPolicy, Challenge, Token, TokenCache};
+    ///
+    /// # fn sign_in_with(_: Option<&str>) -> String { "t".to_owned() }
+    /// let cache = TokenCache::new(async |context: FetchContext| {
+    ///     let claims = context.challenges().iter().find_map(|challenge| challenge.param("claims"));
+    ///     Token::new(sign_in_with(claims))
+    /// });
+    /// let rejection = RejectionPolicy::new().when(|response| {
+    ///     let asks_for_more = |challenge: &Challenge| challenge.param("error") == Some("insufficient_claims");
+    ///     Challenge::all(&response.headers).iter().any(asks_for_more)
+    /// });
+    /// # let _ = (cache, rejection);
+    /// ```
+    pub fn challenges(&self) -> &[Challenge] {
+        &self.challenges
+    }
+
+    /// How many fetches have failed in a row, since the last that brought a token.
+    ///
+    /// A source with a refresh token and a login tries the login if the refresh has failed for long.
+    pub fn failed_fetches(&self) -> u32 {
+        self.failed_fetches
     }
 
     /// The time of day by the cache's clock: what an expiry date in an answer is compared with.

@@ -218,12 +218,22 @@ async fn a_code_the_server_does_not_take_is_denied_and_not_repeated() {
     let address = back(&request, "code=c0de-1");
     let error = request.finish(&address).await.unwrap_err();
     assert!(error.is_denied() && error.description() == Some("no such code: [redacted]"), "{error}");
-    // The answer that was lost may have brought a token: the code has worked once.
+    assert_eq!(issuer.calls().total(), 1);
+}
+
+#[tokio::test]
+async fn a_code_whose_connection_broke_is_sent_once_more() {
+    let issuer = TokenServer::new();
     issuer.queue(Answer::fails("connection reset"));
+    let request = login(&issuer).build().unwrap().begin().await.unwrap();
+    let address = back(&request, "code=c0de-1");
+    request.finish(&address).await.unwrap();
+    assert_eq!(issuer.calls().total(), 2);
+    issuer.fail(Some(Answer::fails("connection reset")));
     let request = login(&issuer).build().unwrap().begin().await.unwrap();
     let address = back(&request, "code=c0de-2");
     request.finish(&address).await.unwrap_err();
-    assert_eq!(issuer.calls().total(), 2);
+    assert_eq!(issuer.calls().total(), 4);
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn a_base_with_a_query_or_a_fragment_is_rejected() {
 
 #[test]
 fn plain_http_is_accepted_on_loopback() {
-    for host in ["localhost", "127.0.0.1:8080", "[::1]:8080", "issuer.localhost"] {
+    for host in ["localhost", "127.0.0.1:8080", "[::1]:8080", "LOCALHOST."] {
         let base = format!("http://{host}");
         ClientCredentialsGrant::builder(&oauth2::Issuer::new(issuer()).token_endpoint(&base), "my-app", SECRET)
             .build()

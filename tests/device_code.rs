@@ -137,8 +137,8 @@ async fn each_lost_answer_doubles_the_interval_up_to_a_minute() {
     assert_eq!(times, [5, 15, 35, 75, 135, 195, 255]);
     // An answer that never comes is given up after 30 s.
     assert_eq!(polls(code(), [Answer::hangs()]).await.1, [5, 45]);
-    // An outage is no denial.
-    assert_eq!(polls(code(), [Answer::raw(503, "<h1>busy</h1>"), Answer::raw(403, "<html>")]).await.1, [5, 15, 35]);
+    // An outage is no denial, and neither is a limit.
+    assert_eq!(polls(code(), [Answer::raw(503, "<h1>busy</h1>"), Answer::raw(429, "<html>")]).await.1, [5, 15, 35]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -94,7 +94,9 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
     client.clone().oneshot(get("/")).await.expect_err("the second send failed");
     assert_eq!(seen.take()[2..], ["DEBUG tower_bearer: request retried rejected=2 generation=3"]);
 
+    // Long enough for a token that replaced another to have helped.
     world.settled().await;
+    world.clock.advance(std::time::Duration::from_secs(30));
     world.issuer.fail(Some(Answer::raw(503, "")));
     world.api.queue(Answer::raw(401, ""));
     client.clone().oneshot(get("/")).await.expect("an answer");

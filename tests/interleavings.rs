@@ -56,6 +56,8 @@ struct Seen {
     expires: Vec<Duration>,
     /// The tokens with which a first send was rejected.
     rejected: BTreeSet<usize>,
+    /// The tokens that were rejected with a second send, or more than once.
+    rejected_twice: BTreeSet<usize>,
     /// When the fetches that rejections caused began.
     begun: Vec<Duration>,
     /// How many of them replaced a token that could still be sent.
@@ -142,7 +144,9 @@ impl Service<Request<String>> for Api {
         }
         let sends = seen.sends.entry(number).or_default();
         sends.push(token);
-        if sends.len() > 2 || sends[0] > token {
+        // A token that was rejected is only sent again if the one after it was rejected twice.
+        let is_former = sends[0] > token && seen.rejected.contains(&token) && !seen.rejected_twice.contains(&sends[0]);
+        if sends.len() > 2 || is_former {
             seen.wrong.push(format!("request {number} was sent with the tokens {sends:?}"));
         }
         Box::pin(async move { Ok(Response::builder().status(answered.await?).body(String::new())?) })
@@ -204,6 +208,8 @@ impl World {
         let Sent { request, token, answer } = seen.sent.remove(which);
         let second = seen.sends[&request].len() == 2;
         seen.answers.insert((status, second, newest > Some(token)));
+        let again = second || seen.rejected.contains(&token);
+        seen.rejected_twice.extend((status == 401 && again).then_some(token));
         seen.rejected.extend((status == 401 && !second).then_some(token));
         answer.send(status).expect("the caller waits");
     }

@@ -100,9 +100,11 @@ async fn an_issuer_that_is_down_says_how_long_to_wait() {
         assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
         assert!(error.to_string().contains("its metadata could not be read"), "{error}");
     }
-    let (error, calls) = rejected([Answer::fails("connection refused")]).await;
+    // A connection that broke is tried once more, at the same place.
+    let rejected_connection = || Answer::fails("connection refused");
+    let (error, calls) = rejected([rejected_connection(), rejected_connection()]).await;
     assert!(error.to_string().contains("/.well-known/openid-configuration"), "{error}");
-    assert_eq!(calls, 1);
+    assert_eq!(calls, 2);
 }
 
 // === how often ===

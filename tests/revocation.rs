@@ -60,7 +60,6 @@ async fn any_2xx_is_the_end_and_everything_else_an_error_that_names_the_place() 
         (Answer::oauth_error(400, "unsupported_token_type"), false),
         (Answer::raw(302, "").header("location", "https://evil.example"), false),
         (Answer::raw(404, "<html>"), false),
-        (Answer::fails("connection reset"), false),
     ];
     for (answer, denied) in failures {
         let issuer = TokenServer::new();
@@ -70,6 +69,12 @@ async fn any_2xx_is_the_end_and_everything_else_an_error_that_names_the_place() 
         assert!(error.to_string().contains(REVOCATION_URL), "{error}");
         assert_eq!(issuer.calls().total(), 1);
     }
+    // A connection that broke is tried once more.
+    let issuer = TokenServer::new();
+    issuer.fail(Some(Answer::fails("connection reset")));
+    let error = revocation(&issuer).build().unwrap().revoke_refresh_token(&refresh_token()).await.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains(REVOCATION_URL), "{error}");
+    assert_eq!(issuer.calls().total(), 2);
 }
 
 #[tokio::test]

@@ -26,18 +26,20 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tower::BoxError;
 use tracing::Instrument;
 
+use crate::cache::own_run;
 use crate::cache::reader::Snapshot;
 use crate::cache::session::{
     Decision, Demand, Outcome, Rejection, RotatedToken, Run, SaveStep, SaveTicket, Session, Status, Timing,
 };
 use crate::cache::settings::{Save, Settings};
+use crate::challenge::Challenge;
 use crate::clock::{self, Clock};
 use crate::error::Error;
-use crate::schedule::{DualInstant, Phase, RefreshPolicy, Window};
+use crate::schedule::{DualInstant, Phase, RefreshPolicy, Sign, Window};
 use crate::secret::Secret;
 use crate::singleflight::{InFlightHandle, SingleFlight, Waiter};
 use crate::source::erased::DynSource;
-use crate::source::{FetchContext, Fixed, TokenSource};
+use crate::source::{FetchContext, Fixed, Reason, TokenSource};
 use crate::telemetry::{Fetch, Telemetry};
 use crate::token::{SessionId, Token, TokenId};
 
@@ -59,8 +61,17 @@ pub(crate) struct Driver {
 
 struct State {
     session: Session,
+    /// Of the response that rejected the current token last.
+    challenges: Vec<Challenge>,
     source: Arc<dyn DynSource>,
     on_rotation: Option<Arc<dyn Save>>,
+}
+
+/// A rejection of a token: by a response with this sign and these challenges, or, without a sign, as a user says.
+#[derive(Default)]
+pub(crate) struct Rejected {
+    pub(crate) sign: Option<Sign>,
+    pub(crate) challenges: Vec<Challenge>,
 }
 
 /// How a demand is met: at once, or by a run.
@@ -105,7 +116,7 @@ impl Driver {
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(Snapshot::new(session.view().clone())),
             flight: SingleFlight::new(move || idle.notify_waiters()),
-            state: Mutex::new(State { session, source, on_rotation }),
+            state: Mutex::new(State { session, challenges: Vec::new(), source, on_rotation }),
             policy,
             clock,
             telemetry: Telemetry::new(name),
@@ -129,7 +140,16 @@ impl Driver {
 
     /// The token that can be sent, without fetching.
     pub(crate) fn peek(&self) -> Option<Token> {
-        self.snapshot.load().view.usable_token(self.clock.now())
+        let now = self.clock.now();
+        let token = self.snapshot.load().view.usable_token(now);
+        token.or_else(|| {
+            // A token that stood in has ended, and the newer one is there.
+            let mut state = self.state();
+            let former = state.session.on_time(now).then(|| self.replace_snapshot(&state));
+            let token = state.session.view().usable_token(now);
+            drop((state, former));
+            token
+        })
     }
 
     /// The same for a caller of this session; an error if the session has ended.
@@ -162,6 +182,10 @@ impl Driver {
     /// Publishes what requests see of the session, and unlocks the state. Returns the former snapshot, to be dropped after
     /// all locks.
     fn publish(&self, state: MutexGuard<'_, State>) -> Arc<Snapshot> {
+        self.replace_snapshot(&state)
+    }
+
+    fn replace_snapshot(&self, state: &State) -> Arc<Snapshot> {
         self.snapshot.swap(Arc::new(Snapshot::new(state.session.view().clone())))
     }
 
@@ -235,25 +259,51 @@ impl Driver {
     }
 
     /// Notes that an API rejected this token, and starts its replacement without waiting for it.
-    pub(crate) fn replace_in_background(self: &Arc<Self>, token: TokenId) -> Result<(), Error> {
-        if self.replication_lag(token).is_none() && matches!(self.reject(token), Rejection::Marked { .. }) {
-            self.start_in_background(Demand::NewerThan(token.generation), Some(token.session), self.clock.now())?;
+    pub(crate) fn replace_in_background(self: &Arc<Self>, token: TokenId, rejected: Rejected) -> Result<(), Error> {
+        let sign = rejected.sign;
+        match self.reject(token, rejected) {
+            Rejection::Marked { .. } => self.start_replacement(token, sign),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    fn start_replacement(self: &Arc<Self>, token: TokenId, sign: Option<Sign>) -> Result<(), Error> {
+        let demand = Demand::NewerThan(token.generation, sign);
+        self.start_in_background(demand, Some(token.session), self.clock.now())
     }
 
     /// Notes that an API rejected this token.
-    pub(crate) fn reject(&self, token: TokenId) -> Rejection {
-        let rejection = self.state().session.on_rejected(token);
-        if let Rejection::Marked { first } = rejection {
-            self.telemetry.rejected(token.generation, first);
+    pub(crate) fn reject(&self, token: TokenId, rejected: Rejected) -> Rejection {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let rejection = state.session.on_rejected(token, rejected.sign, now);
+        match rejection {
+            Rejection::Marked { first } => {
+                state.challenges = rejected.challenges;
+                drop(state);
+                self.telemetry.rejected(token.generation, first);
+            }
+            Rejection::StandIn { first } => {
+                drop(self.publish(state));
+                self.tell_token_end();
+                self.telemetry.rejected(token.generation, first);
+            }
+            _ => {}
         }
         rejection
     }
 
-    /// How long a request waits that was rejected with a token which was published only just now.
-    pub(crate) fn replication_lag(&self, token: TokenId) -> Option<Duration> {
-        Session::replication_lag(&self.snapshot.load().view, token, self.clock.now())
+    /// Notes whether an API accepted the second send of a request, which carried this token; `sign` says that it did not.
+    pub(crate) fn retried(self: &Arc<Self>, token: TokenId, sign: Option<Sign>) {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let Some(sign) = sign else { return state.session.on_accepted(token) };
+        let newer = state.session.on_rejected_again(token, sign, now);
+        drop(self.publish(state));
+        if let Some(newer) = newer {
+            // The error is dropped: the caller has the API's response.
+            let _ = self.replace_in_background(newer, Rejected { sign: Some(sign), challenges: Vec::new() });
+        }
     }
 
     /// Starts what meets the demand, without waiting for it. `session`: as for [`acquire`](Self::acquire).
@@ -307,9 +357,13 @@ impl Driver {
         session: SessionId,
         now: DualInstant,
     ) -> Result<Acquired, Error> {
+        // Declared first, so that it is dropped after the locks.
+        let _former;
         let slot = SingleFlight::lock(&self.flight);
         let mut state = self.state();
+        _former = state.session.on_time(now).then(|| self.replace_snapshot(&state));
         match state.session.decide(demand, session, &self.policy, now, slot.is_in_flight(now.mono)) {
+            Decision::Join | Decision::Start(_) if own_run::is_within(session) => Err(Error::waits_for_itself()),
             Decision::Use(token) => Ok(Acquired::Ready(token)),
             Decision::Fail(error) => Err(error),
             Decision::OverBudget => {
@@ -324,10 +378,19 @@ impl Driver {
                 let runtime = clock::runtime().ok_or_else(Error::no_runtime)?;
                 let run = Run { number: slot.next_run(), plan };
                 state.session.on_started(run, &self.policy, now);
-                let work = Arc::clone(self).run(run, Arc::clone(&state.source));
+                let pause = state.session.pause_before(plan, now);
+                let fetch = Arc::clone(self).run(run, Arc::clone(&state.source));
+                let work = own_run::within(session, async move {
+                    if !pause.is_zero()
+                        && let Ok(pause) = clock::timeout(pause, std::future::pending::<()>())
+                    {
+                        let _ = pause.await;
+                    }
+                    fetch.await
+                });
                 let saving = if state.on_rotation.is_some() { SAVE_DEADLINE } else { Duration::ZERO };
                 drop(state);
-                let deadline = now.mono + self.policy.fetch_deadline() + saving + GRACE;
+                let deadline = now.mono + pause + self.policy.fetch_deadline() + saving + GRACE;
                 let (waiter, task) = slot.start(deadline, work);
                 // Outside the locks: a runtime that is shutting down drops the task right here.
                 runtime.spawn(task);
@@ -411,6 +474,12 @@ impl Driver {
         };
         let clock = self.clock.clone();
         let context = FetchContext::of_cache(replaced, refresh_token, run.plan.reason, deadline, clock, report);
+        let context = {
+            let state = self.state();
+            let is_rejection = run.plan.reason == Reason::Rejected;
+            let challenges = if is_rejection { state.challenges.clone() } else { Vec::new() };
+            context.with_failed_fetches(state.session.failed_fetches()).with_challenges(challenges)
+        };
         let span = self.telemetry.fetching(run.plan.reason);
         let fetch = catch_panic(async { source.fetch(context).await }).instrument(span);
         match clock::timeout(deadline, fetch)?.await {
@@ -492,6 +561,9 @@ impl Driver {
         T: Future<Output = Result<(), E>>,
         E: Into<BoxError>,
     {
+        if own_run::is_within(self.snapshot.load().view.session) {
+            return Err(Error::waits_for_itself());
+        }
         let (epoch, running, former) = {
             let slot = SingleFlight::lock(&self.flight);
             let mut state = self.state();
@@ -536,7 +608,9 @@ impl Driver {
             slot.handle()
         };
         self.changed.notify_waiters();
-        self.until_ended(running).await;
+        if !own_run::is_within(self.snapshot.load().view.session) {
+            self.until_ended(running).await;
+        }
     }
 
     /// Waits until a run ends, or until its deadline.

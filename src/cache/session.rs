@@ -23,12 +23,17 @@
 //! - An **epoch** counts sources. A run that was started for an older source is discarded.
 //! - A **generation** counts tokens. A rejection names the token that was rejected, and does nothing unless that token is
 //!   the current one.
+//!
+//! # A young token that is rejected
+//! An API whose clock is behind rejects a token for its first seconds, and so does a server that has not heard of it yet. The
+//! token before it is still good then. So the session keeps it until it expires, and puts it back into use for a moment;
+//! then the newer is tried again. Only if there is none, or the API rejects that one as well, the rejection counts.
 
 use std::mem;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::schedule::{self, DualInstant, Phase, RefreshPolicy, RejectionBudget, Window};
+use crate::schedule::{self, DualInstant, Futility, Phase, RefreshPolicy, RejectionBudget, Sign, Window};
 use crate::secret::Secret;
 use crate::source::Reason;
 use crate::token::{SessionId, Token, TokenId};
@@ -42,9 +47,23 @@ pub(crate) struct Session {
     epoch: u64,
     /// Of the newest token that was published.
     generation: u64,
+    /// When the newest token was asked for.
+    asked: Option<DualInstant>,
     /// The newest generation that an API rejected.
     rejected: u64,
     rejections: RejectionBudget,
+    /// Of rejections by a standard sign, and by one that a setting added.
+    futility: [Futility; 2],
+    /// The other token that can be sent: the one before the current, or, while that one stands in, the newer.
+    stand_by: Option<CurrentToken>,
+    /// Whether the former of both was marked as rejected: then it is only of use if the newer did not help.
+    former_is_suspect: bool,
+    /// The newest token, if it was fetched because the one before it was rejected.
+    replacement: Option<Replacement>,
+    /// The newest generation that a former token stood in for. The API accepts it later.
+    early: u64,
+    /// When `rejected` was rejected last, and whether it was young then.
+    rejected_at: (DualInstant, bool),
     /// The newest run that was started.
     started_run: u64,
     /// The newest run whose answer was accepted.
@@ -78,6 +97,18 @@ pub(crate) struct Failure {
     pub(crate) retry_at: DualInstant,
     /// How many fetches in a row have failed in the same way.
     streak: u32,
+    /// How many fetches in a row have failed, in whatever way.
+    fetches: u32,
+}
+
+/// A token that was fetched because the one before it was rejected.
+#[derive(Clone, Copy, Debug)]
+struct Replacement {
+    generation: u64,
+    sign: Sign,
+    fetched_at: DualInstant,
+    /// Whether it helped: whether a request that was rejected before it was accepted with it. `None`: not known yet.
+    helped: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,8 +146,9 @@ pub(crate) enum Demand {
     Usable,
     /// A token that is not due yet: a refresh ahead of time.
     Fresh,
-    /// A token that can be sent and is newer than this generation.
-    NewerThan(u64),
+    /// A token that can be sent and is newer than this generation, which was rejected; by a response with this sign, or,
+    /// without one, as a user says.
+    NewerThan(u64, Option<Sign>),
     /// The result of a fetch that ends after this call.
     Fetched,
 }
@@ -138,6 +170,8 @@ pub(crate) enum Decision {
 pub(crate) struct FetchPlan {
     pub(crate) epoch: u64,
     pub(crate) reason: Reason,
+    /// What said that the token was rejected, if a response said so.
+    pub(crate) sign: Option<Sign>,
 }
 
 /// A run of the single flight, and what it is for.
@@ -182,6 +216,11 @@ pub(crate) enum Rejection {
     SessionEnded,
     /// Nothing: the token was replaced before.
     Superseded,
+    /// The token is young, and the one before it was put back into use, or takes its turn again; `first` if for the first
+    /// time.
+    StandIn { first: bool },
+    /// Nothing: the token may not have reached every server of the API yet. The request waits this long.
+    Early(Duration),
     /// The current token is suspect until it is replaced; `first` if it was not so before.
     Marked { first: bool },
 }
@@ -299,8 +338,15 @@ impl Session {
             closed: false,
             epoch: 0,
             generation: 0,
+            asked: None,
             rejected: 0,
             rejections: RejectionBudget::default(),
+            futility: Default::default(),
+            stand_by: None,
+            former_is_suspect: false,
+            replacement: None,
+            early: 0,
+            rejected_at: (DualInstant::default(), false),
             started_run: 0,
             accepted_run: 0,
             newest: None,
@@ -326,6 +372,11 @@ impl Session {
 
     pub(crate) fn refresh_token(&self) -> Option<&Secret> {
         self.rotation.refresh_token.as_ref()
+    }
+
+    /// How many fetches have failed in a row.
+    pub(crate) fn failed_fetches(&self) -> u32 {
+        self.view.failure.as_ref().map_or(0, |failure| failure.fetches)
     }
 
     pub(crate) fn status(&self, now: DualInstant, fetching: bool) -> Status {
@@ -380,16 +431,29 @@ impl Session {
         }
         let reason = match (demand, usable) {
             (Demand::Fetched, _) => Reason::Asked,
-            (Demand::NewerThan(_), Some(_)) => Reason::Rejected,
+            (Demand::NewerThan(..), Some(_)) => Reason::Rejected,
             (_, Some(_)) => Reason::Due,
             // A token that has ended would be replaced without a rejection, too.
             (_, None) if self.view.current.is_some() => Reason::Expired,
             (_, None) => Reason::First,
         };
-        if reason == Reason::Rejected && !self.rejections.has_room(policy, now) {
+        let sign = match demand {
+            Demand::NewerThan(_, sign) if reason == Reason::Rejected => sign,
+            _ => None,
+        };
+        let in_vain = sign.is_some_and(|sign| self.futility[sign as usize].forbids(now));
+        if reason == Reason::Rejected && (in_vain || !self.rejections.has_room(policy, now)) {
             return Decision::OverBudget;
         }
-        Decision::Start(FetchPlan { epoch: self.epoch, reason })
+        Decision::Start(FetchPlan { epoch: self.epoch, reason, sign })
+    }
+
+    /// How long a run waits before it asks, because a token that lives less than a second would be a token call for each
+    /// request.
+    pub(crate) fn pause_before(&self, plan: FetchPlan, now: DualInstant) -> Duration {
+        let is_for_its_age = matches!(plan.reason, Reason::Due | Reason::Expired);
+        let asked = self.asked.filter(|_| is_for_its_age && self.view.current.is_some());
+        asked.map_or(Duration::ZERO, |asked| schedule::next_refresh(asked).wait(now))
     }
 
     /// A run was started as [`decide`](Self::decide) said.
@@ -407,25 +471,127 @@ impl Session {
 
     // --- rejection ---
 
-    /// An API rejected this token.
-    pub(crate) fn on_rejected(&mut self, token: TokenId) -> Rejection {
-        match &self.view.current {
-            _ if !token.session.is_of_same_cache(self.view.session) => Rejection::Unknown,
-            _ if token.session != self.view.session => Rejection::SessionEnded,
-            Some(current) if current.token.id() == token => {
-                let first = self.rejected < token.generation;
-                self.rejected = token.generation;
-                Rejection::Marked { first }
-            }
-            _ => Rejection::Superseded,
+    /// An API rejected this token, by a response with this sign, or, without one, as a user says.
+    pub(crate) fn on_rejected(&mut self, token: TokenId, sign: Option<Sign>, now: DualInstant) -> Rejection {
+        let session = self.view.session;
+        if token.session != session {
+            let is_known = token.session.is_of_same_cache(session);
+            return if is_known { Rejection::SessionEnded } else { Rejection::Unknown };
+        }
+        let newest = self.generation;
+        let Some(current) = self.view.current.as_ref().filter(|current| current.token.id() == token) else {
+            // A request that was on its way says that the token before the current one is not good any more.
+            let is_dead = |other: &mut CurrentToken| {
+                other.token.id() == token && token.generation < newest && !schedule::is_young(other.published_at, now)
+            };
+            self.stand_by.take_if(is_dead);
+            return Rejection::Superseded;
+        };
+        let published_at = current.published_at;
+        let is_young = schedule::is_young(published_at, now);
+        if self.stands_in() {
+            self.end_stand_in(is_young, now);
+            return Rejection::StandIn { first: false };
+        }
+        // What a setting adds may have other causes than the token's age, and a user knows better.
+        if sign == Some(Sign::Standard) && is_young && self.is_standing_by(now) {
+            let first = mem::replace(&mut self.early, token.generation) != token.generation;
+            self.swap(now);
+            return Rejection::StandIn { first };
+        }
+        let is_early = is_young && self.early == token.generation;
+        if sign.is_some()
+            && let Some(lag) = schedule::replication_lag(published_at, is_early, now)
+        {
+            return Rejection::Early(lag);
+        }
+        if let Some(sign) = sign {
+            self.on_replacement_rejected(token, sign, now);
+        }
+        let first = self.rejected < token.generation;
+        self.rejected = self.rejected.max(token.generation);
+        self.rejected_at = (now, is_young);
+        Rejection::Marked { first }
+    }
+
+    /// A request that was rejected went again with this token, and was rejected again. Returns the newer token that it was
+    /// sent with before, if that is to be replaced.
+    pub(crate) fn on_rejected_again(&mut self, token: TokenId, sign: Sign, now: DualInstant) -> Option<TokenId> {
+        self.on_replacement_rejected(token, sign, now);
+        let current = self.view.current.as_ref().filter(|current| current.token.id() == token)?;
+        if sign != Sign::Standard || !self.stands_in() || schedule::is_young(current.published_at, now) {
+            return None;
+        }
+        // The API rejects both, so it is not for the age of the newer one.
+        self.end_stand_in(false, now);
+        self.early = 0;
+        let newer = self.view.current.as_ref()?;
+        schedule::replication_lag(newer.published_at, false, now).is_none().then(|| newer.token.id())
+    }
+
+    /// A request that was rejected went again with this token, and was accepted.
+    pub(crate) fn on_accepted(&mut self, token: TokenId) {
+        if let Some(replacement) = self.replacement.as_mut().filter(|replacement| replacement.is(token)) {
+            replacement.helped = Some(true);
+            self.futility[replacement.sign as usize] = Futility::default();
         }
     }
 
-    /// How long a request waits that was rejected with this token, if the token may not have reached every server of the
-    /// API yet. Such a rejection is not counted.
-    pub(crate) fn replication_lag(view: &View, token: TokenId, now: DualInstant) -> Option<Duration> {
-        let current = view.current.as_ref().filter(|current| current.token.id() == token)?;
-        schedule::replication_lag(current.published_at, now)
+    /// Ends the time in which a former token stands in. Returns whether the current token is another now.
+    pub(crate) fn on_time(&mut self, now: DualInstant) -> bool {
+        let is_over = self.stands_in() && self.view.usable_at(now).is_none_or(|(_, phase)| phase != Phase::Fresh);
+        if is_over {
+            self.swap(now);
+        }
+        is_over
+    }
+
+    /// A token that was fetched because of a rejection was rejected, too: so the refresh was in vain, unless that was long
+    /// ago.
+    fn on_replacement_rejected(&mut self, token: TokenId, sign: Sign, now: DualInstant) {
+        let unsettled = |replacement: &&mut Replacement| {
+            replacement.is(token) && replacement.sign == sign && replacement.helped.is_none()
+        };
+        if let Some(replacement) = self.replacement.as_mut().filter(unsettled) {
+            let helped = schedule::has_helped(sign, replacement.fetched_at, now);
+            replacement.helped = Some(helped);
+            if helped {
+                self.futility[sign as usize] = Futility::default();
+            } else {
+                self.futility[sign as usize].add(sign, now);
+            }
+        }
+    }
+
+    /// Whether the current token is a former one that stands in for a newer.
+    fn stands_in(&self) -> bool {
+        let current = self.view.current.as_ref().map_or(0, |current| current.token.generation());
+        self.stand_by.as_ref().is_some_and(|other| other.token.generation() > current)
+    }
+
+    /// Whether there is a former token that can be sent and may be accepted.
+    fn is_standing_by(&self, now: DualInstant) -> bool {
+        let is_in_vain =
+            self.replacement.is_some_and(|newer| newer.generation == self.generation && newer.helped == Some(false));
+        (!self.former_is_suspect || is_in_vain)
+            && self.stand_by.as_ref().is_some_and(|other| other.window.phase(now) != Phase::Expired)
+    }
+
+    /// The newer token takes its place again. `keep`: the former one may be of use once more.
+    fn end_stand_in(&mut self, keep: bool, now: DualInstant) {
+        self.swap(now);
+        if !keep {
+            self.stand_by = None;
+        }
+    }
+
+    /// The current token and the other one change places. A former one stands in for a moment only.
+    fn swap(&mut self, now: DualInstant) {
+        mem::swap(&mut self.view.current, &mut self.stand_by);
+        let stands_in = self.stands_in();
+        if let Some(current) = self.view.current.as_mut().filter(|_| stands_in) {
+            current.window = current.window.standing_in(now);
+        }
     }
 
     // --- the fetch ---
@@ -464,7 +630,12 @@ impl Session {
         let remaining = self.view.remaining(now);
         match self.evaluate(token, policy, timing) {
             Ok(Evaluation::New(token, window)) => {
-                Outcome::Fetched { token: self.publish(token, window, now), remaining }
+                let token = self.publish(token, window, now);
+                self.asked = Some(timing.asked);
+                let generation = token.generation();
+                self.replacement =
+                    run.plan.sign.map(|sign| Replacement { generation, sign, fetched_at: now, helped: None });
+                Outcome::Fetched { token, remaining }
             }
             Ok(Evaluation::Unchanged(token, error)) => {
                 let mut outcome = self.on_failed(run, error, timing);
@@ -497,7 +668,8 @@ impl Session {
         } else {
             schedule::backoff(streak, self.view.remaining(now), error.retry_after(), jitter)
         };
-        self.view.failure = Some(Failure { error: error.clone(), retry_at: now.after(backoff), streak });
+        let fetches = self.failed_fetches().saturating_add(1);
+        self.view.failure = Some(Failure { error: error.clone(), retry_at: now.after(backoff), streak, fetches });
         Outcome::Failed { answer: Err(error.clone()), error, backoff }
     }
 
@@ -555,6 +727,7 @@ impl Session {
             self.lifecycle = Lifecycle::SigningOut;
         }
         self.view = View { session: self.view.session.next(), ..View::default() };
+        self.stand_by = None;
         self.epoch
     }
 
@@ -588,6 +761,7 @@ impl Session {
         self.view = View { session: if goes_on { session } else { session.next() }, ..View::default() };
         self.lifecycle = Lifecycle::Active;
         self.epoch += 1;
+        (self.stand_by, self.futility) = (None, Default::default());
         self.forget();
     }
 
@@ -656,12 +830,28 @@ impl Session {
         // reached the servers of the API already.
         let same = self.view.usable_at(now).filter(|(current, _)| current.token.header_value() == token.header_value());
         let published_at = same.map_or(now, |(current, _)| current.published_at);
-        self.generation += u64::from(same.is_none());
-        let id = TokenId { session: self.view.session, generation: self.generation };
+        let known = same.map(|(current, _)| current.token.generation());
+        self.generation += u64::from(known.is_none());
+        let id = TokenId { session: self.view.session, generation: known.unwrap_or(self.generation) };
         let token = token.published(id, window.end().system_time());
         self.newest = Some(token.clone());
         let current = CurrentToken { token: token.clone(), window, published_at };
-        self.view = View { current: Some(current), failure: None, ..self.view };
+        let stood_in = self.stands_in();
+        let former = self.view.current.replace(current);
+        self.view.failure = None;
+        if known.is_none() {
+            let (rejected_at, was_young) = self.rejected_at;
+            // One that was sent for some time after its rejection is good.
+            let is_suspect = |former: &CurrentToken| {
+                former.token.generation() == self.rejected && schedule::is_young(rejected_at, now)
+            };
+            let is_good = |former: &CurrentToken| {
+                former.window.phase(now) != Phase::Expired && (was_young || !is_suspect(former))
+            };
+            // One that stood in, and was suspect then, still is.
+            self.former_is_suspect = stood_in && self.former_is_suspect || former.as_ref().is_some_and(is_suspect);
+            self.stand_by = former.filter(is_good);
+        }
         token
     }
 
@@ -676,6 +866,15 @@ impl Session {
     fn forget(&mut self) {
         self.newest = None;
         self.rotation.forget();
+    }
+}
+
+// === impl Replacement ===
+
+impl Replacement {
+    /// Generations are counted over all sessions of a cache.
+    fn is(&self, token: TokenId) -> bool {
+        self.generation == token.generation
     }
 }
 
@@ -701,7 +900,7 @@ impl Rotation {
 impl Demand {
     pub(crate) fn is_met_by(self, token: &Token, phase: Phase) -> bool {
         match self {
-            Self::Usable | Self::NewerThan(_) => self.is_met_by_result(token),
+            Self::Usable | Self::NewerThan(..) => self.is_met_by_result(token),
             Self::Fresh => phase == Phase::Fresh,
             Self::Fetched => false,
         }
@@ -710,7 +909,7 @@ impl Demand {
     /// Whether the token that a run brought is what its waiter needs.
     pub(crate) fn is_met_by_result(self, token: &Token) -> bool {
         match self {
-            Self::NewerThan(generation) => token.generation() > generation,
+            Self::NewerThan(generation, _) => token.generation() > generation,
             Self::Usable | Self::Fresh | Self::Fetched => true,
         }
     }

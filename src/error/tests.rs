@@ -46,7 +46,7 @@ fn limited(wait: Option<Duration>) -> Error {
 }
 
 /// One of each kind.
-fn every() -> [(&'static str, Error); 19] {
+fn every() -> [(&'static str, Error); 20] {
     [
         ("invalid", Error::invalid("deadline", "zero leaves no time")),
         ("request", Error::request("the URI holds no host; name one with allow_relative_uris")),
@@ -67,6 +67,7 @@ fn every() -> [(&'static str, Error); 19] {
         ("secret", Error::secret("client_secret", cause())),
         ("denied secret", Error::secret("client_secret", Error::denied("forbidden"))),
         ("login", Error::login("nobody entered the code before it ended; begin again")),
+        ("waits for itself", Error::waits_for_itself()),
     ]
 }
 

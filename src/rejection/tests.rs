@@ -36,7 +36,7 @@ fn challenged(status: u16, challenges: &[&str]) -> Response<()> {
 }
 
 fn is_rejected(rejection: &RejectionPolicy, response: Response<()>) -> bool {
-    rejection.classify(response, &ours()).1
+    rejection.classify(response, &ours()).1.is_some()
 }
 
 fn status(number: u16) -> StatusCode {
@@ -115,6 +115,30 @@ fn a_status_that_was_named_always_means_rejected() {
     assert!(is_rejected(&rejection, answer(401)));
     assert!(!is_rejected(&rejection, challenged(401, &["Basic"])));
     assert!(is_rejected(&rejection.status(status(401)), challenged(401, &["Basic"])));
+}
+
+#[test]
+fn challenges_of_other_schemes_count_as_none_by_a_setting() {
+    let other_schemes = [
+        &["BASIC realm=\"the app\""][..],
+        &["Negotiate"],
+        &["Negotiate, NTLM, Basic realm=\"x\""],
+        &["Digest realm=\"x\", nonce=\"y\", error=\"insufficient_scope\""],
+        &["OAuth realm=\"Service\""],
+    ];
+    for headers in other_schemes {
+        assert!(!is_rejected(&RejectionPolicy::new(), challenged(401, headers)), "by default: {headers:?}");
+        assert!(is_rejected(&RejectionPolicy::new().any_scheme(), challenged(401, headers)), "{headers:?}");
+        assert!(!is_rejected(&RejectionPolicy::new().any_scheme(), challenged(403, headers)), "{headers:?}");
+    }
+    // What the server says of the token still counts.
+    for headers in [
+        &["Bearer error=\"insufficient_scope\""][..],
+        &["BASIC realm=\"the app\"", "Bearer error=\"insufficient_scope\", scope=\"write\""],
+        &["Bearer error=\"insufficient_user_authentication\", acr_values=\"high\", Basic"],
+    ] {
+        assert!(!is_rejected(&RejectionPolicy::new().any_scheme(), challenged(401, headers)), "{headers:?}");
+    }
 }
 
 #[test]
@@ -198,8 +222,12 @@ fn the_response_comes_back_as_it_was() {
 #[test]
 fn debug_says_what_was_set() {
     let rejection = RejectionPolicy::new().grpc().status(status(419)).when(|_| true);
-    assert_eq!(format!("{rejection:?}"), "RejectionPolicy { statuses: [419], grpc: true, when: true }");
-    assert_eq!(format!("{:?}", RejectionPolicy::new()), "RejectionPolicy { statuses: [], grpc: false, when: false }");
+    assert_eq!(
+        format!("{rejection:?}"),
+        "RejectionPolicy { statuses: [419], grpc: true, any_scheme: false, when: true }"
+    );
+    let nothing_set = "RejectionPolicy { statuses: [], grpc: false, any_scheme: false, when: false }";
+    assert_eq!(format!("{:?}", RejectionPolicy::new()), nothing_set);
 }
 
 // === gRPC ===
@@ -282,6 +310,6 @@ fn of_any_origin_means_any_secure_one() {
     {
         let mut response = answer(401);
         response.extensions_mut().insert(RequestUri(uri.parse().expect("a URI")));
-        assert_eq!(RejectionPolicy::new().classify(response, &Origins::any_secure()).1, rejected, "{uri}");
+        assert_eq!(RejectionPolicy::new().classify(response, &Origins::any_secure()).1.is_some(), rejected, "{uri}");
     }
 }

@@ -17,6 +17,7 @@ use tower::{BoxError, Service};
 
 use crate::clock::Clock;
 use crate::error::{Error, ErrorResponse, Said};
+use crate::no_token::NoToken;
 use crate::origin;
 use crate::secret::Secret;
 use crate::source::redact;
@@ -159,6 +160,8 @@ impl EndpointUrl {
         secrets: Vec<Secret>,
     ) -> Result<TokenResponse, Error> {
         *request.uri_mut() = self.uri.clone();
+        // The client may hold the layer of the cache that waits for this answer.
+        request.extensions_mut().insert(NoToken);
         request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
         let response = http.send(request).await.map_err(|error| {
             if error.is::<LengthLimitError>() {

@@ -144,7 +144,7 @@ async fn requests_go_on_while_a_due_token_is_refreshed(world: World, callers: Ca
     world.clock.advance(Duration::from_secs(3590));
     assert_eq!(world.cache.status().phase, Some(Phase::Due));
     // The issuer is silent: whoever waited for it would be stuck. It holds no permit that the API needs.
-    world.issuer.queue(Answer::fails("the issuer is away"));
+    world.issuer.queue(Answer::raw(503, "the issuer is away"));
     assert_eq!(statuses(callers.call(&world, CALLERS).await), [StatusCode::OK; CALLERS]);
     assert_eq!(world.issuer.calls().total(), 2, "one refresh beside, whose failure is remembered");
 }

@@ -155,6 +155,8 @@ async fn a_large_rejected_response_is_read_while_its_request_waits() {
 async fn only_bodies_that_can_go_twice_do() {
     let sends = async |world: &World, request: Request<Body>, choice: &str| {
         let token = world.settled().await;
+        // Long enough for a token that replaced another to have helped.
+        world.clock.advance(std::time::Duration::from_secs(30));
         world.issuer.ledger().revoke(token.access_token());
         let (network, before) = (world.network.clone(), world.api.calls().total());
         let answer = match choice {
@@ -238,21 +240,23 @@ async fn a_rejection_whose_token_ends_before_it_settles_is_handed_back_where_the
 async fn an_api_that_rejects_everything_costs_no_more_than_the_budget() {
     let world = World::new();
     world.api.reject_all(true);
-    let (mut handed_back, mut with_reason) = (0, 0);
+    let mut handed_back = 0;
     // A minute of the cache's clock, a request every 10 ms.
     for _ in 0..6000 {
         let answer = world.client().oneshot(get("/")).await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
         handed_back += 1;
-        with_reason += usize::from(answer.extensions().get::<tower_bearer::Error>().is_some());
         world.clock.advance(std::time::Duration::from_millis(10));
     }
-    assert_eq!(world.issuer.calls().total(), 1 + 5, "the first token, and the budget");
+    // After 2 s, 12 s and 32 s: a new token that is rejected, too, is not chased by another.
+    assert_eq!(world.issuer.calls().total(), 1 + 3, "the first token, and refreshes in vain");
     assert_eq!(handed_back, 6000);
-    assert!(with_reason > 4000, "past the budget each 401 says why: {with_reason}");
     world.clock.advance(std::time::Duration::from_secs(60));
-    world.client().oneshot(get("/")).await.expect("an answer");
-    assert_eq!(world.issuer.calls().total(), 1 + 5 + 1, "the window has passed");
+    // The first of two may end the time in which a former token stands in.
+    for _ in 0..2 {
+        world.client().oneshot(get("/")).await.expect("an answer");
+    }
+    assert_eq!(world.issuer.calls().total(), 1 + 3 + 1, "the pause is over");
 }
 
 #[tokio::test]

@@ -43,7 +43,9 @@ enum Step {
     /// A run that brought a token publishes it; a run that did not fails.
     End(usize, bool, Option<Duration>),
     /// An API rejects one of the tokens that were published, or of another cache.
-    Reject(usize),
+    Reject(usize, Option<Sign>),
+    /// The second send of a request with one of the tokens is accepted, or rejected with this sign.
+    SentAgain(usize, Option<Sign>),
     OverBudget,
     SignOut,
     RunEnded,
@@ -64,9 +66,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             Demand::Fresh,
             Demand::Fetched,
             Demand::Fetched,
-            Demand::NewerThan(0),
+            Demand::NewerThan(0, None),
+            Demand::NewerThan(0, Some(Sign::Standard)),
+            Demand::NewerThan(0, Some(Sign::Added)),
         ])
     };
+    let sign = || prop::sample::select(vec![Some(Sign::Standard), Some(Sign::Standard), Some(Sign::Added), None]);
     let lifetime = || prop::sample::select(vec![Duration::ZERO, SECOND, 10 * SECOND, MINUTE, HOUR, HOUR, HOUR]);
     let look_again = || prop::option::weighted(0.2, prop::sample::select(vec![SECOND, 30 * SECOND]));
     let retry_after = || prop::option::weighted(0.3, prop::sample::select(vec![Duration::ZERO, MINUTE, HOUR]));
@@ -79,7 +84,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         9 => (0..4_usize, 0..2_u8, lifetime(), prop::option::of(0..6_u8), look_again())
             .prop_map(|(run, text, life, rotated, again)| Step::Receive(run, text, life, rotated, again)),
         10 => (0..4_usize, any::<bool>(), retry_after()).prop_map(|(run, denied, after)| Step::End(run, denied, after)),
-        8 => prop::sample::select(vec![0, 0, 1, 2]).prop_map(Step::Reject),
+        8 => (prop::sample::select(vec![0, 0, 1, 2]), sign()).prop_map(|(which, sign)| Step::Reject(which, sign)),
+        4 => (prop::sample::select(vec![0, 0, 1, 2]), sign()).prop_map(|(which, sign)| Step::SentAgain(which, sign)),
         1 => Just(Step::OverBudget),
         1 => Just(Step::SignOut),
         1 => Just(Step::RunEnded),
@@ -91,7 +97,24 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         8 => pass.prop_map(Step::Pass),
         1 => prop::bool::weighted(0.2).prop_map(|adopt| if adopt { Step::Adopt } else { Step::BeginSave }),
     ];
-    prop::collection::vec(step, 1..250)
+    // A token of some age, a young one after it, and an API that rejects both.
+    let both_rejected = (0..2_u8, prop::bool::weighted(0.5)).prop_map(|(text, wait)| {
+        let standard = Some(Sign::Standard);
+        let mut steps = vec![
+            Step::Pass(31 * SECOND),
+            Step::Need(Demand::Fetched, false),
+            Step::Receive(0, text, HOUR, None, None),
+            Step::End(0, false, None),
+            Step::Reject(0, standard),
+            Step::SentAgain(1, standard),
+        ];
+        if wait {
+            steps.insert(4, Step::Pass(5 * SECOND));
+        }
+        steps
+    });
+    let steps = prop_oneof![30 => step.prop_map(|step| vec![step]), 1 => both_rejected];
+    prop::collection::vec(steps, 1..220).prop_map(|steps| steps.concat())
 }
 
 // === the model: a list of what happened ===
@@ -106,11 +129,31 @@ enum Event {
         reported: bool,
     },
     Published {
-        text: String,
+        token: Published,
+        at: DualInstant,
+        /// What said that the token before it was rejected; nothing if it was fetched for another reason.
+        sign: Option<Sign>,
+        /// Whether a fetch brought it.
+        fetched: bool,
+    },
+    /// The current token and the other one change places, because this young token was rejected if there is one.
+    Swapped {
+        at: DualInstant,
+        early: Option<u64>,
+    },
+    /// The token that stood by is of no use any more; `both`: neither is the current one.
+    Dropped {
+        both: bool,
+    },
+    /// A token that replaced a rejected one was rejected too.
+    InVain {
         generation: u64,
-        session: u32,
-        window: Window,
-        first_seen: DualInstant,
+        sign: Sign,
+        at: DualInstant,
+    },
+    Helped {
+        generation: u64,
+        sign: Sign,
     },
     Failed {
         denied: bool,
@@ -119,6 +162,8 @@ enum Event {
     },
     Rejected {
         generation: u64,
+        young: bool,
+        at: DualInstant,
     },
     SignedOut,
     RunEnded,
@@ -141,7 +186,7 @@ struct Model {
     log: Vec<Event>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Published {
     text: String,
     generation: u64,
@@ -186,23 +231,194 @@ impl Model {
 
     fn published(&self) -> Vec<Published> {
         let published = self.log.iter().filter_map(|event| match event {
-            Event::Published { text, generation, session, window, first_seen } => Some(Published {
-                text: text.clone(),
-                generation: *generation,
-                session: *session,
-                window: *window,
-                first_seen: *first_seen,
-            }),
+            Event::Published { token, .. } => Some(token.clone()),
             _ => None,
         });
         published.collect()
     }
 
+    /// The newest generation there ever was.
+    fn newest(&self) -> u64 {
+        self.published().iter().map(|token| token.generation).max().unwrap_or(0)
+    }
+
+    /// The current token, and the one that stands by.
+    fn both(&self) -> (Option<Published>, Option<Published>) {
+        let (current, other, _) = self.tokens();
+        (current, other)
+    }
+
+    /// The current token, the one that stands by, and whether the former of both was marked.
+    fn tokens(&self) -> (Option<Published>, Option<Published>, bool) {
+        let (mut current, mut other): (Option<Published>, Option<Published>) = (None, None);
+        let mut suspect = false;
+        for event in self.since_empty() {
+            match event {
+                Event::Published { token, at, .. } => {
+                    let is_same = current.as_ref().is_some_and(|current| current.generation == token.generation);
+                    if !is_same {
+                        let marked = |generation: u64| {
+                            let before = self.log.iter().take_while(|of| !std::ptr::eq(*of, event)).cloned();
+                            Self { log: before.collect() }.is_marked(generation, *at)
+                        };
+                        let is_good = |former: &Published| {
+                            former.window.phase(*at) != Phase::Expired && marked(former.generation) != Some(false)
+                        };
+                        let generation = current.as_ref().map_or(0, |current| current.generation);
+                        let stood_in = other.is_some_and(|other| other.generation > generation);
+                        suspect = stood_in && suspect || marked(generation).is_some();
+                        other = current.filter(is_good);
+                    }
+                    current = Some(token.clone());
+                }
+                Event::Swapped { at, .. } => {
+                    (current, other) = (other, current);
+                    let (now, newer) = (current.as_mut().expect("another"), other.as_ref().expect("another"));
+                    if now.generation < newer.generation {
+                        now.window = now.window.standing_in(*at);
+                    }
+                }
+                Event::Dropped { .. } => other = None,
+                _ => {}
+            }
+        }
+        (current, other, suspect)
+    }
+
     fn current(&self) -> Option<Published> {
-        self.since_empty()
-            .iter()
-            .any(|event| matches!(event, Event::Published { .. }))
-            .then(|| self.published().pop())?
+        self.both().0
+    }
+
+    fn stands_in(&self) -> bool {
+        let (current, other) = self.both();
+        let generation = current.map_or(0, |current| current.generation);
+        other.is_some_and(|other| other.generation > generation)
+    }
+
+    /// Whether this token was rejected, of late; and whether it was young then.
+    fn is_marked(&self, generation: u64, now: DualInstant) -> Option<bool> {
+        self.log.iter().rev().find_map(|event| match event {
+            Event::Rejected { generation: of, at, .. } if *of == generation && at.after(30 * SECOND).is_past(now) => {
+                Some(None)
+            }
+            Event::Rejected { generation: of, young, .. } if *of == generation => Some(Some(*young)),
+            _ => None,
+        })?
+    }
+
+    /// Whether a former token stood in for this one, and that one was not rejected either.
+    fn is_early(&self, generation: u64) -> bool {
+        let early = self.log.iter().rev().find_map(|event| match event {
+            Event::Swapped { early: Some(early), .. } => Some(*early),
+            Event::Dropped { both: true } => Some(0),
+            _ => None,
+        });
+        early == Some(generation)
+    }
+
+    /// The token that the last fetch brought, if it replaced a rejected one and it is not known yet whether that helped.
+    fn unsettled(&self) -> Option<(u64, Sign)> {
+        let (generation, sign) = self.replacement()?;
+        let settles = |event: &Event| match event {
+            Event::InVain { generation: of, .. } | Event::Helped { generation: of, .. } => *of == generation,
+            _ => false,
+        };
+        let since = self.log.iter().rposition(|event| matches!(event, Event::Published { fetched: true, .. }))?;
+        (!self.log[since..].iter().any(settles)).then_some((generation, sign))
+    }
+
+    /// Whether the last that is known of the token that the last fetch brought is that it did not help.
+    fn was_in_vain(&self, generation: u64) -> bool {
+        let since = self.log.iter().rposition(|event| matches!(event, Event::Published { fetched: true, .. }));
+        let known = self.log[since.unwrap_or(0)..].iter().rev().find_map(|event| match event {
+            Event::InVain { generation: of, .. } if *of == generation => Some(true),
+            Event::Helped { generation: of, .. } if *of == generation => Some(false),
+            _ => None,
+        });
+        known == Some(true)
+    }
+
+    fn replacement(&self) -> Option<(u64, Sign)> {
+        self.log.iter().rev().find_map(|event| match event {
+            Event::Published { token, sign, fetched: true, .. } => Some(sign.map(|sign| (token.generation, sign))),
+            _ => None,
+        })?
+    }
+
+    /// Whether rejections with this sign cause no refresh, because those before were in vain.
+    fn is_in_vain(&self, sign: Sign, now: DualInstant) -> bool {
+        let mut last = None;
+        let mut times = 0_u32;
+        for event in &self.log {
+            match event {
+                Event::InVain { sign: of, at, .. } if *of == sign => (last, times) = (Some(*at), times + 1),
+                Event::Helped { sign: of, .. } if *of == sign => times = 0,
+                Event::NewSource { .. } => times = 0,
+                _ => {}
+            }
+        }
+        let (first, cap) = if sign == Sign::Standard { (10 * SECOND, MINUTE) } else { (MINUTE, HOUR) };
+        let pause = (1..times).fold(first, |pause, _| (pause * 2).min(cap));
+        times > 0 && last.is_some_and(|last| !last.after(pause).is_past(now))
+    }
+
+    fn is_young(&self, token: &Published, now: DualInstant) -> bool {
+        !token.first_seen.after(30 * SECOND).is_past(now)
+    }
+
+    /// What a rejection of this token does, and what happens by it.
+    fn rejection(&self, token: &Published, sign: Option<Sign>, now: DualInstant) -> (Rejection, Vec<Event>) {
+        if token.session != self.session() {
+            return (Rejection::SessionEnded, Vec::new());
+        }
+        let generation = token.generation;
+        let (current, other) = self.both();
+        let other = other.as_ref();
+        let Some(current) = current.filter(|current| current.generation == generation) else {
+            let is_dead = other.is_some_and(|other| {
+                other.generation == generation && generation < self.newest() && !self.is_young(other, now)
+            });
+            let events = if is_dead { vec![Event::Dropped { both: false }] } else { Vec::new() };
+            return (Rejection::Superseded, events);
+        };
+        let is_young = self.is_young(&current, now);
+        if self.stands_in() {
+            let mut events = vec![Event::Swapped { at: now, early: None }];
+            events.extend((!is_young).then_some(Event::Dropped { both: false }));
+            return (Rejection::StandIn { first: false }, events);
+        }
+        let is_other_usable = other.is_some_and(|other| other.window.phase(now) != Phase::Expired);
+        let in_vain = self.replacement().is_some_and(|(of, _)| of == generation) && self.was_in_vain(generation);
+        if sign == Some(Sign::Standard) && is_young && is_other_usable && (!self.tokens().2 || in_vain) {
+            let first = !self.is_early(generation);
+            return (Rejection::StandIn { first }, vec![Event::Swapped { at: now, early: Some(generation) }]);
+        }
+        let settles = if is_young && self.is_early(generation) { 30 * SECOND } else { 2 * SECOND };
+        let settled_at = current.first_seen.after(settles);
+        if sign.is_some() && !settled_at.is_past(now) {
+            return (Rejection::Early(settled_at.wait(now).min(SECOND)), Vec::new());
+        }
+        let mut events = self.in_vain(generation, sign, now);
+        let first =
+            !self.log.iter().any(|event| matches!(event, Event::Rejected { generation: of, .. } if *of >= generation));
+        events.push(Event::Rejected { generation, young: is_young, at: now });
+        (Rejection::Marked { first }, events)
+    }
+
+    fn in_vain(&self, generation: u64, sign: Option<Sign>, now: DualInstant) -> Vec<Event> {
+        match sign {
+            Some(sign) if self.unsettled() == Some((generation, sign)) => {
+                let fetched = self.log.iter().rev().find_map(|event| match event {
+                    Event::Published { at, fetched: true, .. } => Some(*at),
+                    _ => None,
+                });
+                let long = if sign == Sign::Standard { 30 * SECOND } else { 10 * MINUTE };
+                let has_helped = fetched.expect("it was fetched").after(long).is_past(now);
+                let in_vain = Event::InVain { generation, sign, at: now };
+                vec![if has_helped { Event::Helped { generation, sign } } else { in_vain }]
+            }
+            _ => Vec::new(),
+        }
     }
 
     fn usable(&self, now: DualInstant) -> Option<(Published, Phase)> {
@@ -230,7 +446,11 @@ impl Model {
 
     fn is_suspect(&self) -> bool {
         let generation = self.current().map(|current| current.generation);
-        self.log.iter().any(|event| matches!(event, Event::Rejected { generation: of } if Some(*of) == generation))
+        let newest = self.log.iter().filter_map(|event| match event {
+            Event::Rejected { generation, .. } => Some(*generation),
+            _ => None,
+        });
+        newest.max() == generation
     }
 
     fn has_budget(&self, now: DualInstant) -> bool {
@@ -309,7 +529,7 @@ impl Model {
             let enough = match demand {
                 Demand::Usable => true,
                 Demand::Fresh => *phase == Phase::Fresh,
-                Demand::NewerThan(generation) => current.generation > generation,
+                Demand::NewerThan(generation, _) => current.generation > generation,
                 Demand::Fetched => false,
             };
             if enough {
@@ -328,12 +548,13 @@ impl Model {
         }
         let reason = match demand {
             Demand::Fetched => Reason::Asked,
-            Demand::NewerThan(_) if usable.is_some() => Reason::Rejected,
+            Demand::NewerThan(..) if usable.is_some() => Reason::Rejected,
             _ if usable.is_some() => Reason::Due,
             _ if self.current().is_some() => Reason::Expired,
             _ => Reason::First,
         };
-        if reason == Reason::Rejected && !self.has_budget(now) {
+        let in_vain = matches!(demand, Demand::NewerThan(_, Some(sign)) if self.is_in_vain(sign, now));
+        if reason == Reason::Rejected && (in_vain || !self.has_budget(now)) {
             return "over budget".to_owned();
         }
         format!("start {reason} {}", self.epoch())
@@ -454,7 +675,8 @@ impl Walk {
                 }
             }
             Step::End(which, denied, retry_after) => self.end(which, denied, retry_after)?,
-            Step::Reject(which) => self.reject(which)?,
+            Step::Reject(which, sign) => self.reject(which, sign)?,
+            Step::SentAgain(which, sign) => self.retried(which, sign)?,
             Step::OverBudget => {
                 let first = self.reported_at.is_none_or(|at| at.after(BUDGET_WINDOW).is_past(self.now));
                 prop_assert_eq!(self.session.on_over_budget(&policy(), self.now), first);
@@ -509,7 +731,7 @@ impl Walk {
                 let token = Token::new("adopted").expect("a token").with_lifetime(HOUR);
                 let window = Window::new(&policy(), HOUR, self.now, Duration::ZERO, 0.0);
                 self.session.on_adopted(token.clone(), window, self.now);
-                self.published(&token, window, false);
+                self.published(&token, window, None, false);
             }
         }
         self.compare()
@@ -517,9 +739,16 @@ impl Walk {
 
     fn need(&mut self, demand: Demand, former: bool) -> Result<(), TestCaseError> {
         let demand = match demand {
-            Demand::NewerThan(_) => Demand::NewerThan(self.model.published().last().map_or(0, |last| last.generation)),
+            Demand::NewerThan(_, sign) => Demand::NewerThan(self.model.newest(), sign),
             demand => demand,
         };
+        let is_over =
+            self.model.stands_in() && self.model.usable(self.now).is_none_or(|(_, phase)| phase != Phase::Fresh);
+        prop_assert_eq!(self.session.on_time(self.now), is_over);
+        if is_over {
+            self.model.log.push(Event::Swapped { at: self.now, early: None });
+            self.seen.insert("the newer is tried again".to_owned());
+        }
         let session = self.id(self.model.session());
         let session = if former { first_session_but(session) } else { session };
         let in_flight = self.slot.is_some();
@@ -604,7 +833,7 @@ impl Walk {
                     };
                     let left = self.model.current().map_or(Duration::ZERO, |held| held.window.left(self.now));
                     prop_assert_eq!(remaining, left);
-                    self.published(&published, window, same.is_some());
+                    self.published(&published, window, run.plan.sign, true);
                     self.seen.insert("published".to_owned());
                 }
             }
@@ -613,14 +842,15 @@ impl Walk {
         Ok(())
     }
 
-    fn published(&mut self, token: &Token, window: Window, _same: bool) {
+    fn published(&mut self, token: &Token, window: Window, sign: Option<Sign>, fetched: bool) {
         let held = self.model.usable(self.now).filter(|(held, _)| held.text == token.access_token());
         let (generation, first_seen) = match held {
             Some((held, _)) => (held.generation, held.first_seen),
-            None => (self.model.published().last().map_or(0, |last| last.generation) + 1, self.now),
+            None => (self.model.newest() + 1, self.now),
         };
         let (text, session) = (token.access_token().to_owned(), self.model.session());
-        self.model.log.push(Event::Published { text, generation, session, window, first_seen });
+        let token = Published { text, generation, session, window, first_seen };
+        self.model.log.push(Event::Published { token, at: self.now, sign, fetched });
     }
 
     fn failed(&mut self, denied: bool, retry_after: Option<Duration>, backoff: Duration) -> Result<(), TestCaseError> {
@@ -636,35 +866,59 @@ impl Walk {
         Ok(())
     }
 
-    fn reject(&mut self, which: usize) -> Result<(), TestCaseError> {
+    fn reject(&mut self, which: usize, sign: Option<Sign>) -> Result<(), TestCaseError> {
         let published = self.model.published();
         let Some(index) = published.len().checked_sub(1 + which) else {
             // Of another cache, or made by hand: of a number that is here, or is still to come.
             for session in [SessionId::default(), SessionId::first_of(8.try_into().expect("not zero"))] {
                 let foreign = TokenId { session, generation: which as u64 };
-                prop_assert_eq!(self.session.on_rejected(foreign), Rejection::Unknown);
+                prop_assert_eq!(self.session.on_rejected(foreign, sign, self.now), Rejection::Unknown);
             }
             return Ok(());
         };
         let token = &published[index];
         let id = TokenId { session: self.id(token.session), generation: token.generation };
-        let current = self.model.current();
-        let expected = if token.session != self.model.session() {
-            Rejection::SessionEnded
-        } else if current.is_some_and(|current| current.generation == token.generation) {
-            Rejection::Marked { first: !self.model.is_suspect() }
-        } else {
-            Rejection::Superseded
+        let (expected, events) = self.model.rejection(token, sign, self.now);
+        prop_assert_eq!(self.session.on_rejected(id, sign, self.now), expected);
+        self.model.log.extend(events);
+        let kind = if matches!(expected, Rejection::Early(_)) { "Early".to_owned() } else { format!("{expected:?}") };
+        self.seen.insert(format!("rejection {kind}"));
+        Ok(())
+    }
+
+    fn retried(&mut self, which: usize, sign: Option<Sign>) -> Result<(), TestCaseError> {
+        let published = self.model.published();
+        let Some(token) = published.len().checked_sub(1 + which).map(|index| published[index].clone()) else {
+            return Ok(());
         };
-        let lag = Session::replication_lag(self.session.view(), id, self.now);
-        let age = self.now.mono - token.first_seen.mono;
-        let is_early = matches!(expected, Rejection::Marked { .. }) && age < 2 * SECOND;
-        prop_assert_eq!(lag.is_some(), is_early);
-        prop_assert_eq!(self.session.on_rejected(id), expected);
-        if matches!(expected, Rejection::Marked { .. }) {
-            self.model.log.push(Event::Rejected { generation: token.generation });
+        let id = TokenId { session: self.id(token.session), generation: token.generation };
+        let Some(sign) = sign else {
+            self.session.on_accepted(id);
+            if let Some((generation, sign)) = self.model.replacement().filter(|(of, _)| *of == token.generation) {
+                self.model.log.push(Event::Helped { generation, sign });
+                self.seen.insert("helped".to_owned());
+            }
+            return Ok(());
+        };
+        let events = self.model.in_vain(token.generation, Some(sign), self.now);
+        if !events.is_empty() {
+            self.seen.insert("in vain".to_owned());
         }
-        self.seen.insert(format!("rejection {expected:?}"));
+        self.model.log.extend(events);
+        let (current, newer) = self.model.both();
+        let current =
+            current.filter(|current| current.generation == token.generation && token.session == self.model.session());
+        let stood_in = current.filter(|current| !self.model.is_young(current, self.now));
+        let mut expected = None;
+        if sign == Sign::Standard && self.model.stands_in() && stood_in.is_some() {
+            self.model.log.push(Event::Swapped { at: self.now, early: None });
+            self.model.log.push(Event::Dropped { both: true });
+            let newer = newer.expect("a newer one");
+            expected = newer.first_seen.after(2 * SECOND).is_past(self.now).then_some(newer.generation);
+            self.seen.insert("both rejected".to_owned());
+        }
+        let newer = self.session.on_rejected_again(id, sign, self.now);
+        prop_assert_eq!(newer.map(|newer| newer.generation), expected);
         Ok(())
     }
 
@@ -740,15 +994,13 @@ impl Walk {
         prop_assert_eq!(status.last_failure.map(|error| error.is_denied()), failure.map(|(denied, ..)| denied));
         let backoff = failure.map(|(_, retry_at, _)| retry_at.wait(*now)).filter(|wait| !wait.is_zero());
         prop_assert_eq!(status.next_attempt_in, backoff);
+        prop_assert_eq!(session.failed_fetches(), model.failures().len() as u32);
         prop_assert_eq!(text_of(session.refresh_token().cloned()), model.refresh_token());
         let view = session.view();
         prop_assert_eq!(view.session, self.id(model.session()));
         if let Some(current) = &view.current {
             let id = current.token.id();
             prop_assert_eq!(id.session, view.session, "a token of another session");
-            let first_seen = model.current().map(|current| current.first_seen);
-            let is_young = first_seen.is_some_and(|first_seen| now.mono - first_seen.mono < 2 * SECOND);
-            prop_assert_eq!(Session::replication_lag(view, id, *now).is_some(), is_young);
         }
         let mut met = Vec::new();
         // Whatever is asked next, by any caller, and with or without a run in flight.
@@ -757,8 +1009,10 @@ impl Walk {
             Demand::Usable,
             Demand::Fresh,
             Demand::Fetched,
-            Demand::NewerThan(newest),
-            Demand::NewerThan(newest.saturating_sub(1)),
+            Demand::NewerThan(newest, None),
+            Demand::NewerThan(newest, Some(Sign::Standard)),
+            Demand::NewerThan(newest, Some(Sign::Added)),
+            Demand::NewerThan(newest.saturating_sub(1), None),
         ];
         for demand in demands {
             for (former, in_flight) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -814,6 +1068,13 @@ fn every_walk_agrees_with_the_list_of_what_happened() {
         "rejection Marked { first: false }",
         "rejection Superseded",
         "rejection SessionEnded",
+        "rejection StandIn { first: true }",
+        "rejection StandIn { first: false }",
+        "rejection Early",
+        "the newer is tried again",
+        "both rejected",
+        "in vain",
+        "helped",
         "save",
         "saved again",
         "a rejected token again",

@@ -8,8 +8,9 @@ use crate::source::secret::SecretSource;
 
 /// Token exchange (RFC 8693): a token for another, which an async closure hands over at each fetch.
 ///
-/// If the server hands out a refresh token, the next fetch uses that; if there is none, or it is denied, the next fetch
-/// exchanges again. The token may be that of another [`TokenCache`](crate::TokenCache), or a file that is rewritten:
+/// If the server hands out a refresh token, the next fetch uses that; if there is none, or it is denied, it exchanges
+/// again. An exchange belongs to its tokens: if the subject's or the actor's is another than that of the last exchange, the
+/// refresh token of that exchange is not used. The token may be that of another [`TokenCache`](crate::TokenCache), or a file that is rewritten:
 ///
 /// ```
 /// # fn f(user: tower_bearer::TokenCache) -> Result<(), tower_bearer::Error> {
@@ -79,6 +80,7 @@ impl TokenExchangeGrant {
     /// [type](TokenExchangeGrantBuilder::subject_token_type).
     pub fn builder<M>(issuer: &Issuer, subject_token: impl SecretSource<M>) -> TokenExchangeGrantBuilder {
         let login = Login::new("urn:ietf:params:oauth:grant-type:token-exchange")
+            .of_its_secrets()
             .form("subject_token_type", ACCESS_TOKEN)
             .secret("subject_token", subject_token.into_provider());
         TokenExchangeGrantBuilder { grant: Grant::of(Client::without_client_id(issuer), login) }

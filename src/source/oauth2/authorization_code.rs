@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::answer::decode;
 use crate::source::issuer::{AUTHORIZATION_ENDPOINT, Issuer, PAR_ENDPOINT, TOKEN_ENDPOINT};
-use crate::source::oauth2::client::Client;
+use crate::source::oauth2::client::{Client, again_if_broken};
 use crate::source::oauth2::random::random;
 use crate::source::oauth2::refresh::RefreshTokenGrant;
 use crate::source::oauth2::settings::{client_auth, client_settings};
@@ -191,7 +191,8 @@ impl AuthorizationRequest {
     pub async fn finish(self, redirected_to: &str) -> Result<Token, Error> {
         let code = self.code(redirected_to)?;
         let form = [("grant_type", "authorization_code"), ("redirect_uri", &*self.redirect_uri)];
-        self.client.login(&form, &[("code", code), ("code_verifier", self.verifier)]).await
+        let secrets = [("code", code), ("code_verifier", self.verifier)];
+        again_if_broken(|| self.client.login(&form, &secrets)).await
     }
 
     fn code(&self, redirected_to: &str) -> Result<Secret, Error> {

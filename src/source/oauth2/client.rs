@@ -40,6 +40,8 @@ type Form<'a> = [(&'a str, &'a str)];
 
 /// How much of the fetch deadline a refresh waits for an answer before it asks again.
 const FIRST_ATTEMPT: f64 = 2.0 / 3.0;
+/// After so many failed fetches in a row a refresh that fails once more is followed by the login, whatever its failure.
+const MOST_FAILED_REFRESHES: u32 = 3;
 /// What the grants and settings send by themselves.
 const RESERVED: [&str; 25] = [
     "grant_type",
@@ -237,7 +239,8 @@ impl Client {
         Ok(if token.refresh_token().is_some() { token } else { token.with_refresh_token(refresh_token.clone()) })
     }
 
-    /// Asks with the refresh token where there is one; logs in where there is none, or where it ended.
+    /// Asks with the refresh token if there is one; logs in if there is none, if it was denied, or if refreshes have failed
+    /// for long. The refresh token is kept until the login has succeeded, because the login may fail, too.
     pub(super) async fn renew(
         &self,
         context: &FetchContext,
@@ -245,8 +248,11 @@ impl Client {
         login: impl Future<Output = Result<Token, Error>>,
     ) -> Result<Token, Error> {
         if let Some(refresh_token) = refresh_token {
-            match self.refresh(context, &refresh_token).await {
-                Err(error) if ends_session(&error) => {}
+            let has_failed_for_long = context.failed_fetches() >= MOST_FAILED_REFRESHES;
+            // The login needs its part of the time.
+            let deadline = context.deadline() / if has_failed_for_long { 2 } else { 1 };
+            match self.refresh(&context.clone().with_deadline(deadline), &refresh_token).await {
+                Err(error) if ends_session(&error) || has_failed_for_long && !is_of_client(&error) => {}
                 other => return other,
             }
         }
@@ -338,11 +344,33 @@ impl Client {
     }
 }
 
-/// Whether the login is asked again after a rejected refresh: after every denial and every 400, but not where the client
-/// itself was denied, as its login would be too.
+/// Asks once more at once if the connection broke before an answer: one that was kept may have been closed by the server
+/// in the same moment.
+pub(super) async fn again_if_broken<T, F: Future<Output = Result<T, Error>>>(ask: impl Fn() -> F) -> Result<T, Error> {
+    match ask().await {
+        Err(error) if error.is_unreachable() => ask().await,
+        other => other,
+    }
+}
+
+/// Whether this failure of a refresh ends its session, so that the login is asked in the same fetch: a denial in whatever
+/// words, and each 400. Not an outage or a limit, and not a gateway's page, which holds no words of the issuer.
 fn ends_session(error: &Error) -> bool {
-    let rejected = error.is_denied() || error.status() == Some(StatusCode::BAD_REQUEST);
-    rejected && error.code() != Some(INVALID_CLIENT)
+    let has_words = error.code().is_some() || error.description().is_some();
+    let is_no = match error.status() {
+        Some(StatusCode::BAD_REQUEST) => true,
+        Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => has_words,
+        // Some servers say no with a 200.
+        Some(status) => status.is_success() && has_words,
+        None => false,
+    };
+    let may_pass = matches!(error.code(), Some("temporarily_unavailable" | "slow_down" | "server_error"));
+    (error.is_denied() || is_no && !may_pass) && !is_of_client(error)
+}
+
+/// Whether the client itself was denied, as its login would be too.
+fn is_of_client(error: &Error) -> bool {
+    error.code() == Some(INVALID_CLIENT)
 }
 
 #[cfg(test)]

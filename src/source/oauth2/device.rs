@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use http::StatusCode;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -12,7 +13,7 @@ use crate::secret::Secret;
 use crate::source::answer::decode;
 use crate::source::answer::lifetime::seconds;
 use crate::source::issuer::{DEVICE_AUTHORIZATION_ENDPOINT, Issuer, TOKEN_ENDPOINT};
-use crate::source::oauth2::client::Client;
+use crate::source::oauth2::client::{Client, again_if_broken};
 use crate::source::oauth2::refresh::RefreshTokenGrant;
 use crate::source::oauth2::settings::{client_auth, client_settings};
 use crate::source::transport::TokenResponse;
@@ -93,8 +94,10 @@ impl DeviceCodeLogin {
     /// Dropping the future drops the question; a code nobody was shown ends by itself.
     pub async fn begin(&self) -> Result<DeviceAuthorization, Error> {
         let authorization = self.client.endpoint.sibling(DEVICE_AUTHORIZATION_ENDPOINT);
-        let answer = self.client.call(&authorization, &[], &[], self.client.scope()).await?;
-        if !answer.status.is_success() {
+        let answer = again_if_broken(|| self.client.call(&authorization, &[], &[], self.client.scope())).await?;
+        // Some servers say no with a 200.
+        let body = decode::answer(&answer.body).unwrap_or_default();
+        if !answer.status.is_success() || body.get("error").is_some() && body.get("device_code").is_none() {
             return Err(self.client.failure(&answer));
         }
         DeviceAuthorization::read(self.client.clone(), &answer)
@@ -173,11 +176,15 @@ impl DeviceAuthorization {
 
     /// Waits until the person has entered the code and agreed.
     ///
-    /// Asks as often as the server wants, less often where it says so, and half as often (once a minute at least) each
-    /// time no answer comes.
+    /// Asks as often as the server wants, less often if it says so, and half as often (once a minute at least) each
+    /// time no answer comes. RFC 8628 section 3.5: after `authorization_pending` and `slow_down`, a limit (429), an outage
+    /// (5xx) or a broken connection it asks again; any other answer ends the login.
     ///
     /// # Errors
-    /// The person declined (`access_denied`) or did not enter the code in time; the server denied the client.
+    /// Returns an error if
+    /// - the person declined (`access_denied`), or the server answered with another error, which
+    ///   [`code`](Error::code) names;
+    /// - the code expired before it was entered. The text tells the last failure.
     ///
     /// # Cancel safety
     /// Dropping the future ends the login. A token the server is just handing out is lost, and ends by itself.
@@ -186,11 +193,12 @@ impl DeviceAuthorization {
         let mut wait = interval;
         let form = [("grant_type", "urn:ietf:params:oauth:grant-type:device_code")];
         let code = [("device_code", self.device_code)];
+        let mut last_failure = None;
         loop {
             // No code lives longer, whatever the server says.
             let next = clock::from_now(wait.min(EXPIRES_IN.1));
             if next > self.end {
-                return Err(Error::login("nobody entered the code before it ended; begin again"));
+                return Err(expired(last_failure.as_ref()));
             }
             tokio::time::sleep_until(next).await;
             let error = match self.client.login(&form, &code).await {
@@ -200,11 +208,27 @@ impl DeviceAuthorization {
             interval = match error.code() {
                 Some("authorization_pending") => interval,
                 Some("slow_down") => interval + SLOWER,
-                _ if error.is_transient() => (interval * 2).min(LONGEST_INTERVAL.max(interval)),
+                _ if may_pass(&error) => (interval * 2).min(LONGEST_INTERVAL.max(interval)),
                 _ => return Err(error),
             };
             wait = interval.max(error.retry_after().unwrap_or_default());
+            last_failure = Some(error).filter(may_pass);
         }
+    }
+}
+
+/// Whether the server is asked again after this answer: a limit, an outage, or none.
+fn may_pass(error: &Error) -> bool {
+    let is_outage = |status: StatusCode| status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+    error.is_ambiguous() || error.status().is_some_and(is_outage)
+}
+
+/// The code was not entered in time; the server may have been down.
+fn expired(last_failure: Option<&Error>) -> Error {
+    let problem = "nobody entered the code before it ended; begin again";
+    match last_failure {
+        None => Error::login(problem),
+        Some(error) => Error::login(format!("{problem} (the last question failed: {error})")),
     }
 }
 

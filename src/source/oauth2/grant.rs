@@ -1,13 +1,14 @@
 //! What the grants share: a login, a refresh token that goes before it, or both.
 
 use std::borrow::Cow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::issuer::TOKEN_ENDPOINT;
-use crate::source::oauth2::client::Client;
+use crate::source::oauth2::client::{Client, again_if_broken};
 use crate::source::secret::SecretProvider;
 use crate::source::{FetchContext, Reason, require_non_empty};
 use crate::token::Token;
@@ -18,6 +19,15 @@ pub(crate) struct Grant {
     pub(super) client: Client,
     login: Option<Login>,
     initial: Option<Initial>,
+    /// What the refresh token of a login [of its secrets](Login::of_its_secrets) came from.
+    exchanged: Arc<Mutex<Option<Exchanged>>>,
+}
+
+/// The tokens of the last exchange, and the refresh token that came of it.
+#[derive(Debug, PartialEq)]
+struct Exchanged {
+    tokens: Vec<Secret>,
+    refresh_token: Option<Secret>,
 }
 
 /// What the client sends to begin a session.
@@ -27,6 +37,10 @@ pub(super) struct Login {
     secrets: Vec<(Cow<'static, str>, SecretProvider)>,
     /// Whether a refresh token goes before it.
     refreshes: bool,
+    /// Whether its refresh token goes on only as long as the secrets stay what they were.
+    of_its_secrets: bool,
+    /// Whether it is sent once in a fetch, also if the connection breaks.
+    once: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -46,17 +60,19 @@ impl Grant {
     /// A session that begins with this login.
     pub(super) fn of(client: Client, login: Login) -> Self {
         let client = login.secrets.iter().fold(client, |client, (_, secret)| client.redacting(secret));
-        Self { client, login: Some(login), initial: None }
+        Self { client, login: Some(login), initial: None, exchanged: Arc::default() }
     }
 
     /// A session without a login, which goes on from this refresh token.
     pub(super) fn of_refresh_token(client: Client, refresh_token: SecretProvider) -> Self {
-        Self { client: client.without_login(), login: None, initial: None }.resuming(refresh_token)
+        Self { client: client.without_login(), login: None, initial: None, exchanged: Arc::default() }
+            .resuming(refresh_token)
     }
 
     /// The session that a person's login began.
     pub(super) fn of_login(client: Client, token: Token) -> Self {
-        Self { client: client.without_login(), login: None, initial: Some(Initial::Login(token)) }
+        let initial = Some(Initial::Login(token));
+        Self { client: client.without_login(), login: None, initial, exchanged: Arc::default() }
     }
 
     /// The same session, which goes on from this refresh token.
@@ -126,17 +142,27 @@ impl Grant {
             None if context.replaced().is_none() => self.initial_refresh_token(context.now()).await.ok().flatten(),
             None => None,
         };
-        let now = context.now();
-        self.client
-            .renew(&context, refresh_token, async {
-                let mut secrets = Vec::new();
-                for (name, secret) in &login.secrets {
-                    secrets.push((&**name, secret.get(field(name), now).await?));
-                }
-                let form: Vec<_> = login.form.iter().map(|(name, value)| (*name, &**value)).collect();
-                self.client.grant(&context, &form, &secrets).await
-            })
-            .await
+        // Asked for anew for a second attempt, because a server takes most assertions once.
+        let ask = || async {
+            let secrets = login.secrets(context.now()).await?;
+            let form: Vec<_> = login.form.iter().map(|(name, value)| (*name, &**value)).collect();
+            self.client.grant(&context, &form, &secrets).await
+        };
+        let ask = async { if login.once { ask().await } else { again_if_broken(ask).await } };
+        if !login.of_its_secrets {
+            return self.client.renew(&context, refresh_token, ask).await;
+        }
+        let tokens = login.secrets(context.now()).await?.into_iter().map(|(_, token)| token).collect();
+        let mut exchange = Exchanged { tokens, refresh_token: context.refresh_token() };
+        let is_another = context.refresh_token().is_some() && self.exchanged().as_ref() != Some(&exchange);
+        let token = self.client.renew(&context, refresh_token.filter(|_| !is_another), ask).await?;
+        exchange.refresh_token = token.refresh_token();
+        *self.exchanged() = Some(exchange);
+        Ok(token)
+    }
+
+    fn exchanged(&self) -> MutexGuard<'_, Option<Exchanged>> {
+        self.exchanged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The refresh token that the session begins with.
@@ -180,7 +206,31 @@ fn with_remaining_lifetime(token: &Token, now: SystemTime) -> Option<Token> {
 impl Login {
     /// A login with this grant type.
     pub(super) fn new(grant_type: impl Into<String>) -> Self {
-        Self { form: vec![("grant_type", grant_type.into())], secrets: Vec::new(), refreshes: true }
+        Self {
+            form: vec![("grant_type", grant_type.into())],
+            secrets: Vec::new(),
+            refreshes: true,
+            of_its_secrets: false,
+            once: false,
+        }
+    }
+
+    /// A login whose session belongs to its secrets: with other ones it begins again.
+    pub(super) fn of_its_secrets(self) -> Self {
+        Self { of_its_secrets: true, ..self }
+    }
+
+    /// A login that is sent once in a fetch, also if the connection breaks: a person's password, which a server counts.
+    pub(super) fn once(self) -> Self {
+        Self { once: true, ..self }
+    }
+
+    async fn secrets(&self, now: SystemTime) -> Result<Vec<(&str, Secret)>, Error> {
+        let mut secrets = Vec::new();
+        for (name, secret) in &self.secrets {
+            secrets.push((&**name, secret.get(field(name), now).await?));
+        }
+        Ok(secrets)
     }
 
     /// Logs in each time, also if the server hands out refresh tokens.

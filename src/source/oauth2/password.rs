@@ -8,8 +8,9 @@ use crate::source::secret::SecretSource;
 
 /// The password grant (RFC 6749 section 4.3), for servers that still ask for it.
 ///
-/// If the server hands out a refresh token, the next fetch uses that; if the refresh token is denied, the next fetch logs
-/// in again. A session that was saved goes on with [`resume`](PasswordGrantBuilder::resume).
+/// If the server hands out a refresh token, the next fetch uses that. If the refresh token is denied, or three fetches in a
+/// row have failed, it logs in again in the same fetch. The password is sent once in a fetch, also if the connection
+/// breaks. A session that was saved goes on with [`resume`](PasswordGrantBuilder::resume).
 #[derive(Debug)]
 pub struct PasswordGrant {
     grant: Grant,
@@ -45,7 +46,8 @@ impl PasswordGrant {
         username: impl Into<String>,
         password: impl SecretSource<M>,
     ) -> PasswordGrantBuilder {
-        let login = Login::new("password").form("username", username).secret("password", password.into_provider());
+        let login =
+            Login::new("password").once().form("username", username).secret("password", password.into_provider());
         PasswordGrantBuilder { grant: Grant::of(client, login) }
     }
 }

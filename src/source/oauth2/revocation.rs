@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::issuer::{Issuer, REVOCATION_ENDPOINT};
-use crate::source::oauth2::client::Client;
+use crate::source::oauth2::client::{Client, again_if_broken};
 use crate::source::oauth2::settings::client_auth;
 use crate::token::Token;
 
@@ -77,7 +77,7 @@ impl Revocation {
     async fn revoke(&self, hint: &str, token: Secret) -> Result<(), Error> {
         let (form, token) = ([("token_type_hint", hint)], [("token", token)]);
         let endpoint = self.client.endpoint.sibling(REVOCATION_ENDPOINT);
-        let answer = self.client.call(&endpoint, &form, &token, None).await?;
+        let answer = again_if_broken(|| self.client.call(&endpoint, &form, &token, None)).await?;
         if answer.status.is_success() { Ok(()) } else { Err(self.client.failure(&answer)) }
     }
 }

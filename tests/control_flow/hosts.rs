@@ -1,0 +1,110 @@
+//! A `Host` header that contradicts the URI never takes a token along.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use tower::{BoxError, Layer, ServiceExt, service_fn};
+use tower_bearer::{BearerLayer, Error, NoToken, Origin, TokenCache};
+
+type Body = Full<Bytes>;
+
+/// What becomes of a request to this URI with these `Host` headers: the token it was sent with, or our error.
+async fn sent(
+    layer: BearerLayer,
+    mut request: http::request::Builder,
+    hosts: &[&str],
+) -> Result<Option<String>, Error> {
+    for host in hosts {
+        request = request.header("host", *host);
+    }
+    let seen = Arc::new(Mutex::new(None));
+    let log = Arc::clone(&seen);
+    let api = layer.layer(service_fn(move |request: Request<Body>| {
+        let token = request.headers().get("authorization").map(|value| value.to_str().expect("text").to_owned());
+        *log.lock().expect("no panic") = token;
+        std::future::ready(Ok::<_, BoxError>(http::Response::new(Body::default())))
+    }));
+    match api.oneshot(request.body(Body::default()).expect("a request")).await {
+        Ok(_) => Ok(seen.lock().expect("no panic").clone()),
+        Err(error) => Err(Error::find(&*error).expect("ours").clone()),
+    }
+}
+
+fn layer() -> BearerLayer {
+    let origins = ["https://api.example.com", "https://files.example.com:8443", "http://127.0.0.1:3000"];
+    BearerLayer::new(TokenCache::fixed("t").expect("a token"), origins).expect("origins")
+}
+
+#[tokio::test]
+async fn a_host_of_another_site_is_an_error() {
+    for (uri, hosts) in [
+        ("https://api.example.com/", &["evil.test"][..]),
+        ("https://api.example.com/", &["api.example.com.evil.test"]),
+        ("https://api.example.com/", &["api.example.com:8443"]),
+        ("https://api.example.com/", &["user@api.example.com"]),
+        ("https://api.example.com/", &[""]),
+        ("https://api.example.com/", &["api.example.com", "evil.test"]),
+        ("https://files.example.com:8443/", &["files.example.com:443"]),
+        ("http://127.0.0.1:3000/", &["localhost:3000"]),
+        // Its origin is https, and the connection is not.
+        ("http://127.0.0.1:3000/", &["files.example.com:8443"]),
+    ] {
+        let error = sent(layer(), Request::get(uri), hosts).await.expect_err(uri);
+        assert!(error.is_invalid() && error.to_string().contains("`Host`"), "{uri} {hosts:?}: {error}");
+        assert!(!error.to_string().contains("evil"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_leads_to_the_same_place_or_to_another_of_our_origins_is_fine() {
+    for (uri, host) in [
+        ("https://api.example.com/", "api.example.com"),
+        ("https://api.example.com/", "API.example.com:443"),
+        ("https://api.example.com/", "api.example.com."),
+        ("https://files.example.com:8443/", "files.example.com:8443"),
+        // Some clients leave out the port.
+        ("https://files.example.com:8443/", "files.example.com"),
+        // A name for the same server that is named as well.
+        ("https://files.example.com:8443/", "api.example.com"),
+    ] {
+        let token = sent(layer(), Request::get(uri), &[host]).await.expect(uri);
+        assert_eq!(token.as_deref(), Some("Bearer t"), "{uri} {host}");
+    }
+}
+
+#[tokio::test]
+async fn who_sends_no_token_of_ours_may_name_any_host() {
+    let own = || Request::get("https://api.example.com/").header("authorization", "Basic eDp5");
+    assert_eq!(sent(layer(), own(), &["evil.test"]).await.expect("it passes").as_deref(), Some("Basic eDp5"));
+    let exempt = Request::get("https://api.example.com/").extension(NoToken);
+    assert_eq!(sent(layer(), exempt, &["evil.test"]).await.expect("it passes"), None);
+    let foreign = Request::get("https://elsewhere.test/");
+    assert_eq!(sent(layer(), foreign, &["evil.test"]).await.expect("it passes"), None);
+}
+
+#[tokio::test]
+async fn a_path_only_request_and_a_layer_for_any_origin_are_looked_at_too() {
+    let relative = || layer().allow_relative_uris();
+    sent(relative(), Request::get("/"), &["evil.test"]).await.expect_err("another site");
+    for host in ["api.example.com", "127.0.0.1:3000"] {
+        let token = sent(relative(), Request::get("/"), &[host]).await.expect(host);
+        assert_eq!(token.as_deref(), Some("Bearer t"));
+    }
+    let any = || BearerLayer::any_https_origin(TokenCache::fixed("t").expect("a token"));
+    let loopback = || Request::get("http://127.0.0.1:80/");
+    sent(any(), loopback(), &["intranet.test"]).await.expect_err("plain http beyond loopback");
+    assert!(sent(any(), loopback(), &["localhost"]).await.expect("loopback").is_some());
+    let plain = Origin::allow_insecure("http://intranet.test").expect("an origin");
+    let named = BearerLayer::new(TokenCache::fixed("t").expect("a token"), [plain]).expect("origins");
+    sent(named, Request::get("http://intranet.test/"), &["evil.test"]).await.expect_err("another site");
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_is_a_request_that_waits_for_a_token() {
+    let cache = TokenCache::new(async |_: tower_bearer::FetchContext| tower_bearer::Token::new("t"));
+    let layer = BearerLayer::new(cache.clone(), ["https://api.example.com"]).expect("an origin");
+    sent(layer, Request::get("https://api.example.com/"), &["evil.test"]).await.expect_err("another site");
+    assert!(cache.peek().is_none(), "nothing was fetched for it");
+}

@@ -1,0 +1,21 @@
+//! Control flow, as a caller sees it: what is sent again and what is not, what a fetch may wait for, when the issuer is
+//! asked again.
+#![allow(clippy::disallowed_methods, reason = "servers are tasks, and tests look at the clock that they have paused")]
+#![allow(clippy::duplicate_mod, reason = "both helpers turn on traces")]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../sockets/servers.rs"]
+#[allow(dead_code, reason = "the tests of sockets use the rest")]
+mod servers;
+#[path = "../sources/mod.rs"]
+mod sources;
+
+mod device;
+mod hosts;
+mod logins;
+mod own_calls;
+mod pauses;
+mod redirects;
+mod rejections;
+mod trailers;

@@ -1,0 +1,117 @@
+//! What keeps the issuer from being asked for each request.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, advance};
+use tower_bearer::oauth2::ClientCredentialsGrant;
+use tower_bearer::testing::{Answer, TokenServer};
+use tower_bearer::{Token, TokenCache};
+
+use crate::common::{MINUTE, SECOND, Script, runtime, settle};
+
+/// How often the source is asked in a minute of ten requests a second.
+async fn asked(token: impl Fn(usize) -> Token) -> usize {
+    let script = Script::new();
+    (0..1000).for_each(|number| script.queue(Ok(token(number))));
+    let cache = TokenCache::new(script.clone());
+    let end = Instant::now() + MINUTE;
+    while Instant::now() < end {
+        cache.get().await.expect("a token");
+        settle().await;
+        advance(SECOND / 10).await;
+    }
+    script.calls()
+}
+
+fn token(number: usize, lifetime: Duration) -> Token {
+    Token::new(format!("token-{number}")).expect("a token").with_lifetime(lifetime)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tiny_refresh_in_costs_one_call_a_second() {
+    for refresh_in in [Duration::ZERO, Duration::from_nanos(1), SECOND / 1000, SECOND / 10, SECOND / 2] {
+        for lifetime in [10 * SECOND, 60 * MINUTE] {
+            let asked = asked(|number| token(number, lifetime).with_refresh_in(refresh_in)).await;
+            assert!(asked <= 70, "{refresh_in:?} of {lifetime:?}: {asked}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_does_a_tiny_lifetime() {
+    for lifetime in [SECOND / 100, SECOND / 10, SECOND / 2, SECOND, 3 * SECOND / 2, 2 * SECOND] {
+        let asked = asked(|number| token(number, lifetime)).await;
+        assert!(asked <= 70, "{lifetime:?}: {asked}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_never_shortens_a_pause() {
+    let issuer = TokenServer::new();
+    issuer.fail(Some(Answer::raw(503, "").header("retry-after", "0")));
+    let grant =
+        ClientCredentialsGrant::builder(&crate::sources::at(issuer.clone()), "app", "secret").build().expect("a grant");
+    let cache = TokenCache::new(grant);
+    let end = Instant::now() + MINUTE;
+    while Instant::now() < end {
+        cache.get().await.expect_err("an outage");
+        advance(SECOND / 10).await;
+    }
+    assert!(issuer.calls().total() <= 11, "{}", issuer.calls().total());
+}
+
+/// The issuer closes a kept connection as the token call goes out on it.
+#[test]
+fn a_connection_that_is_closed_as_the_call_goes_out_costs_no_request() {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let url = format!("http://{}/token", listener.local_addr().expect("an address"));
+    let server = std::thread::spawn(move || {
+        let mut calls = 0;
+        // Answers the first call of each connection, and closes it when it has read the second.
+        for _ in 0..2 {
+            let (mut socket, _) = listener.accept().expect("a connection");
+            let mut answered = 0;
+            loop {
+                let mut request = Vec::new();
+                let mut part = [0; 4096];
+                while !request.ends_with(b"client_credentials") {
+                    match socket.read(&mut part).expect("a request") {
+                        0 => return calls,
+                        length => request.extend_from_slice(&part[..length]),
+                    }
+                }
+                calls += 1;
+                answered += 1;
+                if answered == 2 {
+                    break;
+                }
+                let body =
+                    format!("{{\"access_token\":\"token-{calls}\",\"token_type\":\"Bearer\",\"expires_in\":60}}");
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                socket.write_all(head.as_bytes()).expect("an answer");
+                if calls == 3 {
+                    return calls;
+                }
+            }
+        }
+        calls
+    });
+    let cache = runtime().block_on(async {
+        let grant = ClientCredentialsGrant::builder(
+            &tower_bearer::oauth2::Issuer::new(crate::sources::hyper_client()).token_endpoint(&url),
+            "app",
+            "secret",
+        )
+        .build()
+        .expect("a grant");
+        let cache = TokenCache::new(grant);
+        assert_eq!(cache.get().await.expect("a token").access_token(), "token-1");
+        assert_eq!(cache.refresh().await.expect("a token").access_token(), "token-3");
+        cache
+    });
+    assert!(cache.status().last_failure.is_none());
+    assert_eq!(server.join().expect("no panic"), 3);
+}
