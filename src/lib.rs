@@ -115,6 +115,8 @@ mod singleflight;
 #[path = "singleflight/tests.rs"]
 mod singleflight_tests;
 mod source;
+#[cfg(feature = "store")]
+pub mod store;
 mod sync;
 mod telemetry;
 #[cfg(feature = "testing")]

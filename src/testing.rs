@@ -55,11 +55,15 @@ mod collected;
 mod helpers;
 mod issuer;
 mod ledger;
+#[cfg(feature = "store")]
+mod memory_store;
 mod mesh_connect;
 mod meshydb;
 mod recorded;
 mod script;
 mod sessions;
+#[cfg(feature = "store")]
+mod store_conformance;
 #[cfg(test)]
 mod tests;
 
@@ -70,6 +74,10 @@ pub use calls::Calls;
 pub use collected::Collected;
 pub use issuer::Issuer;
 pub use ledger::{Ledger, Verdict};
+#[cfg(feature = "store")]
+pub use memory_store::{MemoryStore, StoreCall, StoreFault};
 pub use mesh_connect::MeshConnectServer;
 pub use meshydb::{ErrorBodies, MeshyDbServer};
 pub use recorded::Recorded;
+#[cfg(feature = "store")]
+pub use store_conformance::store_conformance;

@@ -1,0 +1,3 @@
+//! One session for several processes (promises 22 and 23).
+
+mod memory;
