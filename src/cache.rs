@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `cache/session.rs` | what the cache holds and what each event does: pure decisions |
 //! | `cache/driver.rs` | locks, the single flight, the source, publishing, events |
+//! | `cache/shared.rs` | the store of a session that processes share |
 //! | `cache/reader.rs` | what requests see, without a lock |
 
 use std::fmt;
@@ -27,9 +28,13 @@ use crate::token::{MAX_LIFETIME, SessionId, Token, TokenId};
 mod driver;
 mod reader;
 mod session;
+#[cfg(feature = "store")]
+mod shared;
 
 pub(crate) use crate::cache::reader::{Freshness, Reader, Snapshot, SnapshotSource, Usable};
 pub use crate::cache::session::Status;
+#[cfg(feature = "store")]
+pub use crate::cache::session::StoreStatus;
 
 /// One token, kept fresh.
 ///
@@ -68,6 +73,18 @@ impl TokenCache {
     #[cfg(feature = "testing")]
     pub fn with_clock(source: impl TokenSource, settings: Refresh, clock: crate::clock::ManualClock) -> Self {
         Self { driver: Driver::new(source, settings, Clock::Manual(clock)) }
+    }
+
+    /// A cache whose session other processes share: of one machine over a file, of a fleet over Redis.
+    ///
+    /// Before each fetch the cache looks at the record in the store. A newer token is used without a token call. Otherwise
+    /// one process takes the lease, refreshes, and saves the result before it is used; the others wait for it and use it,
+    /// too. Signing out in one process signs out all of them.
+    ///
+    /// Requests with a token never wait for the store. If the store fails, the token that there is goes on being sent.
+    #[cfg(feature = "store")]
+    pub fn with_store(source: impl TokenSource, settings: Refresh, session: crate::store::SharedSession) -> Self {
+        Self { driver: Driver::sharing(source, settings, Clock::System, session) }
     }
 
     /// A cache that holds this token and never fetches another: for tests, and for tokens made by hand.

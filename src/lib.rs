@@ -123,6 +123,8 @@ mod telemetry;
 pub mod testing;
 mod token;
 
+#[cfg(feature = "store")]
+pub use cache::StoreStatus;
 pub use cache::{Status, TokenCache};
 pub use challenge::Challenge;
 pub use error::Error;

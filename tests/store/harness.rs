@@ -1,0 +1,210 @@
+//! An issuer that rotates refresh tokens and detects their reuse, and processes that share a session of it.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tower_bearer::store::{SharedSession, TokenStore};
+use tower_bearer::{Error, FetchContext, Refresh, Secret, Token, TokenCache, TokenSource};
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const KEY: &str = "ada";
+
+/// Shared by all processes. Each refresh token works once; the second use ends the session.
+#[derive(Clone)]
+pub(crate) struct Issuer(Arc<Mutex<State>>);
+
+struct State {
+    lifetime: Duration,
+    delay: Duration,
+    issued: usize,
+    /// The refresh tokens that work.
+    live: HashSet<String>,
+    spent: HashSet<String>,
+    calls: Vec<Option<String>>,
+    at_once: usize,
+    most_at_once: usize,
+    reused: usize,
+    revoked: Vec<String>,
+    /// How the next calls end, if not well.
+    failures: Vec<Error>,
+}
+
+/// What one process is configured with.
+#[derive(Clone)]
+pub(crate) struct Login {
+    issuer: Issuer,
+    /// The refresh token that it begins with; `None`: it logs in with a password.
+    seed: Option<String>,
+    user: &'static str,
+}
+
+struct Call<'a>(&'a Issuer);
+
+// === impl Issuer ===
+
+impl Issuer {
+    /// Tokens of 100 s. The refresh token `seed` works.
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(State {
+            lifetime: 100 * SECOND,
+            delay: SECOND / 10,
+            issued: 0,
+            live: HashSet::from(["seed".to_owned()]),
+            spent: HashSet::new(),
+            calls: Vec::new(),
+            at_once: 0,
+            most_at_once: 0,
+            reused: 0,
+            revoked: Vec::new(),
+            failures: Vec::new(),
+        })))
+    }
+
+    /// A source that begins with the refresh token `seed`.
+    pub(crate) fn login(&self) -> Login {
+        self.login_with("seed")
+    }
+
+    pub(crate) fn login_with(&self, seed: &str) -> Login {
+        self.lock().live.insert(seed.to_owned());
+        Login { issuer: self.clone(), seed: Some(seed.to_owned()), user: KEY }
+    }
+
+    /// A source that logs in with a password.
+    pub(crate) fn password(&self) -> Login {
+        Login { issuer: self.clone(), seed: None, user: KEY }
+    }
+
+    pub(crate) fn delay(&self, delay: Duration) {
+        self.lock().delay = delay;
+    }
+
+    pub(crate) fn lifetime(&self, lifetime: Duration) {
+        self.lock().lifetime = lifetime;
+    }
+
+    pub(crate) fn fail(&self, error: Error) {
+        self.lock().failures.push(error);
+    }
+
+    pub(crate) fn calls(&self) -> usize {
+        self.lock().calls.len()
+    }
+
+    /// With which refresh tokens it was called.
+    pub(crate) fn asked_with(&self) -> Vec<Option<String>> {
+        self.lock().calls.clone()
+    }
+
+    pub(crate) fn most_at_once(&self) -> usize {
+        self.lock().most_at_once
+    }
+
+    /// How many refresh tokens were sent a second time.
+    pub(crate) fn reused(&self) -> usize {
+        self.lock().reused
+    }
+
+    pub(crate) fn revoked(&self) -> Vec<String> {
+        self.lock().revoked.clone()
+    }
+
+    /// Revokes a refresh token, as a sign-out does.
+    pub(crate) async fn revoke(&self, refresh_token: Secret) -> Result<(), Error> {
+        let mut state = self.lock();
+        state.live.remove(refresh_token.expose());
+        state.revoked.push(refresh_token.expose().to_owned());
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    async fn answer(&self, refresh_token: Option<&str>) -> Result<Token, Error> {
+        let _call = Call(self);
+        let delay = {
+            let mut state = self.lock();
+            state.calls.push(refresh_token.map(str::to_owned));
+            state.at_once += 1;
+            state.most_at_once = state.most_at_once.max(state.at_once);
+            state.delay
+        };
+        let answer = self.judge(refresh_token);
+        tokio::time::sleep(delay).await;
+        answer
+    }
+
+    /// The work is done when the call arrives; the answer may be lost.
+    fn judge(&self, refresh_token: Option<&str>) -> Result<Token, Error> {
+        let mut state = self.lock();
+        if let Some(error) = state.failures.pop() {
+            return Err(error);
+        }
+        if let Some(refresh_token) = refresh_token {
+            if state.spent.contains(refresh_token) {
+                state.reused += 1;
+                state.live.clear();
+            }
+            if !state.live.remove(refresh_token) {
+                return Err(Error::denied("invalid_grant"));
+            }
+            state.spent.insert(refresh_token.to_owned());
+        }
+        state.issued += 1;
+        let number = state.issued;
+        state.live.insert(format!("r{number}"));
+        let token = Token::new(format!("t{number}"))?.with_lifetime(state.lifetime);
+        Ok(token.with_refresh_token(format!("r{number}")))
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.0.lock().at_once -= 1;
+    }
+}
+
+// === impl Login ===
+
+impl Login {
+    pub(crate) fn of(self, user: &'static str) -> Self {
+        Self { user, ..self }
+    }
+}
+
+impl TokenSource for Login {
+    async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
+        let newest = context.refresh_token();
+        let refresh_token = newest.as_ref().map(Secret::expose).or(self.seed.as_deref());
+        self.issuer.answer(refresh_token).await
+    }
+
+    async fn refresh_token(&self) -> Result<Option<Secret>, Error> {
+        Ok(self.seed.clone().map(Secret::from))
+    }
+
+    fn identity(&self) -> Vec<String> {
+        vec!["issuer.test".to_owned(), self.user.to_owned()]
+    }
+}
+
+// === processes ===
+
+pub(crate) fn session(store: &(impl TokenStore + Clone)) -> SharedSession {
+    SharedSession::new(store.clone(), KEY).unwrap()
+}
+
+/// A process that shares the session in this store.
+pub(crate) fn process(login: Login, store: &(impl TokenStore + Clone)) -> TokenCache {
+    TokenCache::with_store(login, Refresh::new(), session(store))
+}
+
+pub(crate) fn text(answer: Result<Token, Error>) -> String {
+    answer.expect("a token").access_token().to_owned()
+}
+
+pub(crate) async fn sleep(seconds: u64) {
+    tokio::time::sleep(seconds as u32 * SECOND).await;
+}
