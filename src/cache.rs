@@ -6,6 +6,7 @@
 //! | `cache/session.rs` | what the cache holds and what each event does: pure decisions |
 //! | `cache/driver.rs` | locks, the single flight, the source, publishing, events |
 //! | `cache/own_run.rs` | which runs the current task is part of, so that none waits for itself |
+//! | `cache/shared.rs` | the store of a session that processes share |
 //! | `cache/reader.rs` | what requests see, without a lock |
 
 use std::fmt;
@@ -32,9 +33,13 @@ mod own_run;
 mod reader;
 mod session;
 mod settings;
+#[cfg(feature = "store")]
+mod shared;
 
 pub(crate) use crate::cache::driver::Rejected;
 pub(crate) use crate::cache::reader::{Freshness, Reader, Snapshot, SnapshotSource, Usable};
+#[cfg(feature = "store")]
+pub use crate::cache::session::StoreStatus;
 pub use crate::cache::session::{RotatedToken, Status};
 
 /// One token, kept fresh.
@@ -374,7 +379,17 @@ impl fmt::Debug for TokenCache {
 impl TokenCacheBuilder {
     fn new(source: impl TokenSource) -> Self {
         let (source, policy, clock) = (Arc::new(source), RefreshPolicy::new(), Clock::System);
-        Self { settings: Settings { source, policy, name: None, on_rotation: None, clock } }
+        Self {
+            settings: Settings {
+                source,
+                policy,
+                name: None,
+                on_rotation: None,
+                #[cfg(feature = "store")]
+                shared: None,
+                clock,
+            },
+        }
     }
 
     /// Names the cache in events, spans and metrics, for programs that hold several. Default: no name.
@@ -411,6 +426,27 @@ impl TokenCacheBuilder {
         self
     }
 
+    /// Shares the session with other processes, through a store: a file, Redis, or one of your own.
+    ///
+    /// Before each fetch the cache looks at the record in the store. A newer token is used without a token call. Otherwise
+    /// one process takes the lease, refreshes, and saves the result before it is used; the others wait for it and use it,
+    /// too. Signing out in one process signs out all of them. The key names everything that tells one session from another:
+    /// user, tenant, issuer, scope.
+    ///
+    /// Requests with a token never wait for the store. If the store fails, the token that there is goes on being sent.
+    /// [`shared_session`](Self::shared_session) takes the settings of the sharing, too.
+    #[cfg(feature = "store")]
+    pub fn store(self, store: impl crate::store::TokenStore, key: impl AsRef<str>) -> Self {
+        self.shared_session(crate::store::SharedSession::new(store, key))
+    }
+
+    /// Shares the session with other processes, as [`store`](Self::store) does, with settings of its own.
+    #[cfg(feature = "store")]
+    pub fn shared_session(mut self, session: crate::store::SharedSession) -> Self {
+        self.settings.shared = Some(session);
+        self
+    }
+
     /// Makes the token's life follow a clock that is moved by hand.
     #[cfg(feature = "testing")]
     pub fn clock(mut self, clock: crate::clock::ManualClock) -> Self {
@@ -421,9 +457,14 @@ impl TokenCacheBuilder {
     /// Makes the cache.
     ///
     /// # Errors
-    /// Returns an error if the [deadline](RefreshPolicy::deadline) is zero.
+    /// Returns an error if the [deadline](RefreshPolicy::deadline) is zero, or if the key or a setting of the store is
+    /// invalid.
     pub fn build(self) -> Result<TokenCache, Error> {
         self.settings.policy.check()?;
+        #[cfg(feature = "store")]
+        if let Some(session) = &self.settings.shared {
+            session.check()?;
+        }
         Ok(self.finish())
     }
 

@@ -166,6 +166,18 @@ pub(crate) async fn at_most(wait: Duration, future: impl Future) {
     }
 }
 
+/// Waits this long. Without a runtime and its timers, waits for ever.
+#[cfg(feature = "store")]
+pub(crate) async fn sleep(wait: Duration) {
+    at_most(wait, std::future::pending::<()>()).await;
+}
+
+/// The time of day, for a file's age.
+#[cfg(feature = "store")]
+pub(crate) fn wall_time() -> SystemTime {
+    wall()
+}
+
 /// A clock that moves when it is told to: for tests of a sleeping machine or a wall clock that jumps.
 ///
 /// For the passing of time alone, `tokio::time::pause` and `advance` are enough and move tokio's timers too; this

@@ -32,6 +32,9 @@ pub struct Error {
     rejected_response: Option<Arc<Response<()>>>,
     /// What helps against a denial.
     remedy: Remedy,
+    /// Whether a process died, or an answer was lost, in the middle of a refresh with the same refresh token.
+    #[cfg(feature = "store")]
+    after_interrupted_refresh: bool,
 }
 
 /// What helps against a denial, beside what its code says.
@@ -89,6 +92,8 @@ pub enum ErrorKind {
     Runtime,
     /// A token source or an `on_rotation` waited for its own fetch.
     WaitsForItself,
+    /// The store of a session that processes share, or the record in it.
+    Store,
     /// The cache was shut down.
     Closed,
     /// The session was signed out.
@@ -150,6 +155,24 @@ enum Kind {
     SignedOut,
     /// The source or `on_rotation` asked its own cache.
     WaitsForItself,
+    /// The session that processes share is not at hand.
+    #[cfg(feature = "store")]
+    Store {
+        problem: Cow<'static, str>,
+        class: StoreProblem,
+    },
+}
+
+/// What can be done about a problem with a shared session.
+#[cfg(feature = "store")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StoreProblem {
+    /// It may pass.
+    Transient,
+    /// A person has to correct how things are set up.
+    Permanent,
+    /// A new login is needed.
+    Denied,
 }
 
 /// An answer of a token endpoint that is not a token.
@@ -229,6 +252,8 @@ impl Error {
             Kind::NotReplayed => ErrorKind::NotReplayed,
             Kind::NoRuntime | Kind::NoTimers | Kind::Lost => ErrorKind::Runtime,
             Kind::WaitsForItself => ErrorKind::WaitsForItself,
+            #[cfg(feature = "store")]
+            Kind::Store { .. } => ErrorKind::Store,
             Kind::Closed => ErrorKind::Closed,
             Kind::SignedOut => ErrorKind::SignedOut,
         }
@@ -262,11 +287,17 @@ impl Error {
             Kind::Invalid { .. } | Kind::Request(_) | Kind::Denied(_) | Kind::Login(_) => false,
             Kind::NoRuntime | Kind::NoTimers | Kind::NotRevoked | Kind::Closed | Kind::SignedOut => false,
             Kind::WaitsForItself => false,
+            #[cfg(feature = "store")]
+            Kind::Store { class, .. } => class == StoreProblem::Transient,
         }
     }
 
     /// Whether the issuer denied the credentials with a code this crate knows: new credentials are needed.
     pub fn is_denied(&self) -> bool {
+        #[cfg(feature = "store")]
+        if matches!(self.inner.kind, Kind::Store { class: StoreProblem::Denied, .. }) {
+            return true;
+        }
         matches!(self.inner.kind, Kind::Denied(_) | Kind::Source { denied: true } | Kind::Secret { denied: true, .. })
     }
 
@@ -409,6 +440,35 @@ impl Error {
         Self::new(Kind::WaitsForItself)
     }
 
+    /// A problem with the session that processes share.
+    #[cfg(feature = "store")]
+    pub(crate) fn shared(problem: impl Into<Cow<'static, str>>, class: StoreProblem) -> Self {
+        Self::new(Kind::Store { problem: problem.into(), class })
+    }
+
+    /// The store did not do what it was asked.
+    #[cfg(feature = "store")]
+    pub(crate) fn store(
+        problem: impl Into<Cow<'static, str>>,
+        class: StoreProblem,
+        source: impl Into<BoxError>,
+    ) -> Self {
+        Self::with_source(Kind::Store { problem: problem.into(), class }, source)
+    }
+
+    /// Whether the client was denied, and not the refresh token that it sent.
+    #[cfg(feature = "store")]
+    pub(crate) fn is_denied_client(&self) -> bool {
+        let codes = ["invalid_client", "unauthorized_client", "invalid_request", "invalid_scope", "invalid_target"];
+        self.code().is_some_and(|code| codes.contains(&code) || code == "unsupported_grant_type")
+    }
+
+    /// Says that an earlier refresh with the refresh token that was denied did not come to its end.
+    #[cfg(feature = "store")]
+    pub(crate) fn after_interrupted_refresh(self) -> Self {
+        Self { after_interrupted_refresh: true, ..self }
+    }
+
     /// Whether rejections have used their budget.
     pub(crate) fn is_over_budget(&self) -> bool {
         matches!(self.inner.kind, Kind::Rejected)
@@ -464,7 +524,14 @@ impl Error {
     }
 
     fn over(inner: Inner) -> Self {
-        Self { inner: Arc::new(inner), retry_after: None, rejected_response: None, remedy: Remedy::ByCode }
+        Self {
+            inner: Arc::new(inner),
+            retry_after: None,
+            rejected_response: None,
+            remedy: Remedy::ByCode,
+            #[cfg(feature = "store")]
+            after_interrupted_refresh: false,
+        }
     }
 }
 
@@ -544,7 +611,15 @@ impl fmt::Display for Error {
             Kind::WaitsForItself => f.write_str(
                 "the token source, or `on_rotation`, asked its own cache and would wait for itself; mark its requests with `NoToken`, or give it a client without the layer",
             ),
+            #[cfg(feature = "store")]
+            Kind::Store { problem, .. } => f.write_str(problem),
         }?;
+        #[cfg(feature = "store")]
+        if self.after_interrupted_refresh {
+            f.write_str(
+                " (a process died, or an answer was lost, in the middle of a refresh with the same refresh token: the issuer may have replaced it then)",
+            )?;
+        }
         if let Some(response) = &self.rejected_response {
             write!(f, " (the API answered {})", response.status().as_u16())?;
         }

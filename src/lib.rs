@@ -89,12 +89,18 @@
 //! | what it promises, and what it does not do; why, and at what cost | [`guide::promises`], [`guide::design`] |
 //!
 //! Features: `follow-redirect` (the default: redirects beneath the layer), `jwt` (signed assertions), `authorization-code`
-//! (logins in a browser), `exec` (programs that print a token), `metrics` (counters and histograms), `testing`.
+//! (logins in a browser), `exec` (programs that print a token), `metrics` (counters and histograms), `store` (a session
+//! that processes share, in a directory or a [store] of yours), `sealed` (its record encrypted), `testing`.
 //!
 #![cfg_attr(
     not(feature = "testing"),
     doc = "[`guide::testing`]: https://docs.rs/tower-bearer/latest/tower_bearer/guide/testing/index.html"
 )]
+#![cfg_attr(
+    not(feature = "store"),
+    doc = "[store]: https://docs.rs/tower-bearer/latest/tower_bearer/store/trait.TokenStore.html"
+)]
+#![cfg_attr(feature = "store", doc = "[store]: store::TokenStore")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
@@ -126,6 +132,8 @@ mod singleflight;
 #[path = "singleflight/tests.rs"]
 mod singleflight_tests;
 mod source;
+#[cfg(feature = "store")]
+pub mod store;
 mod sync;
 mod telemetry;
 #[cfg(feature = "testing")]
@@ -133,6 +141,8 @@ pub mod testing;
 mod token;
 mod trailers;
 
+#[cfg(feature = "store")]
+pub use cache::StoreStatus;
 pub use cache::{RotatedToken, Status, TokenCache, TokenCacheBuilder};
 pub use challenge::Challenge;
 pub use error::{Error, ErrorKind};

@@ -188,6 +188,12 @@ impl DualInstant {
         Self { mono: self.mono.saturating_add(wait), wall: self.wall.saturating_add(wait) }
     }
 
+    /// This long ago; the zero of a clock that has not run so long.
+    #[cfg(feature = "store")]
+    pub(crate) fn before(self, ago: Duration) -> Self {
+        Self { mono: self.mono.saturating_sub(ago), wall: self.wall.saturating_sub(ago) }
+    }
+
     /// The time of day.
     pub(crate) fn system_time(self) -> SystemTime {
         UNIX_EPOCH.checked_add(self.wall).unwrap_or(UNIX_EPOCH)
@@ -291,6 +297,12 @@ impl RejectionBudget {
         let (_, window) = settings.budget;
         self.started.retain(|start| !start.after(window).is_past(now));
         self.started.push_back(now);
+    }
+
+    /// Gives back the refresh that was taken last: it made no call.
+    #[cfg(feature = "store")]
+    pub(crate) fn refund(&mut self) {
+        self.started.pop_back();
     }
 
     /// Notes that the budget is spent; `true` for the first time within the window.

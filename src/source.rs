@@ -68,6 +68,15 @@ pub trait TokenSource: Send + Sync + 'static {
     fn refresh_token(&self) -> impl Future<Output = Result<Option<Secret>, Error>> + Send {
         std::future::ready(Ok(None))
     }
+
+    /// What shapes the tokens, in parts: the grant, the issuer, the client, the user, the scope. Nothing that changes while
+    /// the session lasts, such as a password or a client secret.
+    ///
+    /// Two sources with the same identity can take turns in one session. A record in a store holds a digest of it, so that
+    /// users or tenants that share a key by mistake get an error and not each other's tokens. None, unless a source says so.
+    fn identity(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// What a fetch is for: the token it replaces, why it is fetched, how long that may take, and the time.
@@ -337,6 +346,8 @@ pub(crate) mod erased {
     pub(crate) trait DynSource: Send + Sync {
         fn fetch(&self, context: FetchContext) -> BoxFuture<'_, Token>;
         fn refresh_token(&self) -> BoxFuture<'_, Option<Secret>>;
+        #[cfg(feature = "store")]
+        fn identity(&self) -> Vec<String>;
     }
 
     impl<S: TokenSource> DynSource for S {
@@ -346,6 +357,11 @@ pub(crate) mod erased {
 
         fn refresh_token(&self) -> BoxFuture<'_, Option<Secret>> {
             Box::pin(TokenSource::refresh_token(self))
+        }
+
+        #[cfg(feature = "store")]
+        fn identity(&self) -> Vec<String> {
+            TokenSource::identity(self)
         }
     }
 }

@@ -18,10 +18,14 @@ use crate::source::Reason;
 mod fetch;
 #[cfg(feature = "metrics")]
 mod metrics;
+#[cfg(feature = "store")]
+mod sharing;
 
 pub(crate) use fetch::Fetch;
 #[cfg(feature = "metrics")]
 pub use metrics::describe_metrics;
+#[cfg(feature = "store")]
+pub(crate) use sharing::Sharing;
 
 const TARGET: &str = "tower_bearer";
 
@@ -238,6 +242,30 @@ impl Telemetry {
             "request to another origin passes without a token"
         );
         self.count("tower_bearer_unmatched_origin_total");
+    }
+
+    /// Something happened to the session that processes share.
+    #[cfg(feature = "store")]
+    pub(crate) fn shared(&self, what: &Sharing<'_>) {
+        what.tell(self.name());
+        #[cfg(feature = "metrics")]
+        {
+            if let Some(counter) = what.counter() {
+                self.count(counter);
+            }
+            match what {
+                Sharing::LeaseWaited { waited, .. } => metrics::record_lease_wait(self.name.as_ref(), *waited),
+                Sharing::Saved { unsaved_for, .. } => metrics::record_unsaved(self.name.as_ref(), *unsaved_for),
+                _ => {}
+            }
+        }
+    }
+
+    /// Has the counters of a shared session stand at zero before they count.
+    #[cfg(feature = "store")]
+    pub(crate) fn begin_sharing(&self) {
+        #[cfg(feature = "metrics")]
+        metrics::begin_sharing(self.name.as_ref());
     }
 
     #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nothing counts"))]

@@ -45,11 +45,15 @@ mod calls;
 mod collected;
 mod helpers;
 mod ledger;
+#[cfg(feature = "store")]
+mod memory_store;
 mod mesh_connect;
 mod meshydb;
 mod recorded;
 mod script;
 mod sessions;
+#[cfg(feature = "store")]
+mod store_conformance;
 #[cfg(test)]
 mod tests;
 mod token_server;
@@ -60,7 +64,11 @@ pub use api::Api;
 pub use calls::Calls;
 pub use collected::Collected;
 pub use ledger::{Ledger, TokenState};
+#[cfg(feature = "store")]
+pub use memory_store::{MemoryStore, StoreCall, StoreFault};
 pub use mesh_connect::MeshConnectServer;
 pub use meshydb::{ErrorBodies, MeshyDbServer};
 pub use recorded::Recorded;
+#[cfg(feature = "store")]
+pub use store_conformance::store_conformance;
 pub use token_server::TokenServer;

@@ -206,6 +206,12 @@ impl Token {
         self.0.details.extra.get(name)
     }
 
+    /// All members of the issuer's answer that have no method of their own.
+    #[cfg(feature = "store")]
+    pub(crate) fn extras(&self) -> &Map<String, Value> {
+        &self.0.details.extra
+    }
+
     pub(crate) fn published(self, id: TokenId, expires_at: SystemTime) -> Self {
         let Self(mut inner) = self;
         let stamped = Arc::make_mut(&mut inner);

@@ -33,9 +33,13 @@ use std::mem;
 use std::time::Duration;
 
 use crate::error::Error;
+#[cfg(feature = "store")]
+use crate::error::StoreProblem;
 use crate::schedule::{self, DualInstant, Futility, Phase, RefreshPolicy, RejectionBudget, Sign, Window};
 use crate::secret::Secret;
 use crate::source::Reason;
+#[cfg(feature = "store")]
+use crate::store::record::{Digest, Ending, Record, SavedToken, State};
 use crate::token::{SessionId, Token, TokenId};
 
 /// The state of one cache.
@@ -71,6 +75,56 @@ pub(crate) struct Session {
     /// The newest token of the source, published or not.
     newest: Option<Token>,
     rotation: Rotation,
+    #[cfg(feature = "store")]
+    shared: SharedState,
+}
+
+/// What is known of the record that processes share.
+#[cfg(feature = "store")]
+#[derive(Debug, Default)]
+struct SharedState {
+    /// The newest record that this process saw or made.
+    known: Option<Record>,
+    /// Why `known` may not be in the store.
+    unsaved: Option<Error>,
+    /// The epoch whose login `known` belongs to.
+    epoch: u64,
+    /// Whether another process ended the session, and not a call of this cache.
+    ended_elsewhere: bool,
+}
+
+/// Who looks at a record, and for what.
+#[cfg(feature = "store")]
+pub(crate) struct Look<'a> {
+    /// The run that looks; `None`: nobody waits.
+    pub(crate) run: Option<Run>,
+    /// The digest of what shapes this process's tokens.
+    pub(crate) identity: &'a Digest,
+    /// The refresh token that this process's source begins with, if it does.
+    pub(crate) seed: Option<&'a Secret>,
+    /// The generation that the looker held when it began. A newer one is what it looks for.
+    pub(crate) generation: u64,
+    pub(crate) policy: &'a RefreshPolicy,
+    pub(crate) now: DualInstant,
+    pub(crate) jitter: f64,
+}
+
+/// What a record is to this process.
+#[cfg(feature = "store")]
+#[derive(Debug)]
+pub(crate) enum Finding {
+    /// There is a token that the looker can use; `adopted` if the record brought it.
+    Usable { token: Token, adopted: bool },
+    /// There is no session for this process.
+    Ended(Error),
+    /// The record belongs to someone else.
+    Foreign(Error),
+    /// The token has to be fetched: with the refresh token of `base`, over the record that was found.
+    Fetch { base: Record, is_login: bool },
+    /// The record is missing or older than this one, which is to be written again.
+    Lost(Record),
+    /// What was found is not wanted: the source was replaced, or the session signed out.
+    Discarded,
 }
 
 /// What requests see of the session. Published whole, never changed.
@@ -277,6 +331,25 @@ pub struct Status {
     pub closed: bool,
     /// Whether the session was [signed out](crate::TokenCache::sign_out).
     pub signed_out: bool,
+    /// The session that processes share; `None` if it is this process's alone.
+    #[cfg(feature = "store")]
+    pub store: Option<StoreStatus>,
+}
+
+/// What a cache knows of the session that it shares.
+#[cfg(feature = "store")]
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct StoreStatus {
+    /// Why the store did not do what it was asked the last time; `None` if it did.
+    pub error: Option<Error>,
+    /// Why the newest token and refresh token are in this process only; `None` if they are in the store.
+    pub unsaved: Option<Error>,
+    /// How long ago the record was seen; `None` before the first look.
+    pub looked: Option<Duration>,
+    /// The number of the newest record that this process knows; 0 before the first. Processes that share a session know the
+    /// same number, unless they have not looked yet.
+    pub serial: u64,
 }
 
 /// What a fetched token is, compared with the current one.
@@ -351,6 +424,8 @@ impl Session {
             accepted_run: 0,
             newest: None,
             rotation: Rotation::default(),
+            #[cfg(feature = "store")]
+            shared: SharedState::default(),
         }
     }
 
@@ -393,6 +468,8 @@ impl Session {
             not_saved: self.rotation.not_saved.clone(),
             closed: self.closed,
             signed_out: self.lifecycle != Lifecycle::Active,
+            #[cfg(feature = "store")]
+            store: None,
         }
     }
 
@@ -678,6 +755,220 @@ impl Session {
         self.publish(token, window, published_at);
     }
 
+    // --- the record that processes share ---
+
+    /// The newest record that this process knows.
+    #[cfg(feature = "store")]
+    pub(crate) fn known_record(&self) -> Option<&Record> {
+        self.shared.known.as_ref()
+    }
+
+    /// Why the newest record may not be in the store, if it may not.
+    #[cfg(feature = "store")]
+    pub(crate) fn unsaved(&self) -> Option<&Error> {
+        self.shared.unsaved.as_ref()
+    }
+
+    /// Whether this process has a login of its own that is not in a record yet.
+    #[cfg(feature = "store")]
+    pub(crate) fn has_new_login(&self) -> bool {
+        self.shared.epoch != self.epoch
+    }
+
+    /// Whether another process ended the session.
+    #[cfg(feature = "store")]
+    pub(crate) fn is_ended_elsewhere(&self) -> bool {
+        self.shared.ended_elsewhere
+    }
+
+    /// A record was found, or none. Adopts what is newer than what this process holds, and decides what is left to do.
+    #[cfg(feature = "store")]
+    pub(crate) fn on_found(&mut self, found: Option<&Record>, look: &Look<'_>) -> Finding {
+        let wanted = look.run.is_none_or(|run| self.is_newest(run));
+        let revivable = self.lifecycle == Lifecycle::Active || self.shared.ended_elsewhere;
+        if !wanted || !revivable {
+            return Finding::Discarded;
+        }
+        let found = match found {
+            Some(record) if record.identity != *look.identity => {
+                let ended = matches!(record.state, State::Ended(_));
+                if !ended || self.shared.known.is_some() && !self.has_new_login() {
+                    return Finding::Foreign(Error::shared(
+                        "the record under this key belongs to another user, tenant, scope, client or issuer; give each session a key of its own",
+                        StoreProblem::Permanent,
+                    ));
+                }
+                // Another's session that has ended makes room for this one.
+                return self.new_login(Some(record), look);
+            }
+            found => found,
+        };
+        if self.has_new_login() || self.brings_new_login(found, look) {
+            return self.new_login(found, look);
+        }
+        match (found, &self.shared.known) {
+            (Some(found), Some(known)) if !found.is_newer_than(known) => {
+                if !found.says_the_same(known) {
+                    return Finding::Lost(known.clone());
+                }
+                self.shared.unsaved = None;
+                self.on_known(found.clone(), look)
+            }
+            (Some(found), _) => self.on_newer(found.clone(), look),
+            (None, Some(known)) => Finding::Lost(known.clone()),
+            (None, None) => self.new_login(None, look),
+        }
+    }
+
+    /// A login of this process is to be made.
+    #[cfg(feature = "store")]
+    fn new_login(&self, found: Option<&Record>, look: &Look<'_>) -> Finding {
+        match look.run {
+            Some(_) => Finding::Fetch { base: self.login_over(found, look), is_login: true },
+            None => Finding::Discarded,
+        }
+    }
+
+    /// Whether the source of this process begins with a refresh token that no login of the record began with.
+    #[cfg(feature = "store")]
+    fn brings_new_login(&self, found: Option<&Record>, look: &Look<'_>) -> bool {
+        let (Some(found), Some(seed), None) = (found, look.seed, &self.shared.known) else { return false };
+        !found.seeds.contains(&Digest::of_secret(seed))
+    }
+
+    /// A record for a new login, which follows what was found and what is known.
+    #[cfg(feature = "store")]
+    pub(crate) fn login_over(&self, found: Option<&Record>, look: &Look<'_>) -> Record {
+        let former = |number: fn(&Record) -> u64| {
+            found.into_iter().chain(&self.shared.known).map(number).max().unwrap_or_default() + 1
+        };
+        let seeds = found.filter(|found| found.identity == *look.identity).map(|found| found.seeds.clone());
+        let record = Record {
+            identity: look.identity.clone(),
+            login: former(|record| record.login),
+            serial: former(|record| record.serial),
+            seeds: seeds.unwrap_or_default(),
+            state: State::Active { token: None, refresh_token: look.seed.cloned(), refreshing: None },
+        };
+        record.with_seed(look.seed.map(Digest::of_secret))
+    }
+
+    /// The record in the store is newer than what this process knows.
+    #[cfg(feature = "store")]
+    fn on_newer(&mut self, record: Record, look: &Look<'_>) -> Finding {
+        self.shared.known = Some(record.clone());
+        self.shared.unsaved = None;
+        let State::Active { token, refresh_token, .. } = &record.state else { return self.on_ended(record, look) };
+        if self.shared.ended_elsewhere {
+            // Another process has logged in anew.
+            self.shared.ended_elsewhere = false;
+            self.lifecycle = Lifecycle::Active;
+            self.rejected = self.generation;
+        }
+        self.rotation.replace(refresh_token.clone());
+        self.newest = token.as_ref().map(|saved| saved.token.clone());
+        let Some((saved, window)) = token.as_ref().and_then(|saved| self.adoptable(saved, look)) else {
+            return Finding::Fetch { base: record, is_login: false };
+        };
+        let adopted = self.publish(saved.token.clone(), window, look.now);
+        if let Some(current) = &mut self.view.current {
+            current.published_at = saved.asked;
+        }
+        if let Some(run) = look.run {
+            self.accepted_run = run.number;
+            if run.plan.reason == Reason::Rejected {
+                // No token call was made.
+                self.rejections.refund();
+            }
+        }
+        Finding::Usable { token: adopted, adopted: true }
+    }
+
+    /// The window of a token of a record, if it can be sent and is not the one that was rejected.
+    #[cfg(feature = "store")]
+    fn adoptable<'a>(&self, saved: &'a SavedToken, look: &Look<'_>) -> Option<(&'a SavedToken, Window)> {
+        let SavedToken { token, asked } = saved;
+        let mut window = Window::new(look.policy, token.lifetime(), *asked, Duration::ZERO, look.jitter);
+        if let Some(refresh_in) = token.refresh_in() {
+            window = window.due_within(refresh_in, *asked, look.jitter);
+        }
+        let rejected = self.view.current.as_ref().is_some_and(|current| {
+            current.token.generation() == self.rejected && current.token.header_value() == token.header_value()
+        });
+        (window.phase(look.now) != Phase::Expired && !rejected).then_some((saved, window))
+    }
+
+    /// The record in the store is the one that this process knows.
+    #[cfg(feature = "store")]
+    fn on_known(&mut self, record: Record, look: &Look<'_>) -> Finding {
+        if matches!(record.state, State::Ended(_)) {
+            return self.on_ended(record, look);
+        }
+        // Adopted by another look meanwhile.
+        if let Some((current, _)) = self.view.usable_at(look.now)
+            && current.token.generation() > look.generation
+            && current.token.generation() != self.rejected
+        {
+            return Finding::Usable { token: current.token.clone(), adopted: false };
+        }
+        Finding::Fetch { base: record, is_login: false }
+    }
+
+    /// The session was ended by this or another process.
+    #[cfg(feature = "store")]
+    fn on_ended(&mut self, record: Record, look: &Look<'_>) -> Finding {
+        match record.state {
+            State::Ended(Ending::SignedOut { .. }) => {
+                if !self.shared.ended_elsewhere {
+                    self.shared.ended_elsewhere = true;
+                    self.lifecycle = Lifecycle::SignedOut;
+                    self.view = View { session: self.view.session.next(), ..View::default() };
+                    self.forget();
+                }
+                Finding::Ended(Error::signed_out())
+            }
+            _ if look.run.is_none() => Finding::Discarded,
+            // A source that can log in by itself does so.
+            _ if look.seed.is_none() => {
+                self.rotation.replace(None);
+                Finding::Fetch { base: self.login_over(Some(&record), look), is_login: true }
+            }
+            _ => Finding::Ended(Error::shared(
+                "the issuer denied the refresh token of the session that processes share; log in again",
+                StoreProblem::Denied,
+            )),
+        }
+    }
+
+    /// This process made a record: it is in the store, or `unsaved` says why it may not be.
+    #[cfg(feature = "store")]
+    pub(crate) fn on_record_made(&mut self, run: Run, record: Record, unsaved: Option<Error>) {
+        if run.plan.epoch != self.epoch {
+            return;
+        }
+        if self.shared.known.as_ref().is_none_or(|known| record.is_newer_than(known) || record.says_the_same(known)) {
+            self.shared.known = Some(record);
+            self.shared.unsaved = unsaved;
+            self.shared.epoch = run.plan.epoch;
+        }
+    }
+
+    /// The record that this process knows was written again.
+    #[cfg(feature = "store")]
+    pub(crate) fn on_restored(&mut self, record: &Record) {
+        if self.shared.known.as_ref().is_some_and(|known| record.says_the_same(known)) {
+            self.shared.unsaved = None;
+        }
+    }
+
+    /// The signing out of this process has ended the record, or `unsaved` says why it may not have.
+    #[cfg(feature = "store")]
+    pub(crate) fn on_record_ended(&mut self, epoch: u64, record: Record, unsaved: Option<Error>) {
+        if self.epoch == epoch {
+            self.shared = SharedState { known: Some(record), unsaved, epoch, ended_elsewhere: false };
+        }
+    }
+
     // --- the refresh token ---
 
     /// What the newest refresh token needs. A step that saves lasts until `deadline` at most.
@@ -726,6 +1017,10 @@ impl Session {
         if self.lifecycle == Lifecycle::Active {
             self.lifecycle = Lifecycle::SigningOut;
         }
+        #[cfg(feature = "store")]
+        {
+            self.shared.ended_elsewhere = false;
+        }
         self.view = View { session: self.view.session.next(), ..View::default() };
         self.stand_by = None;
         self.epoch
@@ -760,6 +1055,10 @@ impl Session {
         let goes_on = same_session && self.lifecycle == Lifecycle::Active;
         self.view = View { session: if goes_on { session } else { session.next() }, ..View::default() };
         self.lifecycle = Lifecycle::Active;
+        #[cfg(feature = "store")]
+        {
+            self.shared.ended_elsewhere = false;
+        }
         self.epoch += 1;
         (self.stand_by, self.futility) = (None, Default::default());
         self.forget();

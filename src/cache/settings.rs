@@ -9,6 +9,8 @@ use crate::cache::session::RotatedToken;
 use crate::clock::Clock;
 use crate::schedule::RefreshPolicy;
 use crate::source::erased::DynSource;
+#[cfg(feature = "store")]
+use crate::store::SharedSession;
 
 /// What [`TokenCacheBuilder`](crate::TokenCacheBuilder) collects.
 pub(crate) struct Settings {
@@ -16,6 +18,8 @@ pub(crate) struct Settings {
     pub(crate) policy: RefreshPolicy,
     pub(crate) name: Option<Arc<str>>,
     pub(crate) on_rotation: Option<Arc<dyn Save>>,
+    #[cfg(feature = "store")]
+    pub(crate) shared: Option<SharedSession>,
     pub(crate) clock: Clock,
 }
 

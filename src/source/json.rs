@@ -232,6 +232,11 @@ impl TokenSource for JsonLogin {
         };
         self.read(answer)
     }
+
+    /// The address alone: the body may hold a password, of which no digest is to be written anywhere.
+    fn identity(&self) -> Vec<String> {
+        [vec!["json".to_owned()], self.endpoint.identity()].concat()
+    }
 }
 
 impl fmt::Debug for JsonLogin {

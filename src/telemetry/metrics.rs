@@ -21,6 +21,21 @@ const COUNTERS: [(&str, &str); 7] = [
     ("tower_bearer_refresh_tokens_not_saved_total", "New refresh tokens that could not be saved"),
     ("tower_bearer_sign_outs_total", "Sessions that were signed out"),
 ];
+/// The counters of a session that processes share.
+#[cfg(feature = "store")]
+const SHARING: [(&str, &str); 7] = [
+    ("tower_bearer_store_adopted_total", "Tokens that another process fetched and this one took from the store"),
+    ("tower_bearer_store_lease_waits_total", "Waits for the lease of another process"),
+    ("tower_bearer_store_conflicts_total", "Records not saved because the lease was lost or another was saved"),
+    ("tower_bearer_store_errors_total", "Calls of the store that failed or were not answered in time"),
+    ("tower_bearer_store_set_aside_total", "Records that could not be read and were set aside"),
+    ("tower_bearer_store_resumed_total", "Refreshes after one that did not come to its end"),
+    ("tower_bearer_store_restored_total", "Records that had vanished or were older, and were written again"),
+];
+#[cfg(feature = "store")]
+const LEASE_WAIT: &str = "tower_bearer_store_lease_wait_seconds";
+#[cfg(feature = "store")]
+const UNSAVED: &str = "tower_bearer_store_unsaved_seconds";
 const FETCHES: &str = "tower_bearer_fetches_total";
 const UNAVAILABLE: &str = "tower_bearer_token_unavailable_total";
 const EXPIRES_AT: &str = "tower_bearer_token_expires_at_seconds";
@@ -44,6 +59,23 @@ pub(crate) fn begin(cache: Name<'_>) {
             counter!(FETCHES, labels_of(cache, outcome, reason)).increment(0);
         }
     }
+}
+
+#[cfg(feature = "store")]
+pub(crate) fn begin_sharing(cache: Name<'_>) {
+    for (counter, _) in SHARING {
+        counter!(counter, labels(cache)).increment(0);
+    }
+}
+
+#[cfg(feature = "store")]
+pub(crate) fn record_lease_wait(cache: Name<'_>, waited: Duration) {
+    histogram!(LEASE_WAIT, labels(cache)).record(waited);
+}
+
+#[cfg(feature = "store")]
+pub(crate) fn record_unsaved(cache: Name<'_>, unsaved_for: Duration) {
+    histogram!(UNSAVED, labels(cache)).record(unsaved_for);
 }
 
 pub(crate) fn count(cache: Name<'_>, counter: &'static str) {
@@ -115,5 +147,13 @@ pub fn describe_metrics() {
         ("tower_bearer_token_remaining_seconds", "How long the old token could still be sent when the new one came"),
     ] {
         describe_histogram!(name, Unit::Seconds, what);
+    }
+    #[cfg(feature = "store")]
+    {
+        for (name, what) in SHARING {
+            describe_counter!(name, Unit::Count, what);
+        }
+        describe_histogram!(LEASE_WAIT, Unit::Seconds, "How long a process waited for the lease of another");
+        describe_histogram!(UNSAVED, Unit::Seconds, "From the call of the issuer to the save of its answer");
     }
 }

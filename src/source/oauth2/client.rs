@@ -224,6 +224,15 @@ impl Client {
         self
     }
 
+    /// What shapes the tokens of this client: the endpoint, the client, the scope and the parameters, and the login.
+    pub(super) fn identity(&self, login: &[String]) -> Vec<String> {
+        let mut parts = self.endpoint.identity();
+        parts.extend([self.id.clone(), self.scope.clone()].map(Option::unwrap_or_default));
+        parts.extend(self.parameters.iter().map(|(name, value)| format!("{name}={}", value.expose())));
+        parts.extend_from_slice(login);
+        parts
+    }
+
     /// Asks with the refresh token. An answer that was lost, or is long in coming, is asked for again at once, with the
     /// same refresh token: the server may have rotated it already, and most give the pair once more. An answer without a
     /// refresh token leaves the old one valid (RFC 6749 section 6).

@@ -165,6 +165,13 @@ impl Grant {
         self.exchanged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What shapes the tokens: the issuer, the client, and the login without its secrets.
+    pub(super) fn identity(&self) -> Vec<String> {
+        let form = self.login.iter().flat_map(|login| &login.form);
+        let form: Vec<_> = form.map(|(name, value)| format!("{name}={value}")).collect();
+        self.client.identity(&form)
+    }
+
     /// The refresh token that the session begins with.
     pub(super) async fn refresh_token(&self) -> Result<Option<Secret>, Error> {
         // Outside a fetch.
@@ -279,6 +286,10 @@ macro_rules! grant {
 
             async fn refresh_token(&self) -> Result<Option<$crate::secret::Secret>, $crate::error::Error> {
                 self.grant.refresh_token().await
+            }
+
+            fn identity(&self) -> Vec<String> {
+                self.grant.identity()
             }
         }
     };

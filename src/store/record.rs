@@ -1,0 +1,335 @@
+//! What lies in a store: one session, as the process that saved it last knew it.
+//!
+//! A record is JSON, so that a person can read it in an emergency, with its format in the first member. Times are relative:
+//! a record says how much of the token's life was left when it was saved, and the store says how long ago that was. So the
+//! clocks of two machines are never compared; `expires_at` is for people.
+//!
+//! Which of two records of one session is newer is a matter of three numbers, in this order: the login (each new login
+//! counts one up), whether the login was ended by a sign-out, and the serial (each new token or refresh token counts one
+//! up). The version of the store has no part in it, because it may be lost with the record.
+
+use std::fmt;
+use std::time::{Duration, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::schedule::DualInstant;
+use crate::secret::Secret;
+use crate::token::Token;
+
+/// One session.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    /// Of everything that shapes the token: a record with another digest belongs to someone else.
+    pub(crate) identity: Digest,
+    /// The number of the login.
+    pub(crate) login: u64,
+    /// The number of the token or refresh token.
+    pub(crate) serial: u64,
+    /// The refresh tokens that logins of this record began with. A process that begins with another brings a new login.
+    pub(crate) seeds: Vec<Digest>,
+    pub(crate) state: State,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum State {
+    Active {
+        token: Option<SavedToken>,
+        refresh_token: Option<Secret>,
+        /// The owner of the lease under which the issuer was asked with this refresh token, until its answer was saved.
+        refreshing: Option<String>,
+    },
+    Ended(Ending),
+}
+
+/// How a session ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Ending {
+    /// A process signed out. The refresh token is still to be revoked.
+    SignedOut { revoke: Option<Secret> },
+    /// The issuer denied this refresh token.
+    Denied { refresh_token: Digest },
+}
+
+/// A token, and when it was asked for by the clock of this process.
+#[derive(Clone, Debug)]
+pub(crate) struct SavedToken {
+    pub(crate) token: Token,
+    pub(crate) asked: DualInstant,
+}
+
+/// A SHA-256 digest.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Digest(String);
+
+/// Why a record cannot be read. Holds nothing of the record.
+pub(crate) type Unreadable = &'static str;
+
+const FORMAT: &str = "format";
+/// The format that this release writes, and the only one that it reads.
+const CURRENT: &str = "tower-bearer-session-1";
+/// What the name of every format begins with.
+const FORMATS: &str = "tower-bearer-session-";
+/// What bytes begin with that are sealed, and were not opened.
+pub(crate) const SEALED: &[u8] = b"tower-bearer-sealed-";
+/// How many seeds are kept.
+const MAX_SEEDS: usize = 8;
+
+// === impl Record ===
+
+impl Record {
+    /// The order of records: the greatest is the newest.
+    fn rank(&self) -> (u64, bool, u64) {
+        (self.login, matches!(self.state, State::Ended(Ending::SignedOut { .. })), self.serial)
+    }
+
+    /// Whether this record, found in the store, is newer than the one that a process knows.
+    pub(crate) fn is_newer_than(&self, known: &Self) -> bool {
+        if self.rank() != known.rank() {
+            return self.rank() > known.rank();
+        }
+        match &self.state {
+            // The denial of a refresh token that was replaced since says nothing.
+            State::Ended(Ending::Denied { .. }) => self.denies(known.refresh_token()) && !self.says_the_same(known),
+            // Two processes wrote after a write was lost: what is in the store stays.
+            _ => !self.says_the_same(known),
+        }
+    }
+
+    /// Whether both hold the same tokens, or the same end.
+    pub(crate) fn says_the_same(&self, other: &Self) -> bool {
+        if self.rank() != other.rank() {
+            return false;
+        }
+        match (&self.state, &other.state) {
+            (State::Active { .. }, State::Active { .. }) => {
+                let text = |record: &Self| record.token().map(|saved| saved.token.access_token().to_owned());
+                self.refresh_token() == other.refresh_token() && text(self) == text(other)
+            }
+            (State::Ended(Ending::SignedOut { .. }), State::Ended(Ending::SignedOut { .. })) => true,
+            (State::Ended(Ending::Denied { .. }), State::Ended(Ending::Denied { .. })) => true,
+            _ => false,
+        }
+    }
+
+    fn denies(&self, refresh_token: Option<&Secret>) -> bool {
+        match &self.state {
+            State::Ended(Ending::Denied { refresh_token: denied }) => {
+                refresh_token.is_none_or(|refresh_token| Digest::of_secret(refresh_token) == *denied)
+            }
+            _ => false,
+        }
+    }
+
+    pub(crate) fn token(&self) -> Option<&SavedToken> {
+        match &self.state {
+            State::Active { token, .. } => token.as_ref(),
+            State::Ended(_) => None,
+        }
+    }
+
+    pub(crate) fn refresh_token(&self) -> Option<&Secret> {
+        match &self.state {
+            State::Active { refresh_token, .. } => refresh_token.as_ref(),
+            State::Ended(_) => None,
+        }
+    }
+
+    /// The owner that asked the issuer and saved no answer.
+    pub(crate) fn refreshing(&self) -> Option<&str> {
+        match &self.state {
+            State::Active { refreshing, .. } => refreshing.as_deref(),
+            State::Ended(_) => None,
+        }
+    }
+
+    /// The same, while this owner asks the issuer; `None`: no longer.
+    pub(crate) fn with_refreshing(mut self, owner: Option<&str>) -> Self {
+        if let State::Active { refreshing, .. } = &mut self.state {
+            *refreshing = owner.map(str::to_owned);
+        }
+        self
+    }
+
+    /// The record that follows this one, with the issuer's answer.
+    pub(crate) fn next(&self, state: State) -> Self {
+        Self { serial: self.serial + 1, state, ..self.clone() }
+    }
+
+    /// Adds the refresh token that a login began with.
+    pub(crate) fn with_seed(mut self, seed: Option<Digest>) -> Self {
+        if let Some(seed) = seed.filter(|seed| !self.seeds.contains(seed)) {
+            self.seeds.push(seed);
+            let surplus = self.seeds.len().saturating_sub(MAX_SEEDS);
+            self.seeds.drain(..surplus);
+        }
+        self
+    }
+
+    // --- the format ---
+
+    /// The bytes for the store, saved now.
+    pub(crate) fn encode(&self, now: DualInstant) -> Vec<u8> {
+        let mut members = Map::new();
+        let mut set = |name: &str, value: Value| _ = members.insert(name.to_owned(), value);
+        set(FORMAT, json!(CURRENT));
+        set("identity", json!(self.identity.0));
+        set("login", json!(self.login));
+        set("serial", json!(self.serial));
+        set("seeds", self.seeds.iter().map(|seed| json!(seed.0)).collect());
+        match &self.state {
+            State::Active { token, refresh_token, refreshing } => {
+                set("state", json!("active"));
+                if let Some(SavedToken { token, asked }) = token {
+                    let end = asked.after(token.lifetime());
+                    set("access_token", json!(token.access_token()));
+                    set("lifetime_ms", json!(millis(token.lifetime())));
+                    set("remaining_ms", json!(millis(end.wait(now))));
+                    let expires_at = end.system_time().duration_since(UNIX_EPOCH).unwrap_or_default();
+                    set("expires_at", json!(expires_at.as_secs()));
+                    if let Some(refresh_in) = token.refresh_in() {
+                        set("refresh_in_ms", json!(millis(refresh_in)));
+                    }
+                    if let Some(scope) = token.scope() {
+                        set("scope", json!(scope));
+                    }
+                    if let Some(id_token) = token.id_token() {
+                        set("id_token", json!(id_token.expose()));
+                    }
+                    if !token.extras().is_empty() {
+                        set("extra", Value::Object(token.extras().clone()));
+                    }
+                }
+                if let Some(refresh_token) = refresh_token {
+                    set("refresh_token", json!(refresh_token.expose()));
+                }
+                if let Some(owner) = refreshing {
+                    set("refreshing", json!(owner));
+                }
+            }
+            State::Ended(Ending::SignedOut { revoke }) => {
+                set("state", json!("signed_out"));
+                if let Some(refresh_token) = revoke {
+                    set("refresh_token", json!(refresh_token.expose()));
+                }
+            }
+            State::Ended(Ending::Denied { refresh_token }) => {
+                set("state", json!("denied"));
+                set("denied", json!(refresh_token.0));
+            }
+        }
+        Value::Object(members).to_string().into_bytes()
+    }
+
+    /// A record that was saved `age` before `now`.
+    ///
+    /// # Errors
+    /// Returns an error if the bytes are no whole record of the format that this release knows.
+    pub(crate) fn decode(bytes: &[u8], age: Duration, now: DualInstant) -> Result<Self, Unreadable> {
+        if bytes.starts_with(SEALED) {
+            return Err("it is sealed with a key that is not known here, or was changed");
+        }
+        let Ok(Value::Object(members)) = serde_json::from_slice(bytes) else {
+            return Err("it is no JSON object: cut off, or written by another program");
+        };
+        let text = |name: &str| members.get(name).and_then(Value::as_str);
+        let number = |name: &str| members.get(name).and_then(Value::as_u64);
+        match text(FORMAT) {
+            Some(CURRENT) => {}
+            Some(other) if other.starts_with(FORMATS) => return Err("its format is newer than this release"),
+            _ => return Err("it was written by another program"),
+        }
+        let read = || {
+            let secret = |name| text(name).filter(|text| !text.is_empty()).map(Secret::from);
+            let state = match text("state")? {
+                "active" => {
+                    let token = match text("access_token") {
+                        None => None,
+                        Some(access_token) => {
+                            let lifetime = Duration::from_millis(number("lifetime_ms")?);
+                            let remaining = Duration::from_millis(number("remaining_ms")?).min(lifetime);
+                            let elapsed = (lifetime - remaining).saturating_add(age);
+                            let mut token = Token::new(access_token).ok()?.with_lifetime(lifetime);
+                            if let Some(refresh_in) = number("refresh_in_ms") {
+                                token = token.with_refresh_in(Duration::from_millis(refresh_in));
+                            }
+                            if let Some(scope) = text("scope") {
+                                token = token.with_scope(scope);
+                            }
+                            if let Some(id_token) = text("id_token") {
+                                token = token.with_id_token(id_token);
+                            }
+                            if let Some(extra) = members.get("extra") {
+                                token = token.with_extra(extra.as_object()?.clone());
+                            }
+                            Some(SavedToken { token, asked: now.before(elapsed) })
+                        }
+                    };
+                    let (refresh_token, refreshing) = (secret("refresh_token"), text("refreshing").map(str::to_owned));
+                    // Neither: no process writes that.
+                    if token.is_none() && refresh_token.is_none() {
+                        return None;
+                    }
+                    let token = token.map(|saved| match &refresh_token {
+                        Some(refresh_token) => {
+                            SavedToken { token: saved.token.with_refresh_token(refresh_token.clone()), ..saved }
+                        }
+                        None => saved,
+                    });
+                    State::Active { token, refresh_token, refreshing }
+                }
+                "signed_out" => State::Ended(Ending::SignedOut { revoke: secret("refresh_token") }),
+                "denied" => State::Ended(Ending::Denied { refresh_token: Digest(text("denied")?.to_owned()) }),
+                _ => return None,
+            };
+            let seeds = members.get("seeds")?.as_array()?.iter().filter_map(|seed| seed.as_str().map(str::to_owned));
+            Some(Self {
+                identity: Digest(text("identity")?.to_owned()),
+                login: number("login")?,
+                serial: number("serial")?,
+                seeds: seeds.map(Digest).collect(),
+                state,
+            })
+        };
+        read().ok_or("a member is missing or is not what it must be")
+    }
+}
+
+// === impl Digest ===
+
+impl Digest {
+    /// Of parts that are told apart: `["ab", "c"]` is not `["a", "bc"]`.
+    pub(crate) fn of<'a>(parts: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        Self(URL_SAFE_NO_PAD.encode(hash.finalize()))
+    }
+
+    /// Enough of it for a file name, in small letters.
+    pub(crate) fn short(&self) -> String {
+        self.0.bytes().take(12).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    pub(crate) fn of_secret(secret: &Secret) -> Self {
+        Self::of(["tower-bearer-refresh-token", secret.expose()])
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[digest]")
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

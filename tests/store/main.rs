@@ -1,0 +1,15 @@
+//! One session for several processes (promises 22 and 23).
+#![allow(clippy::disallowed_methods, reason = "tests spawn")]
+
+mod ends;
+mod faults;
+#[cfg(unix)]
+mod file;
+mod harness;
+mod identity;
+mod memory;
+#[cfg(unix)]
+mod processes;
+mod protocol;
+mod sealed;
+mod simulation;
