@@ -1,11 +1,11 @@
-//! The one door to the time of day. Everything else takes a [`DualInstant`] as an argument.
+//! The only module that reads clocks. All other code takes a [`DualInstant`] as an argument.
 //!
-//! Both clocks are read together. The monotonic one is tokio's, which is the operating system's unless a test has
-//! paused it: so a user's test that pauses and advances tokio time moves the life of tokens with it, without a setting.
+//! Both clocks are read together. The monotonic clock is tokio's, which is the operating system's unless a test paused it.
+//! So a user's test that pauses and advances tokio's time also moves the life of tokens, without a setting.
 //!
-//! Beside them is a coarse clock, for the one question that is asked with every request: is what was found a moment ago
-//! still so? It lags behind by some milliseconds, for which [`schedule`](crate::schedule) allows, and it cannot be paused;
-//! so it is used only where tokio's cannot either.
+//! Each request reads only a coarse clock, to check that the last reading of both clocks is still valid. The coarse clock
+//! lags by some milliseconds, which [`schedule`](crate::schedule) subtracts. It cannot be paused, so it is used only in
+//! builds in which tokio's clock cannot be paused either.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -18,7 +18,7 @@ use tokio::time::{Instant, Timeout};
 use crate::error::Error;
 use crate::schedule::DualInstant;
 
-/// Where a cache gets its time from.
+/// The source of a cache's time.
 #[derive(Clone, Debug)]
 pub(crate) enum Clock {
     System,
@@ -26,23 +26,23 @@ pub(crate) enum Clock {
     Manual(ManualClock),
 }
 
-/// The zero of the monotonic clock: the operating system's time when first asked, less a day. Tests in one process
-/// pause and advance time each for itself, and none may find itself before the zero, where time would stand still.
+/// The zero of the monotonic clock: a day before the operating system's time at the first use. Each test in a process
+/// pauses and advances its own time, and time would not advance before the zero.
 static START: LazyLock<Instant> = LazyLock::new(|| {
     let now = unpaused();
     now.checked_sub(Duration::from_secs(24 * 3600)).unwrap_or(now)
 });
 
-/// Whether a tick is read from the operating system's coarse clock, which costs a fifth of the other: where that is
-/// monotonic, and where no test can pause tokio's.
+/// Whether a tick is read from the operating system's coarse clock, which costs a fifth of the precise one. It is used if
+/// it is monotonic and if no test can pause tokio's clock.
 const COARSE: bool = cfg!(any(target_os = "linux", target_os = "android", target_os = "macos", windows)) && !PAUSABLE;
 
-/// Whether tokio's clock can be paused in this build, which its feature `test-util` decides. Then the builder has a method
-/// of this name, which comes before the constant and is of no size.
+/// Whether tokio's clock can be paused in this build, which its feature `test-util` decides. With the feature
+/// the builder has a method of this name, which hides the constant and has no size.
 const PAUSABLE: bool = size_of_val(&Builder::start_paused) == 0;
 
 trait NotPausable {
-    #[allow(dead_code, non_upper_case_globals, reason = "the name is the method's; it may come before")]
+    #[allow(dead_code, non_upper_case_globals, reason = "the name is the method's, which may hide it")]
     const start_paused: u8 = 0;
 }
 
@@ -69,8 +69,8 @@ impl Clock {
         }
     }
 
-    /// How far the monotonic clock has come, roughly: for a question asked with every request. `None` from a clock moved
-    /// by hand, which is always asked for both.
+    /// The monotonic time in ticks, with the lag of the coarse clock. `None` from a manual clock, whose two times are always
+    /// read.
     #[inline]
     pub(crate) fn tick(&self) -> Option<u64> {
         match self {
@@ -82,12 +82,12 @@ impl Clock {
     }
 }
 
-/// So long in the units of [`Clock::tick`].
+/// Converts to the units of [`Clock::tick`].
 pub(crate) fn ticks(span: Duration) -> u64 {
     if COARSE { coarsetime::Duration::from(span).as_ticks() } else { nanos(span) }
 }
 
-/// The moment at which the monotonic clock says this. A wall clock before 1970 counts as standing still.
+/// The monotonic time, with the wall clock's time now. A wall clock before 1970 counts as 1970.
 fn system(mono: Instant) -> DualInstant {
     DualInstant { mono: since_start(mono), wall: wall().duration_since(UNIX_EPOCH).unwrap_or_default() }
 }
@@ -97,18 +97,18 @@ fn since_start(mono: Instant) -> Duration {
 }
 
 /// Now, on the clock of tokio's timers.
-#[expect(clippy::disallowed_methods, reason = "the door itself")]
+#[expect(clippy::disallowed_methods, reason = "this module reads clocks")]
 fn monotonic() -> Instant {
     Instant::now()
 }
 
-/// The operating system's, whatever a test did to tokio's.
-#[expect(clippy::disallowed_methods, reason = "the door itself")]
+/// The operating system's time, even if a test paused tokio's.
+#[expect(clippy::disallowed_methods, reason = "this module reads clocks")]
 fn unpaused() -> Instant {
     std::time::Instant::now().into()
 }
 
-#[expect(clippy::disallowed_methods, reason = "the door itself")]
+#[expect(clippy::disallowed_methods, reason = "this module reads clocks")]
 fn wall() -> SystemTime {
     SystemTime::now()
 }
@@ -118,10 +118,10 @@ fn nanos(mono: Duration) -> u64 {
     u64::try_from(mono.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What tokio takes for a deadline that is too far ahead for its clock: 30 years.
+/// The deadline that tokio uses if one is too far ahead for its clock: 30 years.
 const FAR_AHEAD: Duration = Duration::from_secs(86400 * 365 * 30);
 
-/// The moment this far ahead, for tokio's timers.
+/// The time this far ahead, for tokio's timers.
 pub(crate) fn from_now(wait: Duration) -> Instant {
     let now = monotonic();
     now.checked_add(wait).unwrap_or(now + FAR_AHEAD)
@@ -145,7 +145,7 @@ pub(crate) fn timeout_at<F: Future>(deadline: Instant, future: F) -> Result<Time
     if !has_runtime() {
         return Err(Error::no_runtime());
     }
-    // tokio panics where timers are not enabled, and has no other way to tell.
+    // tokio panics if timers are not enabled, and has no other way to find out.
     catch_unwind(AssertUnwindSafe(|| tokio::time::timeout_at(deadline, future))).map_err(|_| Error::no_timers())
 }
 
@@ -178,10 +178,10 @@ pub(crate) fn wall_time() -> SystemTime {
     wall()
 }
 
-/// A clock that moves when it is told to: for tests of a sleeping machine or a wall clock that jumps.
+/// A manual clock, for tests of a suspended machine or a wall clock that jumps.
 ///
-/// For the passing of time alone, `tokio::time::pause` and `advance` are enough and move tokio's timers too; this
-/// clock moves none.
+/// If time only has to pass, `tokio::time::pause` and `advance` are enough. They also move tokio's timers; this clock moves
+/// no timers.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
@@ -218,24 +218,24 @@ impl Default for Times {
 
 #[cfg(feature = "testing")]
 impl ManualClock {
-    /// A clock that stands still.
+    /// Creates a clock that does not move by itself.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Time passes, as it does on a waking machine: both clocks move.
+    /// Advances both clocks, as on a running machine.
     pub fn advance(&self, by: Duration) {
         let mut times = self.lock();
         times.mono += by;
         times.wall += by;
     }
 
-    /// The machine sleeps: the wall clock moves, the monotonic one does not.
+    /// Suspends the machine: only the wall clock advances.
     pub fn sleep(&self, by: Duration) {
         self.lock().wall += by;
     }
 
-    /// The wall clock is set back, as by NTP or by hand.
+    /// Sets the wall clock back, as NTP or a person does.
     pub fn set_back(&self, by: Duration) {
         let mut times = self.lock();
         times.wall = times.wall.saturating_sub(by);

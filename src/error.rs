@@ -1,8 +1,8 @@
-//! What went wrong, said so that a caller can act on it.
+//! The error of this crate, and predicates that say what to do about it.
 //!
-//! One opaque, cheaply cloned [`Error`]: a failed fetch is handed to every request that waited for it. Callers ask
-//! predicates ("may it help to try later?", "are the credentials wrong?") and never match on a list of variants that
-//! would freeze with the first release.
+//! One opaque, cheaply cloned [`Error`]: every request that waited for a failed fetch gets a clone. Callers use
+//! predicates ("may a later call succeed?", "are the credentials wrong?") and do not match on variants, because a public
+//! list of variants could not change after the first release.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -18,12 +18,12 @@ use crate::secret::Secret;
 /// Why there is no token, or why a value was not accepted.
 ///
 /// Cloning costs one reference count. The text says what happened, where, and what to do; it holds no secret, no query
-/// and no userinfo of an endpoint. What lies beneath (the HTTP client's error, or the error of your own source) is
-/// reached through [`source`](std::error::Error::source) and is not part of the text.
+/// and no userinfo of an endpoint. The cause (the HTTP client's error, or the error of your own source) is in
+/// [`source`](std::error::Error::source) and is not part of the text.
 ///
-/// The layer's futures fail with [`tower::BoxError`], as tower's own middleware does; this type is found in it with
-/// [`Error::find`]. In the response of a request that was rejected and could not be sent again for want of a new token it
-/// lies in the extensions: `response.extensions().get::<tower_bearer::Error>()`.
+/// The layer's futures fail with [`tower::BoxError`], as tower's own middleware does; [`Error::find`] finds this type
+/// in it. If a rejected request cannot be sent again because there is no new token, the error is in the extensions of the
+/// response: `response.extensions().get::<tower_bearer::Error>()`.
 #[derive(Clone)]
 pub struct Error {
     inner: Arc<Inner>,
@@ -58,7 +58,7 @@ struct Inner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A value handed to a constructor or setting is invalid: [`Error::field`] names it.
+    /// A value passed to a constructor or setting is invalid: [`Error::field`] names it.
     InvalidSetting,
     /// A request whose URI the layer cannot compare with its origins.
     InvalidRequest,
@@ -68,17 +68,17 @@ pub enum ErrorKind {
     IssuerError,
     /// The issuer's answer holds no token that can be used.
     UnusableAnswer,
-    /// No connection to the issuer, or it broke.
+    /// The connection to the issuer failed.
     Unreachable,
     /// No answer of the issuer in time, or no token within the fetch deadline.
     Timeout,
     /// The program's own token source failed.
     Source,
-    /// The closure that a secret is asked of failed.
+    /// The closure that returns a secret failed.
     Secret,
-    /// A login that needs a person did not come to its end.
+    /// A login that needs a person did not complete.
     Login,
-    /// Rejections have caused as many refreshes as they may.
+    /// Rejections have used their budget of refreshes.
     RejectionBudget,
     /// The new refresh token could not be saved.
     NotSaved,
@@ -101,27 +101,27 @@ pub enum ErrorKind {
 }
 
 enum Kind {
-    /// A value handed to a constructor.
+    /// A value passed to a constructor.
     Invalid {
         field: &'static str,
         problem: Cow<'static, str>,
     },
-    /// A request that the layer cannot place.
+    /// A request whose origin the layer cannot determine.
     Request(Cow<'static, str>),
-    /// The issuer knows us and says no.
+    /// The issuer denied the credentials or the request.
     Denied(ErrorResponse),
-    /// The issuer answered with something else than a token.
+    /// The issuer answered without a token, and this may be transient.
     Answered(ErrorResponse),
     /// An answer that holds no usable token.
     Unusable {
         endpoint: Option<Arc<str>>,
         problem: Cow<'static, str>,
     },
-    /// No answer came.
+    /// The call failed before an answer arrived.
     Unreachable {
         endpoint: Arc<str>,
     },
-    /// The server was asked, and did not answer in time.
+    /// The server did not answer in time.
     Silent {
         endpoint: Arc<str>,
         after: Duration,
@@ -130,23 +130,23 @@ enum Kind {
     Source {
         denied: bool,
     },
-    /// The error of the closure that a secret is asked of.
+    /// The error of the closure that returns a secret.
     Secret {
         field: &'static str,
         denied: bool,
     },
-    /// A login that needs a person did not come to its end.
+    /// A login that needs a person did not complete.
     Login(Cow<'static, str>),
-    /// Nothing within the deadline.
+    /// There was no token within the deadline.
     TimedOut(Duration),
-    /// Rejections have caused as many refreshes as they may.
+    /// Rejections have used their budget of refreshes.
     Rejected,
-    /// The new refresh token could not be handed on.
+    /// The new refresh token could not be saved.
     NotSaved,
-    /// A session was signed out, and its refresh token not revoked.
+    /// A session was signed out, and its refresh token was not revoked.
     NotRevoked,
     Panicked,
-    /// A rejected request whose body could not be kept to its second send.
+    /// The body of a rejected request was not kept for the second send.
     NotReplayed,
     NoRuntime,
     NoTimers,
@@ -181,7 +181,7 @@ pub(crate) struct ErrorResponse {
     pub(crate) status: StatusCode,
     /// The parsed error code: RFC 6749 section 5.2, or the provider's own.
     pub(crate) code: Option<String>,
-    /// The issuer's words: already bounded, cleaned, and free of known secrets.
+    /// The issuer's text: already bounded, cleaned, and free of known secrets.
     pub(crate) text: Option<String>,
     pub(crate) said: Said,
 }
@@ -216,14 +216,14 @@ impl Error {
         Self { retry_after: Some(wait), ..self }
     }
 
-    /// Finds this crate's error in the error of a service stack: `error` itself or anything below it.
+    /// Finds this crate's error in the error of a service stack: `error` itself, or one of its sources.
     pub fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
         let mut next = Some(error);
         while let Some(error) = next {
             if let Some(found) = error.downcast_ref() {
                 return Some(found);
             }
-            // Its `source` would skip the error it was made from.
+            // `source` of an `io::Error` skips the error that it was made from.
             next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
                 Some(inner) => Some(inner),
                 None => error.source(),
@@ -275,8 +275,7 @@ impl Error {
         }
     }
 
-    /// Whether the same call may succeed later without anybody changing anything: outages, limits, timeouts, unusable
-    /// answers.
+    /// Whether the same call may succeed later without a change: outages, limits, timeouts, unusable answers.
     pub fn is_transient(&self) -> bool {
         match self.inner.kind {
             Kind::Answered(_) | Kind::Unusable { .. } | Kind::Unreachable { .. } | Kind::Silent { .. } => true,
@@ -292,7 +291,7 @@ impl Error {
         }
     }
 
-    /// Whether the issuer denied the credentials with a code this crate knows: new credentials are needed.
+    /// Whether the issuer denied the credentials with a code that this crate knows: new credentials are needed.
     pub fn is_denied(&self) -> bool {
         #[cfg(feature = "store")]
         if matches!(self.inner.kind, Kind::Store { class: StoreProblem::Denied, .. }) {
@@ -301,13 +300,13 @@ impl Error {
         matches!(self.inner.kind, Kind::Denied(_) | Kind::Source { denied: true } | Kind::Secret { denied: true, .. })
     }
 
-    /// Whether a value was not accepted: one handed to a constructor or setting, whose field the text names, or the URI
-    /// of a request.
+    /// Whether a value was invalid: one passed to a constructor or setting, whose field the text names, or the URI of a
+    /// request.
     pub fn is_invalid(&self) -> bool {
         matches!(self.inner.kind, Kind::Invalid { .. } | Kind::Request(_))
     }
 
-    /// Whether no token came within the fetch deadline, or no answer in its part of it.
+    /// Whether there was no token within the fetch deadline, or no answer within a call's part of it.
     pub fn is_timeout(&self) -> bool {
         matches!(self.inner.kind, Kind::TimedOut(_) | Kind::Silent { .. })
     }
@@ -322,7 +321,7 @@ impl Error {
         matches!(self.inner.kind, Kind::SignedOut)
     }
 
-    /// The status the token endpoint answered with, where it answered.
+    /// The status of the token endpoint's answer, if there was one.
     pub fn status(&self) -> Option<StatusCode> {
         self.answer().map(|answer| answer.status)
     }
@@ -332,13 +331,13 @@ impl Error {
         self.answer()?.code.as_deref()
     }
 
-    /// What the token endpoint says to people: its `error_description`, message or text. At most 256 characters, without
+    /// The token endpoint's text for people: its `error_description`, message or text. At most 256 characters, without
     /// control characters, known secrets replaced.
     pub fn description(&self) -> Option<&str> {
         self.answer()?.text.as_deref()
     }
 
-    /// How long the issuer asked to wait, where it said so (`Retry-After`).
+    /// How long the issuer asked to wait, if it did (`Retry-After`).
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
@@ -364,7 +363,7 @@ impl Error {
         Self::new(Kind::Request(problem.into()))
     }
 
-    /// An answer without a token; `denied` where its code is known to be final.
+    /// An answer without a token; `denied` if its code is known to be final.
     pub(crate) fn answered(answered: ErrorResponse, denied: bool, retry_after: Option<Duration>) -> Self {
         let kind = if denied { Kind::Denied(answered) } else { Kind::Answered(answered) };
         Self { retry_after, ..Self::new(kind) }
@@ -479,12 +478,13 @@ impl Error {
         matches!(self.inner.kind, Kind::Unreachable { .. })
     }
 
-    /// The answer may be lost while the work was done: a refresh is repeated with the same refresh token.
+    /// Whether the server may have done the work although its answer was lost. A refresh is then repeated with the same
+    /// refresh token.
     pub(crate) fn is_ambiguous(&self) -> bool {
         matches!(self.inner.kind, Kind::Unreachable { .. } | Kind::Silent { .. })
     }
 
-    /// Says, where it is a denial, that there is no login to fall back to.
+    /// Adds to a denial that there is no login to fall back to.
     pub(crate) fn without_login(self) -> Self {
         Self { remedy: Remedy::LogIn, ..self }
     }
@@ -499,7 +499,7 @@ impl Error {
         self.answer().map(|answer| (&*answer.endpoint, &answer.said))
     }
 
-    /// A user's error, kept as it is where it is ours already.
+    /// A user's error; an error of this crate stays as it is.
     pub(crate) fn from_source(error: impl Into<BoxError>) -> Self {
         match error.into().downcast::<Self>() {
             Ok(ours) => *ours,
@@ -548,14 +548,14 @@ impl fmt::Display for Error {
                     (Remedy::CheckClient, _) | (_, Some("invalid_client")) => {
                         "the client was denied; check its id and secret, and how it authenticates"
                     }
-                    (_, Some("access_denied")) => "access was denied; log in again, or ask whoever grants it",
+                    (_, Some("access_denied")) => "access was denied; log in again, or ask the owner of the resource",
                     (
                         _,
                         Some(
                             "invalid_request" | "invalid_scope" | "invalid_target" | "unauthorized_client"
                             | "unsupported_grant_type",
                         ),
-                    ) => "the request was denied; check grant, scope and resource, and what the client may ask for",
+                    ) => "the request was denied; check grant, scope and resource, and what the client is allowed to request",
                     _ => "the credentials were denied; check them, or log in again",
                 };
                 write!(f, "{answered}: {what}")
@@ -563,50 +563,50 @@ impl fmt::Display for Error {
             Kind::Answered(answered) if answered.is_elsewhere() => {
                 write!(f, "{answered}; check the address: this endpoint does not seem to be there")
             }
-            Kind::Answered(answered) => write!(f, "{answered}; this may pass: try again after a pause"),
+            Kind::Answered(answered) => write!(f, "{answered}; try again after a pause"),
             Kind::Unusable { endpoint: Some(endpoint), problem } => write!(f, "unusable answer of {endpoint}: {problem}"),
             Kind::Unusable { endpoint: None, problem } => write!(f, "unusable token: {problem}"),
             Kind::Unreachable { endpoint } => {
-                write!(f, "no answer from {endpoint} (the cause is this error's source); this may pass: try again after a pause")
+                write!(f, "failed to get an answer from {endpoint} (the cause is this error's source); try again after a pause")
             }
             Kind::Silent { endpoint, after } => {
-                write!(f, "no answer from {endpoint} within {after:?}; this may pass: try again after a pause")
+                write!(f, "timed out after {after:?} without an answer from {endpoint}; try again after a pause")
             }
             Kind::Secret { field, denied: true } => {
                 write!(f, "the {field} was denied (the cause is this error's source)")
             }
             Kind::Secret { field, denied: false } => {
-                write!(f, "the {field} could not be had (the cause is this error's source); this may pass: try again after a pause")
+                write!(f, "failed to get the {field} (the cause is this error's source); try again after a pause")
             }
             Kind::Login(problem) => f.write_str(problem),
-            Kind::Source { denied: false } => f.write_str("the token source failed (the cause is this error's source)"),
+            Kind::Source { denied: false } => f.write_str("the token source failed to fetch a token (the cause is this error's source)"),
             Kind::Source { denied: true } => {
                 f.write_str("the token source's credentials were denied (the cause is this error's source)")
             }
             Kind::TimedOut(deadline) => write!(
                 f,
-                "no token within {deadline:?}: the issuer is slow or silent, or the runtime that fetches stands still"
+                "timed out after {deadline:?} without a token: the issuer is slow or silent, or the runtime that fetches has stalled"
             ),
             Kind::Rejected => f.write_str(
-                "the token was rejected, and rejections have caused as many refreshes lately as they may; check that the \
+                "the token was rejected, and rejections have used their budget of refreshes; check that the \
                  API accepts tokens of this issuer, scope and audience (the limit is `RefreshPolicy::rejection_budget`)",
             ),
             Kind::NotSaved => f.write_str(
-                "the new refresh token could not be saved (the cause is this error's source); it is in memory, and saving is tried again with the next token",
+                "failed to save the new refresh token (the cause is this error's source); it stays in memory, and the next fetch tries again to save it",
             ),
             Kind::NotRevoked => f.write_str(
-                "the session was signed out, and its refresh token could not be revoked (the cause is this error's source): it may still work",
+                "failed to revoke the refresh token of the session that was signed out (the cause is this error's source): it may still work",
             ),
-            Kind::Panicked => f.write_str("the token source panicked; its message went to the panic hook"),
-            Kind::NoRuntime => f.write_str("a call has to be made, and there is no tokio runtime here: call from within one"),
+            Kind::Panicked => f.write_str("the token source panicked; the panic hook has the message"),
+            Kind::NoRuntime => f.write_str("failed to start a call: there is no tokio runtime here; call from within one"),
             Kind::NotReplayed => f.write_str(
-                "the token was rejected and has been replaced, but the request's body was too long to be kept, or failed; send the request again",
+                "the token was rejected and replaced, but the request's body exceeded the replay limit, or failed; send the request again",
             ),
-            Kind::NoTimers => f.write_str("the tokio runtime has no timers: enable them in its builder with `enable_time` or `enable_all`"),
-            Kind::Lost => f.write_str("the tokio runtime that was fetching the token was shut down; call again"),
-            Kind::Closed => f.write_str("the token cache was shut down and fetches no more tokens"),
+            Kind::NoTimers => f.write_str("failed to set a deadline: the tokio runtime has no timers; enable them in its builder with `enable_time` or `enable_all`"),
+            Kind::Lost => f.write_str("failed to get a token: the tokio runtime that fetched it was shut down; call again"),
+            Kind::Closed => f.write_str("the token cache was shut down; it fetches no more tokens"),
             Kind::SignedOut => {
-                f.write_str("the session was signed out; log in again, and hand the login to `TokenCache::sign_in`")
+                f.write_str("the session was signed out; log in again, and pass the login to `TokenCache::sign_in`")
             }
             Kind::WaitsForItself => f.write_str(
                 "the token source, or `on_rotation`, asked its own cache and would wait for itself; mark its requests with `NoToken`, or give it a client without the layer",
@@ -650,7 +650,7 @@ impl fmt::Display for ErrorResponse {
     }
 }
 
-/// Prints what [`Display`](fmt::Display) prints, and the errors below, which are the HTTP client's or your source's.
+/// Prints what [`Display`](fmt::Display) prints, and the source, which is the HTTP client's error or your own source's.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_tuple("Error");
@@ -668,7 +668,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// Lets `TryInto<Origin>` cover what is an `Origin` already.
+/// Lets `TryInto<Origin>` accept an `Origin`.
 impl From<Infallible> for Error {
     fn from(never: Infallible) -> Self {
         match never {}

@@ -77,9 +77,19 @@ pub mod migrating {}
 #[doc = include_str!("../docs/promises.md")]
 pub mod promises {}
 
-/// Why things are as they are: the decisions, and what was rejected for them.
+/// How the parts work together: modules, state, locks, and the steps of a refresh and a rejection.
+///
+/// [decisions]: crate::guide::decisions
+/// [promises]: crate::guide::promises
 #[doc = include_str!("../DESIGN.md")]
 pub mod design {}
+
+/// Why things are as they are: each decision, and what was rejected for it.
+///
+/// [design]: crate::guide::design
+/// [composition]: crate::guide::composition
+#[doc = include_str!("../docs/decisions.md")]
+pub mod decisions {}
 
 /// A whole test of a client of yours, and what the fakes are for.
 ///

@@ -86,7 +86,8 @@
 //! | other layers beside this one, and what a client must be | [`guide::composition`] |
 //! | moving from `AddAuthorizationLayer`, `oauth2`, reqwest or a middleware of your own | [`guide::migrating`] |
 //! | tests of your own client: fakes, and a clock moved by hand | [`guide::testing`] |
-//! | what it promises, and what it does not do; why, and at what cost | [`guide::promises`], [`guide::design`] |
+//! | what it promises, and what it does not do | [`guide::promises`] |
+//! | how it works, and why | [`guide::design`], [`guide::decisions`] |
 //!
 //! Features: `follow-redirect` (the default: redirects beneath the layer), `jwt` (signed assertions), `authorization-code`
 //! (logins in a browser), `exec` (programs that print a token), `metrics` (counters and histograms), `store` (a session

@@ -1,9 +1,9 @@
-//! Again: how a request that was rejected can be sent a second time.
+//! How a rejected request is sent a second time.
 //!
-//! A request that goes out may have to go again, and its body can be given away only once. The choice is visible on
-//! the layer, because it costs: [`CloneBody`] (the default) keeps a copy of the request, [`Never`] costs nothing and
-//! hands every 401 back, [`IfEmpty`] keeps requests without a body, [`Buffered`] records a stream while it goes out, and a
-//! closure says itself how a body is copied.
+//! A second send needs the body again, and a body can be sent only once. The choice is visible on the layer, because it has
+//! a cost: [`CloneBody`] (the default) keeps a copy of the request, [`Never`] costs nothing and returns every 401,
+//! [`IfEmpty`] keeps requests without a body, [`Buffered`] records a stream while it is sent, and a closure copies the
+//! body.
 
 mod buffered;
 mod choice;

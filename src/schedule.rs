@@ -1,4 +1,4 @@
-//! When: pure functions from a lifetime, a moment, the settings and a jitter of the dice to a decision.
+//! When to refresh and how long to pause: pure functions of lifetime, time, settings and jitter.
 //!
 //! Nothing here reads a clock, draws a random number or waits. A token's life has three parts:
 //!
@@ -6,13 +6,13 @@
 //! asked                                   due          expired   end (issuer's figure)
 //!   |--------------- Fresh ----------------|---- Due ----|--------|
 //!   served                                  served, and   not sent any more
-//!                                           refreshed beside
+//!                                           refreshed in the background
 //! ```
 //!
 //! *Expired* begins min(5 s, 10 % of the life) before the issuer's figure: the token still has to travel. *Due* begins
-//! a margin before the end, by default min(5 min, 20 % of the life), or twice what the fetch took where Due would be
-//! shorter than that, earlier by up to a quarter of the margin as the dice fall (once per token, so that a fleet does not
-//! refresh in step). The margin never exceeds half the life, and never comes so near to the end that Due would vanish.
+//! a margin before the end. The default margin is min(5 min, 20 % of the life), or more if *Due* would be shorter than twice
+//! the duration of the fetch. Jitter makes *Due* earlier by up to a quarter of the margin; it is drawn once per token, so
+//! that a fleet does not refresh in step. The margin never exceeds half the life, and *Due* never vanishes.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -42,7 +42,7 @@ pub struct RefreshPolicy {
 pub enum Phase {
     /// Served as it is.
     Fresh,
-    /// Served, while a new one is fetched beside.
+    /// Served, while a new one is fetched in the background.
     Due,
     /// Not sent any more; requests wait for a new one.
     Expired,
@@ -50,8 +50,8 @@ pub enum Phase {
 
 /// A point in time on both clocks, each counted from its own zero.
 ///
-/// The monotonic clock stands still while a machine sleeps, the wall clock jumps; so what happens at a moment happens
-/// as soon as *either* clock has reached it.
+/// The monotonic clock stops while a machine is suspended, and the wall clock jumps. So a point in time is past as soon as
+/// *either* clock has reached it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DualInstant {
     pub(crate) mono: Duration,
@@ -66,11 +66,11 @@ pub(crate) struct Window {
     end: DualInstant,
 }
 
-/// The refreshes that rejections have caused lately.
+/// The refreshes that rejections have caused within the window.
 #[derive(Debug, Default)]
 pub(crate) struct RejectionBudget {
     started: VecDeque<DualInstant>,
-    /// When it was last reported that the budget is spent.
+    /// When a used budget was last reported.
     reported_at: Option<DualInstant>,
 }
 
@@ -92,14 +92,14 @@ pub(crate) struct Futility {
     until: Option<DualInstant>,
 }
 
-/// How long one clock is asked instead of two: so much later is it noticed that a machine slept, or that the wall clock
-/// jumped.
+/// How long only one clock is read instead of two. A suspended machine or a jump of the wall clock is noticed this much
+/// later.
 const RECHECK_AFTER: Duration = Duration::from_millis(100);
-/// How far the coarse clocks of operating systems lag behind: four to sixteen milliseconds.
+/// More than the lag of the operating systems' coarse clocks, which is 4 to 16 ms.
 const COARSE_CLOCK_LAG: Duration = Duration::from_millis(20);
 /// A token younger than this may not have reached every server of an API yet.
 const REPLICATION_GRACE: Duration = Duration::from_secs(2);
-/// How long a request that was rejected with such a token waits at most.
+/// How long a request that was rejected with such a token waits, at most.
 const LONGEST_LAG: Duration = Duration::from_secs(1);
 /// While a token is younger than this, an API may reject it because the API's clock is behind, or because not all of its
 /// servers have heard of it; then the token before it stands in.
@@ -115,13 +115,13 @@ const HELPED: Duration = Duration::from_secs(30);
 const HELPED_BY_SETTING: Duration = Duration::from_secs(10 * 60);
 /// However short a token's life, it is refreshed ahead of its end no sooner than this after it was asked for.
 const SOONEST_REFRESH: Duration = Duration::from_secs(1);
-/// Ours, between two fetches that failed: it starts here, doubles, and is cut at the cap.
+/// Between two failed fetches: the first backoff, and the cap of the doubling.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// Between two fetches that were denied: long, so that no account gets locked by us.
+/// Between two denied fetches: long, so that no account gets locked.
 const DENIED: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(15 * 60));
 /// No pause is shorter: a backoff of zero spins.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// What an issuer's `Retry-After` is cut at.
+/// The cap of an issuer's `Retry-After`.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
 
 // === impl RefreshPolicy ===
@@ -135,7 +135,7 @@ impl RefreshPolicy {
     /// How long before the issuer's end of life a refresh begins. Default: min(5 min, 20 % of the life), and early enough
     /// for a fetch that takes twice as long as the last one did.
     ///
-    /// Any value is safe: for a token too short for it the margin is cut to half the token's life.
+    /// Any value is safe: the margin is cut to half the token's life.
     #[must_use]
     pub const fn margin(mut self, margin: Duration) -> Self {
         self.margin = Some(margin);
@@ -153,9 +153,9 @@ impl RefreshPolicy {
 
     /// How many refreshes rejected requests may cause within `window`. Default: 5 within 60 s.
     ///
-    /// Past it the 401 goes to the caller, with an error in its extensions: a server that rejects everything cannot make
-    /// us hammer the issuer. Refreshes because a token nears its end do not count. Zero hands back every 401 whose token
-    /// is the current one.
+    /// If the budget is used, the caller gets the 401, with an error in its extensions. So a server that rejects everything
+    /// cannot make the cache hammer the issuer. Refreshes because a token is due do not count. With zero, every 401 whose
+    /// token is the current one is returned.
     #[must_use]
     pub const fn rejection_budget(mut self, most: usize, window: Duration) -> Self {
         self.budget = (most, window);
@@ -199,12 +199,12 @@ impl DualInstant {
         UNIX_EPOCH.checked_add(self.wall).unwrap_or(UNIX_EPOCH)
     }
 
-    /// Whether either clock has come this far.
+    /// Whether either clock has reached this time.
     pub(crate) fn is_past(self, now: Self) -> bool {
         now.mono >= self.mono || now.wall >= self.wall
     }
 
-    /// How long until either clock has come this far; zero where one has.
+    /// How long until either clock reaches this time; zero if one has.
     pub(crate) fn wait(self, now: Self) -> Duration {
         self.mono.saturating_sub(now.mono).min(self.wall.saturating_sub(now.wall))
     }
@@ -213,8 +213,7 @@ impl DualInstant {
 // === impl Window ===
 
 impl Window {
-    /// `asked` is the moment before the token was asked for, `took` how long its answer was on the way, `jitter` a number in
-    /// 0..1.
+    /// `asked` is the time before the token was requested, `took` the duration of the fetch, and `jitter` a number in 0..1.
     pub(crate) fn new(
         settings: &RefreshPolicy,
         lifetime: Duration,
@@ -233,7 +232,7 @@ impl Window {
         Self { due: before_end(margin + jitter), expired: before_end(early), end }
     }
 
-    /// Due no later than this long after it was asked for; a fleet is spread over the last tenth of it.
+    /// Makes the token due no later than this long after it was requested. Jitter spreads a fleet over the last tenth.
     pub(crate) fn due_within(mut self, refresh_in: Duration, asked: DualInstant, jitter: f64) -> Self {
         // A tiny one would be a token call for each request.
         let refresh_in = refresh_in.max(SOONEST_REFRESH);
@@ -272,7 +271,7 @@ impl Window {
         self.due.wait(now)
     }
 
-    /// How long it stays fresh for sure, going by the monotonic clock alone.
+    /// How long the token is certainly fresh, by the monotonic clock alone.
     pub(crate) fn sure_for(&self, now: DualInstant) -> Duration {
         self.until_due(now).saturating_sub(COARSE_CLOCK_LAG).min(RECHECK_AFTER)
     }
@@ -305,7 +304,7 @@ impl RejectionBudget {
         self.started.pop_back();
     }
 
-    /// Notes that the budget is spent; `true` for the first time within the window.
+    /// Notes that the budget is used; returns `true` for the first time within the window.
     pub(crate) fn report(&mut self, settings: &RefreshPolicy, now: DualInstant) -> bool {
         let (_, window) = settings.budget;
         let first = self.reported_at.is_none_or(|reported_at| reported_at.after(window).is_past(now));
@@ -364,27 +363,27 @@ pub(crate) fn replication_lag(since: DualInstant, is_early: bool, now: DualInsta
 
 // === pauses ===
 
-/// How long to wait after `streak` failed fetches in a row; `left` is how long the current token can still be sent.
+/// How long to wait after `streak` failed fetches in a row; `remaining` is how long the current token can still be sent.
 ///
-/// Ours is jittered, capped by what is left of the token's life (so that the moment it ends sees an attempt), and
+/// The backoff is jittered, capped by the remaining life of the token (so that there is an attempt when it ends), and
 /// never below 100 ms. The issuer's `Retry-After`, up to 5 min, lengthens it and never shortens it.
-pub(crate) fn backoff(streak: u32, left: Duration, retry_after: Option<Duration>, jitter: f64) -> Duration {
+pub(crate) fn backoff(streak: u32, remaining: Duration, retry_after: Option<Duration>, jitter: f64) -> Duration {
     let wait = exponential(BACKOFF, streak, jitter);
-    let wait = if left.is_zero() { wait } else { wait.min(left) };
+    let wait = if remaining.is_zero() { wait } else { wait.min(remaining) };
     wait.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)).max(SHORTEST)
 }
 
 /// How long to wait after the credentials were denied `streak` times in a row.
 pub(crate) fn denied_backoff(streak: u32, retry_after: Option<Duration>) -> Duration {
-    // No jitter: 30 s is a promise, and who is denied is no stampede.
+    // No jitter, because 30 s is a promise, and a denied client causes no stampede.
     exponential(DENIED, streak, 1.0).max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
 }
 
-/// `first`, doubled with each step, cut at `cap`, then between half and all of it as the dice fall.
+/// `first`, doubled with each step and cut at `cap`; jitter chooses between half and all of that.
 fn exponential((first, cap): (Duration, Duration), streak: u32, jitter: f64) -> Duration {
     let steps = streak.saturating_sub(1).min(31);
-    let whole = first.saturating_mul(1 << steps).min(cap);
-    whole.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
+    let longest = first.saturating_mul(1 << steps).min(cap);
+    longest.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
 }
 
 #[cfg(test)]

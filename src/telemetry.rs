@@ -1,8 +1,8 @@
-//! What can be seen: every event, span and metric of this crate, its name and its fields, in one place. `docs/observability.md`
-//! lists them, and tests hold the list against what comes out here.
+//! Every event, span and metric of this crate, with its name and fields. `docs/observability.md` lists them, and tests
+//! compare the list with what this module emits.
 //!
-//! Events and spans carry the target `tower_bearer`. Nothing here is on the path of a request that finds a usable token,
-//! and nothing holds a secret.
+//! Events and spans carry the target `tower_bearer`. A request that finds a usable token calls nothing here, and no
+//! event contains a secret.
 
 use std::sync::Arc;
 #[cfg(feature = "metrics")]
@@ -29,7 +29,7 @@ pub(crate) use sharing::Sharing;
 
 const TARGET: &str = "tower_bearer";
 
-/// What one cache, and the layers over it, let others see. Told apart from others by its name, where it has one.
+/// The telemetry of one cache and its layers, identified by the name of the cache, if it has one.
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     name: Option<Arc<str>>,
@@ -57,7 +57,7 @@ impl Telemetry {
         self.begun.get_or_init(|| metrics::begin(self.name.as_ref()));
     }
 
-    /// Around the source's work.
+    /// The span around the source's work.
     pub(crate) fn fetching(&self, reason: Reason) -> Span {
         #[cfg(feature = "metrics")]
         self.begin();
@@ -86,7 +86,7 @@ impl Telemetry {
         let _ = remaining;
     }
 
-    /// One fetch that brought none.
+    /// One fetch that brought no token.
     pub(crate) fn fetch_failed(&self, fetch: &Fetch, error: &Error, pause: Duration) {
         let Fetch { reason, took, waiters, longest_wait } = fetch;
         tracing::warn!(
@@ -121,9 +121,9 @@ impl Telemetry {
         let _ = error;
     }
 
-    /// The current token ends at this time; `None` if there is none any more.
+    /// The current token ends at this time; `None` if there is no token.
     pub(crate) fn token_ends(&self, at: Option<SystemTime>) {
-        // Before the first fetch nothing is said.
+        // The gauge is set only after the first fetch has begun.
         #[cfg(feature = "metrics")]
         if self.begun.get().is_some() {
             metrics::set_token_end(self.name.as_ref(), at);
@@ -132,8 +132,7 @@ impl Telemetry {
         let _ = at;
     }
 
-    /// A result that nobody wants any more: the source was replaced, the session signed out, or a newer run has
-    /// landed.
+    /// A result that is no longer needed: the source was replaced, the session was signed out, or a newer run has completed.
     pub(crate) fn fetch_discarded(&self, reason: Reason) {
         tracing::debug!(
             name: "token_fetch_discarded",
@@ -146,7 +145,7 @@ impl Telemetry {
         metrics::count_discarded(self.name.as_ref(), reason);
     }
 
-    /// The new refresh token is in memory, and nowhere else.
+    /// The new refresh token is in memory only.
     pub(crate) fn not_saved(&self, error: &Error) {
         tracing::error!(
             name: "refresh_token_not_saved",
@@ -158,7 +157,7 @@ impl Telemetry {
         self.count("tower_bearer_refresh_tokens_not_saved_total");
     }
 
-    /// A session has ended; `error` where its refresh token could not be revoked.
+    /// A session has ended; `error` if its refresh token was not revoked.
     pub(crate) fn signed_out(&self, error: Option<&Error>) {
         match error {
             None => tracing::info!(name: "signed_out", target: TARGET, cache = self.name(), "signed out"),
@@ -175,7 +174,7 @@ impl Telemetry {
         self.count("tower_bearer_sign_outs_total");
     }
 
-    /// An API rejected a token. One event for each token, and each time one count.
+    /// An API rejected a token. Emits one event for each token, and counts each rejection.
     pub(crate) fn rejected(&self, generation: u64, first: bool) {
         if first {
             tracing::info!(name: "token_rejected", target: TARGET, cache = self.name(), generation, "token rejected");
@@ -183,8 +182,8 @@ impl Telemetry {
         self.count("tower_bearer_rejections_total");
     }
 
-    /// A rejection caused no refresh, because others have caused as many as they may. One event within each window of the
-    /// budget, and each time one count.
+    /// A rejection caused no refresh, because the budget is used. Emits one event within each window of the budget, and
+    /// counts each rejection.
     pub(crate) fn budget_exhausted(&self, first: bool) {
         if first {
             tracing::warn!(
@@ -197,7 +196,7 @@ impl Telemetry {
         self.count("tower_bearer_rejection_budget_exhausted_total");
     }
 
-    /// A rejected request goes out once more.
+    /// A rejected request is sent again.
     pub(crate) fn retried(&self, rejected: u64, generation: u64) {
         tracing::debug!(
             name: "request_retried",
@@ -210,7 +209,7 @@ impl Telemetry {
         self.count("tower_bearer_retries_total");
     }
 
-    /// A rejected request does not go out again. Counted, and with a reason an event.
+    /// A rejected request is not sent again. It is counted, and is an event if there is a reason.
     pub(crate) fn returned_unauthorized(&self, rejected: u64, why: Option<&str>) {
         if let Some(why) = why {
             tracing::debug!(
@@ -225,12 +224,12 @@ impl Telemetry {
         self.count("tower_bearer_returned_unauthorized_total");
     }
 
-    /// Whether anybody hears of a request to an origin that was not named.
+    /// Whether a request to an origin that was not named is an event or is counted.
     pub(crate) fn reports_unmatched_origins(&self) -> bool {
         cfg!(feature = "metrics") || tracing::enabled!(target: TARGET, tracing::Level::DEBUG)
     }
 
-    /// A request to an origin that was not named: a mistyped origin must not look like a mystery.
+    /// A request to an origin that was not named. The event helps to find a mistyped origin.
     pub(crate) fn unmatched_origin(&self, uri: &Uri) {
         tracing::debug!(
             name: "unmatched_origin",

@@ -11,9 +11,9 @@
 //! | [`MeshyDbServer`] | MeshyDB: login, anonymous users, tenants, rotated refresh tokens, sign-out |
 //! | [`MeshConnectServer`] | Mesh Connect: a JSON login whose token comes in an envelope |
 //!
-//! An issuer does its work the moment a call arrives, and its `delay` is the way back: a call dropped meanwhile is an
-//! answer lost, and a token's life runs while its answer travels. An API evaluates after its `delay`, the way there: a
-//! token may end while its request travels.
+//! An issuer does its work when a call arrives, and its `delay` comes before the answer: a call that is dropped meanwhile
+//! loses its answer, and the life of a token begins before the delay. An API evaluates a token after its `delay`, so a token
+//! may end during the delay.
 //!
 //! ```
 //! use std::time::Duration;

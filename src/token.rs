@@ -12,13 +12,13 @@ use serde_json::{Map, Value};
 use crate::error::Error;
 use crate::secret::Secret;
 
-/// The lifetime taken for a token whose issuer names none: one hour.
+/// The lifetime of a token for which the issuer names none: one hour.
 ///
-/// RFC 6749 section 5.1 lets a server leave `expires_in` out and document its own value; an hour is what most do, and
-/// what both MeshyDB and Mesh Connect say. A token that dies sooner is caught by the 401.
+/// RFC 6749 section 5.1 lets a server leave out `expires_in` and document its own value. Most servers use an hour, MeshyDB
+/// and Mesh Connect among them. If a token ends sooner, a 401 reveals it.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// The longest lifetime that is told apart: 100 years. Longer ones (`expires_in: 1e300`) count as this.
+/// The longest lifetime: 100 years. Longer ones (`expires_in: 1e300`) count as 100 years.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// An access token and what the issuer said about it.
@@ -40,21 +40,21 @@ pub struct Token(Arc<Inner>);
 
 #[derive(Clone)]
 struct Inner {
-    /// `Bearer <token>`, built once, marked sensitive.
+    /// `Bearer <token>`, built once and marked sensitive.
     header: HeaderValue,
     id: TokenId,
     expires_at: Option<SystemTime>,
     details: Arc<Details>,
 }
 
-/// Which session of which cache. All zero for a token that no cache published.
+/// Identifies a session of a cache. All zero for a token that no cache published.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SessionId {
     cache: u32,
     number: u32,
 }
 
-/// Which token: its session, and its generation in its cache.
+/// Identifies a token: its session, and its generation in its cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TokenId {
     pub(crate) session: SessionId,
@@ -74,17 +74,17 @@ struct Details {
 // === impl Token ===
 
 impl Token {
-    /// A token from its text, with a lifetime of [`DEFAULT_LIFETIME`] and nothing else.
+    /// Creates a token from its text, with a lifetime of [`DEFAULT_LIFETIME`].
     ///
     /// # Errors
-    /// The text is empty, or longer than 64 KiB, or holds something else than visible ASCII characters (RFC 6750 section
-    /// 2.1 allows fewer still): white space, line breaks and control characters cannot go into a header. Only the word
-    /// `Bearer` may stand before it, and is left out.
+    /// Returns an error if the text is empty, longer than 64 KiB, or contains a character that is not visible ASCII (RFC 6750
+    /// section 2.1 allows fewer still), because a header cannot carry white space, line breaks and control characters. Only
+    /// the word `Bearer` may stand before it, and is left out.
     pub fn new(access_token: impl AsRef<str>) -> Result<Self, Error> {
         Self::parse(access_token.as_ref()).map_err(|problem| Error::unusable(None, problem))
     }
 
-    /// As [`Token::new`], with the bare problem, for errors that name an endpoint.
+    /// As [`Token::new`], but returns only the problem, for errors that name an endpoint.
     pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         let text = without_scheme(text);
         if text.is_empty() {
@@ -110,45 +110,47 @@ impl Token {
         Self(Arc::new(Inner { header, id: TokenId::default(), expires_at: None, details: Arc::new(details) }))
     }
 
-    /// How long the token lives, counted from **before** it was asked for (the cache does the counting): the issuer's
-    /// `expires_in`. Zero means dead on arrival; more than [`MAX_LIFETIME`] counts as that.
+    /// Sets how long the token lives: the issuer's `expires_in`.
+    ///
+    /// The cache counts it from **before** the token was requested. A token of zero is dead on arrival. More than
+    /// [`MAX_LIFETIME`] counts as [`MAX_LIFETIME`].
     #[must_use]
     pub fn with_lifetime(self, lifetime: Duration) -> Self {
         self.with(|details| details.lifetime = lifetime.min(MAX_LIFETIME))
     }
 
-    /// When to refresh it at the latest, counted like the lifetime, where that is sooner than a margin before its end:
-    /// an issuer's `refresh_in`, or how often to look whether a file has changed.
+    /// Sets when to refresh the token at the latest, counted like the lifetime: an issuer's `refresh_in`, or the interval at
+    /// which a file is read again. Has no effect if the margin before the end begins sooner.
     #[must_use]
     pub fn with_refresh_in(self, refresh_in: Duration) -> Self {
         self.with(|details| details.refresh_in = Some(refresh_in))
     }
 
-    /// The refresh token that came with it, or the old one where the issuer sent none.
+    /// Sets the refresh token that came with it, or the old one if the issuer sent none.
     #[must_use]
     pub fn with_refresh_token(self, refresh_token: impl Into<Secret>) -> Self {
         self.with(|details| details.refresh_token = Some(refresh_token.into()))
     }
 
-    /// The scope the issuer granted (RFC 6749 section 3.3: words separated by spaces).
+    /// Sets the scope that the issuer granted (RFC 6749 section 3.3: words separated by spaces).
     #[must_use]
     pub fn with_scope(self, scope: impl Into<String>) -> Self {
         self.with(|details| details.scope = Some(scope.into()))
     }
 
-    /// The OpenID Connect ID token that came with it.
+    /// Sets the OpenID Connect ID token that came with it.
     #[must_use]
     pub fn with_id_token(self, id_token: impl Into<Secret>) -> Self {
         self.with(|details| details.id_token = Some(id_token.into()))
     }
 
-    /// The other members of the issuer's answer.
+    /// Sets the other members of the issuer's answer.
     #[must_use]
     pub fn with_extra(self, extra: Map<String, Value>) -> Self {
         self.with(|details| details.extra = extra)
     }
 
-    /// The access token's text. Whoever calls this answers for where it goes.
+    /// The access token's text. The caller is responsible for where it goes.
     pub fn access_token(&self) -> &str {
         let value = self.0.header.to_str().expect("made from visible ASCII");
         &value[PREFIX.len()..]
@@ -160,7 +162,7 @@ impl Token {
         &self.0.header
     }
 
-    /// Which token of its cache this is: 1 for the first, one more for each that followed, 0 before it was published.
+    /// The number of this token in its cache: 1 for the first, 0 before it was published.
     pub fn generation(&self) -> u64 {
         self.0.id.generation
     }
@@ -169,12 +171,12 @@ impl Token {
         self.0.id
     }
 
-    /// How long the token lives from when it was asked for, as the issuer said.
+    /// How long the token lives from when it was requested, as the issuer said.
     pub fn lifetime(&self) -> Duration {
         self.0.details.lifetime
     }
 
-    /// When to refresh it at the latest, from when it was asked for, where that was said.
+    /// When to refresh it at the latest, counted from when it was requested, if that was set.
     pub fn refresh_in(&self) -> Option<Duration> {
         self.0.details.refresh_in
     }
@@ -191,12 +193,12 @@ impl Token {
         self.0.details.refresh_token.clone()
     }
 
-    /// The granted scope, where the issuer named it.
+    /// The granted scope, if the issuer named it.
     pub fn scope(&self) -> Option<&str> {
         self.0.details.scope.as_deref()
     }
 
-    /// The OpenID Connect ID token, where one came along.
+    /// The OpenID Connect ID token, if the issuer sent one.
     pub fn id_token(&self) -> Option<&Secret> {
         self.0.details.id_token.as_ref()
     }
@@ -219,10 +221,10 @@ impl Token {
         Self(inner)
     }
 
-    /// The same token with a header value that is counted by itself, so that its clones write to no count that clones of
-    /// this one write to.
+    /// The same token with its own copy of the header value, so that clones of the copy and of this token write to
+    /// different reference counts.
     pub(crate) fn with_private_header(&self) -> Self {
-        /// Wider than a cache line, and than the two that are fetched together, so that no neighbour shares it.
+        /// Wider than two cache lines, because processors fetch two together; so no other value shares them.
         #[repr(align(128))]
         struct CachePadded(Box<[u8]>);
 
@@ -259,7 +261,7 @@ impl fmt::Debug for Token {
 // === impl SessionId ===
 
 impl SessionId {
-    /// The first session of a cache. `cache` is not 0, which stands for no cache.
+    /// The first session of a cache. A `cache` of 0 would mean no cache.
     pub(crate) fn first_of(cache: NonZeroU32) -> Self {
         Self { cache: cache.get(), number: 0 }
     }

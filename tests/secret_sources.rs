@@ -91,7 +91,7 @@ async fn a_secret_that_cannot_be_had_costs_no_token_call_and_is_named() {
         let error = cache.get().await.unwrap_err();
         assert!(error.is_transient() && !error.is_denied(), "{error}");
         let field = if field == "client_assertion" { "assertion" } else { field };
-        assert!(error.to_string().starts_with(&format!("the {field} could not be had")), "{error}");
+        assert!(error.to_string().starts_with(&format!("failed to get the {field}")), "{error}");
         assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "the vault is sealed");
     }
     assert_eq!(issuer.calls().total(), 0);

@@ -7,7 +7,7 @@ use super::*;
 const ENDPOINT: &str = "https://auth.example.com/token";
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// An error of somebody else, with or without one below it.
+/// A foreign error, with or without a source.
 #[derive(Debug)]
 struct Layer(&'static str, Option<BoxError>);
 
@@ -66,7 +66,7 @@ fn every() -> [(&'static str, Error); 20] {
         ("silent", Error::silent(ENDPOINT.into(), MINUTE)),
         ("secret", Error::secret("client_secret", cause())),
         ("denied secret", Error::secret("client_secret", Error::denied("forbidden"))),
-        ("login", Error::login("nobody entered the code before it ended; begin again")),
+        ("login", Error::login("the device code expired before it was entered; start a new login")),
         ("waits for itself", Error::waits_for_itself()),
     ]
 }
@@ -90,7 +90,7 @@ fn each_predicate_is_true_of_its_kinds_only() {
 }
 
 #[test]
-fn what_may_pass_without_anybody_changing_anything_is_transient() {
+fn an_error_that_may_pass_without_a_change_is_transient() {
     let transient = [
         "answered",
         "unusable answer",
@@ -144,19 +144,19 @@ fn a_text_says_what_happened_where_and_what_to_do() {
         &[ENDPOINT, "429", "slow down", "again after a pause"],
         &["unusable answer", ENDPOINT, "access_token is missing"],
         &["unusable token", "the access token is empty"],
-        &["no answer", ENDPOINT, "source", "again after a pause"],
+        &["failed to get an answer", ENDPOINT, "source", "again after a pause"],
         &["token source failed", "source"],
         &["denied", "source"],
         &["60s", "issuer", "runtime"],
-        &["refresh token", "not be saved", "source", "in memory", "tried again"],
+        &["failed to save", "refresh token", "source", "in memory", "tries again"],
         &["panicked", "panic hook"],
         &["no tokio runtime", "call from within one"],
         &["runtime", "shut down", "call again"],
         &["cache", "shut down"],
-        &["no answer", ENDPOINT, "60s", "again after a pause"],
-        &["client_secret", "could not be had", "source", "again after a pause"],
+        &["timed out after 60s", ENDPOINT, "again after a pause"],
+        &["failed to get the client_secret", "source", "again after a pause"],
         &["client_secret", "denied", "source"],
-        &["begin again"],
+        &["start a new login"],
     ];
     for ((kind, error), parts) in every().iter().zip(parts) {
         let text = error.to_string();
@@ -176,7 +176,7 @@ fn an_answer_is_printed_with_what_it_holds() {
         (None, None, "answered 400"),
     ] {
         let error = Error::answered(answer(400, code, text), false, None);
-        assert_eq!(error.to_string(), format!("{ENDPOINT} {printed}; this may pass: try again after a pause"));
+        assert_eq!(error.to_string(), format!("{ENDPOINT} {printed}; try again after a pause"));
     }
 }
 
@@ -235,7 +235,7 @@ fn a_wait_added_to_a_shared_error_is_on_that_copy_only() {
 // === finding it again ===
 
 #[test]
-fn it_is_found_below_any_number_of_layers() {
+fn it_is_found_inside_any_number_of_layers() {
     let mut error: BoxError = denied().into();
     for depth in 0..5 {
         assert_eq!(Error::find(&*error).and_then(Error::code), Some("invalid_grant"), "{depth} layers");
@@ -290,7 +290,7 @@ fn an_error_of_ours_from_a_source_stays_what_it_is() {
 }
 
 #[test]
-fn any_other_error_of_a_source_is_transient_and_lies_below() {
+fn any_other_error_of_a_source_is_transient_and_becomes_the_source() {
     let error = Error::from_source(cause());
     assert!(error.is_transient());
     assert_eq!(error.source().unwrap().to_string(), "connection reset");

@@ -48,7 +48,7 @@ pub use tenant::{Tenant, TenantLayer};
 /// ```
 ///
 /// What the documentation calls `RetrievePersistanceToken` is [`Token::refresh_token`](crate::Token::refresh_token);
-/// each new one is handed to [`TokenCacheBuilder::on_rotation`] as it comes. What its errors mean tells [`Problem`].
+/// each new one is handed to [`TokenCacheBuilder::on_rotation`](crate::TokenCacheBuilder::on_rotation) as it comes. What its errors mean tells [`Problem`].
 #[derive(Clone, Debug)]
 pub struct MeshyDb {
     issuer: Issuer,

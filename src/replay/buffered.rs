@@ -51,11 +51,11 @@ pub struct Buffered<W = Unwrapped> {
     wrap: W,
 }
 
-/// The [`Buffered`] choice that hands [`ReplayBody`] inward as it is.
+/// The [`Buffered`] choice that gives the inner service the [`ReplayBody`] itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Unwrapped;
 
-/// How [`Buffered`] turns a [`ReplayBody`] body into the one its client takes.
+/// How [`Buffered`] turns a [`ReplayBody`] into the body type that its client takes.
 pub trait Wrap<B> {
     /// What the client takes.
     type Body;
@@ -78,7 +78,7 @@ pin_project! {
 pin_project! {
     #[project = PartProject]
     enum Part<B> {
-        /// Sent once, whatever is answered.
+        /// Sent once, even if the response is a rejection.
         Only { #[pin] body: B },
         First { buffer: Arc<Mutex<ReplayBuffer<B>>> },
         Second { segments: VecDeque<Segment>, rest: Option<Pin<Box<B>>>, sized: bool },

@@ -6,7 +6,7 @@ use tower::Service;
 
 /// How a request is kept for a second send.
 ///
-/// A closure `Fn(&B) -> Option<B>` is one: it returns the body's copy, or `None` where it cannot be copied.
+/// A closure `Fn(&B) -> Option<B>` is one: it returns the body's copy, or `None` if it cannot be copied.
 ///
 /// ```
 /// # use tower_bearer::{BearerLayer, TokenCache};
@@ -24,13 +24,13 @@ use tower::Service;
 pub trait Replay<B>: Clone + Send + 'static {
     /// The body that the inner service gets.
     type Body: Send;
-    /// What is kept of the request while the first answer is awaited.
+    /// What is kept of the request until the first response arrives.
     type Saved: Send + 'static;
 
-    /// Makes the request that is sent once whatever is answered.
+    /// Makes a request that is sent once, even if the response is a rejection.
     fn pass_through(&self, request: Request<B>) -> Request<Self::Body>;
 
-    /// Makes the first send, and what the second needs; `None` where this request cannot be sent twice.
+    /// Makes the first send, and what the second needs; `None` if this request cannot be sent twice.
     fn prepare(&self, request: Request<B>) -> (Request<Self::Body>, Option<Self::Saved>);
 
     /// Whether the second send can still be made. If it cannot, the rejected response is returned at once.
@@ -38,29 +38,29 @@ pub trait Replay<B>: Clone + Send + 'static {
         true
     }
 
-    /// Makes the second send, equal to the first; `None` where it cannot be sent after all. The layer puts the new token
-    /// in the place of the rejected one.
+    /// Makes the second send, equal to the first; `None` if it cannot be sent after all. The layer replaces the
+    /// rejected token by the new one.
     fn replay(&self, saved: Self::Saved) -> Option<Request<Self::Body>>;
 }
 
-/// Clones the body: right for bodies in memory (`Full<Bytes>`, `String`), the default.
+/// Clones the body. The default, for bodies in memory (`Full<Bytes>`, `String`).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CloneBody;
 
-/// Sends requests without a body again, and hands the 401 of every other back.
+/// Sends requests without a body again, and returns the 401 of every other.
 ///
-/// A body is empty when it says so before it is read ([`Body::is_end_stream`]).
+/// A body is empty if it says so before it is read ([`Body::is_end_stream`]).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IfEmpty;
 
-/// Sends nothing again: every 401 is handed back, and the token is refreshed for the next request. Costs no copy.
+/// Sends nothing again: the caller gets every 401. The token is refreshed for the next request. Costs no copy.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Never;
 
 /// Makes the compiler say why a layered service takes no requests with the body `B`.
 ///
-/// At `ready` or `call` it says only that some bounds are not satisfied; here it names the bound and what to do. Does
-/// nothing else.
+/// At `ready` or `call` the compiler says only that some bounds are not satisfied. Here it names the bound and the remedy.
+/// The function does nothing.
 ///
 /// ```
 /// # use tower::{BoxError, Layer, service_fn};
@@ -74,7 +74,7 @@ pub fn check<B, S: Service<Request<B>>>(_: &S) {}
 
 // === the choices ===
 
-// So that the error names the choice, and not the `Clone` it stumbled over.
+// The compiler's error then names the choice, and not the missing `Clone`.
 #[diagnostic::do_not_recommend]
 impl<B: Clone + Send + 'static> Replay<B> for CloneBody {
     type Body = B;

@@ -1,10 +1,10 @@
-//! One fetch, as seen when it ends.
+//! The figures of one fetch that has ended.
 
 use std::time::Duration;
 
 use crate::source::Reason;
 
-/// One fetch, as seen when it ends.
+/// The figures of one fetch that has ended.
 pub(crate) struct Fetch {
     pub(crate) reason: Reason,
     /// How long it took.

@@ -1,4 +1,4 @@
-//! The same as numbers, through the `metrics` facade: whoever installs a recorder has them.
+//! Counters and histograms, for the recorder of the `metrics` facade that the program installs.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,11 +14,11 @@ use crate::telemetry::fetch::Fetch;
 /// The counters without labels of their own, and what they count.
 const COUNTERS: [(&str, &str); 7] = [
     ("tower_bearer_rejections_total", "Rejections of a token by an API"),
-    ("tower_bearer_retries_total", "Rejected requests that were sent once more"),
-    ("tower_bearer_returned_unauthorized_total", "Rejected requests that were not sent once more"),
-    ("tower_bearer_rejection_budget_exhausted_total", "Rejections that caused no refresh, because too many had"),
+    ("tower_bearer_retries_total", "Rejected requests that were sent again"),
+    ("tower_bearer_returned_unauthorized_total", "Rejected requests that were not sent again"),
+    ("tower_bearer_rejection_budget_exhausted_total", "Rejections that caused no refresh, because the budget was used"),
     ("tower_bearer_unmatched_origin_total", "Requests to origins that were not named, without a token"),
-    ("tower_bearer_refresh_tokens_not_saved_total", "New refresh tokens that could not be saved"),
+    ("tower_bearer_refresh_tokens_not_saved_total", "New refresh tokens that were not saved"),
     ("tower_bearer_sign_outs_total", "Sessions that were signed out"),
 ];
 /// The counters of a session that processes share.
@@ -44,8 +44,8 @@ const REASONS: [Reason; 5] = [Reason::First, Reason::Due, Reason::Expired, Reaso
 /// The name of a cache, if it has one.
 type Name<'a> = Option<&'a Arc<str>>;
 
-/// Has every counter stand at zero before it counts: a counter that comes into being at one looks to Prometheus as if it
-/// had never moved, and no alert would see the first failure.
+/// Sets every counter to zero before it counts. To Prometheus a counter that begins at one has not moved, and no alert
+/// would see the first failure.
 pub(crate) fn begin(cache: Name<'_>) {
     gauge!(EXPIRES_AT, labels(cache)).set(0.0);
     for outcome in ["failed", "denied", "ended"] {
@@ -82,7 +82,7 @@ pub(crate) fn count(cache: Name<'_>, counter: &'static str) {
     counter!(counter, labels(cache)).increment(1);
 }
 
-/// A fetch that ended; `remaining` where it brought a token.
+/// A fetch that ended; `remaining` if it brought a token.
 pub(crate) fn count_fetch(cache: Name<'_>, outcome: &'static str, fetch: &Fetch, remaining: Option<Duration>) {
     let of_outcome = labels_of(cache, outcome, fetch.reason);
     counter!(FETCHES, of_outcome.clone()).increment(1);
@@ -107,7 +107,7 @@ pub(crate) fn count_unavailable(cache: Name<'_>, error: &Error) {
     counter!(UNAVAILABLE, labels_with(cache, outcome)).increment(1);
 }
 
-/// Zero: there is no token.
+/// Sets the end of the current token; zero without a token.
 pub(crate) fn set_token_end(cache: Name<'_>, at: Option<SystemTime>) {
     let since_1970 = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
     gauge!(EXPIRES_AT, labels(cache)).set(since_1970.as_secs_f64());

@@ -1,8 +1,8 @@
-//! Counting the calls a fake was given.
+//! Counts the calls that a fake received.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many calls came, and how many were in progress at the same time.
+/// How many calls arrived, and how many were in progress at the same time.
 ///
 /// A call is in progress from the first poll of its future until the future ends or is dropped.
 #[derive(Debug, Default)]
@@ -13,7 +13,7 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// All calls so far, those in progress among them.
+    /// All calls so far, including those in progress.
     pub fn total(&self) -> usize {
         self.total.load(Ordering::SeqCst)
     }
@@ -23,12 +23,12 @@ impl Calls {
         self.in_progress.load(Ordering::SeqCst)
     }
 
-    /// The highest value [`in_progress`](Self::in_progress) has had.
+    /// The highest value of [`in_progress`](Self::in_progress) so far.
     pub fn most_at_once(&self) -> usize {
         self.most_at_once.load(Ordering::SeqCst)
     }
 
-    /// Counts a call until the guard is dropped, which a dropped future does too.
+    /// Counts a call until the guard is dropped. A dropped future drops its guard.
     pub(crate) fn enter(&self) -> CallGuard<'_> {
         self.total.fetch_add(1, Ordering::SeqCst);
         let now = self.in_progress.fetch_add(1, Ordering::SeqCst) + 1;

@@ -1,4 +1,4 @@
-//! What the fakes share: locks, time, and texts that are used once.
+//! Helpers of the fakes: locks, time, and unique texts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,31 +6,31 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A panic in one test's thread must not turn every later look at a fake into another panic.
+/// Ignores poisoning, because a panic in one test's thread must not make each later use of a fake panic.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The time by tokio, not by the clock of the code under test: a fake evaluates on its own.
+/// tokio's time, because a fake does not depend on the clock of the code under test.
 #[expect(clippy::disallowed_methods, reason = "the one door of the fakes")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// A number no other fake hands out in this process, so that a token of one is unknown to all others, a restarted
-/// one among them.
+/// A number that no other fake returns in this process, so that a token of one fake is unknown to all others, also to a
+/// restarted one.
 pub(crate) fn unique_number() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A text in the shape of a JWT, three base64url parts, that nobody has seen before.
+/// A unique text in the shape of a JWT: three base64url parts.
 pub(crate) fn jwt_like() -> String {
     let number = unique_number();
     format!("eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJqdGkiOiI{number:012}In0.lookalike-{number:012}")
 }
 
-/// Sleeps, but a fake without a delay needs no timer, nor even a runtime.
+/// Sleeps for the delay. Without a delay it needs no timer and no runtime.
 pub(crate) async fn pause(delay: Duration) {
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;

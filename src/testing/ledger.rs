@@ -1,4 +1,4 @@
-//! The access tokens that were issued, and what has become of each.
+//! The access tokens that were issued, and the state of each.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -25,7 +25,7 @@ pub struct Ledger {
     entries: Arc<Mutex<Entries>>,
 }
 
-/// What a [`Ledger`] says of an access token.
+/// The state of an access token in a [`Ledger`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenState {
     /// Issued, not expired, not revoked.
@@ -47,7 +47,7 @@ struct Entries {
 
 #[derive(Debug)]
 struct Entry {
-    /// `None` where the end lies beyond what an `Instant` can hold.
+    /// `None` if an `Instant` cannot hold the end.
     expires_at: Option<Instant>,
     revoked: bool,
 }
@@ -58,7 +58,7 @@ impl Ledger {
         Self::default()
     }
 
-    /// Enters an access token that lives from now for `lifetime`. The same text again begins a new life.
+    /// Adds an access token that lives from now for `lifetime`. The same text again begins a new life.
     pub fn issue(&self, text: impl Into<String>, lifetime: Duration) {
         let text = text.into();
         let entry = Entry { expires_at: now().checked_add(lifetime), revoked: false };
@@ -68,7 +68,7 @@ impl Ledger {
         entries.tokens.insert(text, entry);
     }
 
-    /// What has become of `token` by now.
+    /// The state of `token` now.
     pub fn state_of(&self, token: &str) -> TokenState {
         match lock(&self.entries).tokens.get(token) {
             None => TokenState::Unknown,

@@ -1,4 +1,4 @@
-//! What all fakes have in common: the planned answers, the log of requests, the counted calls.
+//! The common part of all fakes: planned answers, the log of requests, and counted calls.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -15,7 +15,7 @@ use crate::testing::helpers::lock;
 use crate::testing::ledger::Ledger;
 use crate::testing::recorded::Recorded;
 
-/// A long test must not fill the memory.
+/// Bounded, so that a long test does not fill the memory.
 const LOGGED: usize = 1024;
 
 #[derive(Debug, Default)]
@@ -72,19 +72,19 @@ impl Script {
         plan.queue.pop_front().or_else(|| plan.outage.clone())
     }
 
-    /// Answers one counted call as planned, else as `decide` says; either is settled now, before the delay.
+    /// Answers one counted call as planned, or as `decide` says. Both decide before the delay.
     pub(crate) async fn answer(&self, decide: impl FnOnce() -> Answer) -> Result<Response<Full<Bytes>>, BoxError> {
         let _call = self.calls.enter();
         let answer = self.planned().unwrap_or_else(decide);
         answer.send(&self.ledger, self.delay()).await
     }
 
-    /// Gives an answer that is neither counted nor delayed.
+    /// Returns an answer that is neither counted nor delayed.
     pub(crate) async fn answer_at_once(&self, answer: Answer) -> Result<Response<Full<Bytes>>, BoxError> {
         answer.send(&self.ledger, Duration::ZERO).await
     }
 
-    /// Reads a request and writes it down.
+    /// Reads a request and records it.
     pub(crate) async fn receive(&self, request: Request<Full<Bytes>>) -> Recorded {
         let request = Recorded::read(request).await;
         self.record(request.clone());

@@ -20,7 +20,7 @@ struct Budget {
     what: &'static str,
     ours: &'static str,
     floor: &'static str,
-    /// What was aimed at; DESIGN.md says why some are not met. `None`: stands beside the budget.
+    /// What was aimed at; RESULTS.md says why some are not met. `None`: stands beside the budget.
     aim: Option<f64>,
     /// The gate: what is reached, and a little room for another compiler.
     most: f64,

@@ -50,13 +50,13 @@ async fn an_outage_is_a_line_when_it_begins_and_one_when_it_ends() {
 async fn an_issuer_that_is_not_reached_is_logged_with_its_endpoint_and_the_cause() {
     let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let sidecar = Sidecar::of(&format!("http://{gone}"), UPSTREAM, &[]).await;
-    says(&sidecar, &["WARN", &format!("no answer from http://{gone}/token"), "Connection refused"]).await;
+    says(&sidecar, &["WARN", &format!("failed to get an answer from http://{gone}/token"), "Connection refused"]).await;
 
     // Plain HTTP where TLS is expected.
     let (_, tokens) = issuer().await;
     let over_tls = tokens.replace("http://", "https://");
     let sidecar = Sidecar::of(&over_tls, UPSTREAM, &[]).await;
-    says(&sidecar, &["WARN", &format!("no answer from {over_tls}/token"), "InvalidContentType"]).await;
+    says(&sidecar, &["WARN", &format!("failed to get an answer from {over_tls}/token"), "InvalidContentType"]).await;
 }
 
 #[tokio::test]
