@@ -76,6 +76,8 @@ enum Kind {
     Login(Cow<'static, str>),
     /// Nothing within the deadline.
     TimedOut(Duration),
+    /// As many token calls were in progress as may be at once, for this long.
+    TooManyTokenCalls(Duration),
     /// Refusals have caused as many refreshes as they may.
     Refused,
     /// The new refresh token could not be handed on.
@@ -149,6 +151,7 @@ impl Error {
             Kind::TimedOut(_) | Kind::Refused | Kind::NotSaved | Kind::Panicked | Kind::NotReplayed | Kind::Lost => {
                 true
             }
+            Kind::TooManyTokenCalls(_) => true,
             Kind::Source { denied } | Kind::Secret { denied, .. } => !denied,
             Kind::Invalid { .. } | Kind::Request(_) | Kind::Denied(_) | Kind::Login(_) => false,
             Kind::NoRuntime | Kind::NoTimers | Kind::NotRevoked | Kind::Closed | Kind::SignedOut => false,
@@ -161,14 +164,14 @@ impl Error {
     }
 
     /// Whether a value was not accepted: one handed to a constructor or setting, whose field the text names, or the URI
-    /// of a request.
+    /// or key of a request.
     pub fn is_invalid(&self) -> bool {
         matches!(self.inner.kind, Kind::Invalid { .. } | Kind::Request(_))
     }
 
     /// Whether no token came within the fetch deadline, or no answer in its part of it.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.inner.kind, Kind::TimedOut(_) | Kind::Silent { .. })
+        matches!(self.inner.kind, Kind::TimedOut(_) | Kind::TooManyTokenCalls(_) | Kind::Silent { .. })
     }
 
     /// Whether the cache was shut down.
@@ -223,6 +226,21 @@ impl Error {
         Self::new(Kind::Request(problem.into()))
     }
 
+    pub(crate) fn no_cache() -> Self {
+        Self::request(
+            "no token cache belongs to the request, so it is unknown whose token belongs on it; have the layer's \
+             `CacheChoice` return one, or mark the request with `NoToken`",
+        )
+    }
+
+    #[cfg(feature = "keyed")]
+    pub(crate) fn no_key() -> Self {
+        Self::request(
+            "the request names no key (tenant, user), so it is unknown whose token belongs on it; put the key where the \
+             layer's `KeyedTokenCache::by_key` reads it, or mark the request with `NoToken`",
+        )
+    }
+
     /// An answer without a token; `denied` where its code is known to be final.
     pub(crate) fn answered(answered: ErrorResponse, denied: bool, retry_after: Option<Duration>) -> Self {
         let kind = if denied { Kind::Denied(answered) } else { Kind::Answered(answered) };
@@ -253,6 +271,10 @@ impl Error {
 
     pub(crate) fn timed_out(deadline: Duration) -> Self {
         Self::new(Kind::TimedOut(deadline))
+    }
+
+    pub(crate) fn too_many_token_calls(deadline: Duration) -> Self {
+        Self::new(Kind::TooManyTokenCalls(deadline))
     }
 
     pub(crate) fn too_many_refusals() -> Self {
@@ -382,6 +404,11 @@ impl fmt::Display for Error {
             Kind::TimedOut(deadline) => write!(
                 f,
                 "no token within {deadline:?}: the issuer is slow or silent, or the runtime that fetches stands still"
+            ),
+            Kind::TooManyTokenCalls(deadline) => write!(
+                f,
+                "no token call could begin within {deadline:?}, because as many were in progress for other keys as may be \
+                 at once; allow more with `KeyedTokenCache::max_token_calls`"
             ),
             Kind::Refused => f.write_str(
                 "the token was refused, and refusals have caused as many refreshes lately as they may; check that the \

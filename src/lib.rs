@@ -87,7 +87,8 @@
 //! | what it promises, and what it does not do; why, and at what cost | [`promises`], [`design`] |
 //!
 //! Features: `follow-redirect` (the default: redirects beneath the layer), `jwt` (signed assertions), `authorization-code`
-//! (logins in a browser), `exec` (programs that print a token), `metrics` (counters and histograms), `testing`.
+//! (logins in a browser), `exec` (programs that print a token), `keyed` (a token per tenant or user), `metrics` (counters and
+//! histograms), `testing`.
 //!
 #![cfg_attr(
     not(feature = "testing"),
@@ -97,10 +98,13 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod cache_choice;
 mod challenge;
 mod clock;
 mod error;
 mod future;
+#[cfg(feature = "keyed")]
+mod keyed;
 mod layer;
 pub mod meshydb;
 mod origin;
@@ -122,9 +126,12 @@ pub mod testing;
 mod token;
 
 pub use cache::{Status, TokenCache};
+pub use cache_choice::CacheChoice;
 pub use challenge::Challenge;
 pub use error::Error;
 pub use future::{InnerService, ResponseFuture};
+#[cfg(feature = "keyed")]
+pub use keyed::{KeyedStatus, KeyedTokenCache};
 pub use layer::BearerLayer;
 pub use origin::Origin;
 pub use refusal::Refusal;

@@ -15,6 +15,7 @@ use http::{HeaderMap, Method, Request, Response};
 use tower::{BoxError, Service};
 
 use crate::cache::{Freshness, Reader, Usable};
+use crate::cache_choice::PerRequest;
 use crate::error::Error;
 use crate::future::{Attempt, InnerService, LayerConfig, ResponseFuture, RetryState};
 use crate::origin::Verdict;
@@ -27,11 +28,12 @@ use crate::resend::{CloneBody, Resend};
 ///
 /// # Errors
 /// The future fails with the error of the inner service, boxed, or with [`Error`]: if there is no token to send, if the
-/// session of the request has ended, or if the request's URI names no host
-/// ([`relative_to`](crate::BearerLayer::relative_to)).
+/// session of the request has ended, if the request's URI names no host
+/// ([`relative_to`](crate::BearerLayer::relative_to)), or if no cache belongs to the request
+/// ([`CacheChoice`](crate::CacheChoice)).
 pub struct Bearer<S, R = CloneBody> {
     inner: S,
-    /// Each request counts a reference to its owner.
+    /// Each request counts a reference to its owner. If each request has its own cache, this one never finds a token.
     reader: Reader<LayerConfig<S>>,
     resend: R,
 }
@@ -115,6 +117,39 @@ impl<S: Clone, R> Bearer<S, R> {
     }
 }
 
+impl<S, R> Bearer<S, R> {
+    /// Calls with the cache that belongs to this request, and with no other: also for the second send.
+    fn call_with_own_cache<B>(&mut self, per_request: &PerRequest, request: Request<B>) -> ResponseFuture<S, B, R>
+    where
+        S: InnerService<R::Body>,
+        R: Resend<B>,
+        B: Send + 'static,
+    {
+        let (head, body) = request.into_parts();
+        let cache = match per_request.choose(&head) {
+            Ok(cache) => cache,
+            Err(error) => {
+                self.give_back_readiness();
+                return ResponseFuture::failed(error);
+            }
+        };
+        let mut request = Request::from_parts(head, body);
+        let config = Arc::new(self.reader.owner().with_cache(cache));
+        let mut reader = Reader::new(Arc::clone(&config));
+        let Some(Usable { value, token, freshness }) = reader.usable() else {
+            self.give_back_readiness();
+            return ResponseFuture::waiting(config, reader.session(), self.resend.clone(), request);
+        };
+        request.headers_mut().insert(AUTHORIZATION, value);
+        if freshness == Freshness::Due {
+            config.cache.refresh_in_background();
+        }
+        let (request, saved) = self.resend.first(request);
+        let retry = saved.map(|saved| RetryState { resend: self.resend.clone(), saved });
+        ResponseFuture::sent(self.inner.call(request), Some(Attempt { config, token, retry }))
+    }
+}
+
 /// Whether the request gets no token of ours wherever it goes.
 fn is_exempt<B>(request: &Request<B>) -> bool {
     // RFC 9110 section 9.3.6: a tunnel's credentials are the proxy's (Proxy-Authorization), not the origin's.
@@ -154,11 +189,14 @@ where
         let usable = if verdict == Verdict::Ours { self.reader.usable() } else { None };
         let Some(Usable { value, token, freshness }) = usable else {
             return match self.classify(&request, verdict) {
-                Disposition::Wait => {
-                    let session = self.reader.session();
-                    self.give_back_readiness();
-                    ResponseFuture::waiting(Arc::clone(self.reader.owner()), session, self.resend.clone(), request)
-                }
+                Disposition::Wait => match self.reader.owner().per_request.clone() {
+                    None => {
+                        let session = self.reader.session();
+                        self.give_back_readiness();
+                        ResponseFuture::waiting(Arc::clone(self.reader.owner()), session, self.resend.clone(), request)
+                    }
+                    Some(per_request) => self.call_with_own_cache(&per_request, request),
+                },
                 Disposition::PassThrough => ResponseFuture::passed_through(&mut self.inner, &self.resend, request),
                 Disposition::Reject(error) => {
                     self.give_back_readiness();

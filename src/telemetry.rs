@@ -29,6 +29,9 @@ pub(crate) struct Telemetry {
     name: OnceLock<Arc<str>>,
     #[cfg(feature = "metrics")]
     begun: OnceLock<()>,
+    /// Whether other caches have the same name, so that there is no token to speak of as the current one.
+    #[cfg(feature = "keyed")]
+    in_group: OnceLock<()>,
 }
 
 // === impl Telemetry ===
@@ -45,7 +48,53 @@ impl Telemetry {
 
     #[cfg(feature = "metrics")]
     fn begin(&self) {
-        self.begun.get_or_init(|| metrics::begin(self.name.get()));
+        if !self.is_in_group() {
+            self.begun.get_or_init(|| metrics::begin(self.name.get()));
+        }
+    }
+
+    /// Whether other caches have the same name.
+    #[cfg(feature = "metrics")]
+    fn is_in_group(&self) -> bool {
+        #[cfg(feature = "keyed")]
+        return self.in_group.get().is_some();
+        #[cfg(not(feature = "keyed"))]
+        false
+    }
+
+    /// Makes this cache one of many with this name.
+    #[cfg(feature = "keyed")]
+    pub(crate) fn join_group(&self, name: Option<&str>) {
+        if let Some(name) = name {
+            self.named(name);
+        }
+        let _ = self.in_group.set(());
+    }
+
+    /// A key got its cache. Told to the group's own telemetry, as what follows.
+    #[cfg(feature = "keyed")]
+    pub(crate) fn key_added(&self) {
+        #[cfg(feature = "metrics")]
+        {
+            self.begun.get_or_init(|| metrics::begin_group(self.name.get()));
+            metrics::add_keys(self.name.get(), 1.0);
+        }
+    }
+
+    /// Caches were dropped because there was no room for them, or because they were idle.
+    #[cfg(feature = "keyed")]
+    pub(crate) fn keys_evicted(&self, keys: usize) {
+        self.keys_removed(keys);
+        #[cfg(feature = "metrics")]
+        metrics::count_evicted(self.name.get(), keys as u64);
+    }
+
+    /// Caches were dropped, for whatever reason.
+    #[cfg(feature = "keyed")]
+    #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nothing counts"))]
+    pub(crate) fn keys_removed(&self, keys: usize) {
+        #[cfg(feature = "metrics")]
+        metrics::add_keys(self.name.get(), -(keys as f64));
     }
 
     /// Around the source's work.

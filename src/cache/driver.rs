@@ -16,6 +16,8 @@ use std::mem;
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
+#[cfg(feature = "keyed")]
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
@@ -52,12 +54,19 @@ pub(crate) struct Driver {
     changed: Arc<Notify>,
     /// One permit for each KiB of rejected responses that wait unread.
     unread: Arc<Semaphore>,
+    /// When a keyed cache last handed this cache out, in ticks of the coarse clock.
+    ///
+    /// Ordering: relaxed, because eviction compares it with a time long past, under the lock of the map.
+    #[cfg(feature = "keyed")]
+    last_used: AtomicU64,
 }
 
 struct State {
     session: Session,
     source: Arc<dyn DynSource>,
     on_rotation: Option<Arc<dyn Save>>,
+    /// One permit for each token call that caches which share it make at once.
+    token_calls: Option<Arc<Semaphore>>,
 }
 
 /// A user's `on_rotation`.
@@ -106,13 +115,15 @@ impl Driver {
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(Snapshot::new(session.view().clone())),
             flight: SingleFlight::new(move || idle.notify_waiters()),
-            state: Mutex::new(State { session, source: Arc::new(source), on_rotation: None }),
+            state: Mutex::new(State { session, source: Arc::new(source), on_rotation: None, token_calls: None }),
             policy,
             clock,
             telemetry: Telemetry::default(),
             saved: Notify::new(),
             changed,
             unread: Arc::new(Semaphore::new(MAX_UNREAD_KIB)),
+            #[cfg(feature = "keyed")]
+            last_used: AtomicU64::new(0),
         })
     }
 
@@ -322,8 +333,10 @@ impl Driver {
                 state.session.on_started(run, &self.policy, now);
                 let work = Arc::clone(self).run(run, Arc::clone(&state.source));
                 let saving = if state.on_rotation.is_some() { SAVE_DEADLINE } else { Duration::ZERO };
+                // The wait for a permit has a deadline of its own, as long as that of the call.
+                let queueing = if state.token_calls.is_some() { self.policy.fetch_deadline() } else { Duration::ZERO };
                 drop(state);
-                let deadline = now.mono + self.policy.fetch_deadline() + saving + GRACE;
+                let deadline = now.mono + queueing + self.policy.fetch_deadline() + saving + GRACE;
                 let (waiter, task) = slot.start(deadline, work);
                 // Outside the locks: a runtime that is shutting down drops the task right here.
                 runtime.spawn(task);
@@ -337,16 +350,21 @@ impl Driver {
     /// One fetch, from the question to the published answer; `None` if the answer is not wanted any more.
     async fn run(self: Arc<Self>, run: Run, source: Arc<dyn DynSource>) -> Option<Result<Token, Error>> {
         let reason = run.plan.reason;
+        let permit = self.token_call_permit().await;
         let asked = self.clock.now();
         let (replaced, refresh_token) = {
             let state = self.state();
-            // Between the start and this first poll the source may have been replaced.
-            if state.session.epoch() != run.plan.epoch {
+            // Before this first poll, or during the wait for the permit, the source may have been replaced or the session
+            // signed out.
+            if !state.session.wants(run) {
                 return None;
             }
             (state.session.newest().cloned(), state.session.refresh_token().cloned())
         };
-        let answer = self.ask(run, source, replaced, refresh_token).await;
+        let answer = match permit {
+            Ok(_permit) => self.ask(run, source, replaced, refresh_token).await,
+            Err(error) => Err(error),
+        };
         let received = match answer.map(|token| self.state().session.on_received(run, token)) {
             Ok(Some(token)) => Ok(token),
             Ok(None) => {
@@ -386,6 +404,19 @@ impl Driver {
                 self.telemetry.fetch_discarded(reason);
                 None
             }
+        }
+    }
+
+    /// Waits for the permit to make a token call, if this cache shares permits with others. They are given out in the order
+    /// in which they were asked for, and each cache asks for one, so none waits longer because of another's slow issuer than
+    /// for the permit that it holds.
+    async fn token_call_permit(&self) -> Result<Option<OwnedSemaphorePermit>, Error> {
+        let Some(token_calls) = self.state().token_calls.clone() else { return Ok(None) };
+        let deadline = self.policy.fetch_deadline();
+        match clock::timeout(deadline, token_calls.acquire_owned())?.await {
+            // The semaphore is never closed.
+            Ok(permit) => Ok(permit.ok()),
+            Err(_) => Err(Error::too_many_token_calls(deadline)),
         }
     }
 
@@ -567,6 +598,32 @@ impl Driver {
         // Nothing is known of when it was issued, so it is not in time for a replication lag.
         state.session.on_adopted(token, window, Moment::default());
         drop(self.publish(state));
+    }
+
+    // --- one of many: for a keyed cache ---
+
+    /// Makes this cache one of many: its token calls share these permits, and its metrics those of the others.
+    #[cfg(feature = "keyed")]
+    pub(crate) fn join_group(&self, name: Option<&str>, token_calls: Arc<Semaphore>) {
+        self.telemetry.join_group(name);
+        self.state().token_calls = Some(token_calls);
+    }
+
+    /// Notes that this cache was handed out.
+    #[cfg(feature = "keyed")]
+    pub(crate) fn touch(&self, tick: u64) {
+        self.last_used.store(tick, Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "keyed")]
+    pub(crate) fn last_used(&self) -> u64 {
+        self.last_used.load(Ordering::Relaxed)
+    }
+
+    /// Whether the newest refresh token would be lost with this cache.
+    #[cfg(feature = "keyed")]
+    pub(crate) fn holds_unsaved_refresh_token(&self) -> bool {
+        self.state().session.holds_unsaved_refresh_token()
     }
 
     // --- keep_warm ---

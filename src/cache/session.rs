@@ -304,6 +304,12 @@ impl Session {
         self.rotation.refresh_token.as_ref()
     }
 
+    /// Whether the newest refresh token is nowhere but here.
+    #[cfg(feature = "keyed")]
+    pub(crate) fn holds_unsaved_refresh_token(&self) -> bool {
+        self.rotation.refresh_token.is_some() && self.rotation.saved < self.rotation.newest
+    }
+
     pub(crate) fn status(&self, now: Moment, fetching: bool) -> Status {
         let View { current, failure, .. } = &self.view;
         let backoff = failure.as_ref().map(|failure| failure.retry_at.wait(now));
@@ -575,7 +581,7 @@ impl Session {
     // --- shared by the events ---
 
     /// Whether the answer of this run may be published.
-    fn wants(&self, run: Run) -> bool {
+    pub(crate) fn wants(&self, run: Run) -> bool {
         self.is_newest(run) && self.lifecycle == Lifecycle::Active
     }
 
