@@ -305,7 +305,7 @@ impl TokenCache {
 
     /// Makes this cache one of many: its token calls share these permits, and its metrics those of the others.
     #[cfg(feature = "keyed")]
-    pub(crate) fn join_group(&self, name: Option<&str>, token_calls: Arc<Semaphore>) {
+    pub(crate) fn join_group(&self, name: Option<Arc<str>>, token_calls: Arc<Semaphore>) {
         self.driver.join_group(name, token_calls);
     }
 

@@ -135,7 +135,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> KeyedTokenCache<K> {
     fn with_settings(make: Arc<Make<K>>, settings: Settings) -> Self {
         let token_calls = Arc::new(Semaphore::new(settings.max_token_calls));
         let group = TokenCache::empty();
-        group.join_group(settings.name.as_deref(), Arc::clone(&token_calls));
+        group.join_group(settings.name.clone(), Arc::clone(&token_calls));
         let options = OptionsBuilder::new()
             .weight_capacity(settings.max_keys as u64)
             .estimated_items_capacity(settings.max_keys)
@@ -309,7 +309,7 @@ impl<K> fmt::Debug for KeyedTokenCache<K> {
 impl<K: Hash + Eq> Inner<K> {
     fn make(&self, key: &K) -> Result<TokenCache, Error> {
         let cache = (self.make)(key)?;
-        cache.join_group(self.settings.name.as_deref(), Arc::clone(&self.token_calls));
+        cache.join_group(self.settings.name.clone(), Arc::clone(&self.token_calls));
         self.group.telemetry().key_added();
         Ok(cache)
     }

@@ -62,14 +62,19 @@ pub(crate) struct Moment {
 /// The three parts of one token's life.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
-    due: Moment,
-    expired: Moment,
-    end: Moment,
+    asked: Moment,
+    /// How long after it was asked for; so the others.
+    due: Duration,
+    expired: Duration,
+    end: Duration,
 }
 
-/// The refreshes that rejections have caused lately.
+/// The refreshes that rejections have caused lately. Most caches never see a rejection, so this takes no space before one.
 #[derive(Debug, Default)]
-pub(crate) struct RejectionBudget {
+pub(crate) struct RejectionBudget(Option<Box<Rejections>>);
+
+#[derive(Debug, Default)]
+struct Rejections {
     started: VecDeque<Moment>,
     /// When it was last reported that the budget is spent.
     reported_at: Option<Moment>,
@@ -180,24 +185,19 @@ impl Window {
         // Twice `early` is a fifth of the life at most, so the bounds never cross.
         let margin = margin.clamp(early * 2, lifetime / 2);
         let jitter = (margin / 4).mul_f64(roll.clamp(0.0, 1.0));
-        let end = asked.after(lifetime);
-        let before_end = |part: Duration| asked.after(lifetime - part);
-        Self { due: before_end(margin + jitter), expired: before_end(early), end }
+        Self { asked, due: lifetime - (margin + jitter), expired: lifetime - early, end: lifetime }
     }
 
     /// Due no later than this long after it was asked for; a fleet is spread over the last tenth of it.
-    pub(crate) fn due_within(mut self, refresh_in: Duration, asked: Moment, roll: f64) -> Self {
-        let due = asked.after(refresh_in - (refresh_in / 10).mul_f64(roll.clamp(0.0, 1.0)));
-        if due.mono < self.due.mono {
-            self.due = due;
-        }
-        self
+    pub(crate) fn due_within(self, refresh_in: Duration, roll: f64) -> Self {
+        let due = refresh_in - (refresh_in / 10).mul_f64(roll.clamp(0.0, 1.0));
+        Self { due: due.min(self.due), ..self }
     }
 
     pub(crate) fn phase(&self, now: Moment) -> Phase {
-        if !self.due.reached(now) {
+        if !self.due().reached(now) {
             Phase::Fresh
-        } else if !self.expired.reached(now) {
+        } else if !self.expired().reached(now) {
             Phase::Due
         } else {
             Phase::Expired
@@ -206,12 +206,12 @@ impl Window {
 
     /// How long the token can still be sent.
     pub(crate) fn left(&self, now: Moment) -> Duration {
-        self.expired.wait(now)
+        self.expired().wait(now)
     }
 
     /// How long until a refresh is due.
     pub(crate) fn until_due(&self, now: Moment) -> Duration {
-        self.due.wait(now)
+        self.due().wait(now)
     }
 
     /// How long it stays fresh for sure, going by the monotonic clock alone.
@@ -219,9 +219,17 @@ impl Window {
         self.until_due(now).saturating_sub(COARSEST).min(BELIEVED)
     }
 
+    fn due(&self) -> Moment {
+        self.asked.after(self.due)
+    }
+
+    fn expired(&self) -> Moment {
+        self.asked.after(self.expired)
+    }
+
     /// The issuer's end of life.
     pub(crate) fn end(&self) -> Moment {
-        self.end
+        self.asked.after(self.end)
     }
 }
 
@@ -231,22 +239,25 @@ impl RejectionBudget {
     /// Whether one more refresh is within the budget.
     pub(crate) fn has_room(&self, settings: &Refresh, now: Moment) -> bool {
         let (most, window) = settings.budget;
-        self.started.iter().filter(|start| !start.after(window).reached(now)).count() < most
+        let started = self.0.iter().flat_map(|rejections| &rejections.started);
+        started.filter(|start| !start.after(window).reached(now)).count() < most
     }
 
     /// Takes one refresh from the budget.
     pub(crate) fn spend(&mut self, settings: &Refresh, now: Moment) {
         let (_, window) = settings.budget;
-        self.started.retain(|start| !start.after(window).reached(now));
-        self.started.push_back(now);
+        let Rejections { started, .. } = self.0.get_or_insert_default().as_mut();
+        started.retain(|start| !start.after(window).reached(now));
+        started.push_back(now);
     }
 
     /// Notes that the budget is spent; `true` for the first time within the window.
     pub(crate) fn report(&mut self, settings: &Refresh, now: Moment) -> bool {
         let (_, window) = settings.budget;
-        let first = self.reported_at.is_none_or(|reported_at| reported_at.after(window).reached(now));
+        let Rejections { reported_at, .. } = self.0.get_or_insert_default().as_mut();
+        let first = reported_at.is_none_or(|reported_at| reported_at.after(window).reached(now));
         if first {
-            self.reported_at = Some(now);
+            *reported_at = Some(now);
         }
         first
     }

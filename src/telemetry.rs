@@ -64,9 +64,9 @@ impl Telemetry {
 
     /// Makes this cache one of many with this name.
     #[cfg(feature = "keyed")]
-    pub(crate) fn join_group(&self, name: Option<&str>) {
+    pub(crate) fn join_group(&self, name: Option<Arc<str>>) {
         if let Some(name) = name {
-            self.named(name);
+            let _ = self.name.set(name);
         }
         let _ = self.in_group.set(());
     }

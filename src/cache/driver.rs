@@ -19,7 +19,7 @@ use std::pin::{Pin, pin};
 #[cfg(feature = "keyed")]
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -48,12 +48,11 @@ pub(crate) struct Driver {
     policy: Refresh,
     clock: Clock,
     telemetry: Telemetry,
-    /// Notified after each save.
-    saved: Notify,
-    /// Wakes `keep_warm`. Outlives this struct, to tell of its end.
+    /// Notified after each run and each save: wakes `keep_warm`, and those that wait for the end of a save. Outlives this
+    /// struct, to tell of its end.
     changed: Arc<Notify>,
-    /// One permit for each KiB of rejected responses that wait unread.
-    unread: Arc<Semaphore>,
+    /// One permit for each KiB of rejected responses that wait unread. Made with the first of them.
+    unread: OnceLock<Arc<Semaphore>>,
     /// When a keyed cache last handed this cache out, in ticks of the coarse clock.
     ///
     /// Ordering: relaxed, because eviction compares it with a time long past, under the lock of the map.
@@ -113,15 +112,14 @@ impl Driver {
         let changed = Arc::new(Notify::new());
         let idle = Arc::clone(&changed);
         Arc::new(Self {
-            snapshot: ArcSwap::from_pointee(Snapshot::new(session.view().clone())),
+            snapshot: ArcSwap::from_pointee(Snapshot::new(Arc::clone(session.view()))),
             flight: SingleFlight::new(move || idle.notify_waiters()),
             state: Mutex::new(State { session, source: Arc::new(source), on_rotation: None, token_calls: None }),
             policy,
             clock,
             telemetry: Telemetry::default(),
-            saved: Notify::new(),
             changed,
-            unread: Arc::new(Semaphore::new(MAX_UNREAD_KIB)),
+            unread: OnceLock::new(),
             #[cfg(feature = "keyed")]
             last_used: AtomicU64::new(0),
         })
@@ -163,7 +161,8 @@ impl Driver {
     pub(crate) fn reserve_unread(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         // Each response counts, because it may hold a connection.
         let kib = u32::try_from(bytes.div_ceil(1024).max(1)).ok().filter(|_| bytes <= MAX_UNREAD_RESPONSE)?;
-        Arc::clone(&self.unread).try_acquire_many_owned(kib).ok()
+        let unread = self.unread.get_or_init(|| Arc::new(Semaphore::new(MAX_UNREAD_KIB)));
+        Arc::clone(unread).try_acquire_many_owned(kib).ok()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -174,7 +173,7 @@ impl Driver {
     /// Publishes what requests see of the session, and unlocks the state. Returns the former snapshot, to be dropped after
     /// all locks.
     fn publish(&self, state: MutexGuard<'_, State>) -> Arc<Snapshot> {
-        self.snapshot.swap(Arc::new(Snapshot::new(state.session.view().clone())))
+        self.snapshot.swap(Arc::new(Snapshot::new(Arc::clone(state.session.view()))))
     }
 
     /// Tells the telemetry when the current token ends. Outside all locks, because a recorder is user code.
@@ -470,7 +469,7 @@ impl Driver {
     async fn save(&self) {
         loop {
             // Listens before it looks, so that the end of another save is not missed.
-            let mut ended = pin!(self.saved.notified());
+            let mut ended = pin!(self.changed.notified());
             ended.as_mut().enable();
             let now = self.clock.now();
             let step = {
@@ -510,7 +509,7 @@ impl Driver {
 
     fn on_saved(&self, ticket: SaveTicket, result: Option<Result<(), Error>>) -> bool {
         let (again, _former) = self.state().session.on_saved(ticket, result);
-        self.saved.notify_waiters();
+        self.changed.notify_waiters();
         again
     }
 
@@ -604,7 +603,7 @@ impl Driver {
 
     /// Makes this cache one of many: its token calls share these permits, and its metrics those of the others.
     #[cfg(feature = "keyed")]
-    pub(crate) fn join_group(&self, name: Option<&str>, token_calls: Arc<Semaphore>) {
+    pub(crate) fn join_group(&self, name: Option<Arc<str>>, token_calls: Arc<Semaphore>) {
         self.telemetry.join_group(name);
         self.state().token_calls = Some(token_calls);
     }

@@ -25,6 +25,7 @@
 //!   the current one.
 
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -36,7 +37,8 @@ use crate::token::{SessionId, Token, TokenId};
 /// The state of one cache.
 #[derive(Debug)]
 pub(crate) struct Session {
-    view: View,
+    /// Shared with the published snapshot, because there may be a session for each of a million keys.
+    view: Arc<View>,
     lifecycle: Lifecycle,
     closed: bool,
     epoch: u64,
@@ -59,8 +61,8 @@ pub(crate) struct Session {
 pub(crate) struct View {
     pub(crate) session: SessionId,
     pub(crate) current: Option<CurrentToken>,
-    /// The failure of the last fetch, if it failed.
-    pub(crate) failure: Option<Failure>,
+    /// The failure of the last fetch, if it failed. Most do not, so it takes no space in those.
+    pub(crate) failure: Option<Arc<Failure>>,
 }
 
 #[derive(Clone, Debug)]
@@ -103,9 +105,10 @@ struct Rotation {
     forgotten: u64,
     /// How many saves were begun.
     attempts: u64,
-    /// The attempt that has not ended, and when it counts as lost.
-    saving: Option<(u64, Moment)>,
-    not_saved: Option<Error>,
+    /// The attempt that has not ended, and when it counts as lost. Boxed, as the error: both are rare and short-lived, and
+    /// there may be a session for each of a million keys.
+    saving: Option<Box<(u64, Moment)>>,
+    not_saved: Option<Box<Error>>,
 }
 
 /// What a caller needs.
@@ -257,7 +260,7 @@ impl View {
 
     /// The failure whose backoff is not over.
     pub(crate) fn active_backoff(&self, now: Moment) -> Option<&Failure> {
-        self.failure.as_ref().filter(|failure| !failure.retry_at.reached(now))
+        self.failure.as_deref().filter(|failure| !failure.retry_at.reached(now))
     }
 
     fn remaining(&self, now: Moment) -> Duration {
@@ -270,7 +273,7 @@ impl View {
 impl Session {
     pub(crate) fn new(id: SessionId) -> Self {
         Self {
-            view: View { session: id, ..View::default() },
+            view: Arc::new(View { session: id, ..View::default() }),
             lifecycle: Lifecycle::Active,
             closed: false,
             epoch: 0,
@@ -284,7 +287,7 @@ impl Session {
         }
     }
 
-    pub(crate) fn view(&self) -> &View {
+    pub(crate) fn view(&self) -> &Arc<View> {
         &self.view
     }
 
@@ -311,7 +314,7 @@ impl Session {
     }
 
     pub(crate) fn status(&self, now: Moment, fetching: bool) -> Status {
-        let View { current, failure, .. } = &self.view;
+        let View { current, failure, .. } = &*self.view;
         let backoff = failure.as_ref().map(|failure| failure.retry_at.wait(now));
         Status {
             phase: current.as_ref().map(|current| current.window.phase(now)),
@@ -321,7 +324,7 @@ impl Session {
             fetching,
             last_failure: failure.as_ref().map(|failure| failure.error.clone()),
             next_attempt_in: backoff.filter(|backoff| !backoff.is_zero()),
-            not_saved: self.rotation.not_saved.clone(),
+            not_saved: self.rotation.not_saved.as_deref().cloned(),
             closed: self.closed,
             signed_out: self.lifecycle != Lifecycle::Active,
         }
@@ -479,7 +482,8 @@ impl Session {
         } else {
             schedule::backoff(streak, self.view.remaining(now), error.retry_after(), jitter)
         };
-        self.view.failure = Some(Failure { error: error.clone(), retry_at: now.after(backoff), streak });
+        let failure = Failure { error: error.clone(), retry_at: now.after(backoff), streak };
+        Arc::make_mut(&mut self.view).failure = Some(Arc::new(failure));
         Outcome::Failed { answer: Err(error.clone()), error, backoff }
     }
 
@@ -497,14 +501,14 @@ impl Session {
             return SaveStep::Done;
         }
         // Invariant: two saves do not overlap, so that an older one never overwrites a newer.
-        if let Some((_, until)) = rotation.saving
+        if let Some((_, until)) = rotation.saving.as_deref().copied()
             && !until.reached(now)
         {
             return SaveStep::Wait(until);
         }
         rotation.attempts += 1;
         let ticket = SaveTicket { attempt: rotation.attempts, number: rotation.newest };
-        rotation.saving = Some((ticket.attempt, deadline));
+        rotation.saving = Some(Box::new((ticket.attempt, deadline)));
         let token = self.newest.clone().unwrap_or_else(Token::none);
         SaveStep::Save(ticket, self.with_refresh_token(token))
     }
@@ -514,7 +518,7 @@ impl Session {
     pub(crate) fn on_saved(&mut self, ticket: SaveTicket, result: Option<Result<(), Error>>) -> (bool, Option<Error>) {
         let rotation = &mut self.rotation;
         let SaveTicket { attempt, number } = ticket;
-        rotation.saving = rotation.saving.filter(|(saving, _)| *saving != attempt);
+        rotation.saving.take_if(|saving| saving.0 == attempt);
         // A save that failed may have written all the same.
         if number < rotation.saved || matches!(result, Some(Ok(()))) {
             rotation.saved = number;
@@ -522,7 +526,9 @@ impl Session {
         // A save of an older refresh token, or of a former source's, says nothing about the newest.
         let is_newest = number == rotation.newest && number > rotation.forgotten;
         let former = match result {
-            Some(result) if is_newest => mem::replace(&mut rotation.not_saved, result.err()),
+            Some(result) if is_newest => {
+                mem::replace(&mut rotation.not_saved, result.err().map(Box::new)).map(|error| *error)
+            }
             Some(result) => result.err(),
             None => None,
         };
@@ -536,7 +542,7 @@ impl Session {
         if self.lifecycle == Lifecycle::Active {
             self.lifecycle = Lifecycle::SigningOut;
         }
-        self.view = View { session: self.view.session.next(), ..View::default() };
+        self.view = Arc::new(View { session: self.view.session.next(), ..View::default() });
         self.epoch
     }
 
@@ -567,7 +573,7 @@ impl Session {
     pub(crate) fn on_new_source(&mut self, same_session: bool) {
         let session = self.view.session;
         let goes_on = same_session && self.lifecycle == Lifecycle::Active;
-        self.view = View { session: if goes_on { session } else { session.next() }, ..View::default() };
+        self.view = Arc::new(View { session: if goes_on { session } else { session.next() }, ..View::default() });
         self.lifecycle = Lifecycle::Active;
         self.epoch += 1;
         self.forget();
@@ -605,7 +611,7 @@ impl Session {
         let took = now.mono.saturating_sub(asked.mono);
         let mut window = Window::new(policy, token.lifetime(), asked, took, jitter);
         if let Some(refresh_in) = token.refresh_in() {
-            window = window.due_within(refresh_in, asked, jitter);
+            window = window.due_within(refresh_in, jitter);
         }
         if window.phase(now) == Phase::Expired {
             let problem = format!(
@@ -643,7 +649,7 @@ impl Session {
         let token = token.published(id, window.end().system_time());
         self.newest = Some(token.clone());
         let current = CurrentToken { token: token.clone(), window, published_at };
-        self.view = View { current: Some(current), failure: None, ..self.view };
+        self.view = Arc::new(View { current: Some(current), failure: None, session: self.view.session });
         token
     }
 
@@ -673,7 +679,8 @@ impl Rotation {
 
     /// Forgets the refresh token. A save of it that has not ended goes on, and the next save waits for it.
     fn forget(&mut self) {
-        let Self { newest, saved, attempts, saving, .. } = *self;
+        let Self { newest, saved, attempts, .. } = *self;
+        let saving = self.saving.take();
         *self = Self { newest, saved, attempts, saving, forgotten: newest, ..Self::default() };
     }
 }
