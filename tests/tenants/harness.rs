@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -24,8 +25,12 @@ pub(crate) struct Issuer(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     calls: BTreeMap<Key, usize>,
-    /// The refresh token of each session that can be spent. Outside of the process, as if a user's store had the first.
+    /// The refresh token of each session that can be spent.
     refresh_tokens: BTreeMap<Key, String>,
+    /// What the application has saved of each session.
+    saved: BTreeMap<Key, String>,
+    /// How many sessions of each key have ended.
+    ended: BTreeMap<Key, usize>,
     revoked: Vec<String>,
     failing: Vec<Key>,
     in_progress: usize,
@@ -69,6 +74,16 @@ impl Issuer {
 
     pub(crate) fn cache(&self, key: Key, session: bool) -> TokenCache {
         TokenCache::new(Login { issuer: self.clone(), key, session })
+    }
+
+    /// A session whose refresh tokens are saved.
+    pub(crate) fn saved_session(&self, key: Key) -> TokenCache {
+        let issuer = self.clone();
+        self.cache(key, true).on_rotation(move |token: Token| {
+            let refresh_token = token.refresh_token().unwrap().expose().to_owned();
+            issuer.state().saved.insert(key, refresh_token);
+            ready(Ok::<_, Error>(()))
+        })
     }
 
     /// How long tokens live from now on. An hour if it is not called.
@@ -127,14 +142,18 @@ impl Issuer {
     pub(crate) fn revoke(&self, refresh_token: &str) {
         let mut state = self.state();
         let (key, _) = refresh_token.split_once('.').unwrap();
-        // The next session of the key begins with a refresh token of its own.
-        state.refresh_tokens.remove(&key.parse().unwrap());
+        let key = key.parse().unwrap();
+        state.refresh_tokens.remove(&key);
+        state.saved.remove(&key);
+        *state.ended.entry(key).or_default() += 1;
         state.revoked.push(refresh_token.to_owned());
     }
 
-    /// The refresh token that a new cache of this key begins with.
+    /// The refresh token that a new cache of this key begins with: the one that was saved, or that of the login.
     fn saved(&self, key: Key) -> String {
-        self.state().refresh_tokens.entry(key).or_insert_with(|| format!("{key}.r0")).clone()
+        let state = self.state();
+        let ended = state.ended.get(&key).copied().unwrap_or_default();
+        state.saved.get(&key).cloned().unwrap_or_else(|| format!("{key}.s{ended}"))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -147,8 +166,7 @@ impl TokenSource for Login {
         let Self { issuer, key, session } = self;
         let spent = match context.refresh_token() {
             Some(refresh_token) => refresh_token.expose().to_owned(),
-            // What the application has saved of the session is what it began with.
-            None => format!("{key}.r0"),
+            None => issuer.saved(*key),
         };
         let (number, lifetime, delay, gate, fails) = {
             let mut state = issuer.state();
@@ -159,10 +177,6 @@ impl TokenSource for Login {
             state.in_progress += 1;
             state.most_in_progress = state.most_in_progress.max(state.in_progress);
             let fails = state.failing.contains(key);
-            if *session && !fails {
-                let expected = state.refresh_tokens.insert(*key, format!("{key}.r{number}"));
-                state.reused += usize::from(expected.is_some_and(|expected| expected != spent));
-            }
             let lifetime = state.lifetime.unwrap_or(Duration::from_secs(3600));
             (number, lifetime, state.delay, state.gate.clone(), fails)
         };
@@ -177,6 +191,11 @@ impl TokenSource for Login {
         }
         if fails {
             return Err(Error::transient(format!("no token for {key}")));
+        }
+        if *session {
+            let mut state = issuer.state();
+            let expected = state.refresh_tokens.insert(*key, format!("{key}.r{number}"));
+            state.reused += usize::from(expected.is_some_and(|expected| expected != spent));
         }
         let token = Token::new(format!("{key}.{number}"))?.with_lifetime(lifetime);
         Ok(if *session { token.with_refresh_token(format!("{key}.r{number}")) } else { token })

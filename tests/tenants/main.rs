@@ -7,4 +7,5 @@ mod common;
 mod eviction;
 mod harness;
 mod layer;
+mod random;
 mod storm;
