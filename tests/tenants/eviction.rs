@@ -16,11 +16,15 @@ fn saved(issuer: &Issuer) -> KeyedTokenCache<Key> {
 
 /// Uses this key again and again until there are so many keys. The search for idle caches has a thread of its own.
 async fn keys_become(tenants: &KeyedTokenCache<Key>, keys: usize, in_use: Key) {
-    while tenants.status().keys != keys {
+    for _ in 0..1000 {
+        if tenants.status().keys == keys {
+            return;
+        }
         tokio::time::advance(15 * SECOND).await;
         tenants.cache(&in_use).unwrap();
         tokio::task::spawn_blocking(|| {}).await.unwrap();
     }
+    panic!("there are {} keys, and not {keys}", tenants.status().keys);
 }
 
 #[tokio::test]
