@@ -7,5 +7,7 @@ mod common;
 mod eviction;
 mod harness;
 mod layer;
+mod meshydb;
 mod random;
+mod seen;
 mod storm;
