@@ -5,7 +5,8 @@
 //! that a lookup takes ([`keyed/eviction.rs`](eviction)): a cache that anybody holds stays. A request that waits or may be
 //! sent again holds its cache, and so does a fetch, up to the end of its save. So as long as anything is going on for a key
 //! there is one cache of it, one single flight and one newest refresh token, and no second session can begin beside the
-//! first. A refresh token that is saved nowhere holds its cache as well.
+//! first. A refresh token that is saved nowhere holds its cache as well. moka does not ask: what its listener would put back
+//! has been missing meanwhile, so that a second session could begin.
 //!
 //! Idle caches are evicted in passing: a lookup that finds that a quarter of the idle time has passed since the last time
 //! has the map searched, on a thread for blocking work, because that takes as long as there are keys.
@@ -231,6 +232,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> KeyedTokenCache<K> {
     ///
     /// Until then its requests fail with an error that [says so](Error::is_signed_out); the next one after that begins
     /// another session. A key without a cache is signed out too: if its source begins with a refresh token, that is revoked.
+    /// It waits for the fetch in flight, and for the turn of that if it has not come.
     ///
     /// # Errors
     /// As [`TokenCache::sign_out`] and [`cache`](KeyedTokenCache::cache).

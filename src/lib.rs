@@ -78,6 +78,7 @@
 //! |---|---|
 //! | every source of tokens: OAuth 2, JSON logins, files, programs, closures | [`sources`] |
 //! | the handle: to ask for the token, watch it, save what is rotated, sign out | [`TokenCache`] |
+//! | a token for each tenant, user or scope, in one client | [`CacheChoice`], and [`cookbook`] |
 //! | a recipe, complete and compiled | [`cookbook`] |
 //! | what a 401 means, and bodies that are not `Clone`; every error and its remedy | [`refusals`], [`errors`] |
 //! | what can be seen: events, metrics, health, a dashboard and alerts | [`seeing`] |

@@ -87,6 +87,27 @@ async fn a_refresh_token_that_is_saved_nowhere_is_not_lost() {
     assert_eq!((tenants.status().keys, tenants.status().unsaved, issuer.reused()), (50, 50, 0));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn threads_that_crowd_each_other_out_share_each_session() {
+    let (issuer, api) = (Issuer::new(), Api::new());
+    let client = api.client(&saved(&issuer).max_keys(3));
+    let callers: Vec<_> = (0..8)
+        .map(|caller: Key| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                for n in 0..500 {
+                    ask(&client, (n * (caller + 1)) % 16).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert!(issuer.calls() > 16, "some were evicted");
+    assert_eq!((issuer.reused(), api.wrong_token()), (0, 0));
+}
+
 #[tokio::test]
 async fn a_saved_one_is_evicted() {
     let issuer = Issuer::new();
