@@ -180,7 +180,7 @@ async fn removing_a_key_revokes_its_refresh_token_and_the_next_request_begins_an
         ask(&client, tenant).await.unwrap();
     }
     let before = tenants.cache(&1).unwrap();
-    tenants.remove(&1, async |secret| Ok::<_, Error>(issuer.revoke(secret.expose()))).await.unwrap();
+    tenants.remove(&1, async |secret| issuer.revoke(secret.expose())).await.unwrap();
     assert_eq!((issuer.revoked(), tenants.status().keys), (vec!["1.r1".to_owned()], 1));
     assert!(before.get().await.unwrap_err().is_signed_out());
     assert_eq!(ask(&client, 1).await.unwrap(), "1.2");
@@ -192,7 +192,7 @@ async fn removing_a_key_revokes_its_refresh_token_and_the_next_request_begins_an
 async fn removing_a_key_without_a_cache_revokes_what_its_session_begins_with() {
     let issuer = Issuer::new();
     let tenants = issuer.sessions();
-    tenants.remove(&7, async |secret| Ok::<_, Error>(issuer.revoke(secret.expose()))).await.unwrap();
+    tenants.remove(&7, async |secret| issuer.revoke(secret.expose())).await.unwrap();
     assert_eq!((issuer.revoked(), issuer.calls()), (vec!["7.s0".to_owned()], 0));
     assert_eq!(tenants.status().keys, 0);
 }
@@ -210,7 +210,7 @@ async fn removing_a_key_waits_for_its_fetch_and_fails_its_requests() {
     until(|| issuer.calls_of(1) == 1).await;
     let removing = tokio::spawn({
         let (tenants, issuer) = (tenants.clone(), issuer.clone());
-        async move { tenants.remove(&1, async |secret| Ok::<_, Error>(issuer.revoke(secret.expose()))).await }
+        async move { tenants.remove(&1, async |secret| issuer.revoke(secret.expose())).await }
     });
     let error = waiting.await.unwrap().unwrap_err();
     assert!(Error::find(&*error).is_some_and(Error::is_signed_out), "{error}");

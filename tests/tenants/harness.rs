@@ -139,7 +139,7 @@ impl Issuer {
         self.state().revoked.clone()
     }
 
-    pub(crate) fn revoke(&self, refresh_token: &str) {
+    pub(crate) fn revoke(&self, refresh_token: &str) -> Result<(), Error> {
         let mut state = self.state();
         let (key, _) = refresh_token.split_once('.').unwrap();
         let key = key.parse().unwrap();
@@ -147,6 +147,7 @@ impl Issuer {
         state.saved.remove(&key);
         *state.ended.entry(key).or_default() += 1;
         state.revoked.push(refresh_token.to_owned());
+        Ok(())
     }
 
     /// The refresh token that a new cache of this key begins with: the one that was saved, or that of the login.

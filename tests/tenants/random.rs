@@ -99,7 +99,7 @@ impl Walk {
             Step::SignOut(key) => {
                 let (tenants, issuer) = (self.tenants.clone(), self.issuer.clone());
                 self.signing_out.push(tokio::spawn(async move {
-                    tenants.remove(&key, async |secret| Ok::<_, Error>(issuer.revoke(secret.expose()))).await
+                    tenants.remove(&key, async |secret| issuer.revoke(secret.expose())).await
                 }));
             }
             Step::Refresh(key) => {

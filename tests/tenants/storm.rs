@@ -131,7 +131,7 @@ async fn a_key_that_is_signed_out_while_it_waits_makes_no_call() {
     until(|| issuer.calls() == 1).await;
     let second = tokio::spawn(async move { second.get().await });
     crate::common::settle().await;
-    tenants.remove(&2, async |secret| Ok::<_, Error>(issuer.revoke(secret.expose()))).await.unwrap();
+    tenants.remove(&2, async |secret| issuer.revoke(secret.expose())).await.unwrap();
     assert!(second.await.unwrap().unwrap_err().is_signed_out());
     first.await.unwrap().unwrap();
     assert_eq!((issuer.order(), issuer.revoked()), (vec![1], vec!["2.s0".to_owned()]));
