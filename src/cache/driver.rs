@@ -353,9 +353,12 @@ impl Driver {
         let asked = self.clock.now();
         let (replaced, refresh_token) = {
             let state = self.state();
-            // Before this first poll, or during the wait for the permit, the source may have been replaced or the session
-            // signed out.
-            if !state.session.wants(run) {
+            // Between the start and this first poll the source may have been replaced.
+            if state.session.epoch() != run.plan.epoch {
+                return None;
+            }
+            // The wait for a permit may be long, and the session may have been signed out: then nothing is asked for.
+            if !matches!(permit, Ok(None)) && !state.session.wants(run) {
                 return None;
             }
             (state.session.newest().cloned(), state.session.refresh_token().cloned())
