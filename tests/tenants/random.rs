@@ -157,7 +157,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
     #[test]
-    fn no_tenant_is_sent_with_anothers_token_and_no_session_is_lost(setting in settings(), steps in steps()) {
+    fn no_tenant_gets_the_token_of_another_and_no_session_is_lost(setting in settings(), steps in steps()) {
         paused_runtime().block_on(async {
             let mut walk = Walk::new(setting);
             for step in steps {
