@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::sync::OwnedSemaphorePermit;
+#[cfg(feature = "keyed")]
+use tokio::sync::Semaphore;
 use tower::BoxError;
 
 use crate::cache::driver::Driver;
@@ -293,7 +295,48 @@ impl TokenCache {
         self.driver.shut_down().await;
     }
 
+    // --- for a keyed cache ---
+
+    /// Makes this cache one of many: its token calls share these permits, and its metrics those of the others.
+    #[cfg(feature = "keyed")]
+    pub(crate) fn join_group(&self, name: Option<Arc<str>>, token_calls: Arc<Semaphore>) {
+        self.driver.join_group(name, token_calls);
+    }
+
+    /// Notes that this cache was handed out.
+    #[cfg(feature = "keyed")]
+    pub(crate) fn touch(&self, tick: u64) {
+        self.driver.touch(tick);
+    }
+
+    #[cfg(feature = "keyed")]
+    pub(crate) fn last_used(&self) -> u64 {
+        self.driver.last_used()
+    }
+
+    #[cfg(feature = "keyed")]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.driver, &other.driver)
+    }
+
+    /// Whether this is the only handle, so that no request, fetch or caller uses the cache.
+    #[cfg(feature = "keyed")]
+    pub(crate) fn is_only_handle(&self) -> bool {
+        Arc::strong_count(&self.driver) == 1
+    }
+
+    /// Whether the newest refresh token would be lost with this cache.
+    #[cfg(feature = "keyed")]
+    pub(crate) fn holds_unsaved_refresh_token(&self) -> bool {
+        self.driver.holds_unsaved_refresh_token()
+    }
+
     // --- for the layer ---
+
+    /// A cache that never has a token.
+    pub(crate) fn empty() -> Self {
+        Self::new(Fixed)
+    }
 
     pub(crate) fn snapshot(&self) -> &ArcSwap<Snapshot> {
         self.driver.snapshot()

@@ -78,6 +78,8 @@ pub enum ErrorKind {
     Secret,
     /// A login that needs a person did not complete.
     Login,
+    /// As many token calls were in progress for other keys as may be at once.
+    TooManyTokenCalls,
     /// Rejections have used their budget of refreshes.
     RejectionBudget,
     /// The new refresh token could not be saved.
@@ -139,6 +141,8 @@ enum Kind {
     Login(Cow<'static, str>),
     /// There was no token within the deadline.
     TimedOut(Duration),
+    /// As many token calls were in progress as may be at once, for this long.
+    TooManyTokenCalls(Duration),
     /// Rejections have used their budget of refreshes.
     Rejected,
     /// The new refresh token could not be saved.
@@ -245,6 +249,7 @@ impl Error {
             Kind::Source { .. } => ErrorKind::Source,
             Kind::Secret { .. } => ErrorKind::Secret,
             Kind::Login(_) => ErrorKind::Login,
+            Kind::TooManyTokenCalls(_) => ErrorKind::TooManyTokenCalls,
             Kind::Rejected => ErrorKind::RejectionBudget,
             Kind::NotSaved => ErrorKind::NotSaved,
             Kind::NotRevoked => ErrorKind::NotRevoked,
@@ -282,6 +287,7 @@ impl Error {
             Kind::TimedOut(_) | Kind::Rejected | Kind::NotSaved | Kind::Panicked | Kind::NotReplayed | Kind::Lost => {
                 true
             }
+            Kind::TooManyTokenCalls(_) => true,
             Kind::Source { denied } | Kind::Secret { denied, .. } => !denied,
             Kind::Invalid { .. } | Kind::Request(_) | Kind::Denied(_) | Kind::Login(_) => false,
             Kind::NoRuntime | Kind::NoTimers | Kind::NotRevoked | Kind::Closed | Kind::SignedOut => false,
@@ -300,15 +306,15 @@ impl Error {
         matches!(self.inner.kind, Kind::Denied(_) | Kind::Source { denied: true } | Kind::Secret { denied: true, .. })
     }
 
-    /// Whether a value was invalid: one passed to a constructor or setting, whose field the text names, or the URI of a
-    /// request.
+    /// Whether a value was invalid: one passed to a constructor or setting, whose field the text names, or the URI or key
+    /// of a request.
     pub fn is_invalid(&self) -> bool {
         matches!(self.inner.kind, Kind::Invalid { .. } | Kind::Request(_))
     }
 
     /// Whether there was no token within the fetch deadline, or no answer within a call's part of it.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.inner.kind, Kind::TimedOut(_) | Kind::Silent { .. })
+        matches!(self.inner.kind, Kind::TimedOut(_) | Kind::TooManyTokenCalls(_) | Kind::Silent { .. })
     }
 
     /// Whether the cache was shut down.
@@ -363,6 +369,21 @@ impl Error {
         Self::new(Kind::Request(problem.into()))
     }
 
+    pub(crate) fn no_cache() -> Self {
+        Self::request(
+            "no token cache belongs to the request, so it is unknown whose token belongs on it; have the layer's \
+             `CacheChoice` return one, or mark the request with `NoToken`",
+        )
+    }
+
+    #[cfg(feature = "keyed")]
+    pub(crate) fn no_key() -> Self {
+        Self::request(
+            "the request names no key (tenant, user), so it is unknown whose token belongs on it; put the key where the \
+             layer's `KeyedTokenCache::by_key` reads it, or mark the request with `NoToken`",
+        )
+    }
+
     /// An answer without a token; `denied` if its code is known to be final.
     pub(crate) fn answered(answered: ErrorResponse, denied: bool, retry_after: Option<Duration>) -> Self {
         let kind = if denied { Kind::Denied(answered) } else { Kind::Answered(answered) };
@@ -393,6 +414,10 @@ impl Error {
 
     pub(crate) fn timed_out(deadline: Duration) -> Self {
         Self::new(Kind::TimedOut(deadline))
+    }
+
+    pub(crate) fn too_many_token_calls(deadline: Duration) -> Self {
+        Self::new(Kind::TooManyTokenCalls(deadline))
     }
 
     pub(crate) fn too_many_rejections() -> Self {
@@ -586,6 +611,11 @@ impl fmt::Display for Error {
             Kind::TimedOut(deadline) => write!(
                 f,
                 "timed out after {deadline:?} without a token: the issuer is slow or silent, or the runtime that fetches has stalled"
+            ),
+            Kind::TooManyTokenCalls(deadline) => write!(
+                f,
+                "no token call could begin within {deadline:?}, because as many were in progress for other keys as may be \
+                 at once; allow more with `KeyedTokenCache::max_token_calls`"
             ),
             Kind::Rejected => f.write_str(
                 "the token was rejected, and rejections have used their budget of refreshes; check that the \

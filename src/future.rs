@@ -21,6 +21,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tower::{BoxError, Service};
 
 use crate::cache::{Rejected, Snapshot, SnapshotSource, TokenCache};
+use crate::cache_choice::PerRequest;
 use crate::challenge::Challenge;
 use crate::clock::{self, Clock};
 use crate::error::Error;
@@ -116,10 +117,13 @@ where
 /// writes its count.
 #[repr(align(128))]
 pub(crate) struct LayerConfig<S> {
+    /// The cache of all requests, or of one if each request has its own.
     pub(crate) cache: TokenCache,
+    /// Chooses the cache of each request. Then `cache` never has a token.
+    pub(crate) per_request: Option<PerRequest>,
     pub(crate) origins: Origins,
     pub(crate) rejection: RejectionPolicy,
-    pub(crate) template: Template<S>,
+    pub(crate) template: Arc<Template<S>>,
 }
 
 /// The inner service as the layer was given it. It is never polled, only cloned: for a request that waits or is sent again.
@@ -185,13 +189,25 @@ impl<S> SnapshotSource for LayerConfig<S> {
     }
 }
 
+impl<S> LayerConfig<S> {
+    /// The same for one request, whose cache this is.
+    pub(crate) fn with_cache(&self, cache: TokenCache) -> Self {
+        Self {
+            cache,
+            per_request: None,
+            origins: self.origins.clone(),
+            rejection: self.rejection.clone(),
+            template: Arc::clone(&self.template),
+        }
+    }
+}
+
 impl<S: Clone> Clone for LayerConfig<S> {
     fn clone(&self) -> Self {
         Self {
-            cache: self.cache.clone(),
-            origins: self.origins.clone(),
-            rejection: self.rejection.clone(),
-            template: Template::new(self.template.service()),
+            per_request: self.per_request.clone(),
+            template: Arc::new(Template::new(self.template.service())),
+            ..self.with_cache(self.cache.clone())
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The layer: which cache, which origins, how to send again. Its own builder.
 
+use std::sync::Arc;
+
 use tower::Layer;
 
-use crate::cache::TokenCache;
+use crate::cache_choice::CacheChoice;
 use crate::error::Error;
 use crate::future::{LayerConfig, Template};
 use crate::origin::{Origin, Origins};
@@ -10,13 +12,13 @@ use crate::rejection::RejectionPolicy;
 use crate::replay::CloneBody;
 use crate::service::Bearer;
 
-/// Puts `Authorization: Bearer` on requests, from a [`TokenCache`], to the origins named.
+/// Puts `Authorization: Bearer` on requests, from a [`TokenCache`](crate::TokenCache), to the origins named.
 ///
 /// See the [crate documentation](crate) for examples. `R` is how a rejected request is sent again, one of the choices in
 /// [`replay`](crate::replay).
 #[derive(Clone, Debug)]
 pub struct BearerLayer<R = CloneBody> {
-    cache: TokenCache,
+    cache: CacheChoice,
     origins: Origins,
     rejection: RejectionPolicy,
     replay: R,
@@ -26,6 +28,8 @@ pub struct BearerLayer<R = CloneBody> {
 
 impl BearerLayer {
     /// A layer that puts the token of `cache` on requests to these origins, and on no others.
+    ///
+    /// `cache` is a [`TokenCache`](crate::TokenCache), or a [`CacheChoice`] if each request has its own.
     ///
     /// A request that was rejected is sent once more, its body cloned ([`CloneBody`]); for a body that is not `Clone`,
     /// choose another with [`replay`](BearerLayer::replay).
@@ -41,12 +45,13 @@ impl BearerLayer {
     ///
     /// # Errors
     /// An origin that is none, that has a path, that is plain `http://` beyond loopback; or no origin at all.
-    pub fn new<O>(cache: TokenCache, origins: impl IntoIterator<Item = O>) -> Result<Self, Error>
+    pub fn new<O>(cache: impl Into<CacheChoice>, origins: impl IntoIterator<Item = O>) -> Result<Self, Error>
     where
         O: TryInto<Origin>,
         Error: From<O::Error>,
     {
         let origins = origins.into_iter().map(|origin| Ok(origin.try_into()?)).collect::<Result<_, Error>>()?;
+        let cache = cache.into();
         Ok(Self { cache, origins: Origins::named(origins)?, rejection: RejectionPolicy::new(), replay: CloneBody })
     }
 
@@ -54,8 +59,13 @@ impl BearerLayer {
     ///
     /// Whoever can choose the URL of a request gets the token: only for clients whose URLs are all your own. Beneath a
     /// layer that follows redirects, a redirect chooses the URL.
-    pub fn any_https_origin(cache: TokenCache) -> Self {
-        Self { cache, origins: Origins::any_secure(), rejection: RejectionPolicy::new(), replay: CloneBody }
+    pub fn any_https_origin(cache: impl Into<CacheChoice>) -> Self {
+        Self {
+            cache: cache.into(),
+            origins: Origins::any_secure(),
+            rejection: RejectionPolicy::new(),
+            replay: CloneBody,
+        }
     }
 }
 
@@ -88,11 +98,13 @@ impl<S: Clone, R: Clone> Layer<S> for BearerLayer<R> {
     type Service = Bearer<S, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        let (cache, per_request) = self.cache.clone().into_parts();
         let config = LayerConfig {
-            cache: self.cache.clone(),
+            cache,
+            per_request,
             origins: self.origins.clone(),
             rejection: self.rejection.clone(),
-            template: Template::new(inner.clone()),
+            template: Arc::new(Template::new(inner.clone())),
         };
         Bearer::new(inner, config, self.replay.clone())
     }

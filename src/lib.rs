@@ -80,6 +80,7 @@
 //! |---|---|
 //! | every source of tokens: OAuth 2, JSON logins, files, programs, closures | [`guide::sources`] |
 //! | the handle: to ask for the token, watch it, save what is rotated, sign out | [`TokenCache`] |
+//! | a token for each tenant, user or scope, in one client | [`CacheChoice`], and [`guide::cookbook`] |
 //! | a recipe, complete and compiled | [`guide::cookbook`] |
 //! | what a 401 means, and bodies that are not `Clone`; every error and its remedy | [`guide::rejections`], [`guide::errors`] |
 //! | what can be seen: events, metrics, health, a dashboard and alerts | [`guide::observability`] |
@@ -90,7 +91,7 @@
 //! | how it works, and why | [`guide::design`], [`guide::decisions`] |
 //!
 //! Features: `follow-redirect` (the default: redirects beneath the layer), `jwt` (signed assertions), `authorization-code`
-//! (logins in a browser), `exec` (programs that print a token), `metrics` (counters and histograms), `store` (a session
+//! (logins in a browser), `exec` (programs that print a token), `keyed` (a token per tenant or user), `metrics` (counters and histograms), `store` (a session
 //! that processes share, in a directory or a [store] of yours), `sealed` (its record encrypted), `testing`.
 //!
 #![cfg_attr(
@@ -113,11 +114,14 @@ compile_error!(
 );
 
 mod cache;
+mod cache_choice;
 mod challenge;
 mod clock;
 mod error;
 mod future;
 pub mod guide;
+#[cfg(feature = "keyed")]
+mod keyed;
 mod layer;
 mod no_token;
 mod origin;
@@ -145,9 +149,12 @@ mod trailers;
 #[cfg(feature = "store")]
 pub use cache::StoreStatus;
 pub use cache::{RotatedToken, Status, TokenCache, TokenCacheBuilder};
+pub use cache_choice::CacheChoice;
 pub use challenge::Challenge;
 pub use error::{Error, ErrorKind};
 pub use future::{InnerService, ResponseFuture};
+#[cfg(feature = "keyed")]
+pub use keyed::{KeyedStatus, KeyedTokenCache};
 pub use layer::BearerLayer;
 pub use no_token::NoToken;
 pub use origin::Origin;

@@ -61,14 +61,20 @@ pub(crate) struct DualInstant {
 /// The three parts of one token's life.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
-    due: DualInstant,
-    expired: DualInstant,
-    end: DualInstant,
+    asked: DualInstant,
+    /// How long after it was asked for; so the others.
+    due: Duration,
+    expired: Duration,
+    end: Duration,
 }
 
-/// The refreshes that rejections have caused within the window.
+/// The refreshes that rejections have caused within the window. Most caches never see a rejection, so this takes no space
+/// before one.
 #[derive(Debug, Default)]
-pub(crate) struct RejectionBudget {
+pub(crate) struct RejectionBudget(Option<Box<Rejections>>);
+
+#[derive(Debug, Default)]
+struct Rejections {
     started: VecDeque<DualInstant>,
     /// When a used budget was last reported.
     reported_at: Option<DualInstant>,
@@ -227,34 +233,28 @@ impl Window {
         // Twice `early` is a fifth of the life at most, so the bounds never cross.
         let margin = margin.clamp(early * 2, lifetime / 2);
         let jitter = (margin / 4).mul_f64(jitter.clamp(0.0, 1.0));
-        let end = asked.after(lifetime);
-        let before_end = |part: Duration| asked.after(lifetime - part);
-        Self { due: before_end(margin + jitter), expired: before_end(early), end }
+        Self { asked, due: lifetime - (margin + jitter), expired: lifetime - early, end: lifetime }
     }
 
     /// Makes the token due no later than this long after it was requested. Jitter spreads a fleet over the last tenth.
-    pub(crate) fn due_within(mut self, refresh_in: Duration, asked: DualInstant, jitter: f64) -> Self {
+    pub(crate) fn due_within(self, refresh_in: Duration, jitter: f64) -> Self {
         // A tiny one would be a token call for each request.
         let refresh_in = refresh_in.max(SOONEST_REFRESH);
-        let due = asked.after(refresh_in - (refresh_in / 10).mul_f64(jitter.clamp(0.0, 1.0)));
-        if due.mono < self.due.mono {
-            self.due = due;
-        }
-        self
+        let due = refresh_in - (refresh_in / 10).mul_f64(jitter.clamp(0.0, 1.0));
+        Self { due: due.min(self.due), ..self }
     }
 
     /// The same, due in a moment: the token stands in for a newer one that is tried again then.
     pub(crate) fn standing_in(self, now: DualInstant) -> Self {
-        let due = now.after(STAND_IN);
+        let (expired, end) = (self.expired().wait(now), self.end().wait(now));
         // Due after its end it would count as fresh for ever.
-        let due = DualInstant { mono: due.mono.min(self.expired.mono), wall: due.wall.min(self.expired.wall) };
-        Self { due, ..self }
+        Self { asked: now, due: STAND_IN.min(expired), expired, end }
     }
 
     pub(crate) fn phase(&self, now: DualInstant) -> Phase {
-        if !self.due.is_past(now) {
+        if !self.due().is_past(now) {
             Phase::Fresh
-        } else if !self.expired.is_past(now) {
+        } else if !self.expired().is_past(now) {
             Phase::Due
         } else {
             Phase::Expired
@@ -263,12 +263,12 @@ impl Window {
 
     /// How long the token can still be sent.
     pub(crate) fn left(&self, now: DualInstant) -> Duration {
-        self.expired.wait(now)
+        self.expired().wait(now)
     }
 
     /// How long until a refresh is due.
     pub(crate) fn until_due(&self, now: DualInstant) -> Duration {
-        self.due.wait(now)
+        self.due().wait(now)
     }
 
     /// How long the token is certainly fresh, by the monotonic clock alone.
@@ -276,9 +276,17 @@ impl Window {
         self.until_due(now).saturating_sub(COARSE_CLOCK_LAG).min(RECHECK_AFTER)
     }
 
+    fn due(&self) -> DualInstant {
+        self.asked.after(self.due)
+    }
+
+    fn expired(&self) -> DualInstant {
+        self.asked.after(self.expired)
+    }
+
     /// The issuer's end of life.
     pub(crate) fn end(&self) -> DualInstant {
-        self.end
+        self.asked.after(self.end)
     }
 }
 
@@ -288,28 +296,33 @@ impl RejectionBudget {
     /// Whether one more refresh is within the budget.
     pub(crate) fn has_room(&self, settings: &RefreshPolicy, now: DualInstant) -> bool {
         let (most, window) = settings.budget;
-        self.started.iter().filter(|start| !start.after(window).is_past(now)).count() < most
+        let started = self.0.iter().flat_map(|rejections| &rejections.started);
+        started.filter(|start| !start.after(window).is_past(now)).count() < most
     }
 
     /// Takes one refresh from the budget.
     pub(crate) fn spend(&mut self, settings: &RefreshPolicy, now: DualInstant) {
         let (_, window) = settings.budget;
-        self.started.retain(|start| !start.after(window).is_past(now));
-        self.started.push_back(now);
+        let Rejections { started, .. } = self.0.get_or_insert_default().as_mut();
+        started.retain(|start| !start.after(window).is_past(now));
+        started.push_back(now);
     }
 
     /// Gives back the refresh that was taken last: it made no call.
     #[cfg(feature = "store")]
     pub(crate) fn refund(&mut self) {
-        self.started.pop_back();
+        if let Some(rejections) = &mut self.0 {
+            rejections.started.pop_back();
+        }
     }
 
     /// Notes that the budget is used; returns `true` for the first time within the window.
     pub(crate) fn report(&mut self, settings: &RefreshPolicy, now: DualInstant) -> bool {
         let (_, window) = settings.budget;
-        let first = self.reported_at.is_none_or(|reported_at| reported_at.after(window).is_past(now));
+        let Rejections { reported_at, .. } = self.0.get_or_insert_default().as_mut();
+        let first = reported_at.is_none_or(|reported_at| reported_at.after(window).is_past(now));
         if first {
-            self.reported_at = Some(now);
+            *reported_at = Some(now);
         }
         first
     }

@@ -15,6 +15,7 @@ use http::{HeaderMap, Method, Request, Response};
 use tower::{BoxError, Service};
 
 use crate::cache::{Freshness, Reader, Usable};
+use crate::cache_choice::PerRequest;
 use crate::error::Error;
 use crate::future::{Attempt, InnerService, LayerConfig, ResponseFuture, RetryState, Stage};
 use crate::no_token::NoToken;
@@ -30,11 +31,11 @@ use crate::replay::{CloneBody, Replay};
 /// # Errors
 /// The future fails with the error of the inner service, boxed, or with [`Error`]: if there is no token to send, if the
 /// session of the request has ended, if the request's URI names no host
-/// ([`allow_relative_uris`](crate::BearerLayer::allow_relative_uris)), or if its `Host` header names a site that is neither the URI's nor
-/// another of the layer's origins.
+/// ([`allow_relative_uris`](crate::BearerLayer::allow_relative_uris)), if its `Host` header names a site that is neither the
+/// URI's nor another of the layer's origins, or if no cache belongs to the request ([`CacheChoice`](crate::CacheChoice)).
 pub struct Bearer<S, R = CloneBody> {
     inner: S,
-    /// Each request counts a reference to its owner.
+    /// Each request counts a reference to its owner. If each request has its own cache, this one never finds a token.
     reader: Reader<LayerConfig<S>>,
     replay: R,
 }
@@ -112,6 +113,41 @@ impl<S: Clone, R> Bearer<S, R> {
     }
 }
 
+impl<S, R> Bearer<S, R> {
+    /// Calls with the cache that belongs to this request, and with no other: also for the second send.
+    fn call_with_own_cache<B>(&mut self, per_request: &PerRequest, request: Request<B>) -> ResponseFuture<S, B, R>
+    where
+        S: InnerService<R::Body>,
+        R: Replay<B>,
+        B: Send + 'static,
+    {
+        let (head, body) = request.into_parts();
+        let cache = match per_request.choose(&head) {
+            Ok(cache) => cache,
+            Err(error) => {
+                self.give_back_readiness();
+                return ResponseFuture::failed(error);
+            }
+        };
+        let mut request = Request::from_parts(head, body);
+        let config = Arc::new(self.reader.owner().with_cache(cache));
+        let mut reader = Reader::new(Arc::clone(&config));
+        let Some(Usable { value, token, freshness }) = reader.usable() else {
+            self.give_back_readiness();
+            return ResponseFuture::waiting(config, reader.session(), self.replay.clone(), request);
+        };
+        request.headers_mut().insert(AUTHORIZATION, value);
+        if freshness == Freshness::Due {
+            config.cache.refresh_in_background();
+        }
+        let to = SentTo::of(&request);
+        let (request, saved) = self.replay.prepare(request);
+        let retry = saved.map(|saved| RetryState { replay: self.replay.clone(), saved });
+        let attempt = Attempt { config, token, stage: Stage::First { retry, to } };
+        ResponseFuture::sent(self.inner.call(request), Some(attempt))
+    }
+}
+
 /// Whether the request gets no token of ours wherever it goes.
 fn is_exempt<B>(request: &Request<B>) -> bool {
     // RFC 9110 section 9.3.6: a tunnel's credentials are the proxy's (Proxy-Authorization), not the origin's.
@@ -159,11 +195,14 @@ where
         let usable = if verdict == OriginMatch::Ours { self.reader.usable() } else { None };
         let Some(Usable { value, token, freshness }) = usable else {
             return match self.classify(&request, verdict) {
-                Disposition::Wait => {
-                    let session = self.reader.session();
-                    self.give_back_readiness();
-                    ResponseFuture::waiting(Arc::clone(self.reader.owner()), session, self.replay.clone(), request)
-                }
+                Disposition::Wait => match self.reader.owner().per_request.clone() {
+                    None => {
+                        let session = self.reader.session();
+                        self.give_back_readiness();
+                        ResponseFuture::waiting(Arc::clone(self.reader.owner()), session, self.replay.clone(), request)
+                    }
+                    Some(per_request) => self.call_with_own_cache(&per_request, request),
+                },
                 Disposition::PassThrough => ResponseFuture::passed_through(&mut self.inner, &self.replay, request),
                 Disposition::Reject(error) => {
                     self.give_back_readiness();

@@ -5,7 +5,7 @@
 //! event contains a secret.
 
 use std::sync::Arc;
-#[cfg(feature = "metrics")]
+#[cfg(any(feature = "keyed", feature = "metrics"))]
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
@@ -35,6 +35,9 @@ pub(crate) struct Telemetry {
     name: Option<Arc<str>>,
     #[cfg(feature = "metrics")]
     begun: OnceLock<()>,
+    /// The name of the group, if the cache is one of many: then no token is the current one.
+    #[cfg(feature = "keyed")]
+    group: OnceLock<Option<Arc<str>>>,
 }
 
 // === impl Telemetry ===
@@ -45,16 +48,69 @@ impl Telemetry {
             name,
             #[cfg(feature = "metrics")]
             begun: OnceLock::new(),
+            #[cfg(feature = "keyed")]
+            group: OnceLock::new(),
         }
     }
 
     pub(crate) fn name(&self) -> Option<&str> {
-        self.name.as_deref()
+        self.label().map(|name| &**name)
+    }
+
+    fn label(&self) -> Option<&Arc<str>> {
+        #[cfg(feature = "keyed")]
+        if let (None, Some(group)) = (&self.name, self.group.get()) {
+            return group.as_ref();
+        }
+        self.name.as_ref()
     }
 
     #[cfg(feature = "metrics")]
     fn begin(&self) {
-        self.begun.get_or_init(|| metrics::begin(self.name.as_ref()));
+        if !self.is_in_group() {
+            self.begun.get_or_init(|| metrics::begin(self.label()));
+        }
+    }
+
+    /// Whether this cache is one of many.
+    #[cfg(feature = "metrics")]
+    fn is_in_group(&self) -> bool {
+        #[cfg(feature = "keyed")]
+        return self.group.get().is_some();
+        #[cfg(not(feature = "keyed"))]
+        false
+    }
+
+    /// Makes this cache one of many; it takes their name if it has none.
+    #[cfg(feature = "keyed")]
+    pub(crate) fn join_group(&self, name: Option<Arc<str>>) {
+        let _ = self.group.set(name);
+    }
+
+    /// A key got its cache. Told to the group's own telemetry, as what follows.
+    #[cfg(feature = "keyed")]
+    pub(crate) fn key_added(&self) {
+        #[cfg(feature = "metrics")]
+        {
+            self.begun.get_or_init(|| metrics::begin_group(self.label()));
+            metrics::add_keys(self.label(), 1.0);
+        }
+    }
+
+    /// Caches were dropped because there was no room for them, or because they were idle.
+    #[cfg(feature = "keyed")]
+    pub(crate) fn keys_evicted(&self, keys: usize) {
+        self.keys_removed(keys);
+        #[cfg(feature = "metrics")]
+        metrics::count_evicted(self.label(), keys as u64);
+    }
+
+    /// Caches were dropped, for whatever reason.
+    #[cfg(feature = "keyed")]
+    #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nothing counts"))]
+    pub(crate) fn keys_removed(&self, keys: usize) {
+        #[cfg(feature = "metrics")]
+        metrics::add_keys(self.label(), -(keys as f64));
     }
 
     /// The span around the source's work.
@@ -81,7 +137,7 @@ impl Telemetry {
             "token fetched"
         );
         #[cfg(feature = "metrics")]
-        metrics::count_fetch(self.name.as_ref(), "fetched", fetch, Some(remaining));
+        metrics::count_fetch(self.label(), "fetched", fetch, Some(remaining));
         #[cfg(not(feature = "metrics"))]
         let _ = remaining;
     }
@@ -105,7 +161,7 @@ impl Telemetry {
         #[cfg(feature = "metrics")]
         {
             let outcome = if error.is_denied() { "denied" } else { "failed" };
-            metrics::count_fetch(self.name.as_ref(), outcome, fetch, None);
+            metrics::count_fetch(self.label(), outcome, fetch, None);
         }
     }
 
@@ -115,7 +171,7 @@ impl Telemetry {
         {
             // Without a runtime no fetch has begun.
             self.begin();
-            metrics::count_unavailable(self.name.as_ref(), error);
+            metrics::count_unavailable(self.label(), error);
         }
         #[cfg(not(feature = "metrics"))]
         let _ = error;
@@ -126,7 +182,7 @@ impl Telemetry {
         // The gauge is set only after the first fetch has begun.
         #[cfg(feature = "metrics")]
         if self.begun.get().is_some() {
-            metrics::set_token_end(self.name.as_ref(), at);
+            metrics::set_token_end(self.label(), at);
         }
         #[cfg(not(feature = "metrics"))]
         let _ = at;
@@ -142,7 +198,7 @@ impl Telemetry {
             "token fetch discarded"
         );
         #[cfg(feature = "metrics")]
-        metrics::count_discarded(self.name.as_ref(), reason);
+        metrics::count_discarded(self.label(), reason);
     }
 
     /// The new refresh token is in memory only.
@@ -253,8 +309,8 @@ impl Telemetry {
                 self.count(counter);
             }
             match what {
-                Sharing::LeaseWaited { waited, .. } => metrics::record_lease_wait(self.name.as_ref(), *waited),
-                Sharing::Saved { unsaved_for, .. } => metrics::record_unsaved(self.name.as_ref(), *unsaved_for),
+                Sharing::LeaseWaited { waited, .. } => metrics::record_lease_wait(self.label(), *waited),
+                Sharing::Saved { unsaved_for, .. } => metrics::record_unsaved(self.label(), *unsaved_for),
                 _ => {}
             }
         }
@@ -264,13 +320,13 @@ impl Telemetry {
     #[cfg(feature = "store")]
     pub(crate) fn begin_sharing(&self) {
         #[cfg(feature = "metrics")]
-        metrics::begin_sharing(self.name.as_ref());
+        metrics::begin_sharing(self.label());
     }
 
     #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nothing counts"))]
     fn count(&self, counter: &'static str) {
         #[cfg(feature = "metrics")]
-        metrics::count(self.name.as_ref(), counter);
+        metrics::count(self.label(), counter);
     }
 }
 

@@ -66,9 +66,10 @@ struct Details {
     lifetime: Duration,
     refresh_in: Option<Duration>,
     refresh_token: Option<Secret>,
-    scope: Option<String>,
+    scope: Option<Box<str>>,
     id_token: Option<Secret>,
-    extra: Map<String, Value>,
+    /// Boxed, because most tokens have none.
+    extra: Option<Box<Map<String, Value>>>,
 }
 
 // === impl Token ===
@@ -106,7 +107,7 @@ impl Token {
 
     fn of(header: HeaderValue, lifetime: Duration) -> Self {
         let details =
-            Details { lifetime, refresh_in: None, refresh_token: None, scope: None, id_token: None, extra: Map::new() };
+            Details { lifetime, refresh_in: None, refresh_token: None, scope: None, id_token: None, extra: None };
         Self(Arc::new(Inner { header, id: TokenId::default(), expires_at: None, details: Arc::new(details) }))
     }
 
@@ -135,7 +136,7 @@ impl Token {
     /// Sets the scope that the issuer granted (RFC 6749 section 3.3: words separated by spaces).
     #[must_use]
     pub fn with_scope(self, scope: impl Into<String>) -> Self {
-        self.with(|details| details.scope = Some(scope.into()))
+        self.with(|details| details.scope = Some(scope.into().into()))
     }
 
     /// Sets the OpenID Connect ID token that came with it.
@@ -147,7 +148,7 @@ impl Token {
     /// Sets the other members of the issuer's answer.
     #[must_use]
     pub fn with_extra(self, extra: Map<String, Value>) -> Self {
-        self.with(|details| details.extra = extra)
+        self.with(|details| details.extra = (!extra.is_empty()).then(|| Box::new(extra)))
     }
 
     /// The access token's text. The caller is responsible for where it goes.
@@ -205,13 +206,13 @@ impl Token {
 
     /// A member of the issuer's answer that has no method of its own.
     pub fn extra(&self, name: &str) -> Option<&Value> {
-        self.0.details.extra.get(name)
+        self.0.details.extra.as_ref()?.get(name)
     }
 
     /// All members of the issuer's answer that have no method of their own.
     #[cfg(feature = "store")]
-    pub(crate) fn extras(&self) -> &Map<String, Value> {
-        &self.0.details.extra
+    pub(crate) fn extras(&self) -> Option<&Map<String, Value>> {
+        self.0.details.extra.as_deref()
     }
 
     pub(crate) fn published(self, id: TokenId, expires_at: SystemTime) -> Self {

@@ -16,10 +16,10 @@ use std::mem;
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-#[cfg(feature = "store")]
-use std::sync::OnceLock;
+#[cfg(feature = "keyed")]
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -63,12 +63,16 @@ pub(crate) struct Driver {
     policy: RefreshPolicy,
     clock: Clock,
     telemetry: Telemetry,
-    /// Notified after each save.
-    saved: Notify,
-    /// Wakes `keep_warm`. Outlives this struct, to tell of its end.
+    /// Notified after each run and each save: wakes `keep_warm`, and those that wait for the end of a save. Outlives this
+    /// struct, to tell of its end.
     changed: Arc<Notify>,
-    /// One permit for each KiB of rejected responses that wait unread.
-    unread: Arc<Semaphore>,
+    /// One permit for each KiB of rejected responses that wait unread. Made with the first of them.
+    unread: OnceLock<Arc<Semaphore>>,
+    /// When a keyed cache last handed this cache out, in ticks of the coarse clock.
+    ///
+    /// Ordering: relaxed, because eviction compares it with a time long past, under the lock of the map.
+    #[cfg(feature = "keyed")]
+    last_used: AtomicU64,
     /// The store of a session that processes share.
     #[cfg(feature = "store")]
     shared: Option<Arc<Shared>>,
@@ -80,6 +84,8 @@ struct State {
     challenges: Vec<Challenge>,
     source: Arc<dyn DynSource>,
     on_rotation: Option<Arc<dyn Save>>,
+    /// One permit for each token call that caches which share it make at once.
+    token_calls: Option<Arc<Semaphore>>,
 }
 
 /// A rejection of a token: by a response with this sign and these challenges, or, without a sign, as a user says.
@@ -185,15 +191,16 @@ impl Driver {
         let changed = Arc::new(Notify::new());
         let idle = Arc::clone(&changed);
         Arc::new(Self {
-            snapshot: ArcSwap::from_pointee(Snapshot::new(session.view().clone())),
+            snapshot: ArcSwap::from_pointee(Snapshot::new(Arc::clone(session.view()))),
             flight: SingleFlight::new(move || idle.notify_waiters()),
-            state: Mutex::new(State { session, challenges: Vec::new(), source, on_rotation }),
+            state: Mutex::new(State { session, challenges: Vec::new(), source, on_rotation, token_calls: None }),
             policy,
             clock,
             telemetry: Telemetry::new(name),
-            saved: Notify::new(),
             changed,
-            unread: Arc::new(Semaphore::new(MAX_UNREAD_KIB)),
+            unread: OnceLock::new(),
+            #[cfg(feature = "keyed")]
+            last_used: AtomicU64::new(0),
             #[cfg(feature = "store")]
             shared,
         })
@@ -255,7 +262,8 @@ impl Driver {
     pub(crate) fn reserve_unread(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         // Each response counts, because it may hold a connection.
         let kib = u32::try_from(bytes.div_ceil(1024).max(1)).ok().filter(|_| bytes <= MAX_UNREAD_RESPONSE)?;
-        Arc::clone(&self.unread).try_acquire_many_owned(kib).ok()
+        let unread = self.unread.get_or_init(|| Arc::new(Semaphore::new(MAX_UNREAD_KIB)));
+        Arc::clone(unread).try_acquire_many_owned(kib).ok()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -270,7 +278,7 @@ impl Driver {
     }
 
     fn replace_snapshot(&self, state: &State) -> Arc<Snapshot> {
-        self.snapshot.swap(Arc::new(Snapshot::new(state.session.view().clone())))
+        self.snapshot.swap(Arc::new(Snapshot::new(Arc::clone(state.session.view()))))
     }
 
     /// Tells the telemetry when the current token ends. Outside all locks, because a recorder is user code.
@@ -475,8 +483,10 @@ impl Driver {
                     fetch.await
                 });
                 let saving = if state.on_rotation.is_some() { SAVE_DEADLINE } else { Duration::ZERO };
+                // The wait for a permit has a deadline of its own, as long as that of the call.
+                let queueing = if state.token_calls.is_some() { self.policy.fetch_deadline() } else { Duration::ZERO };
                 drop(state);
-                let deadline = now.mono + pause + self.policy.fetch_deadline() + saving + GRACE;
+                let deadline = now.mono + pause + queueing + self.policy.fetch_deadline() + saving + GRACE;
                 #[cfg(feature = "store")]
                 let deadline = match &self.shared {
                     Some(shared) => deadline + shared.run_budget(self.policy.fetch_deadline()),
@@ -496,6 +506,15 @@ impl Driver {
     /// generation that it is to replace.
     #[cfg_attr(not(feature = "store"), expect(unused_variables, reason = "another token is never adopted"))]
     async fn run(self: Arc<Self>, run: Run, source: Arc<dyn DynSource>, held: u64) -> Option<Result<Token, Error>> {
+        let permit = self.token_call_permit().await;
+        // The wait for a permit may be long, and the session may have been signed out: then nothing is asked for.
+        if !matches!(permit, Ok(None)) && !self.state().session.wants(run) {
+            return None;
+        }
+        let _permit = match permit {
+            Ok(permit) => permit,
+            Err(error) => return self.conclude(run, self.clock.now(), Err(error)).await,
+        };
         #[cfg(feature = "store")]
         if let Some(shared) = &self.shared {
             return self.run_shared(&Arc::clone(shared), run, source, held).await;
@@ -568,6 +587,19 @@ impl Driver {
         }
     }
 
+    /// Waits for the permit to make a token call, if this cache shares permits with others. They are given out in the order
+    /// in which they were asked for, and each cache asks for one, so none waits longer because of another's slow issuer than
+    /// for the permit that it holds.
+    async fn token_call_permit(&self) -> Result<Option<OwnedSemaphorePermit>, Error> {
+        let Some(token_calls) = self.state().token_calls.clone() else { return Ok(None) };
+        let deadline = self.policy.fetch_deadline();
+        match clock::timeout(deadline, token_calls.acquire_owned())?.await {
+            // The semaphore is never closed.
+            Ok(permit) => Ok(permit.ok()),
+            Err(_) => Err(Error::too_many_token_calls(deadline)),
+        }
+    }
+
     /// Asks the source, within the fetch deadline. Returns also the newest refresh token, which the source may have reported
     /// before it failed.
     async fn ask(
@@ -613,7 +645,7 @@ impl Driver {
     async fn save(&self) {
         loop {
             // Listens before it looks, so that the end of another save is not missed.
-            let mut ended = pin!(self.saved.notified());
+            let mut ended = pin!(self.changed.notified());
             ended.as_mut().enable();
             let now = self.clock.now();
             let step = {
@@ -653,7 +685,7 @@ impl Driver {
 
     fn on_saved(&self, ticket: SaveTicket, result: Option<Result<(), Error>>) -> bool {
         let (again, _former) = self.state().session.on_saved(ticket, result);
-        self.saved.notify_waiters();
+        self.changed.notify_waiters();
         again
     }
 
@@ -756,6 +788,37 @@ impl Driver {
         // Nothing is known of when it was issued, so it is not in time for a replication lag.
         state.session.on_adopted(token, window, DualInstant::default());
         drop(self.publish(state));
+    }
+
+    // --- one of many: for a keyed cache ---
+
+    /// Makes this cache one of many: its token calls share these permits, and its metrics those of the others.
+    #[cfg(feature = "keyed")]
+    pub(crate) fn join_group(&self, name: Option<Arc<str>>, token_calls: Arc<Semaphore>) {
+        self.telemetry.join_group(name);
+        self.state().token_calls = Some(token_calls);
+    }
+
+    /// Notes that this cache was handed out.
+    #[cfg(feature = "keyed")]
+    pub(crate) fn touch(&self, tick: u64) {
+        self.last_used.store(tick, Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "keyed")]
+    pub(crate) fn last_used(&self) -> u64 {
+        self.last_used.load(Ordering::Relaxed)
+    }
+
+    /// Whether the newest refresh token would be lost with this cache.
+    #[cfg(feature = "keyed")]
+    pub(crate) fn holds_unsaved_refresh_token(&self) -> bool {
+        let state = self.state();
+        #[cfg(feature = "store")]
+        if self.shared.is_some() {
+            return state.session.unsaved().is_some();
+        }
+        state.session.holds_unsaved_refresh_token()
     }
 
     // --- a session that processes share ---

@@ -31,7 +31,7 @@ use crate::token::{SessionId, Token, TokenId};
 /// What requests look at. Replaced whole; only `fresh_until` changes.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    pub(crate) view: View,
+    pub(crate) view: Arc<View>,
     /// Until when the token is known to be fresh, in ticks of the coarse clock.
     ///
     /// Ordering: relaxed, because the time is true of the snapshot that it lies in, whatever else the reader has seen. If
@@ -88,7 +88,7 @@ struct Owned<O>(Arc<O>);
 // === impl Snapshot ===
 
 impl Snapshot {
-    pub(crate) fn new(view: View) -> Self {
+    pub(crate) fn new(view: Arc<View>) -> Self {
         Self { view, fresh_until: AtomicU64::new(0) }
     }
 

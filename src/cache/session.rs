@@ -30,6 +30,7 @@
 //! then the newer is tried again. Only if there is none, or the API rejects that one as well, the rejection counts.
 
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -45,7 +46,8 @@ use crate::token::{SessionId, Token, TokenId};
 /// The state of one cache.
 #[derive(Debug)]
 pub(crate) struct Session {
-    view: View,
+    /// Shared with the published snapshot, because there may be a session for each of a million keys.
+    view: Arc<View>,
     lifecycle: Lifecycle,
     closed: bool,
     epoch: u64,
@@ -132,8 +134,8 @@ pub(crate) enum Finding {
 pub(crate) struct View {
     pub(crate) session: SessionId,
     pub(crate) current: Option<CurrentToken>,
-    /// The failure of the last fetch, if it failed.
-    pub(crate) failure: Option<Failure>,
+    /// The failure of the last fetch, if it failed. Most do not, so it takes no space in those.
+    pub(crate) failure: Option<Arc<Failure>>,
 }
 
 #[derive(Clone, Debug)]
@@ -188,9 +190,10 @@ struct Rotation {
     forgotten: u64,
     /// How many saves were begun.
     attempts: u64,
-    /// The attempt that has not ended, and when it counts as lost.
-    saving: Option<(u64, DualInstant)>,
-    not_saved: Option<Error>,
+    /// The attempt that has not ended, and when it counts as lost. Boxed, as the error: both are rare and short-lived, and
+    /// there may be a session for each of a million keys.
+    saving: Option<Box<(u64, DualInstant)>>,
+    not_saved: Option<Box<Error>>,
 }
 
 /// What a caller needs.
@@ -393,7 +396,7 @@ impl View {
 
     /// The failure whose backoff is not over.
     pub(crate) fn active_backoff(&self, now: DualInstant) -> Option<&Failure> {
-        self.failure.as_ref().filter(|failure| !failure.retry_at.is_past(now))
+        self.failure.as_deref().filter(|failure| !failure.retry_at.is_past(now))
     }
 
     fn remaining(&self, now: DualInstant) -> Duration {
@@ -406,7 +409,7 @@ impl View {
 impl Session {
     pub(crate) fn new(id: SessionId) -> Self {
         Self {
-            view: View { session: id, ..View::default() },
+            view: Arc::new(View { session: id, ..View::default() }),
             lifecycle: Lifecycle::Active,
             closed: false,
             epoch: 0,
@@ -429,7 +432,7 @@ impl Session {
         }
     }
 
-    pub(crate) fn view(&self) -> &View {
+    pub(crate) fn view(&self) -> &Arc<View> {
         &self.view
     }
 
@@ -454,8 +457,14 @@ impl Session {
         self.view.failure.as_ref().map_or(0, |failure| failure.fetches)
     }
 
+    /// Whether the newest refresh token is nowhere but here.
+    #[cfg(feature = "keyed")]
+    pub(crate) fn holds_unsaved_refresh_token(&self) -> bool {
+        self.rotation.refresh_token.is_some() && self.rotation.saved < self.rotation.newest
+    }
+
     pub(crate) fn status(&self, now: DualInstant, fetching: bool) -> Status {
-        let View { current, failure, .. } = &self.view;
+        let View { current, failure, .. } = &*self.view;
         let backoff = failure.as_ref().map(|failure| failure.retry_at.wait(now));
         Status {
             phase: current.as_ref().map(|current| current.window.phase(now)),
@@ -465,7 +474,7 @@ impl Session {
             fetching,
             last_failure: failure.as_ref().map(|failure| failure.error.clone()),
             next_attempt_in: backoff.filter(|backoff| !backoff.is_zero()),
-            not_saved: self.rotation.not_saved.clone(),
+            not_saved: self.rotation.not_saved.as_deref().cloned(),
             closed: self.closed,
             signed_out: self.lifecycle != Lifecycle::Active,
             #[cfg(feature = "store")]
@@ -664,9 +673,9 @@ impl Session {
 
     /// The current token and the other one change places. A former one stands in for a moment only.
     fn swap(&mut self, now: DualInstant) {
-        mem::swap(&mut self.view.current, &mut self.stand_by);
+        mem::swap(&mut Arc::make_mut(&mut self.view).current, &mut self.stand_by);
         let stands_in = self.stands_in();
-        if let Some(current) = self.view.current.as_mut().filter(|_| stands_in) {
+        if let Some(current) = Arc::make_mut(&mut self.view).current.as_mut().filter(|_| stands_in) {
             current.window = current.window.standing_in(now);
         }
     }
@@ -746,7 +755,8 @@ impl Session {
             schedule::backoff(streak, self.view.remaining(now), error.retry_after(), jitter)
         };
         let fetches = self.failed_fetches().saturating_add(1);
-        self.view.failure = Some(Failure { error: error.clone(), retry_at: now.after(backoff), streak, fetches });
+        let failure = Failure { error: error.clone(), retry_at: now.after(backoff), streak, fetches };
+        Arc::make_mut(&mut self.view).failure = Some(Arc::new(failure));
         Outcome::Failed { answer: Err(error.clone()), error, backoff }
     }
 
@@ -871,7 +881,7 @@ impl Session {
             return Finding::Fetch { base: record, is_login: false };
         };
         let adopted = self.publish(saved.token.clone(), window, look.now);
-        if let Some(current) = &mut self.view.current {
+        if let Some(current) = &mut Arc::make_mut(&mut self.view).current {
             current.published_at = saved.asked;
         }
         if let Some(run) = look.run {
@@ -890,7 +900,7 @@ impl Session {
         let SavedToken { token, asked } = saved;
         let mut window = Window::new(look.policy, token.lifetime(), *asked, Duration::ZERO, look.jitter);
         if let Some(refresh_in) = token.refresh_in() {
-            window = window.due_within(refresh_in, *asked, look.jitter);
+            window = window.due_within(refresh_in, look.jitter);
         }
         let rejected = self.view.current.as_ref().is_some_and(|current| {
             current.token.generation() == self.rejected && current.token.header_value() == token.header_value()
@@ -922,7 +932,7 @@ impl Session {
                 if !self.shared.ended_elsewhere {
                     self.shared.ended_elsewhere = true;
                     self.lifecycle = Lifecycle::SignedOut;
-                    self.view = View { session: self.view.session.next(), ..View::default() };
+                    self.view = Arc::new(View { session: self.view.session.next(), ..View::default() });
                     self.forget();
                 }
                 Finding::Ended(Error::signed_out())
@@ -978,14 +988,14 @@ impl Session {
             return SaveStep::Done;
         };
         // Invariant: two saves do not overlap, so that an older one never overwrites a newer.
-        if let Some((_, until)) = rotation.saving
+        if let Some((_, until)) = rotation.saving.as_deref().copied()
             && !until.is_past(now)
         {
             return SaveStep::Wait(until);
         }
         rotation.attempts += 1;
         let ticket = SaveTicket { attempt: rotation.attempts, number: rotation.newest };
-        rotation.saving = Some((ticket.attempt, deadline));
+        rotation.saving = Some(Box::new((ticket.attempt, deadline)));
         let token = self.newest.clone().map(|token| self.with_refresh_token(token));
         SaveStep::Save(ticket, RotatedToken { refresh_token, token })
     }
@@ -995,7 +1005,7 @@ impl Session {
     pub(crate) fn on_saved(&mut self, ticket: SaveTicket, result: Option<Result<(), Error>>) -> (bool, Option<Error>) {
         let rotation = &mut self.rotation;
         let SaveTicket { attempt, number } = ticket;
-        rotation.saving = rotation.saving.filter(|(saving, _)| *saving != attempt);
+        rotation.saving.take_if(|saving| saving.0 == attempt);
         // A save that failed may have written all the same.
         if number < rotation.saved || matches!(result, Some(Ok(()))) {
             rotation.saved = number;
@@ -1003,7 +1013,9 @@ impl Session {
         // A save of an older refresh token, or of a former source's, says nothing about the newest.
         let is_newest = number == rotation.newest && number > rotation.forgotten;
         let former = match result {
-            Some(result) if is_newest => mem::replace(&mut rotation.not_saved, result.err()),
+            Some(result) if is_newest => {
+                mem::replace(&mut rotation.not_saved, result.err().map(Box::new)).map(|error| *error)
+            }
             Some(result) => result.err(),
             None => None,
         };
@@ -1021,7 +1033,7 @@ impl Session {
         {
             self.shared.ended_elsewhere = false;
         }
-        self.view = View { session: self.view.session.next(), ..View::default() };
+        self.view = Arc::new(View { session: self.view.session.next(), ..View::default() });
         self.stand_by = None;
         self.epoch
     }
@@ -1053,7 +1065,7 @@ impl Session {
     pub(crate) fn on_new_source(&mut self, same_session: bool) {
         let session = self.view.session;
         let goes_on = same_session && self.lifecycle == Lifecycle::Active;
-        self.view = View { session: if goes_on { session } else { session.next() }, ..View::default() };
+        self.view = Arc::new(View { session: if goes_on { session } else { session.next() }, ..View::default() });
         self.lifecycle = Lifecycle::Active;
         #[cfg(feature = "store")]
         {
@@ -1072,7 +1084,7 @@ impl Session {
     // --- shared by the events ---
 
     /// Whether the answer of this run may be published.
-    fn wants(&self, run: Run) -> bool {
+    pub(crate) fn wants(&self, run: Run) -> bool {
         self.is_newest(run) && self.lifecycle == Lifecycle::Active
     }
 
@@ -1096,7 +1108,7 @@ impl Session {
         let took = now.mono.saturating_sub(asked.mono);
         let mut window = Window::new(policy, token.lifetime(), asked, took, jitter);
         if let Some(refresh_in) = token.refresh_in() {
-            window = window.due_within(refresh_in, asked, jitter);
+            window = window.due_within(refresh_in, jitter);
         }
         if window.phase(now) == Phase::Expired {
             let problem = format!(
@@ -1136,8 +1148,8 @@ impl Session {
         self.newest = Some(token.clone());
         let current = CurrentToken { token: token.clone(), window, published_at };
         let stood_in = self.stands_in();
-        let former = self.view.current.replace(current);
-        self.view.failure = None;
+        let view = View { current: Some(current), failure: None, session: self.view.session };
+        let former = mem::replace(&mut self.view, Arc::new(view)).current.clone();
         if known.is_none() {
             let (rejected_at, was_young) = self.rejected_at;
             // One that was sent for some time after its rejection is good.
@@ -1189,7 +1201,8 @@ impl Rotation {
 
     /// Forgets the refresh token. A save of it that has not ended goes on, and the next save waits for it.
     fn forget(&mut self) {
-        let Self { newest, saved, attempts, saving, .. } = *self;
+        let Self { newest, saved, attempts, .. } = *self;
+        let saving = self.saving.take();
         *self = Self { newest, saved, attempts, saving, forgotten: newest, ..Self::default() };
     }
 }

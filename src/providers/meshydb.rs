@@ -144,8 +144,17 @@ impl MeshyDb {
     /// As [`TokenCache::sign_out`]'s.
     #[doc(alias("Signout", "SignoutAsync", "signout"))]
     pub async fn sign_out(&self, cache: &TokenCache) -> Result<(), Error> {
-        let revocation = Revocation::of(self.client()).build()?;
+        let revocation = self.revocation()?;
         cache.sign_out(async |refresh_token| revocation.revoke_refresh_token(&refresh_token).await).await
+    }
+
+    /// The revocation endpoint, for a session that [`sign_out`](MeshyDb::sign_out) does not reach: that of a key of a
+    /// `KeyedTokenCache`.
+    ///
+    /// # Errors
+    /// None; the account's settings were checked when they were made.
+    pub fn revocation(&self) -> Result<Revocation, Error> {
+        Revocation::of(self.client()).build()
     }
 
     /// A layer that puts the tenant on requests to the API, where there is one.

@@ -199,8 +199,8 @@ impl Record {
                     if let Some(id_token) = token.id_token() {
                         set("id_token", json!(id_token.expose()));
                     }
-                    if !token.extras().is_empty() {
-                        set("extra", Value::Object(token.extras().clone()));
+                    if let Some(extras) = token.extras() {
+                        set("extra", Value::Object(extras.clone()));
                     }
                 }
                 if let Some(refresh_token) = refresh_token {

@@ -39,6 +39,10 @@ const UNSAVED: &str = "tower_bearer_store_unsaved_seconds";
 const FETCHES: &str = "tower_bearer_fetches_total";
 const UNAVAILABLE: &str = "tower_bearer_token_unavailable_total";
 const EXPIRES_AT: &str = "tower_bearer_token_expires_at_seconds";
+#[cfg(feature = "keyed")]
+const KEYS: &str = "tower_bearer_keys";
+#[cfg(feature = "keyed")]
+const KEYS_EVICTED: &str = "tower_bearer_keys_evicted_total";
 const REASONS: [Reason; 5] = [Reason::First, Reason::Due, Reason::Expired, Reason::Rejected, Reason::Asked];
 
 /// The name of a cache, if it has one.
@@ -48,6 +52,17 @@ type Name<'a> = Option<&'a Arc<str>>;
 /// would see the first failure.
 pub(crate) fn begin(cache: Name<'_>) {
     gauge!(EXPIRES_AT, labels(cache)).set(0.0);
+    begin_counters(cache);
+}
+
+/// The same for many caches with one name: they have no one token whose end could be told.
+#[cfg(feature = "keyed")]
+pub(crate) fn begin_group(cache: Name<'_>) {
+    counter!(KEYS_EVICTED, labels(cache)).increment(0);
+    begin_counters(cache);
+}
+
+fn begin_counters(cache: Name<'_>) {
     for outcome in ["failed", "denied", "ended"] {
         counter!(UNAVAILABLE, labels_with(cache, outcome)).increment(0);
     }
@@ -76,6 +91,17 @@ pub(crate) fn record_lease_wait(cache: Name<'_>, waited: Duration) {
 #[cfg(feature = "store")]
 pub(crate) fn record_unsaved(cache: Name<'_>, unsaved_for: Duration) {
     histogram!(UNSAVED, labels(cache)).record(unsaved_for);
+}
+
+/// So many keys more, or less.
+#[cfg(feature = "keyed")]
+pub(crate) fn add_keys(cache: Name<'_>, keys: f64) {
+    gauge!(KEYS, labels(cache)).increment(keys);
+}
+
+#[cfg(feature = "keyed")]
+pub(crate) fn count_evicted(cache: Name<'_>, keys: u64) {
+    counter!(KEYS_EVICTED, labels(cache)).increment(keys);
 }
 
 pub(crate) fn count(cache: Name<'_>, counter: &'static str) {
@@ -140,6 +166,11 @@ pub fn describe_metrics() {
     }
     describe_counter!(UNAVAILABLE, Unit::Count, "Calls that needed a token and got an error");
     describe_gauge!(EXPIRES_AT, Unit::Seconds, "When the current token ends, in seconds since 1970; 0 without one");
+    #[cfg(feature = "keyed")]
+    {
+        describe_gauge!(KEYS, Unit::Count, "Keys that have a cache of their own");
+        describe_counter!(KEYS_EVICTED, Unit::Count, "Caches of keys that were dropped: no room, or idle");
+    }
     describe_histogram!("tower_bearer_fetch_waiters", Unit::Count, "Callers that waited for one fetch");
     for (name, what) in [
         ("tower_bearer_fetch_seconds", "How long a call of the token source took"),

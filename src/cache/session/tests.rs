@@ -804,7 +804,7 @@ impl Walk {
                 let took = self.now.mono - asked.mono;
                 let mut window = Window::new(&policy(), token.lifetime(), asked, took, 0.5);
                 if let Some(refresh_in) = token.refresh_in() {
-                    window = window.due_within(refresh_in, asked, 0.5);
+                    window = window.due_within(refresh_in, 0.5);
                 }
                 let suspect = self.model.is_suspect();
                 let outcome = self.session.on_fetched(run, token.clone(), &policy(), timing);
