@@ -16,6 +16,8 @@ use std::mem;
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
+#[cfg(feature = "store")]
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
@@ -99,7 +101,7 @@ struct Attempt {
     source: Arc<dyn DynSource>,
     identity: Digest,
     /// The refresh token that the source begins with, if that can make a difference.
-    seed: Option<Secret>,
+    seed: OnceLock<Option<Secret>>,
     /// The generation that was held at its beginning.
     generation: u64,
 }
@@ -713,13 +715,8 @@ impl Driver {
             }
         }
         let began = self.clock.now();
-        let attempt = Attempt {
-            run,
-            identity: shared.identity(&source.identity()),
-            seed: self.seed(&source).await,
-            generation,
-            source,
-        };
+        let attempt =
+            Attempt { run, identity: shared.identity(&source.identity()), seed: OnceLock::new(), generation, source };
         let (mut polls, mut waits) = (Polls::new(), false);
         let error = loop {
             // Before the look, so that no change after it is missed.
@@ -912,6 +909,7 @@ impl Driver {
         if shared.note_success() {
             self.telemetry.shared(&Sharing::Reachable);
         }
+        self.find_seed(attempt, &found).await;
         let finding = self.on_found(&found, attempt.look(&self.policy, self.clock.now()));
         let step = match finding {
             Finding::Usable { token, .. } => {
@@ -978,14 +976,17 @@ impl Driver {
         self.telemetry.shared(&Sharing::Unreachable { error, first });
     }
 
-    /// The refresh token that the source begins with, if that can make a difference.
+    /// Has the refresh token at hand that the source begins with, if it can make a difference.
     #[cfg(feature = "store")]
-    async fn seed(&self, source: &Arc<dyn DynSource>) -> Option<Secret> {
-        let asks = match self.state().session.known_record() {
-            Some(record) => matches!(record.state, RecordState::Ended(_)),
-            None => true,
+    async fn find_seed(&self, attempt: &Attempt, found: &Found) {
+        let has_ended = matches!(&found.content, Content::Record(Record { state: RecordState::Ended(_), .. }));
+        let begins = {
+            let state = self.state();
+            state.session.known_record().is_none() || state.session.has_new_login()
         };
-        if asks || self.state().session.has_new_login() { self.first_refresh_token(source).await } else { None }
+        if (has_ended || begins) && attempt.seed.get().is_none() {
+            let _ = attempt.seed.set(self.first_refresh_token(&attempt.source).await);
+        }
     }
 
     #[cfg(feature = "store")]
@@ -1009,7 +1010,10 @@ impl Driver {
         let (run, asked) = (attempt.run, self.clock.now());
         let allowed = shared.config.refresh_without_store;
         let has_token = self.snapshot.load().view.usable_at(asked).is_some();
-        let spends = attempt.seed.is_some() || self.first_refresh_token(&attempt.source).await.is_some();
+        if attempt.seed.get().is_none() {
+            let _ = attempt.seed.set(self.first_refresh_token(&attempt.source).await);
+        }
+        let spends = attempt.seed.get().is_some_and(Option::is_some);
         if has_token || spends && !allowed {
             return self.conclude(run, asked, Err(error)).await;
         }
@@ -1283,8 +1287,8 @@ impl Drop for WatchGuard {
 impl Attempt {
     fn look<'a>(&'a self, policy: &'a Refresh, now: Moment) -> Look<'a> {
         let Self { run, identity, seed, generation, .. } = self;
-        let jitter = fastrand::f64();
-        Look { run: Some(*run), identity, seed: seed.as_ref(), generation: *generation, policy, now, jitter }
+        let (seed, jitter) = (seed.get().and_then(Option::as_ref), fastrand::f64());
+        Look { run: Some(*run), identity, seed, generation: *generation, policy, now, jitter }
     }
 }
 

@@ -219,9 +219,10 @@ impl HeldLease<'_> {
         }
     }
 
-    /// Saves the record over this version, repeatedly while the lease lives.
+    /// Saves the record over this version, repeatedly while the lease lives, and for the length of a lease at most.
     pub(crate) async fn save(&self, expected: Option<u64>, record: &Record) -> SaveEnd {
-        let SharedSession { store, key, .. } = &self.shared.config;
+        let SharedSession { store, key, lease, .. } = &self.shared.config;
+        let give_up_at = self.shared.clock.now().mono + *lease;
         let mut may_have_saved = false;
         loop {
             let bytes = record.encode(self.shared.clock.now());
@@ -241,7 +242,7 @@ impl HeldLease<'_> {
             };
             may_have_saved = true;
             let now = self.shared.clock.now().mono;
-            if now + SAVE_PAUSE >= *self.until() {
+            if now + SAVE_PAUSE >= give_up_at.min(*self.until()) {
                 return SaveEnd::Failed(error);
             }
             clock::sleep(SAVE_PAUSE).await;

@@ -1,10 +1,11 @@
 //! An issuer that rotates refresh tokens and detects their reuse, and processes that share a session of it.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tower_bearer::store::{SharedSession, TokenStore};
+use tower_bearer::store::{Lease, Saved, SharedSession, StoreError, Stored, TokenStore};
 use tower_bearer::{Error, FetchContext, Refresh, Secret, Token, TokenCache, TokenSource};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -26,6 +27,8 @@ struct State {
     most_at_once: usize,
     reused: usize,
     revoked: Vec<String>,
+    /// Whether a refresh token may be sent again.
+    forgiving: bool,
     /// How the next calls end, if not well.
     failures: Vec<Error>,
 }
@@ -37,6 +40,20 @@ pub(crate) struct Login {
     /// The refresh token that it begins with; `None`: it logs in with a password.
     seed: Option<String>,
     user: &'static str,
+    /// How long the process is stopped before its call leaves.
+    stopped: Duration,
+    steps: Steps,
+}
+
+/// How many steps a process has left to live. A step is a call of the store or of the issuer, or its answer.
+#[derive(Clone, Default)]
+pub(crate) struct Steps(Option<Arc<AtomicI64>>);
+
+/// The store as a process sees it that dies after a number of steps.
+#[derive(Clone)]
+pub(crate) struct Mortal<S> {
+    store: S,
+    steps: Steps,
 }
 
 struct Call<'a>(&'a Issuer);
@@ -57,6 +74,7 @@ impl Issuer {
             most_at_once: 0,
             reused: 0,
             revoked: Vec::new(),
+            forgiving: false,
             failures: Vec::new(),
         })))
     }
@@ -68,12 +86,18 @@ impl Issuer {
 
     pub(crate) fn login_with(&self, seed: &str) -> Login {
         self.lock().live.insert(seed.to_owned());
-        Login { issuer: self.clone(), seed: Some(seed.to_owned()), user: KEY }
+        Login {
+            issuer: self.clone(),
+            seed: Some(seed.to_owned()),
+            user: KEY,
+            stopped: Duration::ZERO,
+            steps: Steps::default(),
+        }
     }
 
     /// A source that logs in with a password.
     pub(crate) fn password(&self) -> Login {
-        Login { issuer: self.clone(), seed: None, user: KEY }
+        Login { issuer: self.clone(), seed: None, user: KEY, stopped: Duration::ZERO, steps: Steps::default() }
     }
 
     pub(crate) fn delay(&self, delay: Duration) {
@@ -82,6 +106,16 @@ impl Issuer {
 
     pub(crate) fn lifetime(&self, lifetime: Duration) {
         self.lock().lifetime = lifetime;
+    }
+
+    /// Takes a spent refresh token once more, as many servers do for a while.
+    pub(crate) fn forgive(&self) {
+        self.lock().forgiving = true;
+    }
+
+    /// How long a refresh token lives: it ends now.
+    pub(crate) fn end_session(&self) {
+        self.lock().live.clear();
     }
 
     pub(crate) fn fail(&self, error: Error) {
@@ -142,7 +176,7 @@ impl Issuer {
         if let Some(error) = state.failures.pop() {
             return Err(error);
         }
-        if let Some(refresh_token) = refresh_token {
+        if let Some(refresh_token) = refresh_token.filter(|_| !state.forgiving) {
             if state.spent.contains(refresh_token) {
                 state.reused += 1;
                 state.live.clear();
@@ -169,6 +203,15 @@ impl Drop for Call<'_> {
 // === impl Login ===
 
 impl Login {
+    /// Stopped for this long before each call.
+    pub(crate) fn stopped(self, stopped: Duration) -> Self {
+        Self { stopped, ..self }
+    }
+
+    pub(crate) fn mortal(self, steps: &Steps) -> Self {
+        Self { steps: steps.clone(), ..self }
+    }
+
     pub(crate) fn of(self, user: &'static str) -> Self {
         Self { user, ..self }
     }
@@ -178,7 +221,11 @@ impl TokenSource for Login {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
         let newest = context.refresh_token();
         let refresh_token = newest.as_ref().map(Secret::expose).or(self.seed.as_deref());
-        self.issuer.answer(refresh_token).await
+        tokio::time::sleep(self.stopped).await;
+        self.steps.step().await;
+        let answer = self.issuer.answer(refresh_token).await;
+        self.steps.step().await;
+        answer
     }
 
     async fn refresh_token(&self) -> Result<Option<Secret>, Error> {
@@ -187,6 +234,71 @@ impl TokenSource for Login {
 
     fn identity(&self) -> Vec<String> {
         vec!["issuer.test".to_owned(), self.user.to_owned()]
+    }
+}
+
+// === impl Steps ===
+
+impl Steps {
+    pub(crate) fn new(steps: i64) -> Self {
+        Self(Some(Arc::new(AtomicI64::new(steps))))
+    }
+
+    /// Lives on, or never comes back.
+    pub(crate) async fn step(&self) {
+        let Some(left) = &self.0 else { return };
+        if left.fetch_sub(1, Ordering::Relaxed) <= 0 {
+            std::future::pending().await
+        }
+    }
+
+    pub(crate) fn are_over(&self) -> bool {
+        self.0.as_ref().is_some_and(|left| left.load(Ordering::Relaxed) < 0)
+    }
+}
+
+// === impl Mortal ===
+
+impl<S> Mortal<S> {
+    pub(crate) fn new(store: S, steps: &Steps) -> Self {
+        Self { store, steps: steps.clone() }
+    }
+
+    async fn call<T>(&self, call: impl Future<Output = T>) -> T {
+        self.steps.step().await;
+        let answer = call.await;
+        self.steps.step().await;
+        answer
+    }
+}
+
+impl<S: TokenStore> TokenStore for Mortal<S> {
+    async fn load(&self, key: &str) -> Result<Option<Stored>, StoreError> {
+        self.call(self.store.load(key)).await
+    }
+
+    async fn acquire(&self, key: &str, owner: &str, ttl: Duration) -> Result<Lease, StoreError> {
+        self.call(self.store.acquire(key, owner, ttl)).await
+    }
+
+    async fn extend(&self, key: &str, owner: &str, ttl: Duration) -> Result<bool, StoreError> {
+        self.call(self.store.extend(key, owner, ttl)).await
+    }
+
+    async fn release(&self, key: &str, owner: &str) -> Result<(), StoreError> {
+        self.call(self.store.release(key, owner)).await
+    }
+
+    async fn save(&self, key: &str, owner: &str, expected: Option<u64>, bytes: &[u8]) -> Result<Saved, StoreError> {
+        self.call(self.store.save(key, owner, expected, bytes)).await
+    }
+
+    async fn set_aside(&self, key: &str, owner: &str, expected: u64) -> Result<Option<String>, StoreError> {
+        self.call(self.store.set_aside(key, owner, expected)).await
+    }
+
+    async fn changed(&self, key: &str) {
+        self.store.changed(key).await;
     }
 }
 
