@@ -1153,86 +1153,116 @@ impl Driver {
         newest: Result<Option<Secret>, Error>,
         revoke: impl AsyncFnOnce(Option<Secret>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let identity = shared.identity(&source.identity());
-        let (began, mut polls) = (self.clock.now(), Polls::new());
-        let lease = loop {
-            let changed = shared.subscribe().await;
-            match shared.acquire().await {
-                Ok(Taken::Held(lease)) => break Ok(lease),
-                Ok(Taken::Busy { .. }) if began.after(self.policy.fetch_deadline()).reached(self.clock.now()) => {
-                    break Err(Error::shared("another process holds the lease", StoreProblem::Transient));
-                }
-                Ok(Taken::Busy { remaining, .. }) => clock::at_most(polls.next(remaining), changed).await,
-                Err(error) => break Err(error),
+        let newest = newest.map_err(Error::not_revoked);
+        let lease = match self.lease_for_sign_out(shared).await {
+            Ok(lease) => lease,
+            Err(problem) => {
+                // The others go on until the issuer denies them. What this process holds is revoked all the same.
+                self.store_failed(shared, &problem);
+                revoke(newest?).await?;
+                return Err(problem);
             }
         };
-        let problem = match lease {
-            Ok(lease) => {
-                let ended = lease.keep(async {
-                    let found = shared.look().await?;
-                    let known = self.state().session.known_record().cloned();
-                    let base = match (&found.content, known) {
-                        (Content::Record(found), _) if found.identity != identity => {
-                            return Err(Error::shared("the record belongs to someone else", StoreProblem::Permanent));
-                        }
-                        (Content::Record(found), Some(known)) if !found.is_newer_than(&known) => known,
-                        (Content::Record(found), _) => found.clone(),
-                        (_, Some(known)) => known,
-                        (_, None) => Record {
-                            identity: identity.clone(),
-                            login: 1,
-                            serial: 0,
-                            seeds: Vec::new(),
-                            state: RecordState::Active { token: None, refresh_token: None, refreshing: None },
-                        },
-                    };
-                    let newest = newest.as_ref().ok().cloned().flatten();
-                    let to_revoke = match &base.state {
-                        RecordState::Active { refresh_token, .. } => refresh_token.clone().or(newest),
-                        RecordState::Ended(Ending::SignedOut { revoke }) => revoke.clone(),
-                        RecordState::Ended(Ending::Denied { .. }) => None,
-                    };
-                    let ending = |revoke| base.next(RecordState::Ended(Ending::SignedOut { revoke }));
-                    let mut version = found.version;
-                    if let (Content::Unreadable(why), Some(unreadable)) = (&found.content, version)
-                        && let Some(name) = lease.set_aside(unreadable).await?
-                    {
-                        self.telemetry.shared(&Sharing::SetAside { why, name: &name });
-                        version = None;
+        let ended = lease.keep(self.mark_signed_out(shared, &lease, source, newest.as_ref().ok())).await;
+        let (to_revoke, marked) = match ended {
+            Ok((to_revoke, version, record)) => (Ok(to_revoke), Ok((version, record))),
+            Err(problem) => {
+                self.store_failed(shared, &problem);
+                (newest, Err(problem))
+            }
+        };
+        let revoked = match to_revoke {
+            Ok(to_revoke) => lease.keep(revoke(to_revoke)).await,
+            Err(error) => Err(error),
+        };
+        let result = match marked {
+            Ok((version, record)) => {
+                let saved = lease.keep(lease.save(version, &record)).await;
+                let problem = match saved {
+                    SaveEnd::Saved(_) => None,
+                    SaveEnd::Conflict => {
+                        Some(Error::shared("the lease was lost in a sign-out", StoreProblem::Transient))
                     }
-                    // First the end, so that no sibling spends the refresh token; it stays there until it is revoked.
-                    let mut save = async |record: &Record| match lease.save(version, record).await {
-                        SaveEnd::Saved(saved) => {
-                            version = Some(saved);
-                            None
-                        }
-                        SaveEnd::Conflict => Some(Error::shared(
-                            "the lease was lost while the session was ended",
-                            StoreProblem::Transient,
-                        )),
-                        SaveEnd::Failed(error) => Some(error),
-                    };
-                    let problem = save(&ending(to_revoke.clone())).await;
-                    let revoked = revoke(to_revoke).await;
-                    let ended = ending(None);
-                    let problem = match problem {
-                        Some(problem) => Some(problem),
-                        None => save(&ended).await,
-                    };
-                    self.state().session.on_record_ended(epoch, ended, problem.clone());
-                    Ok((revoked, problem))
-                });
-                let ended = ended.await;
-                lease.release().await;
-                match ended {
-                    Ok((revoked, problem)) => return revoked.and(problem.map_or(Ok(()), Err)),
-                    Err(problem) => problem,
-                }
+                    SaveEnd::Failed(error) => Some(error),
+                };
+                self.state().session.on_record_ended(epoch, record, problem);
+                revoked
             }
-            Err(problem) => problem,
+            Err(problem) => revoked.and(Err(problem)),
         };
-        self.store_failed(shared, &problem);
-        Err(problem)
+        lease.release().await;
+        result
+    }
+
+    /// The lease, waited for as long as a fetch may take.
+    #[cfg(feature = "store")]
+    async fn lease_for_sign_out<'a>(&self, shared: &'a Shared) -> Result<HeldLease<'a>, Error> {
+        let (give_up_at, mut polls) = (self.clock.now().after(self.policy.fetch_deadline()), Polls::new());
+        loop {
+            let changed = shared.subscribe().await;
+            match shared.acquire().await? {
+                Taken::Held(lease) => return Ok(lease),
+                Taken::Busy { .. } if give_up_at.reached(self.clock.now()) => {
+                    let problem =
+                        "another process holds the lease on the shared session, which it may not know to have ended";
+                    return Err(Error::shared(problem, StoreProblem::Transient));
+                }
+                Taken::Busy { remaining, .. } => clock::at_most(polls.next(remaining), changed).await,
+            }
+        }
+    }
+
+    /// Ends the record before the refresh token is revoked, so that no other process sends it. The refresh token stays in
+    /// the record until it is revoked. Returns it, if it is to be revoked, the version, and the record without it.
+    #[cfg(feature = "store")]
+    async fn mark_signed_out(
+        &self,
+        shared: &Shared,
+        lease: &HeldLease<'_>,
+        source: &Arc<dyn DynSource>,
+        newest: Option<&Option<Secret>>,
+    ) -> Result<(Option<Secret>, Option<u64>, Record), Error> {
+        let found = shared.look().await?;
+        let known = self.state().session.known_record().cloned();
+        // Signed out for the second time, the cache has no source any more.
+        let identity = known.as_ref().map(|known| known.identity.clone());
+        let identity = identity.unwrap_or_else(|| shared.identity(&source.identity()));
+        let base = match (&found.content, known) {
+            (Content::Record(found), _) if found.identity != identity => {
+                let problem = "the record under this key belongs to another user, tenant, scope or issuer";
+                return Err(Error::shared(problem, StoreProblem::Permanent));
+            }
+            (Content::Record(found), Some(known)) if !found.is_newer_than(&known) && !found.says_the_same(&known) => {
+                known
+            }
+            (Content::Record(found), _) => found.clone(),
+            (_, Some(known)) => known,
+            (_, None) => {
+                let state = RecordState::Active { token: None, refresh_token: None, refreshing: None };
+                Record { identity, login: 1, serial: 0, seeds: Vec::new(), state }
+            }
+        };
+        let mut version = found.version;
+        if let (Content::Unreadable(why), Some(unreadable)) = (&found.content, version)
+            && let Some(name) = lease.set_aside(unreadable).await?
+        {
+            self.telemetry.shared(&Sharing::SetAside { why, name: &name });
+            version = None;
+        }
+        let to_revoke = match &base.state {
+            RecordState::Active { refresh_token, .. } => refresh_token.clone().or_else(|| newest.cloned().flatten()),
+            RecordState::Ended(Ending::SignedOut { revoke }) => revoke.clone(),
+            RecordState::Ended(Ending::Denied { .. }) => None,
+        };
+        let ending = |revoke| base.next(RecordState::Ended(Ending::SignedOut { revoke }));
+        // A process that starts with the same refresh token does not begin a new login.
+        let seed = self.first_refresh_token(source).await.as_ref().map(Digest::of_secret);
+        let ending = |revoke| ending(revoke).with_seed(seed.clone());
+        match lease.save(version, &ending(to_revoke.clone())).await {
+            SaveEnd::Saved(saved) => Ok((to_revoke, Some(saved), ending(None))),
+            SaveEnd::Conflict => Err(Error::shared("the lease was lost in a sign-out", StoreProblem::Transient)),
+            SaveEnd::Failed(error) => Err(error),
+        }
     }
 
     // --- keep_warm ---

@@ -1,0 +1,158 @@
+//! Signing out ends the session of all processes, and a login begins one for all.
+
+use tower_bearer::Error;
+use tower_bearer::testing::{MemoryStore, StoreCall};
+
+use crate::harness::{Issuer, KEY, SECOND, process, sleep, text};
+
+#[tokio::test(start_paused = true)]
+async fn signing_out_in_one_process_ends_the_session_in_all_and_revokes_once() {
+    for notify in [true, false] {
+        let (issuer, store) = (Issuer::new(), MemoryStore::new());
+        store.notify(notify);
+        let processes: Vec<_> = (0..3).map(|_| process(issuer.login(), &store)).collect();
+        for process in &processes {
+            process.get().await.unwrap();
+        }
+        processes[0].sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+        sleep(if notify { 1 } else { 34 }).await;
+        for process in &processes {
+            assert!(process.get().await.unwrap_err().is_signed_out() && process.status().signed_out);
+        }
+        // Nor does one that starts now.
+        assert!(process(issuer.login(), &store).get().await.unwrap_err().is_signed_out());
+        // Each has the right to sign out, too.
+        for process in &processes {
+            process.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+        }
+        assert_eq!((issuer.revoked(), issuer.calls()), (vec!["r1".to_owned()], 1));
+        let record = String::from_utf8(store.record(KEY).unwrap()).unwrap();
+        assert!(record.contains("signed_out") && !record.contains("\"r1\"") && !record.contains("\"t1\""), "{record}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_that_sign_out_at_once_revoke_once() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    store.delay(SECOND / 100);
+    let (first, second) = (process(issuer.login(), &store), process(issuer.login(), &store));
+    first.get().await.unwrap();
+    second.get().await.unwrap();
+    let revoke = async |refresh_token| issuer.revoke(refresh_token).await;
+    let (one, other) = tokio::join!(first.sign_out(revoke), second.sign_out(revoke));
+    one.unwrap();
+    other.unwrap();
+    assert_eq!(issuer.revoked(), ["r1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_out_revokes_what_another_process_rotated() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    store.notify(false);
+    let (first, second) = (process(issuer.login(), &store), process(issuer.login(), &store));
+    first.get().await.unwrap();
+    second.get().await.unwrap();
+    second.refresh().await.unwrap();
+    first.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+    assert_eq!(issuer.revoked(), ["r2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_out_that_was_dropped_revokes_when_it_is_repeated_by_anybody() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    let (first, second) = (process(issuer.login(), &store), process(issuer.login(), &store));
+    first.get().await.unwrap();
+    second.get().await.unwrap();
+    let hangs = first.sign_out(async |_| std::future::pending::<Result<(), Error>>().await);
+    assert!(tokio::time::timeout(5 * SECOND, hangs).await.is_err());
+    sleep(11).await;
+    assert!(second.get().await.unwrap_err().is_signed_out());
+    second.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+    assert_eq!(issuer.revoked(), ["r1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_out_without_the_store_revokes_what_this_process_holds() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    let process = process(issuer.login(), &store);
+    process.get().await.unwrap();
+    store.set_down(true);
+    let error = process.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap_err();
+    assert!(error.to_string().contains("store"), "{error}");
+    assert_eq!(issuer.revoked(), ["r1"]);
+    assert!(process.get().await.unwrap_err().is_signed_out());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_in_one_process_is_used_by_the_others() {
+    for notify in [true, false] {
+        let (issuer, store) = (Issuer::new(), MemoryStore::new());
+        store.notify(notify);
+        let (first, second) = (process(issuer.login(), &store), process(issuer.login(), &store));
+        first.get().await.unwrap();
+        second.get().await.unwrap();
+        first.sign_in(issuer.login_with("new-login"));
+        assert_eq!(text(first.get().await), "t2");
+        sleep(if notify { 1 } else { 34 }).await;
+        assert_eq!(text(second.get().await), "t2");
+        assert_eq!(text(second.refresh().await), "t3");
+        let asked = issuer.asked_with();
+        assert_eq!(asked[1..], [Some("new-login".to_owned()), Some("r2".to_owned())]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_sign_out_a_login_in_any_process_revives_the_others() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    let (first, second) = (process(issuer.login(), &store), process(issuer.login(), &store));
+    first.get().await.unwrap();
+    let old = second.get().await.unwrap();
+    first.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+    sleep(1).await;
+    assert!(second.get().await.unwrap_err().is_signed_out());
+    first.sign_in(issuer.login_with("new-login"));
+    first.get().await.unwrap();
+    sleep(1).await;
+    assert_eq!(text(second.get().await), "t2");
+    // A request of the former session does not go out with the new token.
+    assert!(second.refuse(&old).await.unwrap_err().is_signed_out());
+    assert!(!second.status().signed_out);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_starts_with_a_new_refresh_token_brings_a_login_and_one_with_an_old_does_not() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    process(issuer.login(), &store).get().await.unwrap();
+    let redeployed = process(issuer.login_with("seed-2"), &store);
+    assert_eq!(text(redeployed.get().await), "t2");
+    let of_the_former_release = process(issuer.login(), &store);
+    assert_eq!(text(of_the_former_release.get().await), "t2");
+    assert_eq!((issuer.calls(), issuer.reused()), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_fails_leaves_the_session_of_the_others_alone() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    let (first, second) = (process(issuer.login(), &store), process(issuer.login(), &store));
+    first.get().await.unwrap();
+    second.get().await.unwrap();
+    let before = store.record(KEY);
+    first.sign_in(issuer.login_with("wrong"));
+    issuer.fail(Error::denied("wrong"));
+    first.get().await.unwrap_err();
+    assert_eq!(store.record(KEY), before);
+    assert_eq!(text(second.refresh().await), "t2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_waits_for_the_save() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    store.delay(SECOND);
+    let process = process(issuer.login(), &store);
+    assert!(tokio::time::timeout(4 * SECOND, process.get()).await.is_err());
+    process.shutdown().await;
+    assert!(String::from_utf8(store.record(KEY).unwrap()).unwrap().contains("\"t1\""));
+    let looks = store.calls(StoreCall::Load);
+    sleep(300).await;
+    assert_eq!(store.calls(StoreCall::Load), looks);
+}
