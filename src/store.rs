@@ -5,10 +5,12 @@
 //! operation must do; a store that does it passes the conformance suite of the feature `testing`.
 
 mod error;
+mod file;
 pub(crate) mod record;
 mod shared;
 mod token_store;
 
 pub use error::StoreError;
+pub use file::FileStore;
 pub use shared::SharedSession;
 pub use token_store::{Lease, MAX_KEY_LEN, Saved, Stored, TokenStore};

@@ -75,6 +75,13 @@ impl Endpoint {
         }
     }
 
+    /// What shapes the tokens that come from here: the address, and the headers that are no secrets.
+    pub(crate) fn identity(&self) -> Vec<String> {
+        let headers = self.headers.iter().filter(|(_, value)| !value.is_sensitive());
+        let headers = headers.map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
+        [self.name().to_owned()].into_iter().chain(headers).collect()
+    }
+
     /// Adds a header to every call, in the place of an earlier one of that name. It may hold a secret.
     pub(crate) fn header(&mut self, field: &'static str, name: &str, value: &str) -> Result<(), Error> {
         let name = HeaderName::try_from(name).map_err(|_| Error::invalid(field, "not a header name"))?;

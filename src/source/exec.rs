@@ -229,6 +229,11 @@ impl TokenSource for TokenCommand {
             Err(_) => Err(Error::silent(self.name(), limit)),
         }
     }
+
+    /// The program alone, because arguments may be secrets.
+    fn identity(&self) -> Vec<String> {
+        vec!["exec".to_owned(), self.program.to_string_lossy().into_owned()]
+    }
 }
 
 /// Arguments may be secrets.

@@ -200,6 +200,11 @@ impl TokenSource for JsonLogin {
         let post = self.endpoint.post(context.clock(), "application/json", None, body.to_string().into(), secrets);
         self.read(self.endpoint.within(context.response_timeout(), post).await?)
     }
+
+    /// The address alone: the body may hold a password, of which no digest is to be written anywhere.
+    fn identity(&self) -> Vec<String> {
+        [vec!["json".to_owned()], self.endpoint.identity()].concat()
+    }
 }
 
 impl fmt::Debug for JsonLogin {

@@ -68,6 +68,10 @@ impl TokenSource for MeshConnect {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
         self.login.fetch(context).await
     }
+
+    fn identity(&self) -> Vec<String> {
+        self.login.identity()
+    }
 }
 
 fn token_url(base: &str) -> Result<String, Error> {

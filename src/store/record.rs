@@ -311,6 +311,11 @@ impl Digest {
         Self(URL_SAFE_NO_PAD.encode(hash.finalize()))
     }
 
+    /// Enough of it for a file name, in small letters.
+    pub(crate) fn short(&self) -> String {
+        self.0.bytes().take(12).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     pub(crate) fn of_secret(secret: &Secret) -> Self {
         Self::of(["tower-bearer-refresh-token", secret.expose()])
     }

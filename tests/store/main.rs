@@ -3,6 +3,9 @@
 
 mod ends;
 mod faults;
+#[cfg(unix)]
+mod file;
 mod harness;
+mod identity;
 mod memory;
 mod protocol;

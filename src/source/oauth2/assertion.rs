@@ -145,6 +145,11 @@ impl TokenSource for TokenExchange {
         };
         self.client.renew(&context, exchange).await
     }
+
+    fn identity(&self) -> Vec<String> {
+        self.client
+            .identity("token_exchange", &[&self.subject_type, self.requested_type.as_deref().unwrap_or_default()])
+    }
 }
 
 // === impl JwtBearer ===
@@ -184,5 +189,9 @@ impl TokenSource for JwtBearer {
             self.client.grant(&context, &form, &[("assertion", assertion)]).await
         };
         self.client.renew(&context, login).await
+    }
+
+    fn identity(&self) -> Vec<String> {
+        self.client.identity("jwt_bearer", &[])
     }
 }

@@ -174,6 +174,17 @@ impl Client {
         Ok(self)
     }
 
+    /// What shapes the tokens of this client: the grant, the endpoint, the client, the scope and the parameters, and what the
+    /// grant adds.
+    pub(super) fn identity(&self, grant: &str, more: &[&str]) -> Vec<String> {
+        let mut parts = vec![grant.to_owned()];
+        parts.extend(self.endpoint.identity());
+        parts.extend([self.id.clone(), self.scope.clone()].map(Option::unwrap_or_default));
+        parts.extend(self.parameters.iter().map(|(name, value)| format!("{name}={}", value.expose())));
+        parts.extend(more.iter().map(|part| (*part).to_owned()));
+        parts
+    }
+
     /// Asks with the refresh token. An answer that was lost, or is long in coming, is asked for again at once, with the
     /// same refresh token: the server may have rotated it already, and most give the pair once more. An answer without a
     /// refresh token leaves the old one valid (RFC 6749 section 6).

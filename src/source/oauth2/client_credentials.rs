@@ -66,4 +66,8 @@ impl TokenSource for ClientCredentials {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
         self.client.grant(&context, &[("grant_type", "client_credentials")], &[]).await
     }
+
+    fn identity(&self) -> Vec<String> {
+        self.client.identity("client_credentials", &[])
+    }
 }

@@ -77,4 +77,8 @@ impl TokenSource for Password {
             })
             .await
     }
+
+    fn identity(&self) -> Vec<String> {
+        self.client.identity("password", &[&self.username])
+    }
 }

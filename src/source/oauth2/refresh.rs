@@ -106,6 +106,10 @@ impl TokenSource for RefreshToken {
             Initial::Login(token) => Ok(token.refresh_token()),
         }
     }
+
+    fn identity(&self) -> Vec<String> {
+        self.client.identity("refresh_token", &[])
+    }
 }
 
 /// A login's token with what is left of its life, where that is worth it or all there is.
