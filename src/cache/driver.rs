@@ -121,6 +121,8 @@ enum Step {
 #[cfg(feature = "store")]
 enum Leased {
     Done(Option<Result<Token, Error>>),
+    /// The answer is used, and not saved yet. Whoever had the lease would spend the refresh token again.
+    Unsaved(Option<Result<Token, Error>>),
     /// The lease was lost before anything was spent.
     Lost,
 }
@@ -146,6 +148,9 @@ const MAX_UNREAD_KIB: usize = 32;
 /// How often a lease holder looks at a record that changes although it holds the lease.
 #[cfg(feature = "store")]
 const MAX_LOOKS: usize = 3;
+/// Between two attempts to save in the background.
+#[cfg(feature = "store")]
+const SAVE_PAUSE: Duration = Duration::from_millis(500);
 /// How far apart processes look that were told of a change at once.
 #[cfg(feature = "store")]
 const LOOK_SPREAD: Duration = Duration::from_millis(100);
@@ -736,10 +741,18 @@ impl Driver {
                         self.telemetry.shared(&Sharing::LeaseWaited { waited, obtained: true });
                     }
                     let answer = lease.keep(self.run_with_lease(shared, &attempt, &lease)).await;
-                    lease.release().await;
                     match answer {
-                        Leased::Done(answer) => return answer,
-                        Leased::Lost => {}
+                        Leased::Unsaved(answer) => {
+                            if let Some(runtime) = clock::runtime() {
+                                runtime.spawn(Self::save_later(Arc::downgrade(self), Arc::clone(shared), lease));
+                            }
+                            return answer;
+                        }
+                        Leased::Done(answer) => {
+                            lease.release().await;
+                            return answer;
+                        }
+                        Leased::Lost => lease.release().await,
                     }
                 }
                 Ok(Taken::Busy { owner, remaining }) => {
@@ -762,7 +775,7 @@ impl Driver {
 
     /// The work under the lease.
     #[cfg(feature = "store")]
-    async fn run_with_lease(self: &Arc<Self>, shared: &Shared, attempt: &Attempt, lease: &HeldLease<'_>) -> Leased {
+    async fn run_with_lease(self: &Arc<Self>, shared: &Shared, attempt: &Attempt, lease: &HeldLease) -> Leased {
         let run = attempt.run;
         // More than once only if the record has changed although the lease is held.
         for _ in 0..MAX_LOOKS {
@@ -815,13 +828,15 @@ impl Driver {
             if let Some(record) = answered(&base, &answer, newest, spent.as_ref(), asked) {
                 let received = self.receive(run, answer);
                 let saved = lease.save(version, &record).await;
+                let failed = matches!(saved, SaveEnd::Failed(_));
                 if let Some(answer) = self.on_record_saved(shared, attempt, asked, record, saved).await {
                     return Leased::Done(answer);
                 }
-                return Leased::Done(match received {
+                let answer = match received {
                     Some(received) => self.conclude(run, asked, received).await,
                     None => None,
-                });
+                };
+                return if failed { Leased::Unsaved(answer) } else { Leased::Done(answer) };
             }
             let Some(error) = error else {
                 // A token that is not worth a record: dead on arrival.
@@ -1075,7 +1090,7 @@ impl Driver {
 
     /// One look for which nobody waits.
     #[cfg(feature = "store")]
-    async fn watch_once(&self, shared: &Shared) {
+    async fn watch_once(&self, shared: &Arc<Shared>) {
         // A run looks by itself.
         if self.flight.is_in_flight(self.clock.now().mono) {
             return;
@@ -1128,26 +1143,55 @@ impl Driver {
         Look { run: None, identity, seed: None, generation: u64::MAX, policy: &self.policy, now, jitter }
     }
 
-    /// Writes the newest record again, if it is still missing under the lease.
+    /// Writes the newest record again, if it is still missing under the lease. Returns whether the store failed.
     #[cfg(feature = "store")]
-    async fn restore(&self, shared: &Shared, lease: &HeldLease<'_>, identity: &Digest) {
-        let Ok(found) = shared.look().await else { return };
+    async fn restore(&self, shared: &Shared, lease: &HeldLease, identity: &Digest) -> bool {
+        let Ok(found) = shared.look().await else { return true };
         if matches!(found.content, Content::Unreadable(_)) {
-            return;
+            return false;
         }
-        if let Finding::Lost(known) = self.on_found(&found, self.idle_look(identity))
-            && let SaveEnd::Saved(_) = lease.save(found.version, &known.clone().with_refreshing(None)).await
-        {
-            self.state().session.on_restored(&known);
-            self.telemetry.shared(&Sharing::Restored { serial: known.serial });
+        let Finding::Lost(known) = self.on_found(&found, self.idle_look(identity)) else { return false };
+        match lease.save(found.version, &known.clone().with_refreshing(None)).await {
+            SaveEnd::Saved(_) => {
+                self.state().session.on_restored(&known);
+                self.telemetry.shared(&Sharing::Restored { serial: known.serial });
+                false
+            }
+            SaveEnd::Conflict => false,
+            SaveEnd::Failed(_) => true,
         }
+    }
+
+    /// Goes on saving under the lease in the background, for as long as it can be extended: nobody else is to spend the
+    /// refresh token of the record meanwhile.
+    #[cfg(feature = "store")]
+    async fn save_later(driver: Weak<Self>, shared: Arc<Shared>, lease: HeldLease) {
+        lease
+            .keep(async {
+                while lease.lives() {
+                    let Some(driver) = driver.upgrade() else { return };
+                    let known = {
+                        let state = driver.state();
+                        let unsaved = state.session.unsaved().is_some();
+                        state.session.known_record().filter(|_| unsaved).map(|known| known.identity.clone())
+                    };
+                    let Some(identity) = known else { return };
+                    if !driver.restore(&shared, &lease, &identity).await {
+                        return;
+                    }
+                    drop(driver);
+                    clock::sleep(SAVE_PAUSE).await;
+                }
+            })
+            .await;
+        lease.release().await;
     }
 
     /// Ends the record of a session that is signed out, and revokes its newest refresh token once for all processes.
     #[cfg(feature = "store")]
     async fn end_record(
         &self,
-        shared: &Shared,
+        shared: &Arc<Shared>,
         epoch: u64,
         source: &Arc<dyn DynSource>,
         newest: Result<Option<Secret>, Error>,
@@ -1196,7 +1240,7 @@ impl Driver {
 
     /// The lease, waited for as long as a fetch may take.
     #[cfg(feature = "store")]
-    async fn lease_for_sign_out<'a>(&self, shared: &'a Shared) -> Result<HeldLease<'a>, Error> {
+    async fn lease_for_sign_out(&self, shared: &Arc<Shared>) -> Result<HeldLease, Error> {
         let (give_up_at, mut polls) = (self.clock.now().after(self.policy.fetch_deadline()), Polls::new());
         loop {
             let changed = shared.subscribe().await;
@@ -1218,7 +1262,7 @@ impl Driver {
     async fn mark_signed_out(
         &self,
         shared: &Shared,
-        lease: &HeldLease<'_>,
+        lease: &HeldLease,
         source: &Arc<dyn DynSource>,
         newest: Option<&Option<Secret>>,
     ) -> Result<(Option<Secret>, Option<u64>, Record), Error> {

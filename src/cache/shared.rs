@@ -5,7 +5,7 @@
 
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -45,14 +45,14 @@ pub(crate) enum Content {
 }
 
 /// The lease, or who has it.
-pub(crate) enum Taken<'a> {
-    Held(HeldLease<'a>),
+pub(crate) enum Taken {
+    Held(HeldLease),
     Busy { owner: Option<String>, remaining: Duration },
 }
 
 /// The lease of one attempt. Ends by itself if it is not released.
-pub(crate) struct HeldLease<'a> {
-    shared: &'a Shared,
+pub(crate) struct HeldLease {
+    shared: Arc<Shared>,
     pub(crate) owner: String,
     /// When the lease ends if it is not extended, by this process's monotonic clock.
     until: Mutex<Duration>,
@@ -150,12 +150,14 @@ impl Shared {
     }
 
     /// Takes the lease, under an owner that no other attempt has.
-    pub(crate) async fn acquire(&self) -> Result<Taken<'_>, Error> {
+    pub(crate) async fn acquire(self: &Arc<Self>) -> Result<Taken, Error> {
         let owner = owner();
         let before = self.clock.now().mono;
         let SharedSession { store, key, lease, .. } = &self.config;
         Ok(match self.call("acquire", store.acquire(key, &owner, *lease)).await? {
-            Lease::Held => Taken::Held(HeldLease { shared: self, owner, until: Mutex::new(before + *lease) }),
+            Lease::Held => {
+                Taken::Held(HeldLease { shared: Arc::clone(self), owner, until: Mutex::new(before + *lease) })
+            }
             Lease::Busy { owner, remaining } => Taken::Busy { owner, remaining },
         })
     }
@@ -174,7 +176,16 @@ impl Shared {
 
     /// One call, with its deadline.
     async fn call<T>(&self, what: &'static str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, Error> {
-        match clock::timeout(CALL_DEADLINE, call)?.await {
+        self.call_within(CALL_DEADLINE, what, call).await
+    }
+
+    async fn call_within<T>(
+        &self,
+        deadline: Duration,
+        what: &'static str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, Error> {
+        match clock::timeout(deadline, call)?.await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 let class = if error.is_transient() { StoreProblem::Transient } else { StoreProblem::Permanent };
@@ -182,7 +193,7 @@ impl Shared {
                 Err(Error::store(problem, class, error))
             }
             Err(_) => {
-                let problem = format!("the token store did not answer within {CALL_DEADLINE:?} ({what})");
+                let problem = format!("the token store did not answer within {deadline:?} ({what})");
                 Err(Error::shared(problem, StoreProblem::Transient))
             }
         }
@@ -191,7 +202,7 @@ impl Shared {
 
 // === impl HeldLease ===
 
-impl HeldLease<'_> {
+impl HeldLease {
     /// Does the work while the lease is extended.
     pub(crate) async fn keep<T>(&self, work: impl Future<Output = T>) -> T {
         let (mut work, mut extending) = (pin!(work), pin!(self.extend()));
@@ -206,16 +217,23 @@ impl HeldLease<'_> {
     }
 
     /// Extends the lease again and again. Never completes: after the lease is lost, the next save is a conflict.
+    ///
+    /// An extension that is lost or late is repeated in time: three fit into what is left of the lease.
     async fn extend(&self) {
         let SharedSession { store, key, lease, .. } = &self.shared.config;
+        let mut pause = *lease / 3;
         loop {
-            clock::sleep(*lease / 3).await;
+            clock::sleep(pause).await;
             let before = self.shared.clock.now().mono;
-            match self.shared.call("extend", store.extend(key, &self.owner, *lease)).await {
-                Ok(true) => *self.until() = before + *lease,
+            let deadline = CALL_DEADLINE.min(*lease / 6);
+            pause = match self.shared.call_within(deadline, "extend", store.extend(key, &self.owner, *lease)).await {
+                Ok(true) => {
+                    *self.until() = before + *lease;
+                    *lease / 3
+                }
                 Ok(false) => std::future::pending().await,
-                Err(_) => {}
-            }
+                Err(_) => *lease / 30,
+            };
         }
     }
 
@@ -223,23 +241,25 @@ impl HeldLease<'_> {
     pub(crate) async fn save(&self, expected: Option<u64>, record: &Record) -> SaveEnd {
         let SharedSession { store, key, lease, .. } = &self.shared.config;
         let give_up_at = self.shared.clock.now().mono + *lease;
+        let deadline = CALL_DEADLINE.min(*lease / 3);
         let mut may_have_saved = false;
         loop {
             let bytes = record.encode(self.shared.clock.now());
-            let error = match self.shared.call("save", store.save(key, &self.owner, expected, &bytes)).await {
-                Ok(Saved::Saved { version }) => return SaveEnd::Saved(version),
-                Ok(Saved::Conflict) if may_have_saved => match self.shared.look().await {
-                    Ok(Found { version: Some(version), content: Content::Record(found) })
-                        if found.says_the_same(record) && found.refreshing() == record.refreshing() =>
-                    {
-                        return SaveEnd::Saved(version);
-                    }
-                    Ok(_) => return SaveEnd::Conflict,
+            let error =
+                match self.shared.call_within(deadline, "save", store.save(key, &self.owner, expected, &bytes)).await {
+                    Ok(Saved::Saved { version }) => return SaveEnd::Saved(version),
+                    Ok(Saved::Conflict) if may_have_saved => match self.shared.look().await {
+                        Ok(Found { version: Some(version), content: Content::Record(found) })
+                            if found.says_the_same(record) && found.refreshing() == record.refreshing() =>
+                        {
+                            return SaveEnd::Saved(version);
+                        }
+                        Ok(_) => return SaveEnd::Conflict,
+                        Err(error) => error,
+                    },
+                    Ok(Saved::Conflict) => return SaveEnd::Conflict,
                     Err(error) => error,
-                },
-                Ok(Saved::Conflict) => return SaveEnd::Conflict,
-                Err(error) => error,
-            };
+                };
             may_have_saved = true;
             let now = self.shared.clock.now().mono;
             if now + SAVE_PAUSE >= give_up_at.min(*self.until()) {
@@ -259,6 +279,11 @@ impl HeldLease<'_> {
     pub(crate) async fn release(self) {
         let SharedSession { store, key, .. } = &self.shared.config;
         let _ = self.shared.call("release", store.release(key, &self.owner)).await;
+    }
+
+    /// Whether the lease may still be this attempt's.
+    pub(crate) fn lives(&self) -> bool {
+        self.shared.clock.now().mono < *self.until()
     }
 
     fn until(&self) -> MutexGuard<'_, Duration> {

@@ -107,6 +107,13 @@ impl MemoryStore {
         lock(&self.0).down = down;
     }
 
+    /// Ends the outage, and forgets the faults that are queued.
+    pub fn recover(&self) {
+        let mut state = lock(&self.0);
+        state.down = false;
+        state.queue.clear();
+    }
+
     /// How long each call takes; it happens at the end of it.
     pub fn delay(&self, delay: Duration) {
         lock(&self.0).delay = delay;

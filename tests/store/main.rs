@@ -9,3 +9,4 @@ mod harness;
 mod identity;
 mod memory;
 mod protocol;
+mod simulation;

@@ -1,5 +1,7 @@
 //! One refresh for all processes that share a session.
 
+use std::time::Duration;
+
 use tower_bearer::store::SharedSession;
 use tower_bearer::testing::{MemoryStore, StoreCall, StoreFault};
 use tower_bearer::{Refresh, TokenCache};
@@ -206,5 +208,5 @@ fn a_key_is_not_empty_nor_long_nor_of_control_characters() {
         assert!(error.is_invalid() && error.to_string().contains("key"), "{error}");
     }
     assert!(session(&MemoryStore::new()).lease(SECOND / 100).unwrap_err().is_invalid());
-    assert!(session(&MemoryStore::new()).look_every(SECOND * 0).unwrap_err().is_invalid());
+    assert!(session(&MemoryStore::new()).look_every(Duration::ZERO).unwrap_err().is_invalid());
 }
