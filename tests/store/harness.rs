@@ -156,7 +156,7 @@ impl Issuer {
         self.0.lock().unwrap()
     }
 
-    async fn answer(&self, refresh_token: Option<&str>) -> Result<Token, Error> {
+    pub(crate) async fn answer(&self, refresh_token: Option<&str>) -> Result<Token, Error> {
         let _call = Call(self);
         let delay = {
             let mut state = self.lock();

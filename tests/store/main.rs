@@ -8,5 +8,7 @@ mod file;
 mod harness;
 mod identity;
 mod memory;
+#[cfg(unix)]
+mod processes;
 mod protocol;
 mod simulation;
