@@ -7,10 +7,14 @@
 mod error;
 mod file;
 pub(crate) mod record;
+#[cfg(feature = "sealed")]
+mod sealed;
 mod shared;
 mod token_store;
 
 pub use error::StoreError;
 pub use file::FileStore;
+#[cfg(feature = "sealed")]
+pub use sealed::Sealed;
 pub use shared::SharedSession;
 pub use token_store::{Lease, MAX_KEY_LEN, Saved, Stored, TokenStore};

@@ -11,4 +11,5 @@ mod memory;
 #[cfg(unix)]
 mod processes;
 mod protocol;
+mod sealed;
 mod simulation;
