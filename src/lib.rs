@@ -87,12 +87,18 @@
 //! | what it promises, and what it does not do; why, and at what cost | [`promises`], [`design`] |
 //!
 //! Features: `follow-redirect` (the default: redirects beneath the layer), `jwt` (signed assertions), `authorization-code`
-//! (logins in a browser), `exec` (programs that print a token), `metrics` (counters and histograms), `testing`.
+//! (logins in a browser), `exec` (programs that print a token), `metrics` (counters and histograms), `store` (a session
+//! that processes share, in a directory or a [store] of yours), `sealed` (its record encrypted), `testing`.
 //!
 #![cfg_attr(
     not(feature = "testing"),
     doc = "[`testing::guide`]: https://docs.rs/tower-bearer/latest/tower_bearer/testing/guide/index.html"
 )]
+#![cfg_attr(
+    not(feature = "store"),
+    doc = "[store]: https://docs.rs/tower-bearer/latest/tower_bearer/store/trait.TokenStore.html"
+)]
+#![cfg_attr(feature = "store", doc = "[store]: store::TokenStore")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 

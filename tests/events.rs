@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex};
 use http::Request;
 use tower::ServiceExt;
 use tower_bearer::resend::Never;
-use tower_bearer::testing::Answer;
-use tower_bearer::{Error, Token};
+use tower_bearer::store::{SharedSession, TokenStore};
+use tower_bearer::testing::{Answer, MemoryStore, StoreCall, StoreFault};
+use tower_bearer::{Error, Refresh, Token, TokenCache};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
@@ -209,4 +210,74 @@ async fn the_documented_events_and_spans_are_those_there_are() {
     let of_shared_sessions = macros(Path::new("src/telemetry/sharing.rs"));
     let others = macros(Path::new("src")) - of_shared_sessions;
     assert_eq!(others, documented.len(), "an event or span that is not in the list");
+}
+
+/// Has everything happen that can happen to a session that processes share.
+async fn shared_session() {
+    let second = std::time::Duration::from_secs(1);
+    let store = MemoryStore::new();
+    let session = || SharedSession::new(store.clone(), "ada").expect("a key");
+    let source = async |_| Token::new(format!("t{}", fastrand::u64(..))).map(|token| token.with_refresh_token("r"));
+    let share = || TokenCache::with_store(source, Refresh::new(), session());
+    // Saved, and adopted.
+    let (first, second_process) = (share(), share());
+    first.get().await.expect("a token");
+    second_process.get().await.expect("a token");
+    // The lease is waited for.
+    store.acquire("ada", "another", second).await.expect("the store works");
+    first.refresh().await.expect("a token");
+    // The store fails, and works again.
+    store.inject(StoreCall::Load, StoreFault::Fails);
+    first.refresh().await.expect_err("the store fails");
+    first.refresh().await.expect("a token");
+    // A conflict, and the record written again.
+    let older = store.record("ada");
+    store.inject(StoreCall::Save, StoreFault::Late(second / 100));
+    store.inject(StoreCall::Save, StoreFault::Conflict);
+    first.refresh().await.expect("a token");
+    store.set_record("ada", older);
+    tokio::time::sleep(40 * second).await;
+    // A refresh that did not come to its end.
+    let record = String::from_utf8(store.record("ada").expect("a record")).expect("JSON");
+    let marked = record.replacen('{', "{\"refreshing\":\"1-x\",", 1);
+    store.set_record("ada", Some(marked.into_bytes()));
+    first.refresh().await.expect("a token");
+    // Unreadable, and set aside.
+    store.set_record("ada", Some(b"x".to_vec()));
+    tokio::time::sleep(second).await;
+    first.refresh().await.expect("a token");
+    // Ended by another process.
+    tokio::time::sleep(second).await;
+    second_process.sign_out(async |_| Ok::<_, Error>(())).await.expect("revoked");
+    tokio::time::sleep(second).await;
+    assert!(first.status().signed_out);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_thing_that_happens_to_a_shared_session_is_an_event() {
+    let kinds = Kinds::default();
+    let _listening = tracing::subscriber::set_default(kinds.clone());
+    shared_session().await;
+    let of_sessions = ["token_fetch", "token_fetched", "token_fetch_failed", "signed_out"];
+    let seen: BTreeSet<_> = kinds.0.lock().expect("no panic").clone();
+    let seen: BTreeSet<_> = seen
+        .iter()
+        .filter(|kind| !of_sessions.contains(&kind.split(' ').next().expect("a name")))
+        .map(|kind| &**kind)
+        .collect();
+    let expected = [
+        "session_ended_elsewhere INFO signed_out",
+        "store_conflict WARN serial",
+        "store_lease_waited DEBUG waited_ms obtained",
+        "store_reachable INFO",
+        "store_record_restored WARN serial",
+        "store_record_saved DEBUG serial unsaved_ms",
+        "store_record_set_aside ERROR why aside",
+        "store_record_unusable ERROR why",
+        "store_refresh_resumed WARN serial",
+        "store_unreachable WARN error cause",
+        "token_adopted DEBUG generation serial remaining_s",
+    ];
+    assert_eq!(seen, BTreeSet::from(expected));
+    assert_eq!(macros(Path::new("src/telemetry/sharing.rs")), expected.len(), "an event that is not in the list");
 }
