@@ -23,7 +23,12 @@ pub(crate) struct Change(watch::Receiver<()>);
 
 impl Changes {
     pub(crate) fn subscribe(&self, key: &str) -> Change {
-        Change(self.waiters().entry(key.to_owned()).or_default().subscribe())
+        let mut waiters = self.waiters();
+        if waiters.len() == waiters.capacity() {
+            // Instead of growing, if there are entries of keys that nothing waits for any more.
+            waiters.retain(|_, waiters| waiters.receiver_count() > 0);
+        }
+        Change(waiters.entry(key.to_owned()).or_default().subscribe())
     }
 
     /// Takes what the server sends without being asked.
@@ -57,5 +62,25 @@ impl Change {
     pub(crate) async fn wait(mut self) {
         // It fails if the sender was dropped, which is done only after a message; then there is one.
         let _ = self.0.changed().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_nothing_waits_for_are_forgotten() {
+        let changes = Changes::default();
+        let kept = changes.subscribe("kept");
+        for number in 0..10_000 {
+            drop(changes.subscribe(&number.to_string()));
+        }
+        assert!(changes.waiters().len() < 10, "{}", changes.waiters().len());
+        assert!(changes.waiters().contains_key("kept"));
+        drop(kept);
+        changes.notify("kept");
+        changes.notify_all();
+        assert!(changes.waiters().is_empty());
     }
 }

@@ -10,7 +10,7 @@ use tower_bearer_redis::RedisStore;
 use crate::server::each;
 
 /// The line of the README, in words.
-fn acl_rule() -> Vec<&'static str> {
+pub(crate) fn acl_rule() -> Vec<&'static str> {
     let readme = include_str!("../../README.md");
     let line = readme.lines().find_map(|line| line.strip_prefix("user app on ")).expect("the rule");
     ["user", "app", "on"].into_iter().chain(line.split(' ')).collect()

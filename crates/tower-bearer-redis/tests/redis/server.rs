@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use redis::FromRedisValue;
 use tempfile::TempDir;
+use tower_bearer::store::{Lease, Saved, TokenStore};
 use tower_bearer_redis::RedisStore;
 
 /// The programs, with the place where `tests/install-valkey` puts one.
@@ -36,6 +37,21 @@ pub(crate) fn each(options: &[&str]) -> Vec<Server> {
         stderr().write_all(note.as_bytes()).expect("stderr");
     }
     servers
+}
+
+/// Fails if it takes much longer than any timeout of these tests.
+pub(crate) async fn bounded<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it ends in bounded time")
+}
+
+/// Saves a record under a lease of its own, and returns its version.
+pub(crate) async fn save(store: &RedisStore, key: &str, expected: Option<u64>, bytes: &[u8]) -> u64 {
+    let owner = format!("owner-{key}-{expected:?}");
+    assert_eq!(store.acquire(key, &owner, Duration::from_secs(60)).await.expect("a lease"), Lease::Held);
+    let saved = store.save(key, &owner, expected, bytes).await.expect("a save");
+    store.release(key, &owner).await.expect("a release");
+    let Saved::Saved { version } = saved else { panic!("a conflict") };
+    version
 }
 
 // === impl Server ===
