@@ -78,12 +78,11 @@ impl Link {
     }
 
     /// Completes once the record or the lease of this key may have changed.
+    ///
+    /// Does not connect: a future that is polled once and then left would keep other calls from connecting. Without a
+    /// connection it waits for the next command to open one, which wakes all waiters.
     pub(crate) async fn changed(&self, key: &str) {
-        let change = self.changes.subscribe(key);
-        // Without a connection nothing would be told. If there is none to be had, the next command opens one, and all
-        // waiters are woken.
-        let _ = time::timeout(self.timeout, self.open()).await;
-        change.wait().await;
+        self.changes.subscribe(key).wait().await;
     }
 
     async fn run_once<T: FromRedisValue>(&self, command: &Cmd, used: &mut Option<Open>) -> RedisResult<T> {

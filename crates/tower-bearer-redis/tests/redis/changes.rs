@@ -83,12 +83,26 @@ async fn a_connection_that_is_lost_or_new_wakes_all_because_a_message_may_have_b
             server.admin::<()>("CLIENT KILL TYPE normal").await;
             server.admin::<()>("CLIENT KILL TYPE pubsub").await;
             bounded(key).await;
-            // This one connects anew, so it completes as well.
-            bounded(second.changed("key")).await;
+            let mut key = pin!(second.changed("key"));
+            assert!(!is_done(&mut key).await);
+            // Connects anew.
+            second.load("key").await.unwrap();
+            bounded(key).await;
         }
         let mut key = pin!(second.changed("key"));
         assert!(!is_done(&mut key).await);
         save(&first, "key", None, b"record").await;
+        bounded(key).await;
+    }
+}
+
+#[tokio::test]
+async fn a_wait_that_is_polled_once_keeps_no_call_from_connecting() {
+    for server in each(&[]) {
+        let store = server.store();
+        let mut key = pin!(store.changed("key"));
+        assert!(!is_done(&mut key).await);
+        store.load("key").await.unwrap();
         bounded(key).await;
     }
 }

@@ -102,7 +102,7 @@ pub(crate) async fn scripted(answers: &'static [&'static str]) -> (u16, JoinSet<
         while let Ok((mut client, _)) = listener.accept().await {
             for answer in answers {
                 let mut request = vec![0; 100_000];
-                client.read(&mut request).await.expect("a request");
+                assert_ne!(client.read(&mut request).await.expect("a request"), 0, "the client has gone");
                 client.write_all(answer.as_bytes()).await.expect("sent");
             }
         }
