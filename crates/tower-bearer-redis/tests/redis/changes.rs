@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tower_bearer::store::{Lease, TokenStore};
 
-use crate::server::{Server, bounded, each, save};
+use crate::server::{Server, bounded, each, recovers, save};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -118,7 +118,7 @@ async fn a_wait_that_began_without_a_server_is_woken_by_the_next_connection() {
         assert!(bounded(store.load("key")).await.is_err());
         server.restart();
         assert!(!is_done(&mut key).await);
-        while bounded(store.load("key")).await.is_err() {}
+        recovers(&store).await;
         bounded(key).await;
     }
 }

@@ -7,7 +7,7 @@ use tower_bearer::store::{Lease, Saved, StoreError, TokenStore};
 use tower_bearer_redis::RedisStore;
 
 use crate::proxy::{Proxy, scripted};
-use crate::server::{bounded, each, save};
+use crate::server::{bounded, each, recovers, save};
 
 const TIMEOUT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ async fn a_server_that_is_suspended_past_the_lease_answers_a_late_save_with_a_co
         assert_eq!(patient.save("key", "late", None, b"late").await.unwrap(), Saved::Conflict);
         save(&patient, "key", None, b"of the next owner").await;
         // The one whose call timed out as well.
-        while bounded(store.load("key")).await.is_err() {}
+        recovers(&store).await;
     }
 }
 
@@ -63,7 +63,7 @@ async fn a_server_that_pauses_its_clients_past_the_lease_answers_a_late_save_wit
         server.admin::<()>("CLIENT UNPAUSE").await;
         assert_eq!(patient.save("key", "late", None, b"late").await.unwrap(), Saved::Conflict);
         save(&patient, "key", None, b"of the next owner").await;
-        while bounded(store.load("key")).await.is_err() {}
+        recovers(&store).await;
     }
 }
 
@@ -141,7 +141,7 @@ async fn a_slow_server_is_an_error_in_bounded_time_and_works_when_it_is_fast_aga
         says(&failed_look(&store).await, true, "timed out");
         says(&failed_look(&store).await, true, "timed out");
         proxy.go_on();
-        while bounded(store.load("key")).await.is_err() {}
+        recovers(&store).await;
     }
 }
 
@@ -151,10 +151,10 @@ async fn a_connection_that_is_dead_is_replaced_by_the_next_call() {
     for server in each(&[]) {
         let proxy = Proxy::start(server.port).await;
         let store = proxy.store(TIMEOUT);
-        while bounded(store.load("key")).await.is_err() {}
+        recovers(&store).await;
         proxy.kill_silently();
         says(&failed_look(&store).await, true, "timed out");
-        while bounded(store.load("key")).await.is_err() {}
+        recovers(&store).await;
     }
 }
 

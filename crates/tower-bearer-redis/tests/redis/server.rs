@@ -44,6 +44,11 @@ pub(crate) async fn bounded<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), future).await.expect("it ends in bounded time")
 }
 
+/// Looks until it succeeds, without any other step.
+pub(crate) async fn recovers(store: &RedisStore) {
+    bounded(async { while store.load("key").await.is_err() {} }).await;
+}
+
 /// Saves a record under a lease of its own, and returns its version.
 pub(crate) async fn save(store: &RedisStore, key: &str, expected: Option<u64>, bytes: &[u8]) -> u64 {
     let owner = format!("owner-{key}-{expected:?}");
