@@ -68,7 +68,7 @@ impl Server {
         let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
         for _ in 0..20 {
             // Another program may take the port before the server does.
-            let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+            let port = free_port();
             match spawn(program, port, &options, folder.path()) {
                 Ok(process) => return Some(Self { port, program: program.to_owned(), options, process, folder }),
                 Err(why) if why.contains("Address already in use") => {}
@@ -131,6 +131,10 @@ impl Drop for Server {
     }
 }
 
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port()
+}
+
 /// Returns when it accepts connections; its last lines if it does not.
 fn spawn(program: &str, port: u16, options: &[String], folder: &Path) -> Result<Child, String> {
     let text = |error: &dyn Debug| format!("{error:?}");
@@ -141,6 +145,10 @@ fn spawn(program: &str, port: u16, options: &[String], folder: &Path) -> Result<
     let tls = options.iter().any(|option| option.starts_with("--tls"));
     let ports = if tls { ["--port", "0", "--tls-port"].as_slice() } else { &["--port"] };
     command.args(ports).arg(port.to_string()).args(options);
+    if options.iter().any(|option| option == "--cluster-enabled") {
+        // Otherwise it is the port plus 10000, which may be none.
+        command.args(["--cluster-port", &free_port().to_string()]);
+    }
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut process = spawned.map_err(|error| error.to_string())?;
 
