@@ -43,7 +43,7 @@ async fn a_look_that_finds_nothing_new_is_one_round_trip() {
 }
 
 #[tokio::test]
-async fn a_refresh_is_five_round_trips() {
+async fn each_operation_is_one_round_trip() {
     for server in each(&[]) {
         let store = server.store();
         store.load("key").await.unwrap();

@@ -180,11 +180,19 @@ async fn a_call_whose_answer_is_lost_with_its_connection_is_repeated_and_answers
     }
 }
 
+const HELLO: &str = "%0\r\n";
+const SUBSCRIBED: &str = ">3\r\n$9\r\nsubscribe\r\n$20\r\ntower-bearer:changed\r\n:1\r\n";
+
+#[tokio::test]
+async fn a_node_of_a_cluster_that_does_not_have_the_key_is_an_error() {
+    let (port, _tasks) = scripted(&[HELLO, SUBSCRIBED, "-MOVED 866 127.0.0.1:1\r\n"]).await;
+    let store = RedisStore::new(format!("redis://127.0.0.1:{port}")).unwrap();
+    says(&failed_look(&store).await, false, "another node has the key (MOVED)");
+}
+
 /// Servers repeat what they do not understand.
 #[tokio::test]
 async fn no_error_repeats_what_was_sent_or_what_was_received() {
-    const HELLO: &str = "%0\r\n";
-    const SUBSCRIBED: &str = ">3\r\n$9\r\nsubscribe\r\n$20\r\ntower-bearer:changed\r\n:1\r\n";
     let cases: [&'static [&'static str]; 6] = [
         &["-ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `app`, `s3cret`\r\n"],
         &["-ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'app' 's3cret'\r\n"],
