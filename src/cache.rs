@@ -19,7 +19,7 @@ use crate::cache::driver::Driver;
 use crate::cache::session::{Demand, Rejection};
 use crate::clock::{self, Clock};
 use crate::error::Error;
-use crate::schedule::Refresh;
+use crate::schedule::RefreshPolicy;
 use crate::secret::Secret;
 use crate::source::{Fixed, TokenSource};
 use crate::telemetry::Telemetry;
@@ -61,17 +61,17 @@ pub struct TokenCache {
 impl TokenCache {
     /// A cache over a token source, with the default settings.
     pub fn new(source: impl TokenSource) -> Self {
-        Self::with_settings(source, Refresh::new())
+        Self::with_settings(source, RefreshPolicy::new())
     }
 
     /// A cache with settings of its own.
-    pub fn with_settings(source: impl TokenSource, settings: Refresh) -> Self {
+    pub fn with_settings(source: impl TokenSource, settings: RefreshPolicy) -> Self {
         Self { driver: Driver::new(source, settings, Clock::System) }
     }
 
     /// A cache whose token's life follows a clock moved by hand.
     #[cfg(feature = "testing")]
-    pub fn with_clock(source: impl TokenSource, settings: Refresh, clock: crate::clock::ManualClock) -> Self {
+    pub fn with_clock(source: impl TokenSource, settings: RefreshPolicy, clock: crate::clock::ManualClock) -> Self {
         Self { driver: Driver::new(source, settings, Clock::Manual(clock)) }
     }
 
@@ -83,13 +83,13 @@ impl TokenCache {
     ///
     /// Requests with a token never wait for the store. If the store fails, the token that there is goes on being sent.
     #[cfg(feature = "store")]
-    pub fn with_store(source: impl TokenSource, settings: Refresh, session: crate::store::SharedSession) -> Self {
+    pub fn with_store(source: impl TokenSource, settings: RefreshPolicy, session: crate::store::SharedSession) -> Self {
         Self { driver: Driver::sharing(source, settings, Clock::System, session) }
     }
 
     /// A cache that holds this token and never fetches another: for tests, and for tokens made by hand.
     ///
-    /// A refused fixed token is not replaced; the 401 goes to the caller.
+    /// A rejected fixed token is not replaced; the 401 goes to the caller.
     ///
     /// # Errors
     /// As [`Token::new`]: give it without `Bearer ` and without a line break.
@@ -177,14 +177,14 @@ impl TokenCache {
     /// # Errors
     /// Returns an error if
     /// - the replacement cannot be fetched, as for [`get`](TokenCache::get);
-    /// - rejections have used their [budget](Refresh::refusal_budget);
+    /// - rejections have used their [budget](RefreshPolicy::rejection_budget);
     /// - the token's session has ended;
     /// - this cache did not issue the token, and holds none that can be sent.
     ///
     /// # Cancel safety
     /// The rejection is noted and the fetch started when the future is first polled; dropping it after that leaves the
     /// fetch running.
-    pub async fn refuse(&self, token: &Token) -> Result<Token, Error> {
+    pub async fn report_rejected(&self, token: &Token) -> Result<Token, Error> {
         match self.driver.reject(token.id()) {
             Rejection::Unknown => self.peek().ok_or_else(|| {
                 Error::invalid("token", "this cache did not issue it; report it to the cache that it came from")

@@ -1,4 +1,4 @@
-//! The one door to the time of day. Everything else takes a [`Moment`] as an argument.
+//! The one door to the time of day. Everything else takes a [`DualInstant`] as an argument.
 //!
 //! Both clocks are read together. The monotonic one is tokio's, which is the operating system's unless a test has
 //! paused it: so a user's test that pauses and advances tokio time moves the life of tokens with it, without a setting.
@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::time::{Instant, Timeout};
 
 use crate::error::Error;
-use crate::schedule::Moment;
+use crate::schedule::DualInstant;
 
 /// Where a cache gets its time from.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ impl NotPausable for Builder {}
 // === impl Clock ===
 
 impl Clock {
-    pub(crate) fn now(&self) -> Moment {
+    pub(crate) fn now(&self) -> DualInstant {
         match self {
             Self::System => system(monotonic()),
             #[cfg(feature = "testing")]
@@ -60,7 +60,7 @@ impl Clock {
     }
 
     /// Now, by this clock and by that of tokio's timers.
-    pub(crate) fn now_here(&self) -> (Moment, Instant) {
+    pub(crate) fn now_here(&self) -> (DualInstant, Instant) {
         let here = monotonic();
         match self {
             Self::System => (system(here), here),
@@ -88,8 +88,8 @@ pub(crate) fn ticks(span: Duration) -> u64 {
 }
 
 /// The moment at which the monotonic clock says this. A wall clock before 1970 counts as standing still.
-fn system(mono: Instant) -> Moment {
-    Moment { mono: since_start(mono), wall: wall().duration_since(UNIX_EPOCH).unwrap_or_default() }
+fn system(mono: Instant) -> DualInstant {
+    DualInstant { mono: since_start(mono), wall: wall().duration_since(UNIX_EPOCH).unwrap_or_default() }
 }
 
 fn since_start(mono: Instant) -> Duration {
@@ -187,11 +187,11 @@ pub(crate) fn wall_time() -> SystemTime {
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
 /// use std::time::Duration;
 /// use tower_bearer::testing::ManualClock;
-/// use tower_bearer::{Refresh, Token, TokenCache};
+/// use tower_bearer::{RefreshPolicy, Token, TokenCache};
 ///
 /// let clock = ManualClock::new();
 /// let source = async |_| Token::new("t").map(|token| token.with_lifetime(Duration::from_secs(60)));
-/// let cache = TokenCache::with_clock(source, Refresh::new(), clock.clone());
+/// let cache = TokenCache::builder(source).clock(clock.clone()).build()?;
 /// assert_eq!(cache.get().await?.generation(), 1);
 /// clock.sleep(Duration::from_secs(60));
 /// assert_eq!(cache.get().await?.generation(), 2);
@@ -241,9 +241,9 @@ impl ManualClock {
         times.wall = times.wall.saturating_sub(by);
     }
 
-    fn now(&self) -> Moment {
+    fn now(&self) -> DualInstant {
         let times = self.lock();
-        Moment { mono: times.mono, wall: times.wall }
+        DualInstant { mono: times.mono, wall: times.wall }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Times> {

@@ -20,7 +20,7 @@ use tower::BoxError;
 /// reached through [`source`](std::error::Error::source) and is not part of the text.
 ///
 /// The layer's futures fail with [`tower::BoxError`], as tower's own middleware does; this type is found in it with
-/// [`Error::find`]. In the response of a request that was refused and could not be sent again for want of a new token it
+/// [`Error::find`]. In the response of a request that was rejected and could not be sent again for want of a new token it
 /// lies in the extensions: `response.extensions().get::<tower_bearer::Error>()`.
 #[derive(Clone)]
 pub struct Error {
@@ -79,8 +79,8 @@ enum Kind {
     Login(Cow<'static, str>),
     /// Nothing within the deadline.
     TimedOut(Duration),
-    /// Refusals have caused as many refreshes as they may.
-    Refused,
+    /// Rejections have caused as many refreshes as they may.
+    Rejected,
     /// The new refresh token could not be handed on.
     NotSaved,
     /// A session was signed out, and its refresh token not revoked.
@@ -167,7 +167,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self.inner.kind {
             Kind::Answered(_) | Kind::Unusable { .. } | Kind::Unreachable { .. } | Kind::Silent { .. } => true,
-            Kind::TimedOut(_) | Kind::Refused | Kind::NotSaved | Kind::Panicked | Kind::NotReplayed | Kind::Lost => {
+            Kind::TimedOut(_) | Kind::Rejected | Kind::NotSaved | Kind::Panicked | Kind::NotReplayed | Kind::Lost => {
                 true
             }
             Kind::Source { denied } | Kind::Secret { denied, .. } => !denied,
@@ -282,8 +282,8 @@ impl Error {
         Self::new(Kind::TimedOut(deadline))
     }
 
-    pub(crate) fn too_many_refusals() -> Self {
-        Self::new(Kind::Refused)
+    pub(crate) fn too_many_rejections() -> Self {
+        Self::new(Kind::Rejected)
     }
 
     pub(crate) fn not_saved(source: impl Into<BoxError>) -> Self {
@@ -353,7 +353,7 @@ impl Error {
 
     /// Whether rejections have used their budget.
     pub(crate) fn is_over_budget(&self) -> bool {
-        matches!(self.inner.kind, Kind::Refused)
+        matches!(self.inner.kind, Kind::Rejected)
     }
 
     /// The answer may be lost while the work was done: a refresh is repeated with the same refresh token.
@@ -446,9 +446,9 @@ impl fmt::Display for Error {
                 f,
                 "no token within {deadline:?}: the issuer is slow or silent, or the runtime that fetches stands still"
             ),
-            Kind::Refused => f.write_str(
-                "the token was refused, and refusals have caused as many refreshes lately as they may; check that the \
-                 API accepts tokens of this issuer, scope and audience (the limit is `Refresh::refusal_budget`)",
+            Kind::Rejected => f.write_str(
+                "the token was rejected, and rejections have caused as many refreshes lately as they may; check that the \
+                 API accepts tokens of this issuer, scope and audience (the limit is `RefreshPolicy::rejection_budget`)",
             ),
             Kind::NotSaved => f.write_str(
                 "the new refresh token could not be saved (the cause is this error's source); it is in memory, and saving is tried again with the next token",
@@ -459,7 +459,7 @@ impl fmt::Display for Error {
             Kind::Panicked => f.write_str("the token source panicked; its message went to the panic hook"),
             Kind::NoRuntime => f.write_str("a call has to be made, and there is no tokio runtime here: call from within one"),
             Kind::NotReplayed => f.write_str(
-                "the token was refused and has been replaced, but the request's body was too long to be kept, or failed; send the request again",
+                "the token was rejected and has been replaced, but the request's body was too long to be kept, or failed; send the request again",
             ),
             Kind::NoTimers => f.write_str("the tokio runtime has no timers: enable them in its builder with `enable_time` or `enable_all`"),
             Kind::Lost => f.write_str("the tokio runtime that was fetching the token was shut down; call again"),

@@ -24,8 +24,8 @@ use crate::cache::{Snapshot, SnapshotSource, TokenCache};
 use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::origin::Origins;
-use crate::refusal::Refusal;
-use crate::resend::Resend;
+use crate::rejection::RejectionPolicy;
+use crate::replay::Replay;
 use crate::token::{SessionId, Token, TokenId};
 
 /// What the layer needs of the service that it wraps: a tower HTTP client that is `Clone`.
@@ -72,7 +72,7 @@ pin_project! {
     pub struct ResponseFuture<S, B, R>
     where
         S: Service<Request<R::Body>>,
-        R: Resend<B>,
+        R: Replay<B>,
     {
         #[pin]
         state: State<S, B, R>,
@@ -84,9 +84,9 @@ pin_project! {
     enum State<S, B, R>
     where
         S: Service<Request<R::Body>>,
-        R: Resend<B>,
+        R: Replay<B>,
     {
-        Sent { #[pin] response: S::Future, attempt: Option<Attempt<S, RetryState<R, R::Spare>>> },
+        Sent { #[pin] response: S::Future, attempt: Option<Attempt<S, RetryState<R, R::Saved>>> },
         Pending { step: Pending<S, B, R> },
         Failed { error: Option<Error> },
     }
@@ -99,13 +99,13 @@ type Pending<S, B, R> = Pin<Box<dyn Future<Output = Result<Step<S, B, R>, BoxErr
 enum Step<S, B, R>
 where
     S: Service<Request<R::Body>>,
-    R: Resend<B>,
+    R: Replay<B>,
 {
     /// A request with its token, and a service that is ready for it.
     Send {
         ready: S,
         request: Request<R::Body>,
-        attempt: Option<Attempt<S, RetryState<R, R::Spare>>>,
+        attempt: Option<Attempt<S, RetryState<R, R::Saved>>>,
     },
     Return(S::Response),
 }
@@ -116,7 +116,7 @@ where
 pub(crate) struct LayerConfig<S> {
     pub(crate) cache: TokenCache,
     pub(crate) origins: Origins,
-    pub(crate) refusal: Refusal,
+    pub(crate) rejection: RejectionPolicy,
     pub(crate) template: Template<S>,
 }
 
@@ -136,7 +136,7 @@ pub(crate) struct Attempt<S, T> {
 
 /// What a second send needs, beside a service.
 pub(crate) struct RetryState<R, K> {
-    pub(crate) resend: R,
+    pub(crate) replay: R,
     pub(crate) saved: K,
 }
 
@@ -170,7 +170,7 @@ impl<S: Clone> Clone for LayerConfig<S> {
         Self {
             cache: self.cache.clone(),
             origins: self.origins.clone(),
-            refusal: self.refusal.clone(),
+            rejection: self.rejection.clone(),
             template: Template::new(self.template.service()),
         }
     }
@@ -181,7 +181,7 @@ impl<S> fmt::Debug for LayerConfig<S> {
         f.debug_struct("LayerConfig")
             .field("cache", &self.cache)
             .field("origins", &self.origins)
-            .field("refusal", &self.refusal)
+            .field("rejection", &self.rejection)
             .finish_non_exhaustive()
     }
 }
@@ -205,20 +205,20 @@ impl<S> Template<S> {
 impl<S, B, R> ResponseFuture<S, B, R>
 where
     S: InnerService<R::Body>,
-    R: Resend<B>,
+    R: Replay<B>,
     B: Send + 'static,
 {
-    pub(crate) fn sent(response: S::Future, attempt: Option<Attempt<S, RetryState<R, R::Spare>>>) -> Self {
+    pub(crate) fn sent(response: S::Future, attempt: Option<Attempt<S, RetryState<R, R::Saved>>>) -> Self {
         Self { state: State::Sent { response, attempt } }
     }
 
     /// The request is sent as it is, whatever is answered.
-    pub(crate) fn passed_through(inner: &mut S, resend: &R, request: Request<B>) -> Self {
-        Self::sent(inner.call(resend.once(request)), None)
+    pub(crate) fn passed_through(inner: &mut S, replay: &R, request: Request<B>) -> Self {
+        Self::sent(inner.call(replay.pass_through(request)), None)
     }
 
-    pub(crate) fn waiting(config: Arc<LayerConfig<S>>, session: SessionId, resend: R, request: Request<B>) -> Self {
-        Self { state: State::Pending { step: wait(config, session, resend, request) } }
+    pub(crate) fn waiting(config: Arc<LayerConfig<S>>, session: SessionId, replay: R, request: Request<B>) -> Self {
+        Self { state: State::Pending { step: wait(config, session, replay, request) } }
     }
 
     pub(crate) fn failed(error: Error) -> Self {
@@ -236,14 +236,14 @@ where
             unreachable!("it was sent")
         };
         let Some(Attempt { config, token, retry }) = attempt.take() else { return Poll::Ready(Ok(response)) };
-        let (response, rejected) = config.refusal.judge(response, &config.origins);
+        let (response, rejected) = config.rejection.classify(response, &config.origins);
         if !rejected {
             return Poll::Ready(Ok(response));
         }
-        let Some(retry) = retry.filter(|retry| retry.resend.can_replay(&retry.saved)) else {
+        let Some(retry) = retry.filter(|retry| retry.replay.can_replay(&retry.saved)) else {
             let over_budget = config.cache.replace_in_background(token).is_err_and(|error| error.is_over_budget());
             let why = (!over_budget).then_some("its body cannot be sent twice");
-            config.cache.telemetry().handed_back(token.generation, why);
+            config.cache.telemetry().returned_unauthorized(token.generation, why);
             return Poll::Ready(Ok(response));
         };
         let step = retry_with_new_token(config, token, retry, response);
@@ -276,7 +276,7 @@ where
 impl<S, B, R> Future for ResponseFuture<S, B, R>
 where
     S: InnerService<R::Body>,
-    R: Resend<B>,
+    R: Replay<B>,
     B: Send + 'static,
 {
     type Output = Result<Response<S::ResponseBody>, BoxError>;
@@ -289,7 +289,7 @@ where
                 let result = ready!(response.poll(cx)).map_err(Into::into);
                 // Nearly every response is told apart here, where it lies.
                 match (&result, attempt) {
-                    (Ok(response), Some(attempt)) if attempt.config.refusal.concerns(response) => {}
+                    (Ok(response), Some(attempt)) if attempt.config.rejection.concerns(response) => {}
                     _ => return Poll::Ready(result),
                 }
                 result
@@ -303,7 +303,7 @@ where
 impl<S, B, R> fmt::Debug for ResponseFuture<S, B, R>
 where
     S: Service<Request<R::Body>>,
-    R: Resend<B>,
+    R: Replay<B>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
@@ -313,19 +313,19 @@ where
 // === the waits ===
 
 /// There is no usable token: waits for one of the session in which the request began.
-fn wait<S, B, R>(config: Arc<LayerConfig<S>>, session: SessionId, resend: R, request: Request<B>) -> Pending<S, B, R>
+fn wait<S, B, R>(config: Arc<LayerConfig<S>>, session: SessionId, replay: R, request: Request<B>) -> Pending<S, B, R>
 where
     S: InnerService<R::Body>,
-    R: Resend<B>,
+    R: Replay<B>,
     B: Send + 'static,
 {
     // A block, because a function would hold its arguments twice.
     Box::pin(async move {
         config.cache.get_in(session).await?;
         let (ready, token) = ready_with_token(&config, session).await?;
-        let (mut request, saved) = resend.first(request);
+        let (mut request, saved) = replay.prepare(request);
         request.headers_mut().insert(AUTHORIZATION, token.header_value().clone());
-        let retry = saved.map(|saved| RetryState { resend, saved });
+        let retry = saved.map(|saved| RetryState { replay, saved });
         Ok(Step::Send { ready, request, attempt: Some(Attempt { config, token: token.id(), retry }) })
     })
 }
@@ -335,12 +335,12 @@ where
 fn retry_with_new_token<S, B, R>(
     config: Arc<LayerConfig<S>>,
     token: TokenId,
-    retry: RetryState<R, R::Spare>,
+    retry: RetryState<R, R::Saved>,
     response: Response<S::ResponseBody>,
 ) -> Pending<S, B, R>
 where
     S: InnerService<R::Body>,
-    R: Resend<B>,
+    R: Replay<B>,
     B: Send + 'static,
 {
     Box::pin(async move {
@@ -350,11 +350,13 @@ where
             // Past the budget there is one event for all.
             cache
                 .telemetry()
-                .handed_back(token.generation, (!error.is_over_budget()).then_some("there is no new token"));
+                .returned_unauthorized(token.generation, (!error.is_over_budget()).then_some("there is no new token"));
             return rejected.with_error(error).map(Step::Return);
         }
-        let Some(mut request) = retry.resend.second(retry.saved) else {
-            cache.telemetry().handed_back(token.generation, Some("its body was too long to be kept, or failed"));
+        let Some(mut request) = retry.replay.replay(retry.saved) else {
+            cache
+                .telemetry()
+                .returned_unauthorized(token.generation, Some("its body was too long to be kept, or failed"));
             return rejected.with_error(Error::not_replayed()).map(Step::Return);
         };
         if let Rejected::Held { response, .. } = rejected {
@@ -362,7 +364,7 @@ where
         }
         let (ready, new) = ready_with_token(&config, token.session).await?;
         request.headers_mut().insert(AUTHORIZATION, new.header_value().clone());
-        cache.telemetry().sent_again(token.generation, new.generation());
+        cache.telemetry().retried(token.generation, new.generation());
         Ok(Step::Send { ready, request, attempt: None })
     })
 }

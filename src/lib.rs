@@ -58,7 +58,7 @@
 //!
 //! # A token's life
 //!
-//! Of an hour, here; [`Refresh`] says when a token is due.
+//! Of an hour, here; [`RefreshPolicy`] says when a token is due.
 //!
 //! ```text
 //! fetched                                  due                      expired       end, as the
@@ -69,7 +69,7 @@
 //!    |                                     |                        |
 //!    +------------ the next token ---------+------------------------+
 //!
-//! 401: the refused request waits for the next token and goes again, once; others go on
+//! 401: the rejected request waits for the next token and goes again, once; others go on
 //! ```
 //!
 //! # Where to go
@@ -79,10 +79,10 @@
 //! | every source of tokens: OAuth 2, JSON logins, files, programs, closures | [`sources`] |
 //! | the handle: to ask for the token, watch it, save what is rotated, sign out | [`TokenCache`] |
 //! | a recipe, complete and compiled | [`cookbook`] |
-//! | what a 401 means, and bodies that are not `Clone`; every error and its remedy | [`refusals`], [`errors`] |
-//! | what can be seen: events, metrics, health, a dashboard and alerts | [`seeing`] |
+//! | what a 401 means, and bodies that are not `Clone`; every error and its remedy | [`rejections`], [`errors`] |
+//! | what can be seen: events, metrics, health, a dashboard and alerts | [`observability`] |
 //! | other layers beside this one, and what a client must be | [`composition`] |
-//! | moving from `AddAuthorizationLayer`, `oauth2`, reqwest or a middleware of your own | [`moving`] |
+//! | moving from `AddAuthorizationLayer`, `oauth2`, reqwest or a middleware of your own | [`migrating`] |
 //! | tests of your own client: fakes, and a clock moved by hand | [`testing::guide`] |
 //! | what it promises, and what it does not do; why, and at what cost | [`promises`], [`design`] |
 //!
@@ -110,8 +110,8 @@ mod future;
 mod layer;
 pub mod meshydb;
 mod origin;
-mod refusal;
-pub mod resend;
+mod rejection;
+pub mod replay;
 mod schedule;
 mod secret;
 mod service;
@@ -137,9 +137,9 @@ pub use error::Error;
 pub use future::{InnerService, ResponseFuture};
 pub use layer::BearerLayer;
 pub use origin::Origin;
-pub use refusal::Refusal;
-pub use resend::Resend;
-pub use schedule::{Phase, Refresh};
+pub use rejection::RejectionPolicy;
+pub use replay::Replay;
+pub use schedule::{Phase, RefreshPolicy};
 pub use secret::Secret;
 pub use service::{Bearer, NoToken};
 #[cfg(feature = "exec")]
@@ -177,15 +177,15 @@ pub mod cookbook {}
 
 /// What a 401 means, and how a request is sent again.
 ///
-/// [`Refusal`]: crate::Refusal
+/// [`RejectionPolicy`]: crate::RejectionPolicy
 /// [`Challenge`]: crate::Challenge
-/// [`Refresh::refusal_budget`]: crate::Refresh::refusal_budget
+/// [`RefreshPolicy::rejection_budget`]: crate::RefreshPolicy::rejection_budget
 /// [`Error`]: crate::Error
 /// [`Error::rejected_response`]: crate::Error::rejected_response
-/// [check]: crate::resend::check
-/// [resend]: crate::resend
-#[doc = include_str!("../docs/refusals.md")]
-pub mod refusals {}
+/// [check]: crate::replay::check
+/// [replay]: crate::replay
+#[doc = include_str!("../docs/rejections.md")]
+pub mod rejections {}
 
 /// On which side of the layer other layers belong, and why; what a service beneath must be.
 #[doc = include_str!("../docs/composition.md")]
@@ -204,15 +204,15 @@ pub mod errors {}
 /// [`TokenCache::named`]: crate::TokenCache::named
 /// [`TokenCache::status`]: crate::TokenCache::status
 #[cfg_attr(feature = "metrics", doc = "[`describe_metrics`]: crate::describe_metrics")]
-#[doc = include_str!("../docs/seeing.md")]
-pub mod seeing {}
+#[doc = include_str!("../docs/observability.md")]
+pub mod observability {}
 
 /// From other ways of sending a token.
 ///
 /// [`Error::denied`]: crate::Error::denied
 /// [`Token`]: crate::Token
-#[doc = include_str!("../docs/moving.md")]
-pub mod moving {}
+#[doc = include_str!("../docs/migrating.md")]
+pub mod migrating {}
 
 /// What it promises, and what it does not do.
 #[doc = include_str!("../docs/promises.md")]

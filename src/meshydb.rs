@@ -11,8 +11,8 @@ use serde_json::json;
 use crate::cache::TokenCache;
 use crate::error::Error;
 use crate::source::endpoint::{self, Endpoint};
-use crate::source::filled;
 use crate::source::oauth2::{Client, Password, RefreshToken, Revocation};
+use crate::source::require_non_empty;
 use crate::source::secret::SecretSource;
 use crate::source::transport::{self, HttpClient};
 
@@ -72,8 +72,8 @@ impl MeshyDb {
     #[doc(alias("Initialize", "initialize", "MeshyClient"))]
     pub fn new<B: 'static>(http: impl HttpClient<B>, account_name: &str, public_key: &str) -> Result<Self, Error> {
         let (account, public_key) = (account_name.trim(), public_key.trim());
-        filled("account_name", account)?;
-        filled("public_key", public_key)?;
+        require_non_empty("account_name", account)?;
+        require_non_empty("public_key", public_key)?;
         if account.bytes().all(|byte| byte == b'.') {
             return Err(Error::invalid("account_name", "dots only would be another path"));
         }
@@ -133,7 +133,7 @@ impl MeshyDb {
     }
 
     /// A session that begins with user name and password. It goes on with the refresh token, and logs in again where
-    /// that is refused.
+    /// that is rejected.
     ///
     /// # Errors
     /// An empty user name or password.
@@ -153,7 +153,7 @@ impl MeshyDb {
     /// Dropping the future drops the call, which may have reached the server.
     #[doc(alias("RegisterAnonymousUser", "RegisterAnonymousUserAsync", "registerAnonymousUser"))]
     pub async fn register_anonymous(&self, username: &str) -> Result<(), Error> {
-        filled("username", username)?;
+        require_non_empty("username", username)?;
         let body = Bytes::from(json!({ "username": username }).to_string());
         let answer = self.registration.call("application/json", body).await?;
         if answer.status.is_success() { Ok(()) } else { Err(self.client(&self.registration)?.failure(&answer)) }
@@ -168,7 +168,7 @@ impl MeshyDb {
         self.login_with_password(username, ANONYMOUS)
     }
 
-    /// A session that goes on from a saved refresh token. Where that is refused there is no login to fall back to, and
+    /// A session that goes on from a saved refresh token. Where that is rejected there is no login to fall back to, and
     /// the error [says so](Error::is_denied).
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use crate::error::Error;
 /// Where a token belongs: `https://api.example.com`, `https://[2001:db8::1]:8443`, `http://localhost:3000`.
 ///
 /// Made from a string with `parse` or `try_into`; plain `http://` is accepted for loopback only, and by name through
-/// [`Origin::plain_http`].
+/// [`Origin::allow_insecure`].
 ///
 /// ```
 /// use tower_bearer::Origin;
@@ -50,7 +50,7 @@ enum Host<N> {
 
 /// What a layer says of a request's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum OriginMatch {
     Ours,
     Foreign,
     /// A path without a host, and nobody said where such requests go.
@@ -63,7 +63,7 @@ pub(crate) enum Verdict {
 #[derive(Clone, Debug)]
 pub(crate) struct Origins {
     allowed: Allowed,
-    relative: Verdict,
+    relative: OriginMatch,
 }
 
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ impl Origin {
     ///
     /// # Errors
     /// As for parsing, but for the scheme.
-    pub fn plain_http(origin: &str) -> Result<Self, Error> {
+    pub fn allow_insecure(origin: &str) -> Result<Self, Error> {
         Self::read(origin)
     }
 
@@ -128,7 +128,7 @@ impl FromStr for Origin {
     fn from_str(text: &str) -> Result<Self, Error> {
         let origin = Self::read(text)?;
         if !origin.place.is_protected() {
-            let problem = "plain http:// shows the token to everyone on the way; write https://, or name it with Origin::plain_http";
+            let problem = "plain http:// shows the token to everyone on the way; write https://, or name it with Origin::allow_insecure";
             return Err(invalid(text, problem));
         }
         Ok(origin)
@@ -276,28 +276,31 @@ impl Origins {
         if origins.is_empty() {
             return Err(Error::invalid("origins", "name at least one, such as https://api.example.com"));
         }
-        Ok(Self { allowed: Allowed::Named(origins.into()), relative: Verdict::Unplaced })
+        Ok(Self { allowed: Allowed::Named(origins.into()), relative: OriginMatch::Unplaced })
     }
 
     pub(crate) fn any_secure() -> Self {
-        Self { allowed: Allowed::AnySecure, relative: Verdict::Unplaced }
+        Self { allowed: Allowed::AnySecure, relative: OriginMatch::Unplaced }
     }
 
     /// Says where requests without a host go. An origin that is none of ours would never see a token: an error.
-    pub(crate) fn relative_to(mut self, origin: &Origin) -> Result<Self, Error> {
+    pub(crate) fn allow_relative_uris(mut self, origin: &Origin) -> Result<Self, Error> {
         let ours = match &self.allowed {
             Allowed::Named(origins) => origins.iter().any(|named| named.place == origin.place),
             Allowed::AnySecure => origin.place.is_protected(),
         };
         if !ours {
-            return Err(Error::invalid("relative_to", format!("{origin} is not among the origins of this layer")));
+            return Err(Error::invalid(
+                "allow_relative_uris",
+                format!("{origin} is not among the origins of this layer"),
+            ));
         }
-        self.relative = Verdict::Ours;
+        self.relative = OriginMatch::Ours;
         Ok(self)
     }
 
     #[inline(always)]
-    pub(crate) fn judge(&self, uri: &Uri) -> Verdict {
+    pub(crate) fn classify(&self, uri: &Uri) -> OriginMatch {
         // The way nearly every request goes; what is written otherwise is read with care.
         if let (Some(secure), Some(authority)) = (is_secure(uri), uri.authority())
             && match &self.allowed {
@@ -308,33 +311,33 @@ impl Origins {
                 Allowed::AnySecure => secure && !has_userinfo(authority),
             }
         {
-            return Verdict::Ours;
+            return OriginMatch::Ours;
         }
         self.read(uri)
     }
 
     #[cold]
-    fn read(&self, uri: &Uri) -> Verdict {
+    fn read(&self, uri: &Uri) -> OriginMatch {
         let Some(authority) = uri.authority() else {
             // To a client that joins it to a base URL, `//evil.test` names a host.
             let joined = uri.path().starts_with("//") || uri.path().starts_with("/\\");
-            return if joined { Verdict::Unplaced } else { self.relative };
+            return if joined { OriginMatch::Unplaced } else { self.relative };
         };
-        let Some(secure) = is_secure(uri) else { return Verdict::Foreign };
+        let Some(secure) = is_secure(uri) else { return OriginMatch::Foreign };
         if let Allowed::Named(origins) = &self.allowed
             && origins.iter().any(|origin| origin.is_spelled(secure, authority.as_str()))
         {
-            return Verdict::Ours;
+            return OriginMatch::Ours;
         }
-        let Some((place, has_userinfo)) = Place::read(secure, authority.as_str()) else { return Verdict::Foreign };
+        let Some((place, has_userinfo)) = Place::read(secure, authority.as_str()) else { return OriginMatch::Foreign };
         let ours = match &self.allowed {
             Allowed::Named(origins) => origins.iter().any(|origin| origin.place.is(&place)),
             Allowed::AnySecure => place.is_protected(),
         };
         match ours {
-            true if has_userinfo => Verdict::Userinfo,
-            true => Verdict::Ours,
-            false => Verdict::Foreign,
+            true if has_userinfo => OriginMatch::Userinfo,
+            true => OriginMatch::Ours,
+            false => OriginMatch::Foreign,
         }
     }
 }

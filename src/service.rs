@@ -17,8 +17,8 @@ use tower::{BoxError, Service};
 use crate::cache::{Freshness, Reader, Usable};
 use crate::error::Error;
 use crate::future::{Attempt, InnerService, LayerConfig, ResponseFuture, RetryState};
-use crate::origin::Verdict;
-use crate::resend::{CloneBody, Resend};
+use crate::origin::OriginMatch;
+use crate::replay::{CloneBody, Replay};
 
 /// An HTTP client that puts a bearer token on its requests; made by [`BearerLayer`](crate::BearerLayer).
 ///
@@ -28,12 +28,12 @@ use crate::resend::{CloneBody, Resend};
 /// # Errors
 /// The future fails with the error of the inner service, boxed, or with [`Error`]: if there is no token to send, if the
 /// session of the request has ended, or if the request's URI names no host
-/// ([`relative_to`](crate::BearerLayer::relative_to)).
+/// ([`allow_relative_uris`](crate::BearerLayer::allow_relative_uris)).
 pub struct Bearer<S, R = CloneBody> {
     inner: S,
     /// Each request counts a reference to its owner.
     reader: Reader<LayerConfig<S>>,
-    resend: R,
+    replay: R,
 }
 
 /// A request extension: this request passes without a token, and its 401 is its own.
@@ -59,8 +59,8 @@ enum Disposition {
 // === impl Bearer ===
 
 impl<S, R> Bearer<S, R> {
-    pub(crate) fn new(inner: S, config: LayerConfig<S>, resend: R) -> Self {
-        Self { inner, reader: Reader::new(Arc::new(config)), resend }
+    pub(crate) fn new(inner: S, config: LayerConfig<S>, replay: R) -> Self {
+        Self { inner, reader: Reader::new(Arc::new(config)), replay }
     }
 
     /// The inner service.
@@ -81,26 +81,26 @@ impl<S, R> Bearer<S, R> {
 
     /// What becomes of a request that finds no usable token, or none of ours: with care.
     #[cold]
-    fn classify<B>(&self, request: &Request<B>, verdict: Verdict) -> Disposition {
+    fn classify<B>(&self, request: &Request<B>, verdict: OriginMatch) -> Disposition {
         let telemetry = self.reader.owner().cache.telemetry();
         // A request to another origin passes in any case; only the event asks for more.
-        if verdict == Verdict::Foreign && !telemetry.tells_of_foreign_origins() {
+        if verdict == OriginMatch::Foreign && !telemetry.reports_unmatched_origins() {
             return Disposition::PassThrough;
         }
         if request.headers().contains_key(AUTHORIZATION) {
             return Disposition::PassThrough;
         }
         match verdict {
-            Verdict::Ours => Disposition::Wait,
-            Verdict::Foreign => {
-                telemetry.foreign_origin(request.uri());
+            OriginMatch::Ours => Disposition::Wait,
+            OriginMatch::Foreign => {
+                telemetry.unmatched_origin(request.uri());
                 Disposition::PassThrough
             }
-            Verdict::Unplaced => Disposition::Reject(Error::request(
+            OriginMatch::Unplaced => Disposition::Reject(Error::request(
                 "the request's URI names no host, so it is unknown whether the token belongs there; give the whole URL, \
-                 or tell the layer with `relative_to` where such requests go",
+                 or tell the layer with `allow_relative_uris` where such requests go",
             )),
-            Verdict::Userinfo => Disposition::Reject(Error::request(
+            OriginMatch::Userinfo => Disposition::Reject(Error::request(
                 "the request's URI carries a user and password before its host, beside the token; leave them out, or \
                  mark the request with `NoToken`",
             )),
@@ -135,7 +135,7 @@ fn restore_caller_credentials(headers: &mut HeaderMap) {
 impl<S, B, R> Service<Request<B>> for Bearer<S, R>
 where
     S: InnerService<R::Body>,
-    R: Resend<B>,
+    R: Replay<B>,
     B: Send + 'static,
 {
     type Response = Response<S::ResponseBody>;
@@ -148,18 +148,18 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         if is_exempt(&request) {
-            return ResponseFuture::passed_through(&mut self.inner, &self.resend, request);
+            return ResponseFuture::passed_through(&mut self.inner, &self.replay, request);
         }
-        let verdict = self.reader.owner().origins.judge(request.uri());
-        let usable = if verdict == Verdict::Ours { self.reader.usable() } else { None };
+        let verdict = self.reader.owner().origins.classify(request.uri());
+        let usable = if verdict == OriginMatch::Ours { self.reader.usable() } else { None };
         let Some(Usable { value, token, freshness }) = usable else {
             return match self.classify(&request, verdict) {
                 Disposition::Wait => {
                     let session = self.reader.session();
                     self.give_back_readiness();
-                    ResponseFuture::waiting(Arc::clone(self.reader.owner()), session, self.resend.clone(), request)
+                    ResponseFuture::waiting(Arc::clone(self.reader.owner()), session, self.replay.clone(), request)
                 }
-                Disposition::PassThrough => ResponseFuture::passed_through(&mut self.inner, &self.resend, request),
+                Disposition::PassThrough => ResponseFuture::passed_through(&mut self.inner, &self.replay, request),
                 Disposition::Reject(error) => {
                     self.give_back_readiness();
                     ResponseFuture::failed(error)
@@ -169,15 +169,15 @@ where
         // One search in the headers, where looking first would be two. What was there already is the caller's own.
         if request.headers_mut().append(AUTHORIZATION, value) {
             restore_caller_credentials(request.headers_mut());
-            return ResponseFuture::passed_through(&mut self.inner, &self.resend, request);
+            return ResponseFuture::passed_through(&mut self.inner, &self.replay, request);
         }
         match freshness {
             Freshness::Fresh { seen_before: false } => {}
             Freshness::Fresh { seen_before: true } => self.reader.detach(),
             Freshness::Due => self.reader.owner().cache.refresh_in_background(),
         }
-        let (request, saved) = self.resend.first(request);
-        let retry = saved.map(|saved| RetryState { resend: self.resend.clone(), saved });
+        let (request, saved) = self.replay.prepare(request);
+        let retry = saved.map(|saved| RetryState { replay: self.replay.clone(), saved });
         let attempt = Attempt { config: Arc::clone(self.reader.owner()), token, retry };
         ResponseFuture::sent(self.inner.call(request), Some(attempt))
     }
@@ -185,7 +185,7 @@ where
 
 impl<S: Clone, R: Clone> Clone for Bearer<S, R> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), reader: self.reader.clone(), resend: self.resend.clone() }
+        Self { inner: self.inner.clone(), reader: self.reader.clone(), replay: self.replay.clone() }
     }
 }
 

@@ -124,8 +124,8 @@ pub enum Reason {
     Due,
     /// The one there was has ended; requests are waiting.
     Expired,
-    /// An API refused the one there is: the same one again would not help.
-    Refused,
+    /// An API rejected the one there is: the same one again would not help.
+    Rejected,
     /// [`TokenCache::refresh`](crate::TokenCache::refresh) was called.
     Asked,
 }
@@ -246,7 +246,7 @@ impl fmt::Display for Reason {
             Self::First => "first",
             Self::Due => "due",
             Self::Expired => "expired",
-            Self::Refused => "refused",
+            Self::Rejected => "rejected",
             Self::Asked => "asked",
         })
     }
@@ -264,7 +264,7 @@ where
 }
 
 /// A text that a source cannot do without. What comes from a file or a variable likes to end in a line break.
-pub(crate) fn filled(field: &'static str, text: &str) -> Result<(), Error> {
+pub(crate) fn require_non_empty(field: &'static str, text: &str) -> Result<(), Error> {
     if text.is_empty() {
         return Err(Error::invalid(field, "it is empty"));
     }

@@ -1,4 +1,4 @@
-//! What can be seen: every event, span and metric of this crate, its name and its fields, in one place. `docs/seeing.md`
+//! What can be seen: every event, span and metric of this crate, its name and its fields, in one place. `docs/observability.md`
 //! lists them, and tests hold the list against what comes out here.
 //!
 //! Events and spans carry the target `tower_bearer`. Nothing here is on the path of a request that finds a usable token,
@@ -170,65 +170,65 @@ impl Telemetry {
         self.count("tower_bearer_sign_outs_total");
     }
 
-    /// An API refused a token. One event for each token, and each time one count.
-    pub(crate) fn refused(&self, generation: u64, first: bool) {
+    /// An API rejected a token. One event for each token, and each time one count.
+    pub(crate) fn rejected(&self, generation: u64, first: bool) {
         if first {
-            tracing::info!(name: "token_refused", target: TARGET, cache = self.name(), generation, "token refused");
+            tracing::info!(name: "token_rejected", target: TARGET, cache = self.name(), generation, "token rejected");
         }
-        self.count("tower_bearer_refusals_total");
+        self.count("tower_bearer_rejections_total");
     }
 
-    /// A refusal caused no refresh, because others have caused as many as they may. One event within each window of the
+    /// A rejection caused no refresh, because others have caused as many as they may. One event within each window of the
     /// budget, and each time one count.
     pub(crate) fn budget_exhausted(&self, first: bool) {
         if first {
             tracing::warn!(
-                name: "refusal_budget_exhausted",
+                name: "rejection_budget_exhausted",
                 target: TARGET,
                 cache = self.name(),
-                "refusals have caused as many refreshes as they may"
+                "rejections have caused as many refreshes as they may"
             );
         }
-        self.count("tower_bearer_refusal_budget_exhausted_total");
+        self.count("tower_bearer_rejection_budget_exhausted_total");
     }
 
-    /// A refused request goes out once more.
-    pub(crate) fn sent_again(&self, refused: u64, generation: u64) {
+    /// A rejected request goes out once more.
+    pub(crate) fn retried(&self, rejected: u64, generation: u64) {
         tracing::debug!(
-            name: "request_sent_again",
+            name: "request_retried",
             target: TARGET,
             cache = self.name(),
-            refused,
+            rejected,
             generation,
-            "request sent again"
+            "request retried"
         );
-        self.count("tower_bearer_sent_again_total");
+        self.count("tower_bearer_retries_total");
     }
 
-    /// A refused request does not go out again. Counted, and with a reason an event.
-    pub(crate) fn handed_back(&self, refused: u64, why: Option<&str>) {
+    /// A rejected request does not go out again. Counted, and with a reason an event.
+    pub(crate) fn returned_unauthorized(&self, rejected: u64, why: Option<&str>) {
         if let Some(why) = why {
             tracing::debug!(
-                name: "refused_response_handed_back",
+                name: "rejected_response_returned",
                 target: TARGET,
                 cache = self.name(),
-                refused,
+                rejected,
                 why,
-                "refused response handed back"
+                "rejected response returned"
             );
         }
-        self.count("tower_bearer_handed_back_total");
+        self.count("tower_bearer_returned_unauthorized_total");
     }
 
     /// Whether anybody hears of a request to an origin that was not named.
-    pub(crate) fn tells_of_foreign_origins(&self) -> bool {
+    pub(crate) fn reports_unmatched_origins(&self) -> bool {
         cfg!(feature = "metrics") || tracing::enabled!(target: TARGET, tracing::Level::DEBUG)
     }
 
     /// A request to an origin that was not named: a mistyped origin must not look like a mystery.
-    pub(crate) fn foreign_origin(&self, uri: &Uri) {
+    pub(crate) fn unmatched_origin(&self, uri: &Uri) {
         tracing::debug!(
-            name: "foreign_request",
+            name: "unmatched_origin",
             target: TARGET,
             cache = self.name(),
             scheme = uri.scheme_str().unwrap_or_default(),
@@ -236,7 +236,7 @@ impl Telemetry {
             port = uri.port_u16(),
             "request to another origin passes without a token"
         );
-        self.count("tower_bearer_foreign_requests_total");
+        self.count("tower_bearer_unmatched_origin_total");
     }
 
     /// Something happened to the session that processes share.

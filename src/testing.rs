@@ -7,12 +7,12 @@
 //! | fake | stands for |
 //! |---|---|
 //! | [`Issuer`] | an OAuth 2 token endpoint that follows a script of [`Answer`]s |
-//! | [`Api`] | an API that accepts the live access tokens of a [`Ledger`] and refuses all others |
+//! | [`Api`] | an API that accepts the live access tokens of a [`Ledger`] and rejects all others |
 //! | [`MeshyDbServer`] | MeshyDB: login, anonymous users, tenants, rotated refresh tokens, sign-out |
 //! | [`MeshConnectServer`] | Mesh Connect: a JSON login whose token comes in an envelope |
 //!
 //! An issuer does its work the moment a call arrives, and its `delay` is the way back: a call dropped meanwhile is an
-//! answer lost, and a token's life runs while its answer travels. An API judges after its `delay`, the way there: a
+//! answer lost, and a token's life runs while its answer travels. An API evaluates after its `delay`, the way there: a
 //! token may end while its request travels.
 //!
 //! ```
@@ -73,7 +73,7 @@ pub use api::Api;
 pub use calls::Calls;
 pub use collected::Collected;
 pub use issuer::Issuer;
-pub use ledger::{Ledger, Verdict};
+pub use ledger::{Ledger, TokenState};
 #[cfg(feature = "store")]
 pub use memory_store::{MemoryStore, StoreCall, StoreFault};
 pub use mesh_connect::MeshConnectServer;

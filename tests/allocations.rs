@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use tower::{BoxError, Layer, Service, service_fn};
-use tower_bearer::resend::{CloneBody, Never};
+use tower_bearer::replay::{CloneBody, Never};
 use tower_bearer::{BearerLayer, TokenCache};
 use tower_http::auth::AddAuthorizationLayer;
 
@@ -85,17 +85,17 @@ fn inner()
 fn a_usable_token_costs_no_allocation_of_ours() {
     let cache = TokenCache::fixed("t").expect("a token");
     let layer = BearerLayer::new(cache, ["https://api.example.com"]).expect("an origin");
-    let ours = allocations(layer.clone().resend(Never).layer(inner()));
+    let ours = allocations(layer.clone().replay(Never).layer(inner()));
     let floor = allocations(AddAuthorizationLayer::bearer("t").layer(inner()));
     assert_eq!(ours, floor);
     // The counter counts: a copy of the request is not free.
-    assert!(allocations(layer.resend(CloneBody).layer(inner())) > floor);
+    assert!(allocations(layer.replay(CloneBody).layer(inner())) > floor);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_clone_for_one_request_costs_none_either_however_long_ago_its_original_was_called() {
     let cache = TokenCache::fixed("t").expect("a token");
-    let layer = BearerLayer::new(cache, ["https://api.example.com"]).expect("an origin").resend(Never);
+    let layer = BearerLayer::new(cache, ["https://api.example.com"]).expect("an origin").replay(Never);
     let mut service = layer.layer(inner());
     let mut static_header = AddAuthorizationLayer::bearer("t").layer(inner());
     for _ in 0..3 {

@@ -10,9 +10,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::get_current_timestamp;
 use serde_json::{Value, json};
+use tower_bearer::TokenCache;
 use tower_bearer::oauth2::{Assertion, ClientAuth, JwtBearer, TokenExchange};
 use tower_bearer::testing::{Answer, Issuer, ManualClock};
-use tower_bearer::{Refresh, TokenCache};
 
 use crate::signed::{every, key, verified};
 use crate::sources::{HOUR, TOKEN_URL, each, form, headers, pass};
@@ -61,7 +61,7 @@ async fn an_assertion_is_signed_at_the_time_of_the_clock() {
     let grant = JwtBearer::new(issuer.clone(), TOKEN_URL, assertion).unwrap();
     // A client that proves itself so signs at the same time.
     let grant = grant.client("my-app", ClientAuth::private_key_jwt(key(algorithm, pem))).unwrap();
-    let cache = TokenCache::with_clock(grant, Refresh::new(), clock.clone());
+    let cache = TokenCache::builder(grant).clock(clock.clone()).build().unwrap();
     cache.get().await.unwrap();
     clock.sleep(Duration::from_secs(50_000));
     cache.refresh().await.unwrap();

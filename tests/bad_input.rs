@@ -1,4 +1,4 @@
-//! Bad input is refused where it is given, with an error that names the field and repeats no secret.
+//! Bad input is rejected where it is given, with an error that names the field and repeats no secret.
 
 mod sources;
 
@@ -34,7 +34,7 @@ fn json_login() -> JsonLogin {
 
 /// The error of a value that must not be accepted; it names this field.
 #[track_caller]
-fn refused<T: std::fmt::Debug>(field: &str, made: Result<T, Error>) {
+fn rejected<T: std::fmt::Debug>(field: &str, made: Result<T, Error>) {
     let error = made.unwrap_err();
     let said = says(&error);
     assert!(error.is_invalid() && !error.is_transient() && !error.is_denied(), "{said}");
@@ -43,7 +43,7 @@ fn refused<T: std::fmt::Debug>(field: &str, made: Result<T, Error>) {
 }
 
 #[test]
-fn an_address_that_is_none_or_unsafe_is_refused() {
+fn an_address_that_is_none_or_unsafe_is_rejected() {
     let addresses = [
         "",
         " ",
@@ -69,20 +69,20 @@ fn an_address_that_is_none_or_unsafe_is_refused() {
         "https://ann:hunter2 hunter2@auth.example.com/token",
     ];
     for url in addresses {
-        refused("token_url", ClientCredentials::new(issuer(), url, "my-app", SECRET));
-        refused("token_url", Password::new(issuer(), url, "my-app", "ann", SECRET));
-        refused("token_url", RefreshToken::new(issuer(), url, "my-app", SECRET));
-        refused("url", JsonLogin::new(issuer(), url, json!({ "key": SECRET })));
-        refused("auth_base", meshy().auth_base(url));
-        refused("base", mesh_connect().base(url));
+        rejected("token_url", ClientCredentials::new(issuer(), url, "my-app", SECRET));
+        rejected("token_url", Password::new(issuer(), url, "my-app", "ann", SECRET));
+        rejected("token_url", RefreshToken::new(issuer(), url, "my-app", SECRET));
+        rejected("url", JsonLogin::new(issuer(), url, json!({ "key": SECRET })));
+        rejected("auth_base", meshy().auth_base(url));
+        rejected("base", mesh_connect().base(url));
     }
 }
 
 #[test]
-fn a_base_with_a_query_or_a_fragment_is_refused() {
+fn a_base_with_a_query_or_a_fragment_is_rejected() {
     for base in ["https://auth.example.com?x=1", "https://auth.example.com/#x", "https://auth.example.com/?"] {
-        refused("auth_base", meshy().auth_base(base));
-        refused("base", mesh_connect().base(base));
+        rejected("auth_base", meshy().auth_base(base));
+        rejected("base", mesh_connect().base(base));
     }
 }
 
@@ -97,61 +97,61 @@ fn plain_http_is_accepted_on_loopback() {
 }
 
 #[test]
-fn empty_credentials_are_refused() {
-    refused("client_id", ClientCredentials::new(issuer(), TOKEN_URL, "", SECRET));
-    refused("client_secret", ClientCredentials::new(issuer(), TOKEN_URL, "my-app", ""));
-    refused("client_id", Password::new(issuer(), TOKEN_URL, "", "ann", SECRET));
-    refused("username", Password::new(issuer(), TOKEN_URL, "my-app", "", SECRET));
-    refused("password", Password::new(issuer(), TOKEN_URL, "my-app", "ann", ""));
-    refused("client_secret", password(&issuer()).client_auth(""));
-    refused("client_id", RefreshToken::new(issuer(), TOKEN_URL, "", SECRET));
-    refused("refresh_token", RefreshToken::new(issuer(), TOKEN_URL, "my-app", ""));
-    refused("client_secret", refresh_token(&issuer()).client_auth(""));
+fn empty_credentials_are_rejected() {
+    rejected("client_id", ClientCredentials::new(issuer(), TOKEN_URL, "", SECRET));
+    rejected("client_secret", ClientCredentials::new(issuer(), TOKEN_URL, "my-app", ""));
+    rejected("client_id", Password::new(issuer(), TOKEN_URL, "", "ann", SECRET));
+    rejected("username", Password::new(issuer(), TOKEN_URL, "my-app", "", SECRET));
+    rejected("password", Password::new(issuer(), TOKEN_URL, "my-app", "ann", ""));
+    rejected("client_secret", password(&issuer()).client_auth(""));
+    rejected("client_id", RefreshToken::new(issuer(), TOKEN_URL, "", SECRET));
+    rejected("refresh_token", RefreshToken::new(issuer(), TOKEN_URL, "my-app", ""));
+    rejected("client_secret", refresh_token(&issuer()).client_auth(""));
 
     for nothing in ["", "  \t"] {
-        refused("account_name", MeshyDb::new(issuer(), nothing, "public-key"));
-        refused("public_key", MeshyDb::new(issuer(), "acme", nothing));
+        rejected("account_name", MeshyDb::new(issuer(), nothing, "public-key"));
+        rejected("public_key", MeshyDb::new(issuer(), "acme", nothing));
     }
     for dots in [".", ".."] {
-        refused("account_name", MeshyDb::new(issuer(), dots, "public-key"));
+        rejected("account_name", MeshyDb::new(issuer(), dots, "public-key"));
     }
-    refused("username", meshy().login_with_password("", SECRET));
-    refused("password", meshy().login_with_password("ann", ""));
-    refused("username", meshy().login_anonymously(""));
-    refused("refresh_token", meshy().login_with_refresh_token(""));
+    rejected("username", meshy().login_with_password("", SECRET));
+    rejected("password", meshy().login_with_password("ann", ""));
+    rejected("username", meshy().login_anonymously(""));
+    rejected("refresh_token", meshy().login_with_refresh_token(""));
 
-    refused("client_id", MeshConnect::new(issuer(), "", SECRET));
-    refused("client_secret", MeshConnect::new(issuer(), "id", ""));
+    rejected("client_id", MeshConnect::new(issuer(), "", SECRET));
+    rejected("client_secret", MeshConnect::new(issuer(), "id", ""));
 }
 
 #[test]
-fn a_header_that_no_request_may_carry_is_refused() {
+fn a_header_that_no_request_may_carry_is_rejected() {
     for value in ["hunter2\r\nx: y", "hunter2\n", "hunter2\0", "hunter2\u{7f}"] {
-        refused("tenant", meshy().tenant(&format!("a{value}b")));
-        refused("header", client_credentials(&issuer()).header("x-key", value));
-        refused("header", password(&issuer()).header("x-key", value));
-        refused("header", refresh_token(&issuer()).header("x-key", value));
-        refused("header", json_login().header("x-key", value));
+        rejected("tenant", meshy().tenant(&format!("a{value}b")));
+        rejected("header", client_credentials(&issuer()).header("x-key", value));
+        rejected("header", password(&issuer()).header("x-key", value));
+        rejected("header", refresh_token(&issuer()).header("x-key", value));
+        rejected("header", json_login().header("x-key", value));
     }
     for name in ["", "x key", "x:", "hunter2\r\n", "schlüssel"] {
-        refused("header", client_credentials(&issuer()).header(name, SECRET));
-        refused("header", json_login().header(name, SECRET));
+        rejected("header", client_credentials(&issuer()).header(name, SECRET));
+        rejected("header", json_login().header(name, SECRET));
     }
 }
 
 #[test]
-fn a_default_lifetime_of_zero_is_refused() {
-    refused("default_lifetime", client_credentials(&issuer()).default_lifetime(Duration::ZERO));
-    refused("default_lifetime", password(&issuer()).default_lifetime(Duration::ZERO));
-    refused("default_lifetime", refresh_token(&issuer()).default_lifetime(Duration::ZERO));
-    refused("default_lifetime", json_login().default_lifetime(Duration::ZERO));
+fn a_default_lifetime_of_zero_is_rejected() {
+    rejected("default_lifetime", client_credentials(&issuer()).default_lifetime(Duration::ZERO));
+    rejected("default_lifetime", password(&issuer()).default_lifetime(Duration::ZERO));
+    rejected("default_lifetime", refresh_token(&issuer()).default_lifetime(Duration::ZERO));
+    rejected("default_lifetime", json_login().default_lifetime(Duration::ZERO));
 }
 
 #[test]
-fn what_is_no_json_pointer_is_refused() {
+fn what_is_no_json_pointer_is_rejected() {
     for pointer in ["token", "data/token", "$.token", " /token", "~0", "/a~", "/a~2b", "/~/x"] {
-        refused("token_at", json_login().token_at(pointer));
-        refused("lifetime_at", json_login().lifetime_at(pointer));
+        rejected("token_at", json_login().token_at(pointer));
+        rejected("lifetime_at", json_login().lifetime_at(pointer));
     }
     for pointer in ["", "/", "/a~0b~1c", "/0/ "] {
         json_login().token_at(pointer).unwrap().lifetime_at(pointer).unwrap();

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use tokio_test::{assert_ready, task};
 use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{BearerLayer, Error, FetchContext, MAX_LIFETIME, Phase, Reason, Refresh, Token, TokenCache};
+use tower_bearer::{BearerLayer, Error, FetchContext, MAX_LIFETIME, Phase, Reason, RefreshPolicy, Token, TokenCache};
 
 use common::{HOUR, MINUTE, SECOND, Script, settle, text, until};
 
@@ -23,7 +23,7 @@ const MILLI: Duration = Duration::from_millis(1);
 
 fn cache(script: &Script) -> (TokenCache, ManualClock) {
     let clock = ManualClock::new();
-    (TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone()), clock)
+    (TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap(), clock)
 }
 
 /// Asks every 10 ms for a minute of tokio's time.
@@ -130,11 +130,13 @@ async fn nothing_is_fetched_while_nobody_asks() {
 #[tokio::test(start_paused = true)]
 async fn lives_of_every_length_and_margins_of_every_size_have_three_phases() {
     let lives = [1, 2, 9, 60, 300, 3600, 86_400, 10 * 365 * 86_400].map(Duration::from_secs);
-    let settings = [Refresh::new(), Refresh::new().margin(5 * MINUTE), Refresh::new().margin(Duration::ZERO)];
+    let settings =
+        [RefreshPolicy::new(), RefreshPolicy::new().margin(5 * MINUTE), RefreshPolicy::new().margin(Duration::ZERO)];
     for life in lives.into_iter().chain([MAX_LIFETIME]) {
         for settings in settings {
             let (script, clock) = (Script::living(life), ManualClock::new());
-            let cache = TokenCache::with_clock(script.clone(), settings, clock.clone());
+            let cache =
+                TokenCache::builder(script.clone()).refresh_policy(settings).clock(clock.clone()).build().unwrap();
             cache.get().await.unwrap();
             let expired = life - (life / 10).min(5 * SECOND);
             assert_eq!(cache.status().usable_for, Some(expired));
@@ -155,7 +157,8 @@ async fn lives_of_every_length_and_margins_of_every_size_have_three_phases() {
 #[tokio::test(start_paused = true)]
 async fn a_margin_longer_than_the_life_does_not_fetch_on_every_call() {
     let script = Script::living(20 * SECOND);
-    let cache = TokenCache::with_settings(script.clone(), Refresh::new().margin(5 * MINUTE));
+    let cache =
+        TokenCache::builder(script.clone()).refresh_policy(RefreshPolicy::new().margin(5 * MINUTE)).build().unwrap();
     ask_for_a_minute(&cache).await;
     assert!((4..=9).contains(&script.calls()), "{} fetches for 20 s tokens", script.calls());
 }
@@ -303,7 +306,7 @@ async fn a_fleet_becomes_due_at_many_moments_and_the_dice_fall_once_per_token() 
     let clock = ManualClock::new();
     let script = Script::living(1000 * SECOND);
     let fleet: Vec<_> =
-        (0..200).map(|_| TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone())).collect();
+        (0..200).map(|_| TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap()).collect();
     for cache in &fleet {
         cache.get().await.unwrap();
     }

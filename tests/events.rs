@@ -10,19 +10,19 @@ use std::sync::{Arc, Mutex};
 
 use http::Request;
 use tower::ServiceExt;
-use tower_bearer::resend::Never;
+use tower_bearer::replay::Never;
 use tower_bearer::store::{SharedSession, TokenStore};
 use tower_bearer::testing::{Answer, MemoryStore, StoreCall, StoreFault};
-use tower_bearer::{Error, Refresh, Token, TokenCache};
+use tower_bearer::{Error, RefreshPolicy, Token, TokenCache};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::everything::everything;
+use crate::all_events::everything;
 use crate::stack::{Body, World, get};
 
-#[path = "common/everything.rs"]
-mod everything;
+#[path = "common/all_events.rs"]
+mod all_events;
 #[path = "middleware/stack.rs"]
 mod stack;
 
@@ -83,9 +83,9 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
     assert_eq!(
         seen.take(),
         [
-            "INFO tower_bearer: token refused generation=1",
-            "DEBUG tower_bearer: token fetched reason=refused generation=2 lifetime_s=3600.0",
-            "DEBUG tower_bearer: request sent again refused=1 generation=2",
+            "INFO tower_bearer: token rejected generation=1",
+            "DEBUG tower_bearer: token fetched reason=rejected generation=2 lifetime_s=3600.0",
+            "DEBUG tower_bearer: request retried rejected=1 generation=2",
         ]
     );
 
@@ -93,7 +93,7 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
     world.api.queue(Answer::raw(401, ""));
     world.api.queue(Answer::fails("cut off"));
     client.clone().oneshot(get("/")).await.expect_err("the second send failed");
-    assert_eq!(seen.take()[2..], ["DEBUG tower_bearer: request sent again refused=2 generation=3"]);
+    assert_eq!(seen.take()[2..], ["DEBUG tower_bearer: request retried rejected=2 generation=3"]);
 
     world.settled().await;
     world.issuer.fail(Some(Answer::raw(503, "")));
@@ -102,19 +102,19 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
     assert_eq!(
         seen.take(),
         [
-            "INFO tower_bearer: token refused generation=3",
-            "WARN tower_bearer: token fetch failed reason=refused error=https://auth.example.com/token answered 503; \
+            "INFO tower_bearer: token rejected generation=3",
+            "WARN tower_bearer: token fetch failed reason=rejected error=https://auth.example.com/token answered 503; \
              this may pass: try again after a pause denied=false",
-            "DEBUG tower_bearer: refused response handed back refused=3 why=\"there is no new token\"",
+            "DEBUG tower_bearer: rejected response returned rejected=3 why=\"there is no new token\"",
         ]
     );
 
-    let once = tower::Layer::layer(&world.layer().resend(Never), world.network.clone());
+    let once = tower::Layer::layer(&world.layer().replay(Never), world.network.clone());
     world.api.queue(Answer::raw(401, ""));
     once.oneshot(get("/")).await.expect("an answer");
     assert_eq!(
         seen.take(),
-        ["DEBUG tower_bearer: refused response handed back refused=3 why=\"its body cannot be sent twice\"",]
+        ["DEBUG tower_bearer: rejected response returned rejected=3 why=\"its body cannot be sent twice\"",]
     );
 
     let elsewhere = Request::get("https://elsewhere.test:8443/secret?path").body(Body::default()).expect("a request");
@@ -193,7 +193,7 @@ fn macros(path: &Path) -> usize {
 
 #[tokio::test]
 async fn the_documented_events_and_spans_are_those_there_are() {
-    let page = include_str!("../docs/seeing.md");
+    let page = include_str!("../docs/observability.md");
     // | `name` | LEVEL | `field`, `field` | when |
     let rows = page.lines().filter_map(|line| {
         let cells: Vec<_> = line.split('|').map(str::trim).collect();
@@ -218,7 +218,7 @@ async fn shared_session() {
     let store = MemoryStore::new();
     let session = || SharedSession::new(store.clone(), "ada").expect("a key");
     let source = async |_| Token::new(format!("t{}", fastrand::u64(..))).map(|token| token.with_refresh_token("r"));
-    let share = || TokenCache::with_store(source, Refresh::new(), session());
+    let share = || TokenCache::with_store(source, RefreshPolicy::new(), session());
     // Saved, and adopted.
     let (first, second_process) = (share(), share());
     first.get().await.expect("a token");

@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower_bearer::exec::TokenCommand;
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{BearerLayer, Error, FetchContext, MAX_LIFETIME, Reason, Refresh, Token, TokenCache, TokenSource};
+use tower_bearer::{
+    BearerLayer, Error, FetchContext, MAX_LIFETIME, Reason, RefreshPolicy, Token, TokenCache, TokenSource,
+};
 
 use common::{MINUTE, text};
 
@@ -91,7 +93,7 @@ async fn a_date_may_have_an_offset_and_fractions_and_a_time_be_a_number_or_a_tex
 }
 
 #[tokio::test]
-async fn a_token_without_an_end_is_kept_until_it_is_refused_or_as_long_as_was_set() {
+async fn a_token_without_an_end_is_kept_until_it_is_rejected_or_as_long_as_was_set() {
     for status in [json!({ "token": "t" }), json!({ "token": "t", "expirationTimestamp": null })] {
         assert_eq!(run(credential(status.clone())).await.unwrap().lifetime(), MAX_LIFETIME);
         let command = credential(status).default_lifetime(MINUTE).unwrap();
@@ -115,8 +117,8 @@ async fn other_shapes_are_told_by_json_pointers() {
     let token = run(oauth.lifetime_at("/expires_in").unwrap()).await.unwrap();
     assert_eq!(token.lifetime(), Duration::from_secs(90));
     for pointer in ["token", "/a~2"] {
-        for refused in [sh("").token_at(pointer), sh("").expires_at(pointer), sh("").lifetime_at(pointer)] {
-            assert!(refused.unwrap_err().is_invalid());
+        for rejected in [sh("").token_at(pointer), sh("").expires_at(pointer), sh("").lifetime_at(pointer)] {
+            assert!(rejected.unwrap_err().is_invalid());
         }
     }
 }
@@ -143,14 +145,14 @@ async fn a_plugin_is_told_what_kubectl_tells_it() {
 }
 
 #[tokio::test]
-async fn a_refused_token_makes_the_program_run_again() {
+async fn a_rejected_token_makes_the_program_run_again() {
     let directory = TempDir::new().unwrap();
     let script = r#"echo >> "$RUNS"; n=$(wc -l < "$RUNS" | tr -d ' ')
         echo "{\"kind\":\"ExecCredential\",\"status\":{\"token\":\"t$n\"}}""#;
     let cache = TokenCache::new(sh(script).env("RUNS", directory.path().join("runs").to_str().unwrap()));
     let first = cache.get().await.unwrap();
     assert_eq!((first.access_token(), text(cache.get().await)), ("t1", "t1".to_owned()));
-    assert_eq!(text(cache.refuse(&first).await), "t2");
+    assert_eq!(text(cache.report_rejected(&first).await), "t2");
 }
 
 // === what is an error ===
@@ -299,8 +301,8 @@ async fn a_program_that_does_not_end_is_killed_when_its_time_is_over() {
         "/bin/sh -c 'echo $$ >> \"$STARTED\"; exec sleep 1000'; echo never".to_owned(),
     ] {
         let started = Started::new();
-        let settings = Refresh::new().deadline(Duration::from_millis(300)).unwrap();
-        let cache = TokenCache::with_settings(started.script(&hangs), settings);
+        let settings = RefreshPolicy::new().deadline(Duration::from_millis(300));
+        let cache = TokenCache::builder(started.script(&hangs)).refresh_policy(settings).build().unwrap();
         let numbers = 1 + hangs.matches("$STARTED").count();
         // A busy machine may not have come as far as the numbers, or so late that the cache's own deadline was over.
         let (mut named, mut attempts) = (false, 0);

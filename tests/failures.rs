@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_test::{assert_ready, task};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{Error, FetchContext, Phase, Refresh, Token, TokenCache};
+use tower_bearer::{Error, FetchContext, Phase, Token, TokenCache};
 
 use common::{MINUTE, SECOND, Script, settle, text};
 
@@ -17,7 +17,7 @@ const MILLI: Duration = Duration::from_millis(1);
 
 fn cache(script: &Script) -> (TokenCache, ManualClock) {
     let clock = ManualClock::new();
-    (TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone()), clock)
+    (TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap(), clock)
 }
 
 /// Asks once, which has to fail; returns the pause after it.

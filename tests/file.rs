@@ -17,7 +17,7 @@ use tokio::time::advance;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 use tower_bearer::file::TokenFile;
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{BearerLayer, Error, FetchContext, MAX_LIFETIME, Reason, Refresh, TokenCache};
+use tower_bearer::{BearerLayer, Error, FetchContext, MAX_LIFETIME, Reason, TokenCache};
 
 use common::{MINUTE, SECOND, settle, text, until};
 
@@ -114,7 +114,7 @@ async fn a_jwt_lives_until_its_exp_and_another_token_until_the_file_says_otherwi
 async fn the_exp_of_a_jwt_is_compared_with_the_clock_of_the_cache() {
     let clock = ManualClock::new();
     let file = Rewritten::new(jwt_at(unix_time(&clock) + 3600));
-    let cache = TokenCache::with_clock(TokenFile::new(&file.path), Refresh::new(), clock.clone());
+    let cache = TokenCache::builder(TokenFile::new(&file.path)).clock(clock.clone()).build().unwrap();
     assert_eq!(cache.get().await.unwrap().lifetime(), 3600 * SECOND);
     clock.sleep(1000 * SECOND);
     assert_eq!(cache.refresh().await.unwrap().lifetime(), 2600 * SECOND);
@@ -165,7 +165,7 @@ async fn what_is_no_regular_file_is_not_waited_for() {
 }
 
 #[test]
-fn looking_all_the_time_is_refused() {
+fn looking_all_the_time_is_rejected() {
     let error = TokenFile::new("token").reread_every(Duration::ZERO).unwrap_err();
     assert!(error.is_invalid() && error.to_string().contains("reread_every"), "{error}");
 }
@@ -235,7 +235,7 @@ async fn finding_the_same_jwt_which_ends_no_later_is_no_failure() {
     let clock = ManualClock::new();
     let token = jwt_at(unix_time(&clock) + 3600);
     let file = Rewritten::new(&token);
-    let cache = TokenCache::with_clock(TokenFile::new(&file.path), Refresh::new(), clock.clone());
+    let cache = TokenCache::builder(TokenFile::new(&file.path)).clock(clock.clone()).build().unwrap();
     for _ in 0..5 {
         assert_eq!(look(&cache).await, token);
         let status = cache.status();
@@ -312,7 +312,7 @@ async fn the_last_good_token_is_sent_until_its_end_and_no_longer() {
     assert_ne!(text(cache.get().await), first);
 }
 
-// === a refused token ===
+// === a rejected token ===
 
 /// An API behind a layer that takes one token, and the tokens it was sent.
 struct Picky {
@@ -345,7 +345,7 @@ impl Picky {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_token_is_replaced_from_the_file_at_once() {
+async fn a_rejected_token_is_replaced_from_the_file_at_once() {
     let file = Rewritten::new("one");
     let cache = file.cache();
     cache.get().await.unwrap();
@@ -357,7 +357,7 @@ async fn a_refused_token_is_replaced_from_the_file_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_the_file_still_holds_the_refused_token_the_401_is_the_callers() {
+async fn where_the_file_still_holds_the_rejected_token_the_401_is_the_callers() {
     let file = Rewritten::new("one");
     let cache = file.cache();
     cache.get().await.unwrap();
@@ -367,7 +367,7 @@ async fn where_the_file_still_holds_the_refused_token_the_401_is_the_callers() {
     assert_eq!((response.status().as_u16(), api.sent()), (401, vec!["one".to_owned()]));
     let error = response.extensions().get::<Error>().expect("the reason is in the extensions");
     assert!(error.to_string().contains("again"), "{error}");
-    // The refusal was remembered, and so was its pause.
+    // The rejection was remembered, and so was its pause.
     file.rewrite("two");
     advance(SECOND).await;
     assert_eq!(api.call().await.status(), 200);

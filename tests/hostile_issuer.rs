@@ -31,7 +31,7 @@ async fn granted(members: Value) -> Result<Token, Error> {
     ask(Answer::json(200, body)).await
 }
 
-async fn refused(answer: Answer) -> Error {
+async fn rejected(answer: Answer) -> Error {
     ask(answer).await.unwrap_err()
 }
 
@@ -97,7 +97,7 @@ async fn an_access_token_that_no_header_may_carry_is_an_error() {
         let error = granted(json!({ "access_token": odd })).await.unwrap_err();
         assert!(error.to_string().contains("access token"), "{odd}: {error}");
     }
-    refused(Answer::json(200, json!({ "token_type": "Bearer" }))).await;
+    rejected(Answer::json(200, json!({ "token_type": "Bearer" }))).await;
 }
 
 #[tokio::test]
@@ -117,11 +117,11 @@ async fn a_known_error_code_denies_whatever_the_status_says() {
         ["invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "invalid_scope", "access_denied"];
     for code in codes.into_iter().chain(["unsupported_grant_type"]) {
         for status in [200, 400, 401, 403, 404, 500, 503] {
-            let error = refused(Answer::oauth_error(status, code)).await;
+            let error = rejected(Answer::oauth_error(status, code)).await;
             assert!(error.is_denied() && !error.is_transient(), "{status} {code}: {error}");
             assert_eq!((error.code(), error.status().unwrap().as_u16()), (Some(code), status));
         }
-        assert!(!refused(Answer::oauth_error(429, code)).await.is_denied(), "{code}");
+        assert!(!rejected(Answer::oauth_error(429, code)).await.is_denied(), "{code}");
     }
 }
 
@@ -131,7 +131,7 @@ async fn what_is_no_known_error_code_denies_nothing() {
     let odd = [r#"{"error":{"code":"invalid_grant"}}"#, r#"{"error":null}"#, r#"{"error":"invalid_grant""#, "\u{feff}"];
     for body in bodies.into_iter().chain(odd) {
         for status in [201, 400, 401, 403, 429, 500, 503] {
-            let error = refused(Answer::raw(status, body)).await;
+            let error = rejected(Answer::raw(status, body)).await;
             assert!(error.is_transient() && !error.is_denied(), "{status} {body}: {error}");
         }
     }
@@ -140,12 +140,12 @@ async fn what_is_no_known_error_code_denies_nothing() {
 #[tokio::test]
 async fn an_error_says_the_status_the_code_and_the_issuers_words() {
     let body = json!({ "error": "invalid_grant", "error_description": "Refresh\r\ntoken is\u{1b}[31m expired." });
-    let said = refused(Answer::json(400, body)).await.to_string();
+    let said = rejected(Answer::json(400, body)).await.to_string();
     assert!(said.contains("/token answered 400 invalid_grant (Refresh  token is [31m expired.)"), "{said}");
-    assert!(refused(Answer::raw(400, "Bad day.")).await.to_string().contains("answered 400 (Bad day.)"));
-    assert!(refused(Answer::raw(400, "")).await.to_string().contains("answered 400; "));
-    assert!(refused(Answer::oauth_error(400, "")).await.to_string().contains("answered 400; "));
-    let long = refused(Answer::json(400, json!({ "error": "e".repeat(9999), "message": "m".repeat(9999) }))).await;
+    assert!(rejected(Answer::raw(400, "Bad day.")).await.to_string().contains("answered 400 (Bad day.)"));
+    assert!(rejected(Answer::raw(400, "")).await.to_string().contains("answered 400; "));
+    assert!(rejected(Answer::oauth_error(400, "")).await.to_string().contains("answered 400; "));
+    let long = rejected(Answer::json(400, json!({ "error": "e".repeat(9999), "message": "m".repeat(9999) }))).await;
     assert!(long.to_string().len() < 1000, "{long}");
 }
 
@@ -246,7 +246,7 @@ async fn what_is_no_json_object_is_an_error_that_says_so() {
     ];
     for body in odd {
         let start = body.slice(..body.len().min(40));
-        let error = refused(Answer::raw(200, body)).await;
+        let error = rejected(Answer::raw(200, body)).await;
         assert!(error.is_transient() && error.to_string().contains("not a JSON object"), "{start:?}: {error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Requests, answers, refusals, fetches and time in any order.
+//! Requests, answers, rejections, fetches and time in any order.
 //!
 //! A step is one thing that happens; whatever can run then without time passing has run before the next: so the order is
 //! proptest's, not a scheduler's. Answers come when a step says so: late, for a token replaced long ago, or never.
@@ -20,12 +20,12 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{Bearer, BearerLayer, Error, Reason, Refresh, Token, TokenCache};
+use tower_bearer::{Bearer, BearerLayer, Error, Reason, RefreshPolicy, Token, TokenCache};
 
 use common::{HOUR, MINUTE, SECOND, paused_runtime, settle};
 mod common;
 
-/// How many fetches refusals may cause in a minute: so few that the steps reach it.
+/// How many fetches rejections may cause in a minute: so few that the steps reach it.
 const BUDGET: usize = 2;
 
 #[derive(Clone, Debug)]
@@ -54,9 +54,9 @@ struct Seen {
     sends: BTreeMap<usize, Vec<usize>>,
     /// When each token is not to be sent any more, by its number.
     expires: Vec<Duration>,
-    /// The tokens with which a first send was refused.
-    refused: BTreeSet<usize>,
-    /// When the fetches that refusals caused began.
+    /// The tokens with which a first send was rejected.
+    rejected: BTreeSet<usize>,
+    /// When the fetches that rejections caused began.
     begun: Vec<Duration>,
     /// How many of them replaced a token that could still be sent.
     replacements: usize,
@@ -105,7 +105,7 @@ impl Api {
                 seen.wrong.push("two fetches at once".to_owned());
             }
             seen.fetch = Some(Fetch { asked: now, reason, answer });
-            if reason == Reason::Refused {
+            if reason == Reason::Rejected {
                 seen.begun.push(now);
             }
         }
@@ -158,7 +158,11 @@ impl World {
         let (api, clock) = (Api::default(), ManualClock::new());
         let issuer = api.clone();
         let source = move |context: tower_bearer::FetchContext| issuer.clone().fetch(context.reason());
-        let cache = TokenCache::with_clock(source, Refresh::new().refusal_budget(BUDGET, MINUTE), clock.clone());
+        let cache = TokenCache::builder(source)
+            .refresh_policy(RefreshPolicy::new().rejection_budget(BUDGET, MINUTE))
+            .clock(clock.clone())
+            .build()
+            .unwrap();
         let client =
             BearerLayer::new(cache.clone(), ["https://api.example.com"]).expect("an origin").layer(api.clone());
         Self { runtime: paused_runtime(), clock, cache, client, api, callers: Vec::new() }
@@ -200,7 +204,7 @@ impl World {
         let Sent { request, token, answer } = seen.sent.remove(which);
         let second = seen.sends[&request].len() == 2;
         seen.answers.insert((status, second, newest > Some(token)));
-        seen.refused.extend((status == 401 && !second).then_some(token));
+        seen.rejected.extend((status == 401 && !second).then_some(token));
         answer.send(status).expect("the caller waits");
     }
 
@@ -215,7 +219,7 @@ impl World {
                 // As promised: 10 % of the life before its end, 5 s at most.
                 let expires = asked + lifetime - (lifetime / 10).min(5 * SECOND);
                 seen.expires.push(expires);
-                seen.replacements += usize::from(reason == Reason::Refused && held.is_some() && seen.now < expires);
+                seen.replacements += usize::from(reason == Reason::Rejected && held.is_some() && seen.now < expires);
                 Ok(Token::new(number).expect("a token").with_lifetime(lifetime))
             }
             Err(false) => Err(Error::transient("the issuer is down")),
@@ -233,12 +237,12 @@ impl World {
     fn look(&self) -> Result<(), TestCaseError> {
         let (held, seen) = (self.held(), self.api.seen());
         prop_assert!(seen.wrong.is_empty(), "{:?}", seen.wrong);
-        if let Some(held) = held.filter(|_| seen.fetching() == Some(Reason::Refused)) {
-            prop_assert!(seen.refused.contains(&held), "nobody refused token {held}, and it is being replaced");
+        if let Some(held) = held.filter(|_| seen.fetching() == Some(Reason::Rejected)) {
+            prop_assert!(seen.rejected.contains(&held), "nobody rejected token {held}, and it is being replaced");
         }
-        prop_assert!(seen.replacements <= seen.refused.len(), "more refreshes than refused tokens");
+        prop_assert!(seen.replacements <= seen.rejected.len(), "more refreshes than rejected tokens");
         let hurried = seen.begun.windows(BUDGET + 1).any(|begun| begun[BUDGET] - begun[0] < MINUTE);
-        prop_assert!(!hurried, "refusals have used more than their budget: {:?}", seen.begun);
+        prop_assert!(!hurried, "rejections have used more than their budget: {:?}", seen.begun);
         Ok(())
     }
 
@@ -279,7 +283,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 #[test]
-fn no_interleaving_breaks_what_is_promised_of_refusals() {
+fn no_interleaving_breaks_what_is_promised_of_rejections() {
     let met = RefCell::new((0, BTreeSet::new()));
     let mut runner = TestRunner::new(Config { cases: 150, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&steps(), |steps| {

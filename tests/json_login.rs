@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use tower_bearer::json::{JsonLogin, Verdict};
+use tower_bearer::json::{JsonLogin, LoginOutcome};
 use tower_bearer::testing::{Answer, Issuer};
 use tower_bearer::{Error, Token, TokenCache};
 
@@ -105,28 +105,28 @@ async fn by_default_a_401_or_403_in_json_denies_and_the_rest_fails() {
 
 #[tokio::test]
 async fn a_judge_of_the_user_decides() {
-    let judge = |status: StatusCode, body: &Value| match body["result"].as_str() {
-        Some("fine") => Verdict::Granted,
-        Some("wrong") => Verdict::Denied { code: Some("E1".into()), message: None },
-        _ => Verdict::Failed { code: None, message: Some(format!("odd {status}")) },
+    let evaluate = |status: StatusCode, body: &Value| match body["result"].as_str() {
+        Some("fine") => LoginOutcome::Granted,
+        Some("wrong") => LoginOutcome::Denied { code: Some("E1".into()), message: None },
+        _ => LoginOutcome::Failed { code: None, message: Some(format!("odd {status}")) },
     };
-    let judged = |status, result: &str| {
-        ask(Answer::json(status, json!({ "result": result, "access_token": "t" })), |login| login.judge(judge))
+    let evaluated = |status, result: &str| {
+        ask(Answer::json(status, json!({ "result": result, "access_token": "t" })), |login| login.evaluate(evaluate))
     };
-    assert_eq!(judged(500, "fine").await.unwrap().access_token(), "t");
-    let denied = judged(200, "wrong").await.unwrap_err();
+    assert_eq!(evaluated(500, "fine").await.unwrap().access_token(), "t");
+    let denied = evaluated(200, "wrong").await.unwrap_err();
     assert!(denied.is_denied());
     assert_eq!(denied.code(), Some("E1"));
-    let failed = judged(200, "busy").await.unwrap_err();
+    let failed = evaluated(200, "busy").await.unwrap_err();
     assert!(failed.is_transient() && failed.to_string().contains("odd 200 OK"), "{failed}");
     // A limit is no denial, whoever says so.
-    assert!(!judged(429, "wrong").await.unwrap_err().is_denied());
+    assert!(!evaluated(429, "wrong").await.unwrap_err().is_denied());
 }
 
 #[tokio::test]
 async fn a_judge_sees_null_where_the_body_is_not_json() {
-    let judge = |_, body: &Value| if body.is_null() { Verdict::Granted } else { unreachable!() };
-    let error = ask(Answer::raw(200, "<html>"), |login| login.judge(judge)).await.unwrap_err();
+    let evaluate = |_, body: &Value| if body.is_null() { LoginOutcome::Granted } else { unreachable!() };
+    let error = ask(Answer::raw(200, "<html>"), |login| login.evaluate(evaluate)).await.unwrap_err();
     assert!(error.to_string().contains("it is not JSON"), "{error}");
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{FetchContext, Reason, Refresh, Token, TokenCache};
+use tower_bearer::{FetchContext, Reason, Token, TokenCache};
 
 use common::{HOUR, SECOND, Script, settle};
 
@@ -84,7 +84,7 @@ async fn two_of_them_and_callers_share_one_fetch() {
 #[tokio::test(start_paused = true)]
 async fn a_machine_that_slept_is_noticed_within_ten_seconds() {
     let (script, clock) = (Script::new(), ManualClock::new());
-    let cache = TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone());
+    let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
     tokio::spawn(cache.keep_warm());
     settle().await;
     clock.sleep(HOUR);

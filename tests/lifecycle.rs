@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{Error, Phase, Refresh, TokenCache};
+use tower_bearer::{Error, Phase, TokenCache};
 use tracing::span;
 
 use common::{MINUTE, SECOND, Script, paused_runtime, settle, text, until};
@@ -22,7 +22,7 @@ mod common;
 #[test]
 fn all_but_fetching_works_without_a_runtime() {
     let script = Script::new();
-    let cache = TokenCache::with_settings(script.clone(), Refresh::new()).on_rotation(async |_| Ok::<_, Error>(()));
+    let cache = TokenCache::builder(script.clone()).on_rotation(async |_| Ok::<_, Error>(())).build().unwrap();
     assert!(cache.peek().is_none());
     let status = cache.status();
     assert!(status.phase.is_none() && status.generation == 0 && status.usable_for.is_none());
@@ -47,10 +47,10 @@ fn a_fixed_token_is_served_without_a_runtime_and_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_fixed_token_is_denied_and_goes_on_being_served() {
+async fn a_rejected_fixed_token_is_denied_and_goes_on_being_served() {
     let cache = TokenCache::fixed("abc").unwrap();
     let token = cache.get().await.unwrap();
-    assert!(cache.refuse(&token).await.unwrap_err().is_denied());
+    assert!(cache.report_rejected(&token).await.unwrap_err().is_denied());
     assert_eq!(text(cache.get().await), "abc");
 }
 
@@ -88,10 +88,13 @@ async fn a_fetch_under_way_finishes_and_saves_after_the_last_clone_is_dropped_an
     script.delay(10 * SECOND);
     let saved = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&saved);
-    let cache = TokenCache::new(script.clone()).on_rotation(move |_| {
-        counted.fetch_add(1, Ordering::SeqCst);
-        async { Ok::<_, io::Error>(()) }
-    });
+    let cache = TokenCache::builder(script.clone())
+        .on_rotation(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async { Ok::<_, io::Error>(()) }
+        })
+        .build()
+        .unwrap();
     assert!(timeout(SECOND, cache.get()).await.is_err());
     drop(cache);
     sleep(10 * MINUTE).await;
@@ -106,14 +109,17 @@ async fn shutdown_waits_for_the_fetch_under_way_and_its_save() {
     script.delay(10 * SECOND);
     let saved = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&saved);
-    let cache = TokenCache::new(script.clone()).on_rotation(move |_| {
-        let flag = Arc::clone(&flag);
-        async move {
-            sleep(3 * SECOND).await;
-            flag.store(true, Ordering::SeqCst);
-            Ok::<_, io::Error>(())
-        }
-    });
+    let cache = TokenCache::builder(script.clone())
+        .on_rotation(move |_| {
+            let flag = Arc::clone(&flag);
+            async move {
+                sleep(3 * SECOND).await;
+                flag.store(true, Ordering::SeqCst);
+                Ok::<_, io::Error>(())
+            }
+        })
+        .build()
+        .unwrap();
     let start = Instant::now();
     let mut waiter = task::spawn(cache.get());
     assert_pending!(waiter.poll());
@@ -129,13 +135,13 @@ async fn shutdown_waits_for_the_fetch_under_way_and_its_save() {
 async fn after_shutdown_a_usable_token_is_served_to_its_end_and_nothing_is_fetched() {
     let script = Script::living(100 * SECOND);
     let clock = ManualClock::new();
-    let cache = TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone());
+    let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
     cache.get().await.unwrap();
     cache.shutdown().await;
     clock.advance(90 * SECOND);
     let token = cache.get().await.unwrap();
     assert_eq!(token.access_token(), "t1");
-    for error in [cache.refresh().await.unwrap_err(), cache.refuse(&token).await.unwrap_err()] {
+    for error in [cache.refresh().await.unwrap_err(), cache.report_rejected(&token).await.unwrap_err()] {
         assert!(error.is_closed() && !error.is_transient(), "{error}");
     }
     assert_eq!(text(cache.get().await), "t1");
@@ -230,14 +236,15 @@ fn whoever_listens_to_events_may_use_the_cache() {
     thread::spawn(move || {
         let script = Script::new().rotating();
         script.fail(1);
-        let cache = TokenCache::new(script).on_rotation(async |_| Err(io::Error::other("disk full")));
+        let cache =
+            TokenCache::builder(script).on_rotation(async |_| Err(io::Error::other("disk full"))).build().unwrap();
         let events = Arc::new(AtomicUsize::new(0));
-        // A failure, a save that failed, a token, a refusal.
+        // A failure, a save that failed, a token, a rejection.
         tracing::subscriber::with_default(Watcher(cache.clone(), Arc::clone(&events)), || {
             paused_runtime().block_on(async {
                 cache.get().await.unwrap_err();
                 let token = cache.refresh().await.unwrap();
-                cache.refuse(&token).await.unwrap();
+                cache.report_rejected(&token).await.unwrap();
             });
         });
         done.send(events.load(Ordering::SeqCst)).unwrap();

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tower_bearer::json::JsonLogin;
 use tower_bearer::oauth2::{JwtBearer, RefreshToken, TokenExchange};
 use tower_bearer::testing::{Answer, Issuer};
-use tower_bearer::{FetchContext, Phase, Reason, Refresh, Token, TokenCache, TokenSource};
+use tower_bearer::{FetchContext, Phase, Reason, RefreshPolicy, RotatedToken, Token, TokenCache, TokenSource};
 
 use crate::sources::{HOUR, TOKEN_URL, each, now, pass, password, refresh_token, says};
 
@@ -20,8 +20,8 @@ use crate::sources::{HOUR, TOKEN_URL, each, now, pass, password, refresh_token, 
 async fn a_refresh_without_an_answer_is_repeated_at_two_thirds_of_the_fetch_deadline() {
     let issuer = Issuer::new();
     issuer.queue(Answer::hangs());
-    let settings = Refresh::new().deadline(Duration::from_secs(9)).unwrap();
-    let cache = TokenCache::with_settings(refresh_token(&issuer), settings);
+    let settings = RefreshPolicy::new().deadline(Duration::from_secs(9));
+    let cache = TokenCache::builder(refresh_token(&issuer)).refresh_policy(settings).build().unwrap();
     let start = now();
     assert_eq!(cache.get().await.unwrap().access_token(), "token-1");
     assert_eq!((now() - start).as_secs(), 6);
@@ -30,7 +30,7 @@ async fn a_refresh_without_an_answer_is_repeated_at_two_thirds_of_the_fetch_dead
 
 #[tokio::test(start_paused = true)]
 async fn silence_ends_before_the_fetch_deadline_with_an_error_that_says_whose_it_was() {
-    let settings = Refresh::new().deadline(Duration::from_secs(10)).unwrap();
+    let settings = RefreshPolicy::new().deadline(Duration::from_secs(10));
     let waited = async |cache: TokenCache| {
         let start = now();
         let error = cache.get().await.unwrap_err();
@@ -41,11 +41,11 @@ async fn silence_ends_before_the_fetch_deadline_with_an_error_that_says_whose_it
         let issuer = Issuer::new();
         issuer.fail(Some(Answer::hangs()));
         let (cache, calls) = match source {
-            0 => (TokenCache::with_settings(refresh_token(&issuer), settings), 2),
-            1 => (TokenCache::with_settings(password(&issuer), settings), 1),
+            0 => (TokenCache::builder(refresh_token(&issuer)).refresh_policy(settings).build().unwrap(), 2),
+            1 => (TokenCache::builder(password(&issuer)).refresh_policy(settings).build().unwrap(), 1),
             _ => {
                 let login = JsonLogin::new(issuer.clone(), TOKEN_URL, json!({})).unwrap();
-                (TokenCache::with_settings(login, settings), 1)
+                (TokenCache::builder(login).refresh_policy(settings).build().unwrap(), 1)
             }
         };
         waited(cache).await;
@@ -78,10 +78,13 @@ fn of_no_use() -> [Answer; 4] {
 fn saving(source: impl TokenSource) -> (TokenCache, Arc<Mutex<Vec<String>>>) {
     let saved = Arc::new(Mutex::new(Vec::new()));
     let saves = Arc::clone(&saved);
-    let cache = TokenCache::new(source).on_rotation(move |token: Token| {
-        saves.lock().unwrap().push(token.refresh_token().unwrap().expose().to_owned());
-        async { Ok::<_, std::io::Error>(()) }
-    });
+    let cache = TokenCache::builder(source)
+        .on_rotation(move |rotated: RotatedToken| {
+            saves.lock().unwrap().push(rotated.refresh_token().expose().to_owned());
+            async { Ok::<_, std::io::Error>(()) }
+        })
+        .build()
+        .unwrap();
     (cache, saved)
 }
 

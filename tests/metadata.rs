@@ -37,7 +37,7 @@ fn cache(issuer: &oauth2::Issuer) -> TokenCache {
 }
 
 /// What comes of metadata that is answered so, without another try elsewhere.
-async fn refused(answers: impl IntoIterator<Item = Answer>) -> (Error, usize) {
+async fn rejected(answers: impl IntoIterator<Item = Answer>) -> (Error, usize) {
     let (issuer, documents, tokens) = issuer(ID, answers);
     let error = cache(&issuer).get().await.unwrap_err();
     assert_eq!(tokens.calls().total(), 0);
@@ -87,7 +87,7 @@ async fn a_first_page_or_a_login_page_in_the_one_place_does_not_hide_the_other()
         let (issuer, documents, _) = issuer(ID, [page.clone(), Answer::json(200, metadata(ID))]);
         cache(&issuer).get().await.unwrap();
         assert_eq!(documents.calls().total(), 2, "{page:?}");
-        let (_, calls) = refused([page.clone(), page]).await;
+        let (_, calls) = rejected([page.clone(), page]).await;
         assert_eq!(calls, 2);
     }
 }
@@ -95,12 +95,12 @@ async fn a_first_page_or_a_login_page_in_the_one_place_does_not_hide_the_other()
 #[tokio::test]
 async fn an_issuer_that_is_down_is_not_asked_elsewhere_and_says_how_long_to_wait() {
     for status in [429, 500, 503] {
-        let (error, calls) = refused([Answer::raw(status, "").header("retry-after", "7")]).await;
+        let (error, calls) = rejected([Answer::raw(status, "").header("retry-after", "7")]).await;
         assert_eq!((error.status().unwrap().as_u16(), calls), (status, 1));
         assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
         assert!(error.to_string().contains("its metadata could not be read"), "{error}");
     }
-    let (error, calls) = refused([Answer::fails("connection refused")]).await;
+    let (error, calls) = rejected([Answer::fails("connection refused")]).await;
     assert!(error.to_string().contains("/.well-known/openid-configuration"), "{error}");
     assert_eq!(calls, 1);
 }
@@ -153,14 +153,14 @@ async fn an_issuer_that_never_answers_is_given_up_after_half_a_minute() {
 // === what is believed ===
 
 #[tokio::test]
-async fn metadata_of_another_issuer_is_refused() {
+async fn metadata_of_another_issuer_is_rejected() {
     for other in ["https://auth.example.com/", "https://evil.example", "HTTPS://auth.example.com"] {
-        let (error, calls) = refused([Answer::json(200, metadata(other))]).await;
+        let (error, calls) = rejected([Answer::json(200, metadata(other))]).await;
         let said = error.to_string();
         assert!(said.contains(other) && said.contains(&format!("{ID} was asked for")), "{said}");
         assert_eq!(calls, 1);
     }
-    let (error, _) = refused([Answer::json(200, json!({ "token_endpoint": TOKEN_URL }))]).await;
+    let (error, _) = rejected([Answer::json(200, json!({ "token_endpoint": TOKEN_URL }))]).await;
     assert!(error.to_string().contains("it names no issuer"), "{error}");
 }
 
@@ -175,7 +175,7 @@ async fn an_endpoint_that_is_missing_or_unprotected_is_named() {
     ] {
         let mut metadata = metadata(ID);
         metadata["token_endpoint"] = endpoint;
-        let (error, _) = refused([Answer::json(200, metadata)]).await;
+        let (error, _) = rejected([Answer::json(200, metadata)]).await;
         assert!(error.to_string().contains(words) && error.to_string().contains(ID), "{error}");
         assert!(!error.to_string().contains("user:pw"), "{error}");
     }

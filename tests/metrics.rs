@@ -10,13 +10,13 @@ use metrics::{SharedString, Unit};
 use metrics_util::CompositeKey;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use serde_json::Value;
-use tower_bearer::{Refresh, TokenCache, describe_metrics};
+use tower_bearer::{RefreshPolicy, TokenCache, describe_metrics};
 
+use crate::all_events::everything;
 use crate::common::{HOUR, MINUTE, SECOND, Script, paused_runtime, settle};
-use crate::everything::everything;
 
-#[path = "common/everything.rs"]
-mod everything;
+#[path = "common/all_events.rs"]
+mod all_events;
 #[path = "middleware/stack.rs"]
 mod stack;
 
@@ -65,7 +65,7 @@ fn fetches_are_counted_by_outcome_and_reason_and_carry_the_caches_name() {
     let seen = seen(async || {
         let script = Script::living(100 * SECOND);
         script.delay(2 * SECOND);
-        let cache = TokenCache::new(script.clone()).named("billing");
+        let cache = TokenCache::builder(script.clone()).name("billing").build().unwrap();
         // Three wait for the first.
         let (a, b, c) = tokio::join!(cache.get(), cache.get(), cache.get());
         a.and(b).and(c).expect("a token");
@@ -86,9 +86,9 @@ fn fetches_are_counted_by_outcome_and_reason_and_carry_the_caches_name() {
             ("tower_bearer_fetches_total{cache=billing,outcome=failed,reason=asked}", 1.0),
             ("tower_bearer_fetches_total{cache=billing,outcome=denied,reason=asked}", 1.0),
             ("tower_bearer_fetch_seconds{cache=billing,outcome=fetched,reason=first}", 2.0),
-            ("tower_bearer_flight_waiters{cache=billing}", 5.0),
-            ("tower_bearer_flight_longest_wait_seconds{cache=billing}", 6.0),
-            ("tower_bearer_flight_longest_wait_seconds{cache=billing} count", 4.0),
+            ("tower_bearer_fetch_waiters{cache=billing}", 5.0),
+            ("tower_bearer_fetch_longest_wait_seconds{cache=billing}", 6.0),
+            ("tower_bearer_fetch_longest_wait_seconds{cache=billing} count", 4.0),
             // 95 s of the first token had passed but for 1 s when the second came.
             ("tower_bearer_token_remaining_seconds{cache=billing}", 1.0),
             ("tower_bearer_token_remaining_seconds{cache=billing} count", 2.0),
@@ -100,7 +100,7 @@ fn fetches_are_counted_by_outcome_and_reason_and_carry_the_caches_name() {
 fn calls_that_find_no_token_are_counted_by_what_kept_it_away() {
     let seen = seen(async || {
         let script = Script::living(HOUR);
-        let cache = TokenCache::new(script.clone()).named("billing");
+        let cache = TokenCache::builder(script.clone()).name("billing").build().unwrap();
         script.fail(1);
         // Two wait for the fetch that fails; the third comes in the pause after it.
         let (a, b) = tokio::join!(cache.get(), cache.get());
@@ -173,13 +173,16 @@ fn the_end_of_the_token_is_known_until_there_is_none() {
 }
 
 #[test]
-fn refusals_and_what_came_of_them_are_counted() {
+fn rejections_and_what_came_of_them_are_counted() {
     let seen = seen(async || {
         let script = Script::living(HOUR);
-        let cache = TokenCache::with_settings(script.clone(), Refresh::new().refusal_budget(1, MINUTE));
+        let cache = TokenCache::builder(script.clone())
+            .refresh_policy(RefreshPolicy::new().rejection_budget(1, MINUTE))
+            .build()
+            .unwrap();
         let first = cache.get().await.expect("a token");
-        let second = cache.refuse(&first).await.expect("the budget has one");
-        cache.refuse(&second).await.expect_err("the budget is spent");
+        let second = cache.report_rejected(&first).await.expect("the budget has one");
+        cache.report_rejected(&second).await.expect_err("the budget is spent");
         let cache = cache.on_rotation(async |_| Err::<(), _>("the disk is full"));
         cache.set_source(Script::new().rotating());
         cache.get().await.expect("a token");
@@ -189,8 +192,8 @@ fn refusals_and_what_came_of_them_are_counted() {
     expect(
         &seen,
         &[
-            ("tower_bearer_refusals_total{cache=}", 2.0),
-            ("tower_bearer_refusal_budget_exhausted_total{cache=}", 1.0),
+            ("tower_bearer_rejections_total{cache=}", 2.0),
+            ("tower_bearer_rejection_budget_exhausted_total{cache=}", 1.0),
             ("tower_bearer_refresh_tokens_not_saved_total{cache=}", 1.0),
             ("tower_bearer_sign_outs_total{cache=}", 1.0),
         ],
@@ -203,9 +206,9 @@ fn what_becomes_of_requests_is_counted() {
     expect(
         &seen,
         &[
-            ("tower_bearer_sent_again_total{cache=}", 1.0),
-            ("tower_bearer_handed_back_total{cache=}", 1.0),
-            ("tower_bearer_foreign_requests_total{cache=}", 1.0),
+            ("tower_bearer_retries_total{cache=}", 1.0),
+            ("tower_bearer_returned_unauthorized_total{cache=}", 1.0),
+            ("tower_bearer_unmatched_origin_total{cache=}", 1.0),
             ("tower_bearer_fetches_total{cache=,outcome=discarded,reason=first}", 1.0),
         ],
     );
@@ -213,9 +216,9 @@ fn what_becomes_of_requests_is_counted() {
 
 // === the docs ===
 
-/// What docs/seeing.md lists: each metric's kind, and the words of its labels.
+/// What docs/observability.md lists: each metric's kind, and the words of its labels.
 fn documented() -> BTreeMap<String, (&'static str, BTreeSet<String>)> {
-    let rows = include_str!("../docs/seeing.md").lines().filter(|line| line.starts_with("| `tower_bearer_"));
+    let rows = include_str!("../docs/observability.md").lines().filter(|line| line.starts_with("| `tower_bearer_"));
     // | `metric` | kind | `label` (value, value) | what |
     let rows = rows.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
     rows.map(|cells| (cells[1].trim_matches('`').to_owned(), (cells[2], words(cells[3]).collect()))).collect()

@@ -206,7 +206,7 @@ fn modules_do_not_import_what_they_must_not_know() {
     let imports = |module: &str| graph.get(module).unwrap_or_else(|| panic!("there is no module {module}"));
     assert_eq!(imports("singleflight"), &["sync".to_owned()].into(), "the single flight knows nothing of tokens");
     for (module, strangers) in [
-        ("cache", &["origin", "resend", "refusal", "layer", "service", "future"][..]),
+        ("cache", &["origin", "replay", "rejection", "layer", "service", "future"][..]),
         ("service", &["source"]),
         ("future", &["source"]),
         ("layer", &["source"]),

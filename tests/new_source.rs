@@ -26,11 +26,14 @@ async fn who_waits_for_the_old_source_gets_the_token_of_the_new_one_at_once() {
     let gate = old.hold();
     let saves = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&saves);
-    let cache = TokenCache::new(old.clone()).on_rotation(move |token| {
-        counted.fetch_add(1, Ordering::SeqCst);
-        assert_eq!(token.access_token(), "new");
-        async { Ok::<_, io::Error>(()) }
-    });
+    let cache = TokenCache::builder(old.clone())
+        .on_rotation(move |rotated| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            assert_eq!(rotated.access_token(), "new");
+            async { Ok::<_, io::Error>(()) }
+        })
+        .build()
+        .unwrap();
     let mut waiters = JoinSet::new();
     for _ in 0..10 {
         let cache = cache.clone();
@@ -62,7 +65,10 @@ async fn who_waits_for_the_old_source_gets_the_token_of_the_new_one_at_once() {
 async fn what_the_old_source_brings_is_neither_saved_nor_used_before_the_new_one_was_asked() {
     let old = named("old");
     let gate = old.hold();
-    let cache = TokenCache::new(old.clone()).on_rotation(async |_| Err(io::Error::other("not to be called")));
+    let cache = TokenCache::builder(old.clone())
+        .on_rotation(async |_| Err(io::Error::other("not to be called")))
+        .build()
+        .unwrap();
     assert!(timeout(SECOND, cache.get()).await.is_err());
     let new = named("new");
     cache.set_source(new.clone());
@@ -76,10 +82,13 @@ async fn what_the_old_source_brings_is_neither_saved_nor_used_before_the_new_one
 
 #[tokio::test(start_paused = true)]
 async fn a_token_whose_source_is_replaced_while_it_is_saved_is_not_used() {
-    let cache = TokenCache::new(named("old")).on_rotation(async |_| {
-        sleep(SECOND).await;
-        Err(io::Error::other("disk full"))
-    });
+    let cache = TokenCache::builder(named("old"))
+        .on_rotation(async |_| {
+            sleep(SECOND).await;
+            Err(io::Error::other("disk full"))
+        })
+        .build()
+        .unwrap();
     assert!(timeout(SECOND / 2, cache.get()).await.is_err());
     cache.set_source(Script::new());
     sleep(SECOND).await;
@@ -128,17 +137,20 @@ async fn nothing_of_the_old_source_reaches_the_new_one() {
     let context = new.last_context();
     assert!(context.replaced().is_none() && context.refresh_token().is_none());
     assert_eq!(context.reason(), Reason::First);
-    assert_eq!(cache.status().generation, 2, "generations go on: a late refusal cannot meet another token");
+    assert_eq!(cache.status().generation, 2, "generations go on: a late rejection cannot meet another token");
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_same_refresh_token_is_saved_again_for_a_new_source() {
     let saves = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&saves);
-    let cache = TokenCache::new(named("same")).on_rotation(move |_| {
-        counted.fetch_add(1, Ordering::SeqCst);
-        async { Err(io::Error::other("disk full")) }
-    });
+    let cache = TokenCache::builder(named("same"))
+        .on_rotation(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async { Err(io::Error::other("disk full")) }
+        })
+        .build()
+        .unwrap();
     cache.get().await.unwrap();
     assert!(cache.status().not_saved.is_some());
     cache.set_source(named("same"));

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body::{Body, Frame};
 use tower::BoxError;
-use tower_bearer::resend::{Buffered, ReplayBody, Resend};
+use tower_bearer::replay::{Buffered, Replay, ReplayBody};
 
 const LIMIT: usize = 8192;
 
@@ -41,9 +41,9 @@ struct Copies {
 impl Copies {
     fn of(self: &Arc<Self>, frames: Vec<Bytes>) {
         let record = Buffered::new(LIMIT);
-        let (first, saved) = record.first(Request::new(Frames(frames.into_iter())));
+        let (first, saved) = record.prepare(Request::new(Frames(frames.into_iter())));
         *self.first.lock().expect("no panic") = Some(Box::pin(first.into_body()));
-        let second = move || record.second(saved.expect("the length is not known")).is_some();
+        let second = move || record.replay(saved.expect("the length is not known")).is_some();
         *self.second.lock().expect("no panic") = Some(Box::new(second));
     }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use http_body::{Body, Frame};
 use tower::BoxError;
-use tower_bearer::resend::{Buffered, Resend};
+use tower_bearer::replay::{Buffered, Replay};
 
 const LIMIT: usize = 256 * 1024;
 /// What the limit does not cover: the unused end of the last chunk (less than 4 KiB), the shared state, and the body.
@@ -95,10 +95,10 @@ fn measure(count: usize, make: impl Fn(usize) -> Frame<Bytes> + Unpin + Send + '
     let before = LIVE.get();
     PEAK.set(before);
     let mut held = 0;
-    let (first, saved) = record.first(request);
+    let (first, saved) = record.prepare(request);
     let sent = read(first.into_body(), || held = held.max(LIVE.get().saturating_sub(before)));
     let peak = PEAK.get() - before;
-    let second = record.second(saved.expect("the length is not known"));
+    let second = record.replay(saved.expect("the length is not known"));
     let twice = second.is_some();
     if let Some(second) = second {
         assert_eq!(read(second.into_body(), || {}), sent, "the second copy is as long");

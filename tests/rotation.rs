@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{Error, Refresh, Token, TokenCache};
+use tower_bearer::{Error, Token, TokenCache};
 
 use common::{SECOND, Script, settle, text, until};
 
@@ -35,10 +35,13 @@ impl Saved {
 fn saving(script: &Script) -> (TokenCache, Saved) {
     let saved = Saved::default();
     let noted = saved.clone();
-    let cache = TokenCache::new(script.clone()).on_rotation(move |token| {
-        noted.note(&token);
-        async { Ok::<_, io::Error>(()) }
-    });
+    let cache = TokenCache::builder(script.clone())
+        .on_rotation(move |rotated| {
+            noted.note(&token);
+            async { Ok::<_, io::Error>(()) }
+        })
+        .build()
+        .unwrap();
     (cache, saved)
 }
 
@@ -49,13 +52,16 @@ async fn a_refresh_token_is_saved_before_its_token_can_be_seen() {
     let script = Script::new().rotating();
     let saved = Saved::default();
     let noted = saved.clone();
-    let cache = TokenCache::new(script.clone()).on_rotation(move |token| {
-        noted.note(&token);
-        async {
-            sleep(2 * SECOND).await;
-            Ok::<_, io::Error>(())
-        }
-    });
+    let cache = TokenCache::builder(script.clone())
+        .on_rotation(move |rotated| {
+            noted.note(&token);
+            async {
+                sleep(2 * SECOND).await;
+                Ok::<_, io::Error>(())
+            }
+        })
+        .build()
+        .unwrap();
     let start = Instant::now();
     assert!(timeout(SECOND, cache.get()).await.is_err());
     assert_eq!(saved.all(), ["r1"]);
@@ -122,16 +128,19 @@ where
     let script = Script::new().rotating();
     let saved = Saved::default();
     let noted = saved.clone();
-    let cache = TokenCache::new(script.clone()).on_rotation(move |token| {
-        let call = noted.note(&token);
-        let first = (call == 1).then(&first);
-        async move {
-            match first {
-                Some(first) => first.await,
-                None => Ok(()),
+    let cache = TokenCache::builder(script.clone())
+        .on_rotation(move |rotated| {
+            let call = noted.note(&token);
+            let first = (call == 1).then(&first);
+            async move {
+                match first {
+                    Some(first) => first.await,
+                    None => Ok(()),
+                }
             }
-        }
-    });
+        })
+        .build()
+        .unwrap();
     let start = Instant::now();
     assert_eq!(text(cache.get().await), "t1");
     assert_eq!(start.elapsed().as_secs(), seconds);
@@ -178,14 +187,17 @@ async fn a_save_that_panics_later_is_a_failed_save() {
 async fn a_dropped_caller_does_not_stop_the_save() {
     let done = Saved::default();
     let noted = done.clone();
-    let cache = TokenCache::new(Script::new().rotating()).on_rotation(move |token| {
-        let noted = noted.clone();
-        async move {
-            sleep(3 * SECOND).await;
-            noted.note(&token);
-            Ok::<_, io::Error>(())
-        }
-    });
+    let cache = TokenCache::builder(Script::new().rotating())
+        .on_rotation(move |rotated| {
+            let noted = noted.clone();
+            async move {
+                sleep(3 * SECOND).await;
+                noted.note(&token);
+                Ok::<_, io::Error>(())
+            }
+        })
+        .build()
+        .unwrap();
     assert!(timeout(SECOND, cache.get()).await.is_err());
     sleep(3 * SECOND).await;
     assert_eq!(done.all(), ["r1"]);
@@ -215,10 +227,14 @@ async fn the_refresh_token_that_came_with_the_same_token_again_is_saved_and_used
     let clock = ManualClock::new();
     let saved = Saved::default();
     let noted = saved.clone();
-    let cache = TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone()).on_rotation(move |token| {
-        noted.note(&token);
-        async { Ok::<_, io::Error>(()) }
-    });
+    let cache = TokenCache::builder(script.clone())
+        .clock(clock.clone())
+        .on_rotation(move |rotated| {
+            noted.note(&token);
+            async { Ok::<_, io::Error>(()) }
+        })
+        .build()
+        .unwrap();
     cache.get().await.unwrap();
     clock.advance(85 * SECOND);
     cache.get().await.unwrap();
@@ -232,10 +248,13 @@ async fn the_refresh_token_that_came_with_the_same_token_again_is_saved_and_used
 async fn saving_has_its_own_time_after_a_fetch_that_took_nearly_all_of_its() {
     let script = Script::new().rotating();
     script.delay(29 * SECOND);
-    let cache = TokenCache::new(script.clone()).on_rotation(|_| async {
-        sleep(4 * SECOND).await;
-        Ok::<_, Error>(())
-    });
+    let cache = TokenCache::builder(script.clone())
+        .on_rotation(|_| async {
+            sleep(4 * SECOND).await;
+            Ok::<_, Error>(())
+        })
+        .build()
+        .unwrap();
     assert!(cache.get().await.unwrap_err().is_timeout(), "a caller waits for 30 s");
     assert_eq!(text(cache.get().await), "t1");
     settle().await;

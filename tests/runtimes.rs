@@ -9,7 +9,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 use tokio_test::{assert_ready, task};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{Error, Refresh, Token, TokenCache};
+use tower_bearer::{Error, Token, TokenCache};
 
 use common::{SECOND, Script, paused_runtime, settle, text, until};
 
@@ -60,15 +60,18 @@ fn a_runtime_that_ends_while_saving_loses_no_refresh_token() {
     let script = Script::new().rotating();
     let saving = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&saving);
-    let cache = TokenCache::new(script.clone()).on_rotation(move |_| {
-        let first = !seen.swap(true, Ordering::SeqCst);
-        async move {
-            if first {
-                std::future::pending::<()>().await;
+    let cache = TokenCache::builder(script.clone())
+        .on_rotation(move |_| {
+            let first = !seen.swap(true, Ordering::SeqCst);
+            async move {
+                if first {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, Error>(())
             }
-            Ok::<_, Error>(())
-        }
-    });
+        })
+        .build()
+        .unwrap();
     let ending = paused_runtime();
     spawn_get_on(&ending, &cache);
     ending.block_on(until(|| saving.load(Ordering::SeqCst)));
@@ -100,7 +103,7 @@ fn on_a_runtime_that_was_shut_down_a_caller_gets_an_error_and_nothing_is_remembe
 fn frozen(script: &Script) -> (TokenCache, ManualClock, common::Gate, Runtime) {
     let gate = script.hold();
     let clock = ManualClock::new();
-    let cache = TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone());
+    let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
     let frozen = paused_runtime();
     spawn_get_on(&frozen, &cache);
     frozen.block_on(script.called(1));
@@ -227,7 +230,7 @@ fn outside_any_runtime_a_fetch_elsewhere_cannot_be_waited_for() {
 fn outside_any_runtime_a_usable_token_is_served_also_when_due() {
     let script = Script::living(100 * SECOND);
     let clock = ManualClock::new();
-    let cache = TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone());
+    let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
     paused_runtime().block_on(cache.get()).unwrap();
     for _ in 0..2 {
         assert_eq!(text(assert_ready!(task::spawn(cache.get()).poll())), "t1");
@@ -241,7 +244,7 @@ fn outside_any_runtime_a_usable_token_is_served_also_when_due() {
 fn outside_any_runtime_callers_hear_why_there_is_no_token() {
     let script = Script::new();
     script.fail(1);
-    let cache = TokenCache::with_clock(script.clone(), Refresh::new(), ManualClock::new());
+    let cache = TokenCache::builder(script.clone()).clock(ManualClock::new()).build().unwrap();
     paused_runtime().block_on(cache.get()).unwrap_err();
     let error = assert_ready!(task::spawn(cache.get()).poll()).unwrap_err();
     assert!(error.is_transient(), "the remembered failure: {error}");

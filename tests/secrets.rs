@@ -101,7 +101,7 @@ fn granted() -> Answer {
 /// Everything a cache over this source says, from the first token to the failure with this answer.
 async fn said_by<S: TokenSource>(issuer: &Issuer, source: S, answer: Answer) -> (String, Error) {
     issuer.queue(granted());
-    let cache = TokenCache::new(source).on_rotation(async |_| Err::<(), _>("the disk is full"));
+    let cache = TokenCache::builder(source).on_rotation(async |_| Err::<(), _>("the disk is full")).build().unwrap();
     let token = cache.get().await.unwrap();
     let mut said = format!("{token:?} {:?} {:?} {cache:?}", token.refresh_token(), token.id_token());
     said += &format!("{:?}", BearerLayer::new(cache.clone(), ["https://api.example.com"]).unwrap());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tower_bearer::oauth2::{ClientAuth, DeviceCode, RefreshToken, Revocation};
 use tower_bearer::testing::{Answer, Issuer, ManualClock};
-use tower_bearer::{Error, Phase, Refresh, Token, TokenCache};
+use tower_bearer::{Error, Phase, Token, TokenCache};
 
 use crate::sources::{HOUR, TOKEN_URL, form, pass};
 
@@ -80,7 +80,7 @@ async fn a_token_that_has_ended_or_that_nobody_knows_the_end_of_is_refreshed_fir
 /// A token of an hour that ends in ten minutes by the clock.
 async fn nearly_over(token: Token, clock: &ManualClock) -> Token {
     let source = move |_| std::future::ready(Ok::<_, Error>(token.clone().with_lifetime(HOUR)));
-    let token = TokenCache::with_clock(source, Refresh::new(), clock.clone()).get().await.unwrap();
+    let token = TokenCache::builder(source).clock(clock.clone()).build().unwrap().get().await.unwrap();
     clock.sleep(Duration::from_secs(50 * 60));
     token
 }
@@ -89,7 +89,7 @@ async fn nearly_over(token: Token, clock: &ManualClock) -> Token {
 async fn a_token_that_is_nearly_over_is_refreshed_first_where_it_can_be() {
     let (issuer, clock) = (Issuer::new(), ManualClock::new());
     let login = DeviceCode::new(issuer.clone(), DEVICE_URL, TOKEN_URL, "my-cli").unwrap();
-    let cache = |token| TokenCache::with_clock(login.session(token), Refresh::new(), clock.clone());
+    let cache = |token| TokenCache::builder(login.session(token)).clock(clock.clone()).build().unwrap();
     let alone = nearly_over(Token::new("login-token").unwrap(), &clock).await;
     let token = cache(alone).get().await.unwrap();
     assert_eq!((token.access_token(), issuer.calls().total()), ("login-token", 0));

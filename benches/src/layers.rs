@@ -10,7 +10,7 @@ use tokio::runtime::Builder;
 use tokio::sync::Mutex;
 use tower::retry::{Policy, Retry};
 use tower::{BoxError, Layer, Service};
-use tower_bearer::resend::{CloneBody, Never};
+use tower_bearer::replay::{CloneBody, Never};
 use tower_bearer::{Bearer, BearerLayer, Token, TokenCache};
 use tower_http::auth::{AddAuthorization, AddAuthorizationLayer};
 
@@ -33,7 +33,7 @@ pub fn never<S: Clone>(inner: S) -> Bearer<S, Never> {
 
 /// The same, for another origin.
 pub fn never_at<S: Clone>(origin: &str, inner: S) -> Bearer<S, Never> {
-    filled(|cache| named(&cache, origin).resend(Never).layer(inner))
+    filled(|cache| named(&cache, origin).replay(Never).layer(inner))
 }
 
 /// The README's configuration.
@@ -48,7 +48,7 @@ pub fn twice_at<S: Clone>(origin: &str, inner: S) -> Bearer<S, CloneBody> {
 
 /// Without a match of the origin.
 pub fn anywhere<S: Clone>(inner: S) -> Bearer<S, Never> {
-    filled(|cache| BearerLayer::any_origin(cache).resend(Never).layer(inner))
+    filled(|cache| BearerLayer::any_https_origin(cache).replay(Never).layer(inner))
 }
 
 /// The README's configuration.
@@ -83,8 +83,8 @@ impl<E> Policy<Request<Body>, Response<Body>, E> for Again {
     type Future = std::future::Ready<()>;
 
     fn retry(&mut self, _: &mut Request<Body>, answer: &mut Result<Response<Body>, E>) -> Option<Self::Future> {
-        let refused = answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::UNAUTHORIZED);
-        refused.then(|| std::future::ready(()))
+        let rejected = answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::UNAUTHORIZED);
+        rejected.then(|| std::future::ready(()))
     }
 
     fn clone_request(&mut self, request: &Request<Body>) -> Option<Request<Body>> {

@@ -18,7 +18,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response};
 use tower::util::BoxCloneService;
 use tower::{BoxError, Layer, Service, ServiceExt};
-use tower_bearer::resend::Never;
+use tower_bearer::replay::Never;
 use tower_bearer::{Token, TokenCache};
 
 use crate::layers::named;
@@ -198,7 +198,7 @@ pub fn ours(place: Place) -> Client {
             Ok::<_, BoxError>(Token::new(text)?.with_lifetime(life))
         }
     };
-    Client::new(named(&TokenCache::new(fetch), ORIGIN).resend(Never).layer(place))
+    Client::new(named(&TokenCache::new(fetch), ORIGIN).replay(Never).layer(place))
 }
 
 /// What many write by hand: fetches when the token has expired, under a lock that all requests take.

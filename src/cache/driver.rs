@@ -38,7 +38,7 @@ use crate::clock::{self, Clock};
 use crate::error::Error;
 #[cfg(feature = "store")]
 use crate::error::StoreProblem;
-use crate::schedule::{Moment, Phase, Refresh, Window};
+use crate::schedule::{DualInstant, Phase, RefreshPolicy, Window};
 use crate::secret::Secret;
 use crate::singleflight::{InFlightHandle, SingleFlight, Waiter};
 use crate::source::erased::DynSource;
@@ -57,7 +57,7 @@ pub(crate) struct Driver {
     snapshot: ArcSwap<Snapshot>,
     flight: Arc<SingleFlight<Result<Token, Error>>>,
     state: Mutex<State>,
-    policy: Refresh,
+    policy: RefreshPolicy,
     clock: Clock,
     telemetry: Telemetry,
     /// Notified after each save.
@@ -160,7 +160,7 @@ const MAX_UNREAD_RESPONSE: u64 = 8 * 1024;
 // === impl Driver: construction and views ===
 
 impl Driver {
-    pub(crate) fn new(source: impl TokenSource, policy: Refresh, clock: Clock) -> Arc<Self> {
+    pub(crate) fn new(source: impl TokenSource, policy: RefreshPolicy, clock: Clock) -> Arc<Self> {
         Arc::new(Self::build(source, policy, clock))
     }
 
@@ -168,7 +168,7 @@ impl Driver {
     #[cfg(feature = "store")]
     pub(crate) fn sharing(
         source: impl TokenSource,
-        policy: Refresh,
+        policy: RefreshPolicy,
         clock: Clock,
         session: SharedSession,
     ) -> Arc<Self> {
@@ -177,7 +177,7 @@ impl Driver {
         Arc::new(driver)
     }
 
-    fn build(source: impl TokenSource, policy: Refresh, clock: Clock) -> Self {
+    fn build(source: impl TokenSource, policy: RefreshPolicy, clock: Clock) -> Self {
         static CACHES: AtomicU32 = AtomicU32::new(1);
         let cache = NonZeroU32::new(CACHES.fetch_add(1, Ordering::Relaxed)).unwrap_or(NonZeroU32::MIN);
         let session = Session::new(SessionId::first_of(cache));
@@ -340,7 +340,7 @@ impl Driver {
     pub(crate) fn reject(&self, token: TokenId) -> Rejection {
         let rejection = self.state().session.on_rejected(token);
         if let Rejection::Marked { first } = rejection {
-            self.telemetry.refused(token.generation, first);
+            self.telemetry.rejected(token.generation, first);
         }
         rejection
     }
@@ -355,7 +355,7 @@ impl Driver {
         self: &Arc<Self>,
         demand: Demand,
         session: Option<SessionId>,
-        now: Moment,
+        now: DualInstant,
     ) -> Result<(), Error> {
         if self.flight.is_in_flight(now.mono) {
             return Ok(());
@@ -374,7 +374,7 @@ impl Driver {
         self: &Arc<Self>,
         demand: Demand,
         session: &mut Option<SessionId>,
-        now: Moment,
+        now: DualInstant,
     ) -> Result<Acquired, Error> {
         // A token that is there needs no lock.
         let snapshot = self.snapshot.load();
@@ -395,7 +395,12 @@ impl Driver {
     }
 
     /// One decision and its consequence, in one step.
-    fn join_or_start(self: &Arc<Self>, demand: Demand, session: SessionId, now: Moment) -> Result<Acquired, Error> {
+    fn join_or_start(
+        self: &Arc<Self>,
+        demand: Demand,
+        session: SessionId,
+        now: DualInstant,
+    ) -> Result<Acquired, Error> {
         let slot = SingleFlight::lock(&self.flight);
         let mut state = self.state();
         match state.session.decide(demand, session, &self.policy, now, slot.is_in_flight(now.mono)) {
@@ -405,7 +410,7 @@ impl Driver {
                 let first = state.session.on_over_budget(&self.policy, now);
                 drop((state, slot));
                 self.telemetry.budget_exhausted(first);
-                Err(Error::too_many_refusals())
+                Err(Error::too_many_rejections())
             }
             Decision::Join => Ok(Acquired::Wait(slot.join(now.mono).expect("a run is in flight"))),
             Decision::Start(plan) => {
@@ -469,7 +474,12 @@ impl Driver {
     }
 
     /// Saves the refresh token, publishes the token, and tells of both.
-    async fn conclude(&self, run: Run, asked: Moment, received: Result<Token, Error>) -> Option<Result<Token, Error>> {
+    async fn conclude(
+        &self,
+        run: Run,
+        asked: DualInstant,
+        received: Result<Token, Error>,
+    ) -> Option<Result<Token, Error>> {
         let reason = run.plan.reason;
         // Also after a failure: the source may have reported a new refresh token before.
         self.save().await;
@@ -697,7 +707,7 @@ impl Driver {
         let window = Window::new(&self.policy, token.lifetime(), self.clock.now(), Duration::ZERO, 0.0);
         let mut state = self.state();
         // Nothing is known of when it was issued, so it is not in time for a replication lag.
-        state.session.on_adopted(token, window, Moment::default());
+        state.session.on_adopted(token, window, DualInstant::default());
         drop(self.publish(state));
     }
 
@@ -879,7 +889,7 @@ impl Driver {
         &self,
         shared: &Shared,
         attempt: &Attempt,
-        asked: Moment,
+        asked: DualInstant,
         record: Record,
         saved: SaveEnd,
     ) -> Option<Option<Result<Token, Error>>> {
@@ -1246,7 +1256,7 @@ impl Driver {
             let changed = shared.subscribe().await;
             match shared.acquire().await? {
                 Taken::Held(lease) => return Ok(lease),
-                Taken::Busy { .. } if give_up_at.reached(self.clock.now()) => {
+                Taken::Busy { .. } if give_up_at.is_past(self.clock.now()) => {
                     let problem =
                         "another process holds the lease on the shared session, which it may not know to have ended";
                     return Err(Error::shared(problem, StoreProblem::Transient));
@@ -1359,7 +1369,7 @@ impl Drop for WatchGuard {
 
 #[cfg(feature = "store")]
 impl Attempt {
-    fn look<'a>(&'a self, policy: &'a Refresh, now: Moment) -> Look<'a> {
+    fn look<'a>(&'a self, policy: &'a RefreshPolicy, now: DualInstant) -> Look<'a> {
         let Self { run, identity, seed, generation, .. } = self;
         let (seed, jitter) = (seed.get().and_then(Option::as_ref), fastrand::f64());
         Look { run: Some(*run), identity, seed, generation: *generation, policy, now, jitter }
@@ -1374,7 +1384,7 @@ fn answered(
     answer: &Result<Token, Error>,
     newest: Option<Secret>,
     spent: Option<&Secret>,
-    asked: Moment,
+    asked: DualInstant,
 ) -> Option<Record> {
     let reported = newest.filter(|newest| Some(newest) != spent);
     let (token, refresh_token) = match answer {
@@ -1397,8 +1407,8 @@ fn answered(
 
 /// Whether a record that has vanished is missed.
 #[cfg(feature = "store")]
-fn is_worth_restoring(record: &Record, now: Moment) -> bool {
-    let lives = |saved: &SavedToken| !saved.asked.after(saved.token.lifetime()).reached(now);
+fn is_worth_restoring(record: &Record, now: DualInstant) -> bool {
+    let lives = |saved: &SavedToken| !saved.asked.after(saved.token.lifetime()).is_past(now);
     match &record.state {
         RecordState::Active { token, refresh_token, .. } => {
             refresh_token.is_some() || token.as_ref().is_some_and(lives)

@@ -30,7 +30,7 @@ use std::time::Duration;
 use crate::error::Error;
 #[cfg(feature = "store")]
 use crate::error::StoreProblem;
-use crate::schedule::{self, Moment, Phase, Refresh, RejectionBudget, Window};
+use crate::schedule::{self, DualInstant, Phase, RefreshPolicy, RejectionBudget, Window};
 use crate::secret::Secret;
 use crate::source::Reason;
 #[cfg(feature = "store")]
@@ -85,8 +85,8 @@ pub(crate) struct Look<'a> {
     pub(crate) seed: Option<&'a Secret>,
     /// The generation that the looker held when it began. A newer one is what it looks for.
     pub(crate) generation: u64,
-    pub(crate) policy: &'a Refresh,
-    pub(crate) now: Moment,
+    pub(crate) policy: &'a RefreshPolicy,
+    pub(crate) now: DualInstant,
     pub(crate) jitter: f64,
 }
 
@@ -122,14 +122,14 @@ pub(crate) struct CurrentToken {
     pub(crate) token: Token,
     pub(crate) window: Window,
     /// When this text was published for the first time.
-    pub(crate) published_at: Moment,
+    pub(crate) published_at: DualInstant,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) error: Error,
     /// No fetch is made before, unless a caller asks for one.
-    pub(crate) retry_at: Moment,
+    pub(crate) retry_at: DualInstant,
     /// How many fetches in a row have failed in the same way.
     streak: u32,
 }
@@ -158,7 +158,7 @@ struct Rotation {
     /// How many saves were begun.
     attempts: u64,
     /// The attempt that has not ended, and when it counts as lost.
-    saving: Option<(u64, Moment)>,
+    saving: Option<(u64, DualInstant)>,
     not_saved: Option<Error>,
 }
 
@@ -204,8 +204,8 @@ pub(crate) struct Run {
 /// When a fetch was asked for and answered, and the jitter that is drawn for it, from 0 to 1.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timing {
-    pub(crate) asked: Moment,
-    pub(crate) now: Moment,
+    pub(crate) asked: DualInstant,
+    pub(crate) now: DualInstant,
     pub(crate) jitter: f64,
 }
 
@@ -248,7 +248,7 @@ pub(crate) enum SaveStep {
     /// To be saved; the ticket is for [`Session::on_saved`].
     Save(SaveTicket, Token),
     /// Another save has not ended. It counts as lost from this moment on.
-    Wait(Moment),
+    Wait(DualInstant),
 }
 
 /// One attempt to save a refresh token.
@@ -315,7 +315,7 @@ enum Evaluation {
 
 impl View {
     /// The current token, if it can be sent.
-    pub(crate) fn usable_at(&self, now: Moment) -> Option<(&CurrentToken, Phase)> {
+    pub(crate) fn usable_at(&self, now: DualInstant) -> Option<(&CurrentToken, Phase)> {
         let current = self.current.as_ref()?;
         match current.window.phase(now) {
             Phase::Expired => None,
@@ -324,16 +324,16 @@ impl View {
     }
 
     /// The same without what is known of it.
-    pub(crate) fn usable_token(&self, now: Moment) -> Option<Token> {
+    pub(crate) fn usable_token(&self, now: DualInstant) -> Option<Token> {
         self.usable_at(now).map(|(current, _)| current.token.clone())
     }
 
     /// The failure whose backoff is not over.
-    pub(crate) fn active_backoff(&self, now: Moment) -> Option<&Failure> {
-        self.failure.as_ref().filter(|failure| !failure.retry_at.reached(now))
+    pub(crate) fn active_backoff(&self, now: DualInstant) -> Option<&Failure> {
+        self.failure.as_ref().filter(|failure| !failure.retry_at.is_past(now))
     }
 
-    fn remaining(&self, now: Moment) -> Duration {
+    fn remaining(&self, now: DualInstant) -> Duration {
         self.current.as_ref().map_or(Duration::ZERO, |current| current.window.left(now))
     }
 }
@@ -379,7 +379,7 @@ impl Session {
         self.rotation.refresh_token.as_ref()
     }
 
-    pub(crate) fn status(&self, now: Moment, fetching: bool) -> Status {
+    pub(crate) fn status(&self, now: DualInstant, fetching: bool) -> Status {
         let View { current, failure, .. } = &self.view;
         let backoff = failure.as_ref().map(|failure| failure.retry_at.wait(now));
         Status {
@@ -406,8 +406,8 @@ impl Session {
         &self,
         demand: Demand,
         session: SessionId,
-        policy: &Refresh,
-        now: Moment,
+        policy: &RefreshPolicy,
+        now: DualInstant,
         in_flight: bool,
     ) -> Decision {
         // Also with a run in flight: its token is not for this caller.
@@ -433,28 +433,28 @@ impl Session {
         }
         let reason = match (demand, usable) {
             (Demand::Fetched, _) => Reason::Asked,
-            (Demand::NewerThan(_), Some(_)) => Reason::Refused,
+            (Demand::NewerThan(_), Some(_)) => Reason::Rejected,
             (_, Some(_)) => Reason::Due,
             // A token that has ended would be replaced without a rejection, too.
             (_, None) if self.view.current.is_some() => Reason::Expired,
             (_, None) => Reason::First,
         };
-        if reason == Reason::Refused && !self.rejections.has_room(policy, now) {
+        if reason == Reason::Rejected && !self.rejections.has_room(policy, now) {
             return Decision::OverBudget;
         }
         Decision::Start(FetchPlan { epoch: self.epoch, reason })
     }
 
     /// A run was started as [`decide`](Self::decide) said.
-    pub(crate) fn on_started(&mut self, run: Run, policy: &Refresh, now: Moment) {
+    pub(crate) fn on_started(&mut self, run: Run, policy: &RefreshPolicy, now: DualInstant) {
         self.started_run = run.number;
-        if run.plan.reason == Reason::Refused {
+        if run.plan.reason == Reason::Rejected {
             self.rejections.spend(policy, now);
         }
     }
 
     /// A caller was told that rejections have used their budget; returns whether it is the first within the window.
-    pub(crate) fn on_over_budget(&mut self, policy: &Refresh, now: Moment) -> bool {
+    pub(crate) fn on_over_budget(&mut self, policy: &RefreshPolicy, now: DualInstant) -> bool {
         self.rejections.report(policy, now)
     }
 
@@ -476,7 +476,7 @@ impl Session {
 
     /// How long a request waits that was rejected with this token, if the token may not have reached every server of the
     /// API yet. Such a rejection is not counted.
-    pub(crate) fn replication_lag(view: &View, token: TokenId, now: Moment) -> Option<Duration> {
+    pub(crate) fn replication_lag(view: &View, token: TokenId, now: DualInstant) -> Option<Duration> {
         let current = view.current.as_ref().filter(|current| current.token.id() == token)?;
         schedule::replication_lag(current.published_at, now)
     }
@@ -509,7 +509,7 @@ impl Session {
     }
 
     /// The token of this run, saved or not, takes the place of the current one.
-    pub(crate) fn on_fetched(&mut self, run: Run, token: Token, policy: &Refresh, timing: Timing) -> Outcome {
+    pub(crate) fn on_fetched(&mut self, run: Run, token: Token, policy: &RefreshPolicy, timing: Timing) -> Outcome {
         if !self.wants(run) {
             return Outcome::Discarded;
         }
@@ -523,7 +523,7 @@ impl Session {
                 let mut outcome = self.on_failed(run, error, timing);
                 // After a rejection the same token would not help.
                 if let Outcome::Failed { answer, .. } = &mut outcome
-                    && run.plan.reason != Reason::Refused
+                    && run.plan.reason != Reason::Rejected
                 {
                     *answer = Ok(token);
                 }
@@ -555,7 +555,7 @@ impl Session {
     }
 
     /// Adopts a token that no fetch of this cache brought.
-    pub(crate) fn on_adopted(&mut self, token: Token, window: Window, published_at: Moment) {
+    pub(crate) fn on_adopted(&mut self, token: Token, window: Window, published_at: DualInstant) {
         self.publish(token, window, published_at);
     }
 
@@ -680,7 +680,7 @@ impl Session {
         }
         if let Some(run) = look.run {
             self.accepted_run = run.number;
-            if run.plan.reason == Reason::Refused {
+            if run.plan.reason == Reason::Rejected {
                 // No token call was made.
                 self.rejections.refund();
             }
@@ -776,14 +776,14 @@ impl Session {
     // --- the refresh token ---
 
     /// What the newest refresh token needs. A step that saves lasts until `deadline` at most.
-    pub(crate) fn begin_save(&mut self, now: Moment, deadline: Moment) -> SaveStep {
+    pub(crate) fn begin_save(&mut self, now: DualInstant, deadline: DualInstant) -> SaveStep {
         let rotation = &mut self.rotation;
         if rotation.refresh_token.is_none() || rotation.saved >= rotation.newest {
             return SaveStep::Done;
         }
         // Invariant: two saves do not overlap, so that an older one never overwrites a newer.
         if let Some((_, until)) = rotation.saving
-            && !until.reached(now)
+            && !until.is_past(now)
         {
             return SaveStep::Wait(until);
         }
@@ -893,7 +893,7 @@ impl Session {
         run.plan.epoch == self.epoch && run.number >= self.accepted_run
     }
 
-    fn evaluate(&self, token: Token, policy: &Refresh, timing: Timing) -> Result<Evaluation, Error> {
+    fn evaluate(&self, token: Token, policy: &RefreshPolicy, timing: Timing) -> Result<Evaluation, Error> {
         let Timing { asked, now, jitter } = timing;
         let took = now.mono.saturating_sub(asked.mono);
         let mut window = Window::new(policy, token.lifetime(), asked, took, jitter);
@@ -912,7 +912,7 @@ impl Session {
             && current.token.header_value() == token.header_value()
         {
             if self.rejected == current.token.generation() {
-                return Err(Error::unusable(None, "the issuer handed out the token again that an API has refused"));
+                return Err(Error::unusable(None, "the issuer handed out the token again that an API has rejected"));
             }
             // A source that says when to look again looks: to find the same token is no failure.
             if token.refresh_in().is_none()
@@ -926,7 +926,7 @@ impl Session {
     }
 
     /// Makes the token the current one, as the next generation.
-    fn publish(&mut self, token: Token, window: Window, now: Moment) -> Token {
+    fn publish(&mut self, token: Token, window: Window, now: DualInstant) -> Token {
         // The same text with more time to live keeps its generation: what was rejected of it stays rejected, and it has
         // reached the servers of the API already.
         let same = self.view.usable_at(now).filter(|(current, _)| current.token.header_value() == token.header_value());

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::clock::{self, Clock};
 use crate::error::{Error, StoreProblem};
-use crate::schedule::Moment;
+use crate::schedule::DualInstant;
 use crate::store::record::{Digest, Record, Unreadable};
 use crate::store::{Lease, Saved, SharedSession, StoreError};
 
@@ -28,7 +28,7 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct Health {
     error: Option<Error>,
-    looked_at: Option<Moment>,
+    looked_at: Option<DualInstant>,
 }
 
 /// What lies under the key.

@@ -48,7 +48,7 @@ fn limited(wait: Option<Duration>) -> Error {
 fn every() -> [(&'static str, Error); 19] {
     [
         ("invalid", Error::invalid("deadline", "zero leaves no time")),
-        ("request", Error::request("the URI holds no host; name one with relative_to")),
+        ("request", Error::request("the URI holds no host; name one with allow_relative_uris")),
         ("denied", denied()),
         ("answered", limited(None)),
         ("unusable answer", Error::unusable(Some(ENDPOINT.into()), "access_token is missing")),
@@ -123,7 +123,7 @@ fn status_and_code_are_those_of_the_answer() {
 fn a_text_says_what_happened_where_and_what_to_do() {
     let parts: [&[&str]; 19] = [
         &["invalid", "deadline", "zero leaves no time"],
-        &["no host", "relative_to"],
+        &["no host", "allow_relative_uris"],
         &[ENDPOINT, "400", "invalid_grant", "token revoked", "denied", "log in again"],
         &[ENDPOINT, "429", "slow down", "again after a pause"],
         &["unusable answer", ENDPOINT, "access_token is missing"],

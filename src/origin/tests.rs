@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use self::table::{API, PLAIN, TABLE, V6};
-use super::Verdict::{Foreign, Ours, Unplaced, Userinfo};
+use super::OriginMatch::{Foreign, Ours, Unplaced, Userinfo};
 use super::*;
 
 mod table;
@@ -11,7 +11,7 @@ fn uri(text: &str) -> Uri {
 }
 
 fn origins(named: &[&str]) -> Origins {
-    Origins::named(named.iter().map(|origin| Origin::plain_http(origin).unwrap()).collect()).unwrap()
+    Origins::named(named.iter().map(|origin| Origin::allow_insecure(origin).unwrap()).collect()).unwrap()
 }
 
 // === whose a request is ===
@@ -19,7 +19,7 @@ fn origins(named: &[&str]) -> Origins {
 #[test]
 fn a_token_goes_only_where_it_belongs() {
     for (origin, request, verdict) in TABLE {
-        assert_eq!(origins(&[origin]).judge(&uri(request)), *verdict, "{request} with {origin}");
+        assert_eq!(origins(&[origin]).classify(&uri(request)), *verdict, "{request} with {origin}");
     }
 }
 
@@ -39,7 +39,7 @@ fn what_no_uri_may_say_is_never_ours() {
         "https://api\u{3002}example\u{3002}com/",
         "https://api.example.com@/",
     ] {
-        assert!(text.parse::<Uri>().is_err() || origins(&[API]).judge(&uri(text)) == Foreign, "{text}");
+        assert!(text.parse::<Uri>().is_err() || origins(&[API]).classify(&uri(text)) == Foreign, "{text}");
     }
 }
 
@@ -63,7 +63,7 @@ fn every_origin_named_is_ours_and_no_mixture_of_two() {
         ("http://localhost/", Foreign),
         ("http://api.example.com:3000/", Foreign),
     ] {
-        assert_eq!(origins.judge(&uri(request)), verdict, "{request}");
+        assert_eq!(origins.classify(&uri(request)), verdict, "{request}");
     }
 }
 
@@ -83,7 +83,7 @@ fn any_secure_means_https_or_loopback_and_no_user() {
         ("http://user@localhost/", Userinfo),
         ("/v1", Unplaced),
     ] {
-        assert_eq!(Origins::any_secure().judge(&uri(request)), verdict, "{request}");
+        assert_eq!(Origins::any_secure().classify(&uri(request)), verdict, "{request}");
     }
 }
 
@@ -91,20 +91,23 @@ fn any_secure_means_https_or_loopback_and_no_user() {
 fn a_path_is_ours_once_the_layer_knows_where_it_goes() {
     let (api, other): (Origin, Origin) = (API.parse().unwrap(), "https://evil.test".parse().unwrap());
     for origins in [origins(&[V6, API]), Origins::any_secure()] {
-        assert_eq!(origins.judge(&uri("/v1")), Unplaced);
-        let placed = origins.relative_to(&api).unwrap();
-        assert_eq!(placed.judge(&uri("/v1")), Ours);
-        assert_eq!(placed.judge(&uri("*")), Ours);
-        assert_eq!(placed.judge(&uri("http://evil.test/v1")), Foreign);
-        assert_eq!(placed.judge(&uri("api.example.com:443")), Foreign);
+        assert_eq!(origins.classify(&uri("/v1")), Unplaced);
+        let placed = origins.allow_relative_uris();
+        assert_eq!(placed.classify(&uri("/v1")), Ours);
+        assert_eq!(placed.classify(&uri("*")), Ours);
+        assert_eq!(placed.classify(&uri("http://evil.test/v1")), Foreign);
+        assert_eq!(placed.classify(&uri("api.example.com:443")), Foreign);
         // A client beneath that joins these to its base would go to evil.test.
-        assert_eq!(placed.judge(&uri("//evil.test/v1")), Unplaced);
-        assert_eq!(placed.judge(&uri("/\\evil.test/v1")), Unplaced);
+        assert_eq!(placed.classify(&uri("//evil.test/v1")), Unplaced);
+        assert_eq!(placed.classify(&uri("/\\evil.test/v1")), Unplaced);
     }
-    let error = origins(&[API]).relative_to(&other).unwrap_err();
+    let error = origins(&[API]).allow_relative_uris(&other).unwrap_err();
     assert!(error.is_invalid());
-    assert!(error.to_string().contains("relative_to") && error.to_string().contains("https://evil.test"), "{error}");
-    assert!(Origins::any_secure().relative_to(&Origin::plain_http(PLAIN).unwrap()).is_err());
+    assert!(
+        error.to_string().contains("allow_relative_uris") && error.to_string().contains("https://evil.test"),
+        "{error}"
+    );
+    assert!(Origins::any_secure().allow_relative_uris(&Origin::allow_insecure(PLAIN).unwrap()).is_err());
 }
 
 #[test]
@@ -147,7 +150,7 @@ fn what_is_no_origin_is_an_error_that_says_how_to_write_one() {
         ("https://b\u{fc}cher.example", "xn--"),
         ("https://api\u{3002}example.com", "xn--"),
     ] {
-        for error in [text.parse::<Origin>().unwrap_err(), Origin::plain_http(text).unwrap_err()] {
+        for error in [text.parse::<Origin>().unwrap_err(), Origin::allow_insecure(text).unwrap_err()] {
             assert!(error.is_invalid());
             assert!(error.to_string().starts_with("invalid origin: "), "{text}: {error}");
             assert!(error.to_string().contains(hint), "{text}: {error}");
@@ -156,7 +159,7 @@ fn what_is_no_origin_is_an_error_that_says_how_to_write_one() {
 }
 
 #[test]
-fn plain_http_is_refused_beyond_loopback_unless_asked_for_by_name() {
+fn plain_http_is_rejected_beyond_loopback_unless_asked_for_by_name() {
     for text in [
         "http://api.example.com",
         "http://api.example.com:443",
@@ -171,8 +174,8 @@ fn plain_http_is_refused_beyond_loopback_unless_asked_for_by_name() {
         "http://[::2]",
     ] {
         let error = text.parse::<Origin>().unwrap_err();
-        assert!(error.is_invalid() && error.to_string().contains("Origin::plain_http"), "{text}: {error}");
-        assert_eq!(Origin::plain_http(text).unwrap().to_string(), text);
+        assert!(error.is_invalid() && error.to_string().contains("Origin::allow_insecure"), "{text}: {error}");
+        assert_eq!(Origin::allow_insecure(text).unwrap().to_string(), text);
     }
 }
 
@@ -251,19 +254,19 @@ proptest! {
 
     #[test]
     fn an_origin_is_the_same_after_it_was_printed(place in places()) {
-        let origin = Origin::plain_http(&written(&place)).unwrap();
-        prop_assert_eq!(&origin, &Origin::plain_http(&origin.to_string()).unwrap());
-        prop_assert_eq!(&origin, &Origin::plain_http(&written(&place).to_uppercase()).unwrap());
+        let origin = Origin::allow_insecure(&written(&place)).unwrap();
+        prop_assert_eq!(&origin, &Origin::allow_insecure(&origin.to_string()).unwrap());
+        prop_assert_eq!(&origin, &Origin::allow_insecure(&written(&place).to_uppercase()).unwrap());
     }
 
     #[test]
     fn any_path_and_query_on_an_origin_is_ours(
         place in places(), path in "(/[!$&-;=@-Z_a-z~%]{0,8}){0,4}", query in "(\\?[!$&-;=?-Z_a-z~%]{0,16})?",
     ) {
-        let origin = Origin::plain_http(&written(&place)).unwrap();
+        let origin = Origin::allow_insecure(&written(&place)).unwrap();
         let ours = Origins::named(vec![origin.clone()]).unwrap();
         for base in [origin.to_string(), written(&place), written(&place).to_uppercase()] {
-            prop_assert_eq!(ours.judge(&uri(&format!("{base}{path}{query}"))), Ours);
+            prop_assert_eq!(ours.classify(&uri(&format!("{base}{path}{query}"))), Ours);
         }
     }
 
@@ -271,22 +274,22 @@ proptest! {
     fn another_scheme_host_or_port_is_foreign(place in places(), other in places(), port in any::<u16>()) {
         let (secure, host, own) = place.clone();
         let ours = origins(&[&written(&place)]);
-        let judge = |place| ours.judge(&uri(&format!("{}/v1", written(&place))));
-        prop_assert_eq!(judge((!secure, host.clone(), own)), Foreign);
-        prop_assert_eq!(judge((secure, format!("{host}.evil.test"), own)), Foreign);
-        prop_assert_eq!(judge((secure, format!("evil.test@{host}"), own)), Userinfo);
+        let evaluate = |place| ours.classify(&uri(&format!("{}/v1", written(&place))));
+        prop_assert_eq!(evaluate((!secure, host.clone(), own)), Foreign);
+        prop_assert_eq!(evaluate((secure, format!("{host}.evil.test"), own)), Foreign);
+        prop_assert_eq!(evaluate((secure, format!("evil.test@{host}"), own)), Userinfo);
         if other.1 != host {
-            prop_assert_eq!(judge((secure, other.1, own)), Foreign);
+            prop_assert_eq!(evaluate((secure, other.1, own)), Foreign);
         }
         if port != own {
-            prop_assert_eq!(judge((secure, host, port)), Foreign);
+            prop_assert_eq!(evaluate((secure, host, port)), Foreign);
         }
     }
 
     #[test]
     fn no_text_panics(text in any::<String>(), ascii in "https?://[ -~]{0,32}") {
         for text in [text, ascii] {
-            let _ = (text.parse::<Origin>(), endpoint("token_url", &text), text.parse().map(|uri| origins(&[API]).judge(&uri)));
+            let _ = (text.parse::<Origin>(), endpoint("token_url", &text), text.parse().map(|uri| origins(&[API]).classify(&uri)));
         }
     }
 }

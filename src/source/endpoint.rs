@@ -127,7 +127,7 @@ impl Endpoint {
         }
     }
 
-    /// One POST. The status is not judged; a redirect is an answer like any other. `secrets` and the headers' values
+    /// One POST. The status is not evaluated; a redirect is an answer like any other. `secrets` and the headers' values
     /// are what no error repeats.
     pub(crate) async fn post(
         &self,

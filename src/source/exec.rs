@@ -28,17 +28,17 @@ mod run;
 
 /// A program that prints a token as JSON: by default an `ExecCredential`, as kubectl's credential plugins do.
 ///
-/// It is run for each fetch, so also when an API refuses the token, and never by a shell. It finds its input closed and
-/// has nine tenths of the fetch deadline ([`Refresh::deadline`](crate::Refresh::deadline)), 27 s by default: a program
+/// It is run for each fetch, so also when an API rejects the token, and never by a shell. It finds its input closed and
+/// has nine tenths of the fetch deadline ([`RefreshPolicy::deadline`](crate::RefreshPolicy::deadline)), 27 s by default: a program
 /// that asks a person has to be run by hand first. When the time is over, or more than 1 MiB was printed, it is killed,
 /// on Unix with those it has started in its process group. The status it ends with must be zero.
 ///
 /// An `ExecCredential` without `expirationTimestamp`, and another answer that tells no end, is kept until an API
-/// refuses it. That is kubectl's rule, and the plugins rely on it; [`default_lifetime`](TokenCommand::default_lifetime)
+/// rejects it. That is kubectl's rule, and the plugins rely on it; [`default_lifetime`](TokenCommand::default_lifetime)
 /// is for the programs that are no such plugins.
 ///
 /// A program that keeps its tokens prints the same one again until shortly before its end, which counts as a failed fetch
-/// beside requests that go on; a [`Refresh::margin`](crate::Refresh::margin) below the program's own avoids that.
+/// beside requests that go on; a [`RefreshPolicy::margin`](crate::RefreshPolicy::margin) below the program's own avoids that.
 ///
 /// Neither arguments nor what the program prints are shown. Where it fails, the error holds the end of what it wrote to
 /// its standard error, 256 characters at most, in which arguments, values of [`env`](TokenCommand::env) and tokens are
@@ -145,7 +145,7 @@ impl TokenCommand {
         Ok(Self { lifetime_at: Some(answer::pointer("lifetime_at", pointer)?), ..self })
     }
 
-    /// The lifetime of a token that nothing is said about. Default: [`MAX_LIFETIME`], which is until an API refuses it.
+    /// The lifetime of a token that nothing is said about. Default: [`MAX_LIFETIME`], which is until an API rejects it.
     ///
     /// # Errors
     /// Zero.

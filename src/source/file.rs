@@ -41,8 +41,8 @@ use crate::token::{MAX_LIFETIME, Token};
 /// A file that holds a token and nothing else, but for white space around it.
 ///
 /// The file is read at the first fetch, again when a request comes and the last look is a minute old
-/// ([`reread_every`](TokenFile::reread_every)), and at once when an API refuses the token. It need not exist before
-/// that. The same token again is no failure, unless it was refused.
+/// ([`reread_every`](TokenFile::reread_every)), and at once when an API rejects the token. It need not exist before
+/// that. The same token again is no failure, unless it was rejected.
 ///
 /// A JWT (RFC 7519) is taken to live until its `exp`, which is read and not verified; another token until the file says
 /// otherwise. While the file cannot be read, or holds no token, the last good one goes on being sent until its end, and

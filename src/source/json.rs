@@ -40,17 +40,17 @@ pub struct JsonLogin {
     token_at: String,
     lifetime_at: String,
     default_lifetime: Duration,
-    judge: Arc<Evaluate>,
+    evaluate: Arc<Evaluate>,
 }
 
-type Evaluate = dyn Fn(StatusCode, &Value) -> Verdict + Send + Sync;
+type Evaluate = dyn Fn(StatusCode, &Value) -> LoginOutcome + Send + Sync;
 
 /// What the answer to a login says, beside the token.
 ///
 /// `code` and `message` are the issuer's words; they are bounded, cleaned and freed of the login's own texts before
 /// they become part of an [`Error`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum LoginOutcome {
     /// The token is in the answer.
     Granted,
     /// The credentials are wrong, and stay wrong: the next attempt waits 30 s, doubling to 15 min.
@@ -89,7 +89,7 @@ impl JsonLogin {
             token_at: "/access_token".into(),
             lifetime_at: "/expires_in".into(),
             default_lifetime: DEFAULT_LIFETIME,
-            judge: Arc::new(by_status),
+            evaluate: Arc::new(by_status),
         }
     }
 
@@ -157,12 +157,12 @@ impl JsonLogin {
         Ok(self)
     }
 
-    /// How an answer is judged before its token is looked at; the body is `Null` where it is not JSON.
+    /// How an answer is evaluated before its token is looked at; the body is `Null` where it is not JSON.
     ///
     /// By default a 2xx grants, a 401 or 403 with a JSON body denies, and everything else failed.
     #[must_use]
-    pub fn judge(self, judge: impl Fn(StatusCode, &Value) -> Verdict + Send + Sync + 'static) -> Self {
-        Self { judge: Arc::new(judge), ..self }
+    pub fn evaluate(self, evaluate: impl Fn(StatusCode, &Value) -> LoginOutcome + Send + Sync + 'static) -> Self {
+        Self { evaluate: Arc::new(evaluate), ..self }
     }
 
     /// The same login at another address.
@@ -178,11 +178,15 @@ impl JsonLogin {
         let error = |denied, code: Option<String>, message: Option<String>| {
             Err(answer.error(denied, code.map(Cow::Owned), message.as_deref()))
         };
-        match (self.judge)(answer.status, &body) {
-            Verdict::Granted if body.is_null() => Err(answer.unusable("it is not JSON")),
-            Verdict::Granted => answer::token(&answer, text, body.pointer(&self.lifetime_at), self.default_lifetime),
-            Verdict::Denied { code, message } => error(answer.status != StatusCode::TOO_MANY_REQUESTS, code, message),
-            Verdict::Failed { code, message } => error(false, code, message),
+        match (self.evaluate)(answer.status, &body) {
+            LoginOutcome::Granted if body.is_null() => Err(answer.unusable("it is not JSON")),
+            LoginOutcome::Granted => {
+                answer::token(&answer, text, body.pointer(&self.lifetime_at), self.default_lifetime)
+            }
+            LoginOutcome::Denied { code, message } => {
+                error(answer.status != StatusCode::TOO_MANY_REQUESTS, code, message)
+            }
+            LoginOutcome::Failed { code, message } => error(false, code, message),
         }
     }
 }
@@ -217,12 +221,12 @@ impl fmt::Debug for JsonLogin {
     }
 }
 
-fn by_status(status: StatusCode, body: &Value) -> Verdict {
+fn by_status(status: StatusCode, body: &Value) -> LoginOutcome {
     let code = body.get("error").and_then(Value::as_str).map(str::to_owned);
     let message = body.get("message").and_then(Value::as_str).map(str::to_owned);
     match status {
-        status if status.is_success() => Verdict::Granted,
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !body.is_null() => Verdict::Denied { code, message },
-        _ => Verdict::Failed { code, message },
+        status if status.is_success() => LoginOutcome::Granted,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !body.is_null() => LoginOutcome::Denied { code, message },
+        _ => LoginOutcome::Failed { code, message },
     }
 }

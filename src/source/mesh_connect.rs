@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::source::endpoint::Endpoint;
-use crate::source::json::{JsonLogin, Verdict};
+use crate::source::json::{JsonLogin, LoginOutcome};
 use crate::source::secret::{SecretProvider, SecretSource};
 use crate::source::transport::{self, HttpClient};
-use crate::source::{FetchContext, TokenSource, filled};
+use crate::source::{FetchContext, TokenSource, require_non_empty};
 use crate::token::Token;
 
 /// A client of Mesh Connect's account management API. Every fetch is a new login: there is no refresh token.
@@ -44,14 +44,14 @@ impl MeshConnect {
         client_id: &str,
         client_secret: impl SecretSource<M>,
     ) -> Result<Self, Error> {
-        filled("client_id", client_id)?;
+        require_non_empty("client_id", client_id)?;
         let client_secret = SecretProvider::checked("client_secret", client_secret)?;
         let endpoint = Endpoint::new(http, "base", &token_url("https://admin-api.meshconnect.com")?)?;
         let login = JsonLogin::over(endpoint, json!({ "clientId": client_id, "clientSecret": null }))
             .with_provider_at("/clientSecret", client_secret)
             .token_at(ID_TOKEN)?
             .lifetime_at("/content/expires_in")?
-            .judge(evaluate);
+            .evaluate(evaluate);
         Ok(Self { login })
     }
 
@@ -86,13 +86,13 @@ fn token_url(base: &str) -> Result<String, Error> {
 /// | `content.status` failed or mfaRequired | denied |
 /// | `status` permissionDenied, badRequest, notFound, locked, unavailableForLegalReasons | denied |
 /// | anything else: tooManyRequest, serverFailure, conflict, unknown, no envelope | failed for now |
-fn evaluate(status: StatusCode, body: &Value) -> Verdict {
+fn evaluate(status: StatusCode, body: &Value) -> LoginOutcome {
     let text = |pointer| body.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
     let (envelope, content) = (text("/status"), text("/content/status"));
     let ok = status.is_success() && envelope == Some("ok");
     let failed = ok && matches!(content, Some("failed" | "mfaRequired"));
     if ok && !failed && text(ID_TOKEN).is_some() {
-        return Verdict::Granted;
+        return LoginOutcome::Granted;
     }
     let code = match (envelope, content) {
         (Some("ok"), Some(content)) => Some(format!("ok, content.status {content}")),
@@ -111,9 +111,9 @@ fn evaluate(status: StatusCode, body: &Value) -> Verdict {
     let message = (!words.is_empty()).then(|| words.join("; "));
     match envelope {
         Some("permissionDenied" | "badRequest" | "notFound" | "locked" | "unavailableForLegalReasons") => {
-            Verdict::Denied { code, message }
+            LoginOutcome::Denied { code, message }
         }
-        _ if failed => Verdict::Denied { code, message },
-        _ => Verdict::Failed { code, message },
+        _ if failed => LoginOutcome::Denied { code, message },
+        _ => LoginOutcome::Failed { code, message },
     }
 }

@@ -9,7 +9,7 @@ use tower::BoxError;
 
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::source::filled;
+use crate::source::require_non_empty;
 
 /// A secret: a value, or an async closure that is called at each fetch (a vault, a file that is rewritten).
 ///
@@ -103,7 +103,7 @@ impl SecretProvider {
     }
 
     pub(crate) fn check(&self, field: &'static str) -> Result<(), Error> {
-        self.value().map_or(Ok(()), |secret| filled(field, secret.expose()))
+        self.value().map_or(Ok(()), |secret| require_non_empty(field, secret.expose()))
     }
 
     /// The secret, where it is a value.
@@ -122,7 +122,7 @@ impl SecretProvider {
                 let secret = ask(now).await.map_err(|error| Error::secret(field, error))?;
                 let text = secret.expose();
                 let secret = if text.trim_end() == text { secret.clone() } else { text.trim_end().into() };
-                filled(field, secret.expose()).map_err(|error| Error::secret(field, error))?;
+                require_non_empty(field, secret.expose()).map_err(|error| Error::secret(field, error))?;
                 Ok(secret)
             }
         }

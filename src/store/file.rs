@@ -35,7 +35,7 @@ use crate::store::token_store::{Lease, Saved, Stored, TokenStore};
 ///
 /// The directory belongs to the application, and is made with the first record. Records are written as new files, synced
 /// and renamed; a process that is killed at any point leaves the former record or the new one. Directory and files are
-/// readable by their user only (0700, 0600), and are refused if others own them or may write them. A lease ends at once when
+/// readable by their user only (0700, 0600), and are rejected if others own them or may write them. A lease ends at once when
 /// its process dies.
 ///
 /// The directory is on a local disk: the locks of network file systems differ. There are no notifications, so other
@@ -43,7 +43,7 @@ use crate::store::token_store::{Lease, Saved, Stored, TokenStore};
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use tower_bearer::{Refresh, Token};
+/// # use tower_bearer::{RefreshPolicy, Token};
 /// use tower_bearer::TokenCache;
 /// use tower_bearer::store::{FileStore, SharedSession};
 /// # let home = tempfile::tempdir()?;
@@ -52,7 +52,7 @@ use crate::store::token_store::{Lease, Saved, Stored, TokenStore};
 ///
 /// // For a command line tool: ~/.local/state/my-tool
 /// let session = SharedSession::new(FileStore::new(directory), "ada@example.com")?;
-/// let cache = TokenCache::with_store(source, Refresh::new(), session);
+/// let cache = TokenCache::with_store(source, RefreshPolicy::new(), session);
 /// assert_eq!(cache.get().await?.access_token(), "t");
 /// # Ok(()) }
 /// ```
@@ -427,19 +427,19 @@ fn private() -> OpenOptions {
     options
 }
 
-/// Refuses what another user owns or may write.
+/// Rejects what another user owns or may write.
 #[cfg(unix)]
 fn check(path: &Path, metadata: &fs::Metadata) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt;
-    let refused = |why: &str| {
+    let rejected = |why: &str| {
         let problem = format!("{} {why}; make it this user's alone (chmod go-w, chown)", path.display());
         Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
     };
     if metadata.uid() != rustix::process::geteuid().as_raw() {
-        return refused("belongs to another user");
+        return rejected("belongs to another user");
     }
     if metadata.mode() & 0o022 != 0 {
-        return refused("may be written by others");
+        return rejected("may be written by others");
     }
     Ok(())
 }

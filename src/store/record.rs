@@ -16,7 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::schedule::Moment;
+use crate::schedule::DualInstant;
 use crate::secret::Secret;
 use crate::token::Token;
 
@@ -58,7 +58,7 @@ pub(crate) enum Ending {
 #[derive(Clone, Debug)]
 pub(crate) struct SavedToken {
     pub(crate) token: Token,
-    pub(crate) asked: Moment,
+    pub(crate) asked: DualInstant,
 }
 
 /// A SHA-256 digest.
@@ -172,7 +172,7 @@ impl Record {
     // --- the format ---
 
     /// The bytes for the store, saved now.
-    pub(crate) fn encode(&self, now: Moment) -> Vec<u8> {
+    pub(crate) fn encode(&self, now: DualInstant) -> Vec<u8> {
         let mut members = Map::new();
         let mut set = |name: &str, value: Value| _ = members.insert(name.to_owned(), value);
         set(FORMAT, json!(CURRENT));
@@ -228,7 +228,7 @@ impl Record {
     ///
     /// # Errors
     /// Returns an error if the bytes are no whole record of the format that this release knows.
-    pub(crate) fn decode(bytes: &[u8], age: Duration, now: Moment) -> Result<Self, Unreadable> {
+    pub(crate) fn decode(bytes: &[u8], age: Duration, now: DualInstant) -> Result<Self, Unreadable> {
         if bytes.starts_with(SEALED) {
             return Err("it is sealed with a key that is not known here, or was changed");
         }

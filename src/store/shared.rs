@@ -14,13 +14,13 @@ use crate::store::token_store::{MAX_KEY_LEN, TokenStore};
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
-/// # use tower_bearer::{Refresh, Token};
+/// # use tower_bearer::{RefreshPolicy, Token};
 /// use tower_bearer::TokenCache;
 /// use tower_bearer::store::SharedSession;
 /// # let store = tower_bearer::testing::MemoryStore::new();
 /// # let source = async |_| Token::new("t");
 ///
-/// let cache = TokenCache::with_store(source, Refresh::new(), SharedSession::new(store, "ada@example.com")?);
+/// let cache = TokenCache::with_store(source, RefreshPolicy::new(), SharedSession::new(store, "ada@example.com")?);
 /// # cache.get().await?;
 /// # Ok(()) }
 /// ```

@@ -13,11 +13,11 @@ use crate::telemetry::fetch::Fetch;
 
 /// The counters without labels of their own, and what they count.
 const COUNTERS: [(&str, &str); 7] = [
-    ("tower_bearer_refusals_total", "Refusals of a token by an API"),
-    ("tower_bearer_sent_again_total", "Refused requests that were sent once more"),
-    ("tower_bearer_handed_back_total", "Refused requests that were not sent once more"),
-    ("tower_bearer_refusal_budget_exhausted_total", "Refusals that caused no refresh, because too many had"),
-    ("tower_bearer_foreign_requests_total", "Requests to origins that were not named, without a token"),
+    ("tower_bearer_rejections_total", "Rejections of a token by an API"),
+    ("tower_bearer_retries_total", "Rejected requests that were sent once more"),
+    ("tower_bearer_returned_unauthorized_total", "Rejected requests that were not sent once more"),
+    ("tower_bearer_rejection_budget_exhausted_total", "Rejections that caused no refresh, because too many had"),
+    ("tower_bearer_unmatched_origin_total", "Requests to origins that were not named, without a token"),
     ("tower_bearer_refresh_tokens_not_saved_total", "New refresh tokens that could not be saved"),
     ("tower_bearer_sign_outs_total", "Sessions that were signed out"),
 ];
@@ -39,7 +39,7 @@ const UNSAVED: &str = "tower_bearer_store_unsaved_seconds";
 const FETCHES: &str = "tower_bearer_fetches_total";
 const UNAVAILABLE: &str = "tower_bearer_token_unavailable_total";
 const EXPIRES_AT: &str = "tower_bearer_token_expires_at_seconds";
-const REASONS: [Reason; 5] = [Reason::First, Reason::Due, Reason::Expired, Reason::Refused, Reason::Asked];
+const REASONS: [Reason; 5] = [Reason::First, Reason::Due, Reason::Expired, Reason::Rejected, Reason::Asked];
 
 /// The name of a cache, if it has one.
 type Name<'a> = Option<&'a Arc<str>>;
@@ -87,8 +87,8 @@ pub(crate) fn count_fetch(cache: Name<'_>, outcome: &'static str, fetch: &Fetch,
     let of_outcome = labels_of(cache, outcome, fetch.reason);
     counter!(FETCHES, of_outcome.clone()).increment(1);
     histogram!("tower_bearer_fetch_seconds", of_outcome).record(fetch.took);
-    histogram!("tower_bearer_flight_waiters", labels(cache)).record(fetch.waiters as f64);
-    histogram!("tower_bearer_flight_longest_wait_seconds", labels(cache)).record(fetch.longest_wait);
+    histogram!("tower_bearer_fetch_waiters", labels(cache)).record(fetch.waiters as f64);
+    histogram!("tower_bearer_fetch_longest_wait_seconds", labels(cache)).record(fetch.longest_wait);
     if let Some(remaining) = remaining {
         histogram!("tower_bearer_token_remaining_seconds", labels(cache)).record(remaining);
     }
@@ -132,7 +132,7 @@ fn labels_of(cache: Name<'_>, outcome: &'static str, reason: Reason) -> Vec<Labe
 
 /// Tells the recorder what this crate's metrics mean and in what unit they are; call it after installing one.
 ///
-/// They are listed in [`seeing`](crate::seeing).
+/// They are listed in [`observability`](crate::seeing).
 pub fn describe_metrics() {
     describe_counter!(FETCHES, Unit::Count, "Calls of the token source that ended, by outcome and reason");
     for (name, what) in COUNTERS {
@@ -140,10 +140,10 @@ pub fn describe_metrics() {
     }
     describe_counter!(UNAVAILABLE, Unit::Count, "Calls that needed a token and got an error");
     describe_gauge!(EXPIRES_AT, Unit::Seconds, "When the current token ends, in seconds since 1970; 0 without one");
-    describe_histogram!("tower_bearer_flight_waiters", Unit::Count, "Callers that waited for one fetch");
+    describe_histogram!("tower_bearer_fetch_waiters", Unit::Count, "Callers that waited for one fetch");
     for (name, what) in [
         ("tower_bearer_fetch_seconds", "How long a call of the token source took"),
-        ("tower_bearer_flight_longest_wait_seconds", "How long the first caller waited for one fetch"),
+        ("tower_bearer_fetch_longest_wait_seconds", "How long the first caller waited for one fetch"),
         ("tower_bearer_token_remaining_seconds", "How long the old token could still be sent when the new one came"),
     ] {
         describe_histogram!(name, Unit::Seconds, what);

@@ -14,14 +14,14 @@ use tower::BoxError;
 use crate::testing::answer::Answer;
 use crate::testing::calls::Calls;
 use crate::testing::helpers::pause;
-use crate::testing::ledger::{Ledger, Verdict};
+use crate::testing::ledger::{Ledger, TokenState};
 use crate::testing::recorded::Recorded;
 use crate::testing::script::{Script, fake_service};
 
 /// A protected API: 200 for a live token of its [`Ledger`], 401 for anything else.
 ///
 /// A 401 carries `WWW-Authenticate: Bearer error="invalid_token"`, or the bare `Bearer` where no `Authorization` was
-/// sent (RFC 6750, section 3.1). Two `Authorization` headers are refused like a wrong token.
+/// sent (RFC 6750, section 3.1). Two `Authorization` headers are rejected like a wrong token.
 #[derive(Clone, Debug)]
 pub struct Api {
     inner: Arc<Inner>,
@@ -31,50 +31,50 @@ pub struct Api {
 struct Inner {
     script: Script,
     /// The 401, given whether an `Authorization` was sent.
-    refusal: fn(bool) -> Answer,
+    rejection: fn(bool) -> Answer,
     accepted: AtomicUsize,
-    refused: AtomicUsize,
+    rejected: AtomicUsize,
     without_token: AtomicUsize,
     expired_seen: AtomicUsize,
-    refuse_all: AtomicBool,
+    reject_all: AtomicBool,
 }
 
 impl Api {
-    /// An API that judges by `ledger`.
+    /// An API that evaluates by `ledger`.
     pub fn new(ledger: Ledger) -> Self {
-        Self::with_refusal(ledger, |token_sent| {
+        Self::with_rejection(ledger, |token_sent| {
             let challenge = if token_sent { r#"Bearer error="invalid_token""# } else { "Bearer" };
             Answer::json(401, json!({ "accepted": false })).header("www-authenticate", challenge)
         })
     }
 
-    pub(crate) fn with_refusal(ledger: Ledger, refusal: fn(bool) -> Answer) -> Self {
+    pub(crate) fn with_rejection(ledger: Ledger, rejection: fn(bool) -> Answer) -> Self {
         let inner = Inner {
             script: Script::new(ledger),
-            refusal,
+            rejection,
             accepted: AtomicUsize::new(0),
-            refused: AtomicUsize::new(0),
+            rejected: AtomicUsize::new(0),
             without_token: AtomicUsize::new(0),
             expired_seen: AtomicUsize::new(0),
-            refuse_all: AtomicBool::new(false),
+            reject_all: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
     }
 
-    /// How long a request takes to arrive. Its token is judged after that, and the answer comes at once.
+    /// How long a request takes to arrive. Its token is evaluated after that, and the answer comes at once.
     pub fn delay(&self, delay: Duration) {
         self.inner.script.set_delay(delay);
     }
 
-    /// Queues an answer; the queue is used up, in order, before requests are judged again. Such answers count as
-    /// neither accepted nor refused.
+    /// Queues an answer; the queue is used up, in order, before requests are evaluated again. Such answers count as
+    /// neither accepted nor rejected.
     pub fn queue(&self, answer: Answer) {
         self.inner.script.queue(answer);
     }
 
-    /// Whether every request is refused, with a live token too.
-    pub fn refuse_all(&self, refuse: bool) {
-        self.inner.refuse_all.store(refuse, Ordering::SeqCst);
+    /// Whether every request is rejected, with a live token too.
+    pub fn reject_all(&self, reject: bool) {
+        self.inner.reject_all.store(reject, Ordering::SeqCst);
     }
 
     /// Requests answered 200 because their token was live.
@@ -83,16 +83,16 @@ impl Api {
     }
 
     /// Requests answered 401 after a look at their token, or at its absence.
-    pub fn refused(&self) -> usize {
-        self.inner.refused.load(Ordering::SeqCst)
+    pub fn rejected(&self) -> usize {
+        self.inner.rejected.load(Ordering::SeqCst)
     }
 
-    /// Of the requests judged, those without an `Authorization` header.
+    /// Of the requests evaluated, those without an `Authorization` header.
     pub fn without_token(&self) -> usize {
         self.inner.without_token.load(Ordering::SeqCst)
     }
 
-    /// Of the requests judged, those whose token had expired.
+    /// Of the requests evaluated, those whose token had expired.
     pub fn expired_seen(&self) -> usize {
         self.inner.expired_seen.load(Ordering::SeqCst)
     }
@@ -125,20 +125,20 @@ impl Api {
     fn evaluate(&self, headers: &HeaderMap) -> Answer {
         let inner = &*self.inner;
         let count = |counter: &AtomicUsize| counter.fetch_add(1, Ordering::SeqCst);
-        let verdict = bearer(headers).map_or(Verdict::Unknown, |token| inner.script.ledger.verdict(token));
-        if verdict == Verdict::Live && !inner.refuse_all.load(Ordering::SeqCst) {
+        let verdict = bearer(headers).map_or(TokenState::Unknown, |token| inner.script.ledger.state_of(token));
+        if verdict == TokenState::Live && !inner.reject_all.load(Ordering::SeqCst) {
             count(&inner.accepted);
             return Answer::json(200, json!({ "accepted": true }));
         }
-        count(&inner.refused);
-        if verdict == Verdict::Expired {
+        count(&inner.rejected);
+        if verdict == TokenState::Expired {
             count(&inner.expired_seen);
         }
         let token_sent = headers.contains_key(AUTHORIZATION);
         if !token_sent {
             count(&inner.without_token);
         }
-        (inner.refusal)(token_sent)
+        (inner.rejection)(token_sent)
     }
 }
 

@@ -11,7 +11,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The time by tokio, not by the clock of the code under test: a fake judges on its own.
+/// The time by tokio, not by the clock of the code under test: a fake evaluates on its own.
 #[expect(clippy::disallowed_methods, reason = "the one door of the fakes")]
 pub(crate) fn now() -> Instant {
     Instant::now()

@@ -69,7 +69,7 @@ impl Issuer {
         self.script.set_delay(delay);
     }
 
-    /// Whether answers carry a refresh token, `refresh-N` beside `token-N`. None is ever judged.
+    /// Whether answers carry a refresh token, `refresh-N` beside `token-N`. None is ever evaluated.
     pub fn rotate_refresh_tokens(&self, rotate: bool) {
         lock(&self.settings).rotate = rotate;
     }

@@ -12,13 +12,13 @@ use crate::testing::helpers::{lock, now};
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_bearer::testing::{Ledger, Verdict};
+/// use tower_bearer::testing::{Ledger, TokenState};
 ///
 /// let ledger = Ledger::new();
 /// ledger.issue("abc", Duration::from_secs(60));
-/// assert_eq!(ledger.verdict("abc"), Verdict::Live);
+/// assert_eq!(ledger.state_of("abc"), TokenState::Live);
 /// ledger.revoke("abc");
-/// assert_eq!(ledger.verdict("abc"), Verdict::Revoked);
+/// assert_eq!(ledger.state_of("abc"), TokenState::Revoked);
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
@@ -27,7 +27,7 @@ pub struct Ledger {
 
 /// What a [`Ledger`] says of an access token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum TokenState {
     /// Issued, not expired, not revoked.
     Live,
     /// Its lifetime has passed, whether or not it was revoked before.
@@ -69,12 +69,12 @@ impl Ledger {
     }
 
     /// What has become of `token` by now.
-    pub fn verdict(&self, token: &str) -> Verdict {
+    pub fn state_of(&self, token: &str) -> TokenState {
         match lock(&self.entries).tokens.get(token) {
-            None => Verdict::Unknown,
-            Some(entry) if entry.expires_at.is_some_and(|end| end <= now()) => Verdict::Expired,
-            Some(entry) if entry.revoked => Verdict::Revoked,
-            Some(_) => Verdict::Live,
+            None => TokenState::Unknown,
+            Some(entry) if entry.expires_at.is_some_and(|end| end <= now()) => TokenState::Expired,
+            Some(entry) if entry.revoked => TokenState::Revoked,
+            Some(_) => TokenState::Live,
         }
     }
 

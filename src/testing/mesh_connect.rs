@@ -80,7 +80,7 @@ impl MeshConnectServer {
             client_id: client_id.to_owned(),
             client_secret: client_secret.to_owned(),
             script: Script::new(ledger.clone()),
-            api: Api::with_refusal(ledger, |_| failure(401, "permissionDenied", "", "Token is invalid.")),
+            api: Api::with_rejection(ledger, |_| failure(401, "permissionDenied", "", "Token is invalid.")),
             settings: Mutex::new(settings),
         };
         Self { inner: Arc::new(inner) }

@@ -30,7 +30,7 @@ use crate::testing::sessions::{Denial, Pair, Sessions};
 ///
 /// The header `tenant` chooses a tenant, empty or absent the default one; a session belongs to its tenant. Each refresh
 /// hands out a new refresh token and spends the old one; a spent one presented again ends the session with all its
-/// tokens. Token calls are judged the moment they arrive.
+/// tokens. Token calls are evaluated the moment they arrive.
 ///
 /// ```
 /// # use http_body_util::Full;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tower::{BoxError, Service, ServiceExt};
 
 use crate::testing::helpers::now;
-use crate::testing::{Answer, Api, Collected, Issuer, Ledger, Verdict};
+use crate::testing::{Answer, Api, Collected, Issuer, Ledger, TokenState};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -60,10 +60,10 @@ async fn a_token_is_live_until_its_lifetime_has_passed() {
     let ledger = Ledger::new();
     ledger.issue("a", 10 * SECOND);
     tokio::time::advance(10 * SECOND - Duration::from_nanos(1)).await;
-    assert_eq!(ledger.verdict("a"), Verdict::Live);
+    assert_eq!(ledger.state_of("a"), TokenState::Live);
     tokio::time::advance(Duration::from_nanos(1)).await;
-    assert_eq!(ledger.verdict("a"), Verdict::Expired);
-    assert_eq!(ledger.verdict("b"), Verdict::Unknown);
+    assert_eq!(ledger.state_of("a"), TokenState::Expired);
+    assert_eq!(ledger.state_of("b"), TokenState::Unknown);
 }
 
 #[tokio::test(start_paused = true)]
@@ -72,10 +72,10 @@ async fn revocation_ends_a_token_and_expiry_outweighs_it() {
     ledger.issue("a", 10 * SECOND);
     ledger.issue("b", 20 * SECOND);
     assert!(ledger.revoke("a") && !ledger.revoke("c"));
-    assert_eq!((ledger.verdict("a"), ledger.verdict("b")), (Verdict::Revoked, Verdict::Live));
+    assert_eq!((ledger.state_of("a"), ledger.state_of("b")), (TokenState::Revoked, TokenState::Live));
     ledger.revoke_all();
     tokio::time::advance(10 * SECOND).await;
-    assert_eq!((ledger.verdict("a"), ledger.verdict("b")), (Verdict::Expired, Verdict::Revoked));
+    assert_eq!((ledger.state_of("a"), ledger.state_of("b")), (TokenState::Expired, TokenState::Revoked));
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,7 +86,7 @@ async fn a_token_issued_again_begins_a_new_life() {
     ledger.revoke("a");
     tokio::time::advance(SECOND).await;
     ledger.issue("a", SECOND);
-    assert_eq!(ledger.verdict("a"), Verdict::Live);
+    assert_eq!(ledger.state_of("a"), TokenState::Live);
     assert_eq!((ledger.newest().as_deref(), ledger.issued()), (Some("a"), 3));
 }
 
@@ -94,7 +94,7 @@ async fn a_token_issued_again_begins_a_new_life() {
 fn an_absurd_lifetime_never_ends_and_needs_no_runtime() {
     let ledger = Ledger::new();
     ledger.issue("a", Duration::MAX);
-    assert_eq!(ledger.verdict("a"), Verdict::Live);
+    assert_eq!(ledger.state_of("a"), TokenState::Live);
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn an_issuer_counts_its_tokens_up_and_enters_them_in_its_ledger() {
     assert_eq!(first.headers["content-type"], "application/json");
     assert_eq!(first.headers["cache-control"], "no-store");
     assert_eq!(ask(&issuer).await.text("access_token"), "token-2");
-    assert_eq!(issuer.ledger().verdict("token-1"), Verdict::Live);
+    assert_eq!(issuer.ledger().state_of("token-1"), TokenState::Live);
     assert_eq!(issuer.ledger().newest().as_deref(), Some("token-2"));
 }
 
@@ -125,7 +125,7 @@ async fn queued_answers_come_in_order_before_the_outage_and_the_outage_until_it_
     let denied = ask(&issuer).await;
     assert_eq!((denied.status.as_u16(), denied.json()), (400, json!({ "error": "invalid_grant" })));
     assert_eq!(ask(&issuer).await.text("access_token"), "mine");
-    assert_eq!(issuer.ledger().verdict("mine"), Verdict::Live);
+    assert_eq!(issuer.ledger().state_of("mine"), TokenState::Live);
     for _ in 0..2 {
         let error = send(&issuer, Request::post("/"), "").await.err().unwrap();
         assert_eq!(error.to_string(), "connection refused");
@@ -165,7 +165,7 @@ async fn a_tokens_life_runs_while_its_answer_travels() {
     issuer.delay(5 * SECOND);
     let answer = ask(&issuer).await;
     assert_eq!(answer.json()["expires_in"], 5);
-    assert_eq!(issuer.ledger().verdict("token-1"), Verdict::Expired);
+    assert_eq!(issuer.ledger().state_of("token-1"), TokenState::Expired);
 }
 
 #[tokio::test(start_paused = true)]
@@ -252,8 +252,8 @@ async fn an_api_accepts_live_tokens_only() {
         let challenge = got.headers.get("www-authenticate").map(|value| value.to_str().unwrap());
         assert_eq!(challenge, (status == 401).then_some(r#"Bearer error="invalid_token""#), "{token}");
     }
-    assert_eq!((api.accepted(), api.refused(), api.expired_seen(), api.without_token()), (1, 3, 1, 0));
-    api.refuse_all(true);
+    assert_eq!((api.accepted(), api.rejected(), api.expired_seen(), api.without_token()), (1, 3, 1, 0));
+    api.reject_all(true);
     assert_eq!(call(&api, "/", "live").await.status, 401);
 }
 
@@ -262,7 +262,7 @@ async fn an_api_names_no_error_where_no_authorization_was_sent() {
     let api = Api::new(Ledger::new());
     let got = send(&api, Request::get("/"), "").await.unwrap();
     assert_eq!((got.status.as_u16(), &got.headers["www-authenticate"]), (401, &"Bearer".parse().unwrap()));
-    assert_eq!((api.without_token(), api.refused()), (1, 1));
+    assert_eq!((api.without_token(), api.rejected()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -294,7 +294,7 @@ async fn a_scripted_api_answer_is_no_judgement() {
     let api = Api::new(Ledger::new());
     api.queue(Answer::raw(418, ""));
     assert_eq!(send(&api, Request::get("/"), "").await.unwrap().status, 418);
-    assert_eq!((api.accepted(), api.refused(), api.calls().total()), (0, 0, 1));
+    assert_eq!((api.accepted(), api.rejected(), api.calls().total()), (0, 0, 1));
     assert_eq!(send(&api, Request::get("/"), "").await.unwrap().status, 401);
 }
 

@@ -60,8 +60,8 @@ fn a_private_header_is_the_same_in_memory_of_its_own() {
 #[test]
 fn a_text_that_no_header_may_carry_is_an_error_that_does_not_repeat_it() {
     let hidden = |problem: char| format!("hunter2{problem}hunter2");
-    let refused = [' ', '\t', '\r', '\n', '\0', '\u{1b}', '\u{7f}', '\u{80}', '\u{a0}', 'ü', '\u{2028}', '🔑'];
-    let texts = refused
+    let rejected = [' ', '\t', '\r', '\n', '\0', '\u{1b}', '\u{7f}', '\u{80}', '\u{a0}', 'ü', '\u{2028}', '🔑'];
+    let texts = rejected
         .into_iter()
         .flat_map(|problem| [hidden(problem), format!("{problem}hunter2"), format!("hunter2{problem}")]);
     for text in texts.chain([String::new(), "hunter2\r\nX-Admin: yes".into(), "Bearer hunter2".into()]) {

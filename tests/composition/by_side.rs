@@ -117,10 +117,10 @@ async fn load_shed_beneath_sheds_the_second_send() {
     let world = World::over_requests(|network| LoadShed::new(limit.layer(network)));
     world.revoked().await;
     world.issuer.delay(SECOND);
-    let refused = tokio::spawn(world.client().oneshot(get()));
+    let rejected = tokio::spawn(world.client().oneshot(get()));
     settle().await;
-    let _others = permits.acquire().await.expect("a permit: the refused request holds none");
-    let error = refused.await.expect("no panic").expect_err("shed");
+    let _others = permits.acquire().await.expect("a permit: the rejected request holds none");
+    let error = rejected.await.expect("no panic").expect_err("shed");
     assert!(error.is::<Overloaded>());
 }
 
@@ -156,7 +156,7 @@ impl<A> Policy<Request<Body>, Response<A>, BoxError> for Retries {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_above_begins_anew_and_does_not_see_the_refusals_that_we_mend() {
+async fn a_retry_above_begins_anew_and_does_not_see_the_rejections_that_we_mend() {
     let (world, policy) = (World::new(), Retries::of(StatusCode::SERVICE_UNAVAILABLE));
     world.revoked().await;
     world.api.queue(Answer::raw(503, ""));
@@ -168,7 +168,7 @@ async fn a_retry_above_begins_anew_and_does_not_see_the_refusals_that_we_mend() 
 
 /// Why it belongs above: beneath, each attempt has the token of the first.
 #[tokio::test(start_paused = true)]
-async fn a_retry_beneath_repeats_the_token_and_sees_every_refusal() {
+async fn a_retry_beneath_repeats_the_token_and_sees_every_rejection() {
     let policy = Retries::of(StatusCode::SERVICE_UNAVAILABLE);
     let world = World::over_requests(|network| Retry::new(policy.clone(), network));
     world.revoked().await;
@@ -180,7 +180,7 @@ async fn a_retry_beneath_repeats_the_token_and_sees_every_refusal() {
 
 /// Why its policy must leave the 401 alone.
 #[tokio::test(start_paused = true)]
-async fn a_retry_of_the_401_beneath_repeats_the_refused_token() {
+async fn a_retry_of_the_401_beneath_repeats_the_rejected_token() {
     let world = World::over_requests(|network| Retry::new(Retries::of(StatusCode::UNAUTHORIZED), network));
     world.revoked().await;
     assert_eq!(world.client().oneshot(get()).await.expect("an answer").status(), StatusCode::OK);
@@ -219,7 +219,7 @@ async fn a_second_send_through_a_balancer_beneath_may_go_to_another_endpoint() {
     for _ in 0..64 {
         world.revoked().await;
         assert_eq!(world.client().oneshot(get()).await.expect("an answer").status(), StatusCode::OK);
-        // Past the time in which refusals may cause only so many refreshes.
+        // Past the time in which rejections may cause only so many refreshes.
         tokio::time::advance(60 * SECOND).await;
     }
     let endpoints = world.sent("x-endpoint");

@@ -74,7 +74,7 @@ async fn a_cache_beneath_hands_the_answer_to_one_users_token_to_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cache_beneath_hands_the_refused_answer_to_the_second_send() {
+async fn a_cache_beneath_hands_the_rejected_answer_to_the_second_send() {
     let world = World::over_requests(Kept::new);
     world.revoked().await;
     assert_eq!(world.client().oneshot(get()).await.expect("an answer").status(), StatusCode::UNAUTHORIZED);

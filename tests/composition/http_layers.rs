@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use tower::{Layer, ServiceExt};
 use tower_bearer::Error;
-use tower_bearer::resend::Buffered;
+use tower_bearer::replay::Buffered;
 use tower_bearer::testing::Answer;
 use tower_http::auth::AddAuthorizationLayer;
 use tower_http::decompression::Decompression;
@@ -81,7 +81,7 @@ fn zipped(status: u16, text: &str) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn compressed_answers_are_read_on_both_sides_the_refused_ones_too() {
+async fn compressed_answers_are_read_on_both_sides_the_rejected_ones_too() {
     let above = World::new();
     let beneath = World::over_requests(Decompression::new);
     for world in [&above, &beneath] {
@@ -97,7 +97,7 @@ async fn compressed_answers_are_read_on_both_sides_the_refused_ones_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_of_request_bodies_beneath_answers_413_which_is_no_refusal() {
+async fn a_limit_of_request_bodies_beneath_answers_413_which_is_no_rejection() {
     let world = World::over_requests(|network| RequestBodyLimitLayer::new(4).layer(network));
     world.settled().await;
     let post = |text: &'static str| {
@@ -114,7 +114,7 @@ async fn a_limit_of_request_bodies_beneath_answers_413_which_is_no_refusal() {
 #[tokio::test(start_paused = true)]
 async fn a_limit_of_request_bodies_above_answers_413_before_us() {
     let world = World::new();
-    let client = RequestBodyLimitLayer::new(4).layer(world.layer().resend(Buffered::new(4)).layer(world.network()));
+    let client = RequestBodyLimitLayer::new(4).layer(world.layer().replay(Buffered::new(4)).layer(world.network()));
     let status = async |text: &'static str| {
         let request = Request::post(API).header("content-length", text.len()).body(Body::from(text));
         client.clone().oneshot(request.expect("a request")).await.expect("an answer").status()
@@ -134,7 +134,7 @@ async fn a_limit_of_answers_holds_on_both_sides() {
     let answer = client.oneshot(get()).await.expect("an answer");
     answer.into_body().collect().await.expect_err("longer than four bytes");
 
-    // The drained answer of a refused request may be as long as it likes.
+    // The drained answer of a rejected request may be as long as it likes.
     let beneath = World::over_requests(|network: crate::world::Network| {
         ServiceExt::<Request<Body>>::map_response(network, |response: Response<Body>| {
             response.map(|body| Limited::new(body, 4))
@@ -196,7 +196,7 @@ async fn a_base_url_is_set_above_or_beneath_a_layer_that_is_told_of_it() {
     let error = beneath.client().oneshot(path()).await.expect_err("nobody knows where it goes");
     assert!(Error::find(&*error).expect("our error").is_invalid());
     assert_eq!(beneath.api.calls().total(), 0);
-    let told = beneath.layer().relative_to(API).expect("one of its origins").layer(beneath.beneath());
+    let told = beneath.layer().allow_relative_uris().layer(beneath.beneath());
     assert_eq!(told.oneshot(path()).await.expect("an answer").status(), StatusCode::OK);
     assert_eq!(beneath.sent("authorization"), ["Bearer token-1"]);
 }

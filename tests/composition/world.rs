@@ -83,7 +83,7 @@ impl World {
         self.beneath.clone()
     }
 
-    /// A token in hand that is old enough for a refusal to count.
+    /// A token in hand that is old enough for a rejection to count.
     pub(crate) async fn settled(&self) {
         self.cache.get().await.expect("a token");
         tokio::time::advance(2 * SECOND).await;
@@ -123,7 +123,7 @@ pub(crate) async fn settle() {
     }
 }
 
-/// What holds wherever the layer lies: requests pass, a due token is replaced beside them, and a refused request goes
+/// What holds wherever the layer lies: requests pass, a due token is replaced beside them, and a rejected request goes
 /// again. That readiness is honoured, [`Network`] sees to.
 pub(crate) async fn works<S, A>(world: &World, mut client: S)
 where
@@ -143,7 +143,7 @@ where
 
     tokio::time::advance(2 * SECOND).await;
     world.issuer.ledger().revoke_all();
-    assert_eq!(status().await, StatusCode::OK, "a refused request goes again");
+    assert_eq!(status().await, StatusCode::OK, "a rejected request goes again");
     let tokens = world.sent("authorization");
     assert_eq!(tokens, ["1", "1", "2", "3"].map(|number| format!("Bearer token-{number}")));
     assert_eq!(world.issuer.calls().most_at_once(), 1);

@@ -30,7 +30,7 @@ const BRIEF_LIFE = 3;
 const HOLD = 50;
 
 const counts = {
-  token_calls: 0, token_calls_at_once: 0, granted: 0, denied: 0, reuses: 0, revoked_grants: 0, accepted: 0, refused: 0,
+  token_calls: 0, token_calls_at_once: 0, granted: 0, denied: 0, reuses: 0, revoked_grants: 0, accepted: 0, rejected: 0,
   metadata_reads: 0,
   // Client assertions, by whom they are meant for.
   for_issuer: 0, for_endpoint: 0,
@@ -156,7 +156,7 @@ const routes = {
     const token = scheme === 'Bearer' && text
       ? await provider.AccessToken.find(text) ?? await provider.ClientCredentials.find(text)
       : undefined;
-    counts[token ? 'accepted' : 'refused'] += 1;
+    counts[token ? 'accepted' : 'rejected'] += 1;
     if (!token) {
       response.statusCode = 401;
       response.setHeader('www-authenticate', text ? 'Bearer error="invalid_token"' : 'Bearer');

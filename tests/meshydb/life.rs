@@ -7,7 +7,7 @@ use http::Request;
 use http_body_util::Full;
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 use tower_bearer::meshydb::{MeshyDb, Problem};
-use tower_bearer::testing::{MeshyDbServer, Verdict};
+use tower_bearer::testing::{MeshyDbServer, TokenState};
 use tower_bearer::{BearerLayer, Error, TokenCache};
 
 use crate::sources::{hyper_client, serve};
@@ -31,10 +31,13 @@ async fn live(tenant: Option<&str>) -> Result<(), BoxError> {
     account.register_anonymous("device-7").await?;
     let saved = Arc::new(Mutex::new(Vec::new()));
     let saving = Arc::clone(&saved);
-    let cache = TokenCache::new(account.login_anonymously("device-7")?).on_rotation(move |token| {
-        saving.lock().unwrap().extend(token.refresh_token());
-        async { Ok::<_, Error>(()) }
-    });
+    let cache = TokenCache::builder(account.login_anonymously("device-7")?)
+        .on_rotation(move |rotated| {
+            saving.lock().unwrap().extend(rotated.refresh_token());
+            async { Ok::<_, Error>(()) }
+        })
+        .build()
+        .unwrap();
     assert_eq!(call(&cache).await?, 200);
     cache.refresh().await?;
     let [first, second] = saved.lock().unwrap().clone().try_into().expect("each new one is handed out");
@@ -44,7 +47,7 @@ async fn live(tenant: Option<&str>) -> Result<(), BoxError> {
     assert_eq!(call(&cache).await?, 200);
     let last = cache.get().await?;
     account.sign_out(&cache).await?;
-    assert_eq!(server.ledger().verdict(last.access_token()), Verdict::Revoked);
+    assert_eq!(server.ledger().state_of(last.access_token()), TokenState::Revoked);
     let error = call(&cache).await.unwrap_err();
     assert!(Error::find(&*error).is_some_and(Error::is_signed_out), "{error}");
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tower_bearer::meshydb::{MeshyDb, Problem};
-use tower_bearer::testing::{Answer, ErrorBodies, MeshyDbServer, Verdict};
+use tower_bearer::testing::{Answer, ErrorBodies, MeshyDbServer, TokenState};
 use tower_bearer::{Error, TokenCache, TokenSource};
 
 use crate::sources::{HOUR, next_attempt, pass, says};
@@ -18,7 +18,7 @@ async fn a_denied_refresh_token_leads_to_a_new_login_whatever_the_error_looks_li
         server.refresh_lifetime(HOUR);
         let cache = ended_session(&server).await;
         let token = cache.get().await.unwrap();
-        assert_eq!(server.ledger().verdict(token.access_token()), Verdict::Live, "{bodies:?}");
+        assert_eq!(server.ledger().state_of(token.access_token()), TokenState::Live, "{bodies:?}");
         assert_eq!(grants(&server), ["password", "refresh_token", "password"], "{bodies:?}");
     }
 }

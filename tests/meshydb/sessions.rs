@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tower_bearer::testing::Verdict;
+use tower_bearer::testing::TokenState;
 use tower_bearer::{Error, TokenCache};
 
 use crate::sources::{HOUR, each, pass};
@@ -56,7 +56,7 @@ async fn a_lost_answer_is_asked_for_again_at_once_and_the_grace_gives_the_same_p
     let token = cache.get().await.unwrap();
     let sent = each(&server.requests(), "refresh_token");
     assert_eq!((sent.len(), &sent[1]), (3, &sent[2]));
-    assert_eq!(server.ledger().verdict(token.access_token()), Verdict::Live);
+    assert_eq!(server.ledger().state_of(token.access_token()), TokenState::Live);
     assert_eq!((server.ledger().issued(), server.reuses()), (2, 0));
     pass(HOUR).await;
     cache.get().await.unwrap();
@@ -83,7 +83,7 @@ async fn a_lost_answer_without_a_grace_ends_the_session_and_the_login_begins_ano
     let cache = ended_session(&server).await;
     server.lose_answers(1);
     let token = cache.get().await.unwrap();
-    assert_eq!(server.ledger().verdict(token.access_token()), Verdict::Live);
+    assert_eq!(server.ledger().state_of(token.access_token()), TokenState::Live);
     assert_eq!(grants(&server), ["password", "refresh_token", "refresh_token", "password"]);
 }
 
@@ -96,7 +96,7 @@ async fn eight_callers_at_expiry_make_one_token_call_and_reuse_nothing() {
     let get = || cache.get();
     let tokens: [_; 8] = tokio::join!(get(), get(), get(), get(), get(), get(), get(), get()).into();
     for token in tokens.map(Result::unwrap) {
-        assert_eq!((token.generation(), server.ledger().verdict(token.access_token())), (2, Verdict::Live));
+        assert_eq!((token.generation(), server.ledger().state_of(token.access_token())), (2, TokenState::Live));
     }
     assert_eq!((server.token_calls().total(), server.reuses()), (2, 0));
 }

@@ -9,7 +9,7 @@ use tokio_test::{assert_pending, assert_ready, task};
 use tower::BoxError;
 use tower_bearer::TokenCache;
 use tower_bearer::meshydb::{MeshyDb, Problem};
-use tower_bearer::testing::Verdict;
+use tower_bearer::testing::TokenState;
 
 use crate::sources::says;
 use crate::{account, grants, server, session};
@@ -21,10 +21,10 @@ async fn it_ends_the_session_at_the_server() {
     let (token, others) = (cache.get().await.unwrap(), other.get().await.unwrap());
     account(&server).sign_out(&cache).await.unwrap();
     assert_eq!(server.revocations(), 1);
-    assert_eq!(server.ledger().verdict(token.access_token()), Verdict::Revoked);
+    assert_eq!(server.ledger().state_of(token.access_token()), TokenState::Revoked);
     let again = TokenCache::new(account(&server).login_with_refresh_token(token.refresh_token().unwrap()).unwrap());
     assert!(again.get().await.unwrap_err().is_denied());
-    assert_eq!(server.ledger().verdict(others.access_token()), Verdict::Live, "the other session goes on");
+    assert_eq!(server.ledger().state_of(others.access_token()), TokenState::Live, "the other session goes on");
     assert!(cache.get().await.unwrap_err().is_signed_out());
     assert_eq!(grants(&server).len(), 4, "the password was not sent again");
 }
@@ -87,7 +87,7 @@ async fn a_revocation_that_is_denied_is_reported_and_the_session_is_over_here() 
     let said = says(&error);
     assert!(said.contains("may still work") && said.contains("acme/connect/revocation answered 400"), "{said}");
     assert!(!said.contains(token.refresh_token().unwrap().expose()), "{said}");
-    assert_eq!(server.ledger().verdict(token.access_token()), Verdict::Live);
+    assert_eq!(server.ledger().state_of(token.access_token()), TokenState::Live);
     assert!(cache.get().await.unwrap_err().is_signed_out() && cache.peek().is_none());
 }
 
@@ -112,7 +112,7 @@ async fn an_explicit_login_begins_another_session() {
     account.sign_out(&cache).await.unwrap();
     cache.set_source(account.login_with_password("ann", "her password").unwrap());
     let token = cache.get().await.unwrap();
-    assert_eq!(server.ledger().verdict(token.access_token()), Verdict::Live);
+    assert_eq!(server.ledger().state_of(token.access_token()), TokenState::Live);
     account.sign_out(&cache).await.unwrap();
     assert_eq!(server.revocations(), 2);
 }

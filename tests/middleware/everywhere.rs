@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tower::limit::ConcurrencyLimit;
 use tower::util::BoxCloneService;
 use tower::{BoxError, Layer, ServiceExt};
-use tower_bearer::resend::Never;
+use tower_bearer::replay::Never;
 use tower_bearer::testing::Answer;
 use tower_bearer::{Error, FetchContext, Phase, Token, TokenSource};
 
@@ -109,10 +109,10 @@ everywhere! {
     the_first_requests_wait_for_one_token,
     no_expired_token_is_sent,
     requests_go_on_while_a_due_token_is_refreshed,
-    refused_requests_go_again_after_one_refresh,
-    a_late_refusal_goes_again_without_a_refresh,
+    rejected_requests_go_again_after_one_refresh,
+    a_late_rejection_goes_again_without_a_refresh,
     a_request_is_sent_at_most_twice,
-    without_a_new_token_the_refusal_is_handed_back,
+    without_a_new_token_the_rejection_is_handed_back,
     without_any_token_the_request_fails_and_is_not_sent,
     a_dropped_request_leaves_the_fetch_running,
     a_body_that_cannot_go_twice_is_handed_back_and_the_token_replaced,
@@ -124,7 +124,7 @@ async fn the_first_requests_wait_for_one_token(world: World, callers: Callers) {
     let answers = statuses(callers.call(&world, CALLERS).await);
     assert_eq!(answers, [StatusCode::OK; CALLERS]);
     assert_eq!((world.issuer.calls().total(), world.issuer.calls().most_at_once()), (1, 1));
-    assert_eq!((world.api.without_token(), world.api.refused()), (0, 0));
+    assert_eq!((world.api.without_token(), world.api.rejected()), (0, 0));
 }
 
 async fn no_expired_token_is_sent(world: World, callers: Callers) {
@@ -149,17 +149,17 @@ async fn requests_go_on_while_a_due_token_is_refreshed(world: World, callers: Ca
     assert_eq!(world.issuer.calls().total(), 2, "one refresh beside, whose failure is remembered");
 }
 
-async fn refused_requests_go_again_after_one_refresh(world: World, callers: Callers) {
+async fn rejected_requests_go_again_after_one_refresh(world: World, callers: Callers) {
     let token = world.settled().await;
     world.issuer.ledger().revoke(token.access_token());
     world.issuer.delay(SLOW);
     assert_eq!(statuses(callers.call(&world, CALLERS).await), [StatusCode::OK; CALLERS]);
     assert_eq!((world.issuer.calls().total(), world.issuer.calls().most_at_once()), (2, 1));
-    assert!(world.api.refused() >= 1);
+    assert!(world.api.rejected() >= 1);
     assert_eq!(world.api.accepted(), CALLERS);
 }
 
-async fn a_late_refusal_goes_again_without_a_refresh(world: World, callers: Callers) {
+async fn a_late_rejection_goes_again_without_a_refresh(world: World, callers: Callers) {
     world.cache.get().await.expect("a token");
     world.api.queue(Answer::json(401, serde_json::json!({})).after(Duration::from_millis(50)));
     let late = callers.there.spawn(world.client().oneshot(get("/late")));
@@ -174,24 +174,25 @@ async fn a_late_refusal_goes_again_without_a_refresh(world: World, callers: Call
     world.cache.set_source(source);
     assert!(world.cache.get().await.expect("a token").generation() > replaced.generation());
     assert_eq!(late.await.expect("no panic").expect("an answer").status(), StatusCode::OK);
-    assert_eq!(world.cache.status().generation, replaced.generation() + 1, "the late refusal refreshed nothing");
+    assert_eq!(world.cache.status().generation, replaced.generation() + 1, "the late rejection refreshed nothing");
     let sent: Vec<_> = world.api.requests().iter().map(|request| request.headers["authorization"].clone()).collect();
     assert_eq!(sent, [replaced.header_value().clone(), "Bearer newer".parse().expect("a header")]);
 }
 
 async fn a_request_is_sent_at_most_twice(world: World, callers: Callers) {
     world.settled().await;
-    world.api.refuse_all(true);
+    world.api.reject_all(true);
     assert_eq!(statuses(callers.call(&world, 1).await), [StatusCode::UNAUTHORIZED]);
     assert_eq!(world.api.calls().total(), 2);
     assert_eq!(world.issuer.calls().total(), 2, "one for each token sent");
 }
 
-async fn without_a_new_token_the_refusal_is_handed_back(world: World, callers: Callers) {
+async fn without_a_new_token_the_rejection_is_handed_back(world: World, callers: Callers) {
     world.settled().await;
     world.issuer.fail(Some(Answer::raw(503, "<h1>away</h1>")));
-    let refusal = Answer::raw(401, "the API's own words").header("www-authenticate", "Bearer error=\"invalid_token\"");
-    world.api.queue(refusal);
+    let rejection =
+        Answer::raw(401, "the API's own words").header("www-authenticate", "Bearer error=\"invalid_token\"");
+    world.api.queue(rejection);
     let answer = callers.call(&world, 1).await.remove(0).expect("an answer");
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     let error = answer.extensions().get::<Error>().expect("our error beside the API's answer");
@@ -240,7 +241,7 @@ async fn a_dropped_request_leaves_the_fetch_running(world: World, callers: Calle
 async fn a_body_that_cannot_go_twice_is_handed_back_and_the_token_replaced(world: World, callers: Callers) {
     let token = world.settled().await;
     world.issuer.ledger().revoke(token.access_token());
-    let client = world.layer().resend(Never).layer(world.network.clone());
+    let client = world.layer().replay(Never).layer(world.network.clone());
     let answer = callers.there.spawn(client.oneshot(get("/"))).await.expect("no panic").expect("an answer");
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(world.api.calls().total(), 1);

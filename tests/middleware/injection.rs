@@ -7,7 +7,7 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use tower::limit::ConcurrencyLimit;
 use tower::util::BoxCloneService;
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_bearer::resend::{IfEmpty, Never};
+use tower_bearer::replay::{IfEmpty, Never};
 use tower_bearer::testing::Answer;
 use tower_bearer::{BearerLayer, Error, NoToken, Token, TokenCache};
 
@@ -81,7 +81,7 @@ fn other_origins_get_no_token() {
 
 #[test]
 fn any_origin_means_every_secure_one() {
-    let layer = BearerLayer::any_origin(fixed());
+    let layer = BearerLayer::any_https_origin(fixed());
     for (uri, token) in [
         ("https://anything.test/", true),
         ("http://localhost:1/", true),
@@ -138,11 +138,11 @@ fn a_tunnel_gets_no_token() {
 #[test]
 fn a_path_only_uri_is_an_error_until_the_layer_knows_where_it_goes() {
     let error = sent_by(&layer(), to("/v1")).expect_err("nobody knows where it goes");
-    assert!(Error::find(&*error).expect("ours").to_string().contains("relative_to"));
-    let placed = layer().relative_to(API).expect("one of the origins");
+    assert!(Error::find(&*error).expect("ours").to_string().contains("allow_relative_uris"));
+    let placed = layer().allow_relative_uris();
     assert!(sent_by(&placed, to("/v1")).expect("sent").headers().contains_key(AUTHORIZATION));
-    let error = layer().relative_to("https://other.example.com").expect_err("none of the origins");
-    assert!(error.is_invalid() && error.to_string().contains("relative_to"), "{error}");
+    let error = layer().allow_relative_uris("https://other.example.com").expect_err("none of the origins");
+    assert!(error.is_invalid() && error.to_string().contains("allow_relative_uris"), "{error}");
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn userinfo_before_our_host_is_an_error_that_does_not_repeat_it() {
 }
 
 #[test]
-fn an_origin_with_a_path_is_refused_when_the_layer_is_built() {
+fn an_origin_with_a_path_is_rejected_when_the_layer_is_built() {
     for origin in [
         "https://api.example.com/v1",
         "api.example.com",
@@ -228,15 +228,15 @@ async fn a_service_that_is_not_clone_goes_through_buffer() {
 }
 
 #[tokio::test]
-async fn each_resend_choice_injects_alike() {
+async fn each_replay_choice_injects_alike() {
     let world = World::new();
     let uri: Uri = format!("{API}/").parse().expect("a URI");
     let request = || Request::get(uri.clone()).body(Body::default()).expect("a request");
     let statuses = [
         world.layer().layer(world.network.clone()).oneshot(request()).await,
-        world.layer().resend(IfEmpty).layer(world.network.clone()).oneshot(request()).await,
-        world.layer().resend(Never).layer(world.network.clone()).oneshot(request()).await,
-        world.layer().resend(|body: &Body| Some(body.clone())).layer(world.network.clone()).oneshot(request()).await,
+        world.layer().replay(IfEmpty).layer(world.network.clone()).oneshot(request()).await,
+        world.layer().replay(Never).layer(world.network.clone()).oneshot(request()).await,
+        world.layer().replay(|body: &Body| Some(body.clone())).layer(world.network.clone()).oneshot(request()).await,
     ]
     .map(|answer| answer.expect("an answer").status());
     assert_eq!(statuses, [StatusCode::OK; 4]);

@@ -1,10 +1,10 @@
-//! The layer as a service: what it does to requests, what it does with refusals, and that it never holds what others
+//! The layer as a service: what it does to requests, what it does with rejections, and that it never holds what others
 //! need.
 #![expect(clippy::disallowed_methods, reason = "tests spawn their callers")]
 
 mod everywhere;
 mod injection;
-mod refused;
+mod rejected;
 mod stack;
 #[path = "../common/traces.rs"]
 mod traces;

@@ -11,7 +11,7 @@ use tower::util::BoxCloneService;
 use tower::{BoxError, Service, ServiceExt};
 use tower_bearer::oauth2::ClientCredentials;
 use tower_bearer::testing::{Api, Issuer, ManualClock};
-use tower_bearer::{BearerLayer, Refresh, Token, TokenCache};
+use tower_bearer::{BearerLayer, Token, TokenCache};
 
 pub(crate) type Body = Full<Bytes>;
 pub(crate) type Client = BoxCloneService<Request<Body>, Response<Body>, BoxError>;
@@ -66,7 +66,7 @@ impl World {
         let api = Api::new(issuer.ledger());
         let network = limits(Network { issuer: issuer.clone(), api: api.clone() });
         let clock = ManualClock::new();
-        let cache = TokenCache::with_clock(login(&network), Refresh::new(), clock.clone());
+        let cache = TokenCache::builder(login(&network)).clock(clock.clone()).build().unwrap();
         Self { issuer, api, clock, cache, network }
     }
 

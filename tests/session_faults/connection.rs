@@ -14,7 +14,7 @@ use tower::util::BoxCloneService;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 use tower_bearer::TokenCache;
 use tower_bearer::oauth2::ClientCredentials;
-use tower_bearer::testing::{Collected, Issuer, Verdict};
+use tower_bearer::testing::{Collected, Issuer, TokenState};
 
 use crate::common::{SECOND, settle, until};
 use crate::requests::{Body, get, layer, respond, token};
@@ -77,7 +77,7 @@ async fn connect(page: usize, issuer: &Issuer, rejected: &Arc<AtomicUsize>, issu
                 return Ok::<_, Infallible>(Collected::new(issuer).oneshot(request).await.expect("an answer"));
             }
             let path = request.uri().path();
-            if path == "/public" || issuer.ledger().verdict(&token(request.headers())) == Verdict::Live {
+            if path == "/public" || issuer.ledger().state_of(&token(request.headers())) == TokenState::Live {
                 return Ok(respond(200, Body::from("welcome")));
             }
             let mut response = respond(401, Body::from(vec![b'x'; page]));

@@ -20,7 +20,7 @@ async fn of_another_cache(generation: u64) -> Token {
 async fn does_nothing(cache: &TokenCache, script: &Script, token: &Token) {
     let (calls, generation) = (script.calls(), cache.status().generation);
     for _ in 0..10 {
-        let outcome = cache.refuse(token).await;
+        let outcome = cache.report_rejected(token).await;
         match cache.peek() {
             Some(current) => assert_eq!(text(outcome), current.access_token()),
             None => assert!(outcome.as_ref().is_err_and(|error| error.is_invalid()), "{outcome:?}"),
@@ -82,5 +82,5 @@ async fn a_token_made_by_hand_does_nothing() {
     does_nothing(&cache, &script, &handmade).await;
     // The text is that of the current token, and still it was made by hand.
     does_nothing(&cache, &script, &Token::new("t1").expect("a token")).await;
-    assert_eq!(text(cache.refuse(&published).await), "t2", "its own token is replaced");
+    assert_eq!(text(cache.report_rejected(&published).await), "t2", "its own token is replaced");
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{Error, Refresh, Token, TokenCache};
+use tower_bearer::{Error, Token, TokenCache};
 
 use crate::common::{HOUR, SECOND, Script};
 
@@ -44,7 +44,7 @@ async fn is_fetched_again_at_once(first: Result<Token, Error>) {
     let (script, clock) = (Script::living(HOUR), ManualClock::new());
     script.queue(first);
     let gate = script.hold();
-    let cache = TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone());
+    let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
     let keep_warm = Mutex::new(Box::pin(cache.keep_warm()) as Pin<Box<_>>);
     let quick = Arc::new(Quick { keep_warm, clock, armed: AtomicBool::new(false), woken: Notify::new() });
     quick.poll();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{Error, Refresh, TokenCache};
+use tower_bearer::{Error, TokenCache};
 
 use crate::common::{HOUR, MINUTE, SECOND, Script, text};
 
@@ -17,7 +17,7 @@ fn asks_to_wait(wait: Duration) -> Error {
 /// A cache whose clock stands still, and that never gets a token.
 fn failing() -> (Script, TokenCache) {
     let script = Script::new();
-    let cache = TokenCache::with_clock(script.clone(), Refresh::new(), ManualClock::new());
+    let cache = TokenCache::builder(script.clone()).clock(ManualClock::new()).build().unwrap();
     (script, cache)
 }
 
@@ -82,20 +82,20 @@ async fn denials_and_other_failures_have_streaks_of_their_own() {
 #[tokio::test(start_paused = true)]
 async fn rejections_during_a_pause_spend_no_budget() {
     let (script, clock) = (Script::new(), ManualClock::new());
-    let cache = TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone());
+    let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
     let mut token = cache.get().await.expect("a token");
     script.fail(1);
     for _ in 0..20 {
-        cache.refuse(&token).await.expect_err("the failure, and its pause");
+        cache.report_rejected(&token).await.expect_err("the failure, and its pause");
     }
     assert_eq!(script.calls(), 2);
     clock.advance(SECOND);
     // One of five refreshes is spent.
     for number in 3..=6 {
-        let outcome = cache.refuse(&token).await;
+        let outcome = cache.report_rejected(&token).await;
         token = outcome.clone().unwrap_or(token);
         assert_eq!(text(outcome), format!("t{number}"));
     }
-    cache.refuse(&token).await.expect_err("the budget is spent");
+    cache.report_rejected(&token).await.expect_err("the budget is spent");
     assert_eq!(script.calls(), 6);
 }

@@ -4,8 +4,8 @@ use http::{Request, Response};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::limit::ConcurrencyLimit;
 use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
+use tower_bearer::TokenCache;
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{Refresh, TokenCache};
 
 use crate::common::{HOUR, MINUTE, Script, settle};
 use crate::crossed_sessions::sign_out;
@@ -86,7 +86,7 @@ async fn a_request_that_is_dropped_while_it_waits_leaves_the_permit_free() {
 async fn a_request_that_waits_for_the_next_token_gives_back_the_permit_it_waited_for() {
     let (script, clock) = (Script::living(MINUTE), ManualClock::new());
     let first = script.hold();
-    let cache = TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone());
+    let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
     let inner = one_at_a_time();
     let mut other = inner.clone();
     let mut waiting = task::spawn(layer(&cache).layer(inner.clone()).oneshot(get("/")));

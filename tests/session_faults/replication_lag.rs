@@ -7,9 +7,9 @@ use std::time::Duration;
 use http::Request;
 use tokio::time::Instant;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
-use tower_bearer::resend::Never;
+use tower_bearer::replay::Never;
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{Refresh, Token, TokenCache};
+use tower_bearer::{Token, TokenCache};
 
 use crate::common::{SECOND, Script, settle};
 use crate::requests::{Body, get, layer, respond, token};
@@ -17,11 +17,11 @@ use crate::requests::{Body, get, layer, respond, token};
 #[tokio::test(start_paused = true)]
 async fn an_early_rejection_of_a_request_that_is_never_sent_again_spends_no_budget() {
     let (script, clock) = (Script::new(), ManualClock::new());
-    let cache = TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone());
+    let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
     cache.get().await.expect("a token");
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
-    let client = layer(&cache).resend(Never).layer(service_fn(move |_: Request<Body>| {
+    let client = layer(&cache).replay(Never).layer(service_fn(move |_: Request<Body>| {
         counted.fetch_add(1, Ordering::SeqCst);
         std::future::ready(Ok::<_, BoxError>(respond(401, Body::default())))
     }));
@@ -52,7 +52,7 @@ async fn the_same_token_with_more_time_to_live_has_settled_already() {
     let lives = |seconds: u32| Token::new("same").map(|token| token.with_lifetime(seconds * SECOND));
     script.queue(lives(100));
     script.queue(lives(200));
-    let cache = TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone());
+    let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
     cache.get().await.expect("a token");
     clock.advance(50 * SECOND);
     let token_again = cache.refresh().await.expect("the same token");

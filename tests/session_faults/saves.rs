@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{FetchContext, Refresh, Token, TokenCache, TokenSource};
+use tower_bearer::{FetchContext, Token, TokenCache, TokenSource};
 
 use crate::common::{MINUTE, SECOND, Script, paused_runtime, settle, text, until};
 
@@ -64,10 +64,13 @@ fn credentials(number: usize) -> impl TokenSource {
 async fn overlapping(saves: [Save; 4]) -> (Store, TokenCache) {
     let store = Store::default();
     let written = store.clone();
-    let cache = TokenCache::new(credentials(0)).on_rotation(move |token| {
-        let number: usize = refresh_token(&token)[1..].parse().expect("a number");
-        written.clone().save(token, saves[number])
-    });
+    let cache = TokenCache::builder(credentials(0))
+        .on_rotation(move |rotated| {
+            let number: usize = refresh_token(&token)[1..].parse().expect("a number");
+            written.clone().save(token, saves[number])
+        })
+        .build()
+        .unwrap();
     let mut callers = JoinSet::new();
     for number in 0..4 {
         cache.set_source(credentials(number));
@@ -120,10 +123,13 @@ async fn no_refresh_token_is_saved_after_a_newer_one_whichever_saves_are_slow_or
 async fn a_failed_save_is_reported_until_a_newer_refresh_token_is_saved() {
     let (script, store) = (Script::new().rotating(), Store::default());
     let written = store.clone();
-    let cache = TokenCache::new(script).on_rotation(move |token| {
-        let fails = refresh_token(&token) == "r2";
-        std::future::ready(written.write(&token, fails))
-    });
+    let cache = TokenCache::builder(script)
+        .on_rotation(move |rotated| {
+            let fails = refresh_token(&token) == "r2";
+            std::future::ready(written.write(&token, fails))
+        })
+        .build()
+        .unwrap();
     for (number, saved) in [(1, vec!["r1"]), (2, vec!["r1"]), (3, vec!["r1", "r3"])] {
         cache.refresh().await.expect("a token");
         assert_eq!(store.all(), saved);
@@ -139,17 +145,21 @@ fn thawing(first_fails: bool, second_fails: bool) -> (Store, TokenCache) {
     let (written, gate) = (store.clone(), Arc::new(Semaphore::new(0)));
     let (held, begun) = (Arc::clone(&gate), Arc::new(Mutex::new(false)));
     let seen = Arc::clone(&begun);
-    let cache = TokenCache::with_clock(script, Refresh::new(), clock.clone()).on_rotation(move |token| {
-        let (written, held) = (written.clone(), Arc::clone(&held));
-        let first = refresh_token(&token) == "r1";
-        *seen.lock().expect("no panic") |= first;
-        async move {
-            if first {
-                let _ = held.acquire().await;
+    let cache = TokenCache::builder(script)
+        .clock(clock.clone())
+        .on_rotation(move |rotated| {
+            let (written, held) = (written.clone(), Arc::clone(&held));
+            let first = refresh_token(&token) == "r1";
+            *seen.lock().expect("no panic") |= first;
+            async move {
+                if first {
+                    let _ = held.acquire().await;
+                }
+                written.write(&token, if first { first_fails } else { second_fails })
             }
-            written.write(&token, if first { first_fails } else { second_fails })
-        }
-    });
+        })
+        .build()
+        .unwrap();
     let (frozen, elsewhere) = (paused_runtime(), paused_runtime());
     let caller = cache.clone();
     frozen.spawn(async move { caller.get().await });

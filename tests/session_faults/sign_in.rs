@@ -95,7 +95,7 @@ async fn a_new_session_takes_nothing_from_the_former_one() {
     gate.open();
     settle().await;
     assert_eq!(text(cache.get().await), "bob-1", "the late fetch of the former session changes nothing");
-    assert!(cache.refuse(&old).await.expect_err("a token of the former session").is_signed_out());
+    assert!(cache.report_rejected(&old).await.expect_err("a token of the former session").is_signed_out());
     assert!(!cache.status().suspect && bob.calls() == 1);
 }
 
@@ -105,9 +105,9 @@ async fn set_source_begins_a_new_session_after_a_sign_out_only() {
     let old = cache.get().await.expect("a token");
     cache.set_source(person("ann-rotated"));
     cache.get().await.expect("a token");
-    assert_eq!(text(cache.refuse(&old).await), "ann-rotated-1", "the same session");
+    assert_eq!(text(cache.report_rejected(&old).await), "ann-rotated-1", "the same session");
     sign_out(&cache).await;
     cache.set_source(person("bob"));
     cache.get().await.expect("a token of Bob's");
-    assert!(cache.refuse(&old).await.expect_err("another session").is_signed_out());
+    assert!(cache.report_rejected(&old).await.expect_err("another session").is_signed_out());
 }

@@ -46,7 +46,7 @@ fn without_timers_a_usable_token_is_served_and_reported_and_the_session_ends() {
     let token = paused_runtime().block_on(cache.get()).expect("a token");
     without_timers().block_on(async {
         assert_eq!(text(cache.get().await), "t1");
-        cache.refuse(&token).await.expect_err("nothing is fetched here");
+        cache.report_rejected(&token).await.expect_err("nothing is fetched here");
         cache.shutdown().await;
         cache.sign_out(async |_| Ok::<_, Error>(())).await.expect("nothing to revoke");
     });

@@ -10,15 +10,15 @@ use metrics_util::CompositeKey;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{Refresh, TokenCache};
+use tower_bearer::{RefreshPolicy, TokenCache};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::common::{MINUTE, SECOND, Script, paused_runtime};
 use crate::requests::{Body, get, layer, respond};
 
-const REJECTIONS: &str = "tower_bearer_refusals_total";
-const PAST_THE_BUDGET: &str = "tower_bearer_refusal_budget_exhausted_total";
+const REJECTIONS: &str = "tower_bearer_rejections_total";
+const PAST_THE_BUDGET: &str = "tower_bearer_rejection_budget_exhausted_total";
 
 /// Counts the crate's warnings, and errors.
 #[derive(Clone, Default)]
@@ -79,8 +79,8 @@ fn a_thousand_rejections_past_the_budget_are_one_warning_a_window_and_are_all_co
     let mut taken = Vec::new();
     let mut all_rejected = async || {
         let (script, clock) = (Script::new(), ManualClock::new());
-        let settings = Refresh::new().refusal_budget(1, MINUTE);
-        let cache = TokenCache::with_clock(script.clone(), settings, clock.clone());
+        let settings = RefreshPolicy::new().rejection_budget(1, MINUTE);
+        let cache = TokenCache::builder(script.clone()).refresh_policy(settings).clock(clock.clone()).build().unwrap();
         cache.get().await.expect("a token");
         clock.advance(3 * SECOND);
         let client =

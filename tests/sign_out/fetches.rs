@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{Error, Refresh, Secret, TokenCache};
+use tower_bearer::{Error, Secret, TokenCache};
 
 use crate::common::{Gate, MINUTE, SECOND, Script, paused_runtime, settle, text, until};
 use crate::{Revoked, sign_out};
@@ -18,13 +18,16 @@ async fn a_fetch_under_way_is_waited_for_and_its_refresh_token_is_the_one_revoke
     let script = Script::new().rotating();
     let saves = Revoked::default();
     let saving = saves.clone();
-    let cache = TokenCache::new(script.clone()).on_rotation(move |token| {
-        let saving = saving.clone();
-        async move {
-            sleep(3 * SECOND).await;
-            saving.revoke(token.refresh_token().unwrap())
-        }
-    });
+    let cache = TokenCache::builder(script.clone())
+        .on_rotation(move |rotated| {
+            let saving = saving.clone();
+            async move {
+                sleep(3 * SECOND).await;
+                saving.revoke(rotated.refresh_token())
+            }
+        })
+        .build()
+        .unwrap();
     cache.get().await.unwrap();
     script.delay(10 * SECOND);
     let mut refresh = task::spawn(cache.refresh());
@@ -96,10 +99,14 @@ impl Frozen {
     fn new() -> Self {
         let (script, clock, saves) = (Script::new().rotating(), ManualClock::new(), Arc::new(AtomicUsize::new(0)));
         let counted = Arc::clone(&saves);
-        let cache = TokenCache::with_clock(script.clone(), Refresh::new(), clock.clone()).on_rotation(move |_| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            async { Err(io::Error::other("disk full")) }
-        });
+        let cache = TokenCache::builder(script.clone())
+            .clock(clock.clone())
+            .on_rotation(move |_| {
+                counted.fetch_add(1, Ordering::SeqCst);
+                async { Err(io::Error::other("disk full")) }
+            })
+            .build()
+            .unwrap();
         let runtime = paused_runtime();
         runtime.block_on(cache.get()).unwrap();
         let gate = script.hold();
@@ -179,17 +186,21 @@ fn an_overdue_fetch_that_ends_while_its_session_is_revoked_revives_nothing() {
 fn a_save_that_fails_late_leaves_nothing_behind() {
     let (saving, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let clock = ManualClock::new();
-    let cache = TokenCache::with_clock(Script::new().rotating(), Refresh::new(), clock.clone()).on_rotation({
-        let (saving, answer) = (Arc::clone(&saving), Arc::clone(&answer));
-        move |_| {
+    let cache = TokenCache::builder(Script::new().rotating())
+        .clock(clock.clone())
+        .on_rotation({
             let (saving, answer) = (Arc::clone(&saving), Arc::clone(&answer));
-            async move {
-                saving.notify_one();
-                answer.notified().await;
-                Err(io::Error::other("disk full"))
+            move |_| {
+                let (saving, answer) = (Arc::clone(&saving), Arc::clone(&answer));
+                async move {
+                    saving.notify_one();
+                    answer.notified().await;
+                    Err(io::Error::other("disk full"))
+                }
             }
-        }
-    });
+        })
+        .build()
+        .unwrap();
     let frozen = paused_runtime();
     frozen.block_on(async {
         assert_pending!(task::spawn(cache.get()).poll());

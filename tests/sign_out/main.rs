@@ -75,7 +75,8 @@ async fn the_newest_refresh_token_is_revoked_and_nothing_is_left_of_the_session(
     assert!(cache.peek().is_none());
     let status = cache.status();
     assert!(status.signed_out && !status.closed && !status.fetching && status.phase.is_none());
-    for error in [cache.get().await, cache.refresh().await, cache.refuse(&token).await].map(Result::unwrap_err) {
+    for error in [cache.get().await, cache.refresh().await, cache.report_rejected(&token).await].map(Result::unwrap_err)
+    {
         assert!(error.is_signed_out() && !error.is_transient() && !error.is_closed(), "{error}");
         assert!(error.to_string().contains("sign_in"), "what to do: {error}");
     }

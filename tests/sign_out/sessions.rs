@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::limit::ConcurrencyLimit;
 use tower::{BoxError, Layer, Service, ServiceExt};
-use tower_bearer::resend::Never;
+use tower_bearer::replay::Never;
 use tower_bearer::{BearerLayer, Error, NoToken, Token, TokenCache};
 
 use crate::common::{HOUR, MINUTE, Script, settle, text};
@@ -120,7 +120,7 @@ async fn a_request_of_ours_fails_and_one_that_needs_no_token_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_is_refused_because_its_session_ended_gets_its_401_back() {
+async fn a_request_that_is_rejected_because_its_session_ended_gets_its_401_back() {
     for another_begins in [false, true] {
         let (script, next) = (Script::new(), Script::new());
         let cache = TokenCache::new(script.clone());
@@ -136,20 +136,20 @@ async fn a_request_that_is_refused_because_its_session_ended_gets_its_401_back()
                     cache.set_source(next);
                     cache.get().await?;
                 }
-                let refused = Response::builder().status(401).body(Full::<Bytes>::default());
-                Ok::<_, BoxError>(refused.unwrap())
+                let rejected = Response::builder().status(401).body(Full::<Bytes>::default());
+                Ok::<_, BoxError>(rejected.unwrap())
             }
         }));
         let response = api.oneshot(get("https://api.example.com/")).await.unwrap();
         assert_eq!(response.status(), 401);
         assert!(response.extensions().get::<Error>().unwrap().is_signed_out());
         assert_eq!((calls.load(Ordering::SeqCst), script.calls()), (1, 1), "it does not go again as somebody else");
-        assert_eq!(next.calls(), usize::from(another_begins), "nor is the token of another refused by it");
+        assert_eq!(next.calls(), usize::from(another_begins), "nor is the token of another rejected by it");
     }
 }
 
-/// An API that refuses the first request, and counts them all.
-fn refusing_once(
+/// An API that rejects the first request, and counts them all.
+fn rejecting_once(
     calls: &Arc<AtomicUsize>,
 ) -> impl Service<Request<Full<Bytes>>, Response = Response<Full<Bytes>>, Error = BoxError, Future: Send>
 + Clone
@@ -170,8 +170,8 @@ async fn a_request_whose_session_ends_while_its_token_settles_gets_its_401_back(
         let calls = Arc::default();
         let layer = BearerLayer::new(cache.clone(), ["https://api.example.com"]).unwrap();
         cache.get().await.unwrap();
-        let mut request = task::spawn(layer.layer(refusing_once(&calls)).oneshot(get("https://api.example.com/")));
-        assert_pending!(request.poll(), "refused with a token that is too young");
+        let mut request = task::spawn(layer.layer(rejecting_once(&calls)).oneshot(get("https://api.example.com/")));
+        assert_pending!(request.poll(), "rejected with a token that is too young");
         sign_out(&cache).await;
         if another_begins {
             cache.set_source(Script::new());
@@ -190,11 +190,11 @@ async fn a_request_whose_session_ends_while_it_waits_for_its_client_does_not_go_
     let cache = TokenCache::new(script.clone());
     let calls = Arc::default();
     let layer = BearerLayer::new(cache.clone(), ["https://api.example.com"]).unwrap();
-    let one_at_a_time = ConcurrencyLimit::new(refusing_once(&calls), 1);
+    let one_at_a_time = ConcurrencyLimit::new(rejecting_once(&calls), 1);
     cache.get().await.unwrap();
     sleep(MINUTE).await;
     let mut request = task::spawn(layer.layer(one_at_a_time.clone()).oneshot(get("https://api.example.com/")));
-    assert_pending!(request.poll(), "refused, and waits for the next token");
+    assert_pending!(request.poll(), "rejected, and waits for the next token");
     let mut other = one_at_a_time;
     other.ready().await.unwrap();
     script.called(2).await;
@@ -217,10 +217,14 @@ async fn a_token_of_the_old_session_is_not_replaced_by_one_of_the_new() {
     let next = Script::new();
     cache.set_source(next.clone());
     let new = cache.get().await.unwrap();
-    assert!(cache.refuse(&old).await.unwrap_err().is_signed_out());
-    assert_eq!(text(cache.refuse(&new).await), "t2", "one of the new session is");
+    assert!(cache.report_rejected(&old).await.unwrap_err().is_signed_out());
+    assert_eq!(text(cache.report_rejected(&new).await), "t2", "one of the new session is");
     let handmade = Token::new("handmade").unwrap();
-    assert_eq!(text(cache.refuse(&handmade).await), "t2", "nor does one that was never published know of a session");
+    assert_eq!(
+        text(cache.report_rejected(&handmade).await),
+        "t2",
+        "nor does one that was never published know of a session"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -239,10 +243,10 @@ async fn who_waited_does_not_go_on_with_the_next_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_refusal_of_the_old_token_makes_the_next_session_fetch_nothing() {
+async fn a_late_rejection_of_the_old_token_makes_the_next_session_fetch_nothing() {
     let (cache, next) = (TokenCache::new(Script::new()), Script::new());
     let (ending, follower) = (cache.clone(), next.clone());
-    let layer = BearerLayer::new(cache.clone(), ["https://api.example.com"]).unwrap().resend(Never);
+    let layer = BearerLayer::new(cache.clone(), ["https://api.example.com"]).unwrap().replay(Never);
     let api = layer.layer(tower::service_fn(move |_: Request<Full<Bytes>>| {
         let (cache, next) = (ending.clone(), follower.clone());
         async move {

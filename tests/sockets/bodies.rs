@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
 use http_body::Frame;
 use http_body_util::Full;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
-use tower_bearer::resend::{Buffered, CloneBody, IfEmpty, ReplayBody, Resend};
+use tower_bearer::replay::{Buffered, CloneBody, IfEmpty, Replay, ReplayBody};
 
 use crate::raw::Raw;
 use crate::servers::{Server, Stream, Uploads, answer, data, streamed, text};
@@ -31,7 +31,7 @@ fn upload() -> Stream {
     streamed(mebibyte().into_iter().map(data).chain([Ok(Frame::trailers(trailers()))]))
 }
 
-/// A server that reads an upload to its end before it judges.
+/// A server that reads an upload to its end before it evaluates.
 async fn reading(world: &World) -> (Server, Uploads) {
     let (world, uploads) = (world.clone(), Uploads::default());
     let server = Server::start({
@@ -54,7 +54,7 @@ fn a_streamed_mebibyte_arrives_twice_byte_for_byte_with_its_trailers() {
         for protocol in Protocol::BOTH {
             let world = World::revoked().await;
             let (server, uploads) = reading(&world).await;
-            let layer = world.layer(&server.origin()).resend(Buffered::new(2 * 1024 * 1024));
+            let layer = world.layer(&server.origin()).replay(Buffered::new(2 * 1024 * 1024));
             let request = Request::post(server.origin()).header("trailer", "x-sum, x-count").body(upload());
             let client = layer.layer(protocol.client::<ReplayBody<Stream>>());
             let response = client.oneshot(request.expect("a request")).await.expect("an answer");
@@ -71,12 +71,12 @@ fn a_streamed_mebibyte_arrives_twice_byte_for_byte_with_its_trailers() {
 }
 
 #[test]
-fn past_the_limit_the_refusal_is_handed_back_and_the_next_request_has_a_new_token() {
+fn past_the_limit_the_rejection_is_handed_back_and_the_next_request_has_a_new_token() {
     run(async || {
         for protocol in Protocol::BOTH {
             let world = World::revoked().await;
             let (server, uploads) = reading(&world).await;
-            let client = world.layer(&server.origin()).resend(Buffered::new(1024 * 1024)).layer(protocol.client());
+            let client = world.layer(&server.origin()).replay(Buffered::new(1024 * 1024)).layer(protocol.client());
             let send = |body: Stream| {
                 let request = Request::post(server.origin()).header("trailer", "x-sum, x-count").body(body);
                 client.clone().oneshot(request.expect("a request"))
@@ -106,7 +106,7 @@ fn a_body_that_fails_is_not_sent_again() {
         for protocol in Protocol::BOTH {
             let world = World::revoked().await;
             let (server, _) = reading(&world).await;
-            let client = world.layer(&server.origin()).resend(Buffered::new(1024)).layer(protocol.client());
+            let client = world.layer(&server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
             let body = streamed([data("half of it"), Err("the disk is gone".into())]);
             let request = Request::post(server.origin()).body(body).expect("a request");
             let error = client.oneshot(request).await.expect_err("the body failed");
@@ -118,9 +118,9 @@ fn a_body_that_fails_is_not_sent_again() {
 }
 
 /// What goes over the wire, both times.
-async fn on_the_wire<B, R>(resend: R, request: impl Fn(&str) -> Request<B>) -> [String; 2]
+async fn on_the_wire<B, R>(replay: R, request: impl Fn(&str) -> Request<B>) -> [String; 2]
 where
-    R: Resend<B, Spare: Send> + Clone + Send + 'static,
+    R: Replay<B, Saved: Send> + Clone + Send + 'static,
     R::Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
     B: Send + 'static,
 {
@@ -130,7 +130,7 @@ where
         "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
     ])
     .await;
-    let client = world.layer(&raw.origin()).resend(resend).layer(Protocol::Http1.client());
+    let client = world.layer(&raw.origin()).replay(replay).layer(Protocol::Http1.client());
     let response = client.oneshot(request(&raw.origin())).await.expect("an answer");
     assert_eq!(response.status(), StatusCode::OK);
     raw.received().try_into().expect("two requests")
@@ -156,7 +156,7 @@ fn the_second_send_equals_the_first_on_the_wire_but_for_the_token() {
             let body = streamed([data("the whole "), data("body"), trailers]);
             post(origin).header("trailer", "x-sum").header("trailer", "x-count").body(body).expect("a request")
         };
-        // Read to its end before the refusal comes, so the second send could know the length. The first did not.
+        // Read to its end before the rejection comes, so the second send could know the length. The first did not.
         let unsized_body = |origin: &str| post(origin).body(streamed([data("the whole body")])).expect("a request");
         let sized = |origin: &str| {
             let body = streamed([data("the whole "), data("body")]).of_length(14);
@@ -203,7 +203,7 @@ fn a_body_in_memory_is_cloned_and_one_that_is_not_empty_is_handed_back_by_if_emp
                 let request = Request::post(server.origin()).body(body).expect("a request");
                 let response = match clones {
                     true => layer.layer(http).oneshot(request).await,
-                    false => layer.resend(IfEmpty).layer(http).oneshot(request).await,
+                    false => layer.replay(IfEmpty).layer(http).oneshot(request).await,
                 };
                 let expected = if clones { "welcome" } else { "expired" };
                 assert_eq!(text(response.expect("an answer").into_body()).await, expected);
@@ -239,7 +239,7 @@ fn version_uri_and_extensions_are_the_same_both_times() {
                 .version(version)
                 .extension("kept")
                 .body(streamed([data("body")]));
-            let client = world.layer(&server.origin()).resend(Buffered::new(1024)).layer(beneath);
+            let client = world.layer(&server.origin()).replay(Buffered::new(1024)).layer(beneath);
             client.oneshot(request.expect("a request")).await.expect("an answer");
             let heads = heads.lock().expect("no panic");
             assert_eq!((heads.len(), heads[0].2, heads[0].3), (2, version, Some("kept")));

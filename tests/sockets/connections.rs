@@ -1,4 +1,4 @@
-//! A refused response is read where that is cheap, so that its connection serves the second send, and dropped otherwise.
+//! A rejected response is read where that is cheap, so that its connection serves the second send, and dropped otherwise.
 
 use std::future::ready;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use crate::run;
 use crate::servers::{Answer, Server, answer, data, streamed, streaming, text};
 use crate::world::{Protocol, World};
 
-type Refusal = fn() -> Response<Answer>;
+type RejectionPolicy = fn() -> Response<Answer>;
 
 /// A body that never ends: after its first frame comes nothing, or the same again and again.
 struct Endless {
@@ -35,11 +35,11 @@ impl Body for Endless {
     }
 }
 
-/// An API that refuses in this way.
-async fn api(world: &World, refusal: Refusal) -> Server {
+/// An API that rejects in this way.
+async fn api(world: &World, rejection: RejectionPolicy) -> Server {
     let world = world.clone();
     Server::start(move |request: Request<_>| {
-        ready(if world.accepts(request.headers()) { answer(200, "welcome") } else { refusal() })
+        ready(if world.accepts(request.headers()) { answer(200, "welcome") } else { rejection() })
     })
     .await
 }
@@ -53,8 +53,8 @@ fn trailers() -> Result<Frame<Bytes>, BoxError> {
 }
 
 #[test]
-fn a_refused_request_goes_again_over_the_same_connection() {
-    const REFUSALS: [(&str, Refusal); 4] = [
+fn a_rejected_request_goes_again_over_the_same_connection() {
+    const REJECTIONS: [(&str, RejectionPolicy); 4] = [
         ("empty", || answer(401, "")),
         ("with a length", || answer(401, r#"{"error":"expired"}"#)),
         ("chunked", || streaming(401, streamed([data("exp"), data("ired")]))),
@@ -62,9 +62,9 @@ fn a_refused_request_goes_again_over_the_same_connection() {
     ];
     run(async || {
         for protocol in Protocol::BOTH {
-            for (kind, refusal) in REFUSALS {
+            for (kind, rejection) in REJECTIONS {
                 let world = World::new().await;
-                let server = api(&world, refusal).await;
+                let server = api(&world, rejection).await;
                 let client = world.layer(&server.origin()).layer(protocol.client());
                 for _ in 0..25 {
                     world.revoke();
@@ -84,8 +84,8 @@ fn a_refused_request_goes_again_over_the_same_connection() {
 }
 
 #[test]
-fn a_long_or_endless_refusal_is_dropped_and_the_request_goes_again() {
-    const REFUSALS: [(&str, Refusal); 4] = [
+fn a_long_or_endless_rejection_is_dropped_and_the_request_goes_again() {
+    const REJECTIONS: [(&str, RejectionPolicy); 4] = [
         ("long", || answer(401, vec![b'x'; 1024 * 1024])),
         ("long and chunked", || streaming(401, streamed((0..64).map(|_| data(vec![b'x'; 16 * 1024]))))),
         ("endless", || streaming(401, Endless { silent: false, begun: false })),
@@ -93,9 +93,9 @@ fn a_long_or_endless_refusal_is_dropped_and_the_request_goes_again() {
     ];
     run(async || {
         for protocol in Protocol::BOTH {
-            for (kind, refusal) in REFUSALS {
+            for (kind, rejection) in REJECTIONS {
                 let world = World::revoked().await;
-                let server = api(&world, refusal).await;
+                let server = api(&world, rejection).await;
                 let client = world.layer(&server.origin()).layer(protocol.client());
                 let response = client.oneshot(get(&server)).await.expect("an answer");
                 assert_eq!(text(response.into_body()).await, "welcome");
@@ -109,7 +109,7 @@ fn a_long_or_endless_refusal_is_dropped_and_the_request_goes_again() {
 }
 
 #[test]
-fn requests_refused_at_once_over_many_connections_cost_one_refresh_and_all_go_again() {
+fn requests_rejected_at_once_over_many_connections_cost_one_refresh_and_all_go_again() {
     run(async || {
         for protocol in Protocol::BOTH {
             let world = World::revoked().await;

@@ -1,4 +1,4 @@
-//! A server that refuses an upload before all of it was sent.
+//! A server that rejects an upload before all of it was sent.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,7 +7,7 @@ use http::header::CONTENT_LENGTH;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt};
-use tower_bearer::resend::Buffered;
+use tower_bearer::replay::Buffered;
 
 use crate::bodies::the_disk_is_gone;
 use crate::servers::{Frames, Server, Stream, Upload, Uploads, answer, data, stream, text};
@@ -18,28 +18,28 @@ const BEGINNING: [&str; 3] = ["this ", "is ", "the "];
 const REST: [&str; 2] = ["whole ", "body"];
 const WHOLE: &str = "this is the whole body";
 
-/// What a server does with an upload that it refuses.
+/// What a server does with an upload that it rejects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusing {
-    /// Refuses at once, and reads on.
+enum Rejecting {
+    /// Rejects at once, and reads on.
     AtOnce,
-    /// Reads a frame, refuses, and reads on.
+    /// Reads a frame, rejects, and reads on.
     AfterAFrame,
-    /// Refuses at once and does not read.
+    /// Rejects at once and does not read.
     Unread,
 }
 
 /// An API to upload to. The rest of the body comes when the second send has arrived and not before.
 struct Api {
     server: Server,
-    /// Of the requests that were refused.
+    /// Of the requests that were rejected.
     cut_off: Uploads,
     /// Of those that were not.
     taken: Uploads,
 }
 
 impl Api {
-    async fn start(world: &World, refusing: Refusing, frames: Frames) -> Self {
+    async fn start(world: &World, rejecting: Rejecting, frames: Frames) -> Self {
         let (cut_off, taken, world) = (Uploads::default(), Uploads::default(), world.clone());
         let frames = Arc::new(Mutex::new(Some(frames)));
         let server = Server::start({
@@ -56,10 +56,10 @@ impl Api {
                         taken.receive(body).await;
                         return answer(200, "welcome");
                     }
-                    if refusing == Refusing::AfterAFrame {
+                    if rejecting == Rejecting::AfterAFrame {
                         body.frame().await.expect("a frame").expect("a frame");
                     }
-                    if refusing != Refusing::Unread {
+                    if rejecting != Rejecting::Unread {
                         tokio::spawn(async move { cut_off.receive(body).await });
                     }
                     answer(401, "expired")
@@ -74,7 +74,7 @@ fn whole(upload: Upload) -> Bytes {
     upload.expect("a whole upload").0
 }
 
-/// An upload that is refused before its rest is there, with a length or without.
+/// An upload that is rejected before its rest is there, with a length or without.
 fn begun() -> (Frames, Stream) {
     let (frames, stream) = stream();
     BEGINNING.into_iter().for_each(|text| frames.send(data(text)).expect("the stream is here"));
@@ -82,16 +82,16 @@ fn begun() -> (Frames, Stream) {
 }
 
 #[test]
-fn the_second_send_of_an_upload_that_was_refused_early_is_whole_and_the_first_looks_incomplete() {
+fn the_second_send_of_an_upload_that_was_rejected_early_is_whole_and_the_first_looks_incomplete() {
     run(async || {
         for protocol in Protocol::BOTH {
-            for refusing in [Refusing::AtOnce, Refusing::AfterAFrame] {
+            for rejecting in [Rejecting::AtOnce, Rejecting::AfterAFrame] {
                 for length in [None, Some(WHOLE.len())] {
                     let (frames, stream) = begun();
                     let stream = if let Some(length) = length { stream.of_length(length) } else { stream };
                     let world = World::revoked().await;
-                    let api = Api::start(&world, refusing, frames).await;
-                    let client = world.layer(&api.server.origin()).resend(Buffered::new(1024)).layer(protocol.client());
+                    let api = Api::start(&world, rejecting, frames).await;
+                    let client = world.layer(&api.server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
                     let request = Request::post(api.server.origin()).body(stream).expect("a request");
                     let response = client.oneshot(request).await.expect("an answer");
                     assert_eq!(text(response.into_body()).await, "welcome");
@@ -99,7 +99,7 @@ fn the_second_send_of_an_upload_that_was_refused_early_is_whole_and_the_first_lo
 
                     until(|| api.cut_off.count() == 1).await;
                     let first = api.cut_off.take().remove(0);
-                    assert!(first.is_err(), "{protocol:?}, {refusing:?}: the first looked complete: {first:?}");
+                    assert!(first.is_err(), "{protocol:?}, {rejecting:?}: the first looked complete: {first:?}");
                     let lengths = api.server.seen().into_iter().map(|head| head.headers.get(CONTENT_LENGTH).cloned());
                     assert!(lengths.eq([length.map(Into::into), length.map(Into::into)]));
                     assert!(api.server.accepted() <= 2);
@@ -110,13 +110,13 @@ fn the_second_send_of_an_upload_that_was_refused_early_is_whole_and_the_first_lo
 }
 
 #[test]
-fn an_upload_that_is_refused_unread_goes_again_whole() {
+fn an_upload_that_is_rejected_unread_goes_again_whole() {
     run(async || {
         for protocol in Protocol::BOTH {
             let (frames, stream) = begun();
             let world = World::revoked().await;
-            let api = Api::start(&world, Refusing::Unread, frames).await;
-            let client = world.layer(&api.server.origin()).resend(Buffered::new(1024)).layer(protocol.client());
+            let api = Api::start(&world, Rejecting::Unread, frames).await;
+            let client = world.layer(&api.server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
             let request = Request::post(api.server.origin()).body(stream).expect("a request");
             let response = client.oneshot(request).await.expect("an answer");
             assert_eq!(text(response.into_body()).await, "welcome", "{protocol:?}");
@@ -126,13 +126,13 @@ fn an_upload_that_is_refused_unread_goes_again_whole() {
 }
 
 #[test]
-fn past_the_limit_a_refusal_that_came_early_is_handed_back_at_once() {
+fn past_the_limit_a_rejection_that_came_early_is_handed_back_at_once() {
     run(async || {
         for protocol in Protocol::BOTH {
             let (frames, stream) = begun();
             let world = World::revoked().await;
-            let api = Api::start(&world, Refusing::AfterAFrame, frames.clone()).await;
-            let client = world.layer(&api.server.origin()).resend(Buffered::new(4)).layer(protocol.client());
+            let api = Api::start(&world, Rejecting::AfterAFrame, frames.clone()).await;
+            let client = world.layer(&api.server.origin()).replay(Buffered::new(4)).layer(protocol.client());
             let request = Request::post(api.server.origin()).body(stream).expect("a request");
             let response = client.oneshot(request).await.expect("an answer");
             assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
@@ -144,13 +144,13 @@ fn past_the_limit_a_refusal_that_came_early_is_handed_back_at_once() {
 }
 
 #[test]
-fn a_body_that_fails_after_its_refusal_came_is_not_sent_again() {
+fn a_body_that_fails_after_its_rejection_came_is_not_sent_again() {
     run(async || {
         for protocol in Protocol::BOTH {
             let (frames, stream) = begun();
             let world = World::revoked().await;
-            let api = Api::start(&world, Refusing::AfterAFrame, frames.clone()).await;
-            let client = world.layer(&api.server.origin()).resend(Buffered::new(1024)).layer(protocol.client());
+            let api = Api::start(&world, Rejecting::AfterAFrame, frames.clone()).await;
+            let client = world.layer(&api.server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
             let request = Request::post(api.server.origin()).body(stream).expect("a request");
             let held = world.hold_the_issuer().await;
             let call = tokio::spawn(client.oneshot(request));
@@ -181,7 +181,7 @@ fn a_body_that_fails_in_its_second_send_fails_the_request() {
                             frames.send(Err("the disk is gone".into())).expect("the body is read");
                         }
                         let accepted = world.accepts(request.headers());
-                        // The refused upload is read on beside; the accepted one never ends well.
+                        // The rejected upload is read on beside; the accepted one never ends well.
                         let reading = tokio::spawn(request.into_body().collect());
                         if accepted {
                             assert!(reading.await.expect("no panic").is_err(), "half a body looked complete");
@@ -191,7 +191,7 @@ fn a_body_that_fails_in_its_second_send_fails_the_request() {
                 }
             })
             .await;
-            let client = world.layer(&server.origin()).resend(Buffered::new(1024)).layer(protocol.client());
+            let client = world.layer(&server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
             let request = Request::post(server.origin()).body(stream).expect("a request");
             let error = client.oneshot(request).await.expect_err("the body failed");
             assert!(chain(&*error).contains(the_disk_is_gone(protocol)), "{protocol:?}: {}", chain(&*error));

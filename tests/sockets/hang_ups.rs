@@ -15,16 +15,16 @@ use crate::{chain, run, until};
 
 const WELCOME: &str = "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nwelcome";
 
-/// One request with a token that is refused.
+/// One request with a token that is rejected.
 async fn send(world: &World, raw: &Raw) -> Result<Response<Incoming>, BoxError> {
     let client = world.layer(&raw.origin()).layer(Protocol::Http1.client());
     client.oneshot(Request::get(raw.origin()).body(Full::<Bytes>::default()).expect("a request")).await
 }
 
 #[test]
-fn a_refusal_that_is_cut_off_in_its_body_is_still_one_and_the_request_goes_again() {
+fn a_rejection_that_is_cut_off_in_its_body_is_still_one_and_the_request_goes_again() {
     run(async || {
-        for refusal in [
+        for rejection in [
             "HTTP/1.1 401 Unauthorized\r\ncontent-length: 100\r\n\r\nexpi",
             "HTTP/1.1 401 Unauthorized\r\ncontent-length: 100\r\n\r\n",
             "HTTP/1.1 401 Unauthorized\r\ntransfer-encoding: chunked\r\n\r\n10\r\nexpi",
@@ -32,16 +32,16 @@ fn a_refusal_that_is_cut_off_in_its_body_is_still_one_and_the_request_goes_again
             "HTTP/1.1 401 Unauthorized\r\n\r\nuntil it hangs up",
             "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 7\r\n\r\nexpired",
         ] {
-            let (world, raw) = (World::revoked().await, Raw::start([refusal, WELCOME]).await);
+            let (world, raw) = (World::revoked().await, Raw::start([rejection, WELCOME]).await);
             let response = send(&world, &raw).await.expect("an answer");
-            assert_eq!(text(response.into_body()).await, "welcome", "{refusal}");
+            assert_eq!(text(response.into_body()).await, "welcome", "{rejection}");
             assert_eq!((raw.received().len(), world.fetched()), (2, 2));
         }
     });
 }
 
 #[test]
-fn a_refusal_whose_stream_is_broken_off_is_still_one_and_the_request_goes_again() {
+fn a_rejection_whose_stream_is_broken_off_is_still_one_and_the_request_goes_again() {
     run(async || {
         for protocol in Protocol::BOTH {
             let world = World::revoked().await;
@@ -55,7 +55,7 @@ fn a_refusal_whose_stream_is_broken_off_is_still_one_and_the_request_goes_again(
                     frames.send(data("expi")).expect("the stream is here");
                     let world = world.clone();
                     tokio::spawn(async move {
-                        // The refusal has arrived.
+                        // The rejection has arrived.
                         until(|| world.fetched() == 2).await;
                         frames.send(Err("a fault of the server".into()))
                     });
@@ -73,7 +73,7 @@ fn a_refusal_whose_stream_is_broken_off_is_still_one_and_the_request_goes_again(
 }
 
 #[test]
-fn a_response_that_is_cut_off_in_its_head_is_an_error_and_no_refusal() {
+fn a_response_that_is_cut_off_in_its_head_is_an_error_and_no_rejection() {
     run(async || {
         for head in ["", "HTTP/1.1 401 Unauthorized\r\ncontent-le"] {
             let (world, raw) = (World::revoked().await, Raw::start([head, WELCOME]).await);
@@ -87,8 +87,8 @@ fn a_response_that_is_cut_off_in_its_head_is_an_error_and_no_refusal() {
 #[test]
 fn a_second_send_that_is_cut_off_is_a_clear_error() {
     run(async || {
-        let refusal = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-        let (world, raw) = (World::revoked().await, Raw::start([refusal, "HTTP/1.1 200"]).await);
+        let rejection = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        let (world, raw) = (World::revoked().await, Raw::start([rejection, "HTTP/1.1 200"]).await);
         let error = send(&world, &raw).await.expect_err("there was no second response");
         assert!(chain(&*error).contains("connection closed"), "{}", chain(&*error));
         assert_eq!((raw.received().len(), world.fetched()), (2, 2));
@@ -98,18 +98,18 @@ fn a_second_send_that_is_cut_off_is_a_clear_error() {
 #[test]
 fn a_connection_that_is_reset_or_closed_unannounced_is_a_second_send_or_an_error() {
     run(async || {
-        let refusals = [
+        let rejections = [
             ("HTTP/1.1 401 Unauthorized\r\ncontent-length: 100\r\n\r\nexpi", true),
             ("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n", true),
             // The connection looks as if it could be used again.
             ("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n", false),
             ("HTTP/1.1 401 Unauthorized\r\ncontent-length: 7\r\n\r\nexpired", false),
         ];
-        for (refusal, rudely) in refusals {
-            let (world, raw) = (World::revoked().await, Raw::hanging_up([refusal, WELCOME], rudely).await);
+        for (rejection, rudely) in rejections {
+            let (world, raw) = (World::revoked().await, Raw::hanging_up([rejection, WELCOME], rudely).await);
             match send(&world, &raw).await {
-                Ok(response) => assert_eq!(response.status(), StatusCode::OK, "{refusal}"),
-                Err(error) => assert!(chain(&*error).contains("client error"), "{refusal}: {}", chain(&*error)),
+                Ok(response) => assert_eq!(response.status(), StatusCode::OK, "{rejection}"),
+                Err(error) => assert!(chain(&*error).contains("client error"), "{rejection}: {}", chain(&*error)),
             }
         }
     });

@@ -15,7 +15,7 @@ mod hang_ups;
 mod methods;
 mod raw;
 mod redirects;
-mod refusals;
+mod rejections;
 mod servers;
 #[path = "../common/traces.rs"]
 mod traces;

@@ -7,7 +7,7 @@ use http::header::EXPECT;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use tower::{Layer, ServiceExt};
-use tower_bearer::resend::Buffered;
+use tower_bearer::replay::Buffered;
 
 use crate::run;
 use crate::servers::{Server, Uploads, answer, data, streamed, text};
@@ -17,7 +17,7 @@ use crate::world::{Protocol, World};
 fn a_request_that_expects_100_continue_goes_twice_and_waits_for_nothing() {
     run(async || {
         for protocol in Protocol::BOTH {
-            // A server that reads says 100 Continue before it refuses; one that does not read never says it.
+            // A server that reads says 100 Continue before it rejects; one that does not read never says it.
             for reads in [true, false] {
                 let (world, uploads) = (World::revoked().await, Uploads::default());
                 let server = Server::start({
@@ -35,7 +35,7 @@ fn a_request_that_expects_100_continue_goes_twice_and_waits_for_nothing() {
                     }
                 })
                 .await;
-                let client = world.layer(&server.origin()).resend(Buffered::new(1024)).layer(protocol.client());
+                let client = world.layer(&server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
                 let body = streamed([data("the whole "), data("body")]);
                 let request = Request::put(server.origin()).header(EXPECT, "100-continue").body(body);
                 let response = client.oneshot(request.expect("a request")).await.expect("an answer");
@@ -50,7 +50,7 @@ fn a_request_that_expects_100_continue_goes_twice_and_waits_for_nothing() {
 }
 
 #[test]
-fn a_tunnel_is_asked_for_without_a_token_and_its_refusal_is_its_own() {
+fn a_tunnel_is_asked_for_without_a_token_and_its_rejection_is_its_own() {
     run(async || {
         for status in [200, 401] {
             let world = World::revoked().await;

@@ -84,7 +84,7 @@ fn welcome() -> Response<Answer> {
     answer(200, "welcome")
 }
 
-fn refuse() -> Response<Answer> {
+fn reject() -> Response<Answer> {
     answer(401, "who are you?")
 }
 
@@ -101,7 +101,7 @@ fn no_stranger_sees_the_token_after_a_redirect_of_any_kind() {
                 for status in STATUSES {
                     for method in [Method::GET, Method::POST] {
                         let world = World::new().await;
-                        let api = redirecting(status, format!("{stranger}/there"), refuse).await;
+                        let api = redirecting(status, format!("{stranger}/there"), reject).await;
                         let net = Net { api, stranger: Server::start(|_| ready(welcome())).await };
                         let response = follower.client(&world, &net).oneshot(request(method)).await.expect("an answer");
                         assert_eq!(text(response.into_body()).await, "welcome");
@@ -122,7 +122,7 @@ fn a_redirect_that_stays_at_the_origin_keeps_the_token() {
                 for location in ["/there", "//api.test/there", "https://API.test:443/there"] {
                     let world = World::new().await;
                     let api = redirecting(status, location.to_owned(), welcome).await;
-                    let net = Net { api, stranger: Server::start(|_| ready(refuse())).await };
+                    let net = Net { api, stranger: Server::start(|_| ready(reject())).await };
                     let response =
                         follower.client(&world, &net).oneshot(request(Method::GET)).await.expect("an answer");
                     assert_eq!(text(response.into_body()).await, "welcome");
@@ -140,7 +140,7 @@ fn a_stranger_that_redirects_once_more_does_not_get_the_token_either() {
             for onward in ["/there", "https://other.test:8443/there"] {
                 let world = World::new().await;
                 let net = Net {
-                    api: redirecting(302, "https://other.test/".to_owned(), refuse).await,
+                    api: redirecting(302, "https://other.test/".to_owned(), reject).await,
                     stranger: redirecting(302, onward.replace(":8443", ""), welcome).await,
                 };
                 let response = follower.client(&world, &net).oneshot(request(Method::GET)).await.expect("an answer");
@@ -151,7 +151,7 @@ fn a_stranger_that_redirects_once_more_does_not_get_the_token_either() {
             let world = World::new().await;
             let net = Net {
                 api: redirecting(302, "https://other.test/".to_owned(), welcome).await,
-                stranger: redirecting(302, format!("{API}/there"), refuse).await,
+                stranger: redirecting(302, format!("{API}/there"), reject).await,
             };
             follower.client(&world, &net).oneshot(request(Method::GET)).await.expect("an answer");
             let back = if follower == Follower::AboveUs { "Bearer token-1" } else { "" };
@@ -167,7 +167,7 @@ fn a_token_of_the_callers_own_is_not_put_back_where_the_follower_took_it_off() {
         for follower in Follower::BOTH {
             let world = World::new().await;
             let net = Net {
-                api: redirecting(307, "https://other.test/there".to_owned(), refuse).await,
+                api: redirecting(307, "https://other.test/there".to_owned(), reject).await,
                 stranger: Server::start(|_| ready(welcome())).await,
             };
             let mut request = request(Method::GET);
@@ -184,11 +184,11 @@ fn a_401_of_a_stranger_is_handed_back_and_refreshes_nothing() {
         for follower in Follower::BOTH {
             for stranger in STRANGERS {
                 let world = World::new().await;
-                // Old enough for a refusal to count.
+                // Old enough for a rejection to count.
                 world.revoke();
                 let net = Net {
                     api: redirecting(302, format!("{stranger}/there"), welcome).await,
-                    stranger: Server::start(|_| ready(refuse())).await,
+                    stranger: Server::start(|_| ready(reject())).await,
                 };
                 let response = follower.client(&world, &net).oneshot(request(Method::GET)).await.expect("an answer");
                 assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
@@ -209,9 +209,9 @@ fn a_401_of_the_api_after_a_redirect_goes_again() {
     run(async || {
         for follower in Follower::BOTH {
             let world = World::revoked().await;
-            let judge = world.clone();
+            let evaluate = world.clone();
             let api = Server::start(move |request: Request<_>| {
-                let mut response = if judge.accepts(request.headers()) { welcome() } else { refuse() };
+                let mut response = if evaluate.accepts(request.headers()) { welcome() } else { reject() };
                 if request.uri().path() == "/" {
                     response = answer(302, "");
                     response.headers_mut().insert(LOCATION, HeaderValue::from_static("/there"));
@@ -219,7 +219,7 @@ fn a_401_of_the_api_after_a_redirect_goes_again() {
                 ready(response)
             })
             .await;
-            let net = Net { api, stranger: Server::start(|_| ready(refuse())).await };
+            let net = Net { api, stranger: Server::start(|_| ready(reject())).await };
             let response = follower.client(&world, &net).oneshot(request(Method::GET)).await.expect("an answer");
             assert_eq!(text(response.into_body()).await, "welcome", "{follower:?}");
             assert_eq!(world.fetched(), 2);

@@ -20,8 +20,8 @@ use tokio::net::TcpStream;
 use tokio::sync::RwLock;
 use tower::{BoxError, Service, ServiceExt, service_fn};
 use tower_bearer::oauth2::ClientCredentials;
-use tower_bearer::testing::{Issuer, ManualClock, Verdict};
-use tower_bearer::{BearerLayer, Origin, Refresh, TokenCache};
+use tower_bearer::testing::{Issuer, ManualClock, TokenState};
+use tower_bearer::{BearerLayer, Origin, TokenCache};
 
 /// The tokens of a test, and what decides about them.
 #[derive(Clone)]
@@ -62,7 +62,7 @@ impl World {
         });
         let login = ClientCredentials::new(network, "https://auth.example.com/token", "app", "secret");
         let clock = ManualClock::new();
-        let cache = TokenCache::with_clock(login.expect("a login"), Refresh::new(), clock.clone());
+        let cache = TokenCache::builder(login.expect("a login")).clock(clock.clone()).build().unwrap();
         cache.get().await.expect("a token");
         Self { cache, issuer, clock, door }
     }
@@ -74,7 +74,7 @@ impl World {
         world
     }
 
-    /// No API accepts the tokens there are any more. They are old enough for a refusal to count, and the refusals before
+    /// No API accepts the tokens there are any more. They are old enough for a rejection to count, and the rejections before
     /// are long enough ago for one more refresh.
     pub(crate) fn revoke(&self) {
         self.issuer.ledger().revoke_all();
@@ -84,7 +84,7 @@ impl World {
     /// What an API says to the token of a request.
     pub(crate) fn accepts(&self, headers: &HeaderMap) -> bool {
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        token.is_some_and(|token| self.issuer.ledger().verdict(token) == Verdict::Live)
+        token.is_some_and(|token| self.issuer.ledger().state_of(token) == TokenState::Live)
     }
 
     /// Token calls wait until this is dropped.
@@ -98,7 +98,7 @@ impl World {
     }
 
     pub(crate) fn layer(&self, origin: &str) -> BearerLayer {
-        BearerLayer::new(self.cache.clone(), [Origin::plain_http(origin).expect("an origin")]).expect("an origin")
+        BearerLayer::new(self.cache.clone(), [Origin::allow_insecure(origin).expect("an origin")]).expect("an origin")
     }
 }
 

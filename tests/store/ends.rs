@@ -115,7 +115,7 @@ async fn after_a_sign_out_a_login_in_any_process_revives_the_others() {
     sleep(1).await;
     assert_eq!(text(second.get().await), "t2");
     // A request of the former session does not go out with the new token.
-    assert!(second.refuse(&old).await.unwrap_err().is_signed_out());
+    assert!(second.report_rejected(&old).await.unwrap_err().is_signed_out());
     assert!(!second.status().signed_out);
 }
 

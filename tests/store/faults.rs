@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tower_bearer::testing::{MemoryStore, StoreCall, StoreFault};
-use tower_bearer::{Error, Refresh, TokenCache};
+use tower_bearer::{Error, RefreshPolicy, TokenCache};
 
 use crate::harness::{Issuer, KEY, Mortal, SECOND, Steps, process, session, sleep, text};
 
@@ -37,7 +37,7 @@ async fn without_a_token_the_refresh_token_is_not_spent_unless_a_setting_allows_
     for allow in [false, true] {
         let (issuer, store) = (Issuer::new(), MemoryStore::new());
         let process =
-            TokenCache::with_store(issuer.login(), Refresh::new(), session(&store).refresh_without_store(allow));
+            TokenCache::with_store(issuer.login(), RefreshPolicy::new(), session(&store).refresh_without_store(allow));
         process.get().await.unwrap();
         store.set_down(true);
         sleep(120).await;
@@ -215,7 +215,7 @@ async fn a_denied_client_does_not_end_the_session_of_the_others() {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     issuer.rotate_refresh_tokens(true);
     let source = || RefreshToken::new(issuer.clone(), "https://issuer.test/token", "app", "seed").unwrap();
-    let share = || TokenCache::with_store(source(), Refresh::new(), session(&store));
+    let share = || TokenCache::with_store(source(), RefreshPolicy::new(), session(&store));
     share().get().await.unwrap();
     issuer.queue(Answer::json(401, serde_json::json!({ "error": "invalid_client" })));
     let misconfigured = share();
@@ -256,7 +256,7 @@ async fn a_record_of_another_user_is_an_error_and_stays_as_it_is() {
     let error = other.get().await.unwrap_err();
     assert!(!error.is_transient() && error.to_string().contains("another user"), "{error}");
     let named = session(&store).identity("tenant-2");
-    let other = TokenCache::with_store(issuer.login(), Refresh::new(), named);
+    let other = TokenCache::with_store(issuer.login(), RefreshPolicy::new(), named);
     other.get().await.unwrap_err();
     assert_eq!((issuer.calls(), record(&store)), (1, before));
 }

@@ -51,7 +51,7 @@ async fn nothing_is_made_before_the_first_record_and_all_is_private() {
 }
 
 #[tokio::test]
-async fn what_others_may_write_is_refused() {
+async fn what_others_may_write_is_rejected() {
     let (store, directory, _home) = store();
     save(&store, b"record").await;
     let [record] = &files(&directory, ".json")[..] else { panic!("one record") };

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tower_bearer::store::{Lease, Saved, SharedSession, StoreError, Stored, TokenStore};
-use tower_bearer::{Error, FetchContext, Refresh, Secret, Token, TokenCache, TokenSource};
+use tower_bearer::{Error, FetchContext, RefreshPolicy, Secret, Token, TokenCache, TokenSource};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const KEY: &str = "ada";
@@ -165,13 +165,13 @@ impl Issuer {
             state.most_at_once = state.most_at_once.max(state.at_once);
             state.delay
         };
-        let answer = self.judge(refresh_token);
+        let answer = self.evaluate(refresh_token);
         tokio::time::sleep(delay).await;
         answer
     }
 
     /// The work is done when the call arrives; the answer may be lost.
-    fn judge(&self, refresh_token: Option<&str>) -> Result<Token, Error> {
+    fn evaluate(&self, refresh_token: Option<&str>) -> Result<Token, Error> {
         let mut state = self.lock();
         if let Some(error) = state.failures.pop() {
             return Err(error);
@@ -310,7 +310,7 @@ pub(crate) fn session(store: &(impl TokenStore + Clone)) -> SharedSession {
 
 /// A process that shares the session in this store.
 pub(crate) fn process(login: Login, store: &(impl TokenStore + Clone)) -> TokenCache {
-    TokenCache::with_store(login, Refresh::new(), session(store))
+    TokenCache::with_store(login, RefreshPolicy::new(), session(store))
 }
 
 pub(crate) fn text(answer: Result<Token, Error>) -> String {

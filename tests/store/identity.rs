@@ -5,7 +5,7 @@ use tower_bearer::json::JsonLogin;
 use tower_bearer::meshydb::MeshyDb;
 use tower_bearer::oauth2::{ClientCredentials, Password, RefreshToken};
 use tower_bearer::testing::{Issuer, MemoryStore};
-use tower_bearer::{Refresh, TokenCache, TokenSource};
+use tower_bearer::{RefreshPolicy, TokenCache, TokenSource};
 
 use crate::harness::session;
 
@@ -14,8 +14,8 @@ const URL: &str = "https://issuer.test/token";
 /// Whether the second of two processes takes the token that the first fetched; else it gets an error that says why.
 async fn share(first: impl TokenSource, second: impl TokenSource) -> bool {
     let store = MemoryStore::new();
-    let first = TokenCache::with_store(first, Refresh::new(), session(&store));
-    let second = TokenCache::with_store(second, Refresh::new(), session(&store));
+    let first = TokenCache::with_store(first, RefreshPolicy::new(), session(&store));
+    let second = TokenCache::with_store(second, RefreshPolicy::new(), session(&store));
     let first = first.get().await.unwrap();
     match second.get().await {
         Ok(token) => {

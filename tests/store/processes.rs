@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tower_bearer::store::{FileStore, SharedSession};
-use tower_bearer::{Error, FetchContext, Refresh, Secret, Token, TokenCache, TokenSource};
+use tower_bearer::{Error, FetchContext, RefreshPolicy, Secret, Token, TokenCache, TokenSource};
 
 use crate::harness::{Issuer, KEY, Mortal, SECOND, Steps};
 
@@ -117,7 +117,7 @@ fn process() {
     let store = Mortal::new(FileStore::new(env::var("DIRECTORY").unwrap()), &steps);
     let session = SharedSession::new(store, KEY).unwrap().lease(SECOND).unwrap().look_every(SECOND / 2).unwrap();
     let source = Remote { address, steps: steps.clone(), stops: env::var("STOPS").is_ok() };
-    let cache = TokenCache::with_store(source, Refresh::new(), session);
+    let cache = TokenCache::with_store(source, RefreshPolicy::new(), session);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         tokio::spawn(async move {

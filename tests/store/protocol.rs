@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tower_bearer::store::SharedSession;
 use tower_bearer::testing::{MemoryStore, StoreCall, StoreFault};
-use tower_bearer::{Refresh, TokenCache};
+use tower_bearer::{RefreshPolicy, TokenCache};
 
 use crate::harness::{Issuer, KEY, SECOND, process, session, sleep, text};
 
@@ -65,7 +65,7 @@ async fn a_lease_shorter_than_the_call_is_extended() {
     issuer.delay(3 * SECOND);
     let share = || {
         let session = session(&store).lease(SECOND).unwrap();
-        TokenCache::with_store(issuer.login(), Refresh::new(), session)
+        TokenCache::with_store(issuer.login(), RefreshPolicy::new(), session)
     };
     let processes = [share(), share(), share()];
     let [a, b, c] = &processes;
@@ -99,7 +99,7 @@ async fn a_burst_of_rejections_costs_one_lease_and_one_call() {
     let leases = store.calls(StoreCall::Acquire);
     let burst = (0..8).map(|_| {
         let (process, token) = (process.clone(), token.clone());
-        tokio::spawn(async move { process.refuse(&token).await })
+        tokio::spawn(async move { process.report_rejected(&token).await })
     });
     for rejection in burst.collect::<Vec<_>>() {
         assert_eq!(text(rejection.await.unwrap()), "t2");
@@ -111,7 +111,7 @@ async fn a_burst_of_rejections_costs_one_lease_and_one_call() {
 async fn adopting_costs_no_rejection_budget() {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     store.notify(false);
-    let policy = Refresh::new().refusal_budget(1, 3600 * SECOND);
+    let policy = RefreshPolicy::new().rejection_budget(1, 3600 * SECOND);
     let looks_late = || session(&store).look_every(3600 * SECOND).unwrap();
     let other = process(issuer.login(), &store);
     other.get().await.unwrap();
@@ -121,12 +121,12 @@ async fn adopting_costs_no_rejection_budget() {
         other.refresh().await.unwrap();
         // Long enough for the token to have reached every server of the API.
         sleep(3).await;
-        token = process.refuse(&token).await.unwrap();
+        token = process.report_rejected(&token).await.unwrap();
         assert_eq!((token.access_token(), issuer.calls()), (&*format!("t{number}"), number));
     }
-    token = process.refuse(&token).await.unwrap();
+    token = process.report_rejected(&token).await.unwrap();
     assert_eq!((token.access_token(), issuer.calls()), ("t5", 5), "one is paid for");
-    process.refuse(&token).await.expect_err("and no more");
+    process.report_rejected(&token).await.expect_err("and no more");
 }
 
 #[tokio::test(start_paused = true)]

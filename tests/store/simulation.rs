@@ -8,7 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::runtime::Builder;
 use tower_bearer::testing::{MemoryStore, StoreCall, StoreFault};
-use tower_bearer::{Refresh, TokenCache};
+use tower_bearer::{RefreshPolicy, TokenCache};
 
 use crate::harness::{Issuer, KEY, Mortal, SECOND, Steps, session};
 
@@ -31,7 +31,7 @@ struct Process {
 
 fn start(issuer: &Issuer, store: &MemoryStore, life: Steps) -> Process {
     let shared = session(&Mortal::new(store.clone(), &life)).lease(5 * SECOND).expect("long enough");
-    let cache = TokenCache::with_store(issuer.login().mortal(&life), Refresh::new(), shared);
+    let cache = TokenCache::with_store(issuer.login().mortal(&life), RefreshPolicy::new(), shared);
     Process { cache, life }
 }
 

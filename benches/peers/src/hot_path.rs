@@ -31,7 +31,7 @@ pub struct Warm {
 /// # Errors
 /// Those of the peer.
 pub async fn warmed<P: Peer>(leaks: bool) -> Result<P, BoxError> {
-    let issuer = Issuer::new(Terms { judges: true, ..AN_HOUR });
+    let issuer = Issuer::new(Terms { evaluates: true, ..AN_HOUR });
     let mut peer = P::start(issuer).await?;
     peer.send(P::request()).await?;
     peer.send(P::request()).await?;

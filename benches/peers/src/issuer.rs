@@ -48,7 +48,7 @@ pub struct Terms {
     /// Answers wait until [`Issuer::open`].
     pub held: bool,
     /// The API looks at the token of each request.
-    pub judges: bool,
+    pub evaluates: bool,
     /// The API forgets requests instead of dropping them, so that dropping them does not count.
     pub leaks: bool,
 }
@@ -59,7 +59,7 @@ pub const AN_HOUR: Terms = Terms {
     first: None,
     takes: Duration::ZERO,
     held: false,
-    judges: false,
+    evaluates: false,
     leaks: false,
 };
 
@@ -122,8 +122,8 @@ impl Issuer {
     }
 
     /// A request reaches the API, which may look at its token.
-    pub fn judge<'a>(self, authorization: impl FnOnce() -> Option<&'a [u8]>) {
-        if self.0.terms.judges {
+    pub fn evaluate<'a>(self, authorization: impl FnOnce() -> Option<&'a [u8]>) {
+        if self.0.terms.evaluates {
             let token = authorization().and_then(|value| value.strip_prefix(b"Bearer ")).expect("a bearer token");
             let ends = token[..DIGITS].iter().fold(0, |ends, digit| ends * 10 + u128::from(digit - b'0'));
             self.0.sent.fetch_add(1, Relaxed);

@@ -121,7 +121,7 @@ impl<F: Fails> Service<Request<Body>> for Wire<F> {
     }
 
     fn call(&mut self, request: Request<Body>) -> Answered<F> {
-        self.issuer.judge(|| request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes));
+        self.issuer.evaluate(|| request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes));
         let answer = Inner { leaks: self.issuer.leaks() }.call(request);
         Answered { answer, fails: PhantomData }
     }

@@ -43,7 +43,7 @@ const SHORT: Duration = Duration::from_secs(1);
 pub fn run<P: Peer>(callers: u64) -> Result<Outcome, BoxError> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let first = P::FETCHES_AT_START.then_some(SHORT);
-    let issuer = Issuer::new(Terms { first, held: true, judges: true, ..AN_HOUR });
+    let issuer = Issuer::new(Terms { first, held: true, evaluates: true, ..AN_HOUR });
     let peer: P = runtime.block_on(async {
         let peer = timeout(Duration::from_secs(20), P::start(issuer)).await??;
         if P::FETCHES_AT_START {

@@ -29,7 +29,7 @@ impl<S: TokenSource> TokenSource for CountingSource<S> {
         let token = self.source.fetch(context).await?;
         match reason {
             Reason::Due => self.fetches.ahead_of_expiry.fetch_add(1, Relaxed),
-            Reason::Refused => self.fetches.after_rejection.fetch_add(1, Relaxed),
+            Reason::Rejected => self.fetches.after_rejection.fetch_add(1, Relaxed),
             _ => 0,
         };
         Ok(token)

@@ -31,7 +31,7 @@ use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use tower::{BoxError, Layer};
 use tower_bearer::testing::{MeshConnectServer, MeshyDbServer};
-use tower_bearer::{BearerLayer, Refresh, TokenCache, mesh_connect::MeshConnect, meshydb::MeshyDb};
+use tower_bearer::{BearerLayer, RefreshPolicy, TokenCache, mesh_connect::MeshConnect, meshydb::MeshyDb};
 
 use crate::arguments::{Arguments, USAGE};
 use crate::counting_source::CountingSource;
@@ -50,7 +50,7 @@ async fn meshydb(http: &HttpClient) -> Result<Provider, BoxError> {
     // the cache, and its HTTP client to the layer.
     let account = MeshyDb::new(http.clone(), "acme", "public-key")?.tenant("blue")?.auth_base(&origin)?;
     let (source, fetches) = CountingSource::new(account.login_with_password("ann", "secret")?);
-    let cache = TokenCache::with_settings(source, early());
+    let cache = TokenCache::builder(source).refresh_policy(early()).build()?;
     let client = BearerLayer::new(cache.clone(), [&origin])?.layer(Probe::new(http.clone(), server.ledger()));
 
     Ok(Provider::new("MeshyDB", server, cache, fetches, client, format!("{origin}/acme/meshes/person")))
@@ -63,7 +63,7 @@ async fn mesh_connect(http: &HttpClient) -> Result<Provider, BoxError> {
 
     let login = MeshConnect::new(http.clone(), "my-client-id", "my-client-secret")?.base(&origin)?;
     let (source, fetches) = CountingSource::new(login);
-    let cache = TokenCache::with_settings(source, early());
+    let cache = TokenCache::builder(source).refresh_policy(early()).build()?;
     let client = BearerLayer::new(cache.clone(), [&origin])?.layer(Probe::new(http.clone(), server.ledger()));
 
     Ok(Provider::new("Mesh Connect", server, cache, fetches, client, format!("{origin}/admin/api/v1/transfers")))
@@ -71,8 +71,8 @@ async fn mesh_connect(http: &HttpClient) -> Result<Provider, BoxError> {
 
 /// Refreshes in the last third of a token's life. The default is the last fifth, which is right for a token that lives an
 /// hour. Of five seconds it leaves too little to outlast an outage.
-fn early() -> Refresh {
-    Refresh::new().margin(provider::LIFETIME / 3)
+fn early() -> RefreshPolicy {
+    RefreshPolicy::new().margin(provider::LIFETIME / 3)
 }
 
 #[tokio::main]

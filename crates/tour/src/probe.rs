@@ -12,7 +12,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use tower::Service;
-use tower_bearer::testing::{Ledger, Verdict};
+use tower_bearer::testing::{Ledger, TokenState};
 
 use crate::HttpClient;
 
@@ -71,7 +71,7 @@ impl Service<Request<Full<Bytes>>> for Probe {
         if let Some(Sends(count)) = request.extensions().get() {
             count.fetch_add(1, Relaxed);
         }
-        if token(request.headers()).is_some_and(|token| self.seen.ledger.verdict(token) == Verdict::Expired) {
+        if token(request.headers()).is_some_and(|token| self.seen.ledger.state_of(token) == TokenState::Expired) {
             self.seen.expired_tokens.fetch_add(1, Relaxed);
         }
         let (response, seen) = (self.http.call(request), Arc::clone(&self.seen));

@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use tower_bearer::store::SharedSession;
-use tower_bearer::{Error, FetchContext, Refresh, Token, TokenCache};
+use tower_bearer::{Error, FetchContext, RefreshPolicy, Token, TokenCache};
 use tower_bearer_redis::RedisStore;
 
 #[tokio::main(flavor = "current_thread")]
@@ -18,7 +18,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let url = std::env::var("REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379".to_owned());
     let session = SharedSession::new(RedisStore::new(url)?, "example")?;
-    let cache = TokenCache::with_store(source, Refresh::new(), session);
+    let cache = TokenCache::with_store(source, RefreshPolicy::new(), session);
     loop {
         match cache.get().await {
             Ok(token) => println!("process {process} has {}", token.access_token()),

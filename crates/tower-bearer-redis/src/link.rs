@@ -16,7 +16,7 @@ use crate::error;
 /// The connection, with the subscription on it.
 ///
 /// redis's own `ConnectionManager` is not used: it keeps a connection on which commands time out, and it hides that the
-/// server refused the subscription.
+/// server rejected the subscription.
 #[derive(Debug)]
 pub(crate) struct Link {
     client: Client,
@@ -59,7 +59,7 @@ impl Link {
         let repeated = async {
             let first = self.run_once(command, &mut used).await;
             match &first {
-                Err(error) if error.is_connection_dropped() && !error.is_connection_refusal() => {
+                Err(error) if error.is_connection_dropped() && !error.is_connection_rejection() => {
                     self.run_once(command, &mut used).await
                 }
                 _ => first,

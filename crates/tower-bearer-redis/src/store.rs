@@ -183,7 +183,7 @@ fn eval(script: &str, names: &[&str]) -> Cmd {
     command
 }
 
-/// Redis refuses zero, and times that do not fit.
+/// Redis rejects zero, and times that do not fit.
 fn millis(time: Duration) -> u64 {
     const CENTURY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, CENTURY)

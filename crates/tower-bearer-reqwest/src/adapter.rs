@@ -8,7 +8,7 @@ macro_rules! adapter {
 
         use http::{Method, Request, Response};
         use tower::Service;
-        use tower_bearer::Resend;
+        use tower_bearer::Replay;
         use tower_http::follow_redirect::RequestUri;
 
         use $($reqwest)+ as reqwest;
@@ -117,27 +117,27 @@ macro_rules! adapter {
             response
         }
 
-        impl Resend<reqwest::Body> for TryClone {
+        impl Replay<reqwest::Body> for TryClone {
             type Body = reqwest::Body;
-            type Spare = Request<reqwest::Body>;
+            type Saved = Request<reqwest::Body>;
 
-            fn once(&self, request: Request<reqwest::Body>) -> Request<reqwest::Body> {
+            fn pass_through(&self, request: Request<reqwest::Body>) -> Request<reqwest::Body> {
                 request
             }
 
-            fn first(&self, request: Request<reqwest::Body>) -> (Request<reqwest::Body>, Option<Self::Spare>) {
+            fn prepare(&self, request: Request<reqwest::Body>) -> (Request<reqwest::Body>, Option<Self::Saved>) {
                 // reqwest copies bodies only as part of a request.
                 static NOWHERE: LazyLock<Url> = LazyLock::new(|| "http://nowhere.invalid".parse().expect("a URL"));
                 let (head, body) = request.into_parts();
                 let mut carrier = reqwest::Request::new(Method::GET, NOWHERE.clone());
                 *carrier.body_mut() = Some(body);
                 let copy = carrier.try_clone().and_then(|mut copy| copy.body_mut().take());
-                let spare = copy.map(|copy| Request::from_parts(head.clone(), copy));
-                (Request::from_parts(head, carrier.body_mut().take().unwrap_or_default()), spare)
+                let saved = copy.map(|copy| Request::from_parts(head.clone(), copy));
+                (Request::from_parts(head, carrier.body_mut().take().unwrap_or_default()), saved)
             }
 
-            fn second(&self, spare: Self::Spare) -> Option<Request<reqwest::Body>> {
-                Some(spare)
+            fn replay(&self, saved: Self::Saved) -> Option<Request<reqwest::Body>> {
+                Some(saved)
             }
         }
     };

@@ -22,7 +22,7 @@ use reqwest_middleware::{Error, Middleware, Next, Result};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep};
 use tower::{BoxError, Layer, Service, ServiceExt};
-use tower_bearer::{BearerLayer, Resend};
+use tower_bearer::{BearerLayer, Replay};
 
 use crate::reqwest_0_13::{TryClone, convert_response, same_origin_redirects};
 
@@ -87,17 +87,17 @@ struct FailingBody(Option<io::Error>);
 // === impl BearerMiddleware ===
 
 impl BearerMiddleware {
-    /// The middleware that does what `layer` does. Its resend choice becomes [`TryClone`].
+    /// The middleware that does what `layer` does. Its replay choice becomes [`TryClone`].
     ///
     /// If the API rejects the token, a body in memory is sent again, and a stream is not. reqwest's multipart forms are
-    /// streams; [`with_resend`](Self::with_resend) has the choice that sends them again.
+    /// streams; [`with_replay`](Self::with_replay) has the choice that sends them again.
     pub fn new<R>(layer: BearerLayer<R>) -> Self {
-        Self::with_resend(layer.resend(TryClone))
+        Self::with_replay(layer.replay(TryClone))
     }
 
     /// Builds a client that follows redirects within one origin only, and begins a chain of middlewares over it.
     ///
-    /// It replaces the redirect policy of `builder` by [`same_origin_redirects`], because the layer cannot judge a
+    /// It replaces the redirect policy of `builder` by [`same_origin_redirects`], because the layer cannot evaluate a
     /// redirect that the client follows: reqwest up to 0.13 puts the `Authorization` header back at the second
     /// cross-origin redirect, which leaks the token. If another client follows one, each such response is an `ERROR`
     /// event, `cross_origin_response`.
@@ -110,9 +110,9 @@ impl BearerMiddleware {
 }
 
 impl<R> BearerMiddleware<R> {
-    /// The same with the layer's own resend choice, such as `Buffered::new(limit).wrap(reqwest::Body::wrap)`, which
+    /// The same with the layer's own replay choice, such as `Buffered::new(limit).wrap(reqwest::Body::wrap)`, which
     /// records streams and multipart forms, and sends them again.
-    pub fn with_resend(layer: BearerLayer<R>) -> Self {
+    pub fn with_replay(layer: BearerLayer<R>) -> Self {
         Self { layer }
     }
 }
@@ -120,7 +120,7 @@ impl<R> BearerMiddleware<R> {
 #[async_trait::async_trait]
 impl<R> Middleware for BearerMiddleware<R>
 where
-    R: Resend<Body, Body = Body, Spare: Send> + Clone + Send + Sync + 'static,
+    R: Replay<Body, Body = Body, Saved: Send> + Clone + Send + Sync + 'static,
 {
     async fn handle(
         &self,

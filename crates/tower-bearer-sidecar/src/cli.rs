@@ -46,9 +46,9 @@ Examples:
 ///
 /// Starts a small reverse proxy in front of one API. Any program, in any language, calls the local address without
 /// credentials; the sidecar fetches a bearer token, keeps it fresh, puts it on each call and sends it on. A call that
-/// the API refuses with 401 goes once more with a new token.
+/// the API rejects with 401 goes once more with a new token.
 ///
-/// Whoever can call the sidecar acts with its token. So it listens on loopback or on a Unix socket, and refuses requests
+/// Whoever can call the sidecar acts with its token. So it listens on loopback or on a Unix socket, and rejects requests
 /// of web pages and requests under a foreign name.
 #[derive(Parser)]
 #[command(name = "tower-bearer-sidecar", version, after_help = EXAMPLES, max_term_width = 110)]
@@ -72,7 +72,7 @@ pub(crate) struct Args {
     /// of a longer one is handed to the caller
     #[arg(long, value_name = "BYTES", default_value = "1048576", env = "SIDECAR_RESEND_LIMIT", hide_env = true)]
     #[arg(help_heading = "Where calls go")]
-    pub(crate) resend_limit: usize,
+    pub(crate) replay_limit: usize,
 
     #[command(flatten)]
     pub(crate) login: Login,
@@ -276,5 +276,5 @@ fn seconds(text: &str) -> Result<Duration, &'static str> {
 
 /// A page may come from plain `http://`: no token goes to it.
 fn page(text: &str) -> Result<Origin, tower_bearer::Error> {
-    Origin::plain_http(text)
+    Origin::allow_insecure(text)
 }

@@ -20,7 +20,7 @@ use tower::timeout::Timeout;
 use tower::util::option_layer;
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 use tower_bearer::meshydb::{Tenant, TenantLayer};
-use tower_bearer::resend::Buffered;
+use tower_bearer::replay::Buffered;
 use tower_bearer::{Bearer, BearerLayer, Origin, TokenCache};
 
 use crate::cors;
@@ -170,7 +170,7 @@ impl Inner {
         // Methods are case-sensitive, but not every server knows it.
         if NO_METHODS.iter().any(|method| request.method().as_str().eq_ignore_ascii_case(method)) {
             let detail = format!("This is no proxy for {}: it forwards requests to one upstream.", request.method());
-            return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "method-refused", detail));
+            return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "method-rejected", detail));
         }
         // In HTTP/2 the target always names the host; the guard has looked at it.
         if request.uri().authority().is_some() && request.version() != Version::HTTP_2 {

@@ -83,8 +83,8 @@ impl Guard {
         if header.into_iter().chain(target).all(known) {
             return Ok(());
         }
-        Err(refused(
-            "host-refused",
+        Err(rejected(
+            "host-rejected",
             "The request calls this sidecar by a name that is not its own. If it should have that name, start it with \
              --allow-host.",
         ))
@@ -93,15 +93,15 @@ impl Guard {
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let known = |origin: &str| {
             // Also of plain http: no token goes there.
-            Origin::plain_http(origin).is_ok_and(|origin| self.rules.origins.contains(&origin))
+            Origin::allow_insecure(origin).is_ok_and(|origin| self.rules.origins.contains(&origin))
         };
         let mut origins = headers.get_all(ORIGIN).iter().peekable();
         if origins.peek().is_some() {
             if origins.all(|origin| origin.to_str().is_ok_and(known)) {
                 return Ok(());
             }
-            return Err(refused(
-                "origin-refused",
+            return Err(rejected(
+                "origin-rejected",
                 "The request comes from a web page whose origin is not allowed here. If its scripts should call with \
                  this token, start the sidecar with --allow-origin.",
             ));
@@ -109,8 +109,8 @@ impl Guard {
         if headers.get_all(SEC_FETCH_SITE).iter().all(|site| site == "none" || site == "same-origin") {
             return Ok(());
         }
-        Err(refused(
-            "cross-site-refused",
+        Err(rejected(
+            "cross-site-rejected",
             "The request comes from a page of another site (Sec-Fetch-Site), and does not say which. A page whose \
              origin is allowed calls with fetch() in the mode cors.",
         ))
@@ -122,13 +122,13 @@ impl<B> ValidateRequest<B> for Guard {
 
     fn validate(&mut self, request: &mut Request<B>) -> Result<(), Response<Body>> {
         self.check(request).map_err(|problem| {
-            tracing::info!(refused = problem.code(), "request refused");
+            tracing::info!(rejected = problem.code(), "request rejected");
             problem.into_response().map(forward::own)
         })
     }
 }
 
-fn refused(code: &'static str, detail: &'static str) -> Problem {
+fn rejected(code: &'static str, detail: &'static str) -> Problem {
     Problem::new(StatusCode::FORBIDDEN, code, detail)
 }
 

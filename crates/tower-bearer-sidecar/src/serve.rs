@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{BoxError, Layer, Service, ServiceBuilder, service_fn};
-use tower_bearer::resend::Buffered;
+use tower_bearer::replay::Buffered;
 use tower_bearer::{BearerLayer, Origin};
 use tower_http::trace::TraceLayer;
 use tower_http::validate_request::ValidateRequestHeaderLayer;
@@ -43,7 +43,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Wrong> {
     let cache = session.cache.named("sidecar");
     let upstream = upstream(args.upstream.as_deref().or(session.upstream))?;
     let layer = BearerLayer::new(cache.clone(), [upstream.clone()]).map_err(|error| Wrong::new("--upstream", error))?;
-    let layer = layer.resend(Buffered::new(args.resend_limit));
+    let layer = layer.replay(Buffered::new(args.replay_limit));
 
     let prometheus = status::recorder().install_recorder().expect("it is the only recorder");
     status::describe();
@@ -116,7 +116,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Wrong> {
 fn upstream(given: Option<&str>) -> Result<Origin, Wrong> {
     let wrong = |problem: &dyn std::fmt::Display| Wrong::new("--upstream", problem);
     let given = given.ok_or_else(|| wrong(&"say which API calls go to, such as https://api.example.com"))?;
-    given.parse().map_err(|error: tower_bearer::Error| match Origin::plain_http(given) {
+    given.parse().map_err(|error: tower_bearer::Error| match Origin::allow_insecure(given) {
         Ok(_) => {
             wrong(&"plain http:// shows the token to everyone on the way; write https:// (http:// is for loopback)")
         }

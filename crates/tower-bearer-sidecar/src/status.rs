@@ -45,7 +45,7 @@ impl Reporter {
             (&Method::GET | &Method::HEAD, "/ready") => self.ready(),
             (&Method::GET | &Method::HEAD, "/metrics") => self.metrics(),
             (_, "/health" | "/ready" | "/metrics") => {
-                let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-refused", "This is for reading.");
+                let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-rejected", "This is for reading.");
                 let mut response = problem.into_response();
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
                 response
@@ -69,7 +69,7 @@ impl Reporter {
             "usable_for_seconds": status.usable_for.map(|left| left.as_secs_f64()),
             "generation": status.generation,
             "fetching": status.fetching,
-            "refused": status.suspect,
+            "rejected": status.suspect,
             "last_failure": status.last_failure.as_ref().map(|error| chain(error)),
             "next_attempt_in_seconds": status.next_attempt_in.map(|wait| wait.as_secs_f64()),
             "refresh_token_not_saved": status.not_saved.as_ref().map(|error| chain(error)),

@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
-use tower_bearer::resend::ReplayBody;
+use tower_bearer::replay::ReplayBody;
 
 use crate::Wrong;
 use crate::login::TokenClient;

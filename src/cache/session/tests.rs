@@ -16,12 +16,12 @@ const SAVE: Duration = Duration::from_secs(6);
 const BUDGET: usize = 2;
 const BUDGET_WINDOW: Duration = Duration::from_secs(600);
 
-fn policy() -> Refresh {
-    Refresh::new().refusal_budget(BUDGET, BUDGET_WINDOW)
+fn policy() -> RefreshPolicy {
+    RefreshPolicy::new().rejection_budget(BUDGET, BUDGET_WINDOW)
 }
 
-fn start() -> Moment {
-    Moment { mono: Duration::from_secs(1000), wall: Duration::from_secs(1_800_000_000) }
+fn start() -> DualInstant {
+    DualInstant { mono: Duration::from_secs(1000), wall: Duration::from_secs(1_800_000_000) }
 }
 
 fn first_session() -> SessionId {
@@ -98,7 +98,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 #[derive(Clone, Debug)]
 enum Event {
-    Started(Run, Moment),
+    Started(Run, DualInstant),
     /// A run brought a token, or a refresh token of this text alone.
     Accepted {
         run: u64,
@@ -110,11 +110,11 @@ enum Event {
         generation: u64,
         session: u32,
         window: Window,
-        first_seen: Moment,
+        first_seen: DualInstant,
     },
     Failed {
         denied: bool,
-        retry_at: Moment,
+        retry_at: DualInstant,
         streak: u32,
     },
     Rejected {
@@ -147,7 +147,7 @@ struct Published {
     generation: u64,
     session: u32,
     window: Window,
-    first_seen: Moment,
+    first_seen: DualInstant,
 }
 
 impl Model {
@@ -205,14 +205,14 @@ impl Model {
             .then(|| self.published().pop())?
     }
 
-    fn usable(&self, now: Moment) -> Option<(Published, Phase)> {
+    fn usable(&self, now: DualInstant) -> Option<(Published, Phase)> {
         let current = self.current()?;
         let phase = current.window.phase(now);
         (phase != Phase::Expired).then_some((current, phase))
     }
 
     /// The failures since the last token, the newest last.
-    fn failures(&self) -> Vec<(bool, Moment, u32)> {
+    fn failures(&self) -> Vec<(bool, DualInstant, u32)> {
         let mut failures = Vec::new();
         for event in self.since_empty() {
             match event {
@@ -233,9 +233,9 @@ impl Model {
         self.log.iter().any(|event| matches!(event, Event::Rejected { generation: of } if Some(*of) == generation))
     }
 
-    fn has_budget(&self, now: Moment) -> bool {
+    fn has_budget(&self, now: DualInstant) -> bool {
         let spent = self.log.iter().filter(|event| match event {
-            Event::Started(run, at) => run.plan.reason == Reason::Refused && !at.after(BUDGET_WINDOW).reached(now),
+            Event::Started(run, at) => run.plan.reason == Reason::Rejected && !at.after(BUDGET_WINDOW).is_past(now),
             _ => false,
         });
         spent.count() < BUDGET
@@ -300,7 +300,7 @@ impl Model {
         numbers
     }
 
-    fn decision(&self, demand: Demand, former: bool, now: Moment, in_flight: bool) -> String {
+    fn decision(&self, demand: Demand, former: bool, now: DualInstant, in_flight: bool) -> String {
         if former || self.is_signed_out() {
             return "fail: signed out".to_owned();
         }
@@ -322,18 +322,18 @@ impl Model {
         if self.is_closed() {
             return "fail: closed".to_owned();
         }
-        let backoff = self.failures().last().is_some_and(|(_, retry_at, _)| !retry_at.reached(now));
+        let backoff = self.failures().last().is_some_and(|(_, retry_at, _)| !retry_at.is_past(now));
         if backoff && demand != Demand::Fetched {
             return "fail: backoff".to_owned();
         }
         let reason = match demand {
             Demand::Fetched => Reason::Asked,
-            Demand::NewerThan(_) if usable.is_some() => Reason::Refused,
+            Demand::NewerThan(_) if usable.is_some() => Reason::Rejected,
             _ if usable.is_some() => Reason::Due,
             _ if self.current().is_some() => Reason::Expired,
             _ => Reason::First,
         };
-        if reason == Reason::Refused && !self.has_budget(now) {
+        if reason == Reason::Rejected && !self.has_budget(now) {
             return "over budget".to_owned();
         }
         format!("start {reason} {}", self.epoch())
@@ -345,26 +345,26 @@ impl Model {
 /// A run that has not ended, in the slot or superseded.
 struct Live {
     run: Run,
-    asked: Moment,
+    asked: DualInstant,
     received: Option<Token>,
 }
 
 struct Walk {
     session: Session,
     model: Model,
-    now: Moment,
+    now: DualInstant,
     runs: Vec<Live>,
     /// The number of the run in the slot.
     slot: Option<u64>,
     started: u64,
     /// The saves under way: number, refresh token, and when it counts as lost.
-    saves: Vec<(SaveTicket, String, Moment)>,
+    saves: Vec<(SaveTicket, String, DualInstant)>,
     /// How much had happened when each of them began.
     begun: Vec<usize>,
     /// What the last save that may have written has left, and whether it is known to have succeeded.
     stored: Option<(u64, String)>,
     sign_outs: Vec<u64>,
-    reported_at: Option<Moment>,
+    reported_at: Option<DualInstant>,
     seen: BTreeSet<String>,
 }
 
@@ -456,7 +456,7 @@ impl Walk {
             Step::End(which, denied, retry_after) => self.end(which, denied, retry_after)?,
             Step::Reject(which) => self.reject(which)?,
             Step::OverBudget => {
-                let first = self.reported_at.is_none_or(|at| at.after(BUDGET_WINDOW).reached(self.now));
+                let first = self.reported_at.is_none_or(|at| at.after(BUDGET_WINDOW).is_past(self.now));
                 prop_assert_eq!(self.session.on_over_budget(&policy(), self.now), first);
                 if first {
                     self.reported_at = Some(self.now);
@@ -595,7 +595,7 @@ impl Walk {
                     };
                     // A token that can still be sent answers those who asked for no other.
                     let answers = no_longer && !suspect && window.phase(self.now) != Phase::Expired;
-                    prop_assert_eq!(answer.is_ok(), answers && run.plan.reason != Reason::Refused);
+                    prop_assert_eq!(answer.is_ok(), answers && run.plan.reason != Reason::Rejected);
                     self.failed(false, None, backoff)?;
                     self.seen.insert("unchanged".to_owned());
                 } else {
@@ -673,7 +673,7 @@ impl Walk {
     /// The number of the newest refresh token: how often another came.
     fn begin_save(&mut self) -> Result<(), TestCaseError> {
         let until = self.now.after(SAVE);
-        let busy = self.saves.iter().any(|(_, _, until)| !until.reached(self.now));
+        let busy = self.saves.iter().any(|(_, _, until)| !until.is_past(self.now));
         let newest = self.model.refresh_token();
         match self.session.begin_save(self.now, until) {
             SaveStep::Done => {
@@ -806,7 +806,7 @@ fn every_walk_agrees_with_the_list_of_what_happened() {
         "start first",
         "start due",
         "start expired",
-        "start refused",
+        "start rejected",
         "start asked",
         "published",
         "unchanged",

@@ -1,6 +1,6 @@
 //! Configured origin, URI of a request, and what the layer says of it.
 
-use crate::origin::Verdict::{self, Foreign, Ours, Unplaced, Userinfo};
+use crate::origin::OriginMatch::{self, Foreign, Ours, Unplaced, Userinfo};
 
 pub(super) const API: &str = "https://api.example.com";
 const API_8443: &str = "https://api.example.com:8443";
@@ -8,7 +8,7 @@ pub(super) const PLAIN: &str = "http://api.example.com";
 pub(super) const V6: &str = "https://[2001:db8::1]";
 const V4: &str = "https://192.0.2.7";
 
-pub(super) const TABLE: &[(&str, &str, Verdict)] = &[
+pub(super) const TABLE: &[(&str, &str, OriginMatch)] = &[
     // As it is written.
     (API, "https://api.example.com", Ours),
     (API, "https://api.example.com/", Ours),

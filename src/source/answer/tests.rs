@@ -47,7 +47,7 @@ fn what_is_no_number_is_the_default() {
 }
 
 #[test]
-fn a_default_lifetime_of_zero_is_refused() {
+fn a_default_lifetime_of_zero_is_rejected() {
     assert!(default_lifetime(Duration::ZERO).unwrap_err().is_invalid());
     assert_eq!(default_lifetime(DEFAULT).unwrap(), DEFAULT);
 }

@@ -7,7 +7,7 @@ use crate::source::oauth2::client::Client;
 use crate::source::oauth2::settings::{client_settings, optional_client};
 use crate::source::secret::{SecretProvider, SecretSource};
 use crate::source::transport::HttpClient;
-use crate::source::{FetchContext, TokenSource, filled};
+use crate::source::{FetchContext, TokenSource, require_non_empty};
 use crate::token::Token;
 
 /// Token exchange (RFC 8693): a token for another, which an async closure hands over at each fetch.
@@ -94,7 +94,7 @@ impl TokenExchange {
     /// An empty one.
     pub fn subject_token_type(mut self, identifier: impl Into<String>) -> Result<Self, Error> {
         self.subject_type = identifier.into();
-        filled("subject_token_type", &self.subject_type)?;
+        require_non_empty("subject_token_type", &self.subject_type)?;
         Ok(self)
     }
 
@@ -108,7 +108,7 @@ impl TokenExchange {
         identifier: impl Into<String>,
     ) -> Result<Self, Error> {
         let (actor, identifier) = (SecretProvider::checked("actor_token", actor_token)?, identifier.into());
-        filled("actor_token_type", &identifier)?;
+        require_non_empty("actor_token_type", &identifier)?;
         self.client = self.client.redacting(&actor);
         self.actor = Some((actor, identifier));
         Ok(self)
@@ -121,7 +121,7 @@ impl TokenExchange {
     /// An empty identifier.
     pub fn requested_token_type(mut self, identifier: impl Into<String>) -> Result<Self, Error> {
         let identifier = identifier.into();
-        filled("requested_token_type", &identifier)?;
+        require_non_empty("requested_token_type", &identifier)?;
         self.requested_type = Some(identifier);
         Ok(self)
     }

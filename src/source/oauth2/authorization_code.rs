@@ -17,7 +17,7 @@ use crate::source::oauth2::random::random;
 use crate::source::oauth2::refresh::RefreshToken;
 use crate::source::oauth2::settings::{client_auth, client_settings};
 use crate::source::transport::HttpClient;
-use crate::source::{filled, redact};
+use crate::source::{redact, require_non_empty};
 use crate::token::Token;
 
 /// The authorization code grant (RFC 6749 section 4.1) with PKCE (RFC 7636): a person logs in with a browser, which comes
@@ -105,7 +105,7 @@ impl AuthorizationCode {
         redirect_uri: impl Into<String>,
     ) -> Result<Self, Error> {
         let redirect_uri = redirect_uri.into();
-        filled("redirect_uri", &redirect_uri)?;
+        require_non_empty("redirect_uri", &redirect_uri)?;
         Ok(Self { client, authorization, issuer, redirect_uri })
     }
 

@@ -13,7 +13,7 @@ use crate::source::endpoint::Endpoint;
 use crate::source::oauth2::auth::ClientAuth;
 use crate::source::secret::SecretProvider;
 use crate::source::transport::TokenResponse;
-use crate::source::{FetchContext, answer, filled};
+use crate::source::{FetchContext, answer, require_non_empty};
 use crate::token::{DEFAULT_LIFETIME, Token, TokenId};
 
 /// A client of a token endpoint.
@@ -95,7 +95,7 @@ impl Client {
 
     pub(super) fn with_id(self, id: impl Into<String>, auth: impl Into<ClientAuth>) -> Result<Self, Error> {
         let id = id.into();
-        filled("client_id", &id)?;
+        require_non_empty("client_id", &id)?;
         Self { id: Some(id), ..self }.with_auth(auth)
     }
 
@@ -154,7 +154,7 @@ impl Client {
         if RESERVED.contains(&name) {
             return Err(Error::invalid("parameter", format!("{name} is sent by the grant or by a setting of its own")));
         }
-        filled("parameter", name)?;
+        require_non_empty("parameter", name)?;
         let value = Secret::from(value.into());
         // Shorter ones are no keys, and would take single letters out of an error.
         self.secrets.extend(Some(&value).filter(|value| value.expose().len() >= 8).cloned());
@@ -383,11 +383,11 @@ fn known(code: &str) -> Option<&'static str> {
     FINAL.into_iter().find(|known| *known == code)
 }
 
-/// Whether the login is asked again after a refused refresh: after every denial and every 400, but not where the client
+/// Whether the login is asked again after a rejected refresh: after every denial and every 400, but not where the client
 /// itself was denied, as its login would be too.
 fn ends_session(error: &Error) -> bool {
-    let refused = error.is_denied() || error.status() == Some(StatusCode::BAD_REQUEST);
-    refused && error.code() != Some(INVALID_CLIENT)
+    let rejected = error.is_denied() || error.status() == Some(StatusCode::BAD_REQUEST);
+    rejected && error.code() != Some(INVALID_CLIENT)
 }
 
 /// A body that is a sentence: neither JSON nor a page.

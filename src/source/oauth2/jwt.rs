@@ -13,8 +13,8 @@ use tower::BoxError;
 
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::source::filled;
 use crate::source::oauth2::random::random;
+use crate::source::require_non_empty;
 use crate::source::secret::{SecretProvider, SecretSource};
 
 /// How a key signs (RFC 7518 section 3.1, RFC 8037 section 3.1).
@@ -73,7 +73,7 @@ pub struct Assertion {
     claims: Map<String, Value>,
 }
 
-/// RFC 7523 section 3: a server may refuse what ends too far ahead.
+/// RFC 7523 section 3: a server may reject what ends too far ahead.
 const LIFETIME: Duration = Duration::from_secs(60);
 
 // === impl SigningKey ===
@@ -168,8 +168,8 @@ impl Assertion {
     /// # Errors
     /// An empty issuer or audience.
     pub fn new(key: SigningKey, issuer: &str, audience: &str) -> Result<Self, Error> {
-        filled("issuer", issuer)?;
-        filled("audience", audience)?;
+        require_non_empty("issuer", issuer)?;
+        require_non_empty("audience", audience)?;
         Ok(Self::of(key, issuer, audience))
     }
 

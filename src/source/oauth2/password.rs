@@ -7,7 +7,7 @@ use crate::source::oauth2::client::Client;
 use crate::source::oauth2::settings::{client_auth, client_settings};
 use crate::source::secret::{SecretProvider, SecretSource};
 use crate::source::transport::HttpClient;
-use crate::source::{FetchContext, TokenSource, filled};
+use crate::source::{FetchContext, TokenSource, require_non_empty};
 use crate::token::Token;
 
 /// The password grant (RFC 6749 section 4.3), for servers that still ask for it.
@@ -61,7 +61,7 @@ impl Password {
         password: impl SecretSource<M>,
     ) -> Result<Self, Error> {
         let username = username.into();
-        filled("username", &username)?;
+        require_non_empty("username", &username)?;
         let password = SecretProvider::checked("password", password)?;
         Ok(Self { client: client.redacting(&password), username, password })
     }

@@ -3,8 +3,8 @@ use super::*;
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-fn now() -> Moment {
-    Moment { mono: 10 * HOUR, wall: Duration::from_secs(1_800_000_000) }
+fn now() -> DualInstant {
+    DualInstant { mono: 10 * HOUR, wall: Duration::from_secs(1_800_000_000) }
 }
 
 fn token() -> Token {
@@ -52,7 +52,7 @@ fn a_record_is_read_as_it_was_written() {
 fn the_age_in_the_store_counts_and_the_wall_clocks_of_two_machines_do_not() {
     let bytes = record(1, 1, active("r")).encode(now().after(600 * SECOND));
     // Read on a machine whose clock is a year ahead, 5 min after it was saved.
-    let there = Moment { mono: 2 * HOUR, wall: now().wall + 365 * 24 * HOUR };
+    let there = DualInstant { mono: 2 * HOUR, wall: now().wall + 365 * 24 * HOUR };
     let read = Record::decode(&bytes, 300 * SECOND, there).expect("whole");
     let asked = read.token().expect("a token").asked;
     assert_eq!(asked.after(900 * SECOND), there, "10 min before it was saved, and 5 min since");

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use crate::testing::helpers::now;
 use crate::testing::tests::{Got, SECOND, call, send};
-use crate::testing::{Answer, MeshConnectServer, Verdict};
+use crate::testing::{Answer, MeshConnectServer, TokenState};
 
 const LOGIN: &str = r#"{"clientId":"me","clientSecret":"secret"}"#;
 
@@ -134,7 +134,7 @@ async fn an_outage_answers_token_calls_late_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_api_refuses_with_an_envelope_and_no_challenge() {
+async fn the_api_rejects_with_an_envelope_and_no_challenge() {
     let server = server();
     let live = content(&server).await["id_token"].as_str().unwrap().to_owned();
     assert_eq!(call(&server, "/admin/api/v1/accounts", &live).await.status, 200);
@@ -142,8 +142,8 @@ async fn the_api_refuses_with_an_envelope_and_no_challenge() {
     let got = call(&server, "/admin/api/v1/accounts", &live).await;
     assert_eq!((got.status.as_u16(), got.text("status")), (401, "permissionDenied".to_owned()));
     assert!(!got.headers.contains_key("www-authenticate"));
-    assert_eq!(server.ledger().verdict(&live), Verdict::Revoked);
+    assert_eq!(server.ledger().state_of(&live), TokenState::Revoked);
     assert_eq!(call(&server, "/elsewhere", &live).await.status, 404);
     assert_eq!(call(&server, "/admin/api/v1/Token", &live).await.status, 405);
-    assert_eq!((server.api().accepted(), server.api().refused(), server.requests().len()), (1, 1, 5));
+    assert_eq!((server.api().accepted(), server.api().rejected(), server.requests().len()), (1, 1, 5));
 }

@@ -4,7 +4,7 @@ use http::Request;
 use serde_json::json;
 
 use crate::testing::tests::{Got, SECOND, call, send};
-use crate::testing::{Answer, ErrorBodies, MeshyDbServer, Verdict};
+use crate::testing::{Answer, ErrorBodies, MeshyDbServer, TokenState};
 
 const LOGIN: &str = "client_id=key&grant_type=password&username=ann&password=secret&scope=meshy.api%20offline_access";
 
@@ -54,7 +54,7 @@ async fn a_login_is_answered_as_documented() {
         })
     );
     assert!(access_token.starts_with("ey") && access_token.split('.').count() == 3);
-    assert_eq!(server.ledger().verdict(&access_token), Verdict::Live);
+    assert_eq!(server.ledger().state_of(&access_token), TokenState::Live);
     assert_eq!(server.token_calls().total(), 1);
 }
 
@@ -98,7 +98,7 @@ async fn a_refresh_rotates_the_refresh_token_and_lets_the_old_access_token_live(
     let first = token(&server, LOGIN).await;
     let second = refresh(&server, &first.text("refresh_token")).await;
     assert_ne!(first.text("refresh_token"), second.text("refresh_token"));
-    assert_eq!(server.ledger().verdict(&first.text("access_token")), Verdict::Live);
+    assert_eq!(server.ledger().state_of(&first.text("access_token")), TokenState::Live);
     assert_eq!(refresh(&server, &second.text("refresh_token")).await.status, 200);
     assert_eq!(server.reuses(), 0);
 }
@@ -154,8 +154,8 @@ async fn a_refresh_can_end_the_old_access_token_at_once() {
     let first = token(&server, LOGIN).await;
     let second = refresh(&server, &first.text("refresh_token")).await;
     let ledger = server.ledger();
-    assert_eq!(ledger.verdict(&first.text("access_token")), Verdict::Revoked);
-    assert_eq!(ledger.verdict(&second.text("access_token")), Verdict::Live);
+    assert_eq!(ledger.state_of(&first.text("access_token")), TokenState::Revoked);
+    assert_eq!(ledger.state_of(&second.text("access_token")), TokenState::Live);
 }
 
 #[tokio::test(start_paused = true)]
@@ -253,7 +253,7 @@ async fn a_revoked_refresh_token_ends_its_session() {
         assert_eq!((got.status.as_u16(), got.body.len()), (200, 0));
     }
     assert_eq!(server.revocations(), 1);
-    assert_eq!(server.ledger().verdict(&first.text("access_token")), Verdict::Revoked);
+    assert_eq!(server.ledger().state_of(&first.text("access_token")), TokenState::Revoked);
     let got = refresh(&server, &first.text("refresh_token")).await;
     assert_eq!(denial(&got), denied("invalid_grant", "Token is invalid."));
     let stranger = send(&server, form("connect/revocation"), "token=a&client_id=kez").await.unwrap();
@@ -267,11 +267,11 @@ async fn any_other_path_of_the_account_is_the_protected_api() {
     let server = server();
     let live = token(&server, LOGIN).await.text("access_token");
     assert_eq!(call(&server, "https://api.meshydb.com/acme/meshes/person", &live).await.status, 200);
-    let refused = call(&server, "/acme/meshes/person", "unknown").await;
-    assert_eq!(refused.headers["www-authenticate"], r#"Bearer error="invalid_token""#);
+    let rejected = call(&server, "/acme/meshes/person", "unknown").await;
+    assert_eq!(rejected.headers["www-authenticate"], r#"Bearer error="invalid_token""#);
     assert_eq!(call(&server, "/other/meshes/person", &live).await.status, 404);
     assert_eq!(call(&server, "/acme/connect/token", &live).await.status, 405);
-    assert_eq!((server.api().accepted(), server.api().refused()), (1, 1));
+    assert_eq!((server.api().accepted(), server.api().rejected()), (1, 1));
     assert_eq!((server.requests().len(), server.token_calls().total()), (5, 1));
 }
 
@@ -332,7 +332,7 @@ async fn a_token_of_one_server_is_unknown_to_another() {
     let (one, other) = (server(), server());
     let first = token(&one, LOGIN).await;
     token(&other, LOGIN).await;
-    assert_eq!(other.ledger().verdict(&first.text("access_token")), Verdict::Unknown);
+    assert_eq!(other.ledger().state_of(&first.text("access_token")), TokenState::Unknown);
     assert_eq!(refresh(&other, &first.text("refresh_token")).await.status, 400);
     assert_eq!(other.reuses(), 0);
 }

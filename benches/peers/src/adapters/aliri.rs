@@ -43,7 +43,7 @@ impl AsyncTokenSource for Source {
 #[async_trait]
 impl Middleware for Api {
     async fn handle(&self, request: Request, _: &mut Extensions, _: Next<'_>) -> Result<Response> {
-        self.0.judge(|| request.headers().get(AUTHORIZATION).map(|value| value.as_bytes()));
+        self.0.evaluate(|| request.headers().get(AUTHORIZATION).map(|value| value.as_bytes()));
         self.0.finish(request);
         Ok(http::Response::<&[u8]>::default().into())
     }

@@ -83,7 +83,7 @@ impl Peer for Aws {
         let identity = cache.resolve_cached_identity(resolver.clone(), components, config).await?;
         let endpoint = AuthSchemeEndpointConfig::empty();
         scheme.signer().sign_http_request(&mut request, &identity, endpoint, components, config)?;
-        issuer.judge(|| request.headers().get(AUTHORIZATION).map(str::as_bytes));
+        issuer.evaluate(|| request.headers().get(AUTHORIZATION).map(str::as_bytes));
         issuer.finish(request);
         Ok(())
     }

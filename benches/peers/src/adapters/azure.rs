@@ -41,7 +41,7 @@ impl TokenCredential for Credential {
 #[async_trait]
 impl Policy for Api {
     async fn send(&self, _: &Context, request: &mut Request, _: &[Arc<dyn Policy>]) -> PolicyResult {
-        self.0.judge(|| request.headers().get_optional_str(&AUTHORIZATION).map(str::as_bytes));
+        self.0.evaluate(|| request.headers().get_optional_str(&AUTHORIZATION).map(str::as_bytes));
         Ok(AsyncRawResponse::from_bytes(StatusCode::Ok, Headers::new(), ""))
     }
 }
@@ -49,7 +49,7 @@ impl Policy for Api {
 impl Peer for Azure {
     const NAME: &'static str = "azure_core, `BearerTokenAuthorizationPolicy`";
     const CRATE: &'static str = "azure_core";
-    const NOTE: &'static str = "no origin check; forgets a refused token; margin fixed at 5 min, fetches under the lock. Fed by its `TokenCredential` trait";
+    const NOTE: &'static str = "no origin check; forgets a rejected token; margin fixed at 5 min, fetches under the lock. Fed by its `TokenCredential` trait";
     type Request = Request;
 
     async fn start(issuer: Issuer) -> Result<Self, BoxError> {

@@ -56,7 +56,7 @@ impl Middleware for Tokens {
 #[async_trait]
 impl Middleware for Api {
     async fn handle(&self, request: Request, _: &mut Extensions, _: Next<'_>) -> Result<Response> {
-        self.0.judge(|| request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes));
+        self.0.evaluate(|| request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes));
         self.0.finish(request);
         Ok(http::Response::<&[u8]>::default().into())
     }

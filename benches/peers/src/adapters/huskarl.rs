@@ -42,7 +42,7 @@ impl Peer for Huskarl {
     const NAME: &'static str = "huskarl";
     const CRATE: &'static str = "huskarl";
     const NOTE: &'static str =
-        "no origin check; forgets a refused token, the caller sends again. Fed by its `HttpClient` trait";
+        "no origin check; forgets a rejected token, the caller sends again. Fed by its `HttpClient` trait";
     type Request = Request<Body>;
 
     async fn start(issuer: Issuer) -> Result<Self, BoxError> {

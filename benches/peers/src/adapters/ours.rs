@@ -4,7 +4,7 @@ use benches::layers::named;
 use benches::world::{Body, ORIGIN};
 use http::Request;
 use tower::{BoxError, Layer};
-use tower_bearer::resend::{CloneBody, Never};
+use tower_bearer::replay::{CloneBody, Never};
 use tower_bearer::{Bearer, Token, TokenCache};
 use tower_http::auth::{AddAuthorization, AddAuthorizationLayer};
 
@@ -57,7 +57,7 @@ impl Peer for OursNever {
     type Request = Request<Body>;
 
     async fn start(issuer: Issuer) -> Result<Self, BoxError> {
-        Ok(Self(named(&cache(issuer), ORIGIN).resend(Never).layer(Wire::to(issuer))))
+        Ok(Self(named(&cache(issuer), ORIGIN).replay(Never).layer(Wire::to(issuer))))
     }
 
     fn request() -> Request<Body> {

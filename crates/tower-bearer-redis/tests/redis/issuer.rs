@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tower_bearer::store::SharedSession;
-use tower_bearer::{Error, FetchContext, Refresh, Secret, Token, TokenCache, TokenSource};
+use tower_bearer::{Error, FetchContext, RefreshPolicy, Secret, Token, TokenCache, TokenSource};
 use tower_bearer_redis::RedisStore;
 
 /// A source of tokens as each process has it. It begins with the refresh token `r0`.
@@ -32,7 +32,7 @@ impl Issuer {
     /// A cache as another process has it, with a connection of its own.
     pub(crate) fn process(&self, store: RedisStore, look_every: Duration) -> TokenCache {
         let session = SharedSession::new(store, "key").unwrap().look_every(look_every).unwrap();
-        TokenCache::with_store(self.clone(), Refresh::new(), session)
+        TokenCache::with_store(self.clone(), RefreshPolicy::new(), session)
     }
 
     pub(crate) fn calls(&self) -> usize {

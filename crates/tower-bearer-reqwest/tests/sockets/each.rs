@@ -11,9 +11,9 @@ macro_rules! each {
             use tokio::sync::mpsc::unbounded_channel;
             use tower::util::BoxCloneService;
             use tower::{Layer, ServiceExt};
-            use tower_bearer::Resend;
+            use tower_bearer::Replay;
             use tower_bearer::oauth2::ClientCredentials;
-            use tower_bearer::resend::Buffered;
+            use tower_bearer::replay::Buffered;
             use tower_bearer::{BearerLayer, TokenCache};
             use tower_bearer_reqwest::$version::{Reqwest, TryClone, same_origin_redirects};
 
@@ -44,7 +44,7 @@ macro_rules! each {
                 let issuer = loopback::Server::fake(world.issuer.clone()).await;
                 let login = ClientCredentials::new(http(), &issuer.url("/token"), "app", "secret").expect("a login");
                 let layer = BearerLayer::new(TokenCache::new(login), [world.server.origin()]).expect("an origin");
-                let api = layer.resend(TryClone).layer(http());
+                let api = layer.replay(TryClone).layer(http());
                 let answer = api.oneshot(post(world.server.url("/"), "hello")).await.expect("an answer");
                 assert_eq!(answer.status(), StatusCode::OK);
                 assert_eq!(world.server.tokens(), ["Bearer token-2"]);
@@ -53,7 +53,7 @@ macro_rules! each {
             #[tokio::test]
             async fn a_body_in_memory_goes_again() {
                 let world = World::revoked().await;
-                let api = world.layer().resend(TryClone).layer(http());
+                let api = world.layer().replay(TryClone).layer(http());
                 let answer = api.oneshot(post(world.server.url("/"), "hello")).await.expect("an answer");
                 assert_eq!(answer.status(), StatusCode::OK);
                 assert_eq!(world.uploads(), ["hello", "hello"]);
@@ -67,12 +67,12 @@ macro_rules! each {
             fn a_body_in_memory_is_shared_and_not_copied() {
                 let hello = reqwest::Body::from(Bytes::from_static(b"hello"));
                 let (first, copy) =
-                    TryClone.first(http::Request::put("https://api.example.com/me").body(hello).expect("valid"));
-                let copy = TryClone.second(copy.expect("a copy")).expect("a copy");
+                    TryClone.prepare(http::Request::put("https://api.example.com/me").body(hello).expect("valid"));
+                let copy = TryClone.replay(copy.expect("a copy")).expect("a copy");
                 assert_eq!((copy.method(), copy.uri()), (first.method(), first.uri()));
                 assert_eq!(copy.body().as_bytes(), Some(&b"hello"[..]));
                 assert_eq!(first.body().as_bytes().map(<[u8]>::as_ptr), copy.body().as_bytes().map(<[u8]>::as_ptr));
-                let (_, copy) = TryClone.first(http::Request::new(reqwest::Body::default()));
+                let (_, copy) = TryClone.prepare(http::Request::new(reqwest::Body::default()));
                 assert_eq!(copy.expect("no body is easily copied").body().as_bytes(), Some(&b""[..]));
             }
 
@@ -86,12 +86,12 @@ macro_rules! each {
                     reqwest::Body::wrap_stream(received(stream))
                 };
                 let world = World::revoked().await;
-                let once = world.layer().resend(TryClone).layer(http());
+                let once = world.layer().replay(TryClone).layer(http());
                 let answer = once.oneshot(post(world.server.url("/"), streamed())).await.expect("an answer");
                 assert_eq!((answer.status(), world.uploads()), (StatusCode::UNAUTHORIZED, vec!["onetwo".into()]));
 
                 let world = World::revoked().await;
-                let twice = world.layer().resend(Buffered::new(1024).wrap(reqwest::Body::wrap)).layer(http());
+                let twice = world.layer().replay(Buffered::new(1024).wrap(reqwest::Body::wrap)).layer(http());
                 let answer = twice.oneshot(post(world.server.url("/"), streamed())).await.expect("an answer");
                 assert_eq!((answer.status(), world.uploads()), (StatusCode::OK, vec!["onetwo".into(); 2]));
             }
@@ -106,12 +106,12 @@ macro_rules! each {
                     http::Request::<reqwest::Body>::try_from(request).expect("a request")
                 };
                 let world = World::revoked().await;
-                let once = world.layer().resend(TryClone).layer(http());
+                let once = world.layer().replay(TryClone).layer(http());
                 let answer = once.oneshot(form(world.server.url("/"))).await.expect("an answer");
                 assert_eq!((answer.status(), world.uploads().len()), (StatusCode::UNAUTHORIZED, 1));
 
                 let world = World::revoked().await;
-                let twice = world.layer().resend(Buffered::new(1024).wrap(reqwest::Body::wrap)).layer(http());
+                let twice = world.layer().replay(Buffered::new(1024).wrap(reqwest::Body::wrap)).layer(http());
                 let answer = twice.oneshot(form(world.server.url("/"))).await.expect("an answer");
                 let uploads = world.uploads();
                 assert_eq!((answer.status(), uploads.len()), (StatusCode::OK, 2));
@@ -126,7 +126,7 @@ macro_rules! each {
             async fn an_answer_streams() {
                 let world = World::new().await;
                 let (server, frames) = streaming().await;
-                let api = world.layer_for(server.origin()).resend(TryClone).layer(http());
+                let api = world.layer_for(server.origin()).replay(TryClone).layer(http());
                 let answer = tokio::time::timeout(LONG, api.oneshot(post(server.url("/"), ""))).await;
                 let mut answer = answer.expect("its head comes before its body").expect("an answer").into_body();
                 for piece in ["one", "two"] {
@@ -144,8 +144,8 @@ macro_rules! each {
                 let world = World::new().await;
                 let server = echo().await;
                 let layer = world.layer_for(server.origin());
-                let once = BoxCloneService::new(layer.clone().resend(TryClone).layer(http()));
-                let recorded = layer.resend(Buffered::new(1024).wrap(reqwest::Body::wrap)).layer(http());
+                let once = BoxCloneService::new(layer.clone().replay(TryClone).layer(http()));
+                let recorded = layer.replay(Buffered::new(1024).wrap(reqwest::Body::wrap)).layer(http());
                 for api in [once, BoxCloneService::new(recorded)] {
                     let (pieces, stream) = unbounded_channel();
                     let upload = post(server.url("/"), reqwest::Body::wrap_stream(received(stream)));
@@ -167,7 +167,7 @@ macro_rules! each {
             async fn the_timeout_of_a_request_bounds_each_send_and_is_an_error_of_reqwest() {
                 for world in [World::new().await, World::revoked().await] {
                     let server = silent(world.accepts()).await;
-                    let api = world.layer_for(server.origin()).resend(TryClone).layer(http());
+                    let api = world.layer_for(server.origin()).replay(TryClone).layer(http());
                     let request = http().client().get(server.url("/")).timeout(Duration::from_millis(50));
                     let request = request.build().expect("a request").try_into().expect("a request");
                     let error = tokio::time::timeout(LONG, api.oneshot(request));
@@ -188,7 +188,7 @@ macro_rules! each {
                     let http = Reqwest::build(client).expect("a client");
                     let mut request = http.client().get(server.url("/")).build().expect("a request");
                     *request.timeout_mut() = timeout;
-                    let api = world.layer_for(server.origin()).resend(TryClone).layer(http);
+                    let api = world.layer_for(server.origin()).replay(TryClone).layer(http);
                     let text = async {
                         let answer = api.oneshot(request.try_into()?).await;
                         // On a slow machine its time is up before it begins.
@@ -206,7 +206,7 @@ macro_rules! each {
             async fn errors_are_those_of_reqwest() {
                 let world = World::new().await;
                 let nobody = "http://127.0.0.1:1";
-                let api = world.layer_for(nobody).resend(TryClone).layer(http());
+                let api = world.layer_for(nobody).replay(TryClone).layer(http());
                 let error = api.oneshot(post(nobody.to_owned(), "")).await.expect_err("nobody listens");
                 assert!(error.downcast_ref::<reqwest::Error>().expect("of reqwest").is_connect());
 
@@ -231,7 +231,7 @@ macro_rules! each {
                 ])
                 .await;
                 let client = resolving().redirect(same_origin_redirects()).build().expect("a client");
-                let layer = world.layer_for(&named("api.test", &api, "")).resend(TryClone);
+                let layer = world.layer_for(&named("api.test", &api, "")).replay(TryClone);
                 let client = layer.layer(Reqwest::over(client));
                 let get = |path| client.clone().oneshot(post(named("api.test", &api, path), "hello"));
 
@@ -251,7 +251,7 @@ macro_rules! each {
                 let (world, net) = (World::new().await, Net::two_hops().await);
                 let client = |builder: reqwest::ClientBuilder| {
                     let http = Reqwest::over(builder.build().expect("a client"));
-                    world.layer_for(&net.origin()).resend(TryClone).layer(http)
+                    world.layer_for(&net.origin()).replay(TryClone).layer(http)
                 };
                 let request = || post(named("api.test", &net.api, "/?secret"), "");
                 let safe = client(resolving().redirect(same_origin_redirects())).oneshot(request()).await;
@@ -267,7 +267,7 @@ macro_rules! each {
             #[tokio::test]
             async fn an_answer_becomes_a_response_of_reqwest_that_knows_its_url() {
                 let world = World::new().await;
-                let api = world.layer().resend(TryClone).layer(http());
+                let api = world.layer().replay(TryClone).layer(http());
                 let answer = api.oneshot(post(world.server.url("/me?full"), "")).await.expect("an answer");
                 let answer = reqwest::Response::from(answer);
                 assert_eq!(answer.url().as_str(), world.server.url("/me?full"));

@@ -9,7 +9,7 @@ use reqwest::redirect::Policy;
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Error, Middleware, Next, Result};
 use reqwest_retry::policies::ExponentialBackoff;
 use reqwest_retry::{RetryTransientMiddleware, Retryable, RetryableStrategy};
-use tower_bearer::resend::{Buffered, Never};
+use tower_bearer::replay::{Buffered, Never};
 use tower_bearer::testing::Answer;
 use tower_bearer_reqwest::BearerMiddleware;
 
@@ -47,7 +47,7 @@ fn client(bearer: impl Middleware, below: impl Middleware) -> ClientWithMiddlewa
 }
 
 #[tokio::test]
-async fn a_refused_request_goes_through_the_rest_of_the_chain_again() {
+async fn a_rejected_request_goes_through_the_rest_of_the_chain_again() {
     let (world, below) = (World::revoked().await, Passed::default());
     let client = client(BearerMiddleware::new(world.layer()), below.clone());
     let response = client.post(world.server.url("/me")).body("hello").send().await.expect("an answer");
@@ -58,15 +58,15 @@ async fn a_refused_request_goes_through_the_rest_of_the_chain_again() {
 }
 
 #[tokio::test]
-async fn the_layers_resend_choice_can_be_kept() {
+async fn the_layers_replay_choice_can_be_kept() {
     let world = World::revoked().await;
-    let client = client(BearerMiddleware::with_resend(world.layer().resend(Never)), Passed::default());
+    let client = client(BearerMiddleware::with_replay(world.layer().replay(Never)), Passed::default());
     let response = client.get(world.server.url("/")).send().await.expect("an answer");
     assert_eq!((response.status(), world.server.seen().len()), (StatusCode::UNAUTHORIZED, 1));
 
     let world = World::revoked().await;
-    let recorded = world.layer().resend(Buffered::new(1024).wrap(reqwest::Body::wrap));
-    let client = self::client(BearerMiddleware::with_resend(recorded), Passed::default());
+    let recorded = world.layer().replay(Buffered::new(1024).wrap(reqwest::Body::wrap));
+    let client = self::client(BearerMiddleware::with_replay(recorded), Passed::default());
     let stream = tokio_stream::iter(["one", "two"].map(Ok::<_, std::io::Error>));
     let response = client.post(world.server.url("/")).body(reqwest::Body::wrap_stream(stream)).send().await;
     assert_eq!(response.expect("an answer").status(), StatusCode::OK);

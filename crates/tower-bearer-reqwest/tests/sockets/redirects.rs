@@ -29,7 +29,7 @@ impl Net {
     }
 
     fn layer(&self, world: &World) -> tower_bearer::BearerLayer<TryClone> {
-        world.layer_for(&self.origin()).resend(TryClone)
+        world.layer_for(&self.origin()).replay(TryClone)
     }
 
     /// What comes back from the API through the layer over `http`.

@@ -12,8 +12,8 @@ use loopback::Server;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tower::service_fn;
 use tower_bearer::oauth2::ClientCredentials;
-use tower_bearer::testing::{Api, Issuer, ManualClock, Verdict};
-use tower_bearer::{BearerLayer, Refresh, TokenCache};
+use tower_bearer::testing::{Api, Issuer, ManualClock, TokenState};
+use tower_bearer::{BearerLayer, TokenCache};
 
 pub(crate) struct World {
     pub(crate) issuer: Issuer,
@@ -31,9 +31,9 @@ impl World {
         let server = Server::fake(api.clone()).await;
         let login = ClientCredentials::new(issuer.clone(), "https://auth.example.com/token", "app", "secret");
         let clock = ManualClock::new();
-        let cache = TokenCache::with_clock(login.expect("a login"), Refresh::new(), clock.clone());
+        let cache = TokenCache::builder(login.expect("a login")).clock(clock.clone()).build().unwrap();
         cache.get().await.expect("a token");
-        // Old enough for a refusal to count.
+        // Old enough for a rejection to count.
         clock.advance(Duration::from_secs(2));
         Self { issuer, api, server, cache }
     }
@@ -51,7 +51,7 @@ impl World {
     }
 
     pub(crate) fn layer_for(&self, origin: &str) -> BearerLayer {
-        let origin = tower_bearer::Origin::plain_http(origin).expect("an origin");
+        let origin = tower_bearer::Origin::allow_insecure(origin).expect("an origin");
         BearerLayer::new(self.cache.clone(), [origin]).expect("an origin")
     }
 
@@ -60,7 +60,7 @@ impl World {
         let ledger = self.issuer.ledger();
         move |headers| {
             let token = headers.get("authorization").and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-            token.is_some_and(|token| ledger.verdict(token) == Verdict::Live)
+            token.is_some_and(|token| ledger.state_of(token) == TokenState::Live)
         }
     }
 
@@ -90,7 +90,7 @@ pub(crate) async fn echo() -> Server {
     Server::start(service_fn(echo)).await
 }
 
-/// A server that refuses tokens that `accepts` does not know, and never answers the others.
+/// A server that rejects tokens that `accepts` does not know, and never answers the others.
 pub(crate) async fn silent(accepts: impl Fn(&HeaderMap) -> bool + Clone + Send + 'static) -> Server {
     Server::start(service_fn(move |request: Request<_>| {
         let accepted = accepts(request.headers());
@@ -98,8 +98,8 @@ pub(crate) async fn silent(accepts: impl Fn(&HeaderMap) -> bool + Clone + Send +
             if accepted {
                 pending::<()>().await;
             }
-            let refused = Response::builder().status(401).body(Empty::<Bytes>::new());
-            Ok::<_, Infallible>(refused.expect("an answer"))
+            let rejected = Response::builder().status(401).body(Empty::<Bytes>::new());
+            Ok::<_, Infallible>(rejected.expect("an answer"))
         }
     }))
     .await

@@ -105,17 +105,17 @@ async fn a_page_in_a_real_browser_gets_nothing_through() {
         for attempt in ["fetch", "preflighted", "websocket", "rebound websocket"] {
             assert!(results[attempt].as_str().unwrap().starts_with("failed"), "{attempt}: {results}");
         }
-        // The attempts did arrive, and each rule has refused some.
-        for code in ["origin-refused", "cross-site-refused", "host-refused"] {
-            let refused = sidecar.answered(code).await;
-            println!("{name}: {code} {refused}");
-            assert!(refused >= 2, "{code}");
+        // The attempts did arrive, and each rule has rejected some.
+        for code in ["origin-rejected", "cross-site-rejected", "host-rejected"] {
+            let rejected = sidecar.answered(code).await;
+            println!("{name}: {code} {rejected}");
+            assert!(rejected >= 2, "{code}");
         }
         assert_eq!(sidecar.answered("upstream").await, 0);
     }
     assert_eq!(api.calls().total(), 0, "{:?}", api.requests());
 
-    // The same page where it is allowed: what was refused above could have come through.
+    // The same page where it is allowed: what was rejected above could have come through.
     let origin = format!("http://evil.example:{}", pages.1.rsplit(':').next().unwrap());
     let sidecar = Sidecar::of(&tokens, &base, &["--allow-origin", &origin]).await;
     let results = visit(&sidecar.base, &sidecar.base, "evil.example", &pages).await;

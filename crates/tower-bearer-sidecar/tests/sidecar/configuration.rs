@@ -19,7 +19,7 @@ const GRANT: [&str; 8] = [
 type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a [&'a str]);
 
 #[tokio::test]
-async fn a_secret_on_the_command_line_is_refused_and_not_repeated() {
+async fn a_secret_on_the_command_line_is_rejected_and_not_repeated() {
     for name in ["client-secret", "password", "refresh-token", "subject-token", "assertion"] {
         for secret in [&[&*format!("--{name}={SECRET}")][..], &[&format!("--{name}"), SECRET]] {
             let ended = fails(&[&GRANT, secret].concat(), &[]).await;

@@ -139,10 +139,10 @@ async fn bodies_stream_both_ways_frame_by_frame() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_refused_goes_again_with_all_of_its_body() {
+async fn an_upload_that_is_rejected_goes_again_with_all_of_its_body() {
     let (issuer, tokens) = issuer().await;
     let api = Api::new(issuer.ledger());
-    let sidecar = Sidecar::of(&tokens, &serve(api.clone()).await, &["--resend-limit", "100000"]).await;
+    let sidecar = Sidecar::of(&tokens, &serve(api.clone()).await, &["--replay-limit", "100000"]).await;
     // The limit is memory: each piece in which a body arrives takes some more than its bytes.
     for (length, status, sends) in [(90_000, 200, 2), (100_001, 401, 1)] {
         let before = api.calls().total();
@@ -245,7 +245,7 @@ async fn nothing_secret_is_logged_at_the_finest_level() {
         assert_eq!(patiently(client.request(request.unwrap())).await.unwrap().status(), 200);
     }
     issuer.fail(Some(Answer::raw(400, format!("echo {}", crate::world::SECRET))));
-    sidecar.get("/refused-host").await;
+    sidecar.get("/rejected-host").await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let log = sidecar.log();
     assert!(log.contains("/seen-path") && log.contains("token fetched"), "it logs: {log}");

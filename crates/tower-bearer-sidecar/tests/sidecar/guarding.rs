@@ -62,7 +62,7 @@ async fn only_its_own_names_are_answered() {
     assert_eq!(asked(&sidecar, &["X-No: host".to_owned()]).await, "400");
     let twice = [format!("Host: localhost:{port}"), format!("Host: localhost:{port}")];
     assert_eq!(asked(&sidecar, &twice).await, "400");
-    assert_eq!(upstream.seen().len(), answered, "nothing refused goes out");
+    assert_eq!(upstream.seen().len(), answered, "nothing rejected goes out");
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn the_host_of_an_http2_request_counts_as_well() {
 }
 
 #[tokio::test]
-async fn requests_of_web_pages_are_refused_but_those_of_allowed_origins() {
+async fn requests_of_web_pages_are_rejected_but_those_of_allowed_origins() {
     let (_, tokens) = issuer().await;
     let upstream = Upstream::default();
     let base = upstream.serve().await;
@@ -153,7 +153,7 @@ async fn requests_of_web_pages_are_refused_but_those_of_allowed_origins() {
     ] {
         assert_eq!(asked(&sidecar, &with(lines)).await, "403", "{lines:?}");
     }
-    assert_eq!(upstream.seen().len(), answered, "nothing refused goes out");
+    assert_eq!(upstream.seen().len(), answered, "nothing rejected goes out");
 }
 
 #[tokio::test]

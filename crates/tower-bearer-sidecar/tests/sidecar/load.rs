@@ -17,7 +17,7 @@ const CONCURRENCY: usize = 64;
 /// with clocks, so that a machine may be busy; who waits for the API's 401 gets it all the same.
 const LIFETIME: Duration = Duration::from_millis(2_999);
 
-/// And each token is replaced while it lives: none goes out until an API refuses it.
+/// And each token is replaced while it lives: none goes out until an API rejects it.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_requests_at_concurrency_64_while_2_second_tokens_rotate_and_none_fails() {
     let (issuer, tokens) = issuer().await;
@@ -49,17 +49,17 @@ async fn ten_thousand_requests_at_concurrency_64_while_2_second_tokens_rotate_an
     let ahead = sidecar.counted("tower_bearer_fetches_total", "due").await.unwrap();
     println!(
         "{REQUESTS} requests, {} failed; {} tokens, {ahead} of them ahead of the end, at most {} fetched at once; \
-         {} expired tokens seen, {} requests refused",
+         {} expired tokens seen, {} requests rejected",
         failed.len(),
         issuer.calls().total(),
         issuer.calls().most_at_once(),
         api.expired_seen(),
-        api.refused(),
+        api.rejected(),
     );
     assert_eq!(failed, Vec::<String>::new(), "{}", sidecar.log());
     assert_eq!((api.accepted(), api.calls().total()), (REQUESTS, REQUESTS), "each goes out once");
-    assert_eq!((api.refused(), api.expired_seen(), api.without_token()), (0, 0, 0));
-    for counter in ["refusals", "sent_again", "handed_back"] {
+    assert_eq!((api.rejected(), api.expired_seen(), api.without_token()), (0, 0, 0));
+    for counter in ["rejections", "sent_again", "handed_back"] {
         let count = sidecar.counted(&format!("tower_bearer_{counter}_total"), "sidecar").await;
         assert_eq!(count, Some(0), "{counter}");
     }

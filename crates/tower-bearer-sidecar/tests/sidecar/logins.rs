@@ -132,7 +132,7 @@ async fn a_secret_file_is_read_again_for_every_token() {
     let (sidecar, issuer) = granted("password", &args, &[]).await;
     write(&path, "second\n");
     issuer.ledger().revoke_all();
-    // Past the two seconds in which a refused token is taken for one that has not arrived everywhere.
+    // Past the two seconds in which a rejected token is taken for one that has not arrived everywhere.
     tokio::time::sleep(Duration::from_millis(2100)).await;
     assert_eq!(sidecar.get("/me").await.0, 200);
     let passwords: Vec<_> = issuer.requests().iter().map(|request| request.form()["password"].clone()).collect();
@@ -240,7 +240,7 @@ async fn a_login_that_nobody_makes_ends_the_sidecar() {
 }
 
 #[tokio::test]
-async fn a_token_file_is_read_again_when_its_token_is_refused() {
+async fn a_token_file_is_read_again_when_its_token_is_rejected() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("token");
     let ledger = Ledger::new();
@@ -322,7 +322,7 @@ async fn meshydb_by_its_preset() {
     // The session goes on with its refresh tokens.
     until(async || server.token_calls().total() >= 3).await;
     assert_eq!(sidecar.get("/acme/meshes/person").await.0, 200);
-    assert_eq!(server.api().refused(), 0);
+    assert_eq!(server.api().rejected(), 0);
 }
 
 #[tokio::test]

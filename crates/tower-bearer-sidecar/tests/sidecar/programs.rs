@@ -75,8 +75,8 @@ async fn curl_reaches_a_unix_socket_that_only_this_user_can_open() {
     assert!(sidecar.ended().await.success());
     assert!(!path.exists(), "its file goes with it");
     write(&path, "mine");
-    let refused = fails(&again, &[("SIDECAR_CLIENT_SECRET", "x")]).await;
-    assert!(refused.said.contains("a file that is no socket"), "{}", refused.said);
+    let rejected = fails(&again, &[("SIDECAR_CLIENT_SECRET", "x")]).await;
+    assert!(rejected.said.contains("a file that is no socket"), "{}", rejected.said);
     assert_eq!(read(&path), "mine");
 }
 

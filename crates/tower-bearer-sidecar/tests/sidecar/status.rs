@@ -33,7 +33,7 @@ async fn metrics_count_what_it_does_and_what_tower_bearer_does() {
         assert_eq!(sidecar.get("/me").await.0, 200);
     }
     raw(sidecar.host(), "GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").await;
-    assert_eq!((sidecar.answered("upstream").await, sidecar.answered("host-refused").await), (3, 1));
+    assert_eq!((sidecar.answered("upstream").await, sidecar.answered("host-rejected").await), (3, 1));
     let (_, metrics) = sidecar.status("/metrics").await;
     for line in [
         "# HELP sidecar_requests_total",

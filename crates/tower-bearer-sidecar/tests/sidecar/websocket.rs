@@ -28,7 +28,7 @@ async fn a_websocket_is_opened_with_the_token_and_echoes_both_ways() {
 }
 
 #[tokio::test]
-async fn a_websocket_that_is_refused_is_asked_for_once_more() {
+async fn a_websocket_that_is_rejected_is_asked_for_once_more() {
     let (_, tokens) = issuer().await;
     let upstream = Upstream::default();
     let sidecar = Sidecar::of(&tokens, &upstream.serve().await, &[]).await;
@@ -40,7 +40,7 @@ async fn a_websocket_that_is_refused_is_asked_for_once_more() {
 }
 
 #[tokio::test]
-async fn a_websocket_of_a_web_page_is_refused() {
+async fn a_websocket_of_a_web_page_is_rejected() {
     let (_, tokens) = issuer().await;
     let upstream = Upstream::default();
     let sidecar = Sidecar::of(&tokens, &upstream.serve().await, &[]).await;

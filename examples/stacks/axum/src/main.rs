@@ -21,7 +21,7 @@ use hyper_util::rt::TokioExecutor;
 use loopback::Server;
 use tower::{BoxError, Layer, ServiceExt};
 use tower_bearer::oauth2::ClientCredentials;
-use tower_bearer::resend::{Buffered, ReplayBody};
+use tower_bearer::replay::{Buffered, ReplayBody};
 use tower_bearer::testing::{Api, Issuer};
 use tower_bearer::{Bearer, BearerLayer, Error, TokenCache};
 
@@ -39,7 +39,7 @@ struct Proxy {
 fn proxy(base: &str, token: TokenCache) -> Result<Router, BoxError> {
     let http = Client::builder(TokioExecutor::new()).build_http();
     let wrap: fn(ReplayBody<Body>) -> Body = Body::new;
-    let upstream = BearerLayer::new(token, [base])?.resend(Buffered::new(LIMIT).wrap(wrap)).layer(http);
+    let upstream = BearerLayer::new(token, [base])?.replay(Buffered::new(LIMIT).wrap(wrap)).layer(http);
     Ok(Router::new().fallback(forward).with_state(Proxy { upstream, base: base.to_owned() }))
 }
 
@@ -57,7 +57,7 @@ async fn forward(State(proxy): State<Proxy>, mut request: Request) -> Result<Res
         Some(_) => StatusCode::SERVICE_UNAVAILABLE,
         None => StatusCode::BAD_GATEWAY,
     })?;
-    // It was this proxy that was refused, and not its caller.
+    // It was this proxy that was rejected, and not its caller.
     if response.status() == StatusCode::UNAUTHORIZED {
         return Err(StatusCode::BAD_GATEWAY);
     }

@@ -37,7 +37,7 @@ async fn a_callers_own_credentials_go_no_further() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_proxy_is_no_refusal_of_its_caller() {
+async fn a_rejection_of_the_proxy_is_no_rejection_of_its_caller() {
     let issuer = Issuer::new();
     let (proxy, caller, _api) = proxied(&Api::new(Ledger::new()), &issuer).await;
     assert_eq!(caller.request(get(&proxy)).await.expect("an answer").status(), StatusCode::BAD_GATEWAY);

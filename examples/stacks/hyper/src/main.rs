@@ -48,7 +48,7 @@ async fn main() -> Result<(), BoxError> {
         let answer = api.oneshot(get()).await?;
         println!("{:?}: {} after the token was revoked", answer.version(), answer.status());
         assert_eq!(answer.status(), StatusCode::OK);
-        assert_eq!((accepting.accepted(), accepting.refused(), issuer.calls().total()), (2, 1, 2));
+        assert_eq!((accepting.accepted(), accepting.rejected(), issuer.calls().total()), (2, 1, 2));
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ fn client(config: &Config, origin: &str, token: TokenCache) -> Result<Client, Bo
     let stack = ServiceBuilder::new()
         // kube's requests are paths; above the layer they become whole URLs.
         .layer(config.base_uri_layer())
-        .layer(BearerLayer::new(token, [origin])?.resend(|body: &Body| body.try_clone()))
+        .layer(BearerLayer::new(token, [origin])?.replay(|body: &Body| body.try_clone()))
         .service(http);
     Ok(Client::new(stack, config.default_namespace.clone()))
 }

@@ -19,7 +19,7 @@ use tower_bearer::{BearerLayer, TokenCache};
 
 fn github(base: &str, token: TokenCache) -> Result<Octocrab, BoxError> {
     let http: Client<_, OctoBody> = Client::builder(TokioExecutor::new()).build_http();
-    let layer = BearerLayer::new(token, [base])?.resend(|body: &OctoBody| body.try_clone());
+    let layer = BearerLayer::new(token, [base])?.replay(|body: &OctoBody| body.try_clone());
     let github = OctocrabBuilder::new_empty()
         .with_service(layer.layer(http))
         // octocrab's requests are paths; each of its layers goes above those before.

@@ -27,7 +27,7 @@ impl Client {
         // It follows no redirects, whatever this builder says; tower-http's FollowRedirect does, above the layer.
         let http = Reqwest::build(reqwest::Client::builder().connect_timeout(Duration::from_secs(5)))?;
         let login = ClientCredentials::new(http.clone(), token_url, "my-app", "its secret")?;
-        let api = BearerLayer::new(TokenCache::new(login), [base])?.resend(TryClone).layer(http.clone());
+        let api = BearerLayer::new(TokenCache::new(login), [base])?.replay(TryClone).layer(http.clone());
         Ok(Self { http, api, base: base.to_owned() })
     }
 

@@ -4,7 +4,7 @@ use http::{Request, Response};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{BoxError, Service, ServiceExt, service_fn};
-use tower_bearer::testing::{Ledger, Verdict};
+use tower_bearer::testing::{Ledger, TokenState};
 
 /// gRPC's own health service, guarded.
 pub(crate) async fn health<B>(
@@ -20,7 +20,7 @@ where
         async move {
             let token =
                 request.headers().get("authorization").and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-            if token.is_none_or(|token| ledger.verdict(token) != Verdict::Live) {
+            if token.is_none_or(|token| ledger.state_of(token) != TokenState::Live) {
                 return Ok(Status::unauthenticated("no live token").into_http());
             }
             health.oneshot(request).await.map_err(BoxError::from)

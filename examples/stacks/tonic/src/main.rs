@@ -1,4 +1,4 @@
-//! tonic: a generated client over the layer over a channel. `UNAUTHENTICATED` is a refusal, for streams too.
+//! tonic: a generated client over the layer over a channel. `UNAUTHENTICATED` is a rejection, for streams too.
 //!
 //! ```text
 //! cargo run -p stack-tonic
@@ -13,9 +13,9 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tower::{BoxError, Layer};
-use tower_bearer::resend::Buffered;
+use tower_bearer::replay::Buffered;
 use tower_bearer::testing::Issuer;
-use tower_bearer::{BearerLayer, Refusal, TokenCache, oauth2::ClientCredentials};
+use tower_bearer::{BearerLayer, RejectionPolicy, TokenCache, oauth2::ClientCredentials};
 
 mod fake;
 
@@ -28,19 +28,19 @@ async fn main() -> Result<(), BoxError> {
 
     let channel = Endpoint::from_shared(api.origin().to_owned())?.connect_lazy();
     let layer = BearerLayer::new(TokenCache::new(login), [api.origin()])?
-        // A gRPC server refuses with a status of its own, in a 200.
-        .refusal(Refusal::grpc())
+        // A gRPC server rejects with a status of its own, in a 200.
+        .rejection_policy(RejectionPolicy::new().grpc())
         // The requests of a channel are paths; where they go, only the channel knows.
-        .relative_to(api.origin())?
+        .allow_relative_uris()
         // A call's messages are a stream. Recorded, they can go again.
-        .resend(Buffered::new(64 * 1024).wrap(Body::new));
+        .replay(Buffered::new(64 * 1024).wrap(Body::new));
     let mut health = HealthClient::new(layer.layer(channel));
 
     let ask = || HealthCheckRequest { service: String::new() };
     let answer = health.check(ask()).await?.into_inner();
     println!("check: {:?}", answer.status());
 
-    // A refusal counts once the token is old enough to have reached every server of the API.
+    // A rejection counts once the token is old enough to have reached every server of the API.
     tokio::time::sleep(Duration::from_secs(2)).await;
     issuer.ledger().revoke_all();
     let mut stream = health.watch(ask()).await?.into_inner();

@@ -106,7 +106,7 @@ async fn a_code_that_comes_with_another_state_or_issuer_is_not_sent() {
         let request = login(&provider.issuer()).begin().await.expect("an address");
         let back = browse(&provider, &request).await;
         assert!(back.contains(&encoded(&[("iss", provider.base())])), "{back}");
-        let error = request.finish(&with(&back, name, value)).await.expect_err("a refusal");
+        let error = request.finish(&with(&back, name, value)).await.expect_err("a rejection");
         assert!(!error.is_transient() && error.code().is_none(), "{error}");
         assert!(error.to_string().contains(if name == "state" { "state" } else { provider.base() }), "{error}");
     }

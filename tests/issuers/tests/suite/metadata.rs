@@ -45,14 +45,14 @@ async fn the_metadata_are_read_once_for_all_who_were_made_of_an_issuer() {
 }
 
 #[tokio::test]
-async fn the_metadata_of_an_issuer_with_another_name_are_refused() {
+async fn the_metadata_of_an_issuer_with_another_name_are_rejected() {
     let Some(provider) = OidcProvider::start() else { return };
     // The same server all of them.
     let others = [format!("{}/", provider.base()), provider.base().replace("127.0.0.1", "localhost")];
     for other in others {
         let issuer = Issuer::new(http(), &other).expect("an issuer");
         let cache = TokenCache::new(ClientCredentials::at(&issuer, "plain", "secret").expect("a source"));
-        let error = cache.get().await.expect_err("a refusal").to_string();
+        let error = cache.get().await.expect_err("a rejection").to_string();
         assert!(error.contains(&format!("of the issuer {}, and {other} was asked for", provider.base())), "{error}");
     }
     assert_eq!((provider.count("metadata_reads").await, provider.count("token_calls").await), (2, 0));

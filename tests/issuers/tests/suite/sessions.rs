@@ -11,7 +11,7 @@ use issuers::ODD_PASSWORD;
 use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt};
 use tower_bearer::testing::ManualClock;
-use tower_bearer::{BearerLayer, Error, Refresh, Token, TokenCache};
+use tower_bearer::{BearerLayer, Error, RotatedToken, Token, TokenCache};
 
 use crate::subject::{Subject, held};
 
@@ -24,7 +24,7 @@ held! {
         a_revoked_refresh_token_alone_is_denied,
         a_wrong_password_is_denied,
         a_refresh_token_spent_by_another_cache_is_denied_and_ends_both,
-        sixty_four_refused_requests_make_one_new_session;
+        sixty_four_rejected_requests_make_one_new_session;
     oidc_provider:
         each_refresh_spends_the_newest_refresh_token,
         a_session_is_read_from_a_vault_and_saved_back_at_each_rotation,
@@ -32,7 +32,7 @@ held! {
         a_revoked_refresh_token_alone_is_denied,
         a_wrong_password_is_denied,
         a_refresh_token_spent_by_another_cache_is_denied_and_ends_both,
-        sixty_four_refused_requests_make_one_new_session;
+        sixty_four_rejected_requests_make_one_new_session;
 }
 
 /// The newest refresh token of a cache.
@@ -68,11 +68,14 @@ async fn a_session_is_read_from_a_vault_and_saved_back_at_each_rotation(server: 
             let text = read.lock().expect("a vault").clone();
             async move { Ok::<_, Error>(text) }
         };
-        let cache = TokenCache::new(server.refresh_token(saved)).on_rotation(move |token: Token| {
-            let newest = token.refresh_token().expect("a refresh token");
-            *write.lock().expect("a vault") = format!("{}\n", newest.expose());
-            async { Ok::<_, Error>(()) }
-        });
+        let cache = TokenCache::builder(server.refresh_token(saved))
+            .on_rotation(move |rotated: RotatedToken| {
+                let newest = rotated.refresh_token();
+                *write.lock().expect("a vault") = format!("{}\n", newest.expose());
+                async { Ok::<_, Error>(()) }
+            })
+            .build()
+            .unwrap();
         for _ in 0..3 {
             cache.refresh().await.expect("a refresh");
             assert!(is_live(server, &cache).await);
@@ -115,12 +118,12 @@ async fn a_refresh_token_spent_by_another_cache_is_denied_and_ends_both(server: 
     assert!(one.refresh().await.expect_err("a denial").is_denied());
 }
 
-async fn sixty_four_refused_requests_make_one_new_session(server: &Subject) {
+async fn sixty_four_rejected_requests_make_one_new_session(server: &Subject) {
     let clock = ManualClock::new();
-    let cache = TokenCache::with_clock(server.password(ODD_PASSWORD), Refresh::new(), clock.clone());
+    let cache = TokenCache::builder(server.password(ODD_PASSWORD)).clock(clock.clone()).build().unwrap();
     cache.get().await.expect("a login");
     server.revoke(&[("token", &refresh_token(&cache))]).await;
-    // Old enough for a refusal to count.
+    // Old enough for a rejection to count.
     clock.advance(Duration::from_secs(3));
     let api = BearerLayer::new(cache.clone(), [server.origin()]).expect("an origin").layer(server.http.clone());
     let mut tasks = JoinSet::new();

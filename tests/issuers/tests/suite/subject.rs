@@ -50,7 +50,7 @@ impl Subject {
         })
     }
 
-    /// The scripted one knows no users, and judges no refresh token.
+    /// The scripted one knows no users, and evaluates no refresh token.
     pub(crate) fn issuer() -> Option<Self> {
         let issuer = Issuer::new();
         issuer.rotate_refresh_tokens(true);

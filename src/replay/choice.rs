@@ -1,0 +1,166 @@
+//! The trait, and the choices that need no recording.
+
+use http::Request;
+use http_body::Body;
+use tower::Service;
+
+/// How a request is kept for a second send.
+///
+/// A closure `Fn(&B) -> Option<B>` is one: it returns the body's copy, or `None` where it cannot be copied.
+///
+/// ```
+/// # use tower_bearer::{BearerLayer, TokenCache};
+/// # struct Body; impl Body { fn try_clone(&self) -> Option<Body> { None } }
+/// let layer = BearerLayer::new(TokenCache::fixed("t")?, ["https://api.example.com"])?
+///     .replay(|body: &Body| body.try_clone());
+/// # Ok::<_, tower_bearer::Error>(())
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot send a request with the body `{B}` a second time",
+    label = "this layer cannot keep the body `{B}` for a second send",
+    note = "the default, `CloneBody`, takes bodies that are `Clone`",
+    note = "choose another with `BearerLayer::replay`: `Buffered::new(limit)` records a stream, `IfEmpty` keeps requests without a body, a closure `Fn(&B) -> Option<B>` copies in its own way, `Never` hands every 401 back"
+)]
+pub trait Replay<B>: Clone + Send + 'static {
+    /// The body that the inner service gets.
+    type Body: Send;
+    /// What is kept of the request while the first answer is awaited.
+    type Saved: Send + 'static;
+
+    /// Makes the request that is sent once whatever is answered.
+    fn pass_through(&self, request: Request<B>) -> Request<Self::Body>;
+
+    /// Makes the first send, and what the second needs; `None` where this request cannot be sent twice.
+    fn prepare(&self, request: Request<B>) -> (Request<Self::Body>, Option<Self::Saved>);
+
+    /// Whether the second send can still be made. If it cannot, the rejected response is returned at once.
+    fn can_replay(&self, _: &Self::Saved) -> bool {
+        true
+    }
+
+    /// Makes the second send, equal to the first; `None` where it cannot be sent after all. The layer puts the new token
+    /// in the place of the rejected one.
+    fn replay(&self, saved: Self::Saved) -> Option<Request<Self::Body>>;
+}
+
+/// Clones the body: right for bodies in memory (`Full<Bytes>`, `String`), the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CloneBody;
+
+/// Sends requests without a body again, and hands the 401 of every other back.
+///
+/// A body is empty when it says so before it is read ([`Body::is_end_stream`]).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct IfEmpty;
+
+/// Sends nothing again: every 401 is handed back, and the token is refreshed for the next request. Costs no copy.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Never;
+
+/// Makes the compiler say why a layered service takes no requests with the body `B`.
+///
+/// At `ready` or `call` it says only that some bounds are not satisfied; here it names the bound and what to do. Does
+/// nothing else.
+///
+/// ```
+/// # use tower::{BoxError, Layer, service_fn};
+/// # use tower_bearer::{BearerLayer, TokenCache, replay};
+/// # let http = service_fn(|_: http::Request<String>| std::future::ready(Ok::<_, BoxError>(http::Response::new(String::new()))));
+/// let api = BearerLayer::new(TokenCache::fixed("t")?, ["https://api.example.com"])?.layer(http);
+/// replay::check::<String, _>(&api);
+/// # Ok::<_, tower_bearer::Error>(())
+/// ```
+pub fn check<B, S: Service<Request<B>>>(_: &S) {}
+
+// === the choices ===
+
+// So that the error names the choice, and not the `Clone` it stumbled over.
+#[diagnostic::do_not_recommend]
+impl<B: Clone + Send + 'static> Replay<B> for CloneBody {
+    type Body = B;
+    type Saved = Request<B>;
+
+    fn pass_through(&self, request: Request<B>) -> Request<B> {
+        request
+    }
+
+    #[inline]
+    fn prepare(&self, request: Request<B>) -> (Request<B>, Option<Request<B>>) {
+        let saved = request.clone();
+        (request, Some(saved))
+    }
+
+    fn replay(&self, saved: Request<B>) -> Option<Request<B>> {
+        Some(saved)
+    }
+}
+
+impl<B: Body + Default + Send> Replay<B> for IfEmpty {
+    type Body = B;
+    type Saved = Request<()>;
+
+    fn pass_through(&self, request: Request<B>) -> Request<B> {
+        request
+    }
+
+    fn prepare(&self, request: Request<B>) -> (Request<B>, Option<Request<()>>) {
+        let saved = request.body().is_end_stream().then(|| with_body(&request, ()));
+        (request, saved)
+    }
+
+    fn replay(&self, saved: Request<()>) -> Option<Request<B>> {
+        Some(saved.map(|()| B::default()))
+    }
+}
+
+// The request is never taken apart, nor kept: nothing is moved for a choice that costs nothing.
+impl<B: Send> Replay<B> for Never {
+    type Body = B;
+    type Saved = std::convert::Infallible;
+
+    #[inline]
+    fn pass_through(&self, request: Request<B>) -> Request<B> {
+        request
+    }
+
+    #[inline]
+    fn prepare(&self, request: Request<B>) -> (Request<B>, Option<Self::Saved>) {
+        (request, None)
+    }
+
+    fn replay(&self, saved: Self::Saved) -> Option<Request<B>> {
+        match saved {}
+    }
+}
+
+impl<B: Send + 'static, F: Fn(&B) -> Option<B> + Clone + Send + 'static> Replay<B> for F {
+    type Body = B;
+    type Saved = Request<B>;
+
+    fn pass_through(&self, request: Request<B>) -> Request<B> {
+        request
+    }
+
+    fn prepare(&self, request: Request<B>) -> (Request<B>, Option<Request<B>>) {
+        let saved = self(request.body()).map(|body| with_body(&request, body));
+        (request, saved)
+    }
+
+    fn replay(&self, saved: Request<B>) -> Option<Request<B>> {
+        Some(saved)
+    }
+}
+
+/// A copy of a request, with this body.
+pub(crate) fn with_body<B, T>(request: &Request<B>, body: T) -> Request<T> {
+    let mut copy = Request::new(body);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    copy
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,0 @@
-//! The default choice clones the body. This one cannot be cloned, and the compiler says what to do.
-
-use tower::Layer;
-use tower_bearer::resend;
-
-fn main() {
-    let api = messages::layer().layer(messages::Http);
-    resend::check::<messages::Upload, _>(&api);
-}

@@ -1,0 +1,268 @@
+//! What a rejected request does the second time.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{Request, Response, StatusCode, Version};
+use http_body::SizeHint;
+use http_body_util::BodyExt;
+use tower::{BoxError, Layer, ServiceExt, service_fn};
+use tower_bearer::replay::{IfEmpty, Never};
+use tower_bearer::testing::Answer;
+
+use crate::stack::{Body, World, get};
+
+fn post() -> Request<Body> {
+    Request::post("https://api.example.com/upload?x=%2F")
+        .version(Version::HTTP_11)
+        .header("x-twice", "1")
+        .header("content-type", "text/plain")
+        .header("x-twice", "2")
+        .extension("kept")
+        .body(Body::from("the whole body"))
+        .expect("a request")
+}
+
+#[tokio::test]
+async fn the_second_send_equals_the_first_but_for_the_token() {
+    let world = World::new();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let inner = service_fn({
+        let (seen, network) = (Arc::clone(&seen), world.network.clone());
+        move |request: Request<Body>| {
+            seen.lock().expect("no panic").push(request.clone());
+            network.clone().oneshot(request)
+        }
+    });
+    world.settled().await;
+    world.api.queue(Answer::raw(401, ""));
+    let answer = world.layer().layer(inner).oneshot(post()).await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::OK);
+    let mut seen = std::mem::take(&mut *seen.lock().expect("no panic"));
+    let tokens: Vec<_> =
+        seen.iter_mut().map(|request| request.headers_mut().remove(AUTHORIZATION).expect("a token")).collect();
+    assert_eq!(tokens, ["Bearer token-1", "Bearer token-2"]);
+    assert!(tokens.iter().all(http::HeaderValue::is_sensitive));
+    for sent in seen {
+        let (sent, body) = sent.into_parts();
+        let (original, original_body) = post().into_parts();
+        assert_eq!((sent.method, sent.uri, sent.version), (original.method, original.uri, original.version));
+        assert!(sent.headers.iter().eq(original.headers.iter()));
+        assert_eq!(sent.extensions.get(), Some(&"kept"));
+        assert_eq!(
+            body.collect().await.expect("a body").to_bytes(),
+            original_body.collect().await.expect("a body").to_bytes()
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_first_future_is_gone_before_the_second_begins() {
+    struct Alive(Arc<AtomicUsize>);
+    impl Drop for Alive {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    let world = World::new();
+    let (alive, overlapped) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let inner = service_fn({
+        let (alive, overlapped, network) = (Arc::clone(&alive), Arc::clone(&overlapped), world.network.clone());
+        move |request: Request<Body>| {
+            if alive.fetch_add(1, Ordering::SeqCst) > 0 {
+                overlapped.store(true, Ordering::SeqCst);
+            }
+            let (guard, answer) = (Alive(Arc::clone(&alive)), network.clone().oneshot(request));
+            // Holds its guard for as long as the future lives, not as long as it runs.
+            let mut answer = Box::pin(answer);
+            std::future::poll_fn(move |cx| {
+                let _held = &guard;
+                answer.as_mut().poll(cx)
+            })
+        }
+    });
+    world.settled().await;
+    world.api.queue(Answer::raw(401, ""));
+    assert_eq!(world.layer().layer(inner).oneshot(get("/")).await.expect("an answer").status(), StatusCode::OK);
+    assert!(!overlapped.load(Ordering::SeqCst));
+    assert_eq!(alive.load(Ordering::SeqCst), 0);
+}
+
+/// A body that notes when it is read.
+struct Noted {
+    body: Body,
+    size: SizeHint,
+    order: Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl http_body::Body for Noted {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        self.order.lock().expect("no panic").push("read");
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.size
+    }
+}
+
+/// What happens in which order to a rejected response of this size.
+async fn order_of(size: SizeHint) -> Vec<&'static str> {
+    let world = World::new();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&order);
+    let inner = service_fn(move |_: Request<Body>| {
+        let body = Noted { body: Body::from("no"), size, order: Arc::clone(&noted) };
+        std::future::ready(Ok::<_, BoxError>(Response::builder().status(401).body(body).expect("a response")))
+    });
+    let fetched = Arc::clone(&order);
+    let source = move |_| {
+        let mut order = fetched.lock().expect("no panic");
+        order.push("fetched");
+        std::future::ready(tower_bearer::Token::new(format!("token-{}", order.len())))
+    };
+    world.cache.set_source(source);
+    world.settled().await;
+    let answer = world.layer().layer(inner).oneshot(get("/")).await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "the second rejection is the caller's, unread");
+    order.lock().expect("no panic").clone()
+}
+
+#[tokio::test]
+async fn a_small_rejected_response_is_unread_until_the_new_token_is_there() {
+    assert_eq!(order_of(SizeHint::with_exact(2)).await, ["fetched", "fetched", "read", "read"]);
+}
+
+#[tokio::test]
+async fn a_large_rejected_response_is_read_while_its_request_waits() {
+    for size in [SizeHint::new(), SizeHint::with_exact(64 * 1024)] {
+        assert_eq!(order_of(size).await, ["fetched", "read", "read", "fetched"]);
+    }
+}
+
+#[tokio::test]
+async fn only_bodies_that_can_go_twice_do() {
+    let sends = async |world: &World, request: Request<Body>, choice: &str| {
+        let token = world.settled().await;
+        world.issuer.ledger().revoke(token.access_token());
+        let (network, before) = (world.network.clone(), world.api.calls().total());
+        let answer = match choice {
+            "never" => world.layer().replay(Never).layer(network).oneshot(request).await,
+            "if empty" => world.layer().replay(IfEmpty).layer(network).oneshot(request).await,
+            "closure says no" => world.layer().replay(|_: &Body| None).layer(network).oneshot(request).await,
+            _ => world.layer().replay(|body: &Body| Some(body.clone())).layer(network).oneshot(request).await,
+        };
+        let sends = world.api.calls().total() - before;
+        // The token is replaced whether the request goes again or not.
+        while world.cache.status().generation == token.generation() {
+            tokio::task::yield_now().await;
+        }
+        (answer.expect("an answer").status().as_u16(), sends)
+    };
+    let world = World::new();
+    assert_eq!(sends(&world, get("/"), "never").await, (401, 1));
+    assert_eq!(sends(&world, get("/"), "if empty").await, (200, 2));
+    assert_eq!(sends(&world, post(), "if empty").await, (401, 1));
+    assert_eq!(sends(&world, post(), "closure says no").await, (401, 1));
+    assert_eq!(sends(&world, post(), "closure says yes").await, (200, 2));
+}
+
+#[tokio::test]
+async fn a_403_refreshes_nothing() {
+    let world = World::new();
+    world.api.queue(Answer::raw(403, ""));
+    assert_eq!(world.client().oneshot(get("/")).await.expect("an answer").status(), StatusCode::FORBIDDEN);
+    assert_eq!((world.api.calls().total(), world.issuer.calls().total()), (1, 1));
+}
+
+#[tokio::test]
+async fn the_error_of_the_second_send_is_the_callers() {
+    let world = World::new();
+    world.settled().await;
+    world.api.queue(Answer::raw(401, ""));
+    world.api.queue(Answer::fails("cut off"));
+    let error = world.client().oneshot(get("/")).await.expect_err("the second send failed");
+    assert!(error.to_string().contains("cut off"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_too_young_is_sent_again_after_a_moment_without_a_refresh() {
+    let world = World::new();
+    // The server that answers first has not heard of the token yet.
+    world.api.queue(Answer::raw(401, ""));
+    let begun = tokio::time::Instant::now();
+    assert_eq!(world.client().oneshot(get("/")).await.expect("an answer").status(), StatusCode::OK);
+    assert_eq!(begun.elapsed(), std::time::Duration::from_secs(1));
+    assert_eq!((world.api.calls().total(), world.issuer.calls().total()), (2, 1));
+    assert!(!world.cache.status().suspect, "nothing was marked");
+    // A second rejection is the caller's, and marks nothing either.
+    world.api.reject_all(true);
+    assert_eq!(world.client().oneshot(get("/")).await.expect("an answer").status(), StatusCode::UNAUTHORIZED);
+    assert_eq!((world.api.calls().total(), world.issuer.calls().total()), (4, 1));
+    assert!(!world.cache.status().suspect);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejection_whose_token_ends_before_it_settles_is_handed_back_where_there_is_no_other() {
+    let world = World::new();
+    world.cache.get().await.expect("a token");
+    world.api.queue(Answer::raw(401, "the API's own words"));
+    let mut waiting = tokio_test::task::spawn(world.client().oneshot(get("/")));
+    while world.api.calls().total() == 0 {
+        tokio_test::assert_pending!(waiting.poll());
+        tokio::task::yield_now().await;
+    }
+    world.clock.advance(std::time::Duration::from_secs(3600));
+    world.issuer.fail(Some(Answer::raw(503, "")));
+    let answer = waiting.await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    let error = answer.extensions().get::<tower_bearer::Error>().expect("our error beside the API's answer");
+    assert_eq!(error.status(), Some(StatusCode::SERVICE_UNAVAILABLE));
+    let body = answer.into_body().collect().await.expect("a body").to_bytes();
+    assert_eq!(body, "the API's own words");
+    assert_eq!(world.api.calls().total(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_that_rejects_everything_costs_no_more_than_the_budget() {
+    let world = World::new();
+    world.api.reject_all(true);
+    let (mut handed_back, mut with_reason) = (0, 0);
+    // A minute of the cache's clock, a request every 10 ms.
+    for _ in 0..6000 {
+        let answer = world.client().oneshot(get("/")).await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        handed_back += 1;
+        with_reason += usize::from(answer.extensions().get::<tower_bearer::Error>().is_some());
+        world.clock.advance(std::time::Duration::from_millis(10));
+    }
+    assert_eq!(world.issuer.calls().total(), 1 + 5, "the first token, and the budget");
+    assert_eq!(handed_back, 6000);
+    assert!(with_reason > 4000, "past the budget each 401 says why: {with_reason}");
+    world.clock.advance(std::time::Duration::from_secs(60));
+    world.client().oneshot(get("/")).await.expect("an answer");
+    assert_eq!(world.issuer.calls().total(), 1 + 5 + 1, "the window has passed");
+}
+
+#[tokio::test]
+async fn ten_thousand_requests_rejected_at_once_cost_one_token_call_and_all_succeed() {
+    let world = World::new();
+    let token = world.settled().await;
+    world.issuer.ledger().revoke(token.access_token());
+    let calls: Vec<_> = (0..10_000).map(|n| tokio::spawn(world.client().oneshot(get(&format!("/{n}"))))).collect();
+    for call in calls {
+        assert_eq!(call.await.expect("no panic").expect("an answer").status(), StatusCode::OK);
+    }
+    assert_eq!((world.issuer.calls().total(), world.issuer.calls().most_at_once()), (2, 1));
+}

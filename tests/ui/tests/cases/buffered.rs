@@ -1,0 +1,9 @@
+//! `not_clone`, with its body recorded.
+
+use tower::Layer;
+use tower_bearer::replay::{self, Buffered};
+
+fn main() {
+    let api = ui::layer().replay(Buffered::new(64 * 1024)).layer(ui::Http);
+    replay::check::<ui::Upload, _>(&api);
+}

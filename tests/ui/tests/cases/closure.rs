@@ -1,0 +1,9 @@
+//! `not_clone`, with a copy of the body's own making.
+
+use tower::Layer;
+use tower_bearer::replay;
+
+fn main() {
+    let api = ui::layer().replay(|_: &ui::Upload| Some(ui::Upload)).layer(ui::Http);
+    replay::check::<ui::Upload, _>(&api);
+}
