@@ -54,5 +54,6 @@ fn check(package: &str) {
 #[test]
 fn the_api_names_the_foreign_crates_that_are_listed_with_a_reason_and_no_others() {
     check("tower-bearer");
+    check("tower-bearer-redis");
     check("tower-bearer-reqwest");
 }

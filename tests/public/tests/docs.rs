@@ -8,7 +8,7 @@ use public::{here, nightly};
 use pulldown_cmark::{Options, Parser, html};
 use serde_json::Value;
 
-const PACKAGES: [&str; 2] = ["tower-bearer", "tower-bearer-reqwest"];
+const PACKAGES: [&str; 3] = ["tower-bearer", "tower-bearer-redis", "tower-bearer-reqwest"];
 
 /// Where the docs are once they are published: here, the folder they were built into.
 const PUBLISHED: &str = "https://docs.rs/tower-bearer/latest/";
@@ -44,7 +44,7 @@ fn features(package: &str) -> Vec<String> {
     let mut packages = metadata["packages"].as_array().expect("packages").iter();
     let package = packages.find(|of| of["name"] == package).expect("a member");
     let features = package["features"].as_object().expect("features").keys();
-    features.filter(|feature| !["default", "follow-redirect"].contains(&feature.as_str())).cloned().collect()
+    features.filter(|feature| !["default", "follow-redirect", "tls"].contains(&feature.as_str())).cloned().collect()
 }
 
 /// The pages below a folder whose names end so, each with its text, but for what was built or fetched.

@@ -1,0 +1,190 @@
+//! The store: names of keys, and one script for each operation.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Client, Cmd, IntoConnectionInfo, ProtocolVersion};
+use tower_bearer::store::{Lease, Saved, StoreError, Stored, TokenStore};
+
+use crate::link::Link;
+use crate::scripts;
+
+/// What the names of keys begin with.
+const PREFIX: &str = "tower-bearer";
+/// How long a call may take.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a record is kept. Longer than refresh tokens of the large providers live without use.
+const KEEP_FOR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// How long a record that was set aside is kept.
+const KEEP_SET_ASIDE_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// A [`TokenStore`] in Redis or Valkey, for the processes of a fleet.
+///
+/// Clones share one connection, which carries the commands of all keys and one subscription for all keys. The first
+/// command opens it, and after a fault the next command opens another one. Nothing is connected or spawned before.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower_bearer_redis::RedisStore;
+///
+/// let store = RedisStore::new("rediss://app:secret@redis.example.com:6379")?.prefix("billing")?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct RedisStore {
+    link: Arc<Link>,
+    prefix: String,
+    keep_for: Duration,
+}
+
+/// The names of what belongs to one key. A hash tag, the part in braces, puts them on one node of a cluster.
+struct Names {
+    record: String,
+    lease: String,
+    set_aside: String,
+}
+
+// === impl RedisStore ===
+
+impl RedisStore {
+    /// A store in the server that this URL names: `redis://`, or `rediss://` with TLS.
+    ///
+    /// Without a network call. `rediss://` needs the feature `tls` and trusts the certificates of the operating system.
+    /// For other certificates, or a client certificate, hand over the `ConnectionInfo` of a client that was made with
+    /// `redis::Client::build_with_tls`.
+    ///
+    /// # Errors
+    /// Returns an error if the URL is invalid. The error does not repeat it.
+    pub fn new(server: impl IntoConnectionInfo) -> Result<Self, StoreError> {
+        let invalid = |_| StoreError::permanent("the URL of Redis is invalid, or needs a feature that is not enabled");
+        let info = server.into_connection_info().map_err(invalid)?;
+        // RESP3 carries the messages of the subscription on the connection of the commands.
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
+        let client = Client::open(info.set_redis_settings(settings)).map_err(invalid)?;
+        Ok(Self { link: link(client, PREFIX, TIMEOUT), prefix: PREFIX.to_owned(), keep_for: KEEP_FOR })
+    }
+
+    /// Sets what all names of keys begin with, and the name of the channel: `tower-bearer` by default.
+    ///
+    /// Applications that share a server and not their sessions have different prefixes, and ACL rules for them.
+    ///
+    /// # Errors
+    /// Returns an error if the prefix is empty or holds a brace, which would tear apart the keys of a record in a cluster.
+    pub fn prefix(self, prefix: impl Into<String>) -> Result<Self, StoreError> {
+        let prefix = prefix.into();
+        if prefix.is_empty() || prefix.contains(['{', '}']) {
+            return Err(StoreError::permanent("the prefix of keys in Redis is empty or holds a brace"));
+        }
+        let link = link(self.link.client().clone(), &prefix, self.link.timeout());
+        Ok(Self { link, prefix, ..self })
+    }
+
+    /// Sets how long a call may take before it is an error, with connecting if it has to: 2 s by default.
+    ///
+    /// A server that is paused or does not answer costs this much. Keep it well below the time to live of a lease.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        let link = link(self.link.client().clone(), &self.prefix, timeout);
+        Self { link, ..self }
+    }
+
+    /// Sets how long a record is kept after it was saved last: 365 days by default.
+    ///
+    /// Each refresh saves the record anew. The time is for sessions that nobody uses any more and for those that have
+    /// ended. Choose at least what a refresh token lives without use.
+    #[must_use]
+    pub fn keep_for(self, time: Duration) -> Self {
+        Self { keep_for: time, ..self }
+    }
+
+    fn names(&self, key: &str) -> Names {
+        // Not the key alone: an empty tag is none, and the key may begin with a closing brace.
+        let record = format!("{}:{{session:{key}}}", self.prefix);
+        Names { lease: format!("{record}:lease"), set_aside: format!("{record}:set-aside"), record }
+    }
+}
+
+impl TokenStore for RedisStore {
+    async fn load(&self, key: &str) -> Result<Option<Stored>, StoreError> {
+        let names = self.names(key);
+        let command = eval(scripts::LOAD, &[&names.record]);
+        let record: Option<(u64, Vec<u8>, i64)> = self.link.run(&command).await?;
+        // Less than zero if the server's clock was put back, or another server with another clock took over.
+        Ok(record.map(|(version, bytes, age)| {
+            Stored::new(bytes, version, Duration::from_millis(u64::try_from(age).unwrap_or_default()))
+        }))
+    }
+
+    async fn acquire(&self, key: &str, owner: &str, ttl: Duration) -> Result<Lease, StoreError> {
+        let names = self.names(key);
+        let mut command = eval(scripts::ACQUIRE, &[&names.lease]);
+        command.arg(owner).arg(millis(ttl));
+        let busy: Option<(String, i64)> = self.link.run(&command).await?;
+        Ok(busy.map_or(Lease::Held, |(owner, remaining)| {
+            // Less than zero if the lease has no end, which is not of this store's making.
+            let remaining = u64::try_from(remaining).map_or(ttl, Duration::from_millis);
+            Lease::Busy { owner: Some(owner), remaining }
+        }))
+    }
+
+    async fn extend(&self, key: &str, owner: &str, ttl: Duration) -> Result<bool, StoreError> {
+        let names = self.names(key);
+        let mut command = eval(scripts::EXTEND, &[&names.lease]);
+        command.arg(owner).arg(millis(ttl));
+        self.link.run(&command).await
+    }
+
+    async fn release(&self, key: &str, owner: &str) -> Result<(), StoreError> {
+        let names = self.names(key);
+        let mut command = eval(scripts::RELEASE, &[&names.lease, &names.record]);
+        command.arg(owner).arg(self.link.channel()).arg(key);
+        self.link.run(&command).await
+    }
+
+    async fn save(&self, key: &str, owner: &str, expected: Option<u64>, bytes: &[u8]) -> Result<Saved, StoreError> {
+        let names = self.names(key);
+        let mut command = eval(scripts::SAVE, &[&names.lease, &names.record]);
+        command.arg(owner).arg(expected.map(|version| version.to_string()).unwrap_or_default()).arg(bytes);
+        command.arg(millis(self.keep_for)).arg(self.link.channel()).arg(key);
+        let version: Option<u64> = self.link.run(&command).await?;
+        Ok(version.map_or(Saved::Conflict, |version| Saved::Saved { version }))
+    }
+
+    async fn set_aside(&self, key: &str, owner: &str, expected: u64) -> Result<Option<String>, StoreError> {
+        let names = self.names(key);
+        let mut command = eval(scripts::SET_ASIDE, &[&names.lease, &names.record, &names.set_aside]);
+        command.arg(owner).arg(expected).arg(millis(KEEP_SET_ASIDE_FOR)).arg(self.link.channel()).arg(key);
+        let moved: bool = self.link.run(&command).await?;
+        Ok(moved.then_some(names.set_aside))
+    }
+
+    async fn changed(&self, key: &str) {
+        self.link.changed(key).await;
+    }
+}
+
+/// Shows nothing of the user name and the password.
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.link.client().get_connection_info().addr().to_string();
+        f.debug_struct("RedisStore").field("address", &address).field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+fn link(client: Client, prefix: &str, timeout: Duration) -> Arc<Link> {
+    Arc::new(Link::new(client, format!("{prefix}:changed"), timeout))
+}
+
+fn eval(script: &str, names: &[&str]) -> Cmd {
+    let mut command = redis::cmd("EVAL");
+    command.arg(script).arg(names.len()).arg(names);
+    command
+}
+
+/// Redis rejects zero, and times that do not fit.
+fn millis(time: Duration) -> u64 {
+    const CENTURY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, CENTURY)
+}

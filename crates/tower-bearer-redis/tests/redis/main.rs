@@ -1,0 +1,10 @@
+//! The store against real servers: `redis-server`, and `valkey-server` where it can be found.
+
+mod caches;
+mod changes;
+mod commands;
+mod conformance;
+mod issuer;
+mod outages;
+mod proxy;
+mod server;
