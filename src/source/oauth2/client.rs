@@ -119,8 +119,8 @@ impl Client {
         Ok(self)
     }
 
-    /// Keeps the error of a setting until the client is built; the first one counts.
-    fn noting<T>(&mut self, setting: Result<T, Error>) -> Option<T> {
+    /// The value of a setting. Its error is kept until the client is built; the first one counts.
+    fn accept<T>(&mut self, setting: Result<T, Error>) -> Option<T> {
         setting.map_err(|error| self.invalid.get_or_insert(error)).ok()
     }
 
@@ -184,7 +184,7 @@ impl Client {
 
     pub(crate) fn with_header(mut self, name: &str, value: &str) -> Self {
         let set = self.endpoint.header("header", name, value);
-        self.noting(set);
+        self.accept(set);
         self
     }
 
@@ -195,14 +195,14 @@ impl Client {
     }
 
     pub(super) fn with_default_lifetime(mut self, lifetime: Duration) -> Self {
-        if let Some(lifetime) = self.noting(answer::default_lifetime(lifetime)) {
+        if let Some(lifetime) = self.accept(answer::default_lifetime(lifetime)) {
             self.default_lifetime = lifetime;
         }
         self
     }
 
     pub(super) fn with_parameter(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.noting(match RESERVED.contains(&name) {
+        self.accept(match RESERVED.contains(&name) {
             true => Err(Error::invalid("parameter", format!("{name} is sent by the grant or by a setting of its own"))),
             false => filled("parameter", name),
         });
@@ -215,7 +215,7 @@ impl Client {
 
     pub(super) fn with_resource(mut self, resource: impl Into<String>) -> Self {
         let resource = resource.into();
-        self.noting(filled("resource", &resource));
+        self.accept(filled("resource", &resource));
         self.parameters.push(("resource".to_owned(), resource.into()));
         self
     }
