@@ -15,8 +15,9 @@
 //! #[tokio::main]
 //! async fn main() -> Result<(), BoxError> {
 //!     // Your client. It carries the requests and the token calls alike.
-//!     let https = HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_http1();
-//!     let http = Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(https.build());
+//!     let https = HttpsConnectorBuilder::new().with_webpki_roots();
+//!     let https = https.https_or_http().enable_http1().build();
+//!     let http = Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(https);
 //!     // Where tokens come from.
 //!     let issuer = Issuer::discover(http.clone(), "https://auth.example.com");
 //!     let secret = std::env::var("SECRET")?;

@@ -17,7 +17,9 @@ fuzz_target!(|data: &[u8]| {
         Ok(metadata) => assert_eq!(metadata["issuer"], ID),
         Err(error) => check_error(&error),
     }
-    check(run(TokenCache::new(ClientCredentialsGrant::builder(&issuer, "my-app", SECRET).build().expect("valid")).get()));
+    check(run(
+        TokenCache::new(ClientCredentialsGrant::builder(&issuer, "my-app", SECRET).build().expect("valid")).get()
+    ));
     if let Err(error) = run(DeviceCodeLogin::builder(&issuer, "my-app").build().expect("valid").begin()) {
         check_error(&error);
     }

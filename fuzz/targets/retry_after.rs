@@ -21,7 +21,12 @@ fuzz_target!(|data: &[u8]| {
             Err(_) => return,
         };
     }
-    let source = ClientCredentialsGrant::builder(&Issuer::new(client(answer)).token_endpoint("https://auth.example.com/token"), "my-app", SECRET).build();
+    let source = ClientCredentialsGrant::builder(
+        &Issuer::new(client(answer)).token_endpoint("https://auth.example.com/token"),
+        "my-app",
+        SECRET,
+    )
+    .build();
     let cache = TokenCache::new(source.expect("valid"));
     let error = run(cache.get()).expect_err("a 429 grants nothing");
     check_error(&error);

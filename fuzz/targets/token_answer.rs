@@ -8,9 +8,9 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::json;
 use tower_bearer::TokenCache;
 use tower_bearer::json::JsonLogin;
+use tower_bearer::oauth2::{ClientCredentialsGrant, DeviceCodeLogin, Issuer, RefreshTokenGrant};
 use tower_bearer::providers::mesh_connect::MeshConnect;
 use tower_bearer::providers::meshydb::{MeshyDb, Problem};
-use tower_bearer::oauth2::{ClientCredentialsGrant, DeviceCodeLogin, Issuer, RefreshTokenGrant};
 
 const URL: &str = "https://auth.example.com/token";
 
@@ -26,7 +26,11 @@ fuzz_target!(|data: &[u8]| {
     let answer = Response::builder().status(status).body(Bytes::copy_from_slice(body)).expect("a status");
     let http = client(answer);
     let cache = match source {
-        "R" => TokenCache::new(RefreshTokenGrant::builder(&Issuer::new(http).token_endpoint(URL), "my-app", SECRET).build().expect("valid")),
+        "R" => TokenCache::new(
+            RefreshTokenGrant::builder(&Issuer::new(http).token_endpoint(URL), "my-app", SECRET)
+                .build()
+                .expect("valid"),
+        ),
         "J" => TokenCache::new(JsonLogin::new(http, URL, json!({ "key": SECRET })).expect("valid")),
         "M" => TokenCache::new(MeshConnect::builder(http, "id", SECRET).build().expect("valid")),
         "Y" => {
@@ -34,7 +38,13 @@ fuzz_target!(|data: &[u8]| {
             TokenCache::new(meshy.login_with_password("ann", SECRET).build().expect("valid"))
         }
         "D" => {
-            let login = DeviceCodeLogin::builder(&Issuer::new(http).token_endpoint(URL).device_authorization_endpoint(URL), "my-app").client_auth(SECRET).build().expect("valid");
+            let login = DeviceCodeLogin::builder(
+                &Issuer::new(http).token_endpoint(URL).device_authorization_endpoint(URL),
+                "my-app",
+            )
+            .client_auth(SECRET)
+            .build()
+            .expect("valid");
             match run(login.begin()) {
                 Ok(code) => {
                     assert!(!format!("{}{}", code.user_code(), code.verification_uri()).contains(char::is_control))
@@ -43,7 +53,11 @@ fuzz_target!(|data: &[u8]| {
             }
             return;
         }
-        _ => TokenCache::new(ClientCredentialsGrant::builder(&Issuer::new(http).token_endpoint(URL), "my-app", SECRET).build().expect("valid")),
+        _ => TokenCache::new(
+            ClientCredentialsGrant::builder(&Issuer::new(http).token_endpoint(URL), "my-app", SECRET)
+                .build()
+                .expect("valid"),
+        ),
     };
     let outcome = run(cache.get());
     if let Err(error) = &outcome {

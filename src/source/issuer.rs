@@ -91,7 +91,7 @@ const READ_AGAIN_AFTER: Duration = Duration::from_secs(3 * 60);
 // === impl Issuer ===
 
 impl Issuer {
-    /// An issuer whose endpoints the caller names; at least [`token_endpoint`](Issuer::token_endpoint).
+    /// An issuer whose endpoints the caller names, such as [`token_endpoint`](Issuer::token_endpoint).
     ///
     /// `http` carries the token calls: any tower HTTP client, the same that carries the requests or another.
     pub fn new<B: 'static>(http: impl HttpClient<B>) -> Self {
@@ -335,26 +335,31 @@ impl Issuer {
 
     /// Reads the metadata from the first place that has it.
     async fn read(&self, clock: &Clock) -> Result<Map<String, Value>, Error> {
-        let mut worst: Option<Failure> = None;
+        let mut failure: Option<Failure> = None;
         let mut partial = None;
         for place in self.places()? {
-            let answer = place.send(&*self.http, clock, Request::new(Bytes::new()), Vec::new()).await?;
-            let is_limit = answer.status == StatusCode::TOO_MANY_REQUESTS;
-            match self.read_answer(&answer) {
+            let answer = place.send(&*self.http, clock, Request::new(Bytes::new()), Vec::new()).await;
+            // The other places are at the same server: it is not asked again if it is down, or asks for fewer calls.
+            let is_last = match &answer {
+                Ok(answer) => answer.status == StatusCode::TOO_MANY_REQUESTS,
+                Err(error) => error.is_ambiguous(),
+            };
+            let answer = answer.map_err(|error| Failure { weight: 2, error });
+            match answer.and_then(|answer| self.read_answer(&answer)) {
                 Ok(metadata) if metadata.get(TOKEN_ENDPOINT).is_some_and(Value::is_string) => return Ok(metadata),
                 Ok(metadata) => partial = partial.or(Some(metadata)),
-                Err(failure) if worst.as_ref().is_none_or(|worst| failure.weight > worst.weight) => {
-                    worst = Some(failure);
+                Err(other) if failure.as_ref().is_none_or(|failure| other.weight > failure.weight) => {
+                    failure = Some(other);
                 }
                 Err(_) => {}
             }
-            if is_limit {
+            if is_last {
                 break;
             }
         }
-        match (partial, worst) {
+        match (partial, failure) {
             (Some(metadata), _) => Ok(metadata),
-            (None, Some(worst)) => Err(worst.error),
+            (None, Some(failure)) => Err(failure.error),
             (None, None) => unreachable!("there is a place"),
         }
     }

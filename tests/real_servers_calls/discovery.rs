@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request};
 use http_body_util::Full;
 use serde_json::{Value, json};
-use tower::{BoxError, ServiceExt, service_fn};
+use tower::{ServiceExt, service_fn};
 use tower_bearer::oauth2::{ClientAuth, ClientCredentialsGrant, Issuer};
 use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{Error, HttpClient, TokenCache};
@@ -33,7 +33,7 @@ fn serving(place: impl Fn(&str) -> Answer + Send + Sync + 'static) -> (impl Http
         if request.method() == Method::GET || !uri.ends_with("/token") {
             server.queue(place(&uri));
         }
-        async move { Ok::<Response<_>, BoxError>(server.oneshot(request).await?) }
+        server.oneshot(request)
     });
     (http, calls)
 }
@@ -100,8 +100,9 @@ async fn the_first_place_that_has_the_document_counts() {
         Answer::json(200, incomplete),
         Answer::raw(500, "<h1>Internal error</h1>"),
         Answer::raw(403, "no"),
+        Answer::raw(200, "x".repeat(1024 * 1024 + 1)),
     ] {
-        read([first.clone(), Answer::json(200, metadata())]).await.unwrap_or_else(|error| panic!("{first:?}: {error}"));
+        read([first.clone(), Answer::json(200, metadata())]).await.unwrap_or_else(|error| panic!("{error}"));
     }
 }
 
@@ -119,6 +120,8 @@ async fn the_most_telling_failure_is_the_error() {
     assert!(error.to_string().contains("your address is not allowed"), "{error}");
     let error = read([Answer::raw(404, ""), rejected()]).await.unwrap_err();
     assert_eq!(error.status().map(|status| status.as_u16()), Some(403));
+    let error = read([rejected(), Answer::fails("connection reset")]).await.unwrap_err();
+    assert!(error.to_string().contains("your address is not allowed"), "{error}");
     let moved = Answer::raw(301, "").header("location", "https://login.example.com/");
     let error = read([moved]).await.unwrap_err();
     assert!(error.to_string().contains("it redirects"), "{error}");

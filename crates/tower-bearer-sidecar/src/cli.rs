@@ -190,8 +190,8 @@ pub(crate) struct Login {
     #[arg(long, value_name = "FILE", env = "SIDECAR_PASSWORD_FILE", hide_env = true)]
     pub(crate) password_file: Option<PathBuf>,
 
-    /// A file that holds the refresh token. Where the issuer hands out a new one, that is written back to the file. For
-    /// the grant device-code it need not be there yet
+    /// A file that holds the refresh token. Where the issuer hands out a new one, that is written back to the file. Beside
+    /// a password and for the grant device-code it need not be there yet
     #[arg(long, value_name = "FILE", env = "SIDECAR_REFRESH_TOKEN_FILE", hide_env = true)]
     pub(crate) refresh_token_file: Option<PathBuf>,
 

@@ -104,7 +104,11 @@ fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Sessio
             if let Some(secret) = secrets::CLIENT_SECRET.find(login.client_secret_file.take())? {
                 grant = grant.client_auth(auth(login, &secret));
             }
-            (plain(grant.build().map_err(named)?), name)
+            let saved = resumed(login)?;
+            if let Some(saved) = &saved {
+                grant = grant.resume(saved.supply());
+            }
+            (saving(plain(grant.build().map_err(named)?), saved.and_then(|saved| saved.file())), name)
         }
         Grant::RefreshToken => {
             let name = "--grant refresh-token";
@@ -196,16 +200,18 @@ fn meshydb(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
         meshy = meshy.allow_insecure();
     }
     let meshy = meshy.build().map_err(named)?;
-    let saved = secrets::REFRESH_TOKEN.find(login.refresh_token_file.take())?;
-    let mut session = match saved {
-        Some(saved) => {
-            saving(plain(meshy.login_with_refresh_token(saved.supply()).build().map_err(named)?), saved.file())
+    let mut session = if let Some(user) = login.username.take() {
+        let password = secrets::PASSWORD.need(login.password_file.take(), name)?;
+        let mut grant = meshy.login_with_password(&user, password.supply());
+        let saved = resumed(login)?;
+        if let Some(saved) = &saved {
+            grant = grant.resume(saved.supply());
         }
-        None => {
-            let user = need(&mut login.username, "--username", "--preset meshydb without a refresh token")?;
-            let password = secrets::PASSWORD.need(login.password_file.take(), name)?;
-            plain(meshy.login_with_password(&user, password.supply()).build().map_err(named)?)
-        }
+        saving(plain(grant.build().map_err(named)?), saved.and_then(|saved| saved.file()))
+    } else if let Some(saved) = secrets::REFRESH_TOKEN.find(login.refresh_token_file.take())? {
+        saving(plain(meshy.login_with_refresh_token(saved.supply()).build().map_err(named)?), saved.file())
+    } else {
+        return Err(Wrong::new("--username", "--preset meshydb without a refresh token needs it"));
     };
     session.upstream = Some("https://api.meshydb.com");
     session.tenant = Some(meshy.tenant_layer());
@@ -257,6 +263,17 @@ fn saving(mut session: Session, file: Option<PathBuf>) -> Session {
         });
     }
     session
+}
+
+/// The refresh token that a login with a password goes on from. Its file need not be there yet.
+fn resumed(login: &mut Login) -> Result<Option<Given>, Wrong> {
+    match login.refresh_token_file.take() {
+        Some(path) => {
+            secrets::REFRESH_TOKEN.is_kept_in(&path)?;
+            Ok(Some(Given::File(path)))
+        }
+        None => secrets::REFRESH_TOKEN.find(None),
+    }
 }
 
 fn issuer(login: &mut Login, http: &TokenClient) -> Result<Issuer, Wrong> {

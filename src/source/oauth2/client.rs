@@ -113,8 +113,8 @@ impl Client {
         Ok(self)
     }
 
-    /// Keeps the error of a setting until the client is built; the first one counts.
-    fn noting<T>(&mut self, setting: Result<T, Error>) -> Option<T> {
+    /// The value of a setting. Its error is kept until the client is built; the first one counts.
+    fn accept<T>(&mut self, setting: Result<T, Error>) -> Option<T> {
         setting.map_err(|error| self.invalid.get_or_insert(error)).ok()
     }
 
@@ -168,7 +168,7 @@ impl Client {
     /// Changes how answers are read.
     pub(super) fn with_reader(mut self, set: impl FnOnce(&mut ResponseReader) -> Result<(), Error>) -> Self {
         let set = set(&mut self.reader);
-        self.noting(set);
+        self.accept(set);
         self
     }
 
@@ -195,7 +195,7 @@ impl Client {
 
     pub(crate) fn with_header(mut self, name: &str, value: &str) -> Self {
         let set = self.endpoint.header("header", name, value);
-        self.noting(set);
+        self.accept(set);
         self
     }
 
@@ -206,7 +206,7 @@ impl Client {
     }
 
     pub(super) fn with_parameter(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.noting(match RESERVED.contains(&name) {
+        self.accept(match RESERVED.contains(&name) {
             true => Err(Error::invalid("parameter", format!("{name} is sent by the grant or by a setting of its own"))),
             false => require_non_empty("parameter", name),
         });
@@ -219,7 +219,7 @@ impl Client {
 
     pub(super) fn with_resource(mut self, resource: impl Into<String>) -> Self {
         let resource = resource.into();
-        self.noting(require_non_empty("resource", &resource));
+        self.accept(require_non_empty("resource", &resource));
         self.parameters.push(("resource".to_owned(), resource.into()));
         self
     }

@@ -34,13 +34,21 @@ struct Exchanged {
 #[derive(Clone, Debug)]
 pub(super) struct Login {
     form: Vec<(&'static str, String)>,
-    secrets: Vec<(Cow<'static, str>, SecretProvider)>,
+    secrets: Vec<SecretParameter>,
     /// Whether a refresh token goes before it.
     refreshes: bool,
     /// Whether its refresh token goes on only as long as the secrets stay what they were.
     of_its_secrets: bool,
     /// Whether it is sent once in a fetch, also if the connection breaks.
     once: bool,
+}
+
+#[derive(Clone, Debug)]
+struct SecretParameter {
+    name: Cow<'static, str>,
+    /// What an error calls it.
+    field: &'static str,
+    value: SecretProvider,
 }
 
 #[derive(Clone, Debug)]
@@ -59,7 +67,7 @@ const CLIENT_PARAMETERS: [&str; 6] =
 impl Grant {
     /// A session that begins with this login.
     pub(super) fn of(client: Client, login: Login) -> Self {
-        let client = login.secrets.iter().fold(client, |client, (_, secret)| client.redacting(secret));
+        let client = login.secrets.iter().fold(client, |client, secret| client.redacting(&secret.value));
         Self { client, login: Some(login), initial: None, exchanged: Arc::default() }
     }
 
@@ -102,15 +110,14 @@ impl Grant {
         for (name, value) in self.login.iter().flat_map(|login| &login.form) {
             require_non_empty(name, value)?;
         }
-        for (name, secret) in self.login.iter().flat_map(|login| &login.secrets) {
+        for SecretParameter { name, field, value } in self.login.iter().flat_map(|login| &login.secrets) {
             if matches!(name, Cow::Owned(_)) {
-                require_non_empty("grant_parameter", name)?;
+                require_non_empty(field, name)?;
                 if CLIENT_PARAMETERS.contains(&&**name) {
-                    let problem = format!("{name} is sent by a setting of its own");
-                    return Err(Error::invalid("grant_parameter", problem));
+                    return Err(Error::invalid(field, format!("{name} is sent by a setting of its own")));
                 }
             }
-            secret.check(field(name))?;
+            value.check(field)?;
         }
         if let Some(Initial::Saved(refresh_token)) = &self.initial {
             refresh_token.check("refresh_token")?;
@@ -187,14 +194,6 @@ impl Grant {
     }
 }
 
-/// What an error calls a parameter.
-fn field(name: &Cow<'static, str>) -> &'static str {
-    match name {
-        Cow::Borrowed(name) => name,
-        Cow::Owned(_) => "grant_parameter",
-    }
-}
-
 /// A login's token with what is left of its life, where that is worth it or all there is.
 fn with_remaining_lifetime(token: &Token, now: SystemTime) -> Option<Token> {
     // A clock that was set back makes no token live longer.
@@ -234,8 +233,8 @@ impl Login {
 
     async fn secrets(&self, now: SystemTime) -> Result<Vec<(&str, Secret)>, Error> {
         let mut secrets = Vec::new();
-        for (name, secret) in &self.secrets {
-            secrets.push((&**name, secret.get(field(name), now).await?));
+        for SecretParameter { name, field, value } in &self.secrets {
+            secrets.push((&**name, value.get(field, now).await?));
         }
         Ok(secrets)
     }
@@ -250,10 +249,14 @@ impl Login {
         self
     }
 
-    pub(super) fn secret(mut self, name: impl Into<Cow<'static, str>>, secret: SecretProvider) -> Self {
+    pub(super) fn secret(mut self, name: impl Into<Cow<'static, str>>, value: SecretProvider) -> Self {
         let name = name.into();
-        self.secrets.retain(|(other, _)| *other != name);
-        self.secrets.push((name, secret));
+        let field = match name {
+            Cow::Borrowed(name) => name,
+            Cow::Owned(_) => "grant_parameter",
+        };
+        self.secrets.retain(|other| other.name != name);
+        self.secrets.push(SecretParameter { name, field, value });
         self
     }
 }

@@ -160,6 +160,36 @@ async fn a_rotated_refresh_token_is_written_back_to_its_file() {
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
 }
 
+#[tokio::test]
+async fn a_password_logs_in_where_there_is_no_saved_session_or_a_dead_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("refresh");
+    let file = path.to_str().unwrap().to_owned();
+    let (issuer, tokens) = issuer().await;
+    issuer.rotate_refresh_tokens(true);
+    let upstream = serve(Api::new(issuer.ledger())).await;
+    let token_url = format!("{tokens}/token");
+    let place = ["--upstream", &upstream, "--token-url", &token_url, "--grant", "password", "--client-id", "my-app"];
+    let args = [&place[..], &["--username", "ann", "--refresh-token-file", &file]].concat();
+    for (grants, newest) in [
+        (&["password"][..], "refresh-1\n"),
+        (&["refresh_token"], "refresh-2\n"),
+        (&["refresh_token", "password"], "refresh-3\n"),
+    ] {
+        if grants.len() > 1 {
+            issuer.queue(Answer::oauth_error(400, "invalid_grant"));
+        }
+        let before = issuer.requests().len();
+        let sidecar = Sidecar::start_with(&args, &[("SIDECAR_PASSWORD", SECRET)]).await;
+        assert_eq!(sidecar.get("/me").await.0, 200);
+        let sent: Vec<_> = issuer.requests()[before..].iter().map(|call| call.form()["grant_type"].clone()).collect();
+        assert_eq!(
+            (&*sent, &*read(&path)),
+            (&*grants.iter().map(|grant| (*grant).to_owned()).collect::<Vec<_>>(), newest)
+        );
+    }
+}
+
 fn device_code(user_code: &str) -> Answer {
     Answer::json(
         200,

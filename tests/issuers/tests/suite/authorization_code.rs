@@ -83,6 +83,20 @@ async fn a_browser_brings_a_code_and_the_session_of_it_rotates() {
 }
 
 #[tokio::test]
+async fn a_request_is_pushed_and_the_browser_refers_to_it() {
+    let Some(provider) = OidcProvider::start() else { return };
+    let issuer = provider.issuer().pushed_authorization_request_endpoint(&provider.url("/request"));
+    let login = login(&issuer).build().expect("a login");
+    let request = login.begin().await.expect("an address");
+    let mut sent = query(request.url());
+    assert!(sent.remove("request_uri").is_some_and(|uri| uri.starts_with("urn:")), "{}", request.url());
+    assert_eq!(sent, [("client_id".to_owned(), "public".to_owned())].into());
+    let back = browse(&provider, &request).await;
+    let token = request.finish(&back).await.expect("a token");
+    assert_eq!(provider.call(&token).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_confidential_client_shows_its_key_for_the_code_and_for_each_refresh() {
     let Some(provider) = OidcProvider::start() else { return };
     let (authorization, token) = (provider.url("/auth"), provider.url("/token"));

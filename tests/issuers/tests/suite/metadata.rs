@@ -48,7 +48,7 @@ async fn the_metadata_are_read_once_for_all_who_were_made_of_an_issuer() {
 #[tokio::test]
 async fn the_metadata_of_an_issuer_with_another_name_are_rejected() {
     let Some(provider) = OidcProvider::start() else { return };
-    // The same server all of them.
+    // The same server all of them, which is asked in both places.
     let others = [format!("{}/", provider.base()), provider.base().replace("127.0.0.1", "localhost")];
     for other in others {
         let issuer = Issuer::discover(http(), &other);
@@ -57,7 +57,7 @@ async fn the_metadata_of_an_issuer_with_another_name_are_rejected() {
         let error = cache.get().await.expect_err("a rejection").to_string();
         assert!(error.contains(&format!("of the issuer {}, and {other} was asked for", provider.base())), "{error}");
     }
-    assert_eq!((provider.count("metadata_reads").await, provider.count("token_calls").await), (2, 0));
+    assert_eq!((provider.count("metadata_reads").await, provider.count("token_calls").await), (4, 0));
 }
 
 #[tokio::test]
