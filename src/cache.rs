@@ -100,6 +100,9 @@ impl TokenCache {
     /// fails, an ERROR event and [`Status::not_saved`] say so, the refresh token stays in memory, requests go on, and
     /// the next fetch calls it again. Setting another replaces the first.
     ///
+    /// A `save` that sends through the layer of this cache marks its requests with [`NoToken`](crate::NoToken): while there is
+    /// no usable token, it would wait for itself, and gets an error instead.
+    ///
     /// An answer may hold a new refresh token and nothing else of use. Then the token is the one before, with the new
     /// refresh token; before the first, its [`access_token`](Token::access_token) is empty.
     ///
