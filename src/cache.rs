@@ -453,6 +453,9 @@ impl TokenCacheBuilder {
     /// last. If it fails, an ERROR event and [`Status::not_saved`](crate::Status::not_saved) say so, the refresh token stays
     /// in memory, requests go on, and the next fetch calls it again. Calls never overlap, and an older refresh token is never
     /// saved after a newer one. Setting another replaces the first.
+    ///
+    /// A `save` that sends through the layer of this cache marks its requests with [`NoToken`](crate::NoToken): while there is
+    /// no usable token, it would wait for itself, and gets an error instead.
     pub fn on_rotation<F, T, E>(mut self, save: F) -> Self
     where
         F: Fn(RotatedToken) -> T + Send + Sync + 'static,

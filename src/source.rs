@@ -45,6 +45,10 @@ pub(crate) mod transport;
 /// A closure that owns something its futures use has to be an ordinary closure that hands each future its own:
 /// `move |_| { let client = client.clone(); async move { .. } }`.
 ///
+/// A source that asks its own cache, by [`get`](crate::TokenCache::get) or by a request through the layer, gets the token
+/// that can still be sent, or an error at once, because it would wait for itself. Its own calls carry the extension
+/// [`NoToken`](crate::NoToken).
+///
 /// A source of your own returns [`Error::denied`] where the credentials were denied for good, and
 /// [`Error::transient`] for everything else.
 pub trait TokenSource: Send + Sync + 'static {
