@@ -59,7 +59,7 @@ impl Link {
         let repeated = async {
             let first = self.run_once(command, &mut used).await;
             match &first {
-                Err(error) if error.is_connection_dropped() && !error.is_connection_rejection() => {
+                Err(error) if error.is_connection_dropped() && !error.is_connection_refusal() => {
                     self.run_once(command, &mut used).await
                 }
                 _ => first,
