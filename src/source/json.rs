@@ -91,7 +91,7 @@ impl JsonLogin {
     ///
     /// ```
     /// # fn main() -> Result<(), tower_bearer::Error> {
-    /// # let http = tower_bearer::testing::Issuer::new();
+    /// # let http = tower_bearer::testing::TokenServer::new();
     /// use tower_bearer::json::JsonLogin;
     ///
     /// let login = JsonLogin::get(http, "https://ci.example.com/id-token?audience=deploy")?

@@ -62,7 +62,6 @@ async fn an_answer_that_is_no_token_ends_the_login() {
         Answer::raw(302, "").header("location", "/login"),
         Answer::raw(200, "<html>"),
         Answer::json(200, json!({ "token_type": "Bearer" })),
-        Answer::json(400, json!({ "error": { "code": "authorization_pending" } })),
     ] {
         assert_eq!(end([answer.clone()]).await.1, 1, "{answer:?}");
     }

@@ -21,7 +21,8 @@ async fn nothing_of_the_record_can_be_read_and_no_two_are_alike() {
     let cache = process(issuer.login(), &sealed);
     cache.get().await.unwrap();
     let bytes = store.record(KEY).unwrap();
-    for plain in ["r1", "t1", "access_token", "serial"] {
+    // Shorter words may be there by chance.
+    for plain in ["access_token", "refresh_token", "serial"] {
         assert!(!bytes.windows(plain.len()).any(|window| window == plain.as_bytes()), "{plain}");
     }
     assert_eq!(text(process(issuer.login(), &sealed).get().await), "t1");

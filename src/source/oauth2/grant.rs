@@ -149,17 +149,21 @@ impl Grant {
             None if context.replaced().is_none() => self.initial_refresh_token(context.now()).await.ok().flatten(),
             None => None,
         };
-        // Asked for anew for a second attempt, because a server takes most assertions once.
+        let tokens = if login.of_its_secrets { Some(login.secrets(context.now()).await?) } else { None };
         let ask = || async {
-            let secrets = login.secrets(context.now()).await?;
+            let secrets = match &tokens {
+                Some(tokens) => tokens.clone(),
+                // Asked for anew for a second attempt, because a server takes most assertions once.
+                None => login.secrets(context.now()).await?,
+            };
             let form: Vec<_> = login.form.iter().map(|(name, value)| (*name, &**value)).collect();
             self.client.grant(&context, &form, &secrets).await
         };
         let ask = async { if login.once { ask().await } else { again_if_broken(ask).await } };
-        if !login.of_its_secrets {
+        let Some(tokens) = &tokens else {
             return self.client.renew(&context, refresh_token, ask).await;
-        }
-        let tokens = login.secrets(context.now()).await?.into_iter().map(|(_, token)| token).collect();
+        };
+        let tokens = tokens.iter().map(|(_, token)| token.clone()).collect();
         let mut exchange = Exchanged { tokens, refresh_token: context.refresh_token() };
         let is_another = context.refresh_token().is_some() && self.exchanged().as_ref() != Some(&exchange);
         let token = self.client.renew(&context, refresh_token.filter(|_| !is_another), ask).await?;
