@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Buf;
-use http::header::AUTHORIZATION;
-use http::{Request, Response};
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::sync::OwnedSemaphorePermit;
@@ -22,11 +22,10 @@ use tower::{BoxError, Service};
 
 use crate::cache::{Rejected, Snapshot, SnapshotSource, TokenCache};
 use crate::cache_choice::PerRequest;
-use crate::challenge::Challenge;
 use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::origin::Origins;
-use crate::rejection::{RejectionPolicy, SentTo};
+use crate::rejection::{RejectionPolicy, allows_replay};
 use crate::replay::Replay;
 use crate::token::{SessionId, Token, TokenId};
 use crate::trailers::SentToken;
@@ -143,7 +142,7 @@ pub(crate) struct Attempt<S, T> {
 /// Which send of a request it is.
 pub(crate) enum Stage<T> {
     /// The first, and what a second needs; nothing if it cannot be sent twice.
-    First { retry: Option<T>, to: SentTo },
+    First { retry: Option<T> },
     /// The second, after a rejection: it is the last.
     Second,
 }
@@ -276,16 +275,18 @@ where
         if sign.is_none() && config.rejection.has_trailers(&response) {
             response.extensions_mut().insert(SentToken { cache: config.cache.clone(), token });
         }
-        let (retry, to) = match stage {
-            Stage::First { retry, to } => (retry, to),
+        let retry = match stage {
+            Stage::First { retry } => retry,
             Stage::Second => {
                 config.cache.retried(token, sign);
                 return Poll::Ready(Ok(response));
             }
         };
         let Some(sign) = sign else { return Poll::Ready(Ok(response)) };
-        let rejected = Rejected { sign: Some(sign), challenges: Challenge::all(response.headers()) };
-        let may_be_processed = !to.allows_replay(&response);
+        let rejected = Rejected { sign: Some(sign), challenges: challenges(response.headers()) };
+        let is_processed =
+            |retry: &RetryState<R, R::Saved>| !allows_replay(retry.replay.target(&retry.saved), &response);
+        let may_be_processed = retry.as_ref().is_some_and(is_processed);
         let can_replay = |retry: &RetryState<R, R::Saved>| !may_be_processed && retry.replay.can_replay(&retry.saved);
         let Some(retry) = retry.filter(can_replay) else {
             let over_budget =
@@ -375,10 +376,9 @@ where
     Box::pin(async move {
         config.cache.get_in(session).await?;
         let (ready, token) = ready_with_token(&config, session).await?;
-        let to = SentTo::of(&request);
         let (mut request, saved) = replay.prepare(request);
         request.headers_mut().insert(AUTHORIZATION, token.header_value().clone());
-        let stage = Stage::First { retry: saved.map(|saved| RetryState { replay, saved }), to };
+        let stage = Stage::First { retry: saved.map(|saved| RetryState { replay, saved }) };
         Ok(Step::Send { ready, request, attempt: Some(Attempt { config, token: token.id(), stage }) })
     })
 }
@@ -442,6 +442,11 @@ where
 }
 
 // === rejected responses ===
+
+/// The challenges of a response, as they came: only a fetch reads them.
+fn challenges(headers: &HeaderMap) -> Vec<HeaderValue> {
+    headers.get_all(WWW_AUTHENTICATE).iter().cloned().collect()
+}
 
 /// Waits for a new token. Meanwhile the response holds no connection and no HTTP/2 window that the token call may need: it
 /// is kept only if its body is small and few others wait.

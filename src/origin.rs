@@ -349,10 +349,21 @@ impl Origins {
 
     /// Whether the `Host` header of a request to one of these origins leads there, too: it names the URI's host, perhaps
     /// without the port, or another of these origins.
+    #[inline]
     pub(crate) fn allow_host(&self, uri: &Uri, host: &HeaderValue) -> bool {
-        if uri.authority().is_some_and(|authority| authority.as_str().as_bytes() == host.as_bytes()) {
-            return true;
-        }
+        let named = match &self.allowed {
+            Allowed::Named(origins) => {
+                origins.first().is_some_and(|origin| origin.written.as_bytes() == host.as_bytes())
+            }
+            Allowed::AnySecure => false,
+        };
+        named
+            || uri.authority().is_some_and(|authority| authority.as_str().as_bytes() == host.as_bytes())
+            || self.allow_other_host(uri, host)
+    }
+
+    #[cold]
+    fn allow_other_host(&self, uri: &Uri, host: &HeaderValue) -> bool {
         let Ok(host) = host.to_str() else { return false };
         let has_no_port = host.ends_with(']') || !host.contains(':');
         let leads_there = |secure: bool| {

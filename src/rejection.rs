@@ -1,10 +1,9 @@
 //! What a response says of the token that was sent. The one place that decides.
 
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, response};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, response};
 
 use crate::challenge;
 use crate::origin::{OriginMatch, Origins};
@@ -160,45 +159,18 @@ pub(crate) fn is_unauthenticated(headers: &HeaderMap) -> bool {
     headers.get("grpc-status") == Some(&UNAUTHENTICATED)
 }
 
-/// Where a request with an unsafe method was sent. A response from another URI may answer the GET that a redirect made of
-/// it: then the request was processed, and sending it again would process it twice (RFC 9110 section 9.2.2).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SentTo {
-    /// Nothing for a safe method. A digest, because a copy of the URI would be counted by other threads.
-    unsafe_at: Option<u64>,
-}
-
-// === impl SentTo ===
-
-impl SentTo {
-    #[inline]
-    pub(crate) fn of<B>(request: &Request<B>) -> Self {
-        let may_be_redirected = cfg!(feature = "follow-redirect") && !request.method().is_safe();
-        let uri = request.uri();
-        Self { unsafe_at: may_be_redirected.then(|| digest(uri, uri.authority().is_some())) }
-    }
-
-    /// Whether the request can be sent again after this response: whether its method is safe, or it is what was answered.
-    ///
-    /// A 307 keeps the method, which the response does not tell. So a response from another URI never answers an unsafe
-    /// method here, unless an inner service says with which method that request went out.
-    pub(crate) fn allows_replay<A>(self, response: &Response<A>) -> bool {
-        let (Some(sent), Some(from)) = (self.unsafe_at, came_from(response)) else { return true };
-        // A path that a client joined to its base URL counts as the same.
-        let is_same = digest(from, true) == sent || digest(from, false) == sent;
-        is_same || response.extensions().get().is_some_and(|SentMethod(method)| !method.is_safe())
-    }
-}
-
-/// The whole URI, or its path and query, in one number.
-fn digest(uri: &Uri, whole: bool) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    if whole {
-        uri.hash(&mut hasher);
-    } else {
-        (uri.path(), uri.query()).hash(&mut hasher);
-    }
-    hasher.finish()
+/// Whether a request can be sent again after this response: whether its method is safe, or the response answers it.
+///
+/// A response from another URI may answer the GET that a redirect made of an unsafe method: then the request was processed,
+/// and sending it again would process it twice (RFC 9110 section 9.2.2). A 307 keeps the method, which the response does not
+/// tell. So a response from another URI never answers an unsafe method here, unless an inner service says with which method
+/// that request went out.
+pub(crate) fn allows_replay<A>((method, sent): (&Method, &Uri), response: &Response<A>) -> bool {
+    let Some(from) = came_from(response).filter(|_| !method.is_safe()) else { return true };
+    // A path that a client joined to its base URL counts as the same.
+    let is_same = from.path_and_query() == sent.path_and_query()
+        && (sent.authority().is_none() || (from.scheme(), from.authority()) == (sent.scheme(), sent.authority()));
+    is_same || response.extensions().get().is_some_and(|SentMethod(method)| !method.is_safe())
 }
 
 /// A response extension: the method of the request that was answered.

@@ -20,7 +20,6 @@ use crate::error::Error;
 use crate::future::{Attempt, InnerService, LayerConfig, ResponseFuture, RetryState, Stage};
 use crate::no_token::NoToken;
 use crate::origin::OriginMatch;
-use crate::rejection::SentTo;
 use crate::replay::{CloneBody, Replay};
 
 /// An HTTP client that puts a bearer token on its requests; made by [`BearerLayer`](crate::BearerLayer).
@@ -140,10 +139,9 @@ impl<S, R> Bearer<S, R> {
         if freshness == Freshness::Due {
             config.cache.refresh_in_background();
         }
-        let to = SentTo::of(&request);
         let (request, saved) = self.replay.prepare(request);
         let retry = saved.map(|saved| RetryState { replay: self.replay.clone(), saved });
-        let attempt = Attempt { config, token, stage: Stage::First { retry, to } };
+        let attempt = Attempt { config, token, stage: Stage::First { retry } };
         ResponseFuture::sent(self.inner.call(request), Some(attempt))
     }
 }
@@ -152,6 +150,14 @@ impl<S, R> Bearer<S, R> {
 fn is_exempt<B>(request: &Request<B>) -> bool {
     // RFC 9110 section 9.3.6: a tunnel's credentials are the proxy's (Proxy-Authorization), not the origin's.
     request.method() == Method::CONNECT || request.extensions().get::<NoToken>().is_some()
+}
+
+/// Whether there is a `Host` header. Most requests have a few headers and not this one: looking through them costs half of a
+/// search by its hash.
+#[inline]
+fn has_host(headers: &HeaderMap) -> bool {
+    const FEW: usize = 8;
+    if headers.len() > FEW { headers.contains_key(HOST) } else { headers.keys().any(|name| name == HOST) }
 }
 
 /// Takes our token off again, which is the last of several credentials. The caller's own stay as they were.
@@ -186,11 +192,11 @@ where
         let origins = &self.reader.owner().origins;
         let mut verdict = origins.classify(request.uri());
         // Servers go by this header, some of them also in HTTP/2.
-        if verdict == OriginMatch::Ours
-            && request.headers().contains_key(HOST)
-            && !request.headers().get_all(HOST).iter().all(|host| origins.allow_host(request.uri(), host))
-        {
-            verdict = OriginMatch::Host;
+        if verdict == OriginMatch::Ours && has_host(request.headers()) {
+            let mut hosts = request.headers().get_all(HOST).iter();
+            if !hosts.all(|host| origins.allow_host(request.uri(), host)) {
+                verdict = OriginMatch::Host;
+            }
         }
         let usable = if verdict == OriginMatch::Ours { self.reader.usable() } else { None };
         let Some(Usable { value, token, freshness }) = usable else {
@@ -220,10 +226,9 @@ where
             Freshness::Fresh { seen_before: true } => self.reader.detach(),
             Freshness::Due => self.reader.owner().cache.refresh_in_background(),
         }
-        let to = SentTo::of(&request);
         let (request, saved) = self.replay.prepare(request);
         let retry = saved.map(|saved| RetryState { replay: self.replay.clone(), saved });
-        let attempt = Attempt { config: Arc::clone(self.reader.owner()), token, stage: Stage::First { retry, to } };
+        let attempt = Attempt { config: Arc::clone(self.reader.owner()), token, stage: Stage::First { retry } };
         ResponseFuture::sent(self.inner.call(request), Some(attempt))
     }
 }

@@ -24,6 +24,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
+use http::header::WWW_AUTHENTICATE;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tower::BoxError;
 use tracing::Instrument;
@@ -81,7 +83,7 @@ pub(crate) struct Driver {
 struct State {
     session: Session,
     /// Of the response that rejected the current token last.
-    challenges: Vec<Challenge>,
+    challenges: Vec<HeaderValue>,
     source: Arc<dyn DynSource>,
     on_rotation: Option<Arc<dyn Save>>,
     /// One permit for each token call that caches which share it make at once.
@@ -92,7 +94,7 @@ struct State {
 #[derive(Default)]
 pub(crate) struct Rejected {
     pub(crate) sign: Option<Sign>,
-    pub(crate) challenges: Vec<Challenge>,
+    pub(crate) challenges: Vec<HeaderValue>,
 }
 
 /// How a demand is met: at once, or by a run.
@@ -623,7 +625,9 @@ impl Driver {
         let context = {
             let state = self.state();
             let is_rejection = run.plan.reason == Reason::Rejected;
-            let challenges = if is_rejection { state.challenges.clone() } else { Vec::new() };
+            let headers = state.challenges.iter().filter(|_| is_rejection);
+            let headers = headers.map(|value| (WWW_AUTHENTICATE, value.clone())).collect();
+            let challenges = Challenge::all(&headers);
             context.with_failed_fetches(state.session.failed_fetches()).with_challenges(challenges)
         };
         let span = self.telemetry.fetching(run.plan.reason);

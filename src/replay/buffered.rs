@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 use std::{fmt, mem};
 
 use bytes::{Buf, Bytes};
-use http::Request;
+use http::{Method, Request, Uri};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::BoxError;
@@ -186,6 +186,10 @@ where
 
     fn can_replay(&self, Saved(saved): &Saved<B>) -> bool {
         saved.body().as_ref().is_none_or(|buffer| lock(buffer).recording.is_some())
+    }
+
+    fn target<'a>(&self, saved: &'a Saved<B>) -> (&'a Method, &'a Uri) {
+        (saved.0.method(), saved.0.uri())
     }
 
     fn replay(&self, Saved(saved): Saved<B>) -> Option<Request<W::Body>> {

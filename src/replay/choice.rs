@@ -1,6 +1,6 @@
 //! The trait, and the choices that need no recording.
 
-use http::Request;
+use http::{Method, Request, Uri};
 use http_body::Body;
 use tower::Service;
 
@@ -37,6 +37,10 @@ pub trait Replay<B>: Clone + Send + 'static {
     fn can_replay(&self, _: &Self::Saved) -> bool {
         true
     }
+
+    /// The method and the URI of the request that is kept. A response from another URI, after a redirect, may not answer an
+    /// unsafe method, which is then not sent again.
+    fn target<'a>(&self, saved: &'a Self::Saved) -> (&'a Method, &'a Uri);
 
     /// Makes the second send, equal to the first; `None` if it cannot be sent after all. The layer replaces the
     /// rejected token by the new one.
@@ -90,6 +94,10 @@ impl<B: Clone + Send + 'static> Replay<B> for CloneBody {
         (request, Some(saved))
     }
 
+    fn target<'a>(&self, saved: &'a Request<B>) -> (&'a Method, &'a Uri) {
+        (saved.method(), saved.uri())
+    }
+
     fn replay(&self, saved: Request<B>) -> Option<Request<B>> {
         Some(saved)
     }
@@ -106,6 +114,10 @@ impl<B: Body + Default + Send> Replay<B> for IfEmpty {
     fn prepare(&self, request: Request<B>) -> (Request<B>, Option<Request<()>>) {
         let saved = request.body().is_end_stream().then(|| with_body(&request, ()));
         (request, saved)
+    }
+
+    fn target<'a>(&self, saved: &'a Request<()>) -> (&'a Method, &'a Uri) {
+        (saved.method(), saved.uri())
     }
 
     fn replay(&self, saved: Request<()>) -> Option<Request<B>> {
@@ -128,6 +140,10 @@ impl<B: Send> Replay<B> for Never {
         (request, None)
     }
 
+    fn target<'a>(&self, saved: &'a Self::Saved) -> (&'a Method, &'a Uri) {
+        match *saved {}
+    }
+
     fn replay(&self, saved: Self::Saved) -> Option<Request<B>> {
         match saved {}
     }
@@ -144,6 +160,10 @@ impl<B: Send + 'static, F: Fn(&B) -> Option<B> + Clone + Send + 'static> Replay<
     fn prepare(&self, request: Request<B>) -> (Request<B>, Option<Request<B>>) {
         let saved = self(request.body()).map(|body| with_body(&request, body));
         (request, saved)
+    }
+
+    fn target<'a>(&self, saved: &'a Request<B>) -> (&'a Method, &'a Uri) {
+        (saved.method(), saved.uri())
     }
 
     fn replay(&self, saved: Request<B>) -> Option<Request<B>> {

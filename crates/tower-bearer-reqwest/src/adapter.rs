@@ -136,6 +136,10 @@ macro_rules! adapter {
                 (Request::from_parts(head, carrier.body_mut().take().unwrap_or_default()), saved)
             }
 
+            fn target<'a>(&self, saved: &'a Self::Saved) -> (&'a Method, &'a http::Uri) {
+                (saved.method(), saved.uri())
+            }
+
             fn replay(&self, saved: Self::Saved) -> Option<Request<reqwest::Body>> {
                 Some(saved)
             }

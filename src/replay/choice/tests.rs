@@ -151,17 +151,21 @@ fn a_body_that_cannot_be_made_again_after_all_is_not_sent() {
 
     impl Replay<Stream> for Made {
         type Body = Stream;
-        type Saved = ();
+        type Saved = Request<()>;
 
         fn pass_through(&self, request: Request<Stream>) -> Request<Stream> {
             request
         }
 
-        fn prepare(&self, request: Request<Stream>) -> (Request<Stream>, Option<()>) {
-            (request, Some(()))
+        fn prepare(&self, request: Request<Stream>) -> (Request<Stream>, Option<Request<()>>) {
+            (request, Some(Request::default()))
         }
 
-        fn replay(&self, (): ()) -> Option<Request<Stream>> {
+        fn target<'a>(&self, saved: &'a Request<()>) -> (&'a Method, &'a Uri) {
+            (saved.method(), saved.uri())
+        }
+
+        fn replay(&self, _: Request<()>) -> Option<Request<Stream>> {
             self.0.lock().unwrap().pop_front().map(Request::new)
         }
     }
