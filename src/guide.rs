@@ -73,6 +73,10 @@ pub mod observability {}
 #[doc = include_str!("../docs/migrating.md")]
 pub mod migrating {}
 
+/// A session that several processes share: stores, one refresh, what may go wrong, what can be seen.
+#[doc = include_str!("../docs/shared-sessions.md")]
+pub mod shared_sessions {}
+
 /// What it promises, and what it does not do.
 #[doc = include_str!("../docs/promises.md")]
 pub mod promises {}

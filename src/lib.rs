@@ -82,6 +82,7 @@
 //! | every source of tokens: OAuth 2, JSON logins, files, programs, closures | [`guide::sources`] |
 //! | the handle: to ask for the token, watch it, save what is rotated, sign out | [`TokenCache`] |
 //! | a token for each tenant, user or scope, in one client | [`CacheChoice`], and [`guide::cookbook`] |
+//! | one session for several processes | [`guide::shared_sessions`] |
 //! | a recipe, complete and compiled | [`guide::cookbook`] |
 //! | what a 401 means, and bodies that are not `Clone`; every error and its remedy | [`guide::rejections`], [`guide::errors`] |
 //! | what can be seen: events, metrics, health, a dashboard and alerts | [`guide::observability`] |

@@ -56,6 +56,10 @@ struct Seen {
     expires: Vec<Duration>,
     /// The tokens with which a first send was rejected.
     rejected: BTreeSet<usize>,
+    /// When each token was fetched, by its number.
+    fetched: Vec<Duration>,
+    /// The tokens that were rejected when they were not young any more: an early rejection says little.
+    rejected_late: BTreeSet<usize>,
     /// The tokens that were rejected with a second send, or more than once.
     rejected_twice: BTreeSet<usize>,
     /// When the fetches that rejections caused began.
@@ -145,7 +149,8 @@ impl Service<Request<String>> for Api {
         let sends = seen.sends.entry(number).or_default();
         sends.push(token);
         // A token that was rejected is only sent again if the one after it was rejected twice.
-        let is_former = sends[0] > token && seen.rejected.contains(&token) && !seen.rejected_twice.contains(&sends[0]);
+        let is_former =
+            sends[0] > token && seen.rejected_late.contains(&token) && !seen.rejected_twice.contains(&sends[0]);
         if sends.len() > 2 || is_former {
             seen.wrong.push(format!("request {number} was sent with the tokens {sends:?}"));
         }
@@ -211,6 +216,8 @@ impl World {
         let again = second || seen.rejected.contains(&token);
         seen.rejected_twice.extend((status == 401 && again).then_some(token));
         seen.rejected.extend((status == 401 && !second).then_some(token));
+        let is_late = seen.now - seen.fetched[token] >= 30 * SECOND;
+        seen.rejected_late.extend((status == 401 && !second && is_late).then_some(token));
         answer.send(status).expect("the caller waits");
     }
 
@@ -225,6 +232,8 @@ impl World {
                 // As promised: 10 % of the life before its end, 5 s at most.
                 let expires = asked + lifetime - (lifetime / 10).min(5 * SECOND);
                 seen.expires.push(expires);
+                let now = seen.now;
+                seen.fetched.push(now);
                 seen.replacements += usize::from(reason == Reason::Rejected && held.is_some() && seen.now < expires);
                 Ok(Token::new(number).expect("a token").with_lifetime(lifetime))
             }
