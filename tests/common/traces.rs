@@ -5,6 +5,7 @@
 fn show() {
     if std::env::var_os("TOWER_BEARER_TRACES").is_some() {
         let all = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
-        all.with_writer(std::io::stderr).init();
+        // A binary with two of the shared modules comes here twice.
+        let _ = all.with_writer(std::io::stderr).try_init();
     }
 }
