@@ -59,7 +59,7 @@ async fn ten_thousand_requests_at_concurrency_64_while_2_second_tokens_rotate_an
     assert_eq!(failed, Vec::<String>::new(), "{}", sidecar.log());
     assert_eq!((api.accepted(), api.calls().total()), (REQUESTS, REQUESTS), "each goes out once");
     assert_eq!((api.rejected(), api.expired_seen(), api.without_token()), (0, 0, 0));
-    for counter in ["rejections", "sent_again", "handed_back"] {
+    for counter in ["rejections", "retries", "returned_unauthorized"] {
         let count = sidecar.counted(&format!("tower_bearer_{counter}_total"), "sidecar").await;
         assert_eq!(count, Some(0), "{counter}");
     }
