@@ -204,7 +204,7 @@ async fn a_judgement_of_the_users_own_decides() {
         let source = refresh_token(&issuer).evaluate(|status, body| match body["code"].as_i64() {
             Some(0) => Some(LoginOutcome::Granted),
             Some(4011) => {
-                Some(LoginOutcome::Denied { code: Some("4011".into()), message: Some("its secret is saved".into()) })
+                Some(LoginOutcome::Denied { code: Some("4011".into()), message: Some("the key is saved".into()) })
             }
             Some(50) if status == StatusCode::UNAUTHORIZED => Some(LoginOutcome::Failed { code: None, message: None }),
             _ => None,
@@ -213,7 +213,7 @@ async fn a_judgement_of_the_users_own_decides() {
     };
     let denied = evaluated(403, json!({ "code": 4011 })).await.unwrap_err();
     assert!(denied.is_denied() && denied.code() == Some("4011"), "{denied}");
-    assert_eq!(denied.description(), Some("its secret is [redacted]"));
+    assert_eq!(denied.description(), Some("the key is [redacted]"));
     assert!(!evaluated(429, json!({ "code": 4011 })).await.unwrap_err().is_denied());
     assert!(!evaluated(401, json!({ "code": 50, "error": "invalid_grant" })).await.unwrap_err().is_denied());
     assert_eq!(evaluated(500, json!({ "code": 0, "access_token": "t" })).await.unwrap().access_token(), "t");
