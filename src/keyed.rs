@@ -66,7 +66,7 @@ mod eviction;
 /// [`max_idle`](KeyedTokenCache::max_idle), its cache is dropped, and made again when it is needed. A cache is **not**
 /// dropped while
 /// - a request, a fetch or a caller holds it: to keep the cache of a key, hold it;
-/// - its newest refresh token is saved nowhere: without an [`on_rotation`](TokenCache::on_rotation) that succeeded, the
+/// - its newest refresh token is saved nowhere: without an [`on_rotation`](crate::TokenCacheBuilder::on_rotation) that succeeded, the
 ///   session would be lost. If a login can always be repeated, say so with an `on_rotation` that does nothing.
 ///
 /// Such caches may be more than `max_keys`; [`status`](KeyedTokenCache::status) counts them.
@@ -120,7 +120,7 @@ pub struct KeyedStatus {
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> KeyedTokenCache<K> {
     /// Caches that are made by this function when their key is first asked for.
     ///
-    /// It returns a new cache of its own for each key, with the source, settings and [`on_rotation`](TokenCache::on_rotation)
+    /// It returns a new cache of its own for each key, with the source, settings and [`on_rotation`](crate::TokenCacheBuilder::on_rotation)
     /// of that key, or an error for a key that has none. It is called once at a time for each key; other callers of the key
     /// block meanwhile, so it must neither block nor ask for the key again. What takes time, such as reading credentials,
     /// belongs into the source.

@@ -308,7 +308,7 @@ macro_rules! resume {
         impl $builder {
             /// Goes on from a saved refresh token, and logs in if that is denied or cannot be read.
             ///
-            /// Each newer refresh token is handed to [`on_rotation`](crate::TokenCache::on_rotation) for saving.
+            /// Each newer refresh token is handed to [`on_rotation`](crate::TokenCacheBuilder::on_rotation) for saving.
             pub fn resume<M>(mut self, refresh_token: impl $crate::source::secret::SecretSource<M>) -> Self {
                 self.grant = self.grant.resuming(refresh_token.into_provider());
                 self
