@@ -396,7 +396,7 @@ impl TokenCache {
             Rejection::Unknown | Rejection::SessionEnded => return Err(Error::signed_out()),
             Rejection::Superseded | Rejection::StandIn { .. } => Demand::Usable,
             Rejection::Early(lag) => {
-                let _ = clock::timeout(lag, std::future::pending::<()>())?.await;
+                clock::pause(lag).await?;
                 Demand::Usable
             }
             Rejection::Marked { .. } => Demand::NewerThan(token.generation, sign),

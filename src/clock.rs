@@ -166,6 +166,15 @@ pub(crate) async fn at_most(wait: Duration, future: impl Future) {
     }
 }
 
+/// Waits this long.
+///
+/// # Errors
+/// Returns an error at once if there is no runtime with timers.
+pub(crate) async fn pause(wait: Duration) -> Result<(), Error> {
+    let _ = timeout(wait, std::future::pending::<()>())?.await;
+    Ok(())
+}
+
 /// Waits this long. Without a runtime and its timers, waits for ever.
 #[cfg(feature = "store")]
 pub(crate) async fn sleep(wait: Duration) {

@@ -477,10 +477,9 @@ impl Driver {
                 let held = state.session.view().current.as_ref().map_or(0, |current| current.token.generation());
                 let fetch = Arc::clone(self).run(run, Arc::clone(&state.source), held);
                 let work = own_run::within(session, async move {
-                    if !pause.is_zero()
-                        && let Ok(pause) = clock::timeout(pause, std::future::pending::<()>())
-                    {
-                        let _ = pause.await;
+                    if !pause.is_zero() {
+                        // The error is dropped: without timers the fetch fails by itself.
+                        let _ = clock::pause(pause).await;
                     }
                     fetch.await
                 });
@@ -622,14 +621,15 @@ impl Driver {
         let clock = self.clock.clone();
         let context = FetchContext::of_cache(replaced, refresh_token, run.plan.reason, deadline, clock, report);
         let asked_with = context.clone();
-        let context = {
+        let (failed_fetches, challenges) = {
             let state = self.state();
             let is_rejection = run.plan.reason == Reason::Rejected;
-            let headers = state.challenges.iter().filter(|_| is_rejection);
-            let headers = headers.map(|value| (WWW_AUTHENTICATE, value.clone())).collect();
-            let challenges = Challenge::all(&headers);
-            context.with_failed_fetches(state.session.failed_fetches()).with_challenges(challenges)
+            let challenges = if is_rejection { state.challenges.clone() } else { Vec::new() };
+            (state.session.failed_fetches(), challenges)
         };
+        // Read outside the lock, because a server may send much.
+        let headers = challenges.into_iter().map(|value| (WWW_AUTHENTICATE, value)).collect();
+        let context = context.with_failed_fetches(failed_fetches).with_challenges(Challenge::all(&headers));
         let span = self.telemetry.fetching(run.plan.reason);
         let fetch = catch_panic(async { source.fetch(context).await }).instrument(span);
         let answer = match clock::timeout(deadline, fetch) {
@@ -1234,9 +1234,9 @@ impl Driver {
         if shared.note_success() {
             self.telemetry.shared(&Sharing::Reachable);
         }
-        if matches!(found.content, Content::Unreadable(_)) {
+        if let Content::Unreadable(why) = found.content {
             // Told of, and set aside by the next fetch: it may be a matter of a release that is being rolled out.
-            self.on_unreadable(&found);
+            self.telemetry.shared(&Sharing::Unusable { why });
             return;
         }
         match self.on_found(&found, self.idle_look(&identity)) {
@@ -1251,13 +1251,6 @@ impl Driver {
                 }
             }
             _ => {}
-        }
-    }
-
-    #[cfg(feature = "store")]
-    fn on_unreadable(&self, found: &Found) {
-        if let Content::Unreadable(why) = found.content {
-            self.telemetry.shared(&Sharing::Unusable { why });
         }
     }
 

@@ -43,7 +43,7 @@ use crate::store::token_store::{Lease, Saved, Stored, TokenStore};
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use tower_bearer::{RefreshPolicy, Token};
+/// # use tower_bearer::Token;
 /// use tower_bearer::TokenCache;
 /// use tower_bearer::store::{FileStore, SharedSession};
 /// # let home = tempfile::tempdir()?;

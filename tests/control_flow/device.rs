@@ -73,6 +73,7 @@ async fn a_limit_an_outage_and_a_broken_connection_do_not_end_the_login() {
         pending(),
         Answer::oauth_error(400, "slow_down"),
         Answer::oauth_error(200, "authorization_pending"),
+        Answer::json(400, json!({ "error": { "code": "authorization_pending" } })),
         Answer::raw(429, ""),
         Answer::raw(500, ""),
         Answer::oauth_error(503, "temporarily_unavailable"),
