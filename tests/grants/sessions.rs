@@ -1,7 +1,5 @@
 //! A session that a login began: it sends the login's token first, then lives from its refresh token.
 
-mod sources;
-
 use std::time::Duration;
 
 use serde_json::{Value, json};

@@ -1,7 +1,5 @@
 //! What every grant can say beside itself: resources, audiences, parameters of a server's own.
 
-mod sources;
-
 use serde_json::json;
 use tower_bearer::TokenCache;
 use tower_bearer::oauth2::ClientCredentialsGrant;

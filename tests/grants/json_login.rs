@@ -1,7 +1,5 @@
 //! Logins that take JSON and answer JSON: the request, where the token lies, and what answers mean.
 
-mod sources;
-
 use std::time::Duration;
 
 use http::StatusCode;

@@ -1,5 +1,4 @@
 //! New credentials: what belongs to the old ones is gone at once (promises 9 and 19).
-#![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,9 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tower_bearer::{Error, FetchContext, Reason, Token, TokenCache, TokenSource};
 
-use common::{MINUTE, SECOND, Script, settle, text, until};
-
-mod common;
+use crate::common::{MINUTE, SECOND, Script, settle, text, until};
 
 fn named(name: &str) -> Script {
     let script = Script::new();

@@ -1,7 +1,5 @@
 //! Mesh Connect: its request as its documents have it, and every answer of its envelope.
 
-mod sources;
-
 use std::time::Duration;
 
 use serde_json::{Value, json};

@@ -1,9 +1,5 @@
 //! How a client authenticates: by an assertion (RFC 7523 section 2.2) that its key or its secret has signed.
 
-#[path = "sources/signed.rs"]
-mod signed;
-mod sources;
-
 use std::collections::BTreeSet;
 
 use jsonwebtoken::{Algorithm, DecodingKey, get_current_timestamp};
@@ -144,13 +140,13 @@ fn a_key_of_another_kind_is_an_error_that_says_what_is_wanted_and_shows_nothing_
         (oauth2::Algorithm::RS256, P256),
         (oauth2::Algorithm::PS256, P256),
         (oauth2::Algorithm::ES256, RSA),
-        (oauth2::Algorithm::ES256, include_str!("keys/p384.pem")),
+        (oauth2::Algorithm::ES256, include_str!("../keys/p384.pem")),
         (oauth2::Algorithm::ES384, P256),
         (oauth2::Algorithm::PS512, P256),
-        (oauth2::Algorithm::ES256, include_str!("keys/p256_sec1.pem")),
-        (oauth2::Algorithm::ES256, include_str!("keys/p256.pub.pem")),
+        (oauth2::Algorithm::ES256, include_str!("../keys/p256_sec1.pem")),
+        (oauth2::Algorithm::ES256, include_str!("../keys/p256.pub.pem")),
         (oauth2::Algorithm::EdDSA, P256),
-        (oauth2::Algorithm::RS256, include_str!("keys/rsa.pub.pem")),
+        (oauth2::Algorithm::RS256, include_str!("../keys/rsa.pub.pem")),
         (oauth2::Algorithm::RS256, "bm90IGEga2V5\nbm90IGEga2V5"),
     ];
     for (algorithm, pem) in others {
@@ -163,7 +159,7 @@ fn a_key_of_another_kind_is_an_error_that_says_what_is_wanted_and_shows_nothing_
 
 #[test]
 fn an_rsa_key_may_be_pkcs1() {
-    SigningKey::from_pem(oauth2::Algorithm::RS256, include_str!("keys/rsa_pkcs1.pem")).unwrap();
+    SigningKey::from_pem(oauth2::Algorithm::RS256, include_str!("../keys/rsa_pkcs1.pem")).unwrap();
 }
 
 #[test]

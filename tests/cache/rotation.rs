@@ -1,5 +1,4 @@
 //! A rotated refresh token is never lost by us: `on_rotation` (promise 19, first half).
-#![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
 
 use std::future::pending;
 use std::io;
@@ -10,9 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tower_bearer::testing::ManualClock;
 use tower_bearer::{Error, RotatedToken, Token, TokenCache};
 
-use common::{SECOND, Script, settle, text, until};
-
-mod common;
+use crate::common::{SECOND, Script, settle, text, until};
 
 /// What was saved.
 #[derive(Clone, Default)]

@@ -1,9 +1,5 @@
 //! A token for what proves who asks: the JWT bearer grant (RFC 7523 section 2.1) and token exchange (RFC 8693).
 
-#[path = "sources/signed.rs"]
-mod signed;
-mod sources;
-
 use std::time::Duration;
 
 use base64::Engine;

@@ -1,7 +1,5 @@
 //! What becomes of a refresh whose answer was late, lost, or of no use; and an issuer that says when to refresh.
 
-mod sources;
-
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,5 +1,4 @@
 //! One fetch at a time; callers come and go, the fetch goes on; every waiter gets an answer (promises 6 to 8).
-#![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
 
 use std::future::{Future, poll_fn};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,9 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower_bearer::{Error, FetchContext, Token, TokenCache};
 
-use common::{MINUTE, SECOND, Script, runtime, settle, text, threaded_runtime, until};
-
-mod common;
+use crate::common::{MINUTE, SECOND, Script, runtime, settle, text, threaded_runtime, until};
 
 // === one at a time ===
 

@@ -1,13 +1,10 @@
 //! Tests of users pause and advance tokio's time, several in one process. Alone in this file: the first to look at the
 //! clock decides where its zero is.
-#![allow(clippy::disallowed_methods, reason = "the shared helpers read clocks to give up")]
 
 use tokio::time::advance;
 use tower_bearer::TokenCache;
 
-use common::{HOUR, SECOND, Script, paused_runtime};
-
-mod common;
+use crate::common::{HOUR, SECOND, Script, paused_runtime};
 
 #[test]
 fn paused_time_of_an_earlier_runtime_does_not_hold_back_a_later_one() {

@@ -1,5 +1,4 @@
 //! No runtime is needed to build, and nothing is left behind (promise 25).
-#![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,9 +12,7 @@ use tower_bearer::testing::ManualClock;
 use tower_bearer::{Error, Phase, TokenCache};
 use tracing::span;
 
-use common::{MINUTE, SECOND, Script, paused_runtime, settle, text, until};
-
-mod common;
+use crate::common::{MINUTE, SECOND, Script, paused_runtime, settle, text, until};
 
 // === no runtime ===
 

@@ -3,7 +3,6 @@
 //! The programs are scripts of `/bin/sh`. Time is real, for tokio's paused time does not wait for programs; no test
 //! depends on how fast they are.
 #![cfg(all(unix, feature = "exec"))]
-#![allow(clippy::disallowed_methods, reason = "the ends of tokens are told in wall-clock time")]
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,9 +18,7 @@ use tower_bearer::{
     BearerLayer, Error, FetchContext, MAX_LIFETIME, Reason, RefreshPolicy, Token, TokenCache, TokenSource,
 };
 
-use common::{MINUTE, text};
-
-mod common;
+use crate::common::{MINUTE, text};
 
 fn sh(script: impl Into<String>) -> TokenCommand {
     TokenCommand::new("/bin/sh").args(["-c".to_owned(), script.into()])

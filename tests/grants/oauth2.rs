@@ -1,7 +1,5 @@
 //! OAuth 2 grants: the requests they send, and what they do with refresh tokens.
 
-mod sources;
-
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,5 +1,4 @@
 //! A failure is remembered, and nothing latches for ever (promise 9).
-#![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
 
 use std::io;
 use std::time::Duration;
@@ -9,9 +8,7 @@ use tokio_test::{assert_ready, task};
 use tower_bearer::testing::ManualClock;
 use tower_bearer::{Error, FetchContext, Phase, Token, TokenCache};
 
-use common::{MINUTE, SECOND, Script, settle, text};
-
-mod common;
+use crate::common::{MINUTE, SECOND, Script, settle, text};
 
 const MILLI: Duration = Duration::from_millis(1);
 

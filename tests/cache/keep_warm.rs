@@ -1,5 +1,4 @@
 //! A token kept fresh without requests, for as long as somebody holds the cache (promise 25).
-#![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +8,7 @@ use tokio_test::{assert_pending, assert_ready, task};
 use tower_bearer::testing::ManualClock;
 use tower_bearer::{FetchContext, Reason, Token, TokenCache};
 
-use common::{HOUR, SECOND, Script, settle};
-
-mod common;
+use crate::common::{HOUR, SECOND, Script, settle};
 
 #[tokio::test(start_paused = true)]
 async fn the_token_is_there_before_the_first_call() {

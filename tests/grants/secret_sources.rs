@@ -1,7 +1,5 @@
 //! Secrets that are asked for at each fetch: a vault, or a file that is rewritten.
 
-mod sources;
-
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

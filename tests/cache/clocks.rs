@@ -1,6 +1,5 @@
 //! Nobody waits beside a usable token, none is served beyond its end, whatever its life and the clocks (promises 2, 3,
 //! 10, 11, 12).
-#![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
 
 use std::future::ready;
 use std::sync::Arc;
@@ -15,9 +14,7 @@ use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 use tower_bearer::testing::ManualClock;
 use tower_bearer::{BearerLayer, Error, FetchContext, MAX_LIFETIME, Phase, Reason, RefreshPolicy, Token, TokenCache};
 
-use common::{HOUR, MINUTE, SECOND, Script, settle, text, until};
-
-mod common;
+use crate::common::{HOUR, MINUTE, SECOND, Script, settle, text, until};
 
 const MILLI: Duration = Duration::from_millis(1);
 

@@ -2,7 +2,6 @@
 //!
 //! A step is one thing that happens; whatever can run then without time passing has run before the next: so the order is
 //! proptest's, not a scheduler's. Answers come when a step says so: late, for a token replaced long ago, or never.
-#![allow(clippy::disallowed_methods, reason = "the shared helpers read clocks to give up")]
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,8 +21,7 @@ use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_bearer::testing::ManualClock;
 use tower_bearer::{Bearer, BearerLayer, Error, Reason, RefreshPolicy, Token, TokenCache};
 
-use common::{HOUR, MINUTE, SECOND, paused_runtime, settle};
-mod common;
+use crate::common::{HOUR, MINUTE, SECOND, paused_runtime, settle};
 
 /// How many fetches rejections may cause in a minute: so few that the steps reach it.
 const BUDGET: usize = 2;

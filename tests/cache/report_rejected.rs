@@ -1,15 +1,12 @@
 //! Only the token that was rejected is rejected, and it serves until it is replaced (promises 14 and 16), by
 //! [`TokenCache::report_rejected`]; for the layer see the tests of rejections.
-#![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
 
 use tokio::task::JoinSet;
 use tokio_test::{assert_ready, task};
 use tower_bearer::testing::ManualClock;
 use tower_bearer::{Reason, Token, TokenCache};
 
-use common::{SECOND, Script, paused_runtime, settle, text};
-
-mod common;
+use crate::common::{SECOND, Script, paused_runtime, settle, text};
 
 #[tokio::test(start_paused = true)]
 async fn a_thousand_rejections_of_one_token_cause_one_fetch_and_all_wait_for_it() {

@@ -1,5 +1,4 @@
 //! Runtimes end, stand still, or are not there; nobody is stranded by it (promise 8).
-#![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,9 +10,7 @@ use tokio_test::{assert_ready, task};
 use tower_bearer::testing::ManualClock;
 use tower_bearer::{Error, Token, TokenCache};
 
-use common::{SECOND, Script, paused_runtime, settle, text, until};
-
-mod common;
+use crate::common::{SECOND, Script, paused_runtime, settle, text, until};
 
 fn spawn_get_on(runtime: &Runtime, cache: &TokenCache) -> JoinHandle<Result<Token, Error>> {
     let cache = cache.clone();
@@ -100,7 +97,7 @@ fn on_a_runtime_that_was_shut_down_a_caller_gets_an_error_and_nothing_is_remembe
 // === runtimes that stand still ===
 
 /// A cache whose first fetch hangs on a runtime that nobody drives; the clock moves by hand.
-fn frozen(script: &Script) -> (TokenCache, ManualClock, common::Gate, Runtime) {
+fn frozen(script: &Script) -> (TokenCache, ManualClock, crate::common::Gate, Runtime) {
     let gate = script.hold();
     let clock = ManualClock::new();
     let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();

@@ -1,7 +1,5 @@
 //! The end of a token, told to its issuer (RFC 7009).
 
-mod sources;
-
 use std::time::Duration;
 
 use serde_json::json;

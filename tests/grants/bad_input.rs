@@ -1,7 +1,5 @@
 //! Bad input is rejected where it is given, with an error that names the field and repeats no secret.
 
-mod sources;
-
 use std::time::Duration;
 
 use serde_json::json;

@@ -1,7 +1,5 @@
 //! A login in a browser (RFC 6749 section 4.1) with PKCE (RFC 7636), and who may send it back (RFC 9207).
 
-mod sources;
-
 use std::collections::BTreeMap;
 
 use base64::Engine;

@@ -1,7 +1,5 @@
 //! The issuer's answer is treated as hostile: any bytes give an error or a token, never a panic; bounded; no redirects.
 
-mod sources;
-
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,4 @@
 //! A token in a file that something else rewrites: what is read, when it is read again, and what a bad moment costs.
-#![allow(clippy::disallowed_methods, reason = "the end of a JWT is told in wall-clock time")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,9 +18,7 @@ use tower_bearer::file::TokenFile;
 use tower_bearer::testing::ManualClock;
 use tower_bearer::{BearerLayer, Error, FetchContext, MAX_LIFETIME, Reason, TokenCache};
 
-use common::{MINUTE, SECOND, settle, text, until};
-
-mod common;
+use crate::common::{MINUTE, SECOND, settle, text, until};
 
 /// A file that is always replaced as a whole.
 struct Rewritten {

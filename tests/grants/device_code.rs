@@ -1,7 +1,5 @@
 //! A login on another device (RFC 8628): what it asks, how often, and what ends it.
 
-mod sources;
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

@@ -1,7 +1,5 @@
 //! An issuer's metadata (RFC 8414, OpenID Connect Discovery): where it is looked for, how often, and what is believed.
 
-mod sources;
-
 use std::time::Duration;
 
 use serde_json::{Value, json};
