@@ -348,9 +348,14 @@ impl Futility {
     }
 }
 
-/// When the token after one that was asked for then may be asked for, if that is only for its age.
-pub(crate) fn next_refresh(asked: DualInstant) -> DualInstant {
-    asked.after(SOONEST_REFRESH)
+/// When the next token may be asked for because of the age of one that was asked for at `asked`.
+///
+/// A third of the lifetime passes first, at most 1 s: less than any [`Window`] leaves before *Due*, so this delays no refresh
+/// ahead of time. A lifetime below 100 ms is no use to a request, and probably is in another unit: it counts as one of 3 s,
+/// because otherwise each request causes a token call.
+pub(crate) fn next_refresh(asked: DualInstant, lifetime: Duration) -> DualInstant {
+    let pause = if lifetime < SHORTEST { SOONEST_REFRESH } else { (lifetime / 3).min(SOONEST_REFRESH) };
+    asked.after(pause)
 }
 
 /// Whether a token that replaced a rejected one, and is rejected now, has helped for some time.
