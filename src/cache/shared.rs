@@ -66,6 +66,14 @@ pub(crate) enum SaveEnd {
     Failed(Error),
 }
 
+/// A sign-out whose refresh token is being revoked.
+pub(crate) struct SignOut {
+    /// `None`: the store or another process did not give it.
+    pub(crate) lease: Option<HeldLease>,
+    /// The version of the record that says so, and the record without the refresh token; or why it does not say so.
+    pub(crate) marked: Result<(Option<u64>, Record), Error>,
+}
+
 /// How often the lease is asked for while another process holds it.
 pub(crate) struct Polls(u32);
 
@@ -288,6 +296,18 @@ impl HeldLease {
 
     fn until(&self) -> MutexGuard<'_, Duration> {
         self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl SignOut ===
+
+impl SignOut {
+    /// Does the work while the lease is extended, if there is one.
+    pub(crate) async fn keep<T>(&self, work: impl Future<Output = T>) -> T {
+        match &self.lease {
+            Some(lease) => lease.keep(work).await,
+            None => work.await,
+        }
     }
 }
 
