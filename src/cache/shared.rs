@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::clock::{self, Clock};
 use crate::error::{Error, StoreProblem};
 use crate::schedule::DualInstant;
-use crate::store::record::{Digest, Record, Unreadable};
+use crate::store::record::{Digest, Record, State, Unreadable};
 use crate::store::{Lease, Saved, SharedSession, StoreError};
 
 /// A shared session, as one process sees its store.
@@ -81,6 +81,9 @@ pub(crate) struct Polls(u32);
 const CALL_DEADLINE: Duration = Duration::from_secs(3);
 /// The first pause between two polls, which doubles, and the longest.
 const POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How long the record of a session is kept that has ended. A process that was suspended all that time would send its refresh
+/// token once more, which the issuer denies.
+const KEEP_ENDED_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Between two attempts to save a record.
 const SAVE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -255,7 +258,14 @@ impl HeldLease {
             let bytes = record.encode(self.shared.clock.now());
             let error =
                 match self.shared.call_within(deadline, "save", store.save(key, &self.owner, expected, &bytes)).await {
-                    Ok(Saved::Saved { version }) => return SaveEnd::Saved(version),
+                    Ok(Saved::Saved { version }) => {
+                        if matches!(record.state, State::Ended(_)) {
+                            // If it fails, the record lives as long as any.
+                            let expired = store.expire(key, &self.owner, version, KEEP_ENDED_FOR);
+                            let _ = self.shared.call_within(deadline, "expire", expired).await;
+                        }
+                        return SaveEnd::Saved(version);
+                    }
                     Ok(Saved::Conflict) if may_have_saved => match self.shared.look().await {
                         Ok(Found { version: Some(version), content: Content::Record(found) })
                             if found.says_the_same(record) && found.refreshing() == record.refreshing() =>
