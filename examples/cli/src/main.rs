@@ -48,9 +48,7 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             match Error::find(&*error) {
-                Some(error) if error.is_signed_out() || error.is_denied() => {
-                    eprintln!("log in first: cli login ({error})")
-                }
+                Some(error) if error.is_signed_out() || error.is_denied() => eprintln!("log in first: cli login"),
                 _ => eprintln!("{}", with_causes(&*error)),
             }
             ExitCode::FAILURE
