@@ -24,6 +24,8 @@ use crate::store::error::StoreError;
 /// | [`extend`](Self::extend) | `UPDATE .. SET leased_until WHERE owner = $owner AND leased_until >= now()` |
 /// | [`release`](Self::release) | `UPDATE .. SET leased_until = now() WHERE owner = $owner` |
 /// | [`save`](Self::save) | `UPDATE .. SET bytes, version, saved_at WHERE owner = $owner AND leased_until >= now() AND version = $expected` |
+///
+/// The repository's `examples/sqlite-store` is such an implementation. `testing::store_conformance` checks one.
 pub trait TokenStore: Send + Sync + 'static {
     /// Loads the record of this key; `None` if there is none.
     ///
