@@ -22,6 +22,7 @@ pub(crate) mod issuer;
 pub mod json;
 pub mod oauth2;
 pub(crate) mod redact;
+pub(crate) mod resource;
 pub(crate) mod secret;
 pub(crate) mod transport;
 
