@@ -415,6 +415,11 @@ pub(crate) fn is_exposed(uri: &Uri) -> bool {
     Place::of(uri).is_some_and(|place| !place.is_protected())
 }
 
+/// Whether both are of one origin (RFC 6454 section 5).
+pub(crate) fn is_same(one: &Uri, other: &Uri) -> bool {
+    Place::of(one).zip(Place::of(other)).is_some_and(|(one, other)| one.is(&other))
+}
+
 fn default_port(secure: bool) -> u16 {
     if secure { 443 } else { 80 }
 }

@@ -16,7 +16,7 @@
 //!
 //! Each is made for an [`Issuer`], which says where the endpoints are: by its metadata, or because they are named. The
 //! settings of a builder are checked by its `build`, whose error names the invalid field. [`ClientAuth`] is how the client
-//! authenticates, [`Revocation`] how a token is ended.
+//! authenticates, [`Revocation`] how a token is ended. Of an API that names its issuers, [`ProtectedResource`] reads them.
 
 mod answer_settings;
 mod assertion;
@@ -39,6 +39,7 @@ mod revocation;
 mod settings;
 
 pub use crate::source::issuer::Issuer;
+pub use crate::source::resource::{ProtectedResource, ResourceMetadata};
 pub use assertion::{JwtBearerGrant, JwtBearerGrantBuilder, TokenExchangeGrant, TokenExchangeGrantBuilder};
 pub use auth::ClientAuth;
 #[cfg(feature = "authorization-code")]

@@ -138,6 +138,11 @@ impl EndpointUrl {
         self.uri.scheme() == Some(&Scheme::HTTPS)
     }
 
+    /// Whether it is at the same scheme, host and port.
+    pub(crate) fn has_origin_of(&self, other: &Self) -> bool {
+        origin::is_same(&self.uri, &other.uri)
+    }
+
     /// As errors show it.
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.name

@@ -11,6 +11,7 @@ mod servers;
 #[path = "../sources/mod.rs"]
 mod sources;
 
+mod chain;
 mod device;
 mod hosts;
 mod logins;
