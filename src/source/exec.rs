@@ -36,28 +36,32 @@ mod run;
 /// on Unix with those it has started in its process group. The status it ends with must be zero.
 ///
 /// An `ExecCredential` without `expirationTimestamp`, and another answer that tells no end, is kept until an API
-/// rejects it. That is kubectl's rule, and the plugins rely on it; [`default_lifetime`](TokenCommand::default_lifetime)
+/// rejects it. That is kubectl's rule, and the plugins rely on it; [`default_lifetime`](TokenCommandBuilder::default_lifetime)
 /// is for the programs that are no such plugins.
 ///
 /// A program that keeps its tokens prints the same one again until shortly before its end, which counts as a failed fetch
 /// beside requests that go on; a [`RefreshPolicy::margin`](crate::RefreshPolicy::margin) below the program's own avoids that.
 ///
 /// Neither arguments nor what the program prints are shown. Where it fails, the error holds the end of what it wrote to
-/// its standard error, 256 characters at most, in which arguments, values of [`env`](TokenCommand::env) and tokens are
+/// its standard error, 256 characters at most, in which arguments, values of [`env`](TokenCommandBuilder::env) and tokens are
 /// replaced, other than those of less than 4 characters: of `key=value`, `--key=value` and `-kvalue` the value as well.
 ///
 /// ```
 /// # #[cfg(unix)] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
 /// use tower_bearer::{TokenCache, exec::TokenCommand};
 ///
-/// let plugin = TokenCommand::new("aws").args(["eks", "get-token", "--cluster-name", "prod"]).env("AWS_PROFILE", "ops");
-/// let azure = TokenCommand::new("az")
+/// let plugin = TokenCommand::builder("aws")
+///     .args(["eks", "get-token", "--cluster-name", "prod"])
+///     .env("AWS_PROFILE", "ops")
+///     .build()?;
+/// let azure = TokenCommand::builder("az")
 ///     .args(["account", "get-access-token", "--output", "json"])
-///     .token_at("/accessToken")?
-///     .expires_at("/expires_on")?;
+///     .token_at("/accessToken")
+///     .expires_at("/expires_on")
+///     .build()?;
 ///
 /// let printed = r#"{"kind": "ExecCredential", "status": {"token": "k8s-aws-v1.aHR0"}}"#;
-/// let cache = TokenCache::new(TokenCommand::new("echo").args([printed]));
+/// let cache = TokenCache::new(TokenCommand::builder("echo").args([printed]).build()?);
 /// assert_eq!(cache.get().await?.header_value(), "Bearer k8s-aws-v1.aHR0");
 /// # Ok(()) }
 /// # #[cfg(not(unix))] fn main() {}
@@ -65,6 +69,7 @@ mod run;
 ///
 /// It needs a runtime with its I/O driver enabled (`enable_all`), and real time: tokio's paused time does not wait for
 /// programs.
+#[derive(Clone)]
 pub struct TokenCommand {
     program: OsString,
     args: Vec<OsString>,
@@ -73,7 +78,15 @@ pub struct TokenCommand {
     expiry: Expiry,
 }
 
+/// The settings of a [`TokenCommand`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct TokenCommandBuilder {
+    command: TokenCommand,
+}
+
 /// Where in what the program prints the token lies.
+#[derive(Clone)]
 enum Place {
     /// Where an `ExecCredential` has it, and it has to be one.
     ExecCredential,
@@ -82,7 +95,7 @@ enum Place {
     Bare,
 }
 
-expiry_settings!(TokenCommand, "Default: [`MAX_LIFETIME`], which is until an API rejects it.");
+expiry_settings!(TokenCommandBuilder, command.expiry, "Default: [`MAX_LIFETIME`], which is until an API rejects it.");
 
 /// The ends of an `ExecCredential` (client.authentication.k8s.io/v1).
 const TOKEN_AT: &str = "/status/token";
@@ -100,46 +113,15 @@ const SHORTEST_SECRET: usize = 4;
 impl TokenCommand {
     /// The program of this name, looked for in the `PATH`, or at this path. On Windows a script needs its ending:
     /// `az.cmd`.
-    pub fn new(program: impl Into<OsString>) -> Self {
-        Self {
+    pub fn builder(program: impl Into<OsString>) -> TokenCommandBuilder {
+        let command = Self {
             program: program.into(),
             args: Vec::new(),
             env: Vec::new(),
             place: Place::ExecCredential,
-            expiry: Expiry::new().expires_at(EXPIRES_AT).expect("a JSON pointer"),
-        }
-    }
-
-    /// Adds arguments.
-    #[must_use]
-    pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
-        self.args.extend(args.into_iter().map(Into::into));
-        self
-    }
-
-    /// Adds a variable to the environment, which is otherwise that of this process. It may be a secret.
-    ///
-    /// `KUBERNETES_EXEC_INFO` is set as kubectl sets it, for `client.authentication.k8s.io/v1`, unless
-    /// [`token_at`](TokenCommand::token_at) asks for another shape; a value given here wins.
-    #[must_use]
-    pub fn env(mut self, name: impl Into<String>, value: impl Into<Secret>) -> Self {
-        self.env.push((name.into(), value.into()));
-        self
-    }
-
-    /// Where in another shape than an `ExecCredential` the token lies: a JSON pointer (RFC 6901).
-    ///
-    /// # Errors
-    /// Not a JSON pointer.
-    pub fn token_at(self, pointer: impl Into<String>) -> Result<Self, Error> {
-        Ok(Self { place: Place::At(answer::pointer("token_at", pointer)?), ..self })
-    }
-
-    /// The program prints the token itself and nothing else, as `gcloud auth print-access-token` and `gh auth token` do. A
-    /// JWT (RFC 7519) lives until its `exp`.
-    #[must_use]
-    pub fn bare_token(self) -> Self {
-        Self { place: Place::Bare, ..self }
+            expiry: Expiry::new().expires_at(EXPIRES_AT),
+        };
+        TokenCommandBuilder { command }
     }
 
     /// The token it printed; `now` is the time before it was started.
@@ -229,6 +211,54 @@ impl TokenSource for TokenCommand {
 impl fmt::Debug for TokenCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenCommand").field("program", &self.program).finish_non_exhaustive()
+    }
+}
+
+// === impl TokenCommandBuilder ===
+
+impl TokenCommandBuilder {
+    /// Adds arguments.
+    pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.command.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds a variable to the environment, which is otherwise that of this process. It may be a secret.
+    ///
+    /// `KUBERNETES_EXEC_INFO` is set as kubectl sets it, for `client.authentication.k8s.io/v1`, unless
+    /// [`token_at`](TokenCommandBuilder::token_at) asks for another shape; a value given here wins.
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<Secret>) -> Self {
+        self.command.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Where in another shape than an `ExecCredential` the token lies: a JSON pointer (RFC 6901).
+    pub fn token_at(mut self, pointer: impl Into<String>) -> Self {
+        self.command.place = Place::At(pointer.into());
+        self
+    }
+
+    /// The program prints the token itself and nothing else, as `gcloud auth print-access-token` and `gh auth token` do. A
+    /// JWT (RFC 7519) lives until its `exp`.
+    pub fn bare_token(mut self) -> Self {
+        self.command.place = Place::Bare;
+        self
+    }
+
+    /// Checks the settings, and builds the source. The program need not exist yet.
+    ///
+    /// # Errors
+    /// Returns an error that names the field if the program's name is empty, a pointer is no JSON pointer, or a duration is
+    /// zero.
+    pub fn build(self) -> Result<TokenCommand, Error> {
+        if self.command.program.is_empty() {
+            return Err(Error::invalid("program", "it is empty"));
+        }
+        if let Place::At(place) = &self.command.place {
+            answer::check_pointer("token_at", place)?;
+        }
+        self.command.expiry.check()?;
+        Ok(self.command)
     }
 }
 

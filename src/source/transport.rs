@@ -110,14 +110,9 @@ pub(crate) fn sync_client<B: 'static>(http: impl HttpClient<B>) -> Arc<dyn HttpS
 // === impl EndpointUrl ===
 
 impl EndpointUrl {
-    /// The address, which is never plain `http://` beyond loopback.
-    pub(crate) fn new(field: &'static str, url: &str) -> Result<Self, Error> {
-        Ok(Self::of(origin::endpoint(field, url, false)?, url))
-    }
-
     /// The address, which may be plain `http://` beyond loopback if that is allowed by the setting `allow_insecure`.
     pub(crate) fn checked(field: &'static str, url: &str, allow_insecure: bool) -> Result<Self, Error> {
-        let address = Self::of(origin::endpoint(field, url, true)?, url);
+        let address = Self::of(origin::endpoint(field, url)?, url);
         if address.is_exposed() && !allow_insecure {
             let problem = "plain http:// shows the credentials to everyone on the way; write https://, or call `allow_insecure` if the network itself is trusted";
             return Err(Error::invalid(field, problem));
@@ -127,6 +122,18 @@ impl EndpointUrl {
 
     fn of(uri: Uri, url: &str) -> Self {
         Self { uri, name: url.split(['?', '#']).next().unwrap_or_default().into() }
+    }
+
+    /// Warns if what is sent there can be read on the way. Not in `telemetry`, which imports this module's parent.
+    pub(crate) fn warn_if_exposed(&self) {
+        if self.is_exposed() {
+            tracing::warn!(
+                name: "insecure_issuer",
+                target: "tower_bearer",
+                endpoint = %self.name,
+                "credentials are sent over plain http"
+            );
+        }
     }
 
     /// Whether what is sent there can be read on the way.

@@ -72,7 +72,7 @@ async fn a_byte_order_mark_is_ignored_in_every_answer() {
 
     let issuer = TokenServer::new();
     issuer.queue(Answer::raw(200, marked(body)));
-    let login = JsonLogin::new(issuer.clone(), TOKEN_URL, json!({})).unwrap();
+    let login = JsonLogin::builder(issuer.clone(), TOKEN_URL, json!({})).build().unwrap();
     assert_eq!(TokenCache::new(login).get().await.unwrap().access_token(), "t");
 
     let metadata = json!({ "issuer": "https://auth.example.com", "token_endpoint": TOKEN_URL });
@@ -135,7 +135,7 @@ async fn a_token_may_come_with_the_word_bearer() {
     assert_eq!(raw(r#"{"access_token":"Bearer eyJ.a.b"}"#).await.header_value(), "Bearer eyJ.a.b");
     let issuer = TokenServer::new();
     issuer.queue(Answer::json(200, json!({ "token": "bearer eyJ.a.b" })));
-    let login = JsonLogin::new(issuer, TOKEN_URL, json!({})).unwrap().token_at("/token").unwrap();
+    let login = JsonLogin::builder(issuer, TOKEN_URL, json!({})).token_at("/token").build().unwrap();
     assert_eq!(TokenCache::new(login).get().await.unwrap().header_value(), "Bearer eyJ.a.b");
     let error = ask(Answer::json(200, json!({ "access_token": "Basic eyJ" }))).await.unwrap_err();
     assert!(error.to_string().contains("no header may carry"), "{error}");
@@ -183,7 +183,7 @@ async fn an_error_names_a_content_encoding_that_nobody_asked_for() {
         ] {
             let issuer = TokenServer::new();
             issuer.fail(Some(answer));
-            let login = JsonLogin::new(issuer.clone(), TOKEN_URL, json!({})).unwrap();
+            let login = JsonLogin::builder(issuer.clone(), TOKEN_URL, json!({})).build().unwrap();
             for cache in [TokenCache::new(client_credentials(&issuer).build().unwrap()), TokenCache::new(login)] {
                 let said = cache.get().await.unwrap_err().to_string();
                 assert!(said.contains("content-encoding is gzip") || said.contains("content-encoding is br"), "{said}");
