@@ -367,13 +367,104 @@ async fn input_is_at_its_end_from_the_beginning() {
 }
 
 #[tokio::test]
+async fn input_is_written_and_closed() {
+    let directory = TempDir::new().unwrap();
+    let read = directory.path().join("read");
+    let command = sh(format!("cat > \"$READ\"; {CREDENTIAL}")).env("READ", read.to_str().unwrap());
+    for input in ["protocol=https\nhost=git.example.com\n\n", "no line break", "", "line\r\nbreaks é\n"] {
+        assert_eq!(text(run(command.clone().stdin(input)).await), "t");
+        assert_eq!(fs::read_to_string(&read).unwrap(), input);
+    }
+}
+
+#[tokio::test]
+async fn a_program_need_not_read_its_input() {
+    // More than a pipe holds.
+    let big = "x".repeat(1024 * 1024);
+    for script in
+        [CREDENTIAL.to_owned(), format!("exec <&-; {CREDENTIAL}"), format!("head -c 1 > /dev/null; {CREDENTIAL}")]
+    {
+        for input in ["short", &*big] {
+            assert_eq!(text(run(sh(&*script).stdin(input)).await), "t", "{script}");
+        }
+    }
+    let error = run(sh("exec <&-; echo no such host >&2; exit 1").stdin(big)).await.unwrap_err().to_string();
+    assert!(error.contains("exit status: 1") && error.contains("it said: no such host"), "{error}");
+}
+
+#[tokio::test]
+async fn a_program_may_write_much_before_it_reads_much() {
+    let input = "x".repeat(512 * 1024);
+    let script = r#"
+        head -c 500000 /dev/zero | tr '\0' ' '
+        head -c 500000 /dev/zero | tr '\0' x >&2
+        n=$(wc -c | tr -d ' ')
+        echo "{\"kind\":\"ExecCredential\",\"status\":{\"token\":\"t$n\"}}""#;
+    assert_eq!(text(run(sh(script).stdin(input)).await), "t524288");
+}
+
+#[tokio::test]
+async fn no_error_repeats_the_input() {
+    for (input, words, clean) in [
+        ("s3cret-1", "s3cret-1 is wrong", "[redacted] is wrong"),
+        ("--s3cret-1\n", "no --s3cret-1", "no [redacted]"),
+        ("username=annabel\npassword=s3cret-1\n\n", "annabel has not s3cret-1", "[redacted] has not [redacted]"),
+        (r#"{"Username":"annabel","Secret":"s3cret-1"}"#, "annabel has not s3cret-1", "[redacted] has not [redacted]"),
+    ] {
+        let command = sh(format!("cat > /dev/null; echo {words} >&2; exit 1")).stdin(input);
+        assert!(!format!("{command:?}").contains("s3cret"));
+        let error = run(command).await.unwrap_err();
+        assert!(error.to_string().contains(&format!("it said: {clean};")), "{error}");
+        assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn credential_helpers_are_understood() {
+    // As git-credential documents it, and as git 2.46 and later print it to those who know more.
+    let git = |printed: &str| {
+        let script = format!("cat > /dev/null; printf '{printed}'");
+        sh(script)
+            .stdin("protocol=https\nhost=git.example.com\n\n")
+            .token_at("/password")
+            .expires_at("/password_expiry_utc")
+    };
+    let printed = r"protocol=https\nhost=git.example.com\nusername=bob\npassword=gho_a=b\n";
+    let token = run(git(printed)).await.unwrap();
+    assert_eq!((token.access_token(), token.lifetime()), ("gho_a=b", MAX_LIFETIME));
+    assert_lives(run(git(&format!(r"{printed}password_expiry_utc={}\n", now() + 600))).await, 600);
+    let ended = run(git(&format!(r"{printed}password_expiry_utc={}\n", now() - 600))).await.unwrap_err();
+    assert!(ended.to_string().contains("ended 6"), "{ended}");
+    // As Docker's helpers print it.
+    let docker = |printed: &str, status: u8| {
+        let script = format!("cat > /dev/null; printf '%s' '{printed}'; exit {status}");
+        sh(script).stdin("https://registry.example.com").token_at("/Secret")
+    };
+    let printed = r#"{"ServerURL":"https://registry.example.com","Username":"<token>","Secret":"dckr_1"}"#;
+    assert_eq!(text(run(docker(printed, 0)).await), "dckr_1");
+    let error = run(docker("credentials not found in native keychain", 1)).await.unwrap_err();
+    assert!(error.to_string().contains("exit status: 1"), "{error}");
+    for (printed, problem) in [
+        ("", "no JSON"),
+        ("gho_1", "no JSON"),
+        ("name=value\nno value", "no JSON"),
+        ("=value", "no JSON"),
+        ("a name=value", "no JSON"),
+        ("username=bob", "no token at /Secret"),
+    ] {
+        let said = run(docker(printed, 0)).await.unwrap_err().to_string();
+        assert!(said.contains(problem) && !said.contains("gho"), "{printed}: {said}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_program_leaves_behind_is_not_waited_for() {
     let directory = TempDir::new().unwrap();
     let flag = directory.path().join("flag");
     fs::write(&flag, "").unwrap();
-    // It holds both pipes open for as long as the test wants.
-    let script = format!("(while [ -e \"$FLAG\" ]; do sleep 0.2; done) & {CREDENTIAL}");
-    let token = run(sh(script).env("FLAG", flag.to_str().unwrap())).await;
+    // It holds all three pipes open for as long as the test wants, and more input than a pipe holds.
+    let script = format!("exec 3<&0; (while [ -e \"$FLAG\" ]; do sleep 0.2; done) <&3 & {CREDENTIAL}");
+    let token = run(sh(script).env("FLAG", flag.to_str().unwrap()).stdin("x".repeat(1024 * 1024))).await;
     assert!(flag.exists());
     fs::remove_file(&flag).unwrap();
     assert_eq!(text(token), "t");
