@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_ENCODING, DATE, RETRY_AFTER};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, DATE, RETRY_AFTER};
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::Body;
@@ -169,7 +169,11 @@ impl EndpointUrl {
         *request.uri_mut() = self.uri.clone();
         // The client may hold the layer of the cache that waits for this answer.
         request.extensions_mut().insert(NoToken);
-        request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
+        let headers = request.headers_mut();
+        headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
+        // Without it, a server may compress its answer as it likes (RFC 9110 section 12.5.3), and a rotated refresh token in an
+        // answer that cannot be read is lost. A layer that decompresses takes what comes.
+        headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
         let response = http.send(request).await.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 Error::unusable(Some(self.name.clone()), "it is longer than 1 MiB, which no token answer is")

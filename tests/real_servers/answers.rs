@@ -105,6 +105,33 @@ async fn an_answer_may_be_in_latin_1_with_line_breaks_in_its_texts() {
 }
 
 #[tokio::test]
+async fn a_json_login_reads_what_other_sources_read() {
+    let login = async |status, body: &[u8]| {
+        let issuer = TokenServer::new();
+        issuer.queue(Answer::raw(status, body.to_vec()));
+        TokenCache::new(JsonLogin::builder(issuer, TOKEN_URL, json!({})).build().unwrap()).get().await
+    };
+    for body in [
+        &b"access_token=t&expires_in=3600&token_type=bearer"[..],
+        b"{\"access_token\":\"t\",\"userName\":\"Jos\xe9\"}",
+        b"{\"access_token\":\"t\",\"motd\":\"two\r\nlines\"}",
+        br#""{\"access_token\":\"t\"}""#,
+    ] {
+        let token = login(200, body).await.unwrap();
+        assert_eq!((token.access_token(), token.lifetime()), ("t", HOUR), "{body:?}");
+    }
+    for body in [
+        &b"error=invalid_grant&error_description=no+est%C3%A1+activo"[..],
+        b"{\"error\":\"invalid_grant\",\"error_description\":\"no est\xe1\r\nactivo\"}",
+        "\u{feff}{\"error\":\"invalid_grant\",\"error_description\":\"no está activo\"}".as_bytes(),
+    ] {
+        let error = login(400, body).await.unwrap_err();
+        assert!(error.is_denied() && error.code() == Some("invalid_grant"), "{error}");
+        assert!(error.description().unwrap().starts_with("no está"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_rotated_refresh_token_is_kept_though_the_rest_is_of_no_use() {
     for body in [
         r#"{"access_token":"t","refresh_token":"rotated-2","expires_"#,
@@ -193,6 +220,25 @@ async fn an_error_names_a_content_encoding_that_nobody_asked_for() {
     // A client that decompresses may leave the header.
     let plain = Answer::json(200, json!({ "access_token": "t" })).header("content-encoding", "gzip");
     assert_eq!(ask(plain).await.unwrap().access_token(), "t");
+}
+
+#[tokio::test]
+async fn every_call_asks_for_an_answer_that_is_not_compressed() {
+    let issuer = TokenServer::new();
+    issuer.queue(Answer::json(200, json!({ "issuer": "https://auth.example.com", "token_endpoint": TOKEN_URL })));
+    let discovered = oauth2::Issuer::discover(issuer.clone(), "https://auth.example.com");
+    let grant = RefreshTokenGrant::builder(&discovered, "my-app", "saved").build().unwrap();
+    TokenCache::new(grant).get().await.unwrap();
+    let login = || JsonLogin::builder(issuer.clone(), TOKEN_URL, json!({}));
+    TokenCache::new(login().build().unwrap()).get().await.unwrap();
+    let sent = |requests: Vec<tower_bearer::testing::Recorded>| -> Vec<_> {
+        requests.iter().map(|request| request.headers["accept-encoding"].clone()).collect()
+    };
+    assert_eq!(sent(issuer.requests()), ["identity"; 3]);
+    // A client that decompresses may be asked for more.
+    let login = login().header("accept-encoding", "gzip").build().unwrap();
+    TokenCache::new(login).get().await.unwrap();
+    assert_eq!(sent(issuer.requests())[3], "gzip");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use tower_bearer::json::JsonLogin;
 use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{Error, MAX_LIFETIME, Token, TokenCache};
 
+use crate::lifetimes::jwt;
 use crate::sources::{TOKEN_URL, headers};
 
 fn now() -> u64 {
@@ -61,6 +62,19 @@ async fn a_file_may_hold_json() {
     }
     let said = read(content.to_string(), |file| file).await.unwrap_err().to_string();
     assert!(said.contains("token_at") && !said.contains("jwt"), "{said}");
+}
+
+#[tokio::test]
+async fn the_end_of_a_token_in_a_file_is_told_in_all_ways_that_an_answer_has() {
+    let at = |file: TokenFileBuilder| file.token_at("/token");
+    let ms = |file| at(file).lifetime_at("/ms").lifetime_unit(Duration::from_millis(1));
+    assert_lives(&read(json!({ "token": "t", "ms": "600000" }).to_string(), ms).await.unwrap(), 600);
+    for moment in [json!((now() + 600).to_string()), json!((now() + 600) * 1000)] {
+        assert_lives(&read(json!({ "token": "t", "expires_on": moment }).to_string(), at).await.unwrap(), 600);
+    }
+    assert_lives(&read(json!({ "token": jwt(now() + 600) }).to_string(), at).await.unwrap(), 600);
+    let default = |file| at(file).default_lifetime(Duration::from_secs(600));
+    assert_lives(&read(b"{\"token\":\"t\",\"user\":\"Jos\xe9\"}", default).await.unwrap(), 600);
 }
 
 #[tokio::test]
@@ -123,6 +137,7 @@ mod programs {
     use tower_bearer::exec::{TokenCommand, TokenCommandBuilder};
     use tower_bearer::{Error, MAX_LIFETIME, Token, TokenCache};
 
+    use crate::lifetimes::jwt;
     use crate::other_sources::{assert_lives, now};
 
     async fn run(printed: &str, set: impl FnOnce(TokenCommandBuilder) -> TokenCommandBuilder) -> Result<Token, Error> {
@@ -135,6 +150,8 @@ mod programs {
             let token = run(printed, TokenCommandBuilder::bare_token).await.unwrap();
             assert_eq!((token.access_token(), token.lifetime()), ("gho_1", MAX_LIFETIME));
         }
+        let token = run(&jwt(now() + 600), TokenCommandBuilder::bare_token).await.unwrap();
+        assert_lives(&token, 600);
         for (printed, problem) in [("", "empty"), ("Please log in", "no header may carry")] {
             let said = run(printed, TokenCommandBuilder::bare_token).await.unwrap_err().to_string();
             assert!(said.contains(problem) && !said.contains("Please"), "{said}");
