@@ -33,7 +33,7 @@ use crate::source::require_non_empty;
 /// A closure that owns something its futures use has to be an ordinary closure that hands each future its own:
 /// `move || { let vault = vault.clone(); async move { vault.read("password").await } }`.
 ///
-/// A value is checked when it is handed over. What a closure returns is freed of white space at its end and of a byte
+/// A value is checked when the source is built. What a closure returns is freed of white space at its end and of a byte
 /// order mark, for the sake of files and their last line break, and checked when it is used. Where it fails, the fetch fails, and is tried again
 /// after a pause; with [`Error::denied`] it says that trying again cannot help, as a [`TokenSource`](crate::TokenSource)
 /// does.
@@ -97,13 +97,7 @@ impl SecretProvider {
         })))
     }
 
-    /// A provider whose value, where it is one, can be used.
-    pub(crate) fn checked<M>(field: &'static str, secret: impl SecretSource<M>) -> Result<Self, Error> {
-        let provider = secret.into_provider();
-        provider.check(field)?;
-        Ok(provider)
-    }
-
+    /// Checks a value; what a closure returns is checked when it is used.
     pub(crate) fn check(&self, field: &'static str) -> Result<(), Error> {
         self.value().map_or(Ok(()), |secret| require_non_empty(field, secret.expose()))
     }

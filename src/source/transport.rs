@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_ENCODING, DATE, RETRY_AFTER};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, DATE, RETRY_AFTER};
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::Body;
@@ -110,14 +110,9 @@ pub(crate) fn sync_client<B: 'static>(http: impl HttpClient<B>) -> Arc<dyn HttpS
 // === impl EndpointUrl ===
 
 impl EndpointUrl {
-    /// The address, which is never plain `http://` beyond loopback.
-    pub(crate) fn new(field: &'static str, url: &str) -> Result<Self, Error> {
-        Ok(Self::of(origin::endpoint(field, url, false)?, url))
-    }
-
     /// The address, which may be plain `http://` beyond loopback if that is allowed by the setting `allow_insecure`.
     pub(crate) fn checked(field: &'static str, url: &str, allow_insecure: bool) -> Result<Self, Error> {
-        let address = Self::of(origin::endpoint(field, url, true)?, url);
+        let address = Self::of(origin::endpoint(field, url)?, url);
         if address.is_exposed() && !allow_insecure {
             let problem = "plain http:// shows the credentials to everyone on the way; write https://, or call `allow_insecure` if the network itself is trusted";
             return Err(Error::invalid(field, problem));
@@ -127,6 +122,18 @@ impl EndpointUrl {
 
     fn of(uri: Uri, url: &str) -> Self {
         Self { uri, name: url.split(['?', '#']).next().unwrap_or_default().into() }
+    }
+
+    /// Warns if what is sent there can be read on the way. Not in `telemetry`, which imports this module's parent.
+    pub(crate) fn warn_if_exposed(&self) {
+        if self.is_exposed() {
+            tracing::warn!(
+                name: "insecure_issuer",
+                target: "tower_bearer",
+                endpoint = %self.name,
+                "credentials are sent over plain http"
+            );
+        }
     }
 
     /// Whether what is sent there can be read on the way.
@@ -167,7 +174,11 @@ impl EndpointUrl {
         *request.uri_mut() = self.uri.clone();
         // The client may hold the layer of the cache that waits for this answer.
         request.extensions_mut().insert(NoToken);
-        request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
+        let headers = request.headers_mut();
+        headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
+        // Without it, a server may compress its answer as it likes (RFC 9110 section 12.5.3), and a rotated refresh token in an
+        // answer that cannot be read is lost. A layer that decompresses takes what comes.
+        headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
         let response = http.send(request).await.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 Error::unusable(Some(self.name.clone()), "it is longer than 1 MiB, which no token answer is")

@@ -55,7 +55,7 @@ async fn what_shapes_the_token_tells_sessions_apart_and_a_secret_does_not() {
     assert!(share(password("ada", "1"), password("ada", "2")).await);
     assert!(!share(password("ada", "1"), password("grace", "1")).await);
 
-    let json = |url| JsonLogin::new(issuer.clone(), url, json!({ "user": "ada" })).unwrap();
+    let json = |url| JsonLogin::builder(issuer.clone(), url, json!({ "user": "ada" })).build().unwrap();
     assert!(share(json(URL), json(URL)).await);
     assert!(!share(json(URL), json("https://other.test/token")).await);
     assert!(!share(json(URL), app()).await);

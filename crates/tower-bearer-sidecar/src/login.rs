@@ -266,14 +266,14 @@ fn mesh_connect(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> 
 fn printed(login: &mut Login, command: &str) -> Result<TokenCommand, Wrong> {
     let mut words = command.split_whitespace();
     let program = words.next().ok_or_else(|| Wrong::new("--token-command", "it is empty; name a program"))?;
-    let mut source = TokenCommand::new(program).args(words);
+    let mut source = TokenCommand::builder(program).args(words);
     if let Some(pointer) = login.token_at.take() {
-        source = source.token_at(pointer).map_err(named)?;
+        source = source.token_at(pointer);
     }
     if let Some(pointer) = login.expires_at.take() {
-        source = source.expires_at(pointer).map_err(named)?;
+        source = source.expires_at(pointer);
     }
-    Ok(source)
+    source.build().map_err(named)
 }
 
 fn plain(source: impl TokenSource) -> Session {
