@@ -1,19 +1,21 @@
-//! Fakes for tests: token endpoints and APIs that need no socket. [A whole test](crate::guide::testing) of a client.
+//! Fakes for tests: token endpoints and APIs that need no socket.
+//!
+//! [This page](crate::guide::testing) has a complete test of a client.
 //!
 //! Every fake is a [`tower::Service`] of `http::Request<Full<Bytes>>`, a cheap handle to clone, and always ready. Each
 //! reads time from tokio, so a test with paused time decides when tokens end and answers arrive. Settings take `&self`
-//! and hold for the calls that arrive afterwards, so a test changes them while requests run.
+//! and apply to the calls that arrive afterwards, so a test can change them while requests are in flight.
 //!
-//! | fake | stands for |
+//! | fake | simulates |
 //! |---|---|
 //! | [`TokenServer`] | an OAuth 2 token endpoint that follows a script of [`Answer`]s |
 //! | [`Api`] | an API that accepts the live access tokens of a [`Ledger`] and rejects all others |
 //! | [`MeshyDbServer`] | MeshyDB: login, anonymous users, tenants, rotated refresh tokens, sign-out |
 //! | [`MeshConnectServer`] | Mesh Connect: a JSON login whose token comes in an envelope |
 //!
-//! An issuer does its work when a call arrives, and its `delay` comes before the answer: a call that is dropped meanwhile
-//! loses its answer, and the life of a token begins before the delay. An API evaluates a token after its `delay`, so a token
-//! may end during the delay.
+//! An issuer processes a call when it arrives, and sends the answer after its `delay`. So a call that is dropped during
+//! the delay loses its answer, and the life of a token begins before the delay. An API evaluates a token after its
+//! `delay`, so a token may expire during the delay.
 //!
 //! ```
 //! use std::time::Duration;

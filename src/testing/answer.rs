@@ -1,4 +1,4 @@
-//! What a fake says to one call.
+//! The answer of a fake to one call.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tower::BoxError;
 use crate::testing::helpers::pause;
 use crate::testing::ledger::Ledger;
 
-/// What a fake says to one call.
+/// The answer of a fake to one call.
 ///
 /// ```
 /// use std::time::Duration;
@@ -28,7 +28,7 @@ use crate::testing::ledger::Ledger;
 #[derive(Clone, Debug)]
 pub struct Answer {
     outcome: Outcome,
-    /// An access token that enters the ledger with this answer.
+    /// An access token that this answer adds to the ledger.
     issues: Option<(String, Duration)>,
     after: Option<Duration>,
 }
@@ -36,21 +36,23 @@ pub struct Answer {
 #[derive(Clone, Debug)]
 enum Outcome {
     Response(Response<Bytes>),
-    /// Shared, because an outage gives the same failure to every call.
+    /// Shared, because every call in an outage fails with the same error.
     Fails(Arc<dyn Error + Send + Sync>),
     Hangs,
 }
 
 impl Answer {
-    /// A token answer as RFC 6749, section 5.1, has it. The access token enters the fake's ledger when the call
-    /// arrives. `expires_in` holds the whole seconds of `lifetime`.
+    /// A token answer as in RFC 6749, section 5.1.
+    ///
+    /// The access token enters the fake's ledger when the call arrives. `expires_in` holds the whole seconds of
+    /// `lifetime`.
     pub fn token(text: impl Into<String>, lifetime: Duration) -> Self {
         let text = text.into();
         let body = json!({ "access_token": text, "token_type": "Bearer", "expires_in": lifetime.as_secs() });
         Self::granting(body).issuing(text, lifetime)
     }
 
-    /// A token answer of the server's own making, which no cache may keep (RFC 6749, section 5.1).
+    /// A token answer with any body, which no HTTP cache may keep (RFC 6749, section 5.1).
     pub(crate) fn granting(body: Value) -> Self {
         Self::json(200, body).header(CACHE_CONTROL.as_str(), "no-store")
     }
@@ -75,15 +77,15 @@ impl Answer {
         Self::response(response)
     }
 
-    /// This very response.
+    /// Exactly this response.
     pub fn response(response: Response<Bytes>) -> Self {
         Self::new(Outcome::Response(response))
     }
 
     /// No response: the call fails, as when a connection breaks.
     ///
-    /// The error's text and its sources are those of `error`; because it may be given to many calls, a downcast of it
-    /// finds an `Arc<dyn Error + Send + Sync>`.
+    /// The error's text and its sources are those of `error`. Many calls may share it, so a downcast finds an
+    /// `Arc<dyn Error + Send + Sync>`.
     pub fn fails(error: impl Into<BoxError>) -> Self {
         Self::new(Outcome::Fails(Arc::from(error.into())))
     }
@@ -93,7 +95,9 @@ impl Answer {
         Self::new(Outcome::Hangs)
     }
 
-    /// An error answer as RFC 6749, section 5.2, has it, such as `oauth_error(400, "invalid_grant")`.
+    /// An error as in RFC 6749, section 5.2.
+    ///
+    /// For example `oauth_error(400, "invalid_grant")`.
     ///
     /// # Panics
     ///
@@ -102,7 +106,9 @@ impl Answer {
         Self::json(status, json!({ "error": code }))
     }
 
-    /// Adds a response header, beside any of the same name. Without a response it changes nothing.
+    /// Adds a response header, and keeps others of the same name.
+    ///
+    /// Without a response it changes nothing.
     ///
     /// # Panics
     ///
@@ -116,7 +122,7 @@ impl Answer {
         self
     }
 
-    /// Arrives this long after the call, instead of after the fake's own delay.
+    /// Arrives this long after the call, instead of after the fake's delay.
     pub fn after(mut self, delay: Duration) -> Self {
         self.after = Some(delay);
         self
@@ -131,7 +137,7 @@ impl Answer {
         self
     }
 
-    /// Gives the answer to one call: the token is issued at once, the rest after the delay.
+    /// Answers one call. The token is issued at once, and the answer is sent after the delay.
     pub(crate) async fn send(self, ledger: &Ledger, delay: Duration) -> Result<Response<Full<Bytes>>, BoxError> {
         if let Some((text, lifetime)) = self.issues {
             ledger.issue(text, lifetime);

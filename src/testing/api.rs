@@ -20,8 +20,8 @@ use crate::testing::script::{Script, fake_service};
 
 /// A protected API: 200 for a live token of its [`Ledger`], 401 for anything else.
 ///
-/// A 401 carries `WWW-Authenticate: Bearer error="invalid_token"`, or the bare `Bearer` where no `Authorization` was
-/// sent (RFC 6750, section 3.1). Two `Authorization` headers are rejected like a wrong token.
+/// A 401 carries `WWW-Authenticate: Bearer error="invalid_token"`, or the bare `Bearer` if the request had no
+/// `Authorization` (RFC 6750, section 3.1). Two `Authorization` headers are rejected like a wrong token.
 #[derive(Clone, Debug)]
 pub struct Api {
     inner: Arc<Inner>,
@@ -30,7 +30,7 @@ pub struct Api {
 #[derive(Debug)]
 struct Inner {
     script: Script,
-    /// The 401, given whether an `Authorization` was sent.
+    /// Makes the 401. The argument says whether the request had an `Authorization`.
     rejection: fn(bool) -> Answer,
     accepted: AtomicUsize,
     rejected: AtomicUsize,
@@ -40,7 +40,7 @@ struct Inner {
 }
 
 impl Api {
-    /// An API that evaluates by `ledger`.
+    /// An API that accepts the live tokens of `ledger`.
     pub fn new(ledger: Ledger) -> Self {
         Self::with_rejection(ledger, |token_sent| {
             let challenge = if token_sent { r#"Bearer error="invalid_token""# } else { "Bearer" };
@@ -61,38 +61,43 @@ impl Api {
         Self { inner: Arc::new(inner) }
     }
 
-    /// How long a request takes to arrive. Its token is evaluated after that, and the answer comes at once.
+    /// How long a request takes to arrive.
+    ///
+    /// The API then evaluates its token, and answers at once.
     pub fn delay(&self, delay: Duration) {
         self.inner.script.set_delay(delay);
     }
 
-    /// Queues an answer; the queue is used up, in order, before requests are evaluated again. Such answers count as
-    /// neither accepted nor rejected.
+    /// Queues an answer.
+    ///
+    /// The API sends queued answers, in order, before it evaluates requests again.
+    ///
+    /// They count as neither accepted nor rejected.
     pub fn queue(&self, answer: Answer) {
         self.inner.script.queue(answer);
     }
 
-    /// Whether every request is rejected, with a live token too.
+    /// Whether the API rejects every request, also with a live token.
     pub fn reject_all(&self, reject: bool) {
         self.inner.reject_all.store(reject, Ordering::SeqCst);
     }
 
-    /// Requests answered 200 because their token was live.
+    /// Requests that the API answered 200 because their token was live.
     pub fn accepted(&self) -> usize {
         self.inner.accepted.load(Ordering::SeqCst)
     }
 
-    /// Requests answered 401 after a look at their token, or at its absence.
+    /// Requests that the API answered 401 because they had no live token.
     pub fn rejected(&self) -> usize {
         self.inner.rejected.load(Ordering::SeqCst)
     }
 
-    /// Of the requests evaluated, those without an `Authorization` header.
+    /// Rejected requests that had no `Authorization` header.
     pub fn without_token(&self) -> usize {
         self.inner.without_token.load(Ordering::SeqCst)
     }
 
-    /// Of the requests evaluated, those whose token had expired.
+    /// Rejected requests whose token had expired.
     pub fn expired_seen(&self) -> usize {
         self.inner.expired_seen.load(Ordering::SeqCst)
     }
@@ -125,13 +130,13 @@ impl Api {
     fn evaluate(&self, headers: &HeaderMap) -> Answer {
         let inner = &*self.inner;
         let count = |counter: &AtomicUsize| counter.fetch_add(1, Ordering::SeqCst);
-        let verdict = bearer(headers).map_or(TokenState::Unknown, |token| inner.script.ledger.state_of(token));
-        if verdict == TokenState::Live && !inner.reject_all.load(Ordering::SeqCst) {
+        let state = bearer(headers).map_or(TokenState::Unknown, |token| inner.script.ledger.state_of(token));
+        if state == TokenState::Live && !inner.reject_all.load(Ordering::SeqCst) {
             count(&inner.accepted);
             return Answer::json(200, json!({ "accepted": true }));
         }
         count(&inner.rejected);
-        if verdict == TokenState::Expired {
+        if state == TokenState::Expired {
             count(&inner.expired_seen);
         }
         let token_sent = headers.contains_key(AUTHORIZATION);
@@ -142,7 +147,7 @@ impl Api {
     }
 }
 
-/// The token of the one `Authorization: Bearer` header; the scheme in any case (RFC 9110, section 11.1).
+/// The token of the only `Authorization: Bearer` header, with the scheme in any case (RFC 9110, section 11.1).
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };

@@ -9,9 +9,9 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use tower::{BoxError, Service, ServiceExt};
 
-/// Gives a fake requests with any body, read to the end first, so that an HTTP server can serve it.
+/// Adapts a fake to requests with any body, so that an HTTP server can serve it.
 ///
-/// With hyper: `TowerToHyperService::new(Collected::new(issuer))`.
+/// It reads the body to its end first. With hyper: `TowerToHyperService::new(Collected::new(issuer))`.
 #[derive(Clone, Debug)]
 pub struct Collected<S> {
     fake: S,

@@ -1,4 +1,4 @@
-//! Helpers of the fakes: locks, time, and unique texts.
+//! Helpers of the fakes: locks, time, and unique strings.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,22 +12,21 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// tokio's time, because a fake does not depend on the clock of the code under test.
-#[expect(clippy::disallowed_methods, reason = "the one door of the fakes")]
+#[expect(clippy::disallowed_methods, reason = "the only place where fakes read the time")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// A number that no other fake returns in this process, so that a token of one fake is unknown to all others, also to a
-/// restarted one.
+/// A number that is unique in this process, so that a token of one fake is unknown to all others, also after a restart.
 pub(crate) fn unique_number() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A unique text in the shape of a JWT: three base64url parts.
+/// A unique string in the form of a JWT: three base64url parts.
 pub(crate) fn jwt_like() -> String {
     let number = unique_number();
-    format!("eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJqdGkiOiI{number:012}In0.lookalike-{number:012}")
+    format!("eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJqdGkiOiI{number:012}In0.signature-{number:012}")
 }
 
 /// Sleeps for the delay. Without a delay it needs no timer and no runtime.

@@ -1,4 +1,4 @@
-//! The access tokens that were issued, and the state of each.
+//! The access tokens that fakes issued, and the state of each.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::testing::helpers::{lock, now};
 
-/// The issued access tokens, shared between the fake that issues them and the fake that accepts them.
+/// The access tokens that one fake issues and another accepts.
 ///
 /// ```
 /// use std::time::Duration;
@@ -34,7 +34,7 @@ pub enum TokenState {
     Expired,
     /// Revoked within its lifetime.
     Revoked,
-    /// Never issued here.
+    /// Never issued.
     Unknown,
 }
 
@@ -58,7 +58,9 @@ impl Ledger {
         Self::default()
     }
 
-    /// Adds an access token that lives from now for `lifetime`. The same text again begins a new life.
+    /// Adds an access token that expires after `lifetime`.
+    ///
+    /// The same text again starts a new lifetime.
     pub fn issue(&self, text: impl Into<String>, lifetime: Duration) {
         let text = text.into();
         let entry = Entry { expires_at: now().checked_add(lifetime), revoked: false };
@@ -78,7 +80,7 @@ impl Ledger {
         }
     }
 
-    /// Revokes one access token; `false` if it was never issued here.
+    /// Revokes one access token, and returns `false` if it was never issued.
     pub fn revoke(&self, token: &str) -> bool {
         match lock(&self.entries).tokens.get_mut(token) {
             Some(entry) => {

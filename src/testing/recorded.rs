@@ -14,7 +14,7 @@ pub struct Recorded {
     pub method: Method,
     /// The URI, absolute or a path as the client sent it.
     pub uri: Uri,
-    /// The headers. Values marked sensitive keep the mark.
+    /// The headers. Values that are marked sensitive stay so.
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
@@ -27,12 +27,14 @@ impl Recorded {
         Self { method: parts.method, uri: parts.uri, headers: parts.headers, body: body.to_bytes() }
     }
 
-    /// The body as form parameters, whatever its content type says; of a repeated one, the last.
+    /// The body as form parameters, with any content type.
+    ///
+    /// The last of a repeated parameter counts.
     pub fn form(&self) -> BTreeMap<String, String> {
         form_urlencoded::parse(&self.body).into_owned().collect()
     }
 
-    /// The body as JSON, whatever its content type says.
+    /// The body as JSON, with any content type.
     ///
     /// # Panics
     ///
@@ -41,7 +43,7 @@ impl Recorded {
         serde_json::from_slice(&self.body).expect("the recorded body is JSON")
     }
 
-    /// The content type in lower case, without parameters such as `charset`; empty when absent.
+    /// The content type in lower case, without parameters such as `charset`; empty if absent.
     pub(crate) fn media_type(&self) -> String {
         let value = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let essence = value.unwrap_or_default().split(';').next().unwrap_or_default();

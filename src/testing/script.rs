@@ -1,4 +1,4 @@
-//! The common part of all fakes: planned answers, the log of requests, and counted calls.
+//! The common part of all fakes: planned answers, recorded requests, counted calls.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -66,13 +66,13 @@ impl Script {
         log.push_back(request);
     }
 
-    /// The answer the test has planned for this call: the next in the queue, else the outage.
+    /// The answer that the test planned for this call: the next in the queue, else that of the outage.
     pub(crate) fn planned(&self) -> Option<Answer> {
         let mut plan = lock(&self.plan);
         plan.queue.pop_front().or_else(|| plan.outage.clone())
     }
 
-    /// Answers one counted call as planned, or as `decide` says. Both decide before the delay.
+    /// Counts and answers one call: as planned, or else as `decide` says. The answer is chosen before the delay.
     pub(crate) async fn answer(&self, decide: impl FnOnce() -> Answer) -> Result<Response<Full<Bytes>>, BoxError> {
         let _call = self.calls.enter();
         let answer = self.planned().unwrap_or_else(decide);
@@ -92,7 +92,7 @@ impl Script {
     }
 }
 
-/// Makes a fake a service by its `async fn serve(self, request)`.
+/// Implements `Service` for a fake with its `async fn serve(self, request)`.
 macro_rules! fake_service {
     ($fake:ty) => {
         impl tower::Service<http::Request<http_body_util::Full<bytes::Bytes>>> for $fake {

@@ -18,9 +18,9 @@ use crate::testing::script::{Script, fake_service};
 
 /// A scripted OAuth 2 token endpoint.
 ///
-/// Every POST, to any path and with any body, is answered with a Bearer token that lives an hour: `token-1`, then
-/// `token-2`, and so on. Other methods get a 405. The tokens enter the [`ledger`](Self::ledger), from which an
-/// [`Api`](crate::testing::Api) knows them.
+/// It answers every POST, to any path and with any body, with a Bearer token that lives an hour: `token-1`, then
+/// `token-2`, and so on. Other methods get a 405. It adds the tokens to the [`ledger`](Self::ledger), where an
+/// [`Api`](crate::testing::Api) looks them up.
 ///
 /// ```
 /// # use bytes::Bytes;
@@ -53,38 +53,44 @@ struct Settings {
 }
 
 impl TokenServer {
-    /// An issuer with a ledger of its own.
+    /// An issuer with its own ledger.
     pub fn new() -> Self {
         let settings = Settings { lifetime: Duration::from_secs(3600), rotate: false, granted: 0 };
         Self { script: Arc::default(), settings: Arc::new(Mutex::new(settings)) }
     }
 
-    /// How long the access tokens live from now on. `expires_in` holds the whole seconds of it.
+    /// How long the access tokens live from now on.
+    ///
+    /// `expires_in` holds the whole seconds of it.
     pub fn lifetime(&self, lifetime: Duration) {
         lock(&self.settings).lifetime = lifetime;
     }
 
-    /// How long an answer takes to arrive. What it says is settled when the call arrives.
+    /// How long an answer takes to arrive. Its content is fixed when the call arrives.
     pub fn delay(&self, delay: Duration) {
         self.script.set_delay(delay);
     }
 
-    /// Whether answers carry a refresh token, `refresh-N` beside `token-N`. None is ever evaluated.
+    /// Whether answers carry a refresh token, `refresh-N` with `token-N`.
+    ///
+    /// The server evaluates none.
     pub fn rotate_refresh_tokens(&self, rotate: bool) {
         lock(&self.settings).rotate = rotate;
     }
 
-    /// Queues an answer; the queue is used up, in order, before any other answer is given.
+    /// Queues an answer. The server sends queued answers, in order, before any other.
     pub fn queue(&self, answer: Answer) {
         self.script.queue(answer);
     }
 
-    /// Begins an outage, in which every call without a queued answer gets this one; `None` ends it.
+    /// Begins an outage; `None` ends it.
+    ///
+    /// In the outage every call without a queued answer gets this answer.
     pub fn fail(&self, answer: Option<Answer>) {
         self.script.fail(answer);
     }
 
-    /// The access tokens issued here.
+    /// The access tokens that this server issued.
     pub fn ledger(&self) -> Ledger {
         self.script.ledger.clone()
     }
