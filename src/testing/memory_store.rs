@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use crate::store::{Lease, Saved, StoreError, Stored, TokenStore};
 use crate::testing::helpers::{lock, now, pause};
 
-/// A [`TokenStore`] in memory, for caches of one process: tests of an application, and of the protocol itself.
+/// A [`TokenStore`] in memory, for tests in one process.
 ///
-/// Clones share the records. It reads time from tokio, so a test with paused time decides when leases end. Faults are
-/// injected through `&self` and hold for the calls that come afterwards.
+/// Clones share the records. The store reads time from tokio, so a test with paused time decides when leases end. A
+/// test injects faults through `&self`; they apply to the calls that come afterwards.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -49,18 +49,18 @@ pub enum StoreCall {
     Expire,
 }
 
-/// What goes wrong with one call of a [`MemoryStore`].
+/// The fault of one call of a [`MemoryStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreFault {
-    /// It fails, and nothing happened.
+    /// The call fails, and has no effect.
     Fails,
-    /// It happened, and its answer is an error.
+    /// The call has its effect, and returns an error.
     AnswerLost,
-    /// It never happens and is never answered.
+    /// The call has no effect, and never returns.
     Hangs,
-    /// It happens this much later.
+    /// The call has its effect this much later.
     Late(Duration),
-    /// It is answered with a conflict, or that the lease is lost, and nothing happened.
+    /// The call reports a conflict or a lost lease, and has no effect.
     Conflict,
 }
 
@@ -68,7 +68,7 @@ pub enum StoreFault {
 struct State {
     entries: HashMap<String, Entry>,
     calls: HashMap<StoreCall, usize>,
-    /// What goes wrong with the next calls of each kind.
+    /// The faults of the next calls of each kind.
     queue: HashMap<StoreCall, VecDeque<StoreFault>>,
     down: bool,
     delay: Duration,
@@ -101,39 +101,43 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// Queues what goes wrong with the next call of this kind, after what was queued before.
+    /// Queues a fault for a call of this kind, after earlier faults.
     pub fn inject(&self, call: StoreCall, fault: StoreFault) {
         lock(&self.0).queue.entry(call).or_default().push_back(fault);
     }
 
-    /// Begins or ends an outage: each call fails.
+    /// Begins or ends an outage, in which each call fails.
     pub fn set_down(&self, down: bool) {
         lock(&self.0).down = down;
     }
 
-    /// Ends the outage, and forgets the faults that are queued.
+    /// Ends the outage, and removes the queued faults.
     pub fn recover(&self) {
         let mut state = lock(&self.0);
         state.down = false;
         state.queue.clear();
     }
 
-    /// How long each call takes; it happens at the end of it.
+    /// How long each call takes. It has its effect at the end.
     pub fn delay(&self, delay: Duration) {
         lock(&self.0).delay = delay;
     }
 
-    /// Whether changes are told: without, the caches look again from time to time.
+    /// Whether the store reports changes.
+    ///
+    /// If not, the caches load the record from time to time.
     pub fn notify(&self, notify: bool) {
         lock(&self.0).has_no_notifications = !notify;
     }
 
-    /// The bytes of the record of this key, without a call.
+    /// The bytes of the record of this key. It does not count as a call.
     pub fn record(&self, key: &str) -> Option<Vec<u8>> {
         lock(&self.0).entries.get(key)?.record_at(now()).map(|record| record.bytes.clone())
     }
 
-    /// Replaces the record of this key, as a person would by hand or a failover that lost a write; `None` removes it.
+    /// Replaces the record of this key; `None` removes it.
+    ///
+    /// It simulates a change by hand, or a failover that lost a write.
     pub fn set_record(&self, key: &str, bytes: Option<Vec<u8>>) {
         let mut state = lock(&self.0);
         let entry = state.entries.entry(key.to_owned()).or_default();
@@ -143,7 +147,7 @@ impl MemoryStore {
         entry.changed.notify_waiters();
     }
 
-    /// Ends the lease of this key, as when a failover lost it.
+    /// Ends the lease of this key, as a failover that lost it does.
     pub fn drop_lease(&self, key: &str) {
         if let Some(entry) = lock(&self.0).entries.get_mut(key) {
             entry.lease = None;
@@ -155,7 +159,7 @@ impl MemoryStore {
         lock(&self.0).entries.get(key)?.lease_at(now()).map(|(owner, _)| owner.clone())
     }
 
-    /// What was set aside under this key.
+    /// The records that were set aside under this key.
     pub fn set_aside_records(&self, key: &str) -> Vec<Vec<u8>> {
         lock(&self.0).entries.get(key).map(|entry| entry.set_aside.clone()).unwrap_or_default()
     }
@@ -165,7 +169,7 @@ impl MemoryStore {
         lock(&self.0).calls.get(&call).copied().unwrap_or_default()
     }
 
-    /// One call, with what goes wrong with it. `conflict` is the answer of [`StoreFault::Conflict`].
+    /// One call with its fault. `conflict` is the answer of [`StoreFault::Conflict`].
     async fn call<T>(
         &self,
         call: StoreCall,
@@ -190,10 +194,10 @@ impl MemoryStore {
         }
         let answer = {
             let mut state = lock(&self.0);
-            let tells = !state.has_no_notifications;
+            let notifies = !state.has_no_notifications;
             let entry = state.entries.entry(key.to_owned()).or_default();
             let answer = act(entry, now());
-            if tells && matches!(call, StoreCall::Save | StoreCall::Release | StoreCall::SetAside) {
+            if notifies && matches!(call, StoreCall::Save | StoreCall::Release | StoreCall::SetAside) {
                 entry.changed.notify_waiters();
             }
             answer

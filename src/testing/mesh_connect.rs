@@ -1,4 +1,4 @@
-//! A lookalike of Mesh Connect, built from its documents.
+//! A fake server of Mesh Connect, built from Mesh Connect's documents.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,11 +20,13 @@ use crate::testing::script::{Script, fake_service};
 
 const ROOT: &str = "/admin/api/v1/";
 
-/// A lookalike of Mesh Connect: a JSON login whose token comes in an envelope, and a protected API on the same host.
+/// A fake server of Mesh Connect: a JSON login and a protected API on one host.
 ///
-/// `POST /admin/api/v1/Token` takes a JSON object with `clientId` and `clientSecret`, both not empty, and nothing else.
-/// What is malformed, or comes with an `Authorization` header, gets a 400; wrong credentials get a 403. Any other path
-/// below `/admin/api/v1/` is the [`api`](Self::api), whose 401 has an envelope and no `WWW-Authenticate`.
+/// `POST /admin/api/v1/Token` takes a JSON object with exactly `clientId` and `clientSecret`, both not empty. It
+/// returns the token in an envelope. A malformed call, or one with an `Authorization` header, gets a 400. Wrong
+/// credentials get a
+/// 403. Any other path below `/admin/api/v1/` is the [`api`](Self::api), whose 401 has an envelope and no
+/// `WWW-Authenticate`.
 ///
 /// ```
 /// # use http_body_util::Full;
@@ -50,7 +52,7 @@ pub struct MeshConnectServer {
 struct Inner {
     client_id: String,
     client_secret: String,
-    /// Its plan and its counter are those of the token calls, its log holds every request.
+    /// Its plan and its counter belong to the token calls. Its log holds every request.
     script: Script,
     api: Api,
     settings: Mutex<Settings>,
@@ -86,7 +88,7 @@ impl MeshConnectServer {
         Self { inner: Arc::new(inner) }
     }
 
-    /// How long the tokens live from now on; an hour at first.
+    /// How long the tokens live from now on; an hour by default.
     pub fn lifetime(&self, lifetime: Duration) {
         lock(&self.inner.settings).lifetime = lifetime;
     }
@@ -96,24 +98,26 @@ impl MeshConnectServer {
         self.inner.script.set_delay(delay);
     }
 
-    /// Begins an outage, in which every token call gets this answer; `None` ends it.
+    /// Begins an outage in which every token call gets this answer; `None` ends it.
     pub fn fail(&self, answer: Option<Answer>) {
         self.inner.script.fail(answer);
     }
 
-    /// The envelope's `status` in the 200 of a token call, such as `tooManyRequest`, instead of `ok`. The token is in
-    /// the answer all the same: only the status tells.
+    /// The `status` of the envelope in the 200 of a token call, instead of `ok`.
+    ///
+    /// It may be `tooManyRequest`, for example. The answer contains the token nevertheless.
     pub fn envelope_status(&self, status: Option<&str>) {
         lock(&self.inner.settings).envelope_status = status.map(str::to_owned);
     }
 
-    /// The content's `status` in the 200 of a token call, such as `mfaRequired`, instead of `available`. The token is in
-    /// the answer all the same: only the status tells.
+    /// The `status` of the content in the 200 of a token call, instead of `available`.
+    ///
+    /// It may be `mfaRequired`, for example. The answer contains the token nevertheless.
     pub fn content_status(&self, status: Option<&str>) {
         lock(&self.inner.settings).content_status = status.map(str::to_owned);
     }
 
-    /// Whether the answer leaves `expires_in` out.
+    /// Whether the answer omits `expires_in`.
     pub fn omit_expires_in(&self, omit: bool) {
         lock(&self.inner.settings).omit_expires_in = omit;
     }
@@ -123,7 +127,7 @@ impl MeshConnectServer {
         lock(&self.inner.settings).null_token = null;
     }
 
-    /// The tokens issued here.
+    /// The tokens that this server issued.
     pub fn ledger(&self) -> Ledger {
         self.inner.script.ledger.clone()
     }

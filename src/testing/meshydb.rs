@@ -1,4 +1,4 @@
-//! A lookalike of MeshyDB, built from its documents.
+//! A fake server of MeshyDB, built from MeshyDB's documents.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -19,18 +19,20 @@ use crate::testing::recorded::Recorded;
 use crate::testing::script::{Script, fake_service};
 use crate::testing::sessions::{Denial, Pair, Sessions};
 
-/// A lookalike of MeshyDB: one account with its users, tenants and sessions, and a protected API on the same host.
+/// A fake server of MeshyDB: one account, and a protected API on the same host.
+///
+/// The account has users, tenants and sessions.
 ///
 /// | route | what it does |
 /// |---|---|
 /// | `POST /{account}/connect/token` | grants `password` and `refresh_token` |
 /// | `POST /{account}/connect/revocation` | ends the session of a refresh token (RFC 7009) |
-/// | `POST /{account}/users/register/anonymous` | makes a user whose password is `nopassword` |
+/// | `POST /{account}/users/register/anonymous` | adds a user whose password is `nopassword` |
 /// | any other below `/{account}/` | the [`api`](Self::api) |
 ///
-/// The header `tenant` chooses a tenant, empty or absent the default one; a session belongs to its tenant. Each refresh
-/// hands out a new refresh token and spends the old one; a spent one presented again ends the session with all its
-/// tokens. Token calls are evaluated the moment they arrive.
+/// The header `tenant` chooses a tenant; empty or absent means the default tenant. A session belongs to its tenant.
+/// Each refresh returns a new refresh token and uses up the old one. A used refresh token ends the session with all its
+/// tokens. The server evaluates token calls when they arrive.
 ///
 /// ```
 /// # use http_body_util::Full;
@@ -53,7 +55,7 @@ pub struct MeshyDbServer {
     inner: Arc<Inner>,
 }
 
-/// What stands in the body of MeshyDB's 400 and 429, which its documents leave open.
+/// The form of the bodies of MeshyDB's 400 and 429. Its documents do not define it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorBodies {
     /// RFC 6749, section 5.2: `{"error": "invalid_grant", "error_description": "..."}`.
@@ -71,7 +73,7 @@ struct Inner {
     /// `/{account}/`
     root: String,
     public_key: String,
-    /// Its plan and its counter are those of the token calls, its log holds every request.
+    /// Its plan and its counter belong to the token calls. Its log holds every request.
     script: Script,
     api: Api,
     state: Mutex<State>,
@@ -124,12 +126,12 @@ impl MeshyDbServer {
         self
     }
 
-    /// How long access tokens live from now on; an hour at first.
+    /// How long access tokens live from now on; an hour by default.
     pub fn lifetime(&self, lifetime: Duration) {
         lock(&self.inner.state).sessions.rules.lifetime = lifetime;
     }
 
-    /// How long refresh tokens live from now on; 30 days at first.
+    /// How long refresh tokens live from now on; 30 days by default.
     pub fn refresh_lifetime(&self, lifetime: Duration) {
         lock(&self.inner.state).sessions.rules.refresh_lifetime = lifetime;
     }
@@ -139,59 +141,67 @@ impl MeshyDbServer {
         self.inner.script.set_delay(delay);
     }
 
-    /// Whether a refresh hands out a new refresh token, as at first. If not, the old one stays valid.
+    /// Whether a refresh returns a new refresh token (the default).
+    ///
+    /// If not, the old one stays valid.
     pub fn rotate(&self, rotate: bool) {
         lock(&self.inner.state).sessions.rules.rotate = rotate;
     }
 
-    /// How long a spent refresh token is answered with the pair it was spent on; zero at first.
+    /// How long a used refresh token still gets its new pair; zero by default.
     pub fn reuse_grace(&self, grace: Duration) {
         lock(&self.inner.state).sessions.rules.reuse_grace = grace;
     }
 
-    /// Whether a refresh revokes the session's earlier access tokens; not so at first.
+    /// Whether a refresh revokes the session's earlier access tokens; no by default.
     pub fn revoke_old_on_refresh(&self, revoke: bool) {
         lock(&self.inner.state).sessions.rules.revoke_old_on_refresh = revoke;
     }
 
-    /// Whether token calls are answered 429, without a `Retry-After`.
+    /// Whether token calls get a 429 without a `Retry-After`.
     pub fn limit(&self, limited: bool) {
         let mut state = lock(&self.inner.state);
         (state.limited, state.retry_after) = (limited, None);
     }
 
-    /// Answers token calls 429 with this `Retry-After`, until [`limit(false)`](Self::limit).
+    /// Answers token calls 429 with this `Retry-After`.
+    ///
+    /// [`limit(false)`](Self::limit) ends it.
     pub fn limit_with(&self, retry_after: Option<&str>) {
         let mut state = lock(&self.inner.state);
         (state.limited, state.retry_after) = (true, retry_after.map(str::to_owned));
     }
 
-    /// Begins an outage, in which every token call gets this answer; `None` ends it.
+    /// Begins an outage in which every token call gets this answer; `None` ends it.
     pub fn fail(&self, answer: Option<Answer>) {
         self.inner.script.fail(answer);
     }
 
-    /// Loses the answers of the next `count` token calls that are granted: the work is done, then the connection fails.
+    /// Loses the answers of the next `count` granted token calls.
+    ///
+    /// The server issues the tokens, and then the connection fails.
     pub fn lose_answers(&self, count: usize) {
         lock(&self.inner.state).answers_to_lose = count;
     }
 
-    /// Deactivates the users of that name in every tenant: no login and no refresh, while access tokens live on.
+    /// Deactivates the users of that name in every tenant.
+    ///
+    /// Their logins and refreshes are denied, and their access tokens stay valid.
     pub fn deactivate(&self, username: &str) {
         lock(&self.inner.state).sessions.deactivate(username);
     }
 
-    /// Whether anonymous users may register, as at first.
+    /// Whether anonymous users may register; yes by default.
     pub fn anonymous(&self, allowed: bool) {
         lock(&self.inner.state).anonymous = allowed;
     }
 
-    /// What stands in the body of a 400 or a 429; RFC 6749 JSON at first.
+    /// The form of the body of a 400 or a 429; RFC 6749 JSON by default.
     pub fn error_bodies(&self, bodies: ErrorBodies) {
         lock(&self.inner.state).error_bodies = bodies;
     }
 
-    /// The access tokens issued here.
+    /// The access tokens that this server issued.
     pub fn ledger(&self) -> Ledger {
         self.inner.script.ledger.clone()
     }
@@ -206,7 +216,7 @@ impl MeshyDbServer {
         &self.inner.api
     }
 
-    /// How many times a spent refresh token was presented beyond the grace.
+    /// How many times a used refresh token came after the grace period.
     pub fn reuses(&self) -> usize {
         lock(&self.inner.state).sessions.reuses
     }
@@ -287,7 +297,7 @@ impl MeshyDbServer {
         match self.revoke(&mut state.sessions, request) {
             Ok(ended) => {
                 state.revocations += usize::from(ended);
-                // Also for a token nobody knows: it is as useless as it was meant to be (RFC 7009, section 2.2).
+                // An unknown token gets a 200 as well (RFC 7009, section 2.2).
                 Answer::raw(200, "")
             }
             Err(denial) => state.denied(400, denial),
@@ -312,15 +322,15 @@ impl MeshyDbServer {
         Answer::json(201, json!({ "username": username }))
     }
 
-    /// The form of a client this account knows.
+    /// The form of a request from the account's client, without empty parameters.
     fn form(&self, request: &Recorded) -> Result<BTreeMap<String, String>, Denial> {
         let mut form = request.form();
-        // No parameter may come twice (RFC 6749, section 3.2).
+        // A parameter must not repeat (RFC 6749, section 3.2).
         let repeated = form_urlencoded::parse(&request.body).count() > form.len();
         if repeated || request.media_type() != "application/x-www-form-urlencoded" {
             return Err(Denial { code: "invalid_request", why: "The form is invalid." });
         }
-        // One without a value counts as absent (the same section).
+        // A parameter without a value counts as absent (the same section).
         form.retain(|_, value| !value.is_empty());
         match form.get("client_id") {
             Some(client_id) if *client_id == self.inner.public_key => Ok(form),

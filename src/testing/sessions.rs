@@ -1,4 +1,4 @@
-//! The users, sessions and refresh tokens behind the MeshyDB lookalike.
+//! The users, sessions and refresh tokens of the fake MeshyDB server.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::testing::ledger::Ledger;
 const ANONYMOUS_PASSWORD: &str = "nopassword";
 const TOKEN_INVALID: Denial = Denial { code: "invalid_grant", why: "Token is invalid." };
 
-/// Why a call is denied: a code of RFC 6749 and the provider's own sentence.
+/// Why the server denies a call: a code of RFC 6749 and the provider's text.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Denial {
     pub(crate) code: &'static str,
@@ -29,7 +29,7 @@ pub(crate) struct Rules {
     pub(crate) revoke_old_on_refresh: bool,
 }
 
-/// What a login or a refresh hands out.
+/// The tokens that a login or a refresh returns.
 #[derive(Clone, Debug)]
 pub(crate) struct Pair {
     access_token: String,
@@ -55,7 +55,7 @@ struct User {
     active: bool,
 }
 
-/// All that came from one login: the family that ends as a whole.
+/// The tokens that came from one login. They end together.
 #[derive(Debug)]
 struct Session {
     user: (String, String),
@@ -68,17 +68,17 @@ struct RefreshToken {
     session: usize,
     issued_at: Instant,
     lifetime: Duration,
-    spent: Option<Spent>,
+    used: Option<Used>,
 }
 
 #[derive(Debug)]
-struct Spent {
+struct Used {
     at: Instant,
-    on: Pair,
+    new_pair: Pair,
 }
 
 impl Pair {
-    /// The token answer. A repeated one tells what is left of the life.
+    /// The token answer. If it is repeated, `expires_in` is the remaining lifetime.
     pub(crate) fn to_json(&self) -> Value {
         let mut body = json!({
             "access_token": self.access_token,
@@ -110,7 +110,7 @@ impl Sessions {
         self.users.insert((tenant.to_owned(), username.to_owned()), user);
     }
 
-    /// Adds an anonymous user; `false` if the name is taken.
+    /// Adds an anonymous user, and returns `false` if the name is taken.
     pub(crate) fn register(&mut self, tenant: &str, username: &str) -> bool {
         let free = !self.users.contains_key(&(tenant.to_owned(), username.to_owned()));
         if free {
@@ -142,9 +142,9 @@ impl Sessions {
         if session.user.0 != tenant {
             return Err(TOKEN_INVALID);
         }
-        if let Some(spent) = &held.spent {
-            if !session.ended && spent.at.elapsed() < self.rules.reuse_grace {
-                return Ok(spent.on.clone());
+        if let Some(used) = &held.used {
+            if !session.ended && used.at.elapsed() < self.rules.reuse_grace {
+                return Ok(used.new_pair.clone());
             }
             self.reuses += 1;
             self.end(held.session);
@@ -164,21 +164,21 @@ impl Sessions {
         }
         let pair = self.issue(number, self.rules.rotate);
         if self.rules.rotate {
-            let spent = Spent { at: now(), on: pair.clone() };
-            self.refresh_tokens.entry(token.to_owned()).and_modify(|held| held.spent = Some(spent));
+            let used = Used { at: now(), new_pair: pair.clone() };
+            self.refresh_tokens.entry(token.to_owned()).and_modify(|held| held.used = Some(used));
         }
         Ok(pair)
     }
 
-    /// Ends the session of a refresh token with all its tokens; `false` if there is none to end.
+    /// Ends the session of a refresh token with all its tokens, and returns whether there was one to end.
     pub(crate) fn revoke(&mut self, tenant: &str, token: &str) -> bool {
         let Some(number) = self.refresh_tokens.get(token).map(|held| held.session) else { return false };
         let session = &self.sessions[number];
-        let theirs = session.user.0 == tenant && !session.ended;
-        if theirs {
+        let found = session.user.0 == tenant && !session.ended;
+        if found {
             self.end(number);
         }
-        theirs
+        found
     }
 
     fn end(&mut self, number: usize) {
@@ -195,7 +195,7 @@ impl Sessions {
         let refresh_token = with_refresh_token.then(|| format!("ab23cd33{:08x}", unique_number()));
         if let Some(text) = &refresh_token {
             let lifetime = self.rules.refresh_lifetime;
-            let held = RefreshToken { session, issued_at, lifetime, spent: None };
+            let held = RefreshToken { session, issued_at, lifetime, used: None };
             self.refresh_tokens.insert(text.clone(), held);
         }
         Pair { access_token, refresh_token, issued_at, lifetime }
@@ -204,7 +204,7 @@ impl Sessions {
 
 impl User {
     fn check_active(&self) -> Result<(), Denial> {
-        let gone = Denial { code: "invalid_grant", why: "User is no longer active." };
-        if self.active { Ok(()) } else { Err(gone) }
+        let inactive = Denial { code: "invalid_grant", why: "User is no longer active." };
+        if self.active { Ok(()) } else { Err(inactive) }
     }
 }

@@ -1,4 +1,4 @@
-//! What a store must do, checked against a store.
+//! A suite that checks what a store must do.
 
 use std::fmt::Debug;
 use std::pin::pin;
@@ -9,13 +9,14 @@ use crate::testing::helpers::{now, unique_number};
 
 /// How long the leases of the suite last.
 const LEASE: Duration = Duration::from_millis(500);
-/// Long enough for no lease of the suite to end while it is looked at.
+/// Long enough that no such lease ends during the suite.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Checks that a store does what [`TokenStore`] says, through two handles, as two processes have them.
+/// Checks that a store does what [`TokenStore`] says.
 ///
-/// `key` begins every key that the suite uses; what it leaves under them can be deleted. It takes a second or two, by the
-/// clock of the store. The two handles may be clones of one; better, each has a connection of its own.
+/// The two handles simulate two processes. They may be clones of one, but preferably each has its own connection. `key`
+/// is the prefix of every key that the suite uses, and records under these keys can be deleted afterwards. The suite
+/// takes one or two seconds by the clock of the store.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -27,7 +28,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// ```
 ///
 /// # Panics
-/// Panics with a sentence that says what the store did wrong.
+/// Panics if the store does something wrong. The message says what.
 ///
 /// # Cancel safety
 /// Dropping it leaves leases that end within a minute.
@@ -96,7 +97,7 @@ async fn ends<S: TokenStore>(first: &S, second: &S, key: &str) {
     tokio::time::sleep(LEASE).await;
     let busy = ok("acquire", second.acquire(key, "b", LONG)).await;
     assert!(matches!(busy, Lease::Busy { .. }), "a lease that was extended goes on");
-    // Not released by an owner that died. A store without a common clock may count from when it was looked at first.
+    // An owner that died does not release its lease. A store without a common clock may count from the first attempt.
     let start = now();
     while ok("acquire", second.acquire(key, "b", LONG)).await != Lease::Held {
         assert!(start.elapsed() < 6 * LEASE, "a lease of {:?} goes on after {:?}", 2 * LEASE, start.elapsed());
@@ -146,7 +147,7 @@ async fn expiry<S: TokenStore>(first: &S, second: &S, key: &str) {
 }
 
 async fn keys<S: TokenStore>(first: &S, second: &S, key: &str) {
-    // Names that a path, a pattern or a capital could confuse.
+    // Names that a store could confuse as paths, as patterns or in upper and lower case.
     let names = ["Tenant", "tenant", "a/b", "a:b", "..", "a b", "a*", "{a}", "é", "a.lock"];
     let names = names.map(|name| format!("{key}/{name}"));
     for name in &names {
@@ -160,11 +161,12 @@ async fn keys<S: TokenStore>(first: &S, second: &S, key: &str) {
     }
 }
 
-/// A store without notifications waits for ever, and passes; one that has them tells the other handle in time.
+/// A store without notifications waits for ever, and passes. A store with notifications notifies the other handle in
+/// time.
 async fn changes<S: TokenStore>(first: &S, second: &S, key: &str) {
     hold(first, key, "a", LONG).await;
     let mut changed = pin!(second.changed(key));
-    // Time for a subscription to be made.
+    // Leaves time to subscribe.
     let early = tokio::time::timeout(LEASE, changed.as_mut()).await;
     save(first, key, "a", None, b"changed").await;
     if early.is_err() {
@@ -174,7 +176,7 @@ async fn changes<S: TokenStore>(first: &S, second: &S, key: &str) {
     ok("release", first.release(key, "a")).await;
 }
 
-// === what the checks share ===
+// === helpers ===
 
 async fn ok<T>(call: &str, answer: impl Future<Output = Result<T, StoreError>>) -> T {
     answer.await.unwrap_or_else(|error| panic!("{call}: {error}"))
