@@ -18,7 +18,7 @@ use crate::testing::{Answer, Api, Collected, Ledger, TokenServer, TokenState};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What came back, ready to be compared.
+/// A response with its whole body.
 struct Got {
     status: StatusCode,
     headers: HeaderMap,
@@ -67,7 +67,7 @@ async fn a_token_is_live_until_its_lifetime_has_passed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn revocation_ends_a_token_and_expiry_outweighs_it() {
+async fn a_token_that_is_revoked_and_expired_counts_as_expired() {
     let ledger = Ledger::new();
     ledger.issue("a", 10 * SECOND);
     ledger.issue("b", 20 * SECOND);
@@ -79,7 +79,7 @@ async fn revocation_ends_a_token_and_expiry_outweighs_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_issued_again_begins_a_new_life() {
+async fn a_token_issued_again_starts_a_new_lifetime() {
     let ledger = Ledger::new();
     ledger.issue("a", SECOND);
     ledger.issue("b", SECOND);
@@ -91,14 +91,14 @@ async fn a_token_issued_again_begins_a_new_life() {
 }
 
 #[test]
-fn an_absurd_lifetime_never_ends_and_needs_no_runtime() {
+fn the_longest_lifetime_never_ends_and_needs_no_runtime() {
     let ledger = Ledger::new();
     ledger.issue("a", Duration::MAX);
     assert_eq!(ledger.state_of("a"), TokenState::Live);
 }
 
 #[tokio::test]
-async fn an_issuer_counts_its_tokens_up_and_enters_them_in_its_ledger() {
+async fn an_issuer_numbers_its_tokens_and_adds_them_to_its_ledger() {
     let issuer = TokenServer::new();
     let first = ask(&issuer).await;
     assert_eq!(first.json(), json!({ "access_token": "token-1", "token_type": "Bearer", "expires_in": 3600 }));
@@ -117,7 +117,7 @@ async fn an_issuer_answers_only_posts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn queued_answers_come_in_order_before_the_outage_and_the_outage_until_it_ends() {
+async fn queued_answers_come_in_order_and_before_the_outage() {
     let issuer = TokenServer::new();
     issuer.fail(Some(Answer::fails("connection refused")));
     issuer.queue(Answer::oauth_error(400, "invalid_grant"));
@@ -147,7 +147,7 @@ async fn an_answer_keeps_its_status_headers_and_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_arrives_after_its_own_delay_else_after_the_issuers() {
+async fn an_answer_arrives_after_its_own_delay_or_else_the_issuers() {
     let issuer = TokenServer::new();
     issuer.delay(3 * SECOND);
     issuer.queue(Answer::raw(500, "").after(SECOND));
@@ -159,7 +159,7 @@ async fn an_answer_arrives_after_its_own_delay_else_after_the_issuers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tokens_life_runs_while_its_answer_travels() {
+async fn a_token_can_expire_before_its_answer_arrives() {
     let issuer = TokenServer::new();
     issuer.lifetime(5 * SECOND);
     issuer.delay(5 * SECOND);
@@ -169,7 +169,7 @@ async fn a_tokens_life_runs_while_its_answer_travels() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn settings_changed_while_a_call_runs_hold_for_the_next() {
+async fn settings_changed_during_a_call_apply_to_the_next() {
     let issuer = TokenServer::new();
     issuer.delay(SECOND);
     let (running, next) = tokio::join!(ask(&issuer), async {
@@ -205,14 +205,14 @@ async fn a_dropped_call_is_no_longer_in_progress() {
 }
 
 #[tokio::test]
-async fn a_future_that_is_never_polled_is_no_call() {
+async fn a_future_that_is_never_polled_does_not_count_as_a_call() {
     let mut issuer = TokenServer::new();
     drop(issuer.call(Request::post("/").body(Full::default()).unwrap()));
     assert_eq!((issuer.calls().total(), issuer.requests().len()), (0, 0));
 }
 
 #[tokio::test]
-async fn requests_are_recorded_as_they_came() {
+async fn requests_are_recorded_unchanged() {
     let issuer = TokenServer::new();
     let request = Request::post("https://a.example/token?x=1").header("accept", "application/json");
     send(&issuer, request, "scope=a+b&id=w%20e").await.unwrap();
@@ -228,7 +228,7 @@ async fn requests_are_recorded_as_they_came() {
 }
 
 #[tokio::test]
-async fn the_log_forgets_the_oldest_request_beyond_1024() {
+async fn the_log_keeps_the_last_1024_requests() {
     let api = Api::new(Ledger::new());
     for number in 0..1025 {
         send(&api, Request::get(format!("/{number}")), "").await.unwrap();
@@ -258,7 +258,7 @@ async fn an_api_accepts_live_tokens_only() {
 }
 
 #[tokio::test]
-async fn an_api_names_no_error_where_no_authorization_was_sent() {
+async fn an_api_names_no_error_if_there_was_no_authorization() {
     let api = Api::new(Ledger::new());
     let got = send(&api, Request::get("/"), "").await.unwrap();
     assert_eq!((got.status.as_u16(), &got.headers["www-authenticate"]), (401, &"Bearer".parse().unwrap()));
@@ -266,7 +266,7 @@ async fn an_api_names_no_error_where_no_authorization_was_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_takes_the_scheme_in_any_case_but_one_header_only() {
+async fn an_api_accepts_the_scheme_in_any_case_but_only_one_header() {
     let ledger = Ledger::new();
     ledger.issue("live", SECOND);
     let api = Api::new(ledger);
@@ -279,7 +279,7 @@ async fn an_api_takes_the_scheme_in_any_case_but_one_header_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_judges_a_token_after_the_request_has_travelled() {
+async fn an_api_evaluates_a_token_when_the_request_arrives() {
     let ledger = Ledger::new();
     ledger.issue("live", 5 * SECOND);
     let api = Api::new(ledger);
@@ -290,7 +290,7 @@ async fn an_api_judges_a_token_after_the_request_has_travelled() {
 }
 
 #[tokio::test]
-async fn a_scripted_api_answer_is_no_judgement() {
+async fn a_queued_api_answer_counts_as_neither_accepted_nor_rejected() {
     let api = Api::new(Ledger::new());
     api.queue(Answer::raw(418, ""));
     assert_eq!(send(&api, Request::get("/"), "").await.unwrap().status, 418);
@@ -298,7 +298,7 @@ async fn a_scripted_api_answer_is_no_judgement() {
     assert_eq!(send(&api, Request::get("/"), "").await.unwrap().status, 401);
 }
 
-/// A body of these frames.
+/// A body with these frames.
 struct Frames(VecDeque<Result<&'static str, &'static str>>);
 
 impl http_body::Body for Frames {
@@ -311,7 +311,7 @@ impl http_body::Body for Frames {
 }
 
 #[tokio::test]
-async fn a_streamed_body_reaches_the_fake_whole() {
+async fn a_fake_receives_a_whole_streamed_body() {
     let issuer = TokenServer::new();
     let body = Frames(VecDeque::from([Ok("grant_type="), Ok("password")]));
     let response = Collected::new(issuer.clone()).oneshot(Request::post("/").body(body).unwrap()).await.unwrap();
@@ -320,7 +320,7 @@ async fn a_streamed_body_reaches_the_fake_whole() {
 }
 
 #[tokio::test]
-async fn a_broken_body_never_reaches_the_fake() {
+async fn a_fake_does_not_receive_a_broken_body() {
     let issuer = TokenServer::new();
     let body = Frames(VecDeque::from([Ok("grant_"), Err("reset")]));
     let error = Collected::new(issuer.clone()).oneshot(Request::post("/").body(body).unwrap()).await.unwrap_err();
@@ -329,12 +329,12 @@ async fn a_broken_body_never_reaches_the_fake() {
 
 #[test]
 fn fakes_are_cheap_handles_that_threads_can_share() {
-    fn holds<T: Clone + Send + Sync + std::fmt::Debug + 'static>() {}
-    holds::<TokenServer>();
-    holds::<Api>();
-    holds::<crate::testing::MeshyDbServer>();
-    holds::<crate::testing::MeshConnectServer>();
-    holds::<Collected<TokenServer>>();
-    fn serves<S: Service<Request<Full<Bytes>>, Future: Send>>() {}
-    serves::<Collected<Api>>();
+    fn check_bounds<T: Clone + Send + Sync + std::fmt::Debug + 'static>() {}
+    check_bounds::<TokenServer>();
+    check_bounds::<Api>();
+    check_bounds::<crate::testing::MeshyDbServer>();
+    check_bounds::<crate::testing::MeshConnectServer>();
+    check_bounds::<Collected<TokenServer>>();
+    fn check_service<S: Service<Request<Full<Bytes>>, Future: Send>>() {}
+    check_service::<Collected<Api>>();
 }

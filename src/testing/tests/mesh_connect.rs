@@ -46,7 +46,7 @@ async fn a_login_is_answered_with_the_documented_envelope() {
 }
 
 #[tokio::test]
-async fn json_goes_by_three_content_types() {
+async fn json_has_three_content_types() {
     let types = [
         ("application/json; charset=utf-8", 200),
         ("Text/JSON", 200),
@@ -93,7 +93,7 @@ async fn wrong_credentials_are_denied() {
 }
 
 #[tokio::test]
-async fn either_status_can_contradict_the_200() {
+async fn either_status_can_report_a_failure_in_a_200() {
     let server = server();
     server.envelope_status(Some("tooManyRequest"));
     let got = token(&server, LOGIN).await;
@@ -119,7 +119,7 @@ async fn the_lifetime_and_the_token_can_be_missing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_answers_token_calls_late_and_nothing_else() {
+async fn an_outage_and_a_delay_concern_only_token_calls() {
     let server = server();
     let live = content(&server).await["id_token"].as_str().unwrap().to_owned();
     server.fail(Some(Answer::raw(502, "")));

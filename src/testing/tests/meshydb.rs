@@ -59,7 +59,7 @@ async fn a_login_is_answered_as_documented() {
 }
 
 #[tokio::test]
-async fn only_the_offline_scope_brings_a_refresh_token() {
+async fn only_the_offline_scope_returns_a_refresh_token() {
     let login = LOGIN.replace("%20offline_access", "");
     assert!(token(&server(), &login).await.json().get("refresh_token").is_none());
     let unscoped = login.replace("&scope=meshy.api", "");
@@ -67,7 +67,7 @@ async fn only_the_offline_scope_brings_a_refresh_token() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_login_is_told_in_the_providers_words() {
+async fn a_denied_login_has_the_providers_text() {
     let server = server();
     let cases = [
         ("client_id=key", "client_id=kez", "invalid_client", "Client id is invalid."),
@@ -87,8 +87,8 @@ async fn what_is_wrong_with_a_login_is_told_in_the_providers_words() {
         assert_eq!(denial(&got), denied(code, why), "{to:?} for {from:?}");
     }
     assert_eq!(denial(&refresh(&server, "unknown").await), denied("invalid_grant", "Token is invalid."));
-    let unlabelled = send(&server, Request::post("/acme/connect/token"), LOGIN).await.unwrap();
-    assert_eq!(denial(&unlabelled), denied("invalid_request", "The form is invalid."));
+    let without_content_type = send(&server, Request::post("/acme/connect/token"), LOGIN).await.unwrap();
+    assert_eq!(denial(&without_content_type), denied("invalid_request", "The form is invalid."));
     assert_eq!(server.ledger().issued(), 0);
 }
 
@@ -104,7 +104,7 @@ async fn a_refresh_rotates_the_refresh_token_and_lets_the_old_access_token_live(
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_eight_refreshes_at_once_one_wins_a_token_that_is_already_dead() {
+async fn one_of_eight_refreshes_gets_a_token_and_reuse_revokes_it() {
     let server = server();
     let first = token(&server, LOGIN).await.text("refresh_token");
     server.delay(SECOND);
@@ -122,7 +122,7 @@ async fn of_eight_refreshes_at_once_one_wins_a_token_that_is_already_dead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spent_refresh_token_gets_the_same_pair_within_the_grace_only() {
+async fn a_used_refresh_token_gets_the_same_pair_only_within_the_grace() {
     let server = server();
     server.reuse_grace(10 * SECOND);
     let first = token(&server, LOGIN).await.text("refresh_token");
@@ -137,7 +137,7 @@ async fn a_spent_refresh_token_gets_the_same_pair_within_the_grace_only() {
 }
 
 #[tokio::test]
-async fn without_rotation_the_refresh_token_is_omitted_and_stays_valid() {
+async fn without_rotation_the_old_refresh_token_stays_valid() {
     let server = server();
     server.rotate(false);
     let first = token(&server, LOGIN).await.text("refresh_token");
@@ -169,7 +169,7 @@ async fn a_refresh_token_expires() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_dropped_on_its_way_has_spent_the_refresh_token() {
+async fn a_refresh_whose_answer_is_dropped_uses_up_the_refresh_token() {
     let server = server();
     let first = token(&server, LOGIN).await.text("refresh_token");
     server.delay(10 * SECOND);
@@ -178,7 +178,7 @@ async fn an_answer_dropped_on_its_way_has_spent_the_refresh_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_answer_is_a_broken_connection_after_the_work_is_done() {
+async fn a_lost_answer_breaks_the_connection_after_the_token_was_issued() {
     let server = server();
     let first = token(&server, LOGIN).await.text("refresh_token");
     server.reuse_grace(SECOND);
@@ -226,7 +226,7 @@ async fn an_empty_tenant_is_the_default_one() {
 }
 
 #[tokio::test]
-async fn an_anonymous_user_registers_once_and_logs_in_without_a_password_of_its_own() {
+async fn an_anonymous_user_registers_once_and_logs_in() {
     let server = server();
     let login = "client_id=key&grant_type=password&username=device-1&password=nopassword";
     assert_eq!(token(&server, login).await.status, 400);
@@ -236,8 +236,9 @@ async fn an_anonymous_user_registers_once_and_logs_in_without_a_password_of_its_
     assert_eq!(register(&server, r#"{"username":"device-1"}"#).await.status, 400);
     assert_eq!(register(&server, r#"{"username":""}"#).await.status, 400);
     assert_eq!(register(&server, "device-2").await.status, 400);
-    let unlabelled = send(&server, Request::post("/acme/users/register/anonymous"), r#"{"username":"device-2"}"#).await;
-    assert_eq!(unlabelled.unwrap().status, 400);
+    let without_content_type =
+        send(&server, Request::post("/acme/users/register/anonymous"), r#"{"username":"device-2"}"#).await;
+    assert_eq!(without_content_type.unwrap().status, 400);
     server.anonymous(false);
     assert_eq!(register(&server, r#"{"username":"device-2"}"#).await.status, 400);
     assert_eq!(server.registrations(), 1);
@@ -256,8 +257,8 @@ async fn a_revoked_refresh_token_ends_its_session() {
     assert_eq!(server.ledger().state_of(&first.text("access_token")), TokenState::Revoked);
     let got = refresh(&server, &first.text("refresh_token")).await;
     assert_eq!(denial(&got), denied("invalid_grant", "Token is invalid."));
-    let stranger = send(&server, form("connect/revocation"), "token=a&client_id=kez").await.unwrap();
-    assert_eq!(denial(&stranger), denied("invalid_client", "Client id is invalid."));
+    let unknown_client = send(&server, form("connect/revocation"), "token=a&client_id=kez").await.unwrap();
+    assert_eq!(denial(&unknown_client), denied("invalid_client", "Client id is invalid."));
     let nothing = send(&server, form("connect/revocation"), "client_id=key").await.unwrap();
     assert_eq!(denial(&nothing), denied("invalid_request", "Token is invalid."));
 }
@@ -276,7 +277,7 @@ async fn any_other_path_of_the_account_is_the_protected_api() {
 }
 
 #[tokio::test]
-async fn a_limited_account_is_told_when_to_come_back() {
+async fn a_limited_account_gets_a_retry_after() {
     let server = server();
     server.limit_with(Some("7"));
     let got = token(&server, LOGIN).await;
@@ -289,7 +290,7 @@ async fn a_limited_account_is_told_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn error_bodies_come_in_every_shape() {
+async fn error_bodies_have_each_form() {
     let server = server();
     let shapes = [
         (ErrorBodies::OAuth, r#"{"error":"invalid_grant","error_description":"Token is invalid."}"#),
@@ -305,7 +306,7 @@ async fn error_bodies_come_in_every_shape() {
 }
 
 #[tokio::test]
-async fn an_outage_concerns_the_token_calls_only() {
+async fn an_outage_concerns_only_the_token_calls() {
     let server = server();
     let live = token(&server, LOGIN).await.text("access_token");
     server.fail(Some(Answer::raw(503, "<html>")));
@@ -316,7 +317,7 @@ async fn an_outage_concerns_the_token_calls_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_access_token_lives_as_long_as_it_says() {
+async fn an_access_token_is_valid_for_its_lifetime() {
     let server = server();
     server.lifetime(10 * SECOND);
     let got = token(&server, LOGIN).await;
