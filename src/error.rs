@@ -1,8 +1,8 @@
 //! The error of this crate, and predicates that say what to do about it.
 //!
-//! One opaque, cheaply cloned [`Error`]: every request that waited for a failed fetch gets a clone. Callers use
-//! predicates ("may a later call succeed?", "are the credentials wrong?") and do not match on variants, because a public
-//! list of variants could not change after the first release.
+//! [`Error`] is opaque and cheap to clone, because every request that waited for a failed fetch gets a clone. Callers
+//! use predicates ("may a later call succeed?", "are the credentials wrong?") and do not match on variants, because a
+//! public list of variants could not change after the first release.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -15,35 +15,35 @@ use tower::BoxError;
 
 use crate::secret::Secret;
 
-/// Why there is no token, or why a value was not accepted.
+/// Why there is no token, or why a value is invalid.
 ///
-/// Cloning costs one reference count. The text says what happened, where, and what to do; it holds no secret, no query
-/// and no userinfo of an endpoint. The cause (the HTTP client's error, or the error of your own source) is in
+/// Cloning costs one reference count. The text says what happened, where, and what to do. It contains no secret, and no
+/// query or userinfo of an endpoint. The cause (the HTTP client's error, or the error of your own source) is in
 /// [`source`](std::error::Error::source) and is not part of the text.
 ///
 /// The layer's futures fail with [`tower::BoxError`], as tower's own middleware does; [`Error::find`] finds this type
-/// in it. If a rejected request cannot be sent again because there is no new token, the error is in the extensions of the
-/// response: `response.extensions().get::<tower_bearer::Error>()`.
+/// in it. If a rejected request cannot be sent again because there is no new token, the error is in the extensions of
+/// the response: `response.extensions().get::<tower_bearer::Error>()`.
 #[derive(Clone)]
 pub struct Error {
     inner: Arc<Inner>,
     retry_after: Option<Duration>,
     /// The head of the API's response, if the response could not be kept.
     rejected_response: Option<Arc<Response<()>>>,
-    /// What helps against a denial.
+    /// The next step after a denial.
     remedy: Remedy,
     /// Whether a process died, or an answer was lost, in the middle of a refresh with the same refresh token.
     #[cfg(feature = "store")]
     after_interrupted_refresh: bool,
 }
 
-/// What helps against a denial, beside what its code says.
+/// The next step after a denial, in addition to what its code says.
 #[derive(Clone, Copy)]
 enum Remedy {
     ByCode,
-    /// The session has ended, for want of a login.
+    /// The session has ended, because there is no login to fall back to.
     LogIn,
-    /// The client is denied: no login helps.
+    /// The client is denied, so a login does not help.
     CheckClient,
 }
 
@@ -52,25 +52,25 @@ struct Inner {
     source: Option<BoxError>,
 }
 
-/// What an [`Error`] is about, for callers that treat some errors in their own way.
+/// The kind of an [`Error`], for callers that handle some errors in a special way.
 ///
-/// [`Error::is_transient`] and [`Error::is_denied`] say what to do next; most callers need no more.
+/// [`Error::is_transient`] and [`Error::is_denied`] say what to do next. Most callers need only these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// A value passed to a constructor or setting is invalid: [`Error::field`] names it.
     InvalidSetting,
-    /// A request whose URI the layer cannot compare with its origins.
+    /// The layer cannot compare the URI of a request with its origins.
     InvalidRequest,
     /// The issuer denied the credentials or the request.
     Denied,
-    /// The issuer answered with an error that may pass.
+    /// The issuer answered with an error that may be transient.
     IssuerError,
-    /// The issuer's answer holds no token that can be used.
+    /// The issuer's answer contains no usable token.
     UnusableAnswer,
     /// The connection to the issuer failed.
     Unreachable,
-    /// No answer of the issuer in time, or no token within the fetch deadline.
+    /// The issuer did not answer in time, or there was no token within the fetch deadline.
     Timeout,
     /// The program's own token source failed.
     Source,
@@ -80,11 +80,11 @@ pub enum ErrorKind {
     Secret,
     /// A login that needs a person did not complete.
     Login,
-    /// As many token calls were in progress for other keys as may be at once.
+    /// Token calls for other keys used the whole limit.
     TooManyTokenCalls,
     /// Rejections have used their budget of refreshes.
     RejectionBudget,
-    /// The new refresh token could not be saved.
+    /// The save of a new refresh token failed.
     NotSaved,
     /// The session was signed out, and its refresh token was not revoked.
     NotRevoked,
@@ -92,11 +92,11 @@ pub enum ErrorKind {
     Panicked,
     /// The token was replaced, and the rejected request's body was not kept for a second send.
     NotReplayed,
-    /// There is no tokio runtime, or one without timers, or the one that fetched was shut down.
+    /// There is no tokio runtime, it has no timers, or the runtime that fetched was shut down.
     Runtime,
     /// A token source or an `on_rotation` waited for its own fetch.
     WaitsForItself,
-    /// The store of a session that processes share, or the record in it.
+    /// The store of a session that processes share failed, or the record in it is unusable.
     Store,
     /// The cache was shut down.
     Closed,
@@ -105,18 +105,18 @@ pub enum ErrorKind {
 }
 
 enum Kind {
-    /// A value passed to a constructor.
+    /// A value passed to a constructor is invalid.
     Invalid {
         field: &'static str,
         problem: Cow<'static, str>,
     },
-    /// A request whose origin the layer cannot determine.
+    /// The layer cannot determine the origin of a request.
     Request(Cow<'static, str>),
     /// The issuer denied the credentials or the request.
     Denied(ErrorResponse),
     /// The issuer answered without a token, and this may be transient.
     Answered(ErrorResponse),
-    /// An answer that holds no usable token.
+    /// The answer contains no usable token.
     Unusable {
         endpoint: Option<Arc<str>>,
         problem: Cow<'static, str>,
@@ -130,7 +130,7 @@ enum Kind {
         endpoint: Arc<str>,
         after: Duration,
     },
-    /// The error of a user's own source.
+    /// A user's own source failed.
     Source {
         denied: bool,
     },
@@ -145,11 +145,11 @@ enum Kind {
     Login(Cow<'static, str>),
     /// There was no token within the deadline.
     TimedOut(Duration),
-    /// As many token calls were in progress as may be at once, for this long.
+    /// Token calls for other keys used the whole limit, for this long.
     TooManyTokenCalls(Duration),
     /// Rejections have used their budget of refreshes.
     Rejected,
-    /// The new refresh token could not be saved.
+    /// The save of a new refresh token failed.
     NotSaved,
     /// A session was signed out, and its refresh token was not revoked.
     NotRevoked,
@@ -163,7 +163,7 @@ enum Kind {
     SignedOut,
     /// The source or `on_rotation` asked its own cache.
     WaitsForItself,
-    /// The session that processes share is not at hand.
+    /// The session that processes share is not available.
     #[cfg(feature = "store")]
     Store {
         problem: Cow<'static, str>,
@@ -171,30 +171,30 @@ enum Kind {
     },
 }
 
-/// What can be done about a problem with a shared session.
+/// The next step after a problem with a shared session.
 #[cfg(feature = "store")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StoreProblem {
-    /// It may pass.
+    /// A later call may succeed.
     Transient,
-    /// A person has to correct how things are set up.
+    /// A person has to correct the setup.
     Permanent,
     /// A new login is needed.
     Denied,
 }
 
-/// An answer of a token endpoint that is not a token.
+/// An answer of a token endpoint without a token.
 pub(crate) struct ErrorResponse {
     pub(crate) endpoint: Arc<str>,
     pub(crate) status: StatusCode,
     /// The parsed error code: RFC 6749 section 5.2, or the provider's own.
     pub(crate) code: Option<String>,
-    /// The issuer's text: already bounded, cleaned, and free of known secrets.
+    /// The issuer's text: bounded, cleaned, and without known secrets.
     pub(crate) text: Option<String>,
     pub(crate) said: Said,
 }
 
-/// What the issuer said, word for word: decisions are made on this, and nobody is shown it.
+/// The unchanged text of the issuer. Decisions use it, and no error prints it.
 #[derive(Default)]
 pub(crate) struct Said {
     pub(crate) code: Option<Secret>,
@@ -204,27 +204,30 @@ pub(crate) struct Said {
 // === impl Error ===
 
 impl Error {
-    /// An error of your own token source: the fetch failed, and may succeed when tried again.
+    /// An error of your own token source: the fetch failed, and may succeed later.
     ///
-    /// The cache waits out its backoff before the next fetch.
+    /// The cache waits for its backoff before the next fetch.
     pub fn transient(source: impl Into<BoxError>) -> Self {
         Self::with_source(Kind::Source { denied: false }, source)
     }
 
-    /// An error of your own token source: the issuer denied the credentials, and trying again at once cannot help.
+    /// An error of your own token source: the issuer denied the credentials.
     ///
-    /// The cache waits 30 s before the next fetch, doubling to 15 min, so that no account gets locked.
+    /// The cache waits 30 s before the next fetch, doubling to 15 min, so that repeated attempts do not lock an
+    /// account.
     pub fn denied(source: impl Into<BoxError>) -> Self {
         Self::with_source(Kind::Source { denied: true }, source)
     }
 
-    /// Adds how long the issuer asks to wait before the next fetch. The cache caps it at 5 min.
+    /// Adds how long the issuer asks to wait before the next fetch.
+    ///
+    /// The cache caps it at 5 min.
     #[must_use]
     pub fn with_retry_after(self, wait: Duration) -> Self {
         Self { retry_after: Some(wait), ..self }
     }
 
-    /// Finds this crate's error in the error of a service stack: `error` itself, or one of its sources.
+    /// Finds this crate's error in `error` or in one of its sources.
     pub fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
         let mut next = Some(error);
         while let Some(error) = next {
@@ -240,7 +243,7 @@ impl Error {
         None
     }
 
-    /// What the error is about.
+    /// The kind of this error.
     pub fn kind(&self) -> ErrorKind {
         match self.inner.kind {
             Kind::Invalid { .. } => ErrorKind::InvalidSetting,
@@ -269,7 +272,9 @@ impl Error {
         }
     }
 
-    /// The name of the invalid value, such as `token_url`; `None` unless the kind is [`ErrorKind::InvalidSetting`].
+    /// The name of the invalid value, such as `token_url`.
+    ///
+    /// `None` unless the kind is [`ErrorKind::InvalidSetting`].
     pub fn field(&self) -> Option<&'static str> {
         match self.inner.kind {
             Kind::Invalid { field, .. } => Some(field),
@@ -277,7 +282,9 @@ impl Error {
         }
     }
 
-    /// What is wrong with the invalid value, without its name; `None` unless the kind is [`ErrorKind::InvalidSetting`].
+    /// What is wrong with the invalid value, without its name.
+    ///
+    /// `None` unless the kind is [`ErrorKind::InvalidSetting`].
     pub fn problem(&self) -> Option<&str> {
         match &self.inner.kind {
             Kind::Invalid { problem, .. } => Some(problem),
@@ -285,7 +292,9 @@ impl Error {
         }
     }
 
-    /// Whether the same call may succeed later without a change: outages, limits, timeouts, unusable answers.
+    /// Whether the same call may succeed later without a change.
+    ///
+    /// True for outages, limits, timeouts and unusable answers.
     pub fn is_transient(&self) -> bool {
         match self.inner.kind {
             Kind::Answered(_) | Kind::Unusable { .. } | Kind::Unreachable { .. } | Kind::Silent { .. } => true,
@@ -303,7 +312,7 @@ impl Error {
         }
     }
 
-    /// Whether the issuer denied the credentials with a code that this crate knows: new credentials are needed.
+    /// Whether the issuer denied the credentials, so that new ones are needed.
     pub fn is_denied(&self) -> bool {
         #[cfg(feature = "store")]
         if matches!(self.inner.kind, Kind::Store { class: StoreProblem::Denied, .. }) {
@@ -315,13 +324,16 @@ impl Error {
         matches!(self.inner.kind, Kind::Denied(_) | Kind::Source { denied: true } | Kind::Secret { denied: true, .. })
     }
 
-    /// Whether a value was invalid: one passed to a constructor or setting, whose field the text names, or the URI or key
-    /// of a request.
+    /// Whether a value was invalid.
+    ///
+    /// It is a value passed to a constructor or setting, whose field the text names, or the URI or key of a request.
     pub fn is_invalid(&self) -> bool {
         matches!(self.inner.kind, Kind::Invalid { .. } | Kind::Request(_))
     }
 
-    /// Whether there was no token within the fetch deadline, or no answer within a call's part of it.
+    /// Whether a deadline passed without a token or without an answer.
+    ///
+    /// It is the fetch deadline, or the part of it that a single call has.
     pub fn is_timeout(&self) -> bool {
         matches!(self.inner.kind, Kind::TimedOut(_) | Kind::TooManyTokenCalls(_) | Kind::Silent { .. })
     }
@@ -331,7 +343,9 @@ impl Error {
         matches!(self.inner.kind, Kind::Closed)
     }
 
-    /// Whether the session was ended by [`sign_out`](crate::TokenCache::sign_out): a new login is needed.
+    /// Whether [`sign_out`](crate::TokenCache::sign_out) ended the session.
+    ///
+    /// A new login is needed.
     pub fn is_signed_out(&self) -> bool {
         matches!(self.inner.kind, Kind::SignedOut)
     }
@@ -341,13 +355,16 @@ impl Error {
         self.answer().map(|answer| answer.status)
     }
 
-    /// The parsed error code of the token endpoint: of RFC 6749 section 5.2 (`invalid_grant`), or the provider's own.
+    /// The error code of the token endpoint.
+    ///
+    /// It is one of RFC 6749 section 5.2, such as `invalid_grant`, or the provider's own.
     pub fn code(&self) -> Option<&str> {
         self.answer()?.code.as_deref()
     }
 
-    /// The token endpoint's text for people: its `error_description`, message or text. At most 256 characters, without
-    /// control characters, known secrets replaced.
+    /// The token endpoint's text for people: its `error_description`, message or text.
+    ///
+    /// It has at most 256 characters, without control characters, and known secrets are redacted.
     pub fn description(&self) -> Option<&str> {
         self.answer()?.text.as_deref()
     }
@@ -372,9 +389,9 @@ impl Error {
 
     /// The response of the API that rejected the token, without its body.
     ///
-    /// `None` in most cases, because the caller gets the response itself, with this error in its extensions. A response
-    /// whose body is large, or one of many that wait at the same time, is not kept while the request waits for a new token:
-    /// it would starve the connection that the token call needs.
+    /// `None` in most cases, because the caller gets the response itself, with this error in its extensions. The layer
+    /// does not keep a response while the request waits for a new token if its body is large, or if many wait at the
+    /// same time. Such a response could block the connection that the token call needs.
     pub fn rejected_response(&self) -> Option<&Response<()>> {
         self.rejected_response.as_deref()
     }
@@ -406,7 +423,7 @@ impl Error {
         )
     }
 
-    /// An answer without a token; `denied` if its code is known to be final.
+    /// An answer without a token; `denied` if its code is final.
     pub(crate) fn answered(answered: ErrorResponse, denied: bool, retry_after: Option<Duration>) -> Self {
         let kind = if denied { Kind::Denied(answered) } else { Kind::Answered(answered) };
         Self { retry_after, ..Self::new(kind) }
@@ -499,7 +516,7 @@ impl Error {
         Self::new(Kind::Store { problem: problem.into(), class })
     }
 
-    /// The store did not do what it was asked.
+    /// An operation of the store failed.
     #[cfg(feature = "store")]
     pub(crate) fn store(
         problem: impl Into<Cow<'static, str>>,
@@ -516,7 +533,7 @@ impl Error {
         self.code().is_some_and(|code| codes.contains(&code) || code == "unsupported_grant_type")
     }
 
-    /// Says that an earlier refresh with the refresh token that was denied did not come to its end.
+    /// Adds that an earlier refresh with the denied refresh token did not complete.
     #[cfg(feature = "store")]
     pub(crate) fn after_interrupted_refresh(self) -> Self {
         Self { after_interrupted_refresh: true, ..self }
@@ -527,13 +544,13 @@ impl Error {
         matches!(self.inner.kind, Kind::Rejected)
     }
 
-    /// No answer came, because the connection could not be made or broke.
+    /// Whether no answer came, because there was no connection or it broke.
     pub(crate) fn is_unreachable(&self) -> bool {
         matches!(self.inner.kind, Kind::Unreachable { .. })
     }
 
-    /// Whether the server may have done the work although its answer was lost. A refresh is then repeated with the same
-    /// refresh token.
+    /// Whether the server may have processed the call although its answer was lost. A refresh is then repeated with the
+    /// same refresh token.
     pub(crate) fn is_ambiguous(&self) -> bool {
         matches!(self.inner.kind, Kind::Unreachable { .. } | Kind::Silent { .. })
     }
@@ -543,17 +560,17 @@ impl Error {
         Self { remedy: Remedy::LogIn, ..self }
     }
 
-    /// Says, where it is a denial, that it is the client that is denied.
+    /// Adds to a denial that the issuer denied the client.
     pub(crate) fn of_client(self) -> Self {
         Self { remedy: Remedy::CheckClient, ..self }
     }
 
-    /// Where the answer came from, and the code and the words that it really holds.
+    /// The endpoint that answered, and the unchanged text of its answer.
     pub(crate) fn said(&self) -> Option<(&str, &Said)> {
         self.answer().map(|answer| (&*answer.endpoint, &answer.said))
     }
 
-    /// A user's error; an error of this crate stays as it is.
+    /// Wraps a user's error, and returns an error of this crate unchanged.
     pub(crate) fn from_source(error: impl Into<BoxError>) -> Self {
         match error.into().downcast::<Self>() {
             Ok(ours) => *ours,
@@ -616,7 +633,7 @@ impl fmt::Display for Error {
                 write!(f, "{answered}: {what}")
             }
             Kind::Answered(answered) if answered.is_elsewhere() => {
-                write!(f, "{answered}; check the address: this endpoint does not seem to be there")
+                write!(f, "{answered}; check the address: this endpoint does not seem to exist")
             }
             Kind::Answered(answered) => write!(f, "{answered}; try again after a pause"),
             Kind::Unusable { endpoint: Some(endpoint), problem } => write!(f, "unusable answer of {endpoint}: {problem}"),
@@ -700,7 +717,7 @@ impl fmt::Display for Error {
 // === impl ErrorResponse ===
 
 impl ErrorResponse {
-    /// Whether the status says that the call went to a wrong address.
+    /// Whether the status means that the address is wrong.
     fn is_elsewhere(&self) -> bool {
         matches!(self.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::GONE)
     }
@@ -717,7 +734,7 @@ impl fmt::Display for ErrorResponse {
     }
 }
 
-/// Prints what [`Display`](fmt::Display) prints, and the source, which is the HTTP client's error or your own source's.
+/// Prints the text of [`Display`](fmt::Display), and the source: the HTTP client's error or your own source's.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_tuple("Error");

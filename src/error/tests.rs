@@ -7,7 +7,7 @@ use super::*;
 const ENDPOINT: &str = "https://auth.example.com/token";
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A foreign error, with or without a source.
+/// Another error, with or without a source.
 #[derive(Debug)]
 struct Layer(&'static str, Option<BoxError>);
 
@@ -46,7 +46,7 @@ fn limited(wait: Option<Duration>) -> Error {
 }
 
 /// One of each kind.
-fn every() -> [(&'static str, Error); 20] {
+fn one_of_each_kind() -> [(&'static str, Error); 20] {
     [
         ("invalid", Error::invalid("deadline", "zero leaves no time")),
         ("request", Error::request("the URI holds no host; name one with allow_relative_uris")),
@@ -73,13 +73,13 @@ fn every() -> [(&'static str, Error); 20] {
 
 /// The kinds of which `predicate` is true.
 fn kinds(predicate: impl Fn(&Error) -> bool) -> Vec<&'static str> {
-    every().iter().filter(|(_, error)| predicate(error)).map(|(kind, _)| *kind).collect()
+    one_of_each_kind().iter().filter(|(_, error)| predicate(error)).map(|(kind, _)| *kind).collect()
 }
 
 // === predicates ===
 
 #[test]
-fn each_predicate_is_true_of_its_kinds_only() {
+fn each_predicate_is_true_only_for_its_kinds() {
     assert_eq!(kinds(Error::is_denied), ["denied", "denied source", "denied secret"]);
     assert_eq!(kinds(Error::is_invalid), ["invalid", "request"]);
     assert_eq!(kinds(Error::is_timeout), ["timed out", "silent"]);
@@ -90,7 +90,7 @@ fn each_predicate_is_true_of_its_kinds_only() {
 }
 
 #[test]
-fn an_error_that_may_pass_without_a_change_is_transient() {
+fn an_error_is_transient_if_the_same_call_may_succeed_later() {
     let transient = [
         "answered",
         "unusable answer",
@@ -113,8 +113,8 @@ fn nothing_is_both_transient_and_denied_or_invalid() {
 }
 
 #[test]
-fn the_kind_of_each_error_is_its_own_and_an_invalid_setting_names_its_field() {
-    let all = every();
+fn each_error_has_its_kind_and_an_invalid_setting_names_its_field() {
+    let all = one_of_each_kind();
     let kind = |name| all.iter().find(|(known, _)| *known == name).unwrap().1.kind();
     assert_eq!(kind("request"), ErrorKind::InvalidRequest);
     assert_eq!((kind("denied"), kind("answered")), (ErrorKind::Denied, ErrorKind::IssuerError));
@@ -136,7 +136,7 @@ fn status_and_code_are_those_of_the_answer() {
 // === texts ===
 
 #[test]
-fn a_text_says_what_happened_where_and_what_to_do() {
+fn each_text_says_what_happened_where_and_what_to_do() {
     let parts: [&[&str]; 19] = [
         &["invalid", "deadline", "zero leaves no time"],
         &["no host", "allow_relative_uris"],
@@ -158,17 +158,20 @@ fn a_text_says_what_happened_where_and_what_to_do() {
         &["client_secret", "denied", "source"],
         &["start a new login"],
     ];
-    for ((kind, error), parts) in every().iter().zip(parts) {
+    for ((kind, error), parts) in one_of_each_kind().iter().zip(parts) {
         let text = error.to_string();
         for part in parts {
             assert!(text.contains(part), "{kind}: {part:?} is missing in: {text}");
         }
-        assert!(!text.contains(['\n', '\r']) && !text.contains("  "), "{kind}: not one tidy line: {text}");
+        assert!(
+            !text.contains(['\n', '\r']) && !text.contains("  "),
+            "{kind}: not one line with single spaces: {text}"
+        );
     }
 }
 
 #[test]
-fn an_answer_is_printed_with_what_it_holds() {
+fn an_answer_is_printed_with_its_code_and_text() {
     for (code, text, printed) in [
         (Some("invalid_grant"), Some("token revoked"), "answered 400 invalid_grant (token revoked)"),
         (Some("invalid_grant"), None, "answered 400 (invalid_grant)"),
@@ -182,7 +185,7 @@ fn an_answer_is_printed_with_what_it_holds() {
 
 #[test]
 fn the_text_leaves_the_cause_to_the_source_and_debug_shows_both() {
-    for (kind, error) in every() {
+    for (kind, error) in one_of_each_kind() {
         assert!(!error.to_string().contains("connection reset"), "{kind}");
         let debug = format!("{error:?}");
         assert!(debug.contains(&error.to_string()), "{kind}: {debug}");
@@ -193,7 +196,7 @@ fn the_text_leaves_the_cause_to_the_source_and_debug_shows_both() {
 }
 
 #[test]
-fn the_source_is_reachable_as_what_it_was() {
+fn a_downcast_finds_the_source() {
     let with_a_source = ["unreachable", "transient", "denied source", "not saved", "secret", "denied secret"];
     assert_eq!(kinds(|error| error.source().is_some()), with_a_source);
     let error = Error::transient(Layer("outer", Some(cause().into())));
@@ -215,7 +218,7 @@ fn how_long_the_issuer_asks_to_wait_is_kept_and_printed() {
 
 #[test]
 fn a_wait_can_be_added_to_any_error_and_changes_nothing_else() {
-    for (kind, error) in every() {
+    for (kind, error) in one_of_each_kind() {
         let waiting = error.clone().with_retry_after(MINUTE);
         assert_eq!(waiting.retry_after(), Some(MINUTE), "{kind}");
         assert_eq!(waiting.to_string(), format!("{error} (the issuer asks to wait 60 s)"));
@@ -225,47 +228,47 @@ fn a_wait_can_be_added_to_any_error_and_changes_nothing_else() {
 }
 
 #[test]
-fn a_wait_added_to_a_shared_error_is_on_that_copy_only() {
+fn a_wait_added_to_one_copy_is_not_on_the_others() {
     let first = limited(Some(MINUTE));
     let second = first.clone().with_retry_after(2 * MINUTE);
     assert!(Arc::ptr_eq(&first.inner, &second.inner), "what happened is shared");
     assert_eq!((first.retry_after(), second.retry_after()), (Some(MINUTE), Some(2 * MINUTE)));
 }
 
-// === finding it again ===
+// === finding the error ===
 
 #[test]
-fn it_is_found_inside_any_number_of_layers() {
+fn an_error_is_found_inside_any_number_of_errors() {
     let mut error: BoxError = denied().into();
     for depth in 0..5 {
         assert_eq!(Error::find(&*error).and_then(Error::code), Some("invalid_grant"), "{depth} layers");
         error = Layer("outer", Some(error)).into();
     }
-    assert!(Error::find(&std::io::Error::other(denied())).is_some(), "though its source skips it");
+    assert!(Error::find(&std::io::Error::other(denied())).is_some(), "although `source` skips it");
     assert!(Error::find(&denied()).is_some());
 }
 
 #[test]
-fn the_outermost_of_ours_is_found() {
+fn the_outermost_error_of_this_crate_is_found() {
     let error = Layer("outer", Some(Error::transient(denied()).into()));
     assert!(Error::find(&error).unwrap().is_transient());
 }
 
 #[test]
-fn an_error_without_ours_holds_none() {
+fn no_error_of_this_crate_is_found_in_another_error() {
     assert!(Error::find(&cause()).is_none());
     assert!(Error::find(&Layer("outer", Some(cause().into()))).is_none());
 }
 
 #[tokio::test]
-async fn it_is_found_in_the_error_of_a_buffer() {
+async fn an_error_is_found_in_the_error_of_a_buffer() {
     let failing = tower::service_fn(|(): ()| async { Err::<(), _>(denied()) });
     let stack = tower::ServiceBuilder::new().buffer(1).timeout(MINUTE).service(failing);
     let error = stack.oneshot(()).await.unwrap_err();
     assert!(Error::find(&*error).unwrap().is_denied());
 }
 
-// === sharing, and a user's own ===
+// === sharing, and errors of a user's source ===
 
 #[test]
 fn an_error_goes_to_every_waiter_on_any_thread() {
@@ -273,7 +276,7 @@ fn an_error_goes_to_every_waiter_on_any_thread() {
         let clone = error.clone();
         std::thread::spawn(move || clone).join().unwrap()
     }
-    for (kind, error) in every() {
+    for (kind, error) in one_of_each_kind() {
         let other = shared(error.clone());
         assert!(Arc::ptr_eq(&error.inner, &other.inner), "{kind}: a clone copies nothing");
         assert_eq!(format!("{error:?}"), format!("{other:?}"));
@@ -281,7 +284,7 @@ fn an_error_goes_to_every_waiter_on_any_thread() {
 }
 
 #[test]
-fn an_error_of_ours_from_a_source_stays_what_it_is() {
+fn an_error_of_this_crate_from_a_source_is_unchanged() {
     let error = Error::from_source(denied().with_retry_after(MINUTE));
     assert!(error.is_denied());
     assert_eq!((error.code(), error.retry_after()), (Some("invalid_grant"), Some(MINUTE)));
@@ -290,7 +293,7 @@ fn an_error_of_ours_from_a_source_stays_what_it_is() {
 }
 
 #[test]
-fn any_other_error_of_a_source_is_transient_and_becomes_the_source() {
+fn another_error_of_a_source_is_transient_and_becomes_the_source() {
     let error = Error::from_source(cause());
     assert!(error.is_transient());
     assert_eq!(error.source().unwrap().to_string(), "connection reset");
