@@ -1,7 +1,7 @@
-//! Where: the only room that knows what an origin is, how it is written, and when two are the same.
+//! Origins: how they are parsed, printed and compared.
 //!
-//! An origin is scheme, host and effective port (RFC 6454 section 4). Hosts are compared without regard to case and to
-//! one trailing dot, IPv6 addresses by value, ports by their effective number.
+//! An origin is scheme, host and effective port (RFC 6454 section 4). A comparison of hosts ignores case and one
+//! trailing dot. IPv6 addresses are compared by value, and ports by their effective number.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,10 +13,10 @@ use http::{HeaderValue, Uri};
 
 use crate::error::Error;
 
-/// Where a token belongs: `https://api.example.com`, `https://[2001:db8::1]:8443`, `http://localhost:3000`.
+/// The origin of an API, such as `https://api.example.com`.
 ///
-/// Made from a string with `parse` or `try_into`; plain `http://` is accepted for loopback only, and by name through
-/// [`Origin::allow_insecure`].
+/// `parse` and `try_into` convert a string, such as `https://[2001:db8::1]:8443` or `http://localhost:3000`. They
+/// accept plain `http://` for loopback only; [`Origin::allow_insecure`] accepts it for any host.
 ///
 /// ```
 /// use tower_bearer::Origin;
@@ -29,14 +29,14 @@ use crate::error::Error;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
-    place: Place<String>,
-    /// The authority as nearly every request writes it: compared first, byte by byte.
-    written: String,
+    parts: OriginParts<String>,
+    /// The authority as nearly every request writes it. It is compared first, byte by byte.
+    canonical: String,
 }
 
-/// What a URI says of its place, and what an origin keeps of that: `N` is `&str` or `String`.
+/// The parsed parts of an origin: borrowed from a URI (`N` is `&str`), or owned (`String`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Place<N> {
+struct OriginParts<N> {
     secure: bool,
     host: Host<N>,
     port: u16,
@@ -48,20 +48,20 @@ enum Host<N> {
     Ip(IpAddr),
 }
 
-/// What a layer says of a request's place.
+/// Whether a request goes to one of the layer's origins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OriginMatch {
     Ours,
     Foreign,
-    /// A path without a host, and nobody said where such requests go.
+    /// A path without a host, and the layer does not know where such requests go.
     Unplaced,
-    /// One of our origins, with `user:password@` before it: the two credentials contradict each other.
+    /// One of the layer's origins, with `user:password@` before the host. The two credentials contradict each other.
     Userinfo,
-    /// One of our origins, and a `Host` header that names another site.
+    /// One of the layer's origins, and a `Host` header that names another site.
     Host,
 }
 
-/// The origins a layer puts tokens on.
+/// The origins of a layer, which get the token.
 #[derive(Clone, Debug)]
 pub(crate) struct Origins {
     allowed: Allowed,
@@ -77,11 +77,13 @@ enum Allowed {
 // === impl Origin ===
 
 impl Origin {
-    /// An origin that may be plain `http://` beyond loopback: the token travels unencrypted, and whoever sees it can
-    /// use it. For a mesh that encrypts beneath, or a test bed.
+    /// An origin that may be plain `http://` other than loopback.
+    ///
+    /// The token is sent unencrypted, and anyone on the network path can read and use it. Use it in a service mesh that
+    /// encrypts, or in tests.
     ///
     /// # Errors
-    /// As for parsing, but for the scheme.
+    /// Returns an error if parsing fails for another reason than plain `http://`.
     pub fn allow_insecure(origin: &str) -> Result<Self, Error> {
         Self::read(origin)
     }
@@ -95,8 +97,8 @@ impl Origin {
             return Err("the host is not ASCII; write its `xn--` form");
         }
         let uri: Uri = text.parse().map_err(|_| "not a URL; write it as https://api.example.com")?;
-        let place =
-            Place::of(&uri).ok_or("scheme, host or port is missing or wrong; write it as https://api.example.com")?;
+        let parts = OriginParts::of(&uri)
+            .ok_or("scheme, host or port is missing or wrong; write it as https://api.example.com")?;
         if uri.path() != "/" || uri.query().is_some() || text.contains('#') {
             return Err("an origin is scheme, host and port; leave out path, query and fragment");
         }
@@ -104,23 +106,23 @@ impl Origin {
             return Err("leave out the user and password before the host");
         }
         if text.contains('*') {
-            return Err("a wildcard is no host; name each one");
+            return Err("a wildcard is not a host; name each host");
         }
-        let place = place.to_owned();
-        Ok(Self { written: place.authority(), place })
+        let parts = parts.to_owned();
+        Ok(Self { canonical: parts.authority(), parts })
     }
 
-    fn is_written(&self, secure: bool, authority: &Authority) -> bool {
-        self.place.secure == secure && self.written == authority.as_str()
+    fn is_canonical(&self, secure: bool, authority: &Authority) -> bool {
+        self.parts.secure == secure && self.canonical == authority.as_str()
     }
 
-    /// Whether this is the authority in capitals, or with the default port: what most other spellings are.
-    fn is_spelled(&self, secure: bool, authority: &str) -> bool {
-        let Some((head, tail)) = authority.as_bytes().split_at_checked(self.written.len()) else { return false };
+    /// Whether this is the authority in upper case or with the default port, as in most other spellings.
+    fn is_common_variant(&self, secure: bool, authority: &str) -> bool {
+        let Some((head, tail)) = authority.as_bytes().split_at_checked(self.canonical.len()) else { return false };
         let names_default = matches!((secure, tail), (true, b":443") | (false, b":80"));
-        self.place.secure == secure
-            && (tail.is_empty() || names_default && self.place.port == default_port(secure))
-            && head.eq_ignore_ascii_case(self.written.as_bytes())
+        self.parts.secure == secure
+            && (tail.is_empty() || names_default && self.parts.port == default_port(secure))
+            && head.eq_ignore_ascii_case(self.canonical.as_bytes())
     }
 }
 
@@ -129,8 +131,8 @@ impl FromStr for Origin {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let origin = Self::read(text)?;
-        if !origin.place.is_protected() {
-            let problem = "plain http:// shows the token to everyone on the way; write https://, or name it with Origin::allow_insecure";
+        if !origin.parts.is_protected() {
+            let problem = "plain http:// sends the token unencrypted; write https://, or use Origin::allow_insecure";
             return Err(invalid(text, problem));
         }
         Ok(origin)
@@ -153,7 +155,7 @@ impl TryFrom<String> for Origin {
     }
 }
 
-/// The origin of a request's URI: its path and query are left out.
+/// The origin of a request's URI, without path and query.
 impl TryFrom<&Uri> for Origin {
     type Error = Error;
 
@@ -178,24 +180,24 @@ impl TryFrom<&String> for Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.place.secure { "https" } else { "http" };
-        write!(f, "{scheme}://{}", self.written)
+        let scheme = if self.parts.secure { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.canonical)
     }
 }
 
-// === impl Place ===
+// === impl OriginParts ===
 
-impl<'a> Place<&'a str> {
-    /// `None` for a URI without scheme or host, with another scheme than http and https, or with a host or port that is
-    /// none.
+impl<'a> OriginParts<&'a str> {
+    /// `None` for a URI without scheme or host, with another scheme than http and https, or with an invalid host or
+    /// port.
     fn of(uri: &'a Uri) -> Option<Self> {
-        Self::read(is_secure(uri)?, uri.authority()?.as_str()).map(|(place, _)| place)
+        Self::read(is_secure(uri)?, uri.authority()?.as_str()).map(|(parts, _)| parts)
     }
 
-    /// The place, and whether a user and password stand before it.
+    /// The parts, and whether a user and password precede the host.
     ///
-    /// Strictly: [`Uri`] takes what follows a host and is no port (`:99999`, `[::1]evil.test`) for no port at all. In one
-    /// pass over the bytes, because a request whose URL is written in another way than the origin comes here each time.
+    /// It rejects an invalid port (`:99999`, `[::1]evil.test`), which [`Uri`] treats as a missing port. It makes one
+    /// pass over the bytes, because each request whose URL is written in another way than the origin comes here.
     fn read(secure: bool, authority: &'a str) -> Option<(Self, bool)> {
         let (mut begin, mut colon) = (0, None);
         for (index, byte) in authority.bytes().enumerate() {
@@ -218,21 +220,21 @@ impl<'a> Place<&'a str> {
         Some((Self { secure, host: Host::of(&authority[begin..end])?, port }, begin > 0))
     }
 
-    fn to_owned(self) -> Place<String> {
+    fn to_owned(self) -> OriginParts<String> {
         let host = match self.host {
             Host::Name(name) => Host::Name(name.to_ascii_lowercase()),
             Host::Ip(ip) => Host::Ip(ip),
         };
-        Place { secure: self.secure, host, port: self.port }
+        OriginParts { secure: self.secure, host, port: self.port }
     }
 }
 
-impl<N: AsRef<str>> Place<N> {
+impl<N: AsRef<str>> OriginParts<N> {
     fn is_protected(&self) -> bool {
         self.secure || self.host.is_loopback()
     }
 
-    fn is(&self, other: &Place<&str>) -> bool {
+    fn is(&self, other: &OriginParts<&str>) -> bool {
         self.secure == other.secure && self.port == other.port && self.host.is(&other.host)
     }
 
@@ -258,7 +260,7 @@ impl<'a> Host<&'a str> {
             [.., b'.'] => &text[..text.len() - 1],
             _ => text,
         };
-        // Nearly every name begins with a letter, and no address does.
+        // Nearly every name begins with a letter, and no address does, so this skips most attempts to parse an address.
         let address = name.as_bytes()[0].is_ascii_digit().then(|| name.parse::<Ipv4Addr>().ok()).flatten();
         Some(address.map_or(Self::Name(name), |ip| Self::Ip(ip.into())))
     }
@@ -267,8 +269,8 @@ impl<'a> Host<&'a str> {
 impl<N: AsRef<str>> Host<N> {
     fn is_loopback(&self) -> bool {
         match self {
-            // Not the names below it, although RFC 6761 section 6.3 says so: most resolvers ask the network for them, and
-            // whoever answers would get token and secret in clear text.
+            // Subdomains of localhost do not count, although RFC 6761 section 6.3 says so. Most resolvers ask the
+            // network for them, and the host of a false answer would get token and secret in clear text.
             Self::Name(name) => name.as_ref().eq_ignore_ascii_case("localhost"),
             Self::Ip(ip) => ip.is_loopback(),
         }
@@ -297,19 +299,19 @@ impl Origins {
         Self { allowed: Allowed::AnySecure, relative: OriginMatch::Unplaced }
     }
 
-    /// Counts requests without a host as ours.
+    /// Treats requests without a host as requests to one of these origins.
     pub(crate) fn with_relative_uris(self) -> Self {
         Self { relative: OriginMatch::Ours, ..self }
     }
 
     #[inline(always)]
     pub(crate) fn classify(&self, uri: &Uri) -> OriginMatch {
-        // The way nearly every request goes; what is written otherwise is read with care.
+        // The fast path of nearly every request. Other spellings take the slow path.
         if let (Some(secure), Some(authority)) = (is_secure(uri), uri.authority())
             && match &self.allowed {
                 Allowed::Named(origins) => match &**origins {
-                    [origin] => origin.is_written(secure, authority),
-                    origins => is_written_in(origins, secure, authority),
+                    [origin] => origin.is_canonical(secure, authority),
+                    origins => is_canonical_in(origins, secure, authority),
                 },
                 Allowed::AnySecure => secure && !has_userinfo(authority),
             }
@@ -322,38 +324,41 @@ impl Origins {
     #[cold]
     fn read(&self, uri: &Uri) -> OriginMatch {
         let Some(authority) = uri.authority() else {
-            // To a client that joins it to a base URL, `//evil.test` names a host.
+            // If a client joins `//evil.test` to a base URL, it names a host.
             let joined = uri.path().starts_with("//") || uri.path().starts_with("/\\");
             return if joined { OriginMatch::Unplaced } else { self.relative };
         };
         let Some(secure) = is_secure(uri) else { return OriginMatch::Foreign };
         if let Allowed::Named(origins) = &self.allowed
-            && origins.iter().any(|origin| origin.is_spelled(secure, authority.as_str()))
+            && origins.iter().any(|origin| origin.is_common_variant(secure, authority.as_str()))
         {
             return OriginMatch::Ours;
         }
-        let Some((place, has_userinfo)) = Place::read(secure, authority.as_str()) else { return OriginMatch::Foreign };
-        match self.allows(&place) {
+        let Some((parts, has_userinfo)) = OriginParts::read(secure, authority.as_str()) else {
+            return OriginMatch::Foreign;
+        };
+        match self.allows(&parts) {
             true if has_userinfo => OriginMatch::Userinfo,
             true => OriginMatch::Ours,
             false => OriginMatch::Foreign,
         }
     }
 
-    fn allows(&self, place: &Place<&str>) -> bool {
+    fn allows(&self, parts: &OriginParts<&str>) -> bool {
         match &self.allowed {
-            Allowed::Named(origins) => origins.iter().any(|origin| origin.place.is(place)),
-            Allowed::AnySecure => place.is_protected(),
+            Allowed::Named(origins) => origins.iter().any(|origin| origin.parts.is(parts)),
+            Allowed::AnySecure => parts.is_protected(),
         }
     }
 
-    /// Whether the `Host` header of a request to one of these origins leads there, too: it names the URI's host, perhaps
-    /// without the port, or another of these origins.
+    /// Whether the `Host` header of a request to one of these origins agrees with the URI.
+    ///
+    /// It agrees if it names the URI's host, also without the port, or another of these origins.
     #[inline]
     pub(crate) fn allow_host(&self, uri: &Uri, host: &HeaderValue) -> bool {
         let named = match &self.allowed {
             Allowed::Named(origins) => {
-                origins.first().is_some_and(|origin| origin.written.as_bytes() == host.as_bytes())
+                origins.first().is_some_and(|origin| origin.canonical.as_bytes() == host.as_bytes())
             }
             Allowed::AnySecure => false,
         };
@@ -366,22 +371,23 @@ impl Origins {
     fn allow_other_host(&self, uri: &Uri, host: &HeaderValue) -> bool {
         let Ok(host) = host.to_str() else { return false };
         let has_no_port = host.ends_with(']') || !host.contains(':');
-        let leads_there = |secure: bool| {
-            let Some((place, false)) = Place::read(secure, host) else { return false };
-            self.allows(&place) || has_no_port && Place::of(uri).is_some_and(|of_uri| of_uri.host.is(&place.host))
+        let agrees = |secure: bool| {
+            let Some((parts, false)) = OriginParts::read(secure, host) else { return false };
+            self.allows(&parts) || has_no_port && OriginParts::of(uri).is_some_and(|of_uri| of_uri.host.is(&parts.host))
         };
-        // Of a path only it is not known which.
-        is_secure(uri).map_or_else(|| leads_there(true) || leads_there(false), leads_there)
+        // A URI without a scheme may mean either.
+        is_secure(uri).map_or_else(|| agrees(true) || agrees(false), agrees)
     }
 }
 
-/// Apart: in the way of the one origin that nearly every layer has, a loop costs 14 instructions.
+/// A separate function, because the loop would cost 14 instructions for a layer with one origin, which is the usual
+/// case.
 #[inline(never)]
-fn is_written_in(origins: &[Origin], secure: bool, authority: &Authority) -> bool {
-    origins.iter().any(|origin| origin.is_written(secure, authority))
+fn is_canonical_in(origins: &[Origin], secure: bool, authority: &Authority) -> bool {
+    origins.iter().any(|origin| origin.is_canonical(secure, authority))
 }
 
-/// Says which origin it was, unless it may hold a secret.
+/// Quotes the invalid origin, unless it may contain a secret.
 fn invalid(text: &str, problem: &str) -> Error {
     if text.contains(['@', '?']) {
         return Error::invalid("origin", problem.to_owned());
@@ -396,32 +402,30 @@ pub(crate) fn endpoint(field: &'static str, url: &str) -> Result<Uri, Error> {
         return Err(invalid("not ASCII; write a host in its `xn--` form and percent-encode the path"));
     }
     let uri: Uri = url.parse().map_err(|_| invalid("not a URL; write it as https://auth.example.com/token"))?;
-    if Place::of(&uri).is_none() {
+    if OriginParts::of(&uri).is_none() {
         return Err(invalid("scheme, host or port is missing or wrong; write it as https://auth.example.com/token"));
     }
     if uri.authority().is_some_and(has_userinfo) {
-        return Err(invalid(
-            "leave out the user and password before the host; credentials have arguments of their own",
-        ));
+        return Err(invalid("leave out the user and password before the host; pass credentials as separate arguments"));
     }
     Ok(uri)
 }
 
-/// Whether what is sent to this address can be read on the way: plain `http://` beyond loopback.
+/// Whether requests to this URL are unencrypted: plain `http://` other than loopback.
 pub(crate) fn is_exposed(uri: &Uri) -> bool {
-    Place::of(uri).is_some_and(|place| !place.is_protected())
+    OriginParts::of(uri).is_some_and(|parts| !parts.is_protected())
 }
 
 /// Whether both are of one origin (RFC 6454 section 5).
 pub(crate) fn is_same(one: &Uri, other: &Uri) -> bool {
-    Place::of(one).zip(Place::of(other)).is_some_and(|(one, other)| one.is(&other))
+    OriginParts::of(one).zip(OriginParts::of(other)).is_some_and(|(one, other)| one.is(&other))
 }
 
 fn default_port(secure: bool) -> u16 {
     if secure { 443 } else { 80 }
 }
 
-/// Whether it is https rather than http; `None` for another scheme, and without one.
+/// Whether the scheme is https rather than http; `None` for another scheme or none.
 fn is_secure(uri: &Uri) -> Option<bool> {
     match uri.scheme_str()? {
         "https" => Some(true),

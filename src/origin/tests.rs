@@ -14,17 +14,17 @@ fn origins(named: &[&str]) -> Origins {
     Origins::named(named.iter().map(|origin| Origin::allow_insecure(origin).unwrap()).collect()).unwrap()
 }
 
-// === whose a request is ===
+// === matching requests ===
 
 #[test]
-fn a_token_goes_only_where_it_belongs() {
-    for (origin, request, verdict) in TABLE {
-        assert_eq!(origins(&[origin]).classify(&uri(request)), *verdict, "{request} with {origin}");
+fn a_token_goes_only_to_the_named_origins() {
+    for (origin, request, expected) in TABLE {
+        assert_eq!(origins(&[origin]).classify(&uri(request)), *expected, "{request} with {origin}");
     }
 }
 
 #[test]
-fn what_no_uri_may_say_is_never_ours() {
+fn no_invalid_uri_matches() {
     for text in [
         "https://evil.test\\@api.example.com/",
         "https://api.example.com\\.evil.test/",
@@ -44,17 +44,17 @@ fn what_no_uri_may_say_is_never_ours() {
 }
 
 #[test]
-fn a_path_cannot_grow_into_the_host() {
+fn a_path_cannot_extend_the_host() {
     for path in [".evil.test/", "@evil.test/", ":8443/", "evil"] {
         let built = Uri::builder().scheme("https").authority("api.example.com").path_and_query(path).build();
-        assert!(built.is_err(), "{built:?}: clients that print a URI and read it again leave for another host");
+        assert!(built.is_err(), "{built:?}: a client that prints a URI and parses it again connects to another host");
     }
 }
 
 #[test]
-fn every_origin_named_is_ours_and_no_mixture_of_two() {
+fn every_named_origin_matches_and_no_mixture_of_two() {
     let origins = origins(&[API, "http://localhost:3000"]);
-    for (request, verdict) in [
+    for (request, expected) in [
         ("https://api.example.com/", Ours),
         ("http://localhost:3000/", Ours),
         ("http://LOCALHOST:3000/", Ours),
@@ -63,13 +63,13 @@ fn every_origin_named_is_ours_and_no_mixture_of_two() {
         ("http://localhost/", Foreign),
         ("http://api.example.com:3000/", Foreign),
     ] {
-        assert_eq!(origins.classify(&uri(request)), verdict, "{request}");
+        assert_eq!(origins.classify(&uri(request)), expected, "{request}");
     }
 }
 
 #[test]
-fn any_secure_means_https_or_loopback_and_no_user() {
-    for (request, verdict) in [
+fn any_secure_means_https_or_loopback_without_a_user() {
+    for (request, expected) in [
         ("https://api.example.com/", Ours),
         ("https://evil.test:8443/", Ours),
         ("http://localhost:3000/", Ours),
@@ -83,22 +83,22 @@ fn any_secure_means_https_or_loopback_and_no_user() {
         ("http://user@localhost/", Userinfo),
         ("/v1", Unplaced),
     ] {
-        assert_eq!(Origins::any_secure().classify(&uri(request)), verdict, "{request}");
+        assert_eq!(Origins::any_secure().classify(&uri(request)), expected, "{request}");
     }
 }
 
 #[test]
-fn a_path_is_ours_once_the_layer_knows_where_it_goes() {
+fn a_path_matches_if_relative_uris_are_allowed() {
     for origins in [origins(&[V6, API]), Origins::any_secure()] {
         assert_eq!(origins.classify(&uri("/v1")), Unplaced);
-        let placed = origins.with_relative_uris();
-        assert_eq!(placed.classify(&uri("/v1")), Ours);
-        assert_eq!(placed.classify(&uri("*")), Ours);
-        assert_eq!(placed.classify(&uri("http://evil.test/v1")), Foreign);
-        assert_eq!(placed.classify(&uri("api.example.com:443")), Foreign);
-        // A client beneath that joins these to its base would go to evil.test.
-        assert_eq!(placed.classify(&uri("//evil.test/v1")), Unplaced);
-        assert_eq!(placed.classify(&uri("/\\evil.test/v1")), Unplaced);
+        let with_relative = origins.with_relative_uris();
+        assert_eq!(with_relative.classify(&uri("/v1")), Ours);
+        assert_eq!(with_relative.classify(&uri("*")), Ours);
+        assert_eq!(with_relative.classify(&uri("http://evil.test/v1")), Foreign);
+        assert_eq!(with_relative.classify(&uri("api.example.com:443")), Foreign);
+        // An inner client that joins these to its base URL would connect to evil.test.
+        assert_eq!(with_relative.classify(&uri("//evil.test/v1")), Unplaced);
+        assert_eq!(with_relative.classify(&uri("/\\evil.test/v1")), Unplaced);
     }
 }
 
@@ -107,10 +107,10 @@ fn a_layer_without_an_origin_is_an_error() {
     assert!(Origins::named(Vec::new()).unwrap_err().to_string().contains("origins"));
 }
 
-// === what an origin is made from ===
+// === parsing ===
 
 #[test]
-fn what_is_no_origin_is_an_error_that_says_how_to_write_one() {
+fn the_error_of_an_invalid_origin_says_how_to_write_it() {
     for (text, hint) in [
         ("", "not a URL"),
         (" ", "not a URL"),
@@ -151,13 +151,13 @@ fn what_is_no_origin_is_an_error_that_says_how_to_write_one() {
 }
 
 #[test]
-fn plain_http_is_rejected_beyond_loopback_unless_asked_for_by_name() {
+fn plain_http_other_than_loopback_needs_allow_insecure() {
     for text in [
         "http://api.example.com",
         "http://api.example.com:443",
         "http://localhost.evil.test",
         "http://notlocalhost",
-        // Resolvers ask the network for them.
+        // Resolvers ask the network for these.
         "http://sub.localhost:3000",
         "http://a.b.localhost",
         "http://127.0.0.1.evil.test",
@@ -189,7 +189,7 @@ fn plain_http_is_accepted_on_loopback() {
 }
 
 #[test]
-fn every_way_to_make_an_origin_is_as_strict() {
+fn every_conversion_is_equally_strict() {
     let origin: Origin = API.parse().unwrap();
     assert_eq!(Origin::try_from(API).unwrap(), origin);
     assert_eq!(Origin::try_from(&String::from(API)).unwrap(), origin);
@@ -207,7 +207,7 @@ fn an_endpoint_keeps_its_path_and_query() {
 }
 
 #[test]
-fn an_endpoint_that_is_none_names_the_field_and_prints_no_secret() {
+fn the_error_of_an_invalid_endpoint_names_the_field_and_prints_no_secret() {
     for (url, hint) in [
         ("", "not a URL"),
         ("https://user:hunter2@", "not a URL"),
@@ -228,8 +228,8 @@ fn an_endpoint_that_is_none_names_the_field_and_prints_no_secret() {
 
 // === any origin ===
 
-/// Scheme, host and port, each written its shortest way.
-fn places() -> impl Strategy<Value = (bool, String, u16)> {
+/// Scheme, host and port, each in its shortest form.
+fn origin_parts() -> impl Strategy<Value = (bool, String, u16)> {
     let host = prop_oneof![
         4 => "[a-z]([a-z0-9-]{0,8}[a-z0-9])?(\\.[a-z]([a-z0-9-]{0,8}[a-z0-9])?){0,3}",
         1 => any::<[u8; 4]>().prop_map(|ip| Ipv4Addr::from(ip).to_string()),
@@ -238,12 +238,12 @@ fn places() -> impl Strategy<Value = (bool, String, u16)> {
     (any::<bool>(), host, prop_oneof![Just(443), Just(80), any::<u16>()])
 }
 
-fn written((secure, host, port): &(bool, String, u16)) -> String {
+fn as_text((secure, host, port): &(bool, String, u16)) -> String {
     format!("{}://{host}:{port}", if *secure { "https" } else { "http" })
 }
 
 #[test]
-fn the_origin_of_a_uri_leaves_out_its_path_and_is_equal_to_the_one_that_was_named() {
+fn the_origin_of_a_uri_has_no_path_and_equals_the_named_one() {
     let named: Origin = "https://api.example.com".parse().unwrap();
     let of = |text: &str| Origin::try_from(&text.parse::<Uri>().unwrap());
     assert_eq!(of("https://API.example.com:443/v1?q=1").unwrap(), named);
@@ -258,28 +258,28 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn an_origin_is_the_same_after_it_was_printed(place in places()) {
-        let origin = Origin::allow_insecure(&written(&place)).unwrap();
+    fn a_printed_origin_parses_to_the_same_origin(parts in origin_parts()) {
+        let origin = Origin::allow_insecure(&as_text(&parts)).unwrap();
         prop_assert_eq!(&origin, &Origin::allow_insecure(&origin.to_string()).unwrap());
-        prop_assert_eq!(&origin, &Origin::allow_insecure(&written(&place).to_uppercase()).unwrap());
+        prop_assert_eq!(&origin, &Origin::allow_insecure(&as_text(&parts).to_uppercase()).unwrap());
     }
 
     #[test]
-    fn any_path_and_query_on_an_origin_is_ours(
-        place in places(), path in "(/[!$&-;=@-Z_a-z~%]{0,8}){0,4}", query in "(\\?[!$&-;=?-Z_a-z~%]{0,16})?",
+    fn any_path_and_query_on_an_origin_matches(
+        parts in origin_parts(), path in "(/[!$&-;=@-Z_a-z~%]{0,8}){0,4}", query in "(\\?[!$&-;=?-Z_a-z~%]{0,16})?",
     ) {
-        let origin = Origin::allow_insecure(&written(&place)).unwrap();
+        let origin = Origin::allow_insecure(&as_text(&parts)).unwrap();
         let ours = Origins::named(vec![origin.clone()]).unwrap();
-        for base in [origin.to_string(), written(&place), written(&place).to_uppercase()] {
+        for base in [origin.to_string(), as_text(&parts), as_text(&parts).to_uppercase()] {
             prop_assert_eq!(ours.classify(&uri(&format!("{base}{path}{query}"))), Ours);
         }
     }
 
     #[test]
-    fn another_scheme_host_or_port_is_foreign(place in places(), other in places(), port in any::<u16>()) {
-        let (secure, host, own) = place.clone();
-        let ours = origins(&[&written(&place)]);
-        let evaluate = |place| ours.classify(&uri(&format!("{}/v1", written(&place))));
+    fn another_scheme_host_or_port_does_not_match(parts in origin_parts(), other in origin_parts(), port in any::<u16>()) {
+        let (secure, host, own) = parts.clone();
+        let ours = origins(&[&as_text(&parts)]);
+        let evaluate = |parts| ours.classify(&uri(&format!("{}/v1", as_text(&parts))));
         prop_assert_eq!(evaluate((!secure, host.clone(), own)), Foreign);
         prop_assert_eq!(evaluate((secure, format!("{host}.evil.test"), own)), Foreign);
         prop_assert_eq!(evaluate((secure, format!("evil.test@{host}"), own)), Userinfo);

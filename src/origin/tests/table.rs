@@ -1,4 +1,4 @@
-//! Configured origin, URI of a request, and what the layer says of it.
+//! Each row has a configured origin, the URI of a request, and how they match.
 
 use crate::origin::OriginMatch::{self, Foreign, Ours, Unplaced, Userinfo};
 
@@ -9,7 +9,7 @@ pub(super) const V6: &str = "https://[2001:db8::1]";
 const V4: &str = "https://192.0.2.7";
 
 pub(super) const TABLE: &[(&str, &str, OriginMatch)] = &[
-    // As it is written.
+    // The same text.
     (API, "https://api.example.com", Ours),
     (API, "https://api.example.com/", Ours),
     (API, "https://api.example.com/v1/users?page=2", Ours),
@@ -39,7 +39,7 @@ pub(super) const TABLE: &[(&str, &str, OriginMatch)] = &[
     (API_8443, "https://api.example.com:443/", Foreign),
     (PLAIN, "http://api.example.com:80/", Ours),
     (PLAIN, "http://api.example.com:443/", Foreign),
-    // What is no port.
+    // Invalid ports.
     (API, "https://api.example.com:99999/", Foreign),
     (API, "https://api.example.com:65979/", Foreign),
     (API, "https://api.example.com:443x/", Foreign),
@@ -54,7 +54,7 @@ pub(super) const TABLE: &[(&str, &str, OriginMatch)] = &[
     (API, "ftp://api.example.com/", Foreign),
     (API, "wss://api.example.com/", Foreign),
     (API, "httpss://api.example.com/", Foreign),
-    // Look-alikes.
+    // Similar hosts.
     (API, "https://evil.test/", Foreign),
     (API, "https://example.com/", Foreign),
     (API, "https://www.example.com/", Foreign),
@@ -76,7 +76,7 @@ pub(super) const TABLE: &[(&str, &str, OriginMatch)] = &[
     (API, "https://evil.test/@api.example.com", Foreign),
     (API, "https://evil.test/\\@api.example.com", Foreign),
     (API, "https://xn--pi-7kc.example.com/", Foreign),
-    // A user before the host: ours contradicts itself, a foreign host stays foreign.
+    // A user before the host.
     (API, "https://user@api.example.com/", Userinfo),
     (API, "https://user:password@api.example.com/", Userinfo),
     (API, "https://@api.example.com/", Userinfo),
@@ -87,7 +87,7 @@ pub(super) const TABLE: &[(&str, &str, OriginMatch)] = &[
     (API, "https://api.example.com:443@evil.test/", Foreign),
     (API, "https://a@api.example.com@evil.test/", Foreign),
     (API, "http://user@api.example.com/", Foreign),
-    // IPv6, by value.
+    // IPv6 addresses are compared by value.
     (V6, "https://[2001:db8::1]/", Ours),
     (V6, "https://[2001:DB8::1]:443/", Ours),
     (V6, "https://[2001:0db8:0:0:0:0:0:1]/", Ours),
@@ -102,7 +102,7 @@ pub(super) const TABLE: &[(&str, &str, OriginMatch)] = &[
     (V6, "https://[2001:db8::1%25eth0]/", Foreign),
     (V6, "https://[api.example.com]/", Foreign),
     ("https://[2001:0DB8::0:1]:443", "https://[2001:db8::1]/", Ours),
-    // IPv4, and spellings that resolvers disagree about.
+    // IPv4 addresses, and spellings that resolvers parse in different ways.
     (V4, "https://192.0.2.7/", Ours),
     (V4, "https://192.0.2.7./", Ours),
     (V4, "https://192.0.2.7:443/", Ours),
