@@ -7,13 +7,13 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const NANO: Duration = Duration::from_nanos(1);
-/// What `f64` loses when a century is jittered.
-const DUST: Duration = Duration::from_micros(1);
+/// The rounding error of an `f64` if a century is jittered.
+const ROUNDING: Duration = Duration::from_micros(1);
 const ASKED: DualInstant = DualInstant { mono: Duration::from_secs(1000), wall: Duration::from_secs(1_800_000_000) };
 
-// === what is drawn ===
+// === random inputs ===
 
-/// Evenly over the orders of magnitude, so that short ones are as well covered as long ones.
+/// A duration, evenly over the orders of magnitude, so that short ones are covered as well as long ones.
 fn between(shortest: Duration, longest: Duration) -> impl Strategy<Value = Duration> {
     let drawn = (shortest.as_secs_f64().log10()..=longest.as_secs_f64().log10())
         .prop_map(move |exponent| Duration::from_secs_f64(10_f64.powf(exponent)).clamp(shortest, longest));
@@ -33,12 +33,12 @@ fn fetches() -> impl Strategy<Value = Duration> {
     prop_oneof![1 => Just(Duration::ZERO), 8 => between(MILLI, HOUR), 1 => Just(Duration::MAX)]
 }
 
-fn rolls() -> impl Strategy<Value = f64> {
+fn jitters() -> impl Strategy<Value = f64> {
     prop_oneof![1 => Just(0.0), 8 => 0.0..1.0, 1 => Just(1.0_f64.next_down())]
 }
 
 /// Any point of either clock, in the year 300 000 at the latest.
-fn moments() -> impl Strategy<Value = DualInstant> {
+fn instants() -> impl Strategy<Value = DualInstant> {
     let clock = || (0..10_000_000_000_000_u64, 0..1_000_000_000_u32).prop_map(|(s, n)| Duration::new(s, n));
     (clock(), clock()).prop_map(|(mono, wall)| DualInstant { mono, wall })
 }
@@ -59,7 +59,7 @@ fn window(settings: RefreshPolicy, lifetime: Duration, jitter: f64) -> Window {
     Window::new(&settings, lifetime, ASKED, Duration::ZERO, jitter)
 }
 
-/// How long a token asked for at `ASKED` is served before a refresh is due.
+/// How long after `ASKED` a refresh of a token that was requested then is due.
 fn fresh_for(settings: RefreshPolicy, lifetime: Duration, jitter: f64) -> Duration {
     window(settings, lifetime, jitter).until_due(ASKED)
 }
@@ -71,7 +71,7 @@ proptest! {
 
     #[test]
     fn due_comes_before_expired_and_expired_before_the_end(
-        settings in settings(), lifetime in lifetimes(), asked in moments(), took in fetches(), jitter in rolls(),
+        settings in settings(), lifetime in lifetimes(), asked in instants(), took in fetches(), jitter in jitters(),
     ) {
         let window = Window::new(&settings, lifetime, asked, took, jitter);
         let (due, expired, end) = (window.due(), window.expired(), window.end());
@@ -85,7 +85,7 @@ proptest! {
 
     #[test]
     fn expired_begins_5_s_or_a_tenth_of_the_life_before_the_issuers_figure(
-        settings in settings(), lifetime in lifetimes(), asked in moments(), took in fetches(), jitter in rolls(),
+        settings in settings(), lifetime in lifetimes(), asked in instants(), took in fetches(), jitter in jitters(),
     ) {
         let window = Window::new(&settings, lifetime, asked, took, jitter);
         prop_assert_eq!(window.expired().mono, window.end().mono - early(lifetime));
@@ -93,8 +93,8 @@ proptest! {
     }
 
     #[test]
-    fn one_clock_is_believed_for_a_tenth_of_a_second_and_never_past_due_on_either(
-        settings in settings(), lifetime in lifetimes(), asked in moments(), now in moments(), took in fetches(), jitter in rolls(),
+    fn one_clock_counts_for_100_ms_and_never_past_due_on_either(
+        settings in settings(), lifetime in lifetimes(), asked in instants(), now in instants(), took in fetches(), jitter in jitters(),
     ) {
         let window = Window::new(&settings, lifetime, asked, took, jitter);
         let sure = window.sure_for(now);
@@ -103,23 +103,23 @@ proptest! {
     }
 
     #[test]
-    fn a_margin_never_reaches_the_lifetime(settings in settings(), lifetime in lifetimes(), jitter in rolls()) {
-        prop_assert!(fresh_for(settings, lifetime, jitter) + DUST >= lifetime.mul_f64(0.375));
+    fn a_margin_never_reaches_the_lifetime(settings in settings(), lifetime in lifetimes(), jitter in jitters()) {
+        prop_assert!(fresh_for(settings, lifetime, jitter) + ROUNDING >= lifetime.mul_f64(0.375));
     }
 
     #[test]
     fn jitter_refreshes_earlier_by_at_most_a_quarter_of_the_margin(
-        settings in settings(), lifetime in lifetimes(), jitter in rolls(),
+        settings in settings(), lifetime in lifetimes(), jitter in jitters(),
     ) {
         let plain = fresh_for(settings, lifetime, 0.0);
         let jittered = fresh_for(settings, lifetime, jitter);
         prop_assert!(jittered <= plain);
-        prop_assert!(plain - jittered <= (lifetime - plain) / 4 + DUST);
+        prop_assert!(plain - jittered <= (lifetime - plain) / 4 + ROUNDING);
     }
 
     #[test]
-    fn a_life_only_goes_forward_on_either_clock(
-        settings in settings(), lifetime in lifetimes(), asked in moments(), took in fetches(), jitter in rolls(),
+    fn the_phases_only_advance_on_either_clock(
+        settings in settings(), lifetime in lifetimes(), asked in instants(), took in fetches(), jitter in jitters(),
         ages in (0.0..1.5, 0.0..1.5), step in (0.0..0.7, 0.0..0.7),
     ) {
         let window = Window::new(&settings, lifetime, asked, took, jitter);
@@ -135,12 +135,12 @@ proptest! {
     }
 
     #[test]
-    fn each_part_begins_on_the_dot_and_on_either_clock(
-        settings in settings(), lifetime in lifetimes(), asked in moments(), took in fetches(), jitter in rolls(),
+    fn each_phase_begins_exactly_and_on_either_clock(
+        settings in settings(), lifetime in lifetimes(), asked in instants(), took in fetches(), jitter in jitters(),
     ) {
         let window = Window::new(&settings, lifetime, asked, took, jitter);
         let (due, left) = (window.until_due(asked), window.left(asked));
-        // The other clock stands still (the machine slept, a wall clock that is never set) or goes along.
+        // The other clock stands still (a suspended machine, a wall clock that is never set) or advances too.
         let clocks = |age: Duration| [
             DualInstant { mono: asked.mono + age, ..asked },
             DualInstant { wall: asked.wall + age, ..asked },
@@ -159,8 +159,8 @@ proptest! {
     }
 
     #[test]
-    fn a_wall_clock_set_back_keeps_no_token_alive(
-        settings in settings(), lifetime in lifetimes(), asked in moments(), took in fetches(), jitter in rolls(), back in 0.0..1.0,
+    fn a_wall_clock_set_back_does_not_extend_a_token(
+        settings in settings(), lifetime in lifetimes(), asked in instants(), took in fetches(), jitter in jitters(), back in 0.0..1.0,
     ) {
         let window = Window::new(&settings, lifetime, asked, took, jitter);
         let now = DualInstant { mono: asked.mono + lifetime - early(lifetime), wall: asked.wall.mul_f64(back) };
@@ -169,7 +169,7 @@ proptest! {
     }
 
     #[test]
-    fn no_lifetime_margin_or_moment_panics(
+    fn no_lifetime_margin_or_time_panics(
         life in any::<(u64, u32)>(), margin in any::<(u64, u32)>(), mono in any::<u64>(), wall in any::<u64>(),
         jitter in any::<f64>(),
     ) {
@@ -183,7 +183,7 @@ proptest! {
 }
 
 #[test]
-fn the_lag_of_the_coarse_clock_is_taken_off() {
+fn the_lag_of_the_coarse_clock_is_subtracted() {
     let window = window(RefreshPolicy::new(), MINUTE, 0.0);
     for (before_due, sure) in [(1000, 100), (120, 100), (119, 99), (50, 30), (20, 0), (1, 0)] {
         let now = ASKED.after(48 * SECOND - before_due * MILLI);
@@ -192,7 +192,7 @@ fn the_lag_of_the_coarse_clock_is_taken_off() {
 }
 
 #[test]
-fn the_default_margin_is_a_fifth_of_the_life_and_5_min_at_most() {
+fn the_default_margin_is_a_fifth_of_the_life_and_at_most_5_min() {
     for (lifetime, fresh) in [
         (20 * SECOND, 16 * SECOND),
         (MINUTE, 48 * SECOND),
@@ -208,7 +208,7 @@ fn the_default_margin_is_a_fifth_of_the_life_and_5_min_at_most() {
 #[test]
 fn the_default_margin_leaves_room_for_a_fetch_twice_as_long_as_the_last() {
     for (settings, took, fresh) in [
-        // Not sent any more from 55 s on.
+        // The token is not sent any more from 55 s on.
         (RefreshPolicy::new(), 3 * SECOND, 48 * SECOND),
         (RefreshPolicy::new(), 5 * SECOND, 45 * SECOND),
         (RefreshPolicy::new(), 10 * SECOND, 35 * SECOND),
@@ -221,7 +221,7 @@ fn the_default_margin_leaves_room_for_a_fetch_twice_as_long_as_the_last() {
 }
 
 #[test]
-fn a_margin_is_taken_as_it_is_where_the_life_has_room_for_it() {
+fn a_margin_that_fits_into_the_life_is_not_changed() {
     assert_eq!(fresh_for(RefreshPolicy::new().margin(20 * MINUTE), HOUR, 0.0), 40 * MINUTE);
     assert_eq!(fresh_for(RefreshPolicy::new().margin(Duration::ZERO), HOUR, 0.0), HOUR - 10 * SECOND);
 }
@@ -239,14 +239,14 @@ fn a_20_s_token_is_refreshed_before_it_expires() {
 }
 
 #[test]
-fn a_fleet_does_not_refresh_in_step() {
+fn a_fleet_does_not_refresh_all_at_once() {
     let due: Vec<_> = (0..=4).map(|jitter| fresh_for(RefreshPolicy::new(), HOUR, f64::from(jitter) / 4.0)).collect();
     assert!(due.is_sorted_by(|a, b| a > b), "{due:?}");
     assert_eq!(due[0] - due[4], 75 * SECOND, "a quarter of 5 min");
 }
 
 #[test]
-fn a_token_without_a_life_is_dead_on_arrival() {
+fn a_token_with_lifetime_zero_is_expired_at_once() {
     assert_eq!(window(RefreshPolicy::new(), Duration::ZERO, 0.5).phase(ASKED), Phase::Expired);
 }
 
@@ -260,7 +260,7 @@ fn a_deadline_of_zero_is_an_error_that_names_the_field() {
 }
 
 #[test]
-fn a_deadline_is_30_s_or_what_was_set_and_never_overflows_a_timer() {
+fn a_deadline_is_30_s_or_as_set_and_never_overflows_a_timer() {
     assert_eq!(RefreshPolicy::new().fetch_deadline(), 30 * SECOND);
     for (set, kept) in [(NANO, NANO), (MINUTE, MINUTE), (Duration::MAX, MAX_LIFETIME)] {
         assert_eq!(RefreshPolicy::new().deadline(set).margin(SECOND).fetch_deadline(), kept);
@@ -274,7 +274,7 @@ proptest! {
 
     #[test]
     fn a_backoff_is_never_below_100_ms_nor_beyond_30_s_or_the_tokens_life(
-        streak in prop_oneof![0..20_u32, any::<u32>()], left in between(NANO, MAX_LIFETIME), jitter in rolls(),
+        streak in prop_oneof![0..20_u32, any::<u32>()], left in between(NANO, MAX_LIFETIME), jitter in jitters(),
     ) {
         let wait = backoff(streak, left, None, jitter);
         prop_assert!(wait >= 100 * MILLI && wait <= 30 * SECOND, "{:?}", wait);
@@ -283,7 +283,7 @@ proptest! {
 
     #[test]
     fn without_a_token_a_backoff_is_between_half_and_all_of_its_step(
-        streak in prop_oneof![0..20_u32, any::<u32>()], jitter in rolls(),
+        streak in prop_oneof![0..20_u32, any::<u32>()], jitter in jitters(),
     ) {
         let whole = backoff(streak, Duration::ZERO, None, 1.0);
         let wait = backoff(streak, Duration::ZERO, None, jitter);
@@ -292,7 +292,7 @@ proptest! {
 
     #[test]
     fn retry_after_lengthens_a_backoff_up_to_5_min_and_never_shortens_it(
-        streak in any::<u32>(), left in prop_oneof![Just(Duration::ZERO), between(NANO, MAX_LIFETIME)], jitter in rolls(),
+        streak in any::<u32>(), left in prop_oneof![Just(Duration::ZERO), between(NANO, MAX_LIFETIME)], jitter in jitters(),
         asked in prop_oneof![Just(Duration::ZERO), Just(Duration::MAX), between(MILLI, HOUR)],
     ) {
         let wait = backoff(streak, left, None, jitter).max(asked.min(5 * MINUTE));
@@ -300,7 +300,7 @@ proptest! {
     }
 
     #[test]
-    fn a_denied_fetch_waits_30_s_to_15_min_whatever_the_streak(
+    fn a_denied_fetch_waits_30_s_to_15_min_for_any_streak(
         streak in any::<u32>(), retry_after in proptest::option::of(between(MILLI, MAX_LIFETIME)),
     ) {
         let wait = denied_backoff(streak, retry_after);
