@@ -10,7 +10,7 @@ use table::{GRAMMAR, SERVERS};
 
 mod table;
 
-/// What a layer beneath put into the extensions.
+/// An extension of an inner service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Trace(u32);
 
@@ -22,7 +22,7 @@ fn answer(status: u16) -> Response<()> {
     Response::builder().status(status).body(()).expect("a response")
 }
 
-/// An answer with these headers, all of one name.
+/// A response with these headers, all of one name.
 fn answer_with(status: u16, name: &'static str, values: &[&str]) -> Response<()> {
     let mut response = answer(status);
     for value in values {
@@ -57,21 +57,21 @@ fn the_challenges_of_a_401_say_whether_the_token_was_rejected() {
 }
 
 #[test]
-fn servers_in_the_wild_are_understood() {
+fn the_challenges_of_known_servers_are_understood() {
     let mut servers: Vec<(&str, &str, Vec<&str>)> = Vec::new();
     for line in SERVERS.trim().lines() {
         match line.strip_prefix("    ") {
             Some(header) => servers.last_mut().expect("a server comes first").2.push(header),
             None => {
-                let (verdict, name) = line.split_once(' ').expect("a verdict and a name");
-                servers.push((name, verdict, Vec::new()));
+                let (outcome, name) = line.split_once(' ').expect("an outcome and a name");
+                servers.push((name, outcome, Vec::new()));
             }
         }
     }
     assert!(servers.len() > 40);
-    for (name, verdict, headers) in servers {
+    for (name, outcome, headers) in servers {
         let rejected = is_rejected(&RejectionPolicy::new(), challenged(401, &headers));
-        assert_eq!(if rejected { "rejected" } else { "good" }, verdict, "{name}: {headers:?}");
+        assert_eq!(if rejected { "rejected" } else { "good" }, outcome, "{name}: {headers:?}");
     }
 }
 
@@ -84,7 +84,7 @@ fn a_challenge_that_is_not_text_still_counts() {
 }
 
 #[test]
-fn no_other_status_says_anything_of_the_token() {
+fn no_other_status_rejects_the_token() {
     for number in (100..1000).filter(|number| *number != 401) {
         for headers in [&[][..], &["Bearer"], &["Bearer error=\"invalid_token\""]] {
             assert!(!is_rejected(&RejectionPolicy::new(), challenged(number, headers)), "{number} {headers:?}");
@@ -94,7 +94,7 @@ fn no_other_status_says_anything_of_the_token() {
 }
 
 #[test]
-fn a_403_is_no_rejection_whatever_its_challenges_say() {
+fn a_403_is_not_a_rejection_with_any_challenge() {
     for (headers, _) in GRAMMAR {
         assert!(!is_rejected(&RejectionPolicy::new().status(status(419)), challenged(403, headers)), "{headers:?}");
     }
@@ -103,7 +103,7 @@ fn a_403_is_no_rejection_whatever_its_challenges_say() {
 // === settings ===
 
 #[test]
-fn a_status_that_was_named_always_means_rejected() {
+fn an_added_status_always_means_rejected() {
     let rejection = RejectionPolicy::new().status(status(419)).status(status(440));
     for headers in [&[][..], &["Bearer error=\"insufficient_scope\""], &["Basic realm=\"x\""]] {
         assert!(is_rejected(&rejection, challenged(419, headers)), "{headers:?}");
@@ -111,14 +111,14 @@ fn a_status_that_was_named_always_means_rejected() {
         assert!(!is_rejected(&rejection, challenged(418, headers)), "{headers:?}");
         assert!(!is_rejected(&rejection, challenged(403, headers)), "{headers:?}");
     }
-    // A 401 goes on being evaluated by its challenges; named, it is not.
+    // A 401 is evaluated by its challenges, unless the setting names it.
     assert!(is_rejected(&rejection, answer(401)));
     assert!(!is_rejected(&rejection, challenged(401, &["Basic"])));
     assert!(is_rejected(&rejection.status(status(401)), challenged(401, &["Basic"])));
 }
 
 #[test]
-fn challenges_of_other_schemes_count_as_none_by_a_setting() {
+fn a_setting_ignores_challenges_of_other_schemes() {
     let other_schemes = [
         &["BASIC realm=\"the app\""][..],
         &["Negotiate"],
@@ -131,7 +131,7 @@ fn challenges_of_other_schemes_count_as_none_by_a_setting() {
         assert!(is_rejected(&RejectionPolicy::new().any_scheme(), challenged(401, headers)), "{headers:?}");
         assert!(!is_rejected(&RejectionPolicy::new().any_scheme(), challenged(403, headers)), "{headers:?}");
     }
-    // What the server says of the token still counts.
+    // A Bearer challenge still counts.
     for headers in [
         &["Bearer error=\"insufficient_scope\""][..],
         &["BASIC realm=\"the app\"", "Bearer error=\"insufficient_scope\", scope=\"write\""],
@@ -142,7 +142,7 @@ fn challenges_of_other_schemes_count_as_none_by_a_setting() {
 }
 
 #[test]
-fn a_sign_of_the_apis_own_is_asked_for_only_where_nothing_else_says_so() {
+fn the_predicate_is_called_only_if_nothing_else_rejects() {
     let asked = Arc::new(AtomicUsize::new(0));
     let rejection = RejectionPolicy::new().grpc().status(status(419)).when({
         let asked = Arc::clone(&asked);
@@ -162,7 +162,7 @@ fn a_sign_of_the_apis_own_is_asked_for_only_where_nothing_else_says_so() {
 }
 
 #[test]
-fn a_sign_of_the_apis_own_sees_status_headers_and_extensions() {
+fn the_predicate_gets_status_headers_and_extensions() {
     let rejection = RejectionPolicy::new().when(|response| {
         response.status == StatusCode::OK
             && response.headers.get("x-session").is_some_and(|value| value == "expired")
@@ -186,7 +186,7 @@ fn a_sign_of_the_apis_own_sees_status_headers_and_extensions() {
 }
 
 #[test]
-fn the_second_sign_replaces_the_first() {
+fn the_second_predicate_replaces_the_first() {
     let rejection = RejectionPolicy::new()
         .when(|response| response.status == StatusCode::CONFLICT)
         .when(|response| response.status == StatusCode::GONE);
@@ -195,7 +195,7 @@ fn the_second_sign_replaces_the_first() {
 }
 
 #[test]
-fn the_response_comes_back_as_it_was() {
+fn classify_returns_the_response_unchanged() {
     for rejection in [
         RejectionPolicy::new(),
         RejectionPolicy::new().grpc().status(status(419)),
@@ -220,7 +220,7 @@ fn the_response_comes_back_as_it_was() {
 }
 
 #[test]
-fn debug_says_what_was_set() {
+fn debug_prints_the_settings() {
     let rejection = RejectionPolicy::new().grpc().status(status(419)).when(|_| true);
     assert_eq!(
         format!("{rejection:?}"),
@@ -233,26 +233,26 @@ fn debug_says_what_was_set() {
 // === gRPC ===
 
 #[test]
-fn grpc_unauthenticated_in_the_headers_is_a_rejection_where_it_was_asked_for() {
+fn grpc_unauthenticated_in_the_headers_is_a_rejection_by_a_setting() {
     let (rejected, good) = (true, false);
     for (http, grpc, by_default, with_grpc) in [
         // Trailers-only: the status comes with the headers.
         (200, &["16"][..], good, rejected),
-        // A call that began says how it ended in its trailers, which nobody has read yet.
+        // The status of a call that has begun is in its trailers, which are still unread.
         (200, &[], good, good),
         (200, &["0"], good, good),
-        // Nobody doubts the token: PERMISSION_DENIED, UNAVAILABLE, UNKNOWN.
+        // These do not reject the token: PERMISSION_DENIED, UNAVAILABLE, UNKNOWN.
         (200, &["7"], good, good),
         (200, &["14"], good, good),
         (200, &["2"], good, good),
-        // What is not quite 16.
+        // Texts that are not exactly 16.
         (200, &["1"], good, good),
         (200, &["6"], good, good),
         (200, &["160"], good, good),
         (200, &["016"], good, good),
         (200, &["UNAUTHENTICATED"], good, good),
         (200, &[""], good, good),
-        // A proxy maps one to the other, or does not.
+        // Some proxies map one to the other.
         (401, &["16"], rejected, rejected),
         (401, &[], rejected, rejected),
         (401, &["7"], rejected, rejected),
@@ -266,16 +266,16 @@ fn grpc_unauthenticated_in_the_headers_is_a_rejection_where_it_was_asked_for() {
 }
 
 #[test]
-fn grpc_unauthenticated_wins_over_a_challenge_that_would_not() {
+fn grpc_unauthenticated_rejects_in_spite_of_another_challenge() {
     let mut response = challenged(401, &["Basic realm=\"x\""]);
     response.headers_mut().insert("grpc-status", UNAUTHENTICATED);
     assert!(is_rejected(&RejectionPolicy::new().grpc(), response));
 }
 
-// === redirects beneath ===
+// === redirects by an inner service ===
 
 #[test]
-fn a_response_from_another_origin_says_nothing_of_the_token() {
+fn a_response_from_another_origin_does_not_reject_the_token() {
     for (uri, rejected) in [
         ("https://api.example.com/v1", true),
         ("https://API.example.com:443/v1", true),
@@ -284,7 +284,7 @@ fn a_response_from_another_origin_says_nothing_of_the_token() {
         ("https://api.example.com:8443/v1", false),
         ("http://api.example.com/v1", false),
         ("https://api.example.com.evil.test/", false),
-        // It would have been sent without our token.
+        // The layer would not have put its token on such a request.
         ("https://user@api.example.com/", false),
     ] {
         let uri: Uri = uri.parse().expect("a URI");
@@ -304,7 +304,7 @@ fn a_response_from_another_origin_says_nothing_of_the_token() {
 }
 
 #[test]
-fn of_any_origin_means_any_secure_one() {
+fn any_https_origin_means_any_secure_origin() {
     for (uri, rejected) in
         [("https://other.test/", true), ("http://127.0.0.1:80/", true), ("http://other.test/", false)]
     {

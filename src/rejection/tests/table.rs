@@ -1,6 +1,6 @@
 //! The `WWW-Authenticate` headers of a 401, and whether they say that the token was rejected.
 
-/// `rejected` or `good` and who answers so, and below it the headers.
+/// Each entry is `rejected` or `good`, the server, and the headers of its response.
 pub(super) const SERVERS: &str = r##"
 rejected Microsoft Graph
     Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize", client_id="00000003-0000-0000-c000-000000000000"
@@ -95,11 +95,11 @@ good Artifactory, the same
 "##;
 
 const REJECTED: bool = true;
-/// The token is good, or not what was asked for.
+/// The token is good, or the server asked for other credentials.
 const GOOD: bool = false;
 
 pub(super) const GRAMMAR: &[(&[&str], bool)] = &[
-    // Nothing, or nothing that can be read.
+    // No challenge, or an unreadable one.
     (&[], REJECTED),
     (&[""], REJECTED),
     (&[" , ,, "], REJECTED),
@@ -118,7 +118,7 @@ pub(super) const GRAMMAR: &[(&[&str], bool)] = &[
     (&["Bearer realm="], REJECTED),
     (&["Bearer scope=\"read\""], REJECTED),
     (&["Bearer YWJj=="], REJECTED),
-    // Names that only begin like it.
+    // Names that only begin with it.
     (&["Bearerer"], GOOD),
     (&["BearerToken realm=\"x\""], GOOD),
     (&["X-Bearer"], GOOD),
@@ -131,19 +131,19 @@ pub(super) const GRAMMAR: &[(&[&str], bool)] = &[
     // RFC 9470 section 3.
     (&["Bearer error=\"insufficient_user_authentication\", acr_values=\"myACR\""], GOOD),
     (&["Bearer error=\"insufficient_user_authentication\", error_description=\"old\", max_age=5"], GOOD),
-    // Codes of a server's own.
+    // Codes that a server defines itself.
     (&["Bearer error=\"token_expired\""], REJECTED),
     (&["Bearer error=\"expired_token\""], REJECTED),
     (&["Bearer error=\"unauthorized\""], REJECTED),
     (&["Bearer error=\"insufficient\""], REJECTED),
     (&["Bearer error=\"\""], REJECTED),
     (&["Bearer error="], REJECTED),
-    // Names in any case, values as they are defined (RFC 6749 section 5.2: case sensitive).
+    // Names in any case, and values in exactly one (RFC 6749 section 5.2).
     (&["bEARER ERROR=\"insufficient_scope\""], GOOD),
     (&["Bearer Error=insufficient_scope"], GOOD),
     (&["Bearer error=\"INSUFFICIENT_SCOPE\""], REJECTED),
     (&["Bearer error=\"Invalid_Token\""], REJECTED),
-    // White space, commas and quotes where they may be, and where they may not.
+    // White space, commas and quotes, in valid and invalid places.
     (&["Bearer error = \"insufficient_scope\""], GOOD),
     (&["Bearer error\t=\tinsufficient_scope"], GOOD),
     (&["Bearer   realm=\"x\"   ,   error=\"insufficient_scope\""], GOOD),
@@ -158,7 +158,7 @@ pub(super) const GRAMMAR: &[(&[&str], bool)] = &[
     (&["Bearer error='insufficient_scope'"], REJECTED),
     (&["Bearer: error=\"insufficient_scope\""], REJECTED),
     (&["error=\"insufficient_scope\""], REJECTED),
-    // What a quoted text says is no parameter.
+    // A quoted text contains no parameters.
     (&["Bearer realm=\"error=insufficient_scope\""], REJECTED),
     (&["Bearer realm=\"a, error=\\\"insufficient_scope\\\", b\""], REJECTED),
     (&["Bearer realm=\"ends in \\\\\", error=\"insufficient_scope\""], GOOD),
@@ -180,7 +180,7 @@ pub(super) const GRAMMAR: &[(&[&str], bool)] = &[
     (&["DPoP error=\"invalid_token\", algs=\"ES256\""], GOOD),
     (&["Digest realm=\"x\", qop=\"auth, auth-int\", nonce=\"dcd98b\", algorithm=MD5"], GOOD),
     (&["Basic realm=\"x\", \"broken"], GOOD),
-    // Bearer beside others, in one header and in several.
+    // Bearer with other schemes, in one header and in several.
     (&["Basic realm=\"x\", Bearer"], REJECTED),
     (&["Bearer, Basic realm=\"x\""], REJECTED),
     (&["Negotiate abc=, Bearer error=\"insufficient_scope\""], GOOD),
