@@ -1,19 +1,19 @@
 //! One token cache per key: per tenant, per user, per user and scope.
 //!
-//! # The story
-//! The map is `quick_cache`'s. It bounds the count, makes each value once, and asks before it evicts one, under the lock
-//! that a lookup takes ([`keyed/eviction.rs`](eviction)): a cache that anybody holds stays. A request that waits or may be
-//! sent again holds its cache, and so does a fetch, up to the end of its save. So as long as anything is going on for a key
-//! there is one cache of it, one single flight and one newest refresh token, and no second session can begin beside the
-//! first. A refresh token that is saved nowhere holds its cache as well. moka does not ask: what its listener would put back
-//! has been missing meanwhile, so that a second session could begin.
+//! # Algorithm
+//! The map is `quick_cache`'s. It bounds the number of caches, and creates each value once. Before it evicts a cache,
+//! it asks whether the cache is in use, under the lock that a lookup takes ([`keyed/eviction.rs`](eviction)). A request
+//! that waits or may be retried holds its cache, and so does a fetch until its save ends. So while there is activity
+//! for a key, there is one cache of it, one single flight and one newest refresh token, and no second session can
+//! begin. An unsaved refresh token holds its cache as well. moka does not ask first: its eviction listener could put a
+//! cache back, but a second session could begin in between.
 //!
-//! Idle caches are evicted in passing: a lookup that finds that a quarter of the idle time has passed since the last time
-//! has the map searched, on a thread for blocking work, because that takes as long as there are keys.
+//! A lookup starts a search for idle caches if a quarter of the idle time has passed since the last search. The search
+//! runs on a thread for blocking work, because its duration grows with the number of keys.
 //!
-//! Token calls are bounded by one semaphore, whose permits the driver asks for before it asks the source. tokio's
-//! semaphore is first in, first out, and each key asks for one permit at a time, so a key waits for those before it and
-//! not for one that asks often.
+//! One semaphore bounds the token calls. The driver acquires a permit before it calls the source. tokio's semaphore is
+//! first in, first out, and each key requests one permit at a time. So a key waits for the earlier requests of other
+//! keys, and no key can starve the others.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -38,12 +38,11 @@ use crate::secret::Secret;
 
 mod eviction;
 
-/// One [`TokenCache`] for each key: for each tenant, each user, or each user and scope.
+/// One [`TokenCache`] for each key, such as a tenant, a user, or a user and scope.
 ///
-/// A cheap handle: clones share the caches. The cache of a key is made when it is first asked for, by the function that
-/// [`new`](KeyedTokenCache::new) takes, and from then on it is a cache like any other: one fetch for all callers, failures
-/// that are remembered, its own session. A key holds **all** that shapes a token, so if the scope or the audience varies,
-/// it is part of the key.
+/// It is a cheap handle, and clones share the caches. The function that [`new`](KeyedTokenCache::new) takes creates the
+/// cache of a key when it is first needed. From then on it is an ordinary cache with its own session. A key contains
+/// **all** values that determine a token, so if the scope or the audience varies, it is part of the key.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
@@ -62,14 +61,14 @@ mod eviction;
 ///
 /// # What is evicted
 ///
-/// If there are more keys than [`max_keys`](KeyedTokenCache::max_keys), or if a key was not asked for within
-/// [`max_idle`](KeyedTokenCache::max_idle), its cache is dropped, and made again when it is needed. A cache is **not**
-/// dropped while
-/// - a request, a fetch or a caller holds it: to keep the cache of a key, hold it;
-/// - its newest refresh token is saved nowhere: without an [`on_rotation`](crate::TokenCacheBuilder::on_rotation) that succeeded, the
-///   session would be lost. If a login can always be repeated, say so with an `on_rotation` that does nothing.
+/// If there are more keys than [`max_keys`](KeyedTokenCache::max_keys), or if a key was not used within
+/// [`max_idle`](KeyedTokenCache::max_idle), its cache is dropped, and created again when it is needed. A cache is
+/// **not** dropped while
+/// - a request, a fetch or a caller holds it. To keep the cache of a key, hold it.
+/// - its newest refresh token is not saved. Without an [`on_rotation`](crate::TokenCacheBuilder::on_rotation) that
+///   succeeded, the session would be lost. If the login can always be repeated, set an `on_rotation` that does nothing.
 ///
-/// Such caches may be more than `max_keys`; [`status`](KeyedTokenCache::status) counts them.
+/// There may be more such caches than `max_keys`. [`status`](KeyedTokenCache::status) counts them.
 pub struct KeyedTokenCache<K> {
     inner: Arc<Inner<K>>,
 }
@@ -79,7 +78,7 @@ struct Inner<K> {
     make: Arc<Make<K>>,
     settings: Settings,
     token_calls: Arc<Semaphore>,
-    /// Never has a token. Names the group in events and metrics.
+    /// Names the group in events and metrics, and never has a token.
     group: TokenCache,
     /// When the next search for idle caches begins, in ticks of the coarse clock.
     ///
@@ -97,7 +96,9 @@ struct Settings {
     name: Option<Arc<str>>,
 }
 
-/// What the caches of all keys hold and do, for health checks. Holds no key and no secret.
+/// The status of the caches of all keys, for health checks.
+///
+/// It contains no key and no secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyedStatus {
@@ -105,11 +106,11 @@ pub struct KeyedStatus {
     pub keys: usize,
     /// How many of them have a token that can be sent.
     pub usable: usize,
-    /// For how many a fetch is in flight, or waits for its turn.
+    /// How many have a fetch that is in flight, or waits for its turn.
     pub fetching: usize,
-    /// For how many the last fetch failed.
+    /// How many have a last fetch that failed.
     pub failing: usize,
-    /// How many hold a refresh token that is saved nowhere, and so are not evicted.
+    /// How many have an unsaved refresh token, and so are not evicted.
     pub unsaved: usize,
     /// How many token calls are in progress.
     pub token_calls: usize,
@@ -118,12 +119,12 @@ pub struct KeyedStatus {
 // === impl KeyedTokenCache ===
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> KeyedTokenCache<K> {
-    /// Caches that are made by this function when their key is first asked for.
+    /// Caches that this function creates when their key is first needed.
     ///
-    /// It returns a new cache of its own for each key, with the source, settings and [`on_rotation`](crate::TokenCacheBuilder::on_rotation)
-    /// of that key, or an error for a key that has none. It is called once at a time for each key; other callers of the key
-    /// block meanwhile, so it must neither block nor ask for the key again. What takes time, such as reading credentials,
-    /// belongs into the source.
+    /// The function returns a new cache for each key, with the source, settings and
+    /// [`on_rotation`](crate::TokenCacheBuilder::on_rotation) of that key, or an error for a key that has none. There
+    /// is one call at a time for each key, and other callers of the key block meanwhile. So the function must neither
+    /// block nor look up the key itself. Slow work, such as reading credentials, belongs in the source.
     pub fn new<F, E>(make: F) -> Self
     where
         F: Fn(&K) -> Result<TokenCache, E> + Send + Sync + 'static,
@@ -140,7 +141,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> KeyedTokenCache<K> {
         let options = OptionsBuilder::new()
             .weight_capacity(settings.max_keys as u64)
             .estimated_items_capacity(settings.max_keys)
-            // The lock of a shard is held while the shard is searched for idle caches.
+            // A search for idle caches holds the lock of a shard, so shards are small.
             .shards((settings.max_keys / KEYS_PER_SHARD).max(MIN_SHARDS))
             .build()
             .expect("both capacities are set");
@@ -158,33 +159,35 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> KeyedTokenCache<K> {
 
     /// Sets how many keys have a cache at most. Default: 100 000.
     ///
-    /// The keys are divided into parts that are bounded each by itself, so a few may be evicted before the bound is reached.
-    /// Like the other settings, this begins anew without any cache: set it before the first use.
+    /// The keys are divided into shards with a separate bound each, so a few may be evicted before the bound is
+    /// reached. Like the other settings, this removes all caches. Set it before the first use.
     #[must_use]
     pub fn max_keys(self, max_keys: usize) -> Self {
         self.set(|settings| settings.max_keys = max_keys.max(1))
     }
 
-    /// Sets after how long without being asked for a cache is evicted, up to a quarter later. Default: 1 hour.
+    /// Sets after how long without use a cache is evicted. Default: 1 hour.
     ///
-    /// It is evicted by a later lookup, of any key.
+    /// A later lookup of any key evicts it, up to a quarter of this time later.
     #[must_use]
     pub fn max_idle(self, max_idle: Duration) -> Self {
         self.set(|settings| settings.max_idle = max_idle)
     }
 
-    /// Sets how many token calls are made at once, for all keys together. Default: 32.
+    /// Sets how many token calls are in flight at most, for all keys together.
     ///
-    /// Other fetches wait, in the order in which they began. A request waits for at most its
-    /// [deadline](crate::RefreshPolicy::deadline), the wait for its turn included. The fetch waits for its turn as long as that;
-    /// from then on the token call has the whole deadline. A fetch whose turn does not come fails with an error that
-    /// [is transient](Error::is_transient).
+    /// Default: 32.
+    ///
+    /// Other fetches wait, in the order in which they began. A request waits at most for its
+    /// [deadline](crate::RefreshPolicy::deadline), including the wait for its turn. The fetch waits for its turn
+    /// equally long, and the token call then has the whole deadline. A fetch whose turn does not come fails with an
+    /// error that [is transient](Error::is_transient).
     #[must_use]
     pub fn max_token_calls(self, max_token_calls: usize) -> Self {
         self.set(|settings| settings.max_token_calls = max_token_calls.clamp(1, Semaphore::MAX_PERMITS))
     }
 
-    /// Names the caches in events, spans and metrics, all with this name: a key appears in none of them.
+    /// Names all caches in events, spans and metrics. No key appears there.
     #[must_use]
     pub fn name(self, name: &str) -> Self {
         self.set(|settings| settings.name = Some(name.into()))
@@ -196,10 +199,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> KeyedTokenCache<K> {
         Self::with_settings(Arc::clone(&self.inner.make), settings)
     }
 
-    /// The cache of this key, which is made if there is none.
+    /// The cache of this key, which is created if there is none.
     ///
     /// # Errors
-    /// Returns the error of the function that makes it. It is not remembered: the next call asks again.
+    /// Returns the error of the function that creates the cache. It is not remembered, so the next call tries again.
     pub fn cache<Q>(&self, key: &Q) -> Result<TokenCache, Error>
     where
         K: Borrow<Q>,
@@ -215,11 +218,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> KeyedTokenCache<K> {
         Ok(cache)
     }
 
-    /// For a [`BearerLayer`](crate::BearerLayer): each request has the cache of the key that this function reads from it.
+    /// Each request of a [`BearerLayer`](crate::BearerLayer) has the cache of its key.
     ///
-    /// A request without a key fails with an error that [says so](Error::is_invalid): it is not sent without a token, nor
-    /// with that of another key. Beware of keys that a caller chooses: a header of an incoming request says for whom it
-    /// claims to be, so authenticate it before.
+    /// The function reads the key from the request. A request without a key fails with an error that [says
+    /// so](Error::is_invalid), and is sent neither without a token nor with the token of another key. Do not trust keys
+    /// that a caller chooses: authenticate an incoming request before you read a key from its headers.
     pub fn by_key<F>(&self, key: F) -> CacheChoice
     where
         F: Fn(&Parts) -> Option<K> + Send + Sync + 'static,
@@ -230,15 +233,17 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> KeyedTokenCache<K> {
 
     /// Signs the key out, as [`TokenCache::sign_out`] does, and drops its cache.
     ///
-    /// Until then its requests fail with an error that [says so](Error::is_signed_out); the next one after that begins
-    /// another session. A key without a cache is signed out too: if its source begins with a refresh token, that is revoked.
-    /// It waits for the fetch in flight, and for the turn of that if it has not come.
+    /// Until the cache is dropped, its requests fail with an error that [says so](Error::is_signed_out). The next
+    /// request after that begins another session. A key without a cache is signed out too: if its source begins with a
+    /// refresh token, that token is revoked. The call waits for the fetch in flight, also if that still waits for its
+    /// turn.
     ///
     /// # Errors
-    /// As [`TokenCache::sign_out`] and [`cache`](KeyedTokenCache::cache).
+    /// Returns an error as [`TokenCache::sign_out`] and [`cache`](KeyedTokenCache::cache) do.
     ///
     /// # Cancel safety
-    /// As [`TokenCache::sign_out`]'s. If it is dropped before it ends, the cache stays, signed out; calling it again goes on.
+    /// Cancel safe as [`TokenCache::sign_out`] is. If the future is dropped, the cache stays and is signed out. Another
+    /// call continues.
     pub async fn remove<Q, F, T, E>(&self, key: &Q, revoke: F) -> Result<(), Error>
     where
         K: Borrow<Q>,
@@ -249,7 +254,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> KeyedTokenCache<K> {
     {
         let cache = self.cache(key)?;
         let result = cache.sign_out(revoke).await;
-        // Another session may have begun meanwhile.
+        // Meanwhile another session may have begun.
         let is_signed_out = |present: &TokenCache| present.is_same(&cache) && present.status().signed_out;
         if self.inner.caches.remove_if(key, is_signed_out).is_some() {
             self.inner.group.telemetry().keys_removed(1);
@@ -257,7 +262,9 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> KeyedTokenCache<K> {
         result
     }
 
-    /// What the caches of all keys hold and do. Asks each of them, so it takes as long as there are keys.
+    /// The status of the caches of all keys.
+    ///
+    /// It reads the status of each cache, so its duration grows with the number of keys.
     pub fn status(&self) -> KeyedStatus {
         let inner = &self.inner;
         let free = inner.token_calls.available_permits();
@@ -274,7 +281,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> KeyedTokenCache<K> {
         sum
     }
 
-    /// Begins a search for idle caches, unless another lookup has begun it.
+    /// Starts a search for idle caches, unless another lookup has started it.
     #[cold]
     fn search(&self, now: u64) {
         let inner = Arc::clone(&self.inner);
@@ -316,13 +323,13 @@ impl<K: Hash + Eq> Inner<K> {
         Ok(cache)
     }
 
-    /// Evicts the caches that were last asked for before this tick.
+    /// Evicts the caches whose last use was before this tick.
     fn evict_idle(&self, before: u64) {
         let evicted = std::cell::RefCell::new(Vec::new());
         self.caches.retain(|_, cache| {
             let is_kept = cache.last_used() >= before || eviction::is_in_use(cache);
             if !is_kept {
-                // Dropped after the lock, because its source is the user's.
+                // Dropped after the lock is released, because dropping its source runs user code.
                 evicted.borrow_mut().push(cache.clone());
             }
             is_kept
@@ -346,8 +353,8 @@ fn tick() -> u64 {
     Clock::System.tick().unwrap_or_default()
 }
 
-/// How many keys lie under one lock, roughly.
+/// How many keys share one lock, roughly.
 const KEYS_PER_SHARD: usize = 2048;
 const MIN_SHARDS: usize = 16;
-/// How often idle caches are searched for within the idle time.
+/// How many searches for idle caches run within the idle time.
 const SEARCHES_PER_IDLE_TIME: u64 = 4;

@@ -1,26 +1,27 @@
-//! What may be evicted, and what becomes of it.
+//! Decides which caches may be evicted, and collects the evicted ones.
 //!
-//! Both questions are asked under the lock of the map, which a lookup takes too. So a cache that nobody holds is not handed
-//! out between the answer and its removal.
+//! The map calls both functions under the lock that a lookup takes too. So no lookup returns a cache between the check
+//! that it is unused and its removal.
 
 use quick_cache::Lifecycle;
 
 use crate::cache::TokenCache;
 
-/// How the map treats the caches that it has no room for.
+/// The eviction policy of the map.
 #[derive(Clone, Debug)]
 pub(crate) struct Eviction {
     group: TokenCache,
 }
 
-/// What one operation has evicted: dropped after the lock, because the sources are the user's.
+/// The caches that one operation evicted. They are dropped after the lock is released, because dropping their sources
+/// runs user code.
 #[derive(Debug, Default)]
 pub(crate) struct Evicted {
     caches: Vec<TokenCache>,
     group: Option<TokenCache>,
 }
 
-/// Whether the cache is held by anything but the map, or by a refresh token that is nowhere else.
+/// Whether anything but the map holds the cache, or its refresh token is unsaved.
 pub(crate) fn is_in_use(cache: &TokenCache) -> bool {
     !cache.is_only_handle() || cache.holds_unsaved_refresh_token()
 }
@@ -28,7 +29,7 @@ pub(crate) fn is_in_use(cache: &TokenCache) -> bool {
 // === impl Eviction ===
 
 impl Eviction {
-    /// `group` counts what is evicted.
+    /// `group` counts the evicted caches.
     pub(crate) fn new(group: TokenCache) -> Self {
         Self { group }
     }
