@@ -94,7 +94,7 @@ fn no_other_status_rejects_the_token() {
 }
 
 #[test]
-fn a_403_is_not_a_rejection_with_any_challenge() {
+fn no_challenge_makes_a_403_a_rejection() {
     for (headers, _) in GRAMMAR {
         assert!(!is_rejected(&RejectionPolicy::new().status(status(419)), challenged(403, headers)), "{headers:?}");
     }
