@@ -1,8 +1,8 @@
-//! Where the processes that share a session keep its record.
+//! Stores for a session that processes share.
 //!
-//! A [`TokenStore`] keeps opaque bytes under a key, with a version, and hands out leases. It knows nothing of tokens: what
-//! the bytes mean, when to refresh, and what to do after a conflict is decided by the cache. [`TokenStore`] says what each
-//! operation must do; a store that does it passes the conformance suite of the feature `testing`.
+//! A [`TokenStore`] keeps opaque bytes under a key, with a version, and grants leases. It knows nothing of tokens. The
+//! cache decides what the bytes mean, when to refresh, and what to do after a conflict. [`TokenStore`] says what each
+//! operation must do. The feature `testing` has a conformance suite for stores.
 
 mod error;
 mod file;

@@ -1,14 +1,14 @@
-//! Why a store did not do what it was asked.
+//! The error of a store.
 
 use std::fmt;
 use std::sync::Arc;
 
 use tower::BoxError;
 
-/// Why a store did not do what it was asked.
+/// The error of a failed operation of a store.
 ///
-/// Cloning costs one reference count. Neither the text nor the cause may hold a token, a password, or the bytes of a
-/// record: both are shown in events and errors.
+/// Cloning costs one reference count. Neither the text nor the cause may contain a token, a password, or the bytes of a
+/// record, because events and errors show both.
 #[derive(Clone)]
 pub struct StoreError {
     transient: bool,
@@ -18,12 +18,14 @@ pub struct StoreError {
 // === impl StoreError ===
 
 impl StoreError {
-    /// The store cannot be reached, is slow, full or read-only now: the same call may succeed later.
+    /// The store is unreachable, slow, full or read-only.
+    ///
+    /// The same call may succeed later.
     pub fn transient(source: impl Into<BoxError>) -> Self {
         Self { transient: true, source: Arc::new(source.into()) }
     }
 
-    /// The store does not serve this application as it is set up: a wrong password, a missing table, wrong permissions.
+    /// The setup of the store is wrong: a wrong password, a missing table, permissions.
     pub fn permanent(source: impl Into<BoxError>) -> Self {
         Self { transient: false, source: Arc::new(source.into()) }
     }
@@ -41,7 +43,7 @@ impl fmt::Display for StoreError {
     }
 }
 
-/// Prints what [`Display`](fmt::Display) prints.
+/// Prints the text of [`Display`](fmt::Display).
 impl fmt::Debug for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("StoreError").field(&format_args!("{self}")).finish()

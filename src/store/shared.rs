@@ -1,16 +1,16 @@
-//! What a cache is told of the session that it shares.
+//! The settings of a session that processes share.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::store::token_store::erased::DynStore;
+use crate::store::token_store::dynamic::DynStore;
 use crate::store::token_store::{MAX_KEY_LEN, TokenStore};
 
-/// A session that several processes share: the store, the key of the record, and how the processes take turns.
+/// A session that several processes share: the store, the key and the settings.
 ///
-/// Each process makes its own, with the same key and the same source of tokens:
+/// Each process creates one, with the same key and the same source of tokens:
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
@@ -40,7 +40,7 @@ pub struct SharedSession {
     pub(crate) refresh_without_store: bool,
 }
 
-/// Shorter leases end while their holder waits for a processor.
+/// The shortest valid lease. A shorter one would end while its holder waits for a processor.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
 // === impl SharedSession ===
@@ -48,7 +48,7 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 impl SharedSession {
     /// The session whose record has this key.
     ///
-    /// The key names everything that tells one session from another: user, tenant, issuer, scope.
+    /// The key distinguishes this session from all others: user, tenant, issuer, scope.
     pub fn new(store: impl TokenStore, key: impl AsRef<str>) -> Self {
         Self {
             store: Arc::new(store),
@@ -69,44 +69,49 @@ impl SharedSession {
             return Err(Error::invalid("key", "it is longer than 256 bytes, or holds a control character"));
         }
         if self.lease < SHORTEST_LEASE {
-            return Err(Error::invalid("lease", "shorter than 100 ms: it would end while its holder is at work"));
+            return Err(Error::invalid("lease", "shorter than 100 ms: it would end while its holder works"));
         }
         if self.look_every.is_zero() {
-            return Err(Error::invalid("look_every", "zero would look all the time"));
+            return Err(Error::invalid("look_every", "zero would read the record all the time"));
         }
         Ok(())
     }
 
-    /// Adds what shapes the token and is not known to the source, such as the tenant that a closure logs in to.
+    /// Adds a value that determines the token and that the source does not know.
     ///
-    /// A record holds a digest of [`TokenSource::identity`](crate::TokenSource::identity) and of this. A process that finds
-    /// another digest under the key uses nothing of the record and gets an error.
+    /// It may be the tenant of a closure's login, for example. A record contains a digest of
+    /// [`TokenSource::identity`](crate::TokenSource::identity) and of these values. A process that finds another digest
+    /// under the key does not use the record, and gets an error.
     #[must_use]
     pub fn identity(mut self, part: impl Into<String>) -> Self {
         self.identity.push(part.into());
         self
     }
 
-    /// How long a lease lasts. Default: 10 s. Its holder extends it while it calls the issuer; after a holder died, the
-    /// next process waits this long at most.
-    /// Shorter than 100 ms is invalid.
+    /// How long a lease lasts. Default: 10 s.
+    ///
+    /// Its holder extends it while it calls the issuer. After a holder died, the next process waits this long at most.
+    /// Less than 100 ms is invalid.
     #[must_use]
     pub fn lease(self, lease: Duration) -> Self {
         Self { lease, ..self }
     }
 
-    /// How often the cache looks at the record without a need, to learn of another login or a sign-out. Default: 30 s. A
-    /// store that tells of changes is looked at sooner.
-    /// Zero is invalid.
+    /// How often the cache reads the record to learn of a login or a sign-out.
+    ///
+    /// Default: 30 s.
+    ///
+    /// If the store reports changes, the cache reads the record sooner. Zero is invalid.
     #[must_use]
     pub fn look_every(self, interval: Duration) -> Self {
         Self { look_every: interval, ..self }
     }
 
-    /// Whether a refresh token is spent while the store cannot be reached and no token is left. Default: `false`.
+    /// Whether to use a refresh token without the store. Default: `false`.
     ///
-    /// If another process spends the same refresh token, an issuer with reuse detection revokes the session of all. A
-    /// request that fails can be repeated; a revoked session cannot. Grants without a refresh token fetch in any case.
+    /// It matters if the store is unreachable and there is no usable token. If two processes use the same refresh
+    /// token, an issuer with reuse detection revokes the session for all. A failed request can be repeated, and a
+    /// revoked session cannot be restored. Grants without a refresh token fetch in any case.
     #[must_use]
     pub fn refresh_without_store(self, allow: bool) -> Self {
         Self { refresh_without_store: allow, ..self }

@@ -1,18 +1,19 @@
-//! What a store must do.
+//! The trait of a store.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::store::error::StoreError;
 
-/// Keeps one record for each key, and hands out leases: over a file, Redis, a database or a keyring.
+/// A store that keeps one record for each key, and grants leases.
 ///
-/// Each operation is one step: it happens as a whole or not at all, whatever other processes do at the same time. The
-/// future of an operation may be dropped at any point; the operation then happened or did not. The cache bounds every
-/// call with a deadline of its own, and repeats what may have been lost, so a store needs no retry loop.
+/// It may use a file, Redis, a database or a keyring. Each operation is atomic: it has its whole effect or none, also
+/// if other processes call the store at the same time. If the future of an operation is dropped, the operation had its
+/// effect or had not. The cache bounds every call with its own deadline, and repeats a call whose effect may be lost,
+/// so a store needs no retry loop.
 ///
-/// A *key* is a text of the application: not empty, at most [`MAX_KEY_LEN`] bytes, without control characters. An *owner*
-/// names one attempt of one process, and no other attempt has the same.
+/// A *key* is a string of the application: not empty, at most [`MAX_KEY_LEN`] bytes, without control characters. An
+/// *owner* names one attempt of one process, and no other attempt has the same name.
 ///
 /// An implementation over a table `(key, version, bytes, saved_at, owner, leased_until)` is one statement for each
 /// operation, with the time of the database:
@@ -36,10 +37,10 @@ pub trait TokenStore: Send + Sync + 'static {
     /// Changes nothing.
     fn load(&self, key: &str) -> impl Future<Output = Result<Option<Stored>, StoreError>> + Send;
 
-    /// Takes the lease on this key for this long, unless another owner holds it. Does not wait.
+    /// Takes the lease on this key for `ttl`, unless another owner holds it.
     ///
-    /// At any time one owner holds the lease at most. It ends by itself after `ttl`, by the store's clock, so that it
-    /// outlives neither a process that died nor one that is stopped. The owner that holds it already gets it again.
+    /// It does not wait. At most one owner holds the lease at any time. The lease ends by itself after `ttl`, by the
+    /// store's clock, also if its process has died or is stopped. An owner that holds it already gets it again.
     ///
     /// # Errors
     /// Returns an error if the store cannot tell whether the lease was taken.
@@ -48,7 +49,7 @@ pub trait TokenStore: Send + Sync + 'static {
     /// The lease may have been taken; it ends by itself.
     fn acquire(&self, key: &str, owner: &str, ttl: Duration) -> impl Future<Output = Result<Lease, StoreError>> + Send;
 
-    /// Extends the lease to this long from now; `false` if this owner does not hold it any more.
+    /// Extends the lease to `ttl` from now; `false` if this owner does not hold it.
     ///
     /// # Errors
     /// Returns an error if the store cannot tell whether the lease was extended.
@@ -57,7 +58,7 @@ pub trait TokenStore: Send + Sync + 'static {
     /// The lease may have been extended.
     fn extend(&self, key: &str, owner: &str, ttl: Duration) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Ends the lease if this owner holds it. Never another owner's.
+    /// Ends the lease if this owner holds it, and never another owner's lease.
     ///
     /// # Errors
     /// Returns an error if the store cannot tell whether the lease has ended.
@@ -66,10 +67,11 @@ pub trait TokenStore: Send + Sync + 'static {
     /// The lease may have ended.
     fn release(&self, key: &str, owner: &str) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Saves a record, if this owner holds the lease **and** the version is the expected one: one atomic step.
+    /// Saves a record if this owner holds the lease **and** the version is `expected`.
     ///
-    /// `expected` is the version that [`load`](Self::load) or the last save returned; `None` if there was no record. What
-    /// was saved is durable when this returns: a refresh token that is lost cannot be had again.
+    /// Check and save are one atomic step. `expected` is the version that [`load`](Self::load) or the last save
+    /// returned; `None` if there was no record. The record is durable when this returns, because a lost refresh token
+    /// cannot be fetched again.
     ///
     /// # Errors
     /// Returns an error if the store cannot tell whether the record was saved.
@@ -84,10 +86,11 @@ pub trait TokenStore: Send + Sync + 'static {
         bytes: &[u8],
     ) -> impl Future<Output = Result<Saved, StoreError>> + Send;
 
-    /// Moves the record to another name, for a person to look at, if this owner holds the lease and the version is
-    /// `expected`. Afterwards there is no record under the key. Returns the name; `None` if nothing was moved.
+    /// Moves the record to another name if this owner holds the lease and the version is `expected`.
     ///
-    /// The cache calls it for a record that it cannot read. What was set aside before may be replaced.
+    /// Afterwards there is no record under the key. Returns the new name; `None` if no record was moved. The cache
+    /// calls it for a record that it cannot read, so that a person can examine it. A record that was set aside before
+    /// may be replaced.
     ///
     /// # Errors
     /// Returns an error if the store cannot tell whether the record was moved.
@@ -125,8 +128,9 @@ pub trait TokenStore: Send + Sync + 'static {
 
     /// Completes once the record of this key may have changed, or its lease may have ended, since the first poll.
     ///
-    /// It may complete without a reason, and must complete if a change may have been missed, as after a connection was
-    /// lost. The default never completes: then the cache looks again from time to time.
+    /// Changes since the first poll count. It may complete without a reason. It must complete if the store may have
+    /// missed a change, for example after it lost a connection. The default never completes; the cache then reads the
+    /// record from time to time.
     ///
     /// # Cancel safety
     /// Changes nothing.
@@ -136,33 +140,35 @@ pub trait TokenStore: Send + Sync + 'static {
     }
 }
 
-/// A record as it is stored.
+/// A stored record.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stored {
-    /// What was saved.
+    /// The bytes that were saved.
     pub bytes: Vec<u8>,
-    /// Which record of this key it is. Any number that no earlier record under this key had, as long as there is one.
+    /// The version of the record: a number that no earlier record under this key has.
     pub version: u64,
-    /// How long ago it was saved, by the store's own clock: the clocks of two machines are never compared.
+    /// How long ago it was saved, by the store's clock.
+    ///
+    /// So the clocks of two machines are never compared.
     pub age: Duration,
 }
 
-/// What [`TokenStore::acquire`] found.
+/// The result of [`TokenStore::acquire`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lease {
-    /// The lease is this owner's.
+    /// This owner holds the lease.
     Held,
     /// Another owner holds it.
     Busy {
-        /// The owner that holds it, if the store knows; it is named in errors.
+        /// The owner that holds it, if the store knows it. Errors name it.
         owner: Option<String>,
         /// How long until the lease ends by itself, unless it is extended.
         remaining: Duration,
     },
 }
 
-/// What [`TokenStore::save`] did.
+/// The result of [`TokenStore::save`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Saved {
     /// The record was saved.
@@ -170,7 +176,7 @@ pub enum Saved {
         /// Its version.
         version: u64,
     },
-    /// Nothing was saved: the lease is not this owner's, or the version is not the expected one.
+    /// The record was not saved: another owner holds the lease, or the version is another.
     Conflict,
 }
 
@@ -186,15 +192,15 @@ impl Stored {
     }
 }
 
-/// Shows nothing of the bytes, which hold tokens.
+/// Shows nothing of the bytes, which contain tokens.
 impl fmt::Debug for Stored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stored").field("version", &self.version).field("age", &self.age).finish_non_exhaustive()
     }
 }
 
-/// A store behind a pointer: the trait's async functions cannot be called through `dyn`, these can.
-pub(crate) mod erased {
+/// A store behind a pointer. The async functions of the trait cannot be called through `dyn`, and these can.
+pub(crate) mod dynamic {
     use std::pin::Pin;
     use std::time::Duration;
 
@@ -202,13 +208,13 @@ pub(crate) mod erased {
     use crate::store::token_store::{Lease, Saved, Stored, TokenStore};
 
     type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-    type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+    type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
     pub(crate) trait DynStore: Send + Sync {
-        fn load<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Stored>>;
-        fn acquire<'a>(&'a self, key: &'a str, owner: &'a str, ttl: Duration) -> Answer<'a, Lease>;
-        fn extend<'a>(&'a self, key: &'a str, owner: &'a str, ttl: Duration) -> Answer<'a, bool>;
-        fn release<'a>(&'a self, key: &'a str, owner: &'a str) -> Answer<'a, ()>;
+        fn load<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Stored>>;
+        fn acquire<'a>(&'a self, key: &'a str, owner: &'a str, ttl: Duration) -> StoreFuture<'a, Lease>;
+        fn extend<'a>(&'a self, key: &'a str, owner: &'a str, ttl: Duration) -> StoreFuture<'a, bool>;
+        fn release<'a>(&'a self, key: &'a str, owner: &'a str) -> StoreFuture<'a, ()>;
         fn save<'a>(
             &'a self,
             key: &'a str,
@@ -222,19 +228,19 @@ pub(crate) mod erased {
     }
 
     impl<S: TokenStore> DynStore for S {
-        fn load<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Stored>> {
+        fn load<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Stored>> {
             Box::pin(TokenStore::load(self, key))
         }
 
-        fn acquire<'a>(&'a self, key: &'a str, owner: &'a str, ttl: Duration) -> Answer<'a, Lease> {
+        fn acquire<'a>(&'a self, key: &'a str, owner: &'a str, ttl: Duration) -> StoreFuture<'a, Lease> {
             Box::pin(TokenStore::acquire(self, key, owner, ttl))
         }
 
-        fn extend<'a>(&'a self, key: &'a str, owner: &'a str, ttl: Duration) -> Answer<'a, bool> {
+        fn extend<'a>(&'a self, key: &'a str, owner: &'a str, ttl: Duration) -> StoreFuture<'a, bool> {
             Box::pin(TokenStore::extend(self, key, owner, ttl))
         }
 
-        fn release<'a>(&'a self, key: &'a str, owner: &'a str) -> Answer<'a, ()> {
+        fn release<'a>(&'a self, key: &'a str, owner: &'a str) -> StoreFuture<'a, ()> {
             Box::pin(TokenStore::release(self, key, owner))
         }
 
@@ -244,11 +250,11 @@ pub(crate) mod erased {
             owner: &'a str,
             expected: Option<u64>,
             bytes: &'a [u8],
-        ) -> Answer<'a, Saved> {
+        ) -> StoreFuture<'a, Saved> {
             Box::pin(TokenStore::save(self, key, owner, expected, bytes))
         }
 
-        fn set_aside<'a>(&'a self, key: &'a str, owner: &'a str, expected: u64) -> Answer<'a, Option<String>> {
+        fn set_aside<'a>(&'a self, key: &'a str, owner: &'a str, expected: u64) -> StoreFuture<'a, Option<String>> {
             Box::pin(TokenStore::set_aside(self, key, owner, expected))
         }
 
