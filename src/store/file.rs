@@ -1,21 +1,22 @@
-//! The store of the processes of one machine: a directory.
+//! A store in a directory, for the processes of one machine.
 //!
-//! # The story
-//! A key has up to four files, whose name begins with the key and ends with a digest of it:
+//! # Algorithm
+//! A key has up to five files. Their names begin with the key and a digest of it:
 //!
-//! | file | holds |
+//! | file | content |
 //! |---|---|
 //! | `….json` | the record, behind a line with its version and, if it expires, when. Replaced by renaming, so a reader needs no lock |
 //! | `….lock` | who has the lease. Never renamed; the lock of the operating system on it is held for one operation |
 //! | `….held` | nothing. Its lock is held as long as the lease, and dies with its process |
 //! | `….new`, `….set-aside` | the record that is being written; the one that could not be read |
 //!
-//! Whether a lease has ended is decided without a clock that could jump. A holder that died is known by its lock, at once. A
-//! holder that is stopped keeps its lock: whoever wants the lease sees the same number in the lock file for as long as the
-//! lease lasts, by its own monotonic clock, and takes it. The holder counts its own time from before, so it gives up first.
+//! No clock that can jump decides whether a lease has ended. If its holder died, the lock on `….held` is free at once.
+//! A stopped holder keeps its lock. Another process then takes the lease if the number in the lock file has not changed
+//! for the duration of the lease, by its own monotonic clock. The holder counts from an earlier time, so its lease ends
+//! first.
 //!
-//! Every operation is one blocking task. The lock file is tried and never waited for in that task, so that no thread of the
-//! runtime is held up by a process that is stopped.
+//! Every operation is a series of blocking tasks that try the lock and do not wait for it. So a stopped process does
+//! not block a thread of the runtime.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -33,13 +34,13 @@ use crate::store::token_store::{Lease, Saved, Stored, TokenStore};
 
 /// A [`TokenStore`] in a directory, for the processes of one machine and one user.
 ///
-/// The directory belongs to the application, and is made with the first record. Records are written as new files, synced
-/// and renamed; a process that is killed at any point leaves the former record or the new one. Directory and files are
-/// readable by their user only (0700, 0600), and are rejected if others own them or may write them. A lease ends at once when
-/// its process dies.
+/// The directory belongs to the application, and is created with the first record. A record is written as a new file,
+/// synced and renamed, so a process that is killed at any point leaves the previous record or the new one. Only their
+/// user can read the directory and the files (0700, 0600). They are rejected if another user owns or can write them. A
+/// lease ends at once when its process dies.
 ///
-/// The directory is on a local disk: the locks of network file systems differ. There are no notifications, so other
-/// processes learn of a new login at their next [look](crate::store::SharedSession::look_every).
+/// Use a directory on a local disk, because the locks of network file systems differ. There are no notifications, so
+/// other processes learn of a new login when they next [read the record](crate::store::SharedSession::look_every).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -62,12 +63,12 @@ pub struct FileStore {
     leases: Arc<Mutex<Leases>>,
 }
 
-/// What this process knows of leases.
+/// The leases that this process holds or has seen.
 #[derive(Debug, Default)]
 struct Leases {
-    /// The leases of this process, by the path of the lock file: the owner, its locked file, and when it gives up.
+    /// The leases of this process, by the path of the lock file.
     held: HashMap<PathBuf, Held>,
-    /// The leases of others: since when this process has seen the same one.
+    /// The leases of other processes, and since when this process has seen each unchanged.
     seen: HashMap<PathBuf, (LeaseEntry, Duration)>,
     /// When this process last looked for records that have expired.
     swept: Option<Duration>,
@@ -81,7 +82,7 @@ struct Held {
     _file: Option<File>,
 }
 
-/// What a lock file says.
+/// The content of a lock file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct LeaseEntry {
     owner: String,
@@ -107,16 +108,16 @@ struct Files {
     name: String,
 }
 
-/// One try to do the work under the lock.
-enum Try<T, W> {
+/// The result of one attempt to do the work under the lock.
+enum Attempt<T, W> {
     Done(T),
-    /// The lock is another's: the work is given back.
+    /// Another operation holds the lock. The work is returned.
     Busy(W),
 }
 
-/// How long an operation waits for the lock, which is held for one operation of another process.
+/// How long an operation waits for the lock, which another process holds for one operation.
 const LOCK_DEADLINE: Duration = Duration::from_secs(2);
-/// Between two tries for the lock, at most.
+/// The longest pause between two attempts to lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// No first line is longer.
 const LONGEST_HEADER: u64 = 128;
@@ -130,7 +131,9 @@ const HEADER: &str = "tower-bearer-file-1 ";
 // === impl FileStore ===
 
 impl FileStore {
-    /// The store in this directory, which is made when it is needed. Nothing is opened yet.
+    /// The store in this directory.
+    ///
+    /// The directory is created when it is needed, and nothing is opened yet.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into().into(), leases: Arc::default() }
     }
@@ -139,7 +142,7 @@ impl FileStore {
         Files { directory: Arc::clone(&self.directory), name: file_name(key) }
     }
 
-    /// Does the work in one blocking task, under the lock of the key.
+    /// Does the work in a blocking task, under the lock of the key.
     async fn locked<T, W>(&self, key: &str, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -151,12 +154,12 @@ impl FileStore {
         loop {
             let (these, leases) = (files.clone(), Arc::clone(&self.leases));
             let tried = blocking(move || {
-                let Some(mut lock) = these.try_lock()? else { return Ok(Try::Busy(work)) };
-                work(&these, &mut lock, &mut guard(&leases)).map(Try::Done)
+                let Some(mut lock) = these.try_lock()? else { return Ok(Attempt::Busy(work)) };
+                work(&these, &mut lock, &mut guard(&leases)).map(Attempt::Done)
             });
             match tried.await? {
-                Try::Done(done) => return Ok(done),
-                Try::Busy(given_back) => work = given_back,
+                Attempt::Done(done) => return Ok(done),
+                Attempt::Busy(returned) => work = returned,
             }
             if now().saturating_sub(start) > LOCK_DEADLINE {
                 let path = files.path("lock");
@@ -203,7 +206,7 @@ impl TokenStore for FileStore {
             if files.holder(lock, leases, &owner)?.is_none() || files.version()? != expected {
                 return Ok(Saved::Conflict);
             }
-            // Also after the file was removed, no version comes twice.
+            // The time makes the version unique, also after the file was removed.
             let version = expected.map_or(1, |expected| expected + 1).max(micros());
             files.write(version, None, &bytes)?;
             Ok(Saved::Saved { version })
@@ -252,14 +255,14 @@ impl Files {
         self.directory.join(format!("{}.{kind}", self.name))
     }
 
-    /// The file whose lock lives as long as this owner's process.
+    /// The file whose lock this owner's process holds.
     fn held_path(&self, owner: &str) -> PathBuf {
         self.path(&format!("{}.held", Digest::of([owner]).short()))
     }
 
     // --- the lease ---
 
-    /// The lock file, locked; `None` if another operation has it.
+    /// The lock file, locked; `None` if another operation holds the lock.
     fn try_lock(&self) -> io::Result<Option<File>> {
         self.make_directory()?;
         let path = self.path("lock");
@@ -292,11 +295,12 @@ impl Files {
                     return Ok(Lease::Busy { owner: Some(entry.owner), remaining });
                 }
             }
-            // Dead, or stopped for longer than its lease.
+            // The owner has died, or was stopped for longer than its lease.
             let _ = fs::remove_file(self.held_path(&entry.owner));
         }
         leases.seen.remove(&path);
-        // The entry comes first: if this process dies in between, it names a file that is not there, which is a dead owner.
+        // The entry is written first. If this process dies in between, the entry names a missing file, which means that
+        // its owner has died.
         let until = now() + ttl;
         let entry = LeaseEntry { owner: owner.clone(), number: 0, ttl };
         entry.write(lock).map_err(|error| failed("write", &path, error))?;
@@ -324,9 +328,9 @@ impl Files {
         let path = self.path("lock");
         let entry = LeaseEntry::read(lock)?;
         let Some(held) = leases.held.get(&path) else { return Ok(None) };
-        let lives = now() < held.until && entry.as_ref().is_some_and(|entry| entry.owner == held.owner);
-        if !lives {
-            // Given up: the lock on the file goes, and others need not wait.
+        let is_current = now() < held.until && entry.as_ref().is_some_and(|entry| entry.owner == held.owner);
+        if !is_current {
+            // The lease has ended. Dropping it unlocks the file, so that others need not wait.
             leases.held.remove(&path);
             return Ok(None);
         }
@@ -337,7 +341,7 @@ impl Files {
     fn is_alive(&self, owner: &str) -> bool {
         match private().write(true).open(self.held_path(owner)) {
             Ok(file) => matches!(file.try_lock(), Err(TryLockError::WouldBlock)),
-            // Not made yet, or removed.
+            // The file does not exist yet, or was removed.
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
     }
@@ -355,7 +359,7 @@ impl Files {
         let metadata = file.metadata()?;
         check(&path, &metadata)?;
         let mut bytes = Vec::new();
-        Read::by_ref(&mut file).take(LONGEST).read_to_end(&mut bytes).map_err(|error| failed("read", &path, error))?;
+        Read::by_ref(&mut file).take(MAX_LEN).read_to_end(&mut bytes).map_err(|error| failed("read", &path, error))?;
         let age = metadata.modified().ok().and_then(|saved| clock::wall_time().duration_since(saved).ok());
         let Header { version, expires, len } = Header::parse(&bytes);
         if expires.is_some_and(|expires| expires <= micros()) {
@@ -421,7 +425,7 @@ impl Files {
         }
     }
 
-    /// Has the renaming survive a loss of power. Other systems than Unix do so by themselves.
+    /// Makes the renaming survive a loss of power. Only Unix needs this.
     fn sync_directory(&self) -> io::Result<()> {
         #[cfg(unix)]
         File::open(&*self.directory)?.sync_all().map_err(|error| failed("sync", &self.directory, error))?;
@@ -447,11 +451,11 @@ impl Header {
 // === impl LeaseEntry ===
 
 impl LeaseEntry {
-    /// `None` also if the file was half written: then its writer died.
+    /// Returns `None` also if the file is incomplete, because its writer has died.
     fn read(lock: &mut File) -> io::Result<Option<Self>> {
         let mut bytes = Vec::new();
         lock.seek(SeekFrom::Start(0))?;
-        Read::by_ref(lock).take(LONGEST).read_to_end(&mut bytes)?;
+        Read::by_ref(lock).take(MAX_LEN).read_to_end(&mut bytes)?;
         let Ok(entry) = serde_json::from_slice::<Value>(&bytes) else { return Ok(None) };
         let parsed = || {
             Some(Self {
@@ -474,8 +478,8 @@ impl LeaseEntry {
 
 // === helpers ===
 
-/// A file name for this key: readable, of characters that every file system takes, and with a digest, because file systems
-/// may not tell capitals apart.
+/// A readable file name for this key, with characters that every file system accepts. It contains a digest, because
+/// some file systems ignore case.
 fn file_name(key: &str) -> String {
     let readable = key.chars().take(40).map(|c| if c.is_ascii_alphanumeric() || "-_@".contains(c) { c } else { '_' });
     let readable: String = readable.collect();
@@ -488,7 +492,7 @@ fn has_expired(path: &Path) -> bool {
     read.is_ok() && Header::parse(&bytes).expires.is_some_and(|expires| expires <= micros())
 }
 
-/// For files that only their user may read.
+/// Options that create files that only their user can read.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     #[cfg(unix)]
@@ -496,12 +500,12 @@ fn private() -> OpenOptions {
     options
 }
 
-/// Rejects what another user owns or may write.
+/// Rejects a file or directory that another user owns or can write.
 #[cfg(unix)]
 fn check(path: &Path, metadata: &fs::Metadata) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt;
     let rejected = |why: &str| {
-        let problem = format!("{} {why}; make it this user's alone (chmod go-w, chown)", path.display());
+        let problem = format!("{} {why}; restrict it to this user (chmod go-w, chown)", path.display());
         Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
     };
     if metadata.uid() != rustix::process::geteuid().as_raw() {
@@ -530,7 +534,7 @@ fn failed(what: &str, path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("failed to {what} {}: {error}{remedy}", path.display()))
 }
 
-/// Runs the work where it may block.
+/// Runs the work in a blocking task.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, StoreError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(done)) => Ok(done),
@@ -544,7 +548,7 @@ fn guard(leases: &Mutex<Leases>) -> MutexGuard<'_, Leases> {
     leases.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The monotonic clock.
+/// The monotonic time.
 fn now() -> Duration {
     Clock::System.now().mono
 }

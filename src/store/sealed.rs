@@ -14,13 +14,14 @@ use crate::store::token_store::{Lease, Saved, Stored, TokenStore};
 
 /// Any [`TokenStore`], with records that are encrypted and authenticated at rest.
 ///
-/// The cipher is XChaCha20-Poly1305, with a random nonce for each record. A record names the key that sealed it, and is bound
-/// to its place: moved to another key of the store, it does not open. To rotate, seal with a new key and
-/// [keep the former](Self::also_open_with) until every process has the new one and each record was written once more.
+/// The cipher is XChaCha20-Poly1305, with a random nonce for each record. A record names the encryption key that sealed
+/// it. It is bound to its key in the store, and does not open under another. To rotate, seal with a new encryption key,
+/// and [keep the old one](Self::also_open_with) until every process has the new one and each record was saved once
+/// more.
 ///
-/// A record that does not open (a key that is not known here, a record that was changed or never sealed) is not used. The
-/// cache reports it, and sets it aside before it writes another. An older record that was put back by someone who can write
-/// the store does open.
+/// A record does not open if its encryption key is unknown, if it was changed or if it was never sealed. The cache does
+/// not use such a record: it reports it, and sets it aside before it saves another. An attacker who can write to the
+/// store can put back an older record, which does open.
 ///
 /// ```
 /// # fn main() -> Result<(), tower_bearer::Error> {
@@ -35,7 +36,7 @@ use crate::store::token_store::{Lease, Saved, Stored, TokenStore};
 #[derive(Clone)]
 pub struct Sealed<S> {
     store: S,
-    /// The first one seals.
+    /// The first key seals.
     keys: Arc<Vec<Key>>,
 }
 
@@ -45,7 +46,7 @@ struct Key {
     cipher: XChaCha20Poly1305,
 }
 
-/// Of this format; the id of the key and a line break follow.
+/// The version of this format. The id of the key and a line break follow.
 const VERSION: &[u8] = b"1 ";
 const NONCE: usize = 24;
 const LONGEST_ID: usize = 64;
@@ -53,18 +54,20 @@ const LONGEST_ID: usize = 64;
 // === impl Sealed ===
 
 impl<S> Sealed<S> {
-    /// Seals records with this key of 32 random bytes. The id names the key, and is written beside each record.
+    /// Seals records with this key of 32 random bytes.
+    ///
+    /// The id names the key, and is saved unencrypted with each record.
     ///
     /// # Errors
-    /// Returns an error if the id is empty, longer than 64 bytes, or not of visible ASCII characters.
+    /// Returns an error if the id is empty, is longer than 64 bytes, or has other than visible ASCII characters.
     pub fn new(store: S, id: impl Into<String>, key: [u8; 32]) -> Result<Self, Error> {
         Ok(Self { store, keys: Arc::new(vec![Key::new(id.into(), key)?]) })
     }
 
-    /// Opens records with this key as well, which sealed them before.
+    /// Also opens records that this older key sealed.
     ///
     /// # Errors
-    /// Returns an error if the id is not one, as for [`new`](Self::new), or names another key already.
+    /// Returns an error if the id is invalid, as for [`new`](Self::new), or already names another key.
     pub fn also_open_with(mut self, id: impl Into<String>, key: [u8; 32]) -> Result<Self, Error> {
         let key = Key::new(id.into(), key)?;
         if self.keys.iter().any(|other| other.id == key.id) {
@@ -95,7 +98,7 @@ impl<S> Sealed<S> {
     }
 }
 
-/// What is authenticated beside the record: the key that seals it, and its place.
+/// The additional authenticated data: the id of the encryption key, and the record's key in the store.
 fn aad(header: &[u8], place: &str) -> Vec<u8> {
     [header, place.as_bytes()].concat()
 }
@@ -103,7 +106,7 @@ fn aad(header: &[u8], place: &str) -> Vec<u8> {
 impl<S: TokenStore> TokenStore for Sealed<S> {
     async fn load(&self, key: &str) -> Result<Option<Stored>, StoreError> {
         let Some(stored) = self.store.load(key).await? else { return Ok(None) };
-        // Nothing is handed out that was not authenticated: the cache takes this for a record that it cannot read.
+        // Unauthenticated bytes are not returned. The cache treats the prefix alone as an unreadable record.
         let bytes = self.open(key, &stored.bytes).unwrap_or_else(|| SEALED.to_vec());
         Ok(Some(Stored { bytes, ..stored }))
     }
