@@ -1,12 +1,12 @@
-//! What lies in a store: one session, as the process that saved it last knew it.
+//! The record of a session in a store, as the process that saved it last knew it.
 //!
-//! A record is JSON, so that a person can read it in an emergency, with its format in the first member. Times are relative:
-//! a record says how much of the token's life was left when it was saved, and the store says how long ago that was. So the
-//! clocks of two machines are never compared; `expires_at` is for people.
+//! A record is JSON, so that a person can read it in an emergency. Its first member is the format. Times are relative:
+//! a record contains the remaining life of the token when it was saved, and the store says how long ago that was. So
+//! the clocks of two machines are never compared. `expires_at` is only for people.
 //!
-//! Which of two records of one session is newer is a matter of three numbers, in this order: the login (each new login
-//! counts one up), whether the login was ended by a sign-out, and the serial (each new token or refresh token counts one
-//! up). The version of the store has no part in it, because it may be lost with the record.
+//! Three values decide which of two records of one session is newer, in this order: the number of the login, whether a
+//! sign-out ended the login, and the serial. Each new login increments the first number, and each new token or refresh
+//! token increments the serial. The version of the store does not count, because it may be lost with the record.
 
 use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};
@@ -23,13 +23,13 @@ use crate::token::Token;
 /// One session.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
-    /// Of everything that shapes the token: a record with another digest belongs to someone else.
+    /// The digest of all values that determine the token. A record with another digest belongs to another session.
     pub(crate) identity: Digest,
     /// The number of the login.
     pub(crate) login: u64,
     /// The number of the token or refresh token.
     pub(crate) serial: u64,
-    /// The refresh tokens that logins of this record began with. A process that begins with another brings a new login.
+    /// The refresh tokens with which logins of this record began. A process that begins with another has a new login.
     pub(crate) seeds: Vec<Digest>,
     pub(crate) state: State,
 }
@@ -39,7 +39,7 @@ pub(crate) enum State {
     Active {
         token: Option<SavedToken>,
         refresh_token: Option<Secret>,
-        /// The owner of the lease under which the issuer was asked with this refresh token, until its answer was saved.
+        /// The owner of the lease that called the issuer with this refresh token and has not saved the answer.
         refreshing: Option<String>,
     },
     Ended(Ending),
@@ -54,7 +54,7 @@ pub(crate) enum Ending {
     Denied { refresh_token: Digest },
 }
 
-/// A token, and when it was asked for by the clock of this process.
+/// A token, and when it was requested by the clock of this process.
 #[derive(Clone, Debug)]
 pub(crate) struct SavedToken {
     pub(crate) token: Token,
@@ -65,15 +65,15 @@ pub(crate) struct SavedToken {
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Digest(String);
 
-/// Why a record cannot be read. Holds nothing of the record.
+/// Why a record cannot be read. It contains nothing of the record.
 pub(crate) type Unreadable = &'static str;
 
 const FORMAT: &str = "format";
 /// The format that this release writes, and the only one that it reads.
 const CURRENT: &str = "tower-bearer-session-1";
-/// What the name of every format begins with.
+/// The prefix of the name of every format.
 const FORMATS: &str = "tower-bearer-session-";
-/// What bytes begin with that are sealed, and were not opened.
+/// The prefix of sealed bytes that were not opened.
 pub(crate) const SEALED: &[u8] = b"tower-bearer-sealed-";
 /// How many seeds are kept.
 const MAX_SEEDS: usize = 8;
@@ -81,25 +81,25 @@ const MAX_SEEDS: usize = 8;
 // === impl Record ===
 
 impl Record {
-    /// The order of records: the greatest is the newest.
+    /// The rank of this record. The newest record has the greatest.
     fn rank(&self) -> (u64, bool, u64) {
         (self.login, matches!(self.state, State::Ended(Ending::SignedOut { .. })), self.serial)
     }
 
-    /// Whether this record, found in the store, is newer than the one that a process knows.
+    /// Whether this record, which the store has, is newer than the one that a process knows.
     pub(crate) fn is_newer_than(&self, known: &Self) -> bool {
         if self.rank() != known.rank() {
             return self.rank() > known.rank();
         }
         match &self.state {
-            // The denial of a refresh token that was replaced since says nothing.
+            // A denial does not count if the refresh token has been replaced since.
             State::Ended(Ending::Denied { .. }) => self.denies(known.refresh_token()) && !self.says_the_same(known),
-            // Two processes wrote after a write was lost: what is in the store stays.
+            // Two processes saved after a save was lost. The record in the store stays.
             _ => !self.says_the_same(known),
         }
     }
 
-    /// Whether both hold the same tokens, or the same end.
+    /// Whether both contain the same tokens or ended in the same way.
     pub(crate) fn says_the_same(&self, other: &Self) -> bool {
         if self.rank() != other.rank() {
             return false;
@@ -138,7 +138,7 @@ impl Record {
         }
     }
 
-    /// The owner that asked the issuer and saved no answer.
+    /// The owner that called the issuer and has not saved an answer.
     pub(crate) fn refreshing(&self) -> Option<&str> {
         match &self.state {
             State::Active { refreshing, .. } => refreshing.as_deref(),
@@ -146,7 +146,7 @@ impl Record {
         }
     }
 
-    /// The same, while this owner asks the issuer; `None`: no longer.
+    /// The same record, marked while this owner calls the issuer; `None` removes the mark.
     pub(crate) fn with_refreshing(mut self, owner: Option<&str>) -> Self {
         if let State::Active { refreshing, .. } = &mut self.state {
             *refreshing = owner.map(str::to_owned);
@@ -154,12 +154,12 @@ impl Record {
         self
     }
 
-    /// The record that follows this one, with the issuer's answer.
+    /// The next record, with the issuer's answer.
     pub(crate) fn next(&self, state: State) -> Self {
         Self { serial: self.serial + 1, state, ..self.clone() }
     }
 
-    /// Adds the refresh token that a login began with.
+    /// Adds the refresh token with which a login began.
     pub(crate) fn with_seed(mut self, seed: Option<Digest>) -> Self {
         if let Some(seed) = seed.filter(|seed| !self.seeds.contains(seed)) {
             self.seeds.push(seed);
@@ -171,7 +171,7 @@ impl Record {
 
     // --- the format ---
 
-    /// The bytes for the store, saved now.
+    /// Encodes the record, to be saved now.
     pub(crate) fn encode(&self, now: DualInstant) -> Vec<u8> {
         let mut members = Map::new();
         let mut set = |name: &str, value: Value| _ = members.insert(name.to_owned(), value);
@@ -224,23 +224,23 @@ impl Record {
         Value::Object(members).to_string().into_bytes()
     }
 
-    /// A record that was saved `age` before `now`.
+    /// Decodes a record that was saved `age` before `now`.
     ///
     /// # Errors
-    /// Returns an error if the bytes are no whole record of the format that this release knows.
+    /// Returns an error if the bytes are not a whole record of the format that this release knows.
     pub(crate) fn decode(bytes: &[u8], age: Duration, now: DualInstant) -> Result<Self, Unreadable> {
         if bytes.starts_with(SEALED) {
-            return Err("it is sealed with a key that is not known here, or was changed");
+            return Err("it is sealed with an unknown key, or was changed");
         }
         let Ok(Value::Object(members)) = serde_json::from_slice(bytes) else {
-            return Err("it is no JSON object: cut off, or written by another program");
+            return Err("it is not a JSON object; it is truncated, or another program wrote it");
         };
         let text = |name: &str| members.get(name).and_then(Value::as_str);
         let number = |name: &str| members.get(name).and_then(Value::as_u64);
         match text(FORMAT) {
             Some(CURRENT) => {}
             Some(other) if other.starts_with(FORMATS) => return Err("its format is newer than this release"),
-            _ => return Err("it was written by another program"),
+            _ => return Err("another program wrote it"),
         }
         let read = || {
             let secret = |name| text(name).filter(|text| !text.is_empty()).map(Secret::from);
@@ -269,7 +269,7 @@ impl Record {
                         }
                     };
                     let (refresh_token, refreshing) = (secret("refresh_token"), text("refreshing").map(str::to_owned));
-                    // Neither: no process writes that.
+                    // No process writes a record with neither.
                     if token.is_none() && refresh_token.is_none() {
                         return None;
                     }
@@ -294,14 +294,14 @@ impl Record {
                 state,
             })
         };
-        read().ok_or("a member is missing or is not what it must be")
+        read().ok_or("a member is missing or invalid")
     }
 }
 
 // === impl Digest ===
 
 impl Digest {
-    /// Of parts that are told apart: `["ab", "c"]` is not `["a", "bc"]`.
+    /// The digest of a list of parts: `["ab", "c"]` and `["a", "bc"]` differ.
     pub(crate) fn of<'a>(parts: impl IntoIterator<Item = &'a str>) -> Self {
         let mut hash = Sha256::new();
         for part in parts {
@@ -311,7 +311,7 @@ impl Digest {
         Self(URL_SAFE_NO_PAD.encode(hash.finalize()))
     }
 
-    /// Enough of it for a file name, in small letters.
+    /// A part of it that is long enough for a file name, in lower case.
     pub(crate) fn short(&self) -> String {
         self.0.bytes().take(12).map(|byte| format!("{byte:02x}")).collect()
     }

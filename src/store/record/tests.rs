@@ -31,7 +31,7 @@ fn denied(refresh_token: &str) -> State {
 }
 
 #[test]
-fn a_record_is_read_as_it_was_written() {
+fn a_record_is_decoded_as_it_was_encoded() {
     for state in [active("refresh"), signed_out(), denied("refresh")] {
         let record = record(3, 7, state).with_refreshing(Some("1-owner"));
         let read = Record::decode(&record.encode(now()), Duration::ZERO, now()).expect("whole");
@@ -49,9 +49,9 @@ fn a_record_is_read_as_it_was_written() {
 }
 
 #[test]
-fn the_age_in_the_store_counts_and_the_wall_clocks_of_two_machines_do_not() {
+fn the_age_in_the_store_counts_and_not_the_wall_clocks_of_two_machines() {
     let bytes = record(1, 1, active("r")).encode(now().after(600 * SECOND));
-    // Read on a machine whose clock is a year ahead, 5 min after it was saved.
+    // A machine whose clock is a year ahead reads the record 5 min after it was saved.
     let there = DualInstant { mono: 2 * HOUR, wall: now().wall + 365 * 24 * HOUR };
     let read = Record::decode(&bytes, 300 * SECOND, there).expect("whole");
     let asked = read.token().expect("a token").asked;
@@ -59,11 +59,11 @@ fn the_age_in_the_store_counts_and_the_wall_clocks_of_two_machines_do_not() {
 }
 
 #[test]
-fn what_is_no_whole_record_is_not_read() {
+fn an_incomplete_or_invalid_record_is_an_error() {
     let whole = record(1, 1, active("r")).encode(now());
     let decode = |bytes: &[u8]| Record::decode(bytes, Duration::ZERO, now());
     for end in 0..whole.len() {
-        decode(&whole[..end]).expect_err("cut off");
+        decode(&whole[..end]).expect_err("truncated");
     }
     let with = |name: &str, value: Value| {
         let mut changed: Value = serde_json::from_slice(&whole).expect("JSON");
@@ -97,16 +97,16 @@ fn the_newer_of_two_records_is_known() {
         ((1, 2, active("b")), (1, 1, active("a")), true),
         ((1, 1, active("a")), (1, 2, active("b")), false),
         ((1, 1, active("a")), (1, 1, active("a")), false),
-        // Two processes wrote after a write was lost.
+        // Two processes saved after a save was lost.
         ((1, 1, active("b")), (1, 1, active("a")), true),
         // A new login.
         ((2, 1, active("b")), (1, 9, active("a")), true),
         ((1, 9, active("b")), (2, 1, active("a")), false),
-        // A sign-out ends its login, whatever else was written, and not the next one.
+        // A sign-out ends its login, also if more was saved, and not the next login.
         ((1, 2, signed_out()), (1, 9, active("a")), true),
         ((1, 2, signed_out()), (2, 3, active("a")), false),
         ((1, 9, active("a")), (1, 2, signed_out()), false),
-        // A denial says nothing of another refresh token.
+        // A denial does not concern another refresh token.
         ((1, 2, denied("a")), (1, 1, active("a")), true),
         ((1, 2, denied("a")), (1, 2, active("a")), true),
         ((1, 2, denied("a")), (1, 2, active("b")), false),
@@ -122,7 +122,7 @@ fn a_record_shows_no_secret() {
 }
 
 #[test]
-fn parts_of_an_identity_are_told_apart() {
+fn the_boundaries_of_an_identitys_parts_count() {
     assert!(Digest::of(["ab", "c"]) != Digest::of(["a", "bc"]));
     assert!(Digest::of(["a"]) != Digest::of(["a", ""]));
 }
