@@ -108,7 +108,7 @@ fn steps() -> [Step; 5] {
 const WHOLE: [&str; 5] = ["one", "two", "three", "x-sum=1x-sum=2", "end"];
 
 #[test]
-fn wherever_the_first_copy_had_come_to_the_second_is_whole_and_the_first_ends_in_an_error() {
+fn the_second_copy_is_whole_and_the_first_fails_after_any_number_of_frames() {
     for read in 0..=5 {
         let record = Buffered::new(1000);
         let (first, saved) = record.prepare(Request::new(body(steps())));
@@ -116,7 +116,7 @@ fn wherever_the_first_copy_had_come_to_the_second_is_whole_and_the_first_ends_in
         let seen: Vec<_> = (0..read).map(|_| next(&mut first)).collect();
         assert_eq!(seen, WHOLE[..read]);
         let second = record.replay(saved.unwrap()).unwrap();
-        // The first, polled before, between and after: never a clean end, unless it had come to that.
+        // The first copy never ends without an error, unless it had ended before.
         let rest = next(&mut first);
         assert_eq!(rest == "end", read == 5, "after {read} frames: {rest}");
         assert!(read == 5 || rest.contains("goes out a second time"), "{rest}");
@@ -126,12 +126,12 @@ fn wherever_the_first_copy_had_come_to_the_second_is_whole_and_the_first_ends_in
 }
 
 #[test]
-fn a_body_at_the_limit_goes_twice_and_one_byte_more_goes_once() {
+fn a_body_at_the_limit_is_sent_twice_and_a_longer_one_once() {
     let size = "onetwothree".len() + SEGMENT + 2 * (HEADER + "x-sum1".len());
     for (limit, twice) in [(size, true), (size - 1, false)] {
         let record = Buffered::new(limit);
         let (first, saved) = record.prepare(Request::new(body(steps())));
-        assert_eq!(all(Box::pin(first)), WHOLE, "the first goes on whatever is recorded");
+        assert_eq!(all(Box::pin(first)), WHOLE, "the first copy continues, with or without a recording");
         assert_eq!(record.replay(saved.unwrap()).is_some(), twice, "limit {limit}");
     }
 }
@@ -144,7 +144,7 @@ fn a_body_known_to_be_too_long_is_not_recorded() {
 }
 
 #[test]
-fn after_an_error_of_the_body_there_is_no_second() {
+fn after_an_error_of_the_body_there_is_no_second_copy() {
     let record = Buffered::new(100);
     let (first, saved) = record.prepare(Request::new(body([data("one"), Poll::Ready(Some(Err("cut".into())))])));
     assert_eq!(all(Box::pin(first)), ["one", "error: cut"]);
@@ -152,7 +152,7 @@ fn after_an_error_of_the_body_there_is_no_second() {
 }
 
 #[test]
-fn after_a_panic_of_the_body_there_is_no_second() {
+fn after_a_panic_of_the_body_there_is_no_second_copy() {
     struct Panics;
     impl Body for Panics {
         type Data = Bytes;
@@ -169,7 +169,7 @@ fn after_a_panic_of_the_body_there_is_no_second() {
 }
 
 #[test]
-fn an_error_after_the_taking_over_is_the_second_copys() {
+fn the_second_copy_gets_an_error_after_the_take_over() {
     let record = Buffered::new(100);
     let (first, saved) = record.prepare(Request::new(body([data("one"), Poll::Ready(Some(Err("cut".into())))])));
     let mut first = Box::pin(first);
@@ -178,7 +178,7 @@ fn an_error_after_the_taking_over_is_the_second_copys() {
 }
 
 #[test]
-fn an_empty_body_is_not_recorded_and_goes_twice() {
+fn an_empty_body_is_not_recorded_and_is_sent_twice() {
     let record = Buffered::new(0);
     let (first, saved) = record.prepare(Request::new(Full::<Bytes>::default()));
     assert!(first.is_end_stream() && first.size_hint().exact() == Some(0));
@@ -215,14 +215,14 @@ fn a_size_that_the_first_copy_did_not_know_is_not_known_to_the_second_either() {
 }
 
 #[test]
-fn the_task_of_the_first_copy_is_woken_to_see_its_end() {
+fn the_take_over_wakes_the_task_of_the_first_copy() {
     struct Count(std::sync::atomic::AtomicUsize);
     impl Wake for Count {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
     }
-    /// Pending for ever, and forgets who asked.
+    /// A body that stays pending and keeps no waker.
     struct Silent;
     impl Body for Silent {
         type Data = Bytes;
@@ -243,7 +243,7 @@ fn the_task_of_the_first_copy_is_woken_to_see_its_end() {
 }
 
 #[test]
-fn once_the_answer_is_there_nothing_more_is_recorded() {
+fn recording_stops_when_the_response_arrives() {
     let kept = Bytes::from(vec![b'x'; SHARED_FROM]);
     let frame = || Poll::Ready(Some(Ok(Frame::data(kept.clone()))));
     let (first, saved) = Buffered::new(100_000).prepare(Request::new(body([frame(), frame(), frame()])));
@@ -251,10 +251,10 @@ fn once_the_answer_is_there_nothing_more_is_recorded() {
     next(&mut first);
     drop(saved);
     next(&mut first);
-    // Ours, and the one still in the script: the recorded first and the second are gone.
+    // Two handles are left: this test's and the script's. The recording and the second copy have none.
     assert!(!kept.is_unique());
     next(&mut first);
-    assert!(kept.is_unique(), "nothing holds the data any more");
+    assert!(kept.is_unique(), "only the test holds the data");
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn a_wrapped_copy_has_the_type_its_client_takes() {
     assert_eq!(all(Box::pin(record.replay(saved.unwrap()).unwrap())), WHOLE);
 }
 
-/// A frame that can be made again: that much data, or those trailers.
+/// The description of a frame: the length of its data, or its trailers.
 #[derive(Clone, Debug)]
 enum Made {
     Data(usize),
@@ -273,7 +273,7 @@ enum Made {
 }
 
 impl Made {
-    /// The frame, with data that depends on its place.
+    /// The frame, with data that depends on its position.
     fn frame(&self, place: usize) -> Frame<Bytes> {
         match self {
             Self::Data(size) => Frame::data((0..*size).map(|byte| (byte + 31 * place) as u8).collect()),
@@ -323,7 +323,7 @@ fn collect(body: ReplayBody<Scripted>) -> Vec<Frame<Bytes>> {
 
 proptest! {
     #[test]
-    fn the_second_copy_has_the_same_bytes_and_trailers_wherever_the_first_is_cut(made in frames(), cut in 0..25_usize) {
+    fn the_second_copy_has_the_same_bytes_and_trailers_at_any_take_over(made in frames(), cut in 0..25_usize) {
         let frames = || made.iter().enumerate().map(|(place, made)| made.frame(place));
         let record = Buffered::new(usize::MAX);
         let (first, saved) = record.prepare(Request::new(body(frames().map(|frame| Poll::Ready(Some(Ok(frame)))))));
@@ -342,7 +342,7 @@ proptest! {
     }
 
     #[test]
-    fn a_body_past_the_limit_has_no_second_copy_rather_than_a_part_of_it(made in frames(), limit in 0..50_000_usize) {
+    fn a_body_past_the_limit_has_no_second_copy(made in frames(), limit in 0..50_000_usize) {
         let frames = || made.iter().enumerate().map(|(place, made)| made.frame(place));
         let record = Buffered::new(limit);
         let (first, saved) = record.prepare(Request::new(body(frames().map(|frame| Poll::Ready(Some(Ok(frame)))))));

@@ -10,11 +10,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What a layer above put into the extensions.
+/// An extension of an outer layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Trace(u32);
 
-/// A body that can be given away only once.
+/// A body that cannot be cloned.
 #[derive(Debug, PartialEq, Eq)]
 struct Stream(&'static str);
 
@@ -32,7 +32,7 @@ fn request<B>(body: B) -> Request<B> {
         .unwrap()
 }
 
-/// A request in all its parts, for comparison; headers in their order.
+/// All parts of a request as text, with its headers in order, for comparison.
 fn parts<B: Debug>(request: &Request<B>) -> String {
     let headers: Vec<_> = request.headers().iter().collect();
     let trace = request.extensions().get::<Trace>();
@@ -45,7 +45,7 @@ fn parts<B: Debug>(request: &Request<B>) -> String {
     )
 }
 
-/// Both sends, the first as it was before anything was put on it.
+/// Both sends. The first is unchanged.
 fn both<B, R: Replay<B>>(replay: &R, request: Request<B>) -> (Request<R::Body>, Option<Request<R::Body>>) {
     let (first, saved) = replay.prepare(request);
     (first, saved.and_then(|saved| replay.replay(saved)))
@@ -66,7 +66,7 @@ fn the_second_send_equals_the_first_in_every_part() {
 }
 
 #[test]
-fn what_is_put_on_the_first_send_is_not_on_the_second() {
+fn changes_of_the_first_send_are_not_in_the_second() {
     let (mut first, saved) = CloneBody.prepare(request("{}"));
     let mut token = HeaderValue::from_static("Bearer rejected");
     token.set_sensitive(true);
@@ -112,7 +112,7 @@ fn clone_body_sends_any_body_in_memory_twice() {
 }
 
 #[test]
-fn if_empty_sends_a_body_again_only_where_there_is_none() {
+fn if_empty_sends_only_requests_without_a_body_again() {
     let (first, second) = both(&IfEmpty, request(Full::new(Bytes::from_static(b"data"))));
     assert_eq!(first.into_body().into_inner().unwrap(), "data");
     assert!(second.is_none());
@@ -125,7 +125,7 @@ fn if_empty_sends_a_body_again_only_where_there_is_none() {
 }
 
 #[test]
-fn never_sends_nothing_again_and_asks_nothing_of_the_body() {
+fn never_sends_no_request_again_and_accepts_any_body() {
     let (first, second) = both(&Never, request(Stream("data")));
     assert_eq!((first.into_body(), second.is_none()), (Stream("data"), true));
     let (first, second) = both(&Never, request(()));
@@ -144,12 +144,12 @@ fn a_closure_decides_for_each_body() {
 }
 
 #[test]
-fn a_body_that_cannot_be_made_again_after_all_is_not_sent() {
-    /// Makes as many second bodies as it was told.
+fn a_choice_that_returns_no_second_request_prevents_the_second_send() {
+    /// Replays each of these bodies once.
     #[derive(Clone)]
-    struct Made(Arc<Mutex<VecDeque<Stream>>>);
+    struct Prepared(Arc<Mutex<VecDeque<Stream>>>);
 
-    impl Replay<Stream> for Made {
+    impl Replay<Stream> for Prepared {
         type Body = Stream;
         type Saved = Request<()>;
 
@@ -170,7 +170,7 @@ fn a_body_that_cannot_be_made_again_after_all_is_not_sent() {
         }
     }
 
-    let made = Made(Arc::new(Mutex::new([Stream("again")].into())));
-    assert_eq!(both(&made, request(Stream("data"))).1.unwrap().into_body(), Stream("again"));
-    assert!(both(&made, request(Stream("data"))).1.is_none());
+    let prepared = Prepared(Arc::new(Mutex::new([Stream("again")].into())));
+    assert_eq!(both(&prepared, request(Stream("data"))).1.unwrap().into_body(), Stream("again"));
+    assert!(both(&prepared, request(Stream("data"))).1.is_none());
 }
