@@ -1,4 +1,4 @@
-//! The command line, read by hand: two options do not need a crate.
+//! The command line. It is parsed by hand, because two options do not need a crate.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_read_in_any_order_and_both_spellings() {
+    fn options_are_parsed_in_any_order_and_both_spellings() {
         let minute = Arguments { length: Duration::from_secs(60), json: true };
         assert_eq!(parse("--seconds 60 --json").unwrap().unwrap(), minute);
         assert_eq!(parse("--json --seconds=60").unwrap().unwrap(), minute);

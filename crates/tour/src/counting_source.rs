@@ -1,4 +1,4 @@
-//! A token source around another, which counts why tokens are fetched.
+//! A token source that wraps another, and counts why tokens are fetched.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -41,12 +41,12 @@ impl<S: TokenSource> TokenSource for CountingSource<S> {
 }
 
 impl Fetches {
-    /// Tokens that arrived because the last one neared its end and was still sent.
+    /// Tokens that were fetched because the last one was due, while requests still carried it.
     pub(crate) fn ahead_of_expiry(&self) -> u64 {
         self.ahead_of_expiry.load(Relaxed)
     }
 
-    /// Tokens that arrived because the API rejected the last one.
+    /// Tokens that were fetched because the API rejected the last one.
     pub(crate) fn after_rejection(&self) -> u64 {
         self.after_rejection.load(Relaxed)
     }

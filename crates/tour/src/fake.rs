@@ -1,4 +1,4 @@
-//! The two fake servers on loopback sockets, and what they have in common.
+//! The two fake servers on loopback sockets, and their common trait.
 
 use std::io;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tower::{BoxError, Service};
 use tower_bearer::testing::{Answer, Calls, Collected, Ledger, MeshConnectServer, MeshyDbServer};
 
-/// What the tour needs of a fake server.
+/// A fake server of the tour.
 pub(crate) trait FakeServer: Send + Sync {
     /// Returns the server's own count of the calls of its token endpoint.
     fn token_calls(&self) -> &Calls;

@@ -1,4 +1,4 @@
-//! The faults of a provider while requests flow: its issuer fails for a while, and its API rejects a token.
+//! The faults of a provider during requests: its issuer fails for a while, and its API rejects a token.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use tower_bearer::testing::Answer;
 
 use crate::provider::{LIFETIME, Provider, TOKEN_DELAY};
 
-/// A token of this age has reached every server of the API. When a younger one is rejected, the layer waits a moment and
+/// A token of this age has reached every server of the API. If a younger one is rejected, the layer waits briefly and
 /// sends it again.
 const REPLICATION_GRACE: Duration = Duration::from_secs(2);
-/// How long the current token is still usable when an outage ends: long enough for one more token call, on a slow machine
-/// too.
+/// How long the current token is still usable when an outage ends. It is enough for one more token call, also on a slow
+/// machine.
 const USABLE_AFTER_OUTAGE: Duration = Duration::from_millis(900);
 
 pub(crate) async fn inject(provider: &Provider, tour: Duration, say: impl Fn(&str)) -> Result<(), BoxError> {
@@ -27,8 +27,9 @@ pub(crate) async fn inject(provider: &Provider, tour: Duration, say: impl Fn(&st
 
 /// Every token call fails, from the arrival of a new token until shortly before that token is unusable.
 ///
-/// So the refresh fails when the token is due, the layer backs off and tries again, and requests carry the current token
-/// meanwhile. No request has a reason to fail. Some wait for the next token if the last backoff outlasts the current one.
+/// So the refresh fails when the token is due, the cache backs off and tries again, and requests carry the current
+/// token meanwhile. No request has a reason to fail. Some wait for the next token if the last backoff outlasts the
+/// current token.
 async fn outage(provider: &Provider, say: &impl Fn(&str)) -> Result<(), BoxError> {
     let status = || provider.cache.status();
     let failed = || provider.server.token_calls().total() - provider.server.ledger().issued();
@@ -42,21 +43,21 @@ async fn outage(provider: &Provider, say: &impl Fn(&str)) -> Result<(), BoxError
     provider.server.fail(None);
     say(&format!("the issuer is back after {:.1} s", begun.elapsed().as_secs_f32()));
     if failed() == 0 {
-        return Err("no token call fell into the outage".into());
+        return Err("no token call was made in the outage".into());
     }
     Ok(())
 }
 
-/// The API rejects a token in the middle of its life, and only its 401 tells the layer.
+/// The API rejects a token in the middle of its life, and the layer learns it only from the 401.
 async fn revocation(provider: &Provider, say: &impl Fn(&str)) -> Result<(), BoxError> {
     let quiet = || {
-        // Not while a fetch is in flight, because then the newest token is one that the layer does not have yet. A token is
-        // usable for nine tenths of its life, and its age counts from the arrival of the token call.
+        // Not while a fetch is in flight, because then the newest token is one that the layer does not have yet. A
+        // token is usable for nine tenths of its life, and its age counts from the arrival of the token call.
         let status = provider.cache.status();
         let settled = LIFETIME * 9 / 10 - TOKEN_DELAY - REPLICATION_GRACE - Duration::from_millis(50);
         status.phase == Some(Phase::Fresh) && !status.fetching && status.usable_for.is_some_and(|left| left < settled)
     };
-    // One revocation is enough as long as requests flow. If no request met it, another follows.
+    // One revocation is enough if a request carries the token. Otherwise another follows.
     for _ in 0..5 {
         until("a quiet moment", quiet).await?;
         provider.revoke_newest();
@@ -66,10 +67,10 @@ async fn revocation(provider: &Provider, say: &impl Fn(&str)) -> Result<(), BoxE
             return Ok(());
         }
     }
-    Err("no request met a revoked token".into())
+    Err("no request carried a revoked token".into())
 }
 
-/// Polls until it has happened, but not forever.
+/// Polls until it has happened, for a limited time.
 async fn until(what: &str, happened: impl Fn() -> bool) -> Result<(), BoxError> {
     let polling = async {
         while !happened() {

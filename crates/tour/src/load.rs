@@ -1,4 +1,4 @@
-//! The requests: many at once, each observed from outside the layer.
+//! The requests. Many run at once, and each is observed from outside the layer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -14,7 +14,7 @@ use crate::probe::{Probe, Sends};
 use crate::provider::Provider;
 use crate::report::Observed;
 
-/// Callers of each provider.
+/// The number of callers of each provider.
 pub(crate) const CALLERS: u64 = 24;
 
 pub(crate) struct Load {
@@ -27,7 +27,7 @@ pub(crate) fn start(provider: &Arc<Provider>) -> Load {
     let stop = Arc::new(AtomicBool::new(false));
     let mut callers = JoinSet::new();
     for number in 0..CALLERS {
-        // The pauses differ, so that the callers do not stay in step after they waited for the same token.
+        // The pauses differ, so that callers that waited for the same token do not stay synchronised.
         let pause = Duration::from_millis(60 + 2 * number);
         callers.spawn(call_until(Arc::clone(&stop), Arc::clone(provider), pause));
     }
@@ -63,17 +63,17 @@ async fn send_one(provider: &Provider, client: &mut Bearer<Probe>) -> Observed {
     };
     let sends = Sends::default();
     let refreshing_at_start = refreshing();
-    let (mut waited, mut waited_beside_usable) = (false, false);
+    let (mut waited, mut waited_needlessly) = (false, false);
     let begun = Instant::now();
     let outcome: Result<StatusCode, BoxError> = async {
         let body = Full::from("sent again with the request if the API rejects the token");
         let request = Request::post(&provider.uri).extension(sends.clone()).body(body)?;
         let before = usable_generation();
         let response = client.ready().await?.call(request);
-        // With a usable token the layer calls the inner service within `call`, so a request that has not passed the probe
-        // by now waits for a token.
+        // With a usable token the layer calls the inner service within `call`, so a request that has not passed the
+        // probe by now waits for a token.
         waited = sends.count() == 0;
-        waited_beside_usable = waited && before.is_some() && before == usable_generation();
+        waited_needlessly = waited && before.is_some() && before == usable_generation();
         let response = response.await?;
         let status = response.status();
         response.into_body().collect().await?;
@@ -84,8 +84,8 @@ async fn send_one(provider: &Provider, client: &mut Bearer<Probe>) -> Observed {
     Observed {
         took: begun.elapsed(),
         waited,
-        waited_beside_usable,
-        sent_again: sends.count() > 1,
+        waited_needlessly,
+        retried: sends.count() > 1,
         refreshing: refreshing_at_start || refreshing(),
         failure: match outcome {
             Ok(StatusCode::OK) => None,

@@ -1,4 +1,4 @@
-//! A tour of tower-bearer: two providers, each with an outage and a revocation, and not one failed request.
+//! A tour of tower-bearer: two providers, each with an outage and a revocation, and no failed request.
 //!
 //! ```text
 //! cargo run --release -p tour
@@ -7,11 +7,11 @@
 //! Everything runs on loopback sockets: fake servers of MeshyDB and of Mesh Connect, each with a token endpoint and a
 //! protected API, and a real hyper client for each. The client sends concurrent requests for ten seconds. Meanwhile
 //! tokens live for five seconds, each issuer answers slowly and fails for a while, and each API rejects a token in the
-//! middle of its life. Then a table says what became of the requests, and a list names each promise, whether it held,
+//! middle of its life. Then a table counts the results of the requests, and a list names each promise, whether it held,
 //! and the figure. `--json` prints the figures as one line of JSON instead.
 //!
 //! The exit status is 1 if a promise did not hold, or if the tour could not show what it is meant to show.
-#![expect(clippy::disallowed_methods, reason = "a program of its own: it may read the clock and spawn tasks")]
+#![expect(clippy::disallowed_methods, reason = "a separate program may read the clock and spawn tasks")]
 
 mod arguments;
 mod counting_source;
@@ -42,12 +42,12 @@ use crate::provider::Provider;
 /// The layer works over any tower service of HTTP requests: this client, or a whole stack.
 type HttpClient = Client<HttpConnector, Full<Bytes>>;
 
-/// MeshyDB: the user of a tenant logs in with a password. Each refresh spends a refresh token and brings the next.
+/// MeshyDB: the user of a tenant logs in with a password. Each refresh uses up a refresh token and returns the next.
 async fn meshydb(http: &HttpClient) -> Result<Provider, BoxError> {
     let server = MeshyDbServer::new("acme", "public-key").tenant_user("blue", "ann", "secret");
     let origin = fake::serve(&server).await?;
 
-    // A program of yours needs neither the counter nor the probe, which observe for the report: it gives the source to
+    // Your own program needs neither the counter nor the probe, which observe for the report. It gives the source to
     // the cache, and its HTTP client to the layer.
     let account = MeshyDb::builder(http.clone(), "acme", "public-key").tenant("blue").auth_base(&origin).build()?;
     let (source, fetches) = CountingSource::new(account.login_with_password("ann", "secret").build()?);
@@ -70,8 +70,8 @@ async fn mesh_connect(http: &HttpClient) -> Result<Provider, BoxError> {
     Ok(Provider::new("Mesh Connect", server, cache, fetches, client, format!("{origin}/admin/api/v1/transfers")))
 }
 
-/// Refreshes in the last third of a token's life. The default is the last fifth, which is right for a token that lives an
-/// hour. Of five seconds it leaves too little to outlast an outage.
+/// Refreshes in the last third of a token's life. The default is the last fifth, which is right for a token that lives
+/// an hour. A fifth of five seconds is too short to outlast an outage.
 fn early() -> RefreshPolicy {
     RefreshPolicy::new().margin(provider::LIFETIME / 3)
 }

@@ -29,8 +29,8 @@ pub(crate) struct Seen {
     rejected: AtomicU64,
 }
 
-/// A request extension that counts how often its request is sent. The second send carries a clone of the extensions, and
-/// so the same counter.
+/// A request extension that counts how often its request is sent. The second send carries a clone of the extensions,
+/// and so the same counter.
 #[derive(Clone, Default)]
 pub(crate) struct Sends(Arc<AtomicU64>);
 
@@ -40,8 +40,8 @@ impl Probe {
         Self { http, seen: Arc::new(seen) }
     }
 
-    /// Requests that carried an expired token. The issuer's ledger decides at the moment of the send, because a token may
-    /// expire on its way to the API.
+    /// Requests that carried an expired token. The issuer's ledger decides at the time of the send, because a token may
+    /// expire before the request reaches the API.
     pub(crate) fn expired_tokens(&self) -> u64 {
         self.seen.expired_tokens.load(Relaxed)
     }

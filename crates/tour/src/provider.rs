@@ -1,4 +1,4 @@
-//! One provider of the tour: its server, the client that calls it, and what was measured.
+//! One provider of the tour: its server, the client that calls it, and the measurements.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use crate::report::{Figures, Tally};
 
 /// How long access tokens live.
 pub(crate) const LIFETIME: Duration = Duration::from_secs(5);
-/// How long a token call takes: long enough that many requests run while a refresh is in flight.
+/// How long a token call takes. It is enough for many requests while a refresh is in flight.
 pub(crate) const TOKEN_DELAY: Duration = Duration::from_millis(200);
 /// How long a request takes to the API.
 const API_DELAY: Duration = Duration::from_millis(5);
@@ -22,11 +22,11 @@ const API_DELAY: Duration = Duration::from_millis(5);
 pub(crate) struct Provider {
     pub(crate) name: &'static str,
     pub(crate) server: Box<dyn FakeServer>,
-    /// Where the client's tokens come from.
+    /// The source of the client's tokens.
     pub(crate) cache: TokenCache,
     /// The layer over the probe over the HTTP client.
     pub(crate) client: Bearer<Probe>,
-    /// What the requests ask for.
+    /// The URI of the requests.
     pub(crate) uri: Uri,
     fetches: Arc<Fetches>,
     revoked: AtomicU64,

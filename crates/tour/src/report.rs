@@ -1,4 +1,4 @@
-//! What became of the requests: collected, and printed as tables or as JSON.
+//! The results of the requests, as tables or as JSON.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 /// One request, from the call until its response was read.
 pub(crate) struct Observed {
     pub(crate) took: Duration,
-    /// It waited for a token before it was sent.
+    /// Whether it waited for a token before it was sent.
     pub(crate) waited: bool,
-    /// It waited although the cache had a usable token.
-    pub(crate) waited_beside_usable: bool,
-    pub(crate) sent_again: bool,
-    /// A token call was in flight when it began or when it ended.
+    /// Whether it waited although the cache had a usable token.
+    pub(crate) waited_needlessly: bool,
+    pub(crate) retried: bool,
+    /// Whether a token call was in flight when it began or when it ended.
     pub(crate) refreshing: bool,
     pub(crate) failure: Option<String>,
 }
@@ -25,17 +25,17 @@ pub(crate) struct Tally {
     failed: u64,
     first_failure: Option<String>,
     waited: u64,
-    waited_beside_usable: u64,
-    sent_again: u64,
-    /// Sent at once, while no token call was in flight.
+    waited_needlessly: u64,
+    retried: u64,
+    /// The latencies of requests sent at once, while no token call was in flight.
     quiet: Vec<Duration>,
-    /// Sent at once, while a token call was in flight.
+    /// The latencies of requests sent at once, while a token call was in flight.
     refreshing: Vec<Duration>,
-    /// Waited for a token, before the first send or before the second.
-    held_up: Vec<Duration>,
+    /// The latencies of requests that waited for a token, before the first send or before the second.
+    delayed: Vec<Duration>,
 }
 
-/// Everything that was measured of one provider.
+/// The measurements of one provider.
 #[derive(Default)]
 pub(crate) struct Figures {
     pub(crate) name: &'static str,
@@ -52,7 +52,7 @@ pub(crate) struct Figures {
 
 pub(crate) struct Promise {
     pub(crate) text: &'static str,
-    /// It held for both providers.
+    /// Whether it held for both providers.
     pub(crate) held: bool,
     figures: [String; 2],
 }
@@ -61,10 +61,10 @@ impl Tally {
     pub(crate) fn add(&mut self, observed: Observed) {
         self.requests += 1;
         self.waited += u64::from(observed.waited);
-        self.waited_beside_usable += u64::from(observed.waited_beside_usable);
-        self.sent_again += u64::from(observed.sent_again);
+        self.waited_needlessly += u64::from(observed.waited_needlessly);
+        self.retried += u64::from(observed.retried);
         let latencies = match observed {
-            Observed { waited: true, .. } | Observed { sent_again: true, .. } => &mut self.held_up,
+            Observed { waited: true, .. } | Observed { retried: true, .. } => &mut self.delayed,
             Observed { refreshing: true, .. } => &mut self.refreshing,
             _ => &mut self.quiet,
         };
@@ -90,19 +90,19 @@ impl Figures {
             "token_calls_failed": self.token_calls_failed,
             "max_concurrent_token_calls": self.max_concurrent_token_calls,
             "refused": self.rejected,
-            "sent_again": self.tally.sent_again,
+            "sent_again": self.tally.retried,
             "waited": self.tally.waited,
             "expired_tokens_sent": self.expired_tokens_sent,
             "latency_ms": {
                 "no_refresh": Latency::of(&self.tally.quiet).to_json(),
                 "refresh_in_progress": Latency::of(&self.tally.refreshing).to_json(),
-                "waited_or_sent_again": Latency::of(&self.tally.held_up).to_json(),
+                "waited_or_sent_again": Latency::of(&self.tally.delayed).to_json(),
             },
         })
     }
 }
 
-/// In milliseconds.
+/// Latencies in milliseconds.
 struct Latency {
     count: usize,
     p50: f64,
@@ -154,13 +154,13 @@ pub(crate) fn table(figures: &[Figures; 2]) -> String {
     };
     row("requests", |figures| figures.tally.requests.to_string());
     row("  waited for a token", |figures| figures.tally.waited.to_string());
-    row("  answered 401, and sent again", |figures| figures.tally.sent_again.to_string());
+    row("  answered 401, and sent again", |figures| figures.tally.retried.to_string());
     row("token calls", |figures| figures.token_calls.to_string());
     row("  failed in the outage", |figures| figures.token_calls_failed.to_string());
     row("latency in ms", |_| "p50 / p99 / max".to_owned());
     row("  no token call in flight", |figures| Latency::of(&figures.tally.quiet).to_text());
     row("  a token call in flight", |figures| Latency::of(&figures.tally.refreshing).to_text());
-    row("  waited for a token, or sent again", |figures| Latency::of(&figures.tally.held_up).to_text());
+    row("  waited for a token, or sent again", |figures| Latency::of(&figures.tally.delayed).to_text());
     text
 }
 
@@ -179,8 +179,8 @@ pub(crate) fn promises(both: &[Figures; 2]) -> Vec<Promise> {
         ),
         promise(
             "no wait while a token is usable",
-            |f| f.tally.waited_beside_usable == 0,
-            |f| format!("{} waited", f.tally.waited_beside_usable),
+            |f| f.tally.waited_needlessly == 0,
+            |f| format!("{} waited", f.tally.waited_needlessly),
         ),
         promise(
             "one token call at a time",
@@ -199,8 +199,8 @@ pub(crate) fn promises(both: &[Figures; 2]) -> Vec<Promise> {
         ),
         promise(
             "a rejected request is sent again",
-            |f| f.tally.sent_again > 0 && f.tally.sent_again == f.rejected,
-            |f| format!("{} of {}", f.tally.sent_again, f.rejected),
+            |f| f.tally.retried > 0 && f.tally.retried == f.rejected,
+            |f| format!("{} of {}", f.tally.retried, f.rejected),
         ),
     ]
 }
@@ -223,7 +223,7 @@ mod tests {
         ["MeshyDB", "Mesh Connect"].map(|name| {
             let mut figures = Figures { name, max_concurrent_token_calls: 1, ..Figures::default() };
             (figures.fetched_ahead_of_expiry, figures.fetched_after_rejection, figures.revoked) = (4, 1, 1);
-            (figures.rejected, figures.tally.sent_again) = (7, 7);
+            (figures.rejected, figures.tally.retried) = (7, 7);
             change(&mut figures);
             figures
         })
@@ -238,18 +238,18 @@ mod tests {
         assert!(broken(|_| {}).is_empty());
         assert_eq!(broken(|f| f.tally.failed = 1), ["no request failed"]);
         assert_eq!(broken(|f| f.fetched_ahead_of_expiry = 0), ["tokens are refreshed before expiry"]);
-        assert_eq!(broken(|f| f.tally.waited_beside_usable = 1), ["no wait while a token is usable"]);
+        assert_eq!(broken(|f| f.tally.waited_needlessly = 1), ["no wait while a token is usable"]);
         assert_eq!(broken(|f| f.max_concurrent_token_calls = 2), ["one token call at a time"]);
         assert_eq!(broken(|f| f.expired_tokens_sent = 1), ["no expired token is sent"]);
         assert_eq!(broken(|f| f.fetched_after_rejection = 2), ["a rejected token is replaced once"]);
-        assert_eq!(broken(|f| f.tally.sent_again = 6), ["a rejected request is sent again"]);
+        assert_eq!(broken(|f| f.tally.retried = 6), ["a rejected request is sent again"]);
     }
 
     #[test]
     fn no_line_is_wider_than_a_terminal() {
         let figures = both(|figures| {
             figures.tally.requests = 10_000_000;
-            figures.tally.held_up = vec![Duration::from_millis(1234); 3];
+            figures.tally.delayed = vec![Duration::from_millis(1234); 3];
             (figures.rejected, figures.max_concurrent_token_calls) = (10_000, 1000);
         });
         let text = table(&figures) + &promise_table(&figures, &promises(&figures));
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_latencies_that_were_seen() {
+    fn quantiles_are_observed_latencies() {
         let latencies: Vec<_> = (1..=200).rev().map(Duration::from_millis).collect();
         let Latency { count, p50, p99, max } = Latency::of(&latencies);
         assert_eq!((count, p50, p99, max), (200, 100.0, 198.0, 200.0));

@@ -1,4 +1,4 @@
-//! The tour itself: requests and faults side by side, then the report.
+//! The tour itself: requests and faults at the same time, then the report.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::{faults, load, report};
 pub(crate) async fn run(arguments: Arguments, providers: [Provider; 2]) -> Result<ExitCode, BoxError> {
     let providers = providers.map(Arc::new);
     let (seconds, lifetime, callers) = (arguments.length.as_secs(), LIFETIME.as_secs(), load::CALLERS);
-    // On stderr, so that stdout holds the report alone.
+    // The progress goes to stderr, so that stdout contains only the report.
     eprintln!("Two APIs on loopback, {callers} callers each for {seconds} s, with tokens that live {lifetime} s.");
     eprintln!("Each issuer fails for a while, and each API rejects a token before its time.\n");
 
