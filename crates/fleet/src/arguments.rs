@@ -1,4 +1,4 @@
-//! The command line, read by hand: a few options do not need a crate.
+//! The command line. It is parsed by hand, because a few options do not need a crate.
 
 use std::ops::RangeInclusive;
 
@@ -24,13 +24,13 @@ pub(crate) struct Arguments {
     pub(crate) json: bool,
 }
 
-/// Where the session lies.
+/// The store of the session.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Store {
     File,
-    /// In a redis-server that this program starts.
+    /// A redis-server that this program starts.
     Redis,
-    /// In the server of this URL.
+    /// The server of this URL.
     RedisAt(String),
 }
 

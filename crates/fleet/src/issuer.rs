@@ -1,4 +1,4 @@
-//! The issuer and its API on a loopback socket, and what the issuer saw of the fleet.
+//! The issuer and its API on a loopback socket, and the issuer's counts of the fleet's calls.
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ pub(crate) const PASSWORD: &str = "secret";
 
 /// How long a token call takes.
 const CALL_TIME: Duration = Duration::from_millis(100);
-/// How long a spent refresh token is answered again, if processes are killed.
+/// How long a used refresh token still gets its new pair, if processes are killed.
 const REUSE_GRACE: Duration = Duration::from_secs(10);
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, BoxError>> + Send>>;
@@ -44,7 +44,7 @@ struct Seen {
 }
 
 impl Issuer {
-    /// With `grace`, a spent refresh token is answered again for a while.
+    /// With `grace`, a used refresh token still gets its new pair for a while.
     pub(crate) fn new(grace: bool) -> Self {
         let server = MeshyDbServer::new(ACCOUNT, PUBLIC_KEY).user(USER, PASSWORD);
         server.lifetime(LIFETIME);
@@ -93,7 +93,7 @@ impl Issuer {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).repeated
     }
 
-    /// How often the session was lost: a spent refresh token ended it, or a process logged in again.
+    /// How often the session was lost: a used refresh token ended it, or a process logged in again.
     pub(crate) fn logged_out(&self) -> usize {
         let logins = self.seen.lock().unwrap_or_else(PoisonError::into_inner).logins;
         self.server.reuses().max(logins.saturating_sub(1))

@@ -4,19 +4,19 @@
 //! cargo run --release -p fleet -- --processes 50 --expiries 10
 //! ```
 //!
-//! The issuer and its API are behind a socket on loopback. Each refresh spends a refresh token and brings the next; a spent
-//! one that comes back ends the session. The processes are this program, started again: each has a token cache of its own
-//! and sends requests, and all share one record in a directory or in Redis. `--kill` kills processes at random with SIGKILL
-//! and starts others.
+//! The issuer and its API are behind a socket on loopback. Each refresh uses up a refresh token and returns the next. A
+//! used refresh token that a process sends again ends the session. The processes run this program. Each has its own
+//! token cache and sends requests, and all share one record in a directory or in Redis. `--kill` kills processes at
+//! random with SIGKILL and starts others.
 //!
 //! The exit status is 1 if a promise did not hold.
 //!
 //! # What a kill may cost
-//! A process that dies after the issuer got its call and before it saved the answer leaves a spent refresh token in the
-//! record. The next process sends that token again. With `--kill` the issuer answers it with the same pair for ten seconds,
-//! as many issuers do; without this grace the session would be lost. So a kill may cost one repeated token call, which the
-//! issuer may receive before it notices that the former caller is gone.
-#![expect(clippy::disallowed_methods, reason = "a program of its own: it may read the clock and spawn tasks")]
+//! A process that dies after the issuer got its call and before it saved the answer leaves a used refresh token in the
+//! record. The next process sends that token again. With `--kill` the issuer answers it with the same pair for ten
+//! seconds, as many issuers do. Without this grace the session would be lost. So a kill may cost one repeated token
+//! call, which the issuer may receive before it notices that the previous caller has died.
+#![expect(clippy::disallowed_methods, reason = "a separate program may read the clock and spawn tasks")]
 
 mod arguments;
 mod issuer;

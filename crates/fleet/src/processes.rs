@@ -1,4 +1,4 @@
-//! The processes: started, counted, killed, and stopped.
+//! Starts, counts, kills and stops the processes.
 
 use std::io;
 use std::process::Stdio;
@@ -12,7 +12,7 @@ use tower::BoxError;
 
 use crate::worker;
 
-/// What the processes have counted together.
+/// The sums of all processes' counts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) requests: u64,
@@ -32,7 +32,7 @@ pub(crate) struct Processes {
 
 struct Process {
     child: Child,
-    /// Reads what it prints, to the end.
+    /// The task that reads its output to the end.
     reader: JoinHandle<()>,
 }
 
@@ -76,12 +76,12 @@ impl Processes {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Lets all end, and waits until they have.
+    /// Stops all processes, and waits for them.
     ///
     /// # Errors
-    /// A process had ended by itself, or did not end well.
+    /// Returns an error if a process had ended by itself or failed.
     pub(crate) async fn stop(mut self) -> Result<Counts, BoxError> {
-        // First all, so that they end at once.
+        // Closing all inputs first lets the processes end at the same time.
         self.running.iter_mut().for_each(|process| drop(process.child.stdin.take()));
         for Process { mut child, reader } in self.running {
             let status = tokio::time::timeout(Duration::from_secs(15), child.wait()).await??;
@@ -101,7 +101,7 @@ impl Counts {
             return;
         }
         let numbers: Vec<u64> = line.split(' ').map_while(|number| number.parse().ok()).collect();
-        // A killed process may leave half a line.
+        // A killed process may leave an incomplete line.
         if let [requests, failed, adopted, lease_waits] = numbers[..] {
             self.requests += requests;
             self.failed += failed;

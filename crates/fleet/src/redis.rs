@@ -1,7 +1,7 @@
-//! A redis-server from the path, on a free port of loopback.
+//! A redis-server from the `PATH`, on a free port of loopback.
 //!
-//! It is the child of a guard, which is this program again and stops it when its own standard input ends. So the server does
-//! not outlive the fleet, even if the fleet is killed.
+//! It is the child of a guard process, which runs this program and stops the server when its own standard input ends.
+//! So the server does not outlive the fleet, even if the fleet is killed.
 
 use std::io::{BufRead, BufReader, Read, stdin};
 use std::net::TcpListener;
@@ -40,7 +40,7 @@ impl Redis {
 impl Drop for Redis {
     fn drop(&mut self) {
         drop(self.guard.stdin.take());
-        // It fails only if the guard is gone already.
+        // It fails only if the guard has already ended.
         let _ = self.guard.wait();
     }
 }
@@ -65,9 +65,9 @@ pub(crate) fn guard(port: &str, directory: &str) -> Result<(), BoxError> {
         return Err(format!("redis-server ended at once:\n{}", said.join("\n")).into());
     }
     println!("ready");
-    // Read to their end, so that the server never waits for a reader.
+    // The output is read to its end, so that the server never blocks on it.
     std::thread::spawn(move || lines.for_each(drop));
-    // An error is an end, too.
+    // An error counts as the end, too.
     let _ = stdin().read_to_end(&mut Vec::new());
     server.kill()?;
     server.wait()?;

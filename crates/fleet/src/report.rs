@@ -1,4 +1,4 @@
-//! The figures: a row of the live table, the verdict, and JSON.
+//! The figures: a row of the live table, the promises, and JSON.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::processes::Counts;
 
-/// Of the live table. No line is wider than 80 columns.
+/// The header of the live table. No line is wider than 80 columns.
 pub(crate) const HEAD: &str = "  time  processes  killed  token calls  adopted  lease waits  requests  failed";
 
 pub(crate) struct Report {
@@ -35,10 +35,10 @@ impl Report {
         )
     }
 
-    /// What is promised, whether it held, and the figure.
+    /// Each promise, whether it held, and the figure.
     fn promises(&self) -> [(&'static str, bool, String); 5] {
         let Self { expiries, token_calls, repeated, max_concurrent_token_calls, killed, .. } = *self;
-        // The issuer may still be at work for a killed process when the next one calls.
+        // The issuer may still process the call of a killed process when the next one calls.
         let at_once = if repeated > 0 { 2 } else { 1 };
         [
             (
@@ -46,7 +46,7 @@ impl Report {
                 token_calls == expiries + 1 + repeated,
                 format!("{token_calls} for {expiries} expiries"),
             ),
-            ("none is repeated, but after a kill", repeated <= killed, format!("{repeated} repeated, {killed} kills")),
+            ("only a kill causes a repeated call", repeated <= killed, format!("{repeated} repeated, {killed} kills")),
             (
                 "one token call at a time",
                 (1..=at_once).contains(&max_concurrent_token_calls),
@@ -65,7 +65,7 @@ impl Report {
         self.promises().iter().all(|(_, held, _)| *held)
     }
 
-    pub(crate) fn verdict(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let mut text = String::new();
         for (promise, held, figure) in self.promises() {
             let held = if held { "held" } else { "BROKEN" };
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn no_line_is_wider_than_a_terminal() {
         let report = report(|r| (r.processes, r.token_calls, r.killed) = (1000, 10_000, 10_000));
-        for line in [HEAD, &report.row(Duration::from_secs(1000))].into_iter().chain(report.verdict().lines()) {
+        for line in [HEAD, &report.row(Duration::from_secs(1000))].into_iter().chain(report.summary().lines()) {
             assert!(line.chars().count() <= 80, "{line}");
         }
     }

@@ -12,17 +12,17 @@ use crate::processes::Processes;
 use crate::redis::Redis;
 use crate::report::{self, Report};
 
-/// Between two kills, at most.
+/// The longest time between two kills.
 const KILL_EVERY_MS: u64 = 300;
-/// How long a renewal may take before the run is given up.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks at the issuer.
+/// How long a renewal may take before the run fails.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time between two checks of the issuer's counts.
 const TICK: Duration = Duration::from_millis(20);
 
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, BoxError> {
     let Arguments { processes, expiries, kill, store, json } = arguments;
     let directory = tempfile::tempdir()?;
-    // Stopped last: the processes end before it.
+    // The server is dropped last, after the processes have ended.
     let started = matches!(store, Store::Redis).then(Redis::start).transpose()?;
     let store = match (store, &started) {
         (Store::RedisAt(url), _) => url,
@@ -32,7 +32,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, BoxError> {
     let issuer = Issuer::new(kill);
     let origin = issuer.serve().await?;
 
-    // On stderr, so that stdout holds the report alone.
+    // The progress goes to stderr, so that stdout contains only the report.
     eprintln!("{processes} processes share one session, whose tokens live {} s.\n", LIFETIME.as_secs());
     eprintln!("{}", report::HEAD);
     let begun = Instant::now();
@@ -48,22 +48,22 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, BoxError> {
         killed: fleet.killed,
         counts: fleet.counts(),
     };
-    // The first token, then one renewal for each expiry. What a second process fetches, although another has just done so,
-    // arrives within half a life and is part of the same expiry, so it breaks the promise of one call each.
+    // The first token is followed by one renewal for each expiry. A second fetch within half a token's life belongs to
+    // the same expiry, so it breaks the promise of one call for each.
     let mut renewals = 0;
     let mut next_kill = begun + LIFETIME;
     'run: for _ in 0..=expiries {
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + RENEWAL_TIMEOUT;
         let mut settled = None;
         while settled.is_none_or(|settled| Instant::now() < settled) {
             if settled.is_none() && issuer.token_calls() - issuer.repeated() > renewals {
                 settled = Some(Instant::now() + LIFETIME / 2);
             }
-            if settled.is_none() && Instant::now() > patience {
-                eprintln!("no token call for {} s", PATIENCE.as_secs());
+            if settled.is_none() && Instant::now() > deadline {
+                eprintln!("no token call for {} s", RENEWAL_TIMEOUT.as_secs());
                 break 'run;
             }
-            // Not before the first token is there: a login that is killed is not a refresh.
+            // Kills begin after the first token, because a killed login is not a refresh.
             if kill && renewals > 0 && Instant::now() > next_kill {
                 fleet.kill_one().await?;
                 next_kill = Instant::now() + Duration::from_millis(fastrand::u64(20..KILL_EVERY_MS));
@@ -78,7 +78,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, BoxError> {
     drop(started);
     report.counts = stopped?;
 
-    eprintln!("\n{}", report.verdict());
+    eprintln!("\n{}", report.summary());
     if let Some(failure) = &report.counts.first_failure {
         eprintln!("the first failure: {failure}");
     }

@@ -1,7 +1,7 @@
-//! One process of the fleet: a token cache of its own, the shared session, and requests.
+//! One process of the fleet: its own token cache, the shared session, and requests.
 //!
-//! It prints what it counted since the last line, `requests failed adopted lease-waits`, and a line for each failure. It ends
-//! when its standard input does, so it does not outlive the parent.
+//! It prints its counts since the last line, `requests failed adopted lease-waits`, and a line for each failure. It
+//! ends when its standard input ends, so it does not outlive its parent.
 
 use std::io::{Read, stdin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -26,16 +26,16 @@ use crate::issuer::{ACCOUNT, PASSWORD, PUBLIC_KEY, USER};
 
 pub(crate) const SUBCOMMAND: &str = "__worker";
 
-/// Between two requests.
+/// The pause between two requests.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Over Redis, the lease of a killed process blocks the others for this long.
+/// The lease. Over Redis, that of a killed process blocks the others for this long.
 const LEASE: Duration = Duration::from_secs(1);
 
 static STOPPED: AtomicBool = AtomicBool::new(false);
 static ADOPTED: AtomicU64 = AtomicU64::new(0);
 static LEASE_WAITS: AtomicU64 = AtomicU64::new(0);
 
-/// Counts events of the library by their name.
+/// A subscriber that counts events of the library by their name.
 struct Events;
 
 impl<S: Subscriber> tracing_subscriber::Layer<S> for Events {
@@ -103,9 +103,9 @@ fn print_counts(requests: u64, failed: u64) {
     println!("{requests} {failed} {} {}", ADOPTED.swap(0, Relaxed), LEASE_WAITS.swap(0, Relaxed));
 }
 
-/// Waits for the end of standard input, then leaves a request in flight some time.
+/// Waits for the end of standard input, and then gives a request in flight some time.
 fn end_with_parent() {
-    // An error is an end, too.
+    // An error counts as the end, too.
     let _ = stdin().read_to_end(&mut Vec::new());
     STOPPED.store(true, Relaxed);
     thread::sleep(Duration::from_secs(10));
