@@ -1,4 +1,4 @@
-//! Bytes on the heap, of all threads.
+//! Counts the bytes that all threads have allocated.
 #![allow(unsafe_code, reason = "a global allocator is unsafe to implement; this one counts and passes on")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -11,16 +11,16 @@ static ALLOCATOR: Counting = Counting;
 
 static HELD: AtomicIsize = AtomicIsize::new(0);
 
-/// How many bytes are allocated now. What the allocator keeps beside them is not counted.
+/// How many bytes are allocated now, without the overhead of the allocator.
 pub(crate) fn held() -> isize {
     HELD.load(Ordering::Relaxed)
 }
 
-// SAFETY: every call is passed on to the system's allocator as it came.
+// SAFETY: every call goes to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         HELD.fetch_add(layout.size() as isize, Ordering::Relaxed);
-        // SAFETY: the caller's promise is the one the system asks for.
+        // SAFETY: the caller's contract is that of the system's allocator.
         unsafe { System.alloc(layout) }
     }
 

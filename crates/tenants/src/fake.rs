@@ -1,4 +1,4 @@
-//! An issuer whose tokens say whose they are, and an API that compares them with the tenant of the request.
+//! An issuer whose tokens name their tenant, and an API that compares them with the tenant of the request.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -16,7 +16,7 @@ use tower_bearer::{Error, Token};
 pub(crate) type Key = Arc<str>;
 
 pub(crate) const API: &str = "https://api.example.com";
-/// A token has this many bytes, as a small JWT has.
+/// The length of a token in bytes, which is that of a small JWT.
 pub(crate) const TOKEN_LENGTH: usize = 512;
 
 #[derive(Clone)]
@@ -29,7 +29,7 @@ struct Calls {
     most_at_once: AtomicUsize,
 }
 
-/// Answers 200 if the token is that of the request's tenant, and 401 if it is not.
+/// An API that answers 200 if the token names the request's tenant, and 401 if it does not.
 #[derive(Clone, Default)]
 pub(crate) struct Api {
     wrong_token: Arc<AtomicUsize>,
@@ -41,7 +41,7 @@ pub(crate) fn key(number: usize) -> Key {
 }
 
 impl Issuer {
-    /// `takes`: how long a token call takes.
+    /// `takes` is the duration of a token call.
     pub(crate) fn new(takes: Duration) -> Self {
         let [made, in_progress, most_at_once] = [const { AtomicUsize::new(0) }; 3];
         Self(Arc::new(Calls { takes, made, in_progress, most_at_once }))

@@ -1,4 +1,4 @@
-//! How long a lookup takes, beside that of moka.
+//! Compares the duration of a lookup with moka's.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -8,32 +8,32 @@ use tower_bearer::{KeyedTokenCache, TokenCache};
 
 use crate::fake::{self, Key};
 
-/// In nanoseconds: the median of the rounds.
+/// The medians of the rounds, in nanoseconds.
 #[derive(Clone, Copy)]
 pub(crate) struct Lookups {
-    pub(crate) ours: f64,
+    pub(crate) keyed: f64,
     pub(crate) moka: f64,
 }
 
 const ROUNDS: usize = 15;
 const PER_ROUND: usize = 200_000;
 
-/// Looks the same keys up in both, in turns, so that other work on the machine meets both alike.
+/// Looks up the same keys in both by turns, so that other work on the machine affects both equally.
 pub(crate) fn compare(tenants: &KeyedTokenCache<Key>, keys: usize, choose: fn(usize, usize) -> usize) -> Lookups {
     let moka: Cache<Key, TokenCache> = Cache::new(2 * keys as u64);
     for number in 0..keys {
         let key = fake::key(number);
-        let cache = tenants.cache(&key).expect("it has been made");
+        let cache = tenants.cache(&key).expect("it exists");
         moka.insert(key, cache);
     }
     moka.run_pending_tasks();
-    let (mut ours, mut mokas) = (Vec::new(), Vec::new());
+    let (mut keyed_times, mut moka_times) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let wanted: Vec<_> = (0..PER_ROUND).map(|number| fake::key(choose(number, keys))).collect();
-        ours.push(time(&wanted, |key| drop(black_box(tenants.cache(key)))));
-        mokas.push(time(&wanted, |key| drop(black_box(moka.get(key)))));
+        keyed_times.push(time(&wanted, |key| drop(black_box(tenants.cache(key)))));
+        moka_times.push(time(&wanted, |key| drop(black_box(moka.get(key)))));
     }
-    Lookups { ours: median(ours), moka: median(mokas) }
+    Lookups { keyed: median(keyed_times), moka: median(moka_times) }
 }
 
 fn time(keys: &[Key], lookup: impl Fn(&Key)) -> f64 {

@@ -1,15 +1,15 @@
-//! Many tenants in one client stack: what a key costs, how long a lookup takes, and whose token is sent.
+//! Many tenants in one client stack: the cost of a key, the duration of a lookup, and the right token.
 //!
 //! ```text
 //! cargo run --release -p tenants -- --keys 100000
 //! ```
 //!
-//! Everything is in one process and no socket is opened: an issuer whose tokens say whose they are, an API that compares
-//! them with the tenant of the request, and one client with one layer. Requests choose their tenant by Zipf's law. Then
-//! 10 000 keys that have no token yet are asked for at once.
+//! Everything is in one process without sockets: an issuer whose tokens name their tenant, an API that compares them
+//! with the tenant of the request, and one client with one layer. Requests choose their tenant by Zipf's law. Then 10
+//! 000 keys request their first token at once.
 //!
 //! The exit status is 1 if a promise did not hold.
-#![expect(clippy::disallowed_methods, reason = "a program of its own: it may read the clock and spawn tasks")]
+#![expect(clippy::disallowed_methods, reason = "a separate program may read the clock and spawn tasks")]
 
 mod allocations;
 mod fake;
@@ -34,9 +34,9 @@ Usage: tenants [--keys N] [--json]
   --keys N  how many keys have a token, 1000 to 10000000 [default: 1000000]
   --json    print the figures as one line of JSON instead of a table";
 
-/// How many requests are in progress at once.
+/// How many requests are in flight at once.
 const WORKERS: usize = 64;
-/// How many keys ask at once for their first token, and how many of them may.
+/// How many keys request their first token at once, and how many token calls are allowed at once.
 const STORM: (usize, usize) = (10_000, 32);
 
 fn main() -> ExitCode {
@@ -75,7 +75,7 @@ async fn run(keys: usize) -> Result<Report, BoxError> {
     let (issuer, api) = (Issuer::new(Duration::ZERO), Api::default());
     let tenants = tenants(&issuer).max_keys(2 * keys);
     let empty = allocations::held();
-    // By Zipf's law first, and then once for each key, so that all have a token.
+    // The second pass requests each key once, so that all have a token.
     let requests = serve(&tenants, &api, keys, zipf).await? + serve(&tenants, &api, keys, |n, _| n).await?;
     until(|| tenants.status().fetching == 0).await;
     let held = allocations::held() - empty;
@@ -102,7 +102,7 @@ fn tenants(issuer: &Issuer) -> KeyedTokenCache<Key> {
     })
 }
 
-/// Sends one request for each number below `keys`, to the tenant that `choose` says. Returns how many were answered.
+/// Sends one request for each number below `keys`, for the tenant that `choose` returns. Returns the number of answers.
 async fn serve(
     tenants: &KeyedTokenCache<Key>,
     api: &Api,
@@ -134,7 +134,7 @@ async fn serve(
     Ok(answered)
 }
 
-/// What became of the keys that asked at once.
+/// The results of the keys that requested a token at once.
 pub(crate) struct Storm {
     pub(crate) served: usize,
     pub(crate) token_calls: usize,

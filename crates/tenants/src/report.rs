@@ -11,7 +11,7 @@ use crate::{STORM, Storm};
 pub(crate) struct Report {
     pub(crate) keys: usize,
     pub(crate) requests: usize,
-    /// Without the text of its token.
+    /// The bytes of a key and its cache, without the text of its token.
     pub(crate) bytes_per_idle_key: f64,
     pub(crate) lookups: Lookups,
     pub(crate) token_calls: usize,
@@ -20,15 +20,15 @@ pub(crate) struct Report {
     pub(crate) took: Duration,
 }
 
-/// At most so many bytes beside the token (1024 are aimed at), and so many times moka's lookup.
+/// The limits: bytes of a key without its token (the aim is 1024), and the duration of a lookup in moka's lookups.
 const BUDGETS: (f64, f64) = (1400.0, 2.0);
 
 impl Report {
     fn lookup_ratio(&self) -> f64 {
-        self.lookups.ours / self.lookups.moka
+        self.lookups.keyed / self.lookups.moka
     }
 
-    /// What is promised, whether it held, and the figure.
+    /// Each promise, whether it held, and the figure.
     fn promises(&self) -> [(&'static str, bool, String); 6] {
         let Storm { served, token_calls, max_concurrent_token_calls, .. } = self.storm;
         let (storm, limit) = STORM;
@@ -40,17 +40,17 @@ impl Report {
                 format!("{} for {}", self.token_calls, self.keys),
             ),
             (
-                "at most 1.4 kB for each idle key, beside its token",
+                "at most 1.4 kB for each idle key, without token",
                 self.bytes_per_idle_key <= BUDGETS.0,
                 format!("{:.0} bytes", self.bytes_per_idle_key),
             ),
             (
                 "a lookup takes at most twice as long as moka's",
                 self.lookup_ratio() <= BUDGETS.1,
-                format!("{:.0} ns : {:.0} ns", self.lookups.ours, self.lookups.moka),
+                format!("{:.0} ns : {:.0} ns", self.lookups.keyed, self.lookups.moka),
             ),
             (
-                "no more than 32 token calls at once, in a storm",
+                "at most 32 token calls at once in the storm",
                 max_concurrent_token_calls <= limit,
                 max_concurrent_token_calls.to_string(),
             ),
@@ -82,7 +82,7 @@ impl Report {
             "keys": self.keys,
             "requests": self.requests,
             "bytes_per_idle_key": self.bytes_per_idle_key.round(),
-            "lookup_ns": self.lookups.ours.round(),
+            "lookup_ns": self.lookups.keyed.round(),
             "lookup_ns_x_moka": (self.lookup_ratio() * 100.0).round() / 100.0,
             "token_calls": self.token_calls,
             "max_concurrent_token_calls": self.storm.max_concurrent_token_calls,
