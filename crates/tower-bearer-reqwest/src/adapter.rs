@@ -1,4 +1,4 @@
-//! The adapter, once for each version of reqwest: their types are alike and not the same.
+//! The adapter. A macro defines it for each version of reqwest, because their types are similar but not the same.
 
 macro_rules! adapter {
     ($($reqwest:tt)+) => {
@@ -19,40 +19,45 @@ macro_rules! adapter {
 
         /// A client of reqwest, as a service of `http::Request`s.
         ///
-        /// A request made by reqwest's own builder turns into one with `try_into`, and keeps its timeout; a response turns
-        /// into reqwest's with `into`, and keeps its URL.
+        /// `try_into` converts a request of reqwest's own builder, and keeps its timeout. `into` converts a response to
+        /// reqwest's, and keeps its URL.
         ///
         /// # Errors
-        /// Those of reqwest, as they are. A URI that reqwest cannot read is one of them.
+        /// The service returns reqwest's errors unchanged, also if reqwest cannot parse a URI.
         #[derive(Clone, Debug)]
         pub struct Reqwest {
             client: reqwest::Client,
         }
 
-        /// Sends a body in memory again, and a stream once: what `reqwest::Request::try_clone` can copy. The bytes are
-        /// shared, not copied.
+        /// Sends a body in memory again, and a stream once.
+        ///
+        /// It uses `reqwest::Request::try_clone`. The bytes are shared, not copied.
         #[derive(Clone, Copy, Debug, Default)]
         pub struct TryClone;
 
         impl Reqwest {
-            /// Builds a client that follows no redirects, whatever policy the builder has: a client beneath the layer
-            /// that follows some may hand the token to a stranger.
+            /// Builds a client that follows no redirects, with any policy of the builder.
+            ///
+            /// An inner client that follows redirects may send the token to another server.
             ///
             /// # Errors
-            /// As for reqwest's `ClientBuilder::build`.
+            /// Returns an error if reqwest's `ClientBuilder::build` does.
             pub fn build(builder: reqwest::ClientBuilder) -> reqwest::Result<Self> {
                 Ok(Self::over(builder.redirect(Policy::none()).build()?))
             }
 
-            /// Takes a client that was built elsewhere, with `redirect::Policy::none()` or [`same_origin_redirects`].
+            /// Takes a client that was built elsewhere.
             ///
-            /// A client does not tell its redirect policy. If the client follows a redirect to another origin, each such
-            /// response is an `ERROR` event, `cross_origin_response`; the token may have leaked by then.
+            /// Build it with `redirect::Policy::none()` or [`same_origin_redirects`], because a client does not show
+            /// its redirect policy. If the client follows a redirect to another origin, each such response causes an
+            /// `ERROR` event, `cross_origin_response`. The token may then have leaked.
             pub fn over(client: reqwest::Client) -> Self {
                 Self { client }
             }
 
-            /// The client, to make requests with. What it sends itself goes without a token.
+            /// The client, which builds requests.
+            ///
+            /// Requests that it sends itself have no token.
             pub fn client(&self) -> &reqwest::Client {
                 &self.client
             }
@@ -80,14 +85,14 @@ macro_rules! adapter {
             }
         }
 
-        /// Returns a redirect policy that follows redirects within one origin, at most 10 of them.
+        /// A redirect policy that follows at most 10 redirects within one origin.
         ///
-        /// A redirect to another origin is not followed: the caller gets the redirect itself. reqwest's default policy
+        /// It does not follow a redirect to another origin, and the caller gets that redirect. reqwest's default policy
         /// follows it, and reqwest up to 0.13 puts the `Authorization` header back at the second cross-origin redirect,
         /// which leaks the token.
         ///
         /// # Errors
-        /// The client's requests fail at the 11th redirect; `reqwest::Error::is_redirect` is true.
+        /// The client's requests fail at the 11th redirect, with `reqwest::Error::is_redirect`.
         pub fn same_origin_redirects() -> Policy {
             Policy::custom(|attempt| match attempt.previous().last() {
                 Some(last) if last.origin() == attempt.url().origin() => Policy::default().redirect(attempt),
@@ -95,12 +100,12 @@ macro_rules! adapter {
             })
         }
 
-        /// Converts the response to a request for `requested`, and says where it came from: to the layer, in case the
-        /// client has followed a redirect, and to the `reqwest::Response` that it may become again.
+        /// Converts the response to a request for `requested`, and adds its URL as two extensions. The layer reads one,
+        /// in case the client has followed a redirect. The conversion back to a `reqwest::Response` reads the other.
         pub(crate) fn convert_response(requested: &Url, response: reqwest::Response) -> Response<reqwest::Body> {
             let url = response.url().clone();
             let mut response = Response::from(response);
-            // What reqwest says of a response that it did not receive itself, such as one of a mock.
+            // reqwest uses this host for a response that it did not receive itself, such as one of a mock.
             if url.host_str() == Some("no.url.provided.local") {
                 return response;
             }

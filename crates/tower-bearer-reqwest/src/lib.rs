@@ -15,13 +15,13 @@ pub use middleware::BearerMiddleware;
 #[cfg(feature = "reqwest-0_13")]
 pub use reqwest_0_13::{Reqwest, TryClone, same_origin_redirects};
 
-/// For reqwest 0.13.
+/// The adapter for reqwest 0.13.
 #[cfg(feature = "reqwest-0_13")]
 pub mod reqwest_0_13 {
     adapter!(reqwest);
 }
 
-/// For reqwest 0.12; there is no middleware for it.
+/// The adapter for reqwest 0.12, without a middleware.
 #[cfg(feature = "reqwest-0_12")]
 pub mod reqwest_0_12 {
     adapter!(::reqwest_0_12);

@@ -1,10 +1,10 @@
 //! The layer as a middleware of `reqwest-middleware`.
 //!
-//! # The story
-//! A middleware borrows the rest of its chain for one request, and a layer wants a service to own. So the layer is put
-//! over a service that owns only the end of a channel: it asks for a request to be sent and waits for the answer. The
-//! middleware runs the layer until it asks, runs the rest of the chain, and answers. Everything that the layer promises
-//! then holds here, and nothing of it is written twice.
+//! # Algorithm
+//! A middleware borrows the rest of its chain for one request, and a layer owns its inner service. So the inner service
+//! is one that owns only the end of a channel. It sends a request into the channel and waits for the response. The
+//! middleware polls the layer until a request arrives, runs the rest of the chain, and sends the response back. So
+//! every promise of the layer holds here, and none is implemented twice.
 
 use std::fmt;
 use std::future::pending;
@@ -26,9 +26,9 @@ use tower_bearer::{BearerLayer, Replay};
 
 use crate::reqwest_0_13::{TryClone, convert_response, same_origin_redirects};
 
-/// A `reqwest-middleware` that puts a bearer token on requests, as its [`BearerLayer`] would.
+/// A `reqwest-middleware` that puts a bearer token on requests, as [`BearerLayer`] does.
 ///
-/// A rejected request passes the middlewares after this one twice.
+/// A rejected request goes through the middlewares after this one twice.
 ///
 /// ```
 /// use tower_bearer::{BearerLayer, TokenCache};
@@ -46,30 +46,30 @@ use crate::reqwest_0_13::{TryClone, convert_response, same_origin_redirects};
 /// [`client_builder`](Self::client_builder).
 ///
 /// # Errors
-/// - The errors of the middlewares after it, and of reqwest, are returned as they are.
-/// - If there is no token to send, [`tower_bearer::Error::find`] finds the cause in the `reqwest_middleware::Error`, and
-///   in the errors of `reqwest-retry` above this middleware.
-/// - If the request's own timeout ends during the wait for a token, the error is a `reqwest::Error` whose `is_timeout` is
-///   true. Its `is_body` is true as well, because reqwest has no constructor for the kind that it uses itself.
+/// - The errors of the middlewares after it, and of reqwest, are unchanged.
+/// - If there is no token to send, [`tower_bearer::Error::find`] finds the cause in the `reqwest_middleware::Error`,
+///   and in the errors of `reqwest-retry` outside this middleware.
+/// - If the request's own timeout ends during the wait for a token, the error is a `reqwest::Error` whose `is_timeout`
+///   is true. Its `is_body` is true as well, because reqwest has no public constructor for a timeout.
 ///
 /// # Timeouts
-/// The wait for a token counts against the timeout that `RequestBuilder::timeout` sets, and each send has what is left of
-/// it. The timeout of the client (`ClientBuilder::timeout`) cannot be read here: it bounds each send, and not the wait.
-/// Set it on the requests as well, or put `tokio::time::timeout` around the call.
+/// The wait for a token counts against the timeout that `RequestBuilder::timeout` sets, and each send has the remaining
+/// time. A middleware cannot read the timeout of the client (`ClientBuilder::timeout`), which bounds each send and not
+/// the wait. Set it on the requests as well, or put `tokio::time::timeout` around the call.
 #[derive(Clone, Debug)]
 pub struct BearerMiddleware<R = TryClone> {
     layer: BearerLayer<R>,
 }
 
-/// Stands for the rest of the chain, which cannot be owned.
+/// A service that represents the rest of the chain, which cannot be owned.
 #[derive(Clone)]
-struct Rest(mpsc::UnboundedSender<Ask>);
+struct RestOfChain(mpsc::UnboundedSender<Call>);
 
-/// A request for the rest of the chain, and where its answer goes.
-type Ask = (reqwest::Request, oneshot::Sender<Result<reqwest::Response>>);
+/// A request for the rest of the chain, and the sender of its response.
+type Call = (reqwest::Request, oneshot::Sender<Result<reqwest::Response>>);
 
-/// The layer's error. `reqwest_middleware::Error` and the errors of `reqwest-retry` are transparent: they pass over the
-/// error that they wrap, and begin with its source. So the layer's error is a source.
+/// Wraps the layer's error. `reqwest_middleware::Error` and the errors of `reqwest-retry` are transparent: their
+/// `source` skips the error that they wrap. So the layer's error has to be a source.
 #[derive(Debug)]
 struct LayerError(BoxError);
 
@@ -77,41 +77,43 @@ struct LayerError(BoxError);
 struct Timeout {
     url: reqwest::Url,
     timeout: Duration,
-    /// Ends the wait for a token.
+    /// Completes when the timeout ends.
     expired: Pin<Box<Sleep>>,
 }
 
-/// A body that fails, because only a body makes a `reqwest::Error` of another error.
+/// A body that fails, because only a body converts another error into a `reqwest::Error`.
 struct FailingBody(Option<io::Error>);
 
 // === impl BearerMiddleware ===
 
 impl BearerMiddleware {
-    /// The middleware that does what `layer` does. Its replay choice becomes [`TryClone`].
+    /// Creates the middleware that does what `layer` does, with [`TryClone`].
     ///
     /// If the API rejects the token, a body in memory is sent again, and a stream is not. reqwest's multipart forms are
-    /// streams; [`with_replay`](Self::with_replay) has the choice that sends them again.
+    /// streams; with [`with_replay`](Self::with_replay) they can be sent again.
     pub fn new<R>(layer: BearerLayer<R>) -> Self {
         Self::with_replay(layer.replay(TryClone))
     }
 
-    /// Builds a client that follows redirects within one origin only, and begins a chain of middlewares over it.
+    /// Starts a chain over a client that follows redirects within one origin only.
     ///
-    /// It replaces the redirect policy of `builder` by [`same_origin_redirects`], because the layer cannot evaluate a
-    /// redirect that the client follows: reqwest up to 0.13 puts the `Authorization` header back at the second
-    /// cross-origin redirect, which leaks the token. If another client follows one, each such response is an `ERROR`
-    /// event, `cross_origin_response`.
+    /// It replaces the redirect policy of `builder` by [`same_origin_redirects`], because the layer cannot match the
+    /// origin of a redirect that the client follows. reqwest up to 0.13 puts the `Authorization` header back at the
+    /// second cross-origin redirect, which leaks the token. If another client follows one, each such response causes an
+    /// `ERROR` event, `cross_origin_response`.
     ///
     /// # Errors
-    /// As for reqwest's `ClientBuilder::build`.
+    /// Returns an error if reqwest's `ClientBuilder::build` does.
     pub fn client_builder(builder: reqwest::ClientBuilder) -> reqwest::Result<reqwest_middleware::ClientBuilder> {
         Ok(reqwest_middleware::ClientBuilder::new(builder.redirect(same_origin_redirects()).build()?))
     }
 }
 
 impl<R> BearerMiddleware<R> {
-    /// The same with the layer's own replay choice, such as `Buffered::new(limit).wrap(reqwest::Body::wrap)`, which
-    /// records streams and multipart forms, and sends them again.
+    /// Creates the middleware with the layer's own replay choice.
+    ///
+    /// `Buffered::new(limit).wrap(reqwest::Body::wrap)`, for example, records streams and multipart forms, and sends
+    /// them again.
     pub fn with_replay(layer: BearerLayer<R>) -> Self {
         Self { layer }
     }
@@ -129,31 +131,30 @@ where
         next: Next<'_>,
     ) -> Result<reqwest::Response> {
         let mut timeout = Timeout::of(&request);
-        let (ask, mut asked) = mpsc::unbounded_channel();
-        let mut layered = pin!(self.layer.layer(Rest(ask)).oneshot(request.try_into()?));
+        let (calls, mut received) = mpsc::unbounded_channel();
+        let mut layered = pin!(self.layer.layer(RestOfChain(calls)).oneshot(request.try_into()?));
         loop {
             let (mut request, answer) = tokio::select! {
                 biased;
                 response = &mut layered => return response.map(Into::into).map_err(unboxed),
                 error = expired(&mut timeout) => return Err(error),
-                Some(ask) = asked.recv() => ask,
+                Some(call) = received.recv() => call,
             };
             if let Some(timeout) = &timeout {
                 *request.timeout_mut() = Some(timeout.remaining());
             }
-            // The layer waits for nothing but this answer, so nothing of it stands still meanwhile.
+            // The layer waits only for this response, so it need not be polled meanwhile.
             let _ = answer.send(next.clone().run(request, extensions).await);
         }
     }
 }
 
-/// The error as it was before the layer boxed it.
+/// Returns an error of the chain unchanged, and wraps an error of the layer.
 fn unboxed(error: BoxError) -> Error {
-    let ours = match error.downcast::<Error>() {
-        Ok(theirs) => return *theirs,
-        Err(ours) => ours,
-    };
-    Error::middleware(LayerError(ours))
+    match error.downcast::<Error>() {
+        Ok(of_chain) => *of_chain,
+        Err(of_layer) => Error::middleware(LayerError(of_layer)),
+    }
 }
 
 // === impl LayerError ===
@@ -216,9 +217,9 @@ impl http_body::Body for FailingBody {
     }
 }
 
-// === impl Rest ===
+// === impl RestOfChain ===
 
-impl Service<Request<Body>> for Rest {
+impl Service<Request<Body>> for RestOfChain {
     type Response = Response<Body>;
     type Error = Error;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>>> + Send>>;
@@ -228,13 +229,13 @@ impl Service<Request<Body>> for Rest {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let ask = self.0.clone();
+        let calls = self.0.clone();
         Box::pin(async move {
             let (answer, answered) = oneshot::channel();
             let request = reqwest::Request::try_from(request)?;
             let url = request.url().clone();
             // The middleware's own future holds both ends, and outlives this one.
-            ask.send((request, answer)).expect("the middleware listens");
+            calls.send((request, answer)).expect("the middleware receives");
             let response = answered.await.expect("the middleware answers")?;
             Ok(convert_response(&url, response))
         })

@@ -1,4 +1,4 @@
-//! The one event of this crate.
+//! The event of this crate.
 
 /// The target of the library's events.
 const TARGET: &str = "tower_bearer";
