@@ -1,7 +1,7 @@
 //! The time of one request on the cached path.
 //!
-//! `cargo bench -p benches --bench hot_path` prints the tables first, in which the turns of one round are compared, and
-//! leaves criterion's report in `target/criterion/report/index.html`.
+//! `cargo bench -p benches --bench hot_path` first prints tables that compare the turns of one round. criterion's
+//! report is in `target/criterion/report/index.html`.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 use std::hint::black_box;
@@ -9,12 +9,12 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use benches::fixtures::{Client, LARGE, SMALL, call, call_cloned, request};
 use benches::layers::{added, anywhere, by_hand, never, retried, twice};
 use benches::rounds::{Contender, compare};
-use benches::world::{Client, LARGE, SMALL, call, call_cloned, request};
 use criterion::Criterion;
 
-/// Requests made ahead of the time that counts.
+/// The number of requests that are built before the measured time.
 const BATCH: u64 = 64;
 const ROUNDS: usize = 60;
 const CALLS: u64 = 100 * BATCH;
@@ -25,7 +25,7 @@ enum Use {
     Cloned,
 }
 
-/// How long so many calls take, without the making of their requests.
+/// The duration of a number of calls, without building their requests.
 fn timed<S: Client>(service: &mut S, how: Use, headers: usize, calls: u64) -> Duration {
     let mut spent = Duration::ZERO;
     let mut requests = Vec::with_capacity(BATCH as usize);
@@ -43,7 +43,7 @@ fn timed<S: Client>(service: &mut S, how: Use, headers: usize, calls: u64) -> Du
     spent
 }
 
-/// The same on two threads at once, each with a clone of its own: the mean of the two.
+/// The same on two threads at once, each with its own clone. Returns the mean of the two.
 fn on_two_threads<S: Client + Send>(service: &S, how: Use, headers: usize, calls: u64) -> Duration {
     let start = Barrier::new(2);
     thread::scope(|scope| {
@@ -64,11 +64,11 @@ fn one<'a, S: Client + 'a>(name: &'static str, mut service: S, how: Use, headers
 }
 
 fn two<'a, S: Client + Send + 'a>(name: &'static str, service: S, how: Use) -> Contender<'a> {
-    // Long turns: the threads shall meet.
+    // The turns are long, so that the two threads overlap.
     Contender::new(name, move |calls| on_two_threads(&service, how, 4, 20 * calls) / 20)
 }
 
-/// What one reading of the monotonic clock costs on this machine.
+/// The cost of one reading of the monotonic clock on this machine.
 fn clock(calls: u64) -> Duration {
     let begin = Instant::now();
     for _ in 0..calls {

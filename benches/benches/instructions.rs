@@ -1,4 +1,4 @@
-//! Instructions of one request on the cached path, counted by callgrind: the same on a noisy machine.
+//! Counts the instructions of one request on the cached path with callgrind. A noisy machine does not change them.
 //!
 //! `cargo bench -p benches --bench instructions` needs valgrind, and `gungraun-runner` in the version of the lock file.
 #![expect(missing_docs, reason = "the macros of the benchmarks make public items")]
@@ -8,12 +8,12 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
+use benches::fixtures::{
+    Body, Client, ClientSized, Inner, ORIGIN, Rejecting, call, call_cloned, request, request_to, token,
+};
 use benches::layers::{added, anywhere, by_hand, fetch, named, never, never_at, retried, twice, twice_at};
 use benches::loopback::Loopback;
 use benches::stampede::{BareNotify, Locked, Moka, NotifyWithDeadline, Ours, Outcome, Watch, run};
-use benches::world::{
-    Body, Client, ClientSized, Inner, ORIGIN, Rejecting, call, call_cloned, request, request_to, token,
-};
 use gungraun::prelude::*;
 use gungraun::{Callgrind, CallgrindMetrics, EventKind};
 use http::{Request, Response};
@@ -33,7 +33,7 @@ fn warm<S: Client>(mut service: S, headers: usize) -> (S, Request<Body>) {
     (service, request(headers))
 }
 
-/// A service that is only cloned, and never called itself: what it has seen of the cache is from before the first token.
+/// A service that is only cloned, and never called itself. It has seen the cache only before the first token.
 fn template<S: Client>(service: S, headers: usize) -> (S, Request<Body>) {
     for _ in 0..3 {
         call_cloned(&service, request(headers));
@@ -63,7 +63,7 @@ fn large<S: Client>((mut service, request): (S, Request<Body>)) -> (S, Response<
     (service, response)
 }
 
-/// The client of the definitions: as large, and as dear to clone, as hyper-util's.
+/// The client of the definitions, with the size and the clone cost of hyper-util's.
 fn client() -> ClientSized {
     ClientSized::new(true)
 }
@@ -89,7 +89,7 @@ fn client_cloned<S: Client>((service, request): (S, Request<Body>)) -> (S, Respo
     (service, response)
 }
 
-/// A service that was called before, and a request that is not the usual one.
+/// A service that was called before, and an unusual request.
 fn odd<S: Client>(service: S, request: fn() -> Request<Body>) -> (S, Request<Body>) {
     let (mut service, _) = warm(service, 4);
     call(&mut service, request());
@@ -156,7 +156,7 @@ fn six_headers<S: Client>((mut service, request): (S, Request<Body>)) -> (S, Res
     (service, response)
 }
 
-/// A request whose 401 is about to arrive, of a token that was replaced meanwhile.
+/// A request whose 401 is about to arrive, and whose token was replaced meanwhile.
 fn late_ours() -> Pin<Box<impl Future<Output = Result<Response<Body>, BoxError>>>> {
     static FETCHES: AtomicUsize = AtomicUsize::new(0);
     let cache =
@@ -178,7 +178,7 @@ fn late_retried() -> Pin<Box<impl Future<Output = Result<Response<Body>, BoxErro
     call
 }
 
-// From the arrival of a 401 to the second answer.
+// This benchmark measures from the arrival of a 401 to the second answer.
 #[library_benchmark]
 #[bench::ours(late_ours())]
 #[bench::retried(late_retried())]
@@ -224,7 +224,7 @@ fn stampede_moka() -> Outcome {
 
 const REQUESTS: u64 = 50;
 
-/// A server, and a client whose connection is open.
+/// A server, and a client with an open connection.
 fn over_http1<S>(layer: impl FnOnce(&Loopback) -> S) -> (Loopback, S)
 where
     S: Service<Request<Body>, Response = Response<Incoming>, Error: std::fmt::Debug>,

@@ -1,4 +1,4 @@
-//! The time of one request over a loopback socket, HTTP/1.1 and HTTP/2: turns of one round compared.
+//! The time of one request over a loopback socket, with HTTP/1.1 and HTTP/2. It compares the turns of one round.
 //!
 //! `cargo bench -p benches --bench loopback`
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
@@ -14,7 +14,7 @@ use tower::Service;
 
 fn contender<'a, S>(name: &'static str, loopback: &'a Loopback, mut service: S) -> Contender<'a>
 where
-    S: Service<Request<benches::world::Body>, Response = Response<Incoming>, Error: std::fmt::Debug> + 'a,
+    S: Service<Request<benches::fixtures::Body>, Response = Response<Incoming>, Error: std::fmt::Debug> + 'a,
 {
     Contender::new(name, move |calls| {
         let begin = Instant::now();

@@ -1,6 +1,7 @@
-//! Requests at a fixed rate while tokens are replaced: how many of them wait, and how long.
+//! Requests at a fixed rate during the rotation of tokens: how many wait, and how long.
 //!
-//! `cargo bench -p benches --bench rotation`; with `-- --csv FILE` the percentiles of one run are written there, for the plot.
+//! `cargo bench -p benches --bench rotation`. With `-- --csv FILE` it writes the percentiles of one run to the file, for
+//! the plot.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,7 +12,7 @@ use benches::rotation::{Plan, Report, on_expiry, ours, run, without};
 use tokio::runtime::Builder;
 
 const RATE: u32 = 5000;
-/// Milliseconds.
+/// The length of a bin, in milliseconds.
 const BIN: u128 = 50;
 
 fn plan(life: u64, fetch: u64, lasts: u64, fails: bool) -> Plan {
@@ -34,7 +35,7 @@ fn row(name: &str, Report { latency, waited, failed, expired_sent, fetches, .. }
     );
 }
 
-/// The 99th percentile of each bin of 50 ms, which holds 250 requests.
+/// The 99th percentile of each bin of 50 ms, which has 250 requests.
 fn course(name: &str, report: &Report, csv: &mut String) {
     let mut bins = BTreeMap::<u128, Vec<Duration>>::new();
     for (meant, latency) in &report.course {

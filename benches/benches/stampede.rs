@@ -1,4 +1,4 @@
-//! A stampede of 1 000 to 1 000 000 callers on one thread: who is served when, and what each costs.
+//! A stampede of 1 000 to 1 000 000 callers on one thread: when each waiter returns, and what each costs.
 //!
 //! `cargo bench -p benches --bench stampede`; `-- --most N` stops at N callers.
 
@@ -13,7 +13,7 @@ static ALLOCATOR: Counting = Counting;
 
 const RUNS: usize = 5;
 
-/// The outcome with the median time to the first waiter; the others stand beside it as the spread.
+/// Prints the outcome with the median time to the first waiter. The others are its spread.
 fn measure<P: Peer>(waiters: u64) {
     let mut outcomes: Vec<Outcome> = (0..RUNS).map(|_| run::<P>(waiters)).collect();
     outcomes.sort_by_key(|outcome| outcome.first);

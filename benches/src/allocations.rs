@@ -1,19 +1,19 @@
-//! Allocations of the current thread, counted. A binary that counts names [`Counting`] its `#[global_allocator]`.
+//! Counts the allocations of the current thread. A binary that counts sets [`Counting`] as its `#[global_allocator]`.
 #![allow(unsafe_code, reason = "a global allocator is unsafe to implement; this one counts and passes on")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-/// Counts, and passes on to the system's allocator.
+/// An allocator that counts and calls the system's allocator.
 #[derive(Debug)]
 pub struct Counting;
 
-/// What was allocated, by one thread.
+/// The allocations of one thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// How often.
+    /// The number of allocations.
     pub times: usize,
-    /// Bytes that were not given back; below zero where older ones were.
+    /// Bytes that were not freed; below zero if more bytes were freed than allocated.
     pub held: isize,
 }
 
@@ -21,12 +21,12 @@ thread_local! {
     static COUNT: Cell<Count> = const { Cell::new(Count { times: 0, held: 0 }) };
 }
 
-/// What this thread has allocated so far.
+/// The allocations of this thread so far.
 pub fn so_far() -> Count {
     COUNT.get()
 }
 
-/// What a piece of work allocates on this thread, and its result.
+/// The allocations of the work on this thread, and its result.
 pub fn of<T>(work: impl FnOnce() -> T) -> (Count, T) {
     let before = so_far();
     let result = work();
@@ -35,18 +35,18 @@ pub fn of<T>(work: impl FnOnce() -> T) -> (Count, T) {
 }
 
 fn note(times: usize, bytes: isize) {
-    // The thread may be ending.
+    // `try_with` fails if the thread is ending.
     let _ = COUNT.try_with(|count| {
         let Count { times: former, held } = count.get();
         count.set(Count { times: former + times, held: held + bytes });
     });
 }
 
-// SAFETY: every call is passed on to the system's allocator as it came.
+// SAFETY: every call goes to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note(1, layout.size() as isize);
-        // SAFETY: the caller's promise is the one the system asks for.
+        // SAFETY: the caller's contract is that of the system's allocator.
         unsafe { System.alloc(layout) }
     }
 

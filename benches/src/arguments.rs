@@ -1,4 +1,4 @@
-//! The few arguments a benchmark takes, beside those that cargo passes.
+//! The few arguments of a benchmark, in addition to those that cargo passes.
 
 /// The value after this name.
 pub fn argument(name: &str) -> Option<String> {

@@ -1,4 +1,4 @@
-//! The layers that are compared, each over a given client.
+//! The compared layers, each over a given client.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,19 +14,19 @@ use tower_bearer::replay::{CloneBody, Never};
 use tower_bearer::{Bearer, BearerLayer, Token, TokenCache};
 use tower_http::auth::{AddAuthorization, AddAuthorizationLayer};
 
-use crate::world::{Body, ORIGIN, token};
+use crate::fixtures::{Body, ORIGIN, token};
 
-/// The floor: tower-http's static header.
+/// The baseline: tower-http's static header.
 pub fn added<S>(inner: S) -> AddAuthorization<S> {
     AddAuthorizationLayer::bearer(&token()).layer(inner)
 }
 
-/// How one sends twice without us: a copy of the request, kept by tower's retry.
+/// Sends twice without this crate: tower's retry keeps a copy of the request.
 pub fn retried<S: Clone>(inner: S) -> Retry<Again, AddAuthorization<S>> {
     Retry::new(Again, added(inner))
 }
 
-/// The README's configuration, but for the second send.
+/// The README's configuration without a second send.
 pub fn never<S: Clone>(inner: S) -> Bearer<S, Never> {
     never_at(ORIGIN, inner)
 }
@@ -46,7 +46,7 @@ pub fn twice_at<S: Clone>(origin: &str, inner: S) -> Bearer<S, CloneBody> {
     filled(|cache| named(&cache, origin).layer(inner))
 }
 
-/// Without a match of the origin.
+/// The layer without a match of the origin.
 pub fn anywhere<S: Clone>(inner: S) -> Bearer<S, Never> {
     filled(|cache| BearerLayer::any_https_origin(cache).replay(Never).layer(inner))
 }
@@ -61,7 +61,7 @@ pub fn cache() -> TokenCache {
     TokenCache::new(async |_| Token::new(token()))
 }
 
-/// A service over a cache that then fetches its token. The service is built before, as in every program.
+/// A service over a cache that then fetches its token. The service is built first, as in every program.
 fn filled<S, R>(build: impl FnOnce(TokenCache) -> Bearer<S, R>) -> Bearer<S, R> {
     let cache = cache();
     let service = build(cache.clone());
@@ -75,7 +75,7 @@ pub fn fetch(cache: &TokenCache) {
     runtime.block_on(cache.refresh()).expect("a token");
 }
 
-/// Sends again what was answered 401.
+/// A retry policy that sends a request again after a 401.
 #[derive(Clone, Copy, Debug)]
 pub struct Again;
 
@@ -92,7 +92,7 @@ impl<E> Policy<Request<Body>, Response<Body>, E> for Again {
     }
 }
 
-/// What many write by hand: the token's text behind an async lock, the header made per request.
+/// A typical hand-written client: the token's text is behind an async lock, and each request formats the header.
 pub fn by_hand<S>(inner: S) -> ByHand<S> {
     ByHand { inner, token: Arc::new(Mutex::new(token())) }
 }

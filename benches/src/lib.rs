@@ -1,12 +1,12 @@
-//! What is measured: one request, the services beneath, and the layers that are compared. Shared by all benchmarks, and
-//! by those of other crates' layers.
-#![expect(missing_docs, reason = "no API: shared by this package and `peers`")]
+//! The subjects of the benchmarks: one request, the inner services, and the compared layers. All benchmarks share them,
+//! also those of other crates' layers.
+#![expect(missing_docs, reason = "not an API: only this package and `peers` use it")]
 
 pub mod allocations;
 pub mod arguments;
+pub mod fixtures;
 pub mod layers;
 pub mod loopback;
 pub mod rotation;
 pub mod rounds;
 pub mod stampede;
-pub mod world;

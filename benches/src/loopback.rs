@@ -15,12 +15,12 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tower::{Service, ServiceExt};
 
-use crate::world::Body;
+use crate::fixtures::Body;
 
 /// hyper-util's client.
 pub type HyperClient = Client<HttpConnector, Body>;
 
-/// Server and client on one runtime.
+/// A server and a client on one runtime.
 pub struct Loopback {
     runtime: Runtime,
     address: SocketAddr,
@@ -33,7 +33,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
 }
 
 impl Loopback {
-    /// A server that answers everything with 200.
+    /// Starts a server that answers every request with 200.
     #[expect(clippy::disallowed_methods, reason = "a benchmark's server spawns its connections")]
     pub fn new(http2: bool) -> Self {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -55,14 +55,14 @@ impl Loopback {
         format!("http://{}", self.address)
     }
 
-    /// A client with a connection pool of its own.
+    /// A client with its own connection pool.
     pub fn client(&self) -> HyperClient {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         Client::builder(TokioExecutor::new()).http2_only(self.http2).build(connector)
     }
 
-    /// So many requests, one after the other.
+    /// Sends this number of requests, one after the other.
     #[inline(never)]
     pub fn ask<S>(&self, service: &mut S, requests: u64)
     where

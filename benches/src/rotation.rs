@@ -1,8 +1,8 @@
-//! Load at a fixed rate while tokens come and go. The load is open: a request's time counts from when it was meant to
-//! arrive, so that a stall counts for all who arrive during it, and not only for the one that met it (coordinated
+//! Load at a fixed rate during the rotation of tokens. The load is open: a request's time counts from its scheduled
+//! arrival. So a stall counts for all requests that arrive during it, and not only for the first (coordinated
 //! omission).
 //!
-//! The contenders take turns, request by request, in one stream: what the machine does besides is done to all.
+//! The contenders take turns, request by request, in one stream, so that other work on the machine affects all equally.
 
 use std::array;
 use std::future::{Ready, poll_fn, ready};
@@ -21,40 +21,40 @@ use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_bearer::replay::Never;
 use tower_bearer::{Token, TokenCache};
 
+use crate::fixtures::{Body, ORIGIN, request};
 use crate::layers::named;
-use crate::world::{Body, ORIGIN, request};
 
-/// One course of a run.
+/// The parameters of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub life: Duration,
-    /// How long the issuer takes.
+    /// How long a token call takes.
     pub fetch: Duration,
     pub lasts: Duration,
     /// Requests a second, for each contender.
     pub rate: u32,
-    /// The issuer fails in the middle third.
+    /// Whether the issuer fails in the middle third.
     pub fails: bool,
 }
 
-/// What the requests saw.
+/// The results of the requests.
 pub struct Report {
-    /// In nanoseconds, of those that were answered.
+    /// The latencies of answered requests, in nanoseconds.
     pub latency: Histogram<u64>,
-    /// When a request was meant to arrive, and its latency.
+    /// The scheduled arrival of each request, and its latency.
     pub course: Vec<(Duration, Duration)>,
-    /// That were not answered when they were first asked: free of what else the machine did meanwhile.
+    /// Requests that were pending at their first poll. Other work on the machine does not affect this number.
     pub waited: u64,
     pub failed: u64,
     pub expired_sent: u64,
     pub fetches: u64,
 }
 
-/// An issuer whose tokens say when they end, and the API that reads it.
+/// An issuer whose tokens contain their end, and the API that reads it.
 #[derive(Clone)]
-pub struct Place(Arc<Grounds>);
+pub struct Servers(Arc<State>);
 
-struct Grounds {
+struct State {
     plan: Plan,
     begin: Instant,
     fetches: AtomicU64,
@@ -67,26 +67,26 @@ fn now() -> Instant {
     Instant::now()
 }
 
-impl Place {
+impl Servers {
     fn new(plan: Plan) -> Self {
         let (fetches, expired_sent) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self(Arc::new(Grounds { plan, begin: now(), fetches, expired_sent, failing: AtomicBool::new(false) }))
+        Self(Arc::new(State { plan, begin: now(), fetches, expired_sent, failing: AtomicBool::new(false) }))
     }
 
-    /// A token's text, and how long it lives. Its life begins when it is asked for.
+    /// Returns a token's text and its lifetime, which begins when the call arrives.
     pub async fn fetch(&self) -> Result<(String, Duration), BoxError> {
-        let Self(grounds) = self;
-        grounds.fetches.fetch_add(1, Ordering::Relaxed);
-        let end = grounds.begin.elapsed() + grounds.plan.life;
-        tokio::time::sleep(grounds.plan.fetch).await;
-        if grounds.failing.load(Ordering::Relaxed) {
+        let Self(state) = self;
+        state.fetches.fetch_add(1, Ordering::Relaxed);
+        let end = state.begin.elapsed() + state.plan.life;
+        tokio::time::sleep(state.plan.fetch).await;
+        if state.failing.load(Ordering::Relaxed) {
             return Err("the issuer is away".into());
         }
-        Ok((end.as_nanos().to_string(), grounds.plan.life))
+        Ok((end.as_nanos().to_string(), state.plan.life))
     }
 }
 
-impl Service<Request<Body>> for Place {
+impl Service<Request<Body>> for Servers {
     type Response = Response<Body>;
     type Error = BoxError;
     type Future = Ready<Result<Response<Body>, BoxError>>;
@@ -105,10 +105,10 @@ impl Service<Request<Body>> for Place {
     }
 }
 
-/// A contender over its place.
+/// A contender over its servers.
 pub type Client = BoxCloneService<Request<Body>, Response<Body>, BoxError>;
 
-/// One contender's share of a run.
+/// The results of one contender.
 #[derive(Default)]
 struct Lane {
     course: Mutex<Vec<(Duration, Duration)>>,
@@ -139,58 +139,58 @@ impl Lane {
         self.course.lock().expect("no panic").len() as u64 + self.failed.load(Ordering::Relaxed)
     }
 
-    fn report(&self, Place(grounds): &Place) -> Report {
+    fn report(&self, Servers(state): &Servers) -> Report {
         let course = mem::take(&mut *self.course.lock().expect("no panic"));
         let mut latency = Histogram::new(3).expect("three digits");
         course.iter().for_each(|(_, taken)| latency.record(taken.as_nanos() as u64).expect("it grows"));
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let (waited, failed) = (count(&self.waited), count(&self.failed));
-        let (expired_sent, fetches) = (count(&grounds.expired_sent), count(&grounds.fetches));
+        let (expired_sent, fetches) = (count(&state.expired_sent), count(&state.fetches));
         Report { latency, course, waited, failed, expired_sent, fetches }
     }
 }
 
 /// Runs the plan on the current runtime.
 #[expect(clippy::disallowed_methods, reason = "a benchmark spawns its requests")]
-pub async fn run<const N: usize>(plan: Plan, contenders: [fn(Place) -> Client; N]) -> [Report; N] {
+pub async fn run<const N: usize>(plan: Plan, contenders: [fn(Servers) -> Client; N]) -> [Report; N] {
     let turns = (plan.lasts.as_secs_f64() * f64::from(plan.rate)) as u32;
-    let places: [Place; N] = array::from_fn(|_| Place::new(plan));
-    let clients: [Client; N] = array::from_fn(|number| contenders[number](places[number].clone()));
+    let servers: [Servers; N] = array::from_fn(|_| Servers::new(plan));
+    let clients: [Client; N] = array::from_fn(|number| contenders[number](servers[number].clone()));
     let lanes: [Arc<Lane>; N] = array::from_fn(|_| Arc::default());
     for (client, lane) in clients.iter().zip(&lanes) {
         lane.course.lock().expect("no panic").reserve(turns as usize);
-        // The first token is no rotation.
+        // The first token is not a rotation.
         let _ = client.clone().oneshot(request(4)).await;
     }
     let (begin, requests) = (now(), turns * N as u32);
     for number in 0..requests {
         let meant = plan.lasts * number / requests;
-        // Waking a thread that sleeps takes longer than what is measured.
+        // It spins, because waking a sleeping thread takes longer than the measured time.
         while begin.elapsed() < meant {
             tokio::task::yield_now().await;
         }
         let third = number / N as u32 * 3 / turns;
         let lane = number as usize % N;
-        places[lane].0.failing.store(plan.fails && third == 1, Ordering::Relaxed);
+        servers[lane].0.failing.store(plan.fails && third == 1, Ordering::Relaxed);
         let (client, lane) = (clients[lane].clone(), Arc::clone(&lanes[lane]));
         tokio::spawn(async move { lane.send(client, begin, meant).await });
     }
     while lanes.iter().any(|lane| lane.done() < u64::from(turns)) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    array::from_fn(|number| lanes[number].report(&places[number]))
+    array::from_fn(|number| lanes[number].report(&servers[number]))
 }
 
 // === the contenders ===
 
 /// No token at all.
-pub fn without(place: Place) -> Client {
-    Client::new(place)
+pub fn without(servers: Servers) -> Client {
+    Client::new(servers)
 }
 
-/// The README's configuration, but for the second send.
-pub fn ours(place: Place) -> Client {
-    let issuer = place.clone();
+/// The README's configuration without a second send.
+pub fn ours(servers: Servers) -> Client {
+    let issuer = servers.clone();
     let fetch = move |_| {
         let issuer = issuer.clone();
         async move {
@@ -198,18 +198,18 @@ pub fn ours(place: Place) -> Client {
             Ok::<_, BoxError>(Token::new(text)?.with_lifetime(life))
         }
     };
-    Client::new(named(&TokenCache::new(fetch), ORIGIN).replay(Never).layer(place))
+    Client::new(named(&TokenCache::new(fetch), ORIGIN).replay(Never).layer(servers))
 }
 
-/// What many write by hand: fetches when the token has expired, under a lock that all requests take.
+/// A typical hand-written client: it fetches when the token has expired, under a lock that all requests take.
 #[derive(Clone)]
 struct OnExpiry {
-    place: Place,
+    servers: Servers,
     held: Arc<tokio::sync::Mutex<Option<(HeaderValue, Instant)>>>,
 }
 
-pub fn on_expiry(place: Place) -> Client {
-    Client::new(OnExpiry { place, held: Arc::default() })
+pub fn on_expiry(servers: Servers) -> Client {
+    Client::new(OnExpiry { servers, held: Arc::default() })
 }
 
 impl Service<Request<Body>> for OnExpiry {
@@ -222,14 +222,14 @@ impl Service<Request<Body>> for OnExpiry {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let Self { mut place, held } = self.clone();
+        let Self { mut servers, held } = self.clone();
         Box::pin(async move {
             let mut held = held.lock().await;
             let value = match &*held {
                 Some((value, end)) if now() < *end => value.clone(),
                 _ => {
                     let asked = now();
-                    let (text, life) = place.fetch().await?;
+                    let (text, life) = servers.fetch().await?;
                     let value = HeaderValue::from_str(&format!("Bearer {text}"))?;
                     *held = Some((value.clone(), asked + life));
                     value
@@ -237,7 +237,7 @@ impl Service<Request<Body>> for OnExpiry {
             };
             drop(held);
             request.headers_mut().insert(AUTHORIZATION, value);
-            place.call(request).await
+            servers.call(request).await
         })
     }
 }

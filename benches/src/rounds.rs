@@ -1,9 +1,9 @@
-//! Times that can be compared on a noisy machine: in each round everybody has a turn, in an order of its own, and what is
-//! compared are the turns of one round.
+//! Times that can be compared on a noisy machine. In each round every contender has a turn, in another order, and only
+//! the turns of one round are compared.
 
 use std::time::Duration;
 
-/// One contender: runs so many calls, and says how long they took.
+/// A contender: it runs a number of calls, and returns their duration.
 pub struct Contender<'a> {
     name: &'static str,
     run: Box<dyn FnMut(u64) -> Duration + 'a>,
@@ -15,8 +15,8 @@ impl<'a> Contender<'a> {
     }
 }
 
-/// Prints for each contender the nanoseconds of a call, and how far they are from the first contender's: medians over the
-/// rounds, with the middle half of the rounds as the spread.
+/// Prints the nanoseconds of a call for each contender, and the difference to the first contender's. The figures are
+/// medians over the rounds, with the middle half of the rounds as the spread.
 pub fn compare(title: &str, rounds: usize, calls: u64, mut contenders: Vec<Contender<'_>>) {
     let nanos = turns(rounds, calls, &mut contenders);
     println!("\n{title}: {rounds} rounds of {calls} calls each");
@@ -39,7 +39,8 @@ pub fn turns(rounds: usize, calls: u64, contenders: &mut [Contender<'_>]) -> Vec
         (contender.run)(calls);
     }
     for round in 0..rounds {
-        // Another one begins each round, and the way round changes: no one always follows the same neighbour.
+        // Each round begins with another contender and changes direction, so that no contender always follows the same
+        // one.
         let mut order: Vec<_> = (0..contenders.len()).collect();
         order.rotate_left(round % contenders.len());
         if round % 2 == 1 {
@@ -52,7 +53,7 @@ pub fn turns(rounds: usize, calls: u64, contenders: &mut [Contender<'_>]) -> Vec
     nanos
 }
 
-/// The quarter, the half and the three quarters.
+/// The three quartiles.
 pub fn quartiles(values: &[f64]) -> [f64; 3] {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

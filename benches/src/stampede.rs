@@ -1,5 +1,5 @@
-//! A stampede: so many callers want a token that is not there, and one fetch brings it. All on one thread, so that what
-//! is measured is the waking and not the scheduler.
+//! A stampede: many callers need a token that is missing, and one fetch returns it. All run on one thread, so that the
+//! benchmark measures the waking and not the scheduler.
 #![expect(clippy::disallowed_methods, reason = "a benchmark spawns its callers, and reads the clock")]
 
 use std::cell::Cell;
@@ -17,23 +17,23 @@ use tower_bearer::{Token, TokenCache};
 
 use crate::allocations;
 
-/// What callers wait with.
+/// A way for callers to wait.
 pub trait Peer: Clone + Send + Sync + 'static {
     /// Its name in tables.
     const NAME: &'static str;
 
     fn new(issuer: Issuer) -> Self;
 
-    /// Returns when there is a token; the first caller has it fetched.
+    /// Returns when there is a token. The first caller starts the fetch.
     fn wait(self) -> impl Future<Output = ()> + Send + 'static;
 }
 
-/// Answers when it is told to, and notes when it did.
+/// An issuer that answers when the gate opens, and records when it did.
 #[derive(Clone, Default)]
-pub struct Issuer(Arc<Desk>);
+pub struct Issuer(Arc<Gate>);
 
 #[derive(Default)]
-struct Desk {
+struct Gate {
     open: Notify,
     fetches: AtomicU64,
     answered: std::sync::Mutex<Option<Instant>>,
@@ -47,18 +47,18 @@ impl Issuer {
     }
 }
 
-/// What a stampede cost.
+/// The cost of a stampede.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
     pub fetches: u64,
-    /// Per waiter, on average.
+    /// Polls per waiter, on average.
     pub polls: f64,
-    /// Held from the allocator while all wait, per waiter, its task included.
+    /// Allocated bytes per waiter while all wait, including its task.
     pub bytes: f64,
-    /// From the issuer's answer to the first waiter's return.
+    /// The time from the issuer's answer to the first waiter's return.
     pub first: Duration,
     pub last: Duration,
-    /// Of the whole, per waiter.
+    /// The nanoseconds of the whole stampede, per waiter.
     pub nanos: f64,
 }
 
@@ -66,7 +66,7 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// The tally of one stampede: its tasks are all on one thread.
+/// The counts of one stampede. All of its tasks are on one thread.
 #[derive(Clone, Copy, Default)]
 struct Tally {
     polls: u64,
@@ -87,7 +87,7 @@ fn tally(change: impl FnOnce(&mut Tally)) {
 }
 
 pin_project! {
-    /// One caller. No larger than what it waits with, which an async block would keep twice.
+    /// One caller. It is no larger than the future that it polls, which an async block would contain twice.
     struct Waiter<F> {
         #[pin]
         wait: F,
@@ -113,11 +113,11 @@ impl<F: Future<Output = ()>> Future for Waiter<F> {
     }
 }
 
-/// One stampede. Bytes are counted only in a program whose allocator is [`allocations::Counting`].
+/// Runs one stampede. Bytes are counted only in a program whose allocator is [`allocations::Counting`].
 #[inline(never)]
 pub fn run<P: Peer>(waiters: u64) -> Outcome {
     let issuer = Issuer(Arc::default());
-    let desk = &issuer.0;
+    let gate = &issuer.0;
     let peer = P::new(issuer.clone());
     let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
     TALLY.set(Tally { waiters, ..Tally::default() });
@@ -127,24 +127,24 @@ pub fn run<P: Peer>(waiters: u64) -> Outcome {
         for _ in 0..waiters {
             drop(tokio::spawn(Waiter { wait: peer.clone().wait() }));
         }
-        // Until all wait, and the fetch is under way.
-        while TALLY.get().polls < waiters || desk.fetches.load(Ordering::Relaxed) == 0 {
+        // Runs until all wait, and the fetch is in flight.
+        while TALLY.get().polls < waiters || gate.fetches.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
         }
         tokio::task::yield_now().await;
         let held = allocations::so_far().held - before.held;
-        desk.open.notify_one();
+        gate.open.notify_one();
         while TALLY.get().returned < waiters {
             tokio::task::yield_now().await;
         }
         held
     });
     let whole = begin.elapsed();
-    let answered = desk.answered.lock().expect("no panic").expect("an answer");
+    let answered = gate.answered.lock().expect("no panic").expect("an answer");
     let tally = TALLY.get();
     let since = |time: Option<Instant>| time.expect("all returned").duration_since(answered);
     Outcome {
-        fetches: desk.fetches.load(Ordering::Relaxed),
+        fetches: gate.fetches.load(Ordering::Relaxed),
         polls: tally.polls as f64 / waiters as f64,
         bytes: held as f64 / waiters as f64,
         first: since(tally.first),
@@ -177,7 +177,7 @@ impl Peer for Ours {
     }
 }
 
-/// The floor: a bare `Notify`, told by a task that fetches. It keeps no answer, no failure and no deadline.
+/// The baseline: a `Notify` that the fetching task notifies. It keeps no answer, no failure and no deadline.
 #[derive(Clone)]
 pub struct BareNotify(Arc<(Notify, Issuer, AtomicBool)>);
 
@@ -207,7 +207,7 @@ impl Peer for BareNotify {
     }
 }
 
-/// The same, and each waiter has a deadline of its own, as ours have.
+/// The same, with a deadline for each waiter, as `TokenCache` has.
 #[derive(Clone)]
 pub struct NotifyWithDeadline(BareNotify);
 

@@ -1,4 +1,4 @@
-//! Measurements in a process of their own: a peer that panics or hangs fails alone.
+//! Each measurement runs in its own process, so that a peer that panics or hangs does not affect the others.
 
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -10,12 +10,12 @@ use tower::BoxError;
 
 use crate::now;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const MEASURE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Runs this program with these arguments, and reads its answer.
 ///
 /// # Errors
-/// It failed: with its last words.
+/// Returns an error with its last line if it failed.
 pub fn measure<T: DeserializeOwned>(arguments: &[String]) -> Result<T, BoxError> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(arguments);
@@ -23,10 +23,10 @@ pub fn measure<T: DeserializeOwned>(arguments: &[String]) -> Result<T, BoxError>
     Ok(serde_json::from_str(answer.lines().last().ok_or("no answer")?)?)
 }
 
-/// Runs a command to its end, and returns what it wrote to its two outputs.
+/// Runs a command to its end, and returns its stdout and stderr.
 ///
 /// # Errors
-/// It could not be started, failed, or took too long.
+/// Returns an error if it did not start, failed, or took too long.
 pub fn run(mut command: Command) -> Result<(String, String), BoxError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let mut child = command
@@ -42,10 +42,10 @@ pub fn run(mut command: Command) -> Result<(String, String), BoxError> {
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > MEASURE_TIMEOUT {
             child.kill()?;
             child.wait()?;
-            return Err(format!("not done within {} s", PATIENCE.as_secs()).into());
+            return Err(format!("not done within {} s", MEASURE_TIMEOUT.as_secs()).into());
         }
         thread::sleep(Duration::from_millis(5));
     };
@@ -63,5 +63,5 @@ fn last_words(words: &str) -> String {
     let said = words
         .lines()
         .rfind(|line| !line.trim().is_empty() && !line.starts_with("==") && !line.contains("RUST_BACKTRACE"));
-    said.unwrap_or("it failed without a word").to_owned()
+    said.unwrap_or("it failed without output").to_owned()
 }

@@ -1,5 +1,5 @@
-//! Has every chosen peer measured in every scenario. Times on the hot path are of one process, where the turns of one
-//! round can be compared; everything else is one process for each peer and run.
+//! Measures every chosen peer in every scenario. The times on the hot path come from one process, so that the turns of
+//! one round can be compared. All other measurements run in one process for each peer and run.
 
 use benches::rounds::turns;
 use clap::ValueEnum;
@@ -13,10 +13,10 @@ use crate::figures::{Compared, HotPath, Rotation, Row, Stampede, together};
 use crate::hot_path::Warm;
 use crate::{Effort, Entry, PEERS, Scenario, rotation, stampede, version};
 
-/// All figures of the chosen peers, of which the first is ours.
+/// All figures of the chosen peers. The first is tower-bearer.
 ///
 /// # Errors
-/// Ours could not be measured.
+/// Returns an error if the measurement of tower-bearer failed.
 pub fn rows(chosen: &[usize], effort: &Effort) -> Result<Vec<Row>, BoxError> {
     let mut hot_paths = hot_paths(chosen, effort)?.into_iter();
     let mut stampedes: Vec<_> = chosen.iter().map(|_| Vec::new()).collect();
@@ -26,7 +26,7 @@ pub fn rows(chosen: &[usize], effort: &Effort) -> Result<Vec<Row>, BoxError> {
             let place = chosen.iter().position(|other| other == peer).ok_or("a peer that was not chosen")?;
             stampedes[place].extend(figures);
         }
-        // Who failed, or fetched more than once, is spared more callers.
+        // A peer that failed, or fetched more than once, does not run with more callers.
         let did_well = |all: &Vec<Result<Stampede, String>>| {
             all.iter().all(|stampede| stampede.as_ref().is_ok_and(|stampede| stampede.fetches <= 1))
         };
@@ -53,7 +53,7 @@ pub fn rows(chosen: &[usize], effort: &Effort) -> Result<Vec<Row>, BoxError> {
     Ok(rows)
 }
 
-/// All in one process, for what is compared are the turns of one round.
+/// Measures all in one process, because only the turns of one round are compared.
 fn hot_paths(chosen: &[usize], effort: &Effort) -> Result<Vec<Result<HotPath, String>>, BoxError> {
     let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let [mut ones, mut twos] = [Vec::new(), Vec::new()];
@@ -101,7 +101,7 @@ fn stampede_of(chosen: &[usize], callers: u64, runs: usize) -> Vec<Option<Result
     figures.collect()
 }
 
-/// By peer, what each round said. In a round everybody has a turn.
+/// The results of each round, by peer. In a round every peer has a turn.
 fn in_rounds<T: DeserializeOwned>(
     chosen: &[usize],
     scenario: Scenario,
@@ -123,7 +123,7 @@ fn in_rounds<T: DeserializeOwned>(
     all
 }
 
-/// Instructions of one more, from two amounts: what the start costs is in both.
+/// The instructions of one more call, from two amounts. Both contain the cost of the start.
 fn counted(peer: usize, scenario: Scenario, fewer: u64, more: u64) -> Result<f64, String> {
     if PEERS[peer].is_static && matches!(scenario, Scenario::Stampede) {
         return Err(String::new());

@@ -1,13 +1,13 @@
-//! Instructions, counted by callgrind: this program runs itself under valgrind, which looks at one function only.
+//! Counts instructions with callgrind. This program runs itself under valgrind, which counts in one function only.
 
 use std::process::Command;
 
 use tower::BoxError;
 
-/// What counts. Its name is what callgrind is told to look for.
+/// Runs the counted work. callgrind finds this function by its name.
 ///
 /// # Errors
-/// Those of the work.
+/// Returns the errors of the work.
 #[inline(never)]
 pub fn the_counted_section(work: &mut dyn FnMut() -> Result<(), BoxError>) -> Result<(), BoxError> {
     work()
@@ -16,7 +16,7 @@ pub fn the_counted_section(work: &mut dyn FnMut() -> Result<(), BoxError>) -> Re
 /// The instructions that this program spends in [`the_counted_section`], run with these arguments.
 ///
 /// # Errors
-/// There is no valgrind, or the program failed: with its last words.
+/// Returns an error if there is no valgrind, or if the program failed. It contains the program's last line.
 pub fn instructions(arguments: &[String]) -> Result<u64, BoxError> {
     let mut command = Command::new("valgrind");
     command

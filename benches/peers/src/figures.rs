@@ -1,4 +1,4 @@
-//! All figures of all peers, each as a ratio to ours of the same round.
+//! All figures of all peers, each as a ratio to tower-bearer's in the same round.
 
 use benches::rounds::quartiles;
 use serde::Serialize;
@@ -6,7 +6,7 @@ use tower::BoxError;
 
 use crate::{rotation, stampede};
 
-/// The median over the rounds, and the spread: the middle half of many rounds, all of a few.
+/// The median over the rounds, and the spread. The spread is the middle half of many rounds, or all of a few.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Figure {
     pub low: f64,
@@ -14,14 +14,14 @@ pub struct Figure {
     pub high: f64,
 }
 
-/// A figure and its ratio to ours.
+/// A figure and its ratio to tower-bearer's.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Compared {
     pub own: Figure,
     pub ratio: Figure,
 }
 
-/// One peer. What could not be measured has its reason instead.
+/// One peer. A failed measurement has its reason instead of a figure.
 #[derive(Debug, Serialize)]
 pub struct Row {
     pub name: &'static str,
@@ -43,14 +43,14 @@ pub struct HotPath {
 #[derive(Debug, Serialize)]
 pub struct Stampede {
     pub callers: u64,
-    /// The least of all runs.
+    /// The minimum of all runs.
     pub waiting: u64,
     pub runs: usize,
-    /// The most of all runs.
+    /// The maximum of all runs.
     pub fetches: u64,
     pub failed: u64,
     pub expired: u64,
-    /// Only for the smallest: callgrind is slow.
+    /// Only measured for the smallest stampede, because callgrind is slow.
     pub instructions: Option<Result<Compared, String>>,
     pub nanos: Compared,
     pub bytes: Compared,
@@ -63,13 +63,13 @@ pub struct Rotation {
     pub waited: Figure,
     pub p999: Compared,
     pub fetches: Figure,
-    /// Of all runs.
+    /// The sum of all runs.
     pub expired: u64,
     pub failed: u64,
     pub unfinished: u64,
 }
 
-/// From so many rounds on, a round apart says nothing.
+/// From this number of rounds on, outliers are not part of the spread.
 const MANY: usize = 8;
 
 // === impl Figure ===
@@ -86,7 +86,7 @@ impl Figure {
 }
 
 impl Compared {
-    /// Own figures by round, and ours.
+    /// Compares figures by round with tower-bearer's.
     pub fn of(own: &[f64], ours: &[f64]) -> Self {
         let ratios: Vec<_> = own.iter().zip(ours).map(|(own, ours)| own / ours).collect();
         Self { own: Figure::of(own), ratio: Figure::of(&ratios) }
@@ -135,7 +135,7 @@ impl Rotation {
     }
 }
 
-/// Collects what all rounds said; the first that failed speaks for all.
+/// Collects the results of all rounds, or returns the first error.
 pub fn together<T>(rounds: Vec<Result<T, BoxError>>) -> Result<Vec<T>, String> {
     rounds.into_iter().collect::<Result<_, _>>().map_err(|error| error.to_string())
 }

@@ -1,4 +1,4 @@
-//! The hot path: a token is there, and a request takes it along.
+//! The hot path: there is a token, and a request carries it.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -15,21 +15,21 @@ use crate::issuer::{AN_HOUR, Issuer, Terms};
 use crate::now;
 use crate::peer::{Peer, call};
 
-/// Requests made ahead of the time that counts.
+/// The number of requests that are built before the measured time.
 pub const BATCH: u64 = 64;
 
-/// What is measured in one process with the others: see [`contenders`].
+/// A peer that is measured in one process with the others: see [`contenders`].
 pub struct Warm {
-    /// Allocations of one call.
+    /// The allocations of one call.
     pub allocations: usize,
     pub one: Contender<'static>,
     pub two: Contender<'static>,
 }
 
-/// A peer that has a token, and has shown that it puts it on requests.
+/// A peer that has a token, and was seen to put it on requests.
 ///
 /// # Errors
-/// Those of the peer.
+/// Returns the errors of the peer.
 pub async fn warmed<P: Peer>(leaks: bool) -> Result<P, BoxError> {
     let issuer = Issuer::new(Terms { evaluates: true, ..AN_HOUR });
     let mut peer = P::start(issuer).await?;
@@ -47,7 +47,7 @@ pub async fn warmed<P: Peer>(leaks: bool) -> Result<P, BoxError> {
 }
 
 /// # Errors
-/// Those of the peer.
+/// Returns the errors of the peer.
 pub fn contenders<P: Peer>(name: &'static str, runtime: &Handle) -> Result<Warm, BoxError> {
     let mut peer: P =
         runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), warmed(false)).await? })?;
@@ -68,7 +68,7 @@ pub fn contenders<P: Peer>(name: &'static str, runtime: &Handle) -> Result<Warm,
     Ok(Warm { allocations: count.times, one, two })
 }
 
-/// How long so many calls take, without the making of their requests.
+/// The duration of a number of calls, without building their requests.
 fn timed<P: Peer>(peer: &mut P, calls: u64) -> Duration {
     let mut spent = Duration::ZERO;
     let mut requests = Vec::with_capacity(BATCH as usize);
@@ -83,7 +83,7 @@ fn timed<P: Peer>(peer: &mut P, calls: u64) -> Duration {
     spent
 }
 
-/// The same on two threads at once, each with a clone of its own: the mean of the two.
+/// The same on two threads at once, each with its own clone. Returns the mean of the two.
 fn on_two_threads<P: Peer>(peer: &P, handle: &Handle, calls: u64) -> Duration {
     let start = Barrier::new(2);
     thread::scope(|scope| {
@@ -100,10 +100,10 @@ fn on_two_threads<P: Peer>(peer: &P, handle: &Handle, calls: u64) -> Duration {
     })
 }
 
-/// So many calls, for callgrind to count.
+/// Makes this number of calls, which callgrind counts.
 ///
 /// # Errors
-/// Those of the peer.
+/// Returns the errors of the peer.
 pub fn counted<P: Peer>(calls: u64) -> Result<(), BoxError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut peer: P = runtime.block_on(warmed(true))?;

@@ -1,5 +1,5 @@
-//! The token endpoint that all are fed from: in this process, or behind a loopback socket for those that bring their own
-//! HTTP client. It counts, and knows of every token when it ends.
+//! The token endpoint of all peers. It is in this process, or behind a loopback socket for peers with their own HTTP
+//! client. It counts calls, and knows when each token ends.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use benches::world;
+use benches::fixtures;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::Full;
@@ -25,7 +25,7 @@ use tower::BoxError;
 
 use crate::now;
 
-/// Copied freely, and never dropped: a process measures a few times, and ends.
+/// The issuer. It can be copied and is never dropped, because a process measures only a few times and then ends.
 #[derive(Clone, Copy)]
 pub struct Issuer(&'static State);
 
@@ -37,23 +37,23 @@ struct State {
     expired: AtomicU64,
 }
 
-/// How the tokens are.
+/// The settings of the issuer and the API.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     pub lifetime: Duration,
-    /// The first one's, where it differs. It is answered at once.
+    /// The lifetime of the first token, if it differs. The first call is answered at once.
     pub first: Option<Duration>,
     /// How long an answer takes.
     pub takes: Duration,
-    /// Answers wait until [`Issuer::open`].
+    /// Whether answers wait until [`Issuer::open`].
     pub held: bool,
-    /// The API looks at the token of each request.
+    /// Whether the API evaluates the token of each request.
     pub evaluates: bool,
-    /// The API forgets requests instead of dropping them, so that dropping them does not count.
+    /// Whether the API leaks requests instead of dropping them, so that dropping them does not count.
     pub leaks: bool,
 }
 
-/// Tokens of an hour, at once.
+/// Tokens that live for an hour, answered at once.
 pub const AN_HOUR: Terms = Terms {
     lifetime: Duration::from_secs(3600),
     first: None,
@@ -86,7 +86,7 @@ impl Issuer {
             return Grant { access_token: token(lifetime), lifetime };
         }
         if held {
-            // The gate opens by being closed: then all who wait are told so.
+            // Closing the semaphore opens the gate, because it wakes all callers that wait.
             let _ = self.0.gate.acquire().await;
         }
         if !takes.is_zero() {
@@ -101,27 +101,27 @@ impl Issuer {
         json!({ "access_token": access_token, "token_type": "Bearer", "expires_in": lifetime.as_secs() })
     }
 
-    /// Lets the answers go that were held.
+    /// Sends the answers that were held.
     pub fn open(self) {
         self.0.gate.close();
     }
 
-    /// Calls so far.
+    /// The number of calls so far.
     pub fn calls(self) -> u64 {
         self.0.calls.load(Relaxed)
     }
 
-    /// Requests that reached the API with a token.
+    /// The number of requests that reached the API with a token.
     pub fn sent(self) -> u64 {
         self.0.sent.load(Relaxed)
     }
 
-    /// Those whose token had ended.
+    /// The number of requests whose token had expired.
     pub fn expired(self) -> u64 {
         self.0.expired.load(Relaxed)
     }
 
-    /// A request reaches the API, which may look at its token.
+    /// A request reaches the API, which may evaluate its token.
     pub fn evaluate<'a>(self, authorization: impl FnOnce() -> Option<&'a [u8]>) {
         if self.0.terms.evaluates {
             let token = authorization().and_then(|value| value.strip_prefix(b"Bearer ")).expect("a bearer token");
@@ -131,12 +131,12 @@ impl Issuer {
         }
     }
 
-    /// Whether the API forgets its requests.
+    /// Whether the API leaks its requests.
     pub fn leaks(self) -> bool {
         self.0.terms.leaks
     }
 
-    /// What the API does with a request in the end.
+    /// Drops a request at the API, or leaks it.
     #[inline(never)]
     pub fn finish<T>(self, request: T) {
         if self.leaks() {
@@ -144,7 +144,7 @@ impl Issuer {
         }
     }
 
-    /// Serves the endpoint on a thread of its own.
+    /// Serves the endpoint on its own thread.
     pub fn serve(self) -> Result<SocketAddr, BoxError> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
@@ -162,7 +162,7 @@ impl Issuer {
             let service = service_fn(move |request: Request<Incoming>| async move {
                 let text = match *request.method() {
                     Method::POST => self.answer_json().await.to_string(),
-                    // What yup-oauth2 exchanges for a token.
+                    // The subject token that yup-oauth2 exchanges.
                     _ => "subject".to_owned(),
                 };
                 let response = Response::builder().header("content-type", "application/json");
@@ -181,12 +181,12 @@ impl fmt::Debug for Issuer {
     }
 }
 
-/// A token begins with when it ends, in microseconds of this process.
+/// A token begins with its end, in microseconds of this process, with this number of digits.
 const DIGITS: usize = 20;
 
 fn token(lifetime: Duration) -> String {
     let ends = age() + lifetime.as_micros();
-    format!("{ends:0DIGITS$}{}", &world::token()[DIGITS..])
+    format!("{ends:0DIGITS$}{}", &fixtures::token()[DIGITS..])
 }
 
 fn age() -> u128 {

@@ -1,7 +1,8 @@
-//! The hot path, a stampede and the rotation of tokens, for the peers a user would pick: `cargo run --release -p peers`
-//! prints one table, ratio to ours. `--markdown` writes it as `RESULTS.md` has it, `--json` prints all figures.
+//! The hot path, a stampede and the rotation of tokens, for crates that a user could choose instead. `cargo run
+//! --release -p peers` prints one table with ratios to tower-bearer. `--markdown` prints it in the form of
+//! `RESULTS.md`, and `--json` prints all figures.
 //!
-//! Instructions need valgrind; without it their cells say so.
+//! Instructions need valgrind. Without it their cells say so.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -58,7 +59,7 @@ const fn entry<P: Peer>() -> Entry {
     }
 }
 
-/// Ours first: the others are compared with it.
+/// All peers. The first is tower-bearer, with which the others are compared.
 const PEERS: [Entry; 15] = [
     entry::<Ours>(),
     entry::<OursNever>(),
@@ -82,13 +83,13 @@ struct Arguments {
     /// Print all figures as JSON.
     #[arg(long)]
     json: bool,
-    /// Print the table as `RESULTS.md` has it.
+    /// Print the table in the form of `RESULTS.md`.
     #[arg(long)]
     markdown: bool,
-    /// Fewer and shorter runs: a look whether all peers work.
+    /// Fewer and shorter runs, to check that all peers work.
     #[arg(long)]
     quick: bool,
-    /// Only ours, and the peers whose name holds one of these.
+    /// Only tower-bearer, and the peers whose name contains one of these.
     #[arg(long)]
     only: Vec<String>,
     /// Measure one peer once, in this process.
@@ -98,7 +99,7 @@ struct Arguments {
     peer: Option<usize>,
     #[arg(long, hide = true)]
     amount: Option<u64>,
-    /// Be kube-client's exec plugin.
+    /// Act as kube-client's exec plugin.
     #[arg(long, hide = true)]
     exec_credential: Option<String>,
 }
@@ -110,11 +111,11 @@ enum Scenario {
     Rotation,
 }
 
-/// How much of everything.
+/// The number and the length of the runs.
 struct Effort {
     rounds: usize,
     calls: u64,
-    /// Callers, and how often.
+    /// The number of callers, and the number of runs.
     stampedes: &'static [(u64, usize)],
     rotations: usize,
     seconds: u64,
@@ -136,7 +137,7 @@ fn main() -> Result<(), BoxError> {
     if let Some(address) = &arguments.exec_credential {
         return exec_credential(address);
     }
-    // Two crates of the tree ask rustls for two providers of cryptography; none is used here.
+    // Two dependencies enable two crypto providers of rustls, so one has to be chosen. Neither is used here.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     if let (Some(scenario), Some(peer), Some(amount)) = (arguments.measure, arguments.peer, arguments.amount) {
         let peer = PEERS.get(peer).ok_or("no such peer")?;
@@ -164,7 +165,7 @@ fn main() -> Result<(), BoxError> {
 fn print(rows: &[Row], effort: &Effort, markdown: bool) {
     let callers: Vec<_> = effort.stampedes.iter().map(|(callers, runs)| format!("{callers} (runs: {runs})")).collect();
     if markdown {
-        println!("# The peers, as `cargo run --release -p peers -- --markdown` found them\n");
+        println!("# The peers, as measured by `cargo run --release -p peers -- --markdown`\n");
     }
     println!("{}, {}\n", date(), machine());
     println!(
@@ -185,7 +186,7 @@ fn print(rows: &[Row], effort: &Effort, markdown: bool) {
     }
 }
 
-/// The version in the lock file; of several the newest, which stands last.
+/// The version in the lock file. Of several it is the newest, which comes last.
 fn version(package: &str) -> &'static str {
     let lock = include_str!("../../../Cargo.lock");
     let line = format!("name = \"{package}\"");
@@ -228,7 +229,7 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     drop(tokio::spawn(task));
 }
 
-/// This far ahead, as RFC 3339 has it.
+/// The time this far ahead, in the form of RFC 3339.
 fn timestamp(ahead: Duration) -> String {
     Timestamp::try_from(wall_clock() + ahead).map_or_else(|_| String::new(), |time| time.to_string())
 }

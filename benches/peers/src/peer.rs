@@ -1,11 +1,11 @@
-//! What a peer is asked for: one request, with a token on it, at an API that answers at once.
+//! The trait of a peer: it sends one request with a token to an API that answers at once.
 
 use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-use benches::world::{self, Answer, Body, Inner};
+use benches::fixtures::{self, Answer, Body, Inner};
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response};
 use tokio::runtime::Handle;
@@ -13,19 +13,19 @@ use tower::{BoxError, Service};
 
 use crate::issuer::Issuer;
 
-/// A peer, in the smallest adapter that asks it for what a request needs.
+/// A peer, in the smallest adapter that puts its token on a request.
 pub trait Peer: Clone + Send + Sync + 'static {
     const NAME: &'static str;
     /// The crate whose version is shown.
     const CRATE: &'static str;
-    /// What it does not do that ours does, and how it is fed.
+    /// What tower-bearer does and this peer does not, and how the peer gets its tokens.
     const NOTE: &'static str;
-    /// Its constructor waits for the first token, so no request can meet an empty cache.
+    /// Whether its constructor waits for the first token, so that no request finds an empty cache.
     const FETCHES_AT_START: bool = false;
-    /// It has no fetch: only the hot path can be compared.
+    /// Whether it has no fetch, so that only the hot path can be compared.
     const STATIC: bool = false;
 
-    /// A request as it takes them.
+    /// The type of its requests.
     type Request: Send + 'static;
 
     fn start(issuer: Issuer) -> impl Future<Output = Result<Self, BoxError>> + Send;
@@ -37,13 +37,13 @@ pub trait Peer: Clone + Send + Sync + 'static {
 
 /// The request of the benchmarks.
 pub fn request() -> Request<Body> {
-    world::request(4)
+    fixtures::request(4)
 }
 
-/// One call, as an executor makes it, on a thread that entered a runtime. It is polled once where nothing is contended.
+/// Makes one call as an executor does, on a thread that entered a runtime. Without contention it is polled once.
 ///
 /// # Errors
-/// Those of the peer.
+/// Returns the errors of the peer.
 #[inline(never)]
 pub fn call<P: Peer>(peer: &mut P, request: P::Request) -> Result<(), BoxError> {
     let mut context = Context::from_waker(Waker::noop());
@@ -58,7 +58,7 @@ pub fn call<P: Peer>(peer: &mut P, request: P::Request) -> Result<(), BoxError> 
 /// Sends a request through a tower service.
 ///
 /// # Errors
-/// Those of the service.
+/// Returns the errors of the service.
 pub async fn through<S, E>(service: &mut S, request: Request<Body>) -> Result<(), E>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = E>,
@@ -68,13 +68,13 @@ where
     Ok(())
 }
 
-/// The error that a layer wants of the service beneath, though this one has none. The error itself as a parameter would
-/// do, but for rust-lang/rust#110338: futures over it would not be seen to be `Send`.
+/// The error type that a layer requires of the inner service, which never fails here. A type parameter for the error
+/// would be simpler, but because of rust-lang/rust#110338 the compiler does not see that such futures are `Send`.
 pub trait Fails: 'static {
     type Error;
 }
 
-/// As most layers like it.
+/// The error type that most layers accept.
 #[derive(Debug)]
 pub struct Boxed;
 
@@ -82,7 +82,7 @@ impl Fails for Boxed {
     type Error = BoxError;
 }
 
-/// The API as a tower service: the one of the other benchmarks, with the issuer's look at the token.
+/// The API as a tower service: that of the other benchmarks, and it evaluates the token.
 #[derive(Debug)]
 pub struct Wire<F = Boxed> {
     issuer: Issuer,

@@ -1,4 +1,4 @@
-//! The table: our own figures in the first row, and everybody's as a ratio to them.
+//! The table: tower-bearer's figures in the first row, and all others as a ratio to them.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
@@ -21,7 +21,7 @@ const COLUMNS: [&str; 14] = [
     "fetches per second",
 ];
 
-/// In a terminal, or for `RESULTS.md`.
+/// The table for a terminal, or for `RESULTS.md`.
 pub fn table(rows: &[Row], markdown: bool) -> Table {
     let mut table = Table::new();
     table.load_style(if markdown { presets::ASCII_MARKDOWN } else { presets::UTF8_FULL_CONDENSED });
@@ -74,7 +74,7 @@ fn cells(row: &Row, name: String, show: fn(&Compared) -> String) -> Vec<String> 
     cells
 }
 
-/// How often it fetched, and what became of callers who got no usable token.
+/// How often it fetched, and how many callers got no usable token.
 fn fetched(stampede: &Stampede) -> String {
     let mut text = stampede.fetches.to_string();
     if stampede.failed > 0 {

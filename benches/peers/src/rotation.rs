@@ -15,32 +15,32 @@ use crate::issuer::{AN_HOUR, Issuer, Terms};
 use crate::now;
 use crate::peer::Peer;
 
-/// What the requests saw.
+/// The results of the requests.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct Outcome {
     pub requests: u64,
-    /// The share that took longer than 1 ms.
+    /// The share of requests that took longer than 1 ms.
     pub waited: f64,
-    /// In milliseconds.
+    /// The percentile 99.9 in milliseconds.
     pub p999: f64,
-    /// Requests that went out with an expired token.
+    /// Requests that carried an expired token.
     pub expired: u64,
     pub failed: u64,
-    /// Had not returned 2 s after the last had begun.
+    /// Requests that had not returned 2 s after the last had begun.
     pub unfinished: u64,
-    /// Per second, which is a token's life.
+    /// Fetches per second, which is a token's life.
     pub fetches: f64,
 }
 
 const LIFE: Duration = Duration::from_secs(1);
 const FETCH: Duration = Duration::from_millis(20);
-/// Requests that begin in each millisecond.
+/// The number of requests that begin in each millisecond.
 const RATE: u64 = 2;
 
-/// One run of so many seconds.
+/// Runs for this number of seconds.
 ///
 /// # Errors
-/// The peer did not start.
+/// Returns an error if the peer did not start.
 pub fn run<P: Peer>(seconds: u64) -> Result<Outcome, BoxError> {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
@@ -49,7 +49,7 @@ pub fn run<P: Peer>(seconds: u64) -> Result<Outcome, BoxError> {
         let mut peer: P = timeout(Duration::from_secs(20), P::start(issuer)).await??;
         peer.send(P::request()).await?;
         let (fetched, failed) = (issuer.calls(), Arc::new(AtomicU64::new(0)));
-        // In microseconds, up to a minute, in three digits.
+        // The histogram has microseconds, up to a minute, with three digits.
         let times = Arc::new(Mutex::new(Histogram::<u64>::new_with_max(60_000_000, 3)?));
 
         let mut ticks = interval(Duration::from_millis(1));
@@ -80,7 +80,7 @@ pub fn run<P: Peer>(seconds: u64) -> Result<Outcome, BoxError> {
 
         let mut times = times.lock().await.clone();
         let unfinished = requests - times.len();
-        // They waited for at least that long.
+        // Unfinished requests have waited at least this long.
         times.record_n(2_000_000, unfinished)?;
         let quick = times.count_between(0, 1000);
         Ok(Outcome {

@@ -1,5 +1,5 @@
-//! A stampede: so many callers without a usable token, and fetches that take until all of them wait. On one thread, so
-//! that what is measured is the waking and not the scheduler.
+//! A stampede: many callers without a usable token, and fetches that take until all of them wait. All run on one
+//! thread, so that the benchmark measures the waking and not the scheduler.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -16,30 +16,30 @@ use crate::counting;
 use crate::issuer::{AN_HOUR, Issuer, Terms};
 use crate::peer::Peer;
 
-/// What a stampede cost.
+/// The cost of a stampede.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct Outcome {
     pub callers: u64,
-    /// Those who wait for the fetch.
+    /// The number of callers that wait for the fetch.
     pub waiting: u64,
-    /// Fetches that it caused.
+    /// The number of fetches that it caused.
     pub fetches: u64,
-    /// CPU time of the thread, per caller: it asks, waits, is woken, sends.
+    /// The CPU time of the thread per caller, which waits, is woken and sends.
     pub nanos: f64,
-    /// Held from the allocator while all wait, per caller, its task included.
+    /// The allocated bytes per caller while all wait, including its task.
     pub bytes: f64,
     pub failed: u64,
-    /// Requests that went out with an expired token.
+    /// The number of requests that carried an expired token.
     pub expired: u64,
 }
 
-/// A token that ends while the peer still starts, as far as whole seconds allow.
+/// The life of a token that ends soon after the peer starts. Some peers know only whole seconds.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// One stampede.
+/// Runs one stampede.
 ///
 /// # Errors
-/// The peer did not start, or its callers never returned.
+/// Returns an error if the peer did not start, or if not all callers returned.
 pub fn run<P: Peer>(callers: u64) -> Result<Outcome, BoxError> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let first = P::FETCHES_AT_START.then_some(SHORT);
@@ -53,7 +53,7 @@ pub fn run<P: Peer>(callers: u64) -> Result<Outcome, BoxError> {
     })?;
     let before = if P::FETCHES_AT_START { 1 } else { 0 };
     let (asked, returned, failed) = <(Arc<AtomicU64>, Arc<AtomicU64>, Arc<AtomicU64>)>::default();
-    // Made ahead, and their places kept: what is held below is what waiting takes.
+    // The requests are allocated before, so that the bytes counted below are only those of waiting.
     let mut requests: Vec<_> = (0..callers).map(|_| Some(P::request())).collect();
     let (mut spent, mut bytes, mut waiting) = (Duration::ZERO, 0.0, 0);
     counting::the_counted_section(&mut || {
@@ -72,7 +72,7 @@ pub fn run<P: Peer>(callers: u64) -> Result<Outcome, BoxError> {
             while asked.load(Relaxed) < callers {
                 sleep(Duration::from_millis(5)).await;
             }
-            // Time for a fetch to reach the endpoint, and for those who only poll now and then.
+            // The pause lets a fetch reach the endpoint, and lets peers that poll at intervals begin to wait.
             sleep(Duration::from_millis(100)).await;
             bytes = (allocations::so_far().held - held) as f64 / callers as f64;
             waiting = callers - returned.load(Relaxed);

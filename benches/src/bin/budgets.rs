@@ -1,28 +1,30 @@
-//! The budgets that hold on any machine, instructions and allocations, as ratios within one run. Fails when one is broken.
+//! Checks the budgets that hold on any machine: instructions and allocations, as ratios within one run. It fails if one
+//! is exceeded.
 //!
-//! `cargo run --release -p benches --bin budgets`; needs valgrind and gungraun-runner, as the benchmarks it starts.
+//! `cargo run --release -p benches --bin budgets`. It needs valgrind and gungraun-runner for the benchmarks that it
+//! runs.
 
 use std::collections::BTreeMap;
 use std::process::{Command, ExitCode, Stdio};
 
 use benches::allocations::{self, Counting};
+use benches::fixtures::{Client, SMALL, call, call_cloned, request};
 use benches::layers::{added, never, retried, twice};
 use benches::stampede::{NotifyWithDeadline, Ours, run};
-use benches::world::{Client, SMALL, call, call_cloned, request};
 use serde_json::Value;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Instructions of `ours`, as so many times those of `floor`.
+/// The instructions of `ours` as a multiple of those of `floor`.
 struct Budget {
     number: &'static str,
     what: &'static str,
     ours: &'static str,
     floor: &'static str,
-    /// What was aimed at; RESULTS.md says why some are not met. `None`: stands beside the budget.
+    /// The aim; RESULTS.md says why some are not reached. `None` if the row only accompanies a budget.
     aim: Option<f64>,
-    /// The gate: what is reached, and a little room for another compiler.
+    /// The gate: the present value, with a little room for another compiler.
     most: f64,
 }
 
@@ -38,12 +40,13 @@ const fn budget(
 
 const NOTIFY_WITH_DEADLINE: &str = "stampede_notify_with_deadline";
 
-/// What a subject adds to the same loop without a layer, as so many times what the floor adds; or in instructions.
+/// The instructions that a subject adds to the same loop without a layer, as a multiple of those that the floor adds or
+/// in absolute numbers.
 struct Added {
     number: &'static str,
     what: &'static str,
     ours: &'static str,
-    /// Without a layer.
+    /// The case without a layer.
     none: &'static str,
     floor: Option<&'static str>,
     aim: f64,
@@ -60,7 +63,7 @@ const fn added_to(
     Added { number, what, ours, none, floor, aim, most }
 }
 
-/// Over a client of the size and the clone cost of hyper-util's.
+/// The budgets over a client with the size and the clone cost of hyper-util's.
 const ADDED: [Added; 6] = [
     added_to("1", "cached, `Never`", ("over_client.never", "over_client.none", Some("over_client.added")), 1.8, 1.92),
     added_to("8", "own URL with `:443`, over the usual", ("odd_request.port", "over_client.never", None), 400.0, 400.0),
@@ -93,7 +96,7 @@ const BUDGETS: [Budget; 14] = [
     budget("8", "loopback HTTP/1.1, second send kept ready", ("http1.twice", "http1.added"), Some(1.05), 1.06),
 ];
 
-/// The instructions of each case, by `function.case`.
+/// The instructions of each case. The keys are `function.case`.
 fn instructions() -> Result<BTreeMap<String, u64>, Box<dyn std::error::Error>> {
     let mut instructions = BTreeMap::new();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

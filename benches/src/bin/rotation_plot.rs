@@ -10,10 +10,10 @@ use std::{fs, io};
 
 use plotters::prelude::*;
 
-/// Readable on white and on near-black.
+/// A colour that is readable on white and on near-black.
 const GREY: RGBColor = RGBColor(128, 128, 128);
 const SIZE: (u32, u32) = (860, 380);
-/// Seconds that are drawn.
+/// The length of the plot, in seconds.
 const SHOWN: f64 = 4.0;
 
 struct Line {
@@ -21,7 +21,7 @@ struct Line {
     name: &'static str,
     colour: RGBColor,
     width: u32,
-    /// Where the label stands: seconds, microseconds.
+    /// The position of the label: seconds, microseconds.
     label: (f64, f64),
 }
 

@@ -1,9 +1,10 @@
-//! cf-gears-toolkit-auth: tower layers of its own, over a token that a task of its own fetches with its own HTTP client.
+//! cf-gears-toolkit-auth: tower layers of its own, over a token that a task of its own fetches with its own HTTP
+//! client.
 //!
 //! They match no origin. `BearerAuthLayer` replaces a caller's own `Authorization` and does nothing about a 401.
 //! `BearerAuthAutoRefreshLayer` sends again after a 401, at most one fetch in 15 minutes for that.
 
-use benches::world::Body;
+use benches::fixtures::Body;
 use http::Request;
 use toolkit_auth::{BearerAuthAutoRefreshLayer, BearerAuthLayer, OAuthClientConfig, SecretString, TokenProvider};
 use toolkit_http::{HttpClientConfig, HttpError, TransportSecurity};

@@ -3,7 +3,7 @@
 //! The caller puts the headers on, matches origins and deals with a 401, for which there is no call. The task fetches 4
 //! minutes before the end, and a token that lives for less every 10 s, so requests wait for that.
 
-use benches::world::Body;
+use benches::fixtures::Body;
 use google_cloud_auth::credentials::user_account::Builder;
 use google_cloud_auth::credentials::{CacheableResource, Credentials};
 use http::{Extensions, Request};

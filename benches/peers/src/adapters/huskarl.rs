@@ -1,11 +1,11 @@
 //! huskarl: an authorizer that hands out headers, as its `cached_client` example uses it.
 //!
-//! The caller puts the headers on and shows it each response; it is the caller who matches origins and sends again after
-//! a 401. A refresh ahead of the end holds up the one caller that was elected for it.
+//! The caller puts the headers on and shows it each response; it is the caller who matches origins and sends again
+//! after a 401. A refresh ahead of the end holds up the one caller that was elected for it.
 
 use std::sync::Arc;
 
-use benches::world::Body;
+use benches::fixtures::Body;
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use huskarl::authorizer::HttpAuthorizer;

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use benches::world::{Body, ORIGIN};
+use benches::fixtures::{Body, ORIGIN};
 use http::Request;
 use kube_client::Config;
 use kube_client::client::ConfigExt;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use benches::world::Body;
+use benches::fixtures::Body;
 use http::Request;
 use http::header::AUTHORIZATION;
 use middle::{Authorizer, BasicClientCredentialAuthorizer};

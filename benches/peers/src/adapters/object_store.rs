@@ -1,11 +1,12 @@
 //! object_store: the credential provider that its Azure store asks for each request, with a client secret.
 //!
-//! It can be had on its own, and its HTTP client can be replaced. It stands for AWS and GCP as well: the token cache is the
-//! same. The adapter writes the header as the crate's own authorizer does. No origin is matched (the store has one), and
-//! nothing is done about a 401. Five minutes before the end it fetches under the write lock, ten times a second at most.
+//! It can be had on its own, and its HTTP client can be replaced. It stands for AWS and GCP as well: the token cache is
+//! the same. The adapter writes the header as the crate's own authorizer does. No origin is matched (the store has
+//! one), and nothing is done about a 401. Five minutes before the end it fetches under the write lock, ten times a
+//! second at most.
 
 use async_trait::async_trait;
-use benches::world::Body;
+use benches::fixtures::Body;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response};
 use object_store::ClientOptions;

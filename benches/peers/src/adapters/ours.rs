@@ -1,7 +1,7 @@
 //! Ours, fed by a closure; and the floor.
 
+use benches::fixtures::{Body, ORIGIN};
 use benches::layers::named;
-use benches::world::{Body, ORIGIN};
 use http::Request;
 use tower::{BoxError, Layer};
 use tower_bearer::replay::{CloneBody, Never};

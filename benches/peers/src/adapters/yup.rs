@@ -1,9 +1,9 @@
 //! yup-oauth2: an authenticator that hands out tokens by scope, over a hyper client.
 //!
-//! The caller makes the header, matches origins and deals with a 401. A minute before the end, and without a token, each
-//! caller fetches for itself.
+//! The caller makes the header, matches origins and deals with a 401. A minute before the end, and without a token,
+//! each caller fetches for itself.
 
-use benches::world::Body;
+use benches::fixtures::Body;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request};
 use hyper_util::client::legacy::Client;

@@ -1,4 +1,4 @@
-//! The request, and the services that stand for a client: they take it, drop it and answer at once.
+//! The request, and inner services that simulate a client: they take the request, drop it and answer at once.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -15,20 +15,20 @@ use tower::{BoxError, Service};
 
 pub type Body = Full<Bytes>;
 
-/// The origin named to the layers.
+/// The origin of the layers.
 pub const ORIGIN: &str = "https://api.example.com";
 
-/// What can be called: a client, with or without a layer.
+/// A client, with or without a layer.
 pub trait Client: Service<Request<Body>, Response = Response<Body>, Error: std::fmt::Debug> + Clone {}
 impl<S: Service<Request<Body>, Response = Response<Body>, Error: std::fmt::Debug> + Clone> Client for S {}
 
-/// A token of 1000 characters, as JWTs are.
+/// A token of 1000 characters, which is typical of a JWT.
 pub fn token() -> String {
     "mF_9.B5f-4".repeat(100)
 }
 
 const HEADERS: [(&str, &str); 6] = [
-    // No `Host`: the client adds it. A request that has one pays for the comparison with the URI.
+    // There is no `Host`, because the client adds it. A request that has one pays for the comparison with the URI.
     ("accept-language", "en"),
     ("accept", "application/json"),
     ("user-agent", "benches/0.0.0"),
@@ -37,7 +37,7 @@ const HEADERS: [(&str, &str); 6] = [
     ("content-type", "application/json"),
 ];
 
-/// A request with this many headers, to the origin named.
+/// A request with this number of headers, to [`ORIGIN`].
 pub fn request(headers: usize) -> Request<Body> {
     request_to(ORIGIN, headers)
 }
@@ -52,17 +52,17 @@ pub fn request_to(origin: &str, headers: usize) -> Request<Body> {
 /// A client whose future is `WORDS` words large.
 #[derive(Clone, Copy, Debug)]
 pub struct Inner<const WORDS: usize> {
-    /// The request is not dropped, so that dropping it does not count (it costs more than the layers do).
+    /// Whether the request is leaked, so that dropping it does not count. The drop costs more than the layers do.
     pub leaks: bool,
 }
 
-/// hyper-util's client and reqwest's box their futures: one word or two.
+/// A client like hyper-util's and reqwest's, which box their futures: one word or two.
 pub const SMALL: Inner<1> = Inner { leaks: false };
 /// A stack of unboxed layers.
 pub const LARGE: Inner<17> = Inner { leaks: false };
 
-/// A client of the size and the clone cost of hyper-util's, which it holds and never calls. Its future is two words large,
-/// as hyper-util's is: a box.
+/// A client with the size and the clone cost of hyper-util's client, which it contains and never calls. Its future has
+/// two words, as hyper-util's boxed future has.
 #[derive(Clone)]
 pub struct ClientSized {
     client: legacy::Client<HttpConnector, Body>,
@@ -91,7 +91,7 @@ impl Service<Request<Body>> for ClientSized {
     }
 }
 
-/// A client whose first answer is a 401 that is on its way for a while, and whose later ones come at once.
+/// A client whose first answer is a delayed 401, and whose later answers are immediate.
 #[derive(Clone)]
 pub struct Rejecting {
     client: ClientSized,
@@ -184,7 +184,7 @@ impl<const WORDS: usize> Future for Answer<WORDS> {
     }
 }
 
-/// One call, as an executor makes it: ready, called, polled until the answer is there.
+/// Makes one call as an executor does: polls it ready, calls it, and polls until the answer arrives.
 #[inline(never)]
 pub fn call<S: Client>(service: &mut S, request: Request<Body>) -> Response<Body> {
     let mut context = Context::from_waker(Waker::noop());
@@ -196,7 +196,7 @@ pub fn call<S: Client>(service: &mut S, request: Request<Body>) -> Response<Body
     }
 }
 
-/// One call through a clone made for it.
+/// Makes one call through a clone of the service.
 #[inline(never)]
 pub fn call_cloned<S: Client>(service: &S, request: Request<Body>) -> Response<Body> {
     call(&mut service.clone(), request)
