@@ -1,8 +1,8 @@
 //! aliri_tokens and aliri_reqwest: a watcher whose task fetches, and a middleware of reqwest-middleware 0.4.
 //!
-//! The middleware asks for `https://` unless another predicate is set, and leaves a caller's own header. Nothing is done
-//! about a 401, and no request waits: what there is goes out, expired or not. Times are whole seconds, and with the
-//! default settings a token counts as fresh for at least 30 s, however short it lives.
+//! The middleware requires `https://` unless another predicate is set, and keeps a caller's own header. It does nothing
+//! about a 401. No request waits, so requests may carry an expired token. Times are whole seconds. With the default
+//! settings a token counts as fresh for at least 30 s, also if it lives for less.
 
 use std::convert::Infallible;
 

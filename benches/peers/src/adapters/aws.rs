@@ -1,7 +1,7 @@
 //! aws-smithy-runtime: the lazy identity cache and the bearer scheme's signer, as the orchestrator calls them.
 //!
-//! Without the orchestrator: its retries and interceptors are no part of keeping a token. No origin is matched, and
-//! nothing is done about a 401. From 10 s before the end (less a jitter) requests wait for the fetch.
+//! It runs without the orchestrator, whose retries and interceptors do not concern the token. It matches no origin, and
+//! does nothing about a 401. From 10 s before the end (less a jitter) requests wait for the fetch.
 
 use std::fmt;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ impl Peer for Aws {
 
     async fn start(issuer: Issuer) -> Result<Self, BoxError> {
         let cache = IdentityCache::lazy().build();
-        // The builder for tests fills in what is asked for but never called here, such as a retry strategy.
+        // The builder for tests adds required components that are never called here, such as a retry strategy.
         let components = RuntimeComponentsBuilder::for_tests()
             .with_identity_cache(Some(cache.clone()))
             .with_sleep_impl(Some(TokioSleep::new()))

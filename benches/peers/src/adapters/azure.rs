@@ -1,6 +1,6 @@
 //! azure_core: the policy of its HTTP pipeline.
 //!
-//! It asks for `https://` and matches no origin. After a 401 it forgets the token; sending again needs a callback. Five
+//! It requires `https://` and matches no origin. After a 401 it forgets the token; sending again needs a callback. Five
 //! minutes before the end it fetches under the write lock, so a token that lives for less is fetched for each request.
 
 use std::sync::Arc;

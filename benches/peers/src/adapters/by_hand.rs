@@ -1,6 +1,7 @@
-//! What is written by hand around reqwest: a token and its end behind an async lock, fetched under it when it has ended.
+//! A hand-written client around reqwest: a token and its end are behind an async lock, and it fetches under the lock.
 //!
-//! No origin is matched, nothing is done about a 401, and while it fetches all wait, even for a token with life left.
+//! It matches no origin, and does nothing about a 401. While it fetches, all requests wait, even if the token is
+//! usable.
 
 use std::sync::Arc;
 use std::time::Instant;

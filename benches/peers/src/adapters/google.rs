@@ -1,7 +1,7 @@
-//! google-cloud-auth: credentials that hand out headers; a task of its own fetches with its own reqwest.
+//! google-cloud-auth: credentials that return headers. Its task fetches with its own reqwest.
 //!
-//! The caller puts the headers on, matches origins and deals with a 401, for which there is no call. The task fetches 4
-//! minutes before the end, and a token that lives for less every 10 s, so requests wait for that.
+//! The caller adds the headers, matches origins and handles a 401, for which there is no function. The task fetches 4
+//! minutes before the end. It fetches a token that lives for less every 10 s, so requests wait for that.
 
 use benches::fixtures::Body;
 use google_cloud_auth::credentials::user_account::Builder;
@@ -41,7 +41,7 @@ impl Peer for Google {
     }
 
     async fn send(&mut self, mut request: Request<Body>) -> Result<(), BoxError> {
-        // Without an entity tag, as its docs say for those who compute nothing from the headers.
+        // There is no entity tag, as its docs recommend to callers that compute nothing from the headers.
         match self.credentials.headers(Extensions::new()).await? {
             CacheableResource::New { data, .. } => request.headers_mut().extend(data),
             CacheableResource::NotModified => return Err("headers without a tag are new".into()),

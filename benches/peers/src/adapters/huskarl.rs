@@ -1,7 +1,7 @@
-//! huskarl: an authorizer that hands out headers, as its `cached_client` example uses it.
+//! huskarl: an authorizer that returns headers, as its `cached_client` example uses it.
 //!
-//! The caller puts the headers on and shows it each response; it is the caller who matches origins and sends again
-//! after a 401. A refresh ahead of the end holds up the one caller that was elected for it.
+//! The caller adds the headers and passes each response to the authorizer. The caller also matches origins and retries
+//! after a 401. A refresh ahead of the end delays the one caller that makes it.
 
 use std::sync::Arc;
 

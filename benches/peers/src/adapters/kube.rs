@@ -1,7 +1,7 @@
 //! kube-client: its auth layer, with an exec plugin as cloud clusters use them. The plugin is this program.
 //!
-//! No origin is matched (the client has one), a caller's own header is replaced, and nothing is done about a 401. A
-//! minute before the end it runs the plugin under the lock.
+//! It matches no origin (the client has one), replaces a caller's own header, and does nothing about a 401. A minute
+//! before the end it runs the plugin under the lock.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -51,10 +51,10 @@ impl Peer for Kube {
     }
 }
 
-/// The exec plugin: asks the endpoint, and prints its answer the way Kubernetes wants it.
+/// The exec plugin: it calls the endpoint, and prints the answer in the form of Kubernetes.
 ///
 /// # Errors
-/// Those of the socket, or another answer than a token.
+/// Returns the errors of the socket, and an error if the answer is not a token.
 pub fn exec_credential(address: &str) -> Result<(), BoxError> {
     let mut stream = TcpStream::connect(address)?;
     stream.write_all(b"POST /token HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")?;

@@ -1,7 +1,7 @@
-//! middle: an authorizer that hands out a header value made ahead; a task of its own fetches.
+//! middle: an authorizer that returns a prepared header value. Its own task fetches.
 //!
-//! The adapter does what its `HttpClient::execute` does around reqwest. No origin is matched, nothing is done about a
-//! 401, and no request ever waits: without a valid token it fails.
+//! The adapter does what its `HttpClient::execute` does around reqwest. It matches no origin, and does nothing about a
+//! 401. No request waits: without a valid token it fails.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! One adapter per peer: the smallest that asks it, for each request, for what a request needs.
+//! One adapter per peer: the smallest that puts the peer's token on each request.
 
 mod aliri;
 mod aws;

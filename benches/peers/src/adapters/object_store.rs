@@ -1,9 +1,9 @@
-//! object_store: the credential provider that its Azure store asks for each request, with a client secret.
+//! object_store: the credential provider that its Azure store calls for each request, with a client secret.
 //!
-//! It can be had on its own, and its HTTP client can be replaced. It stands for AWS and GCP as well: the token cache is
-//! the same. The adapter writes the header as the crate's own authorizer does. No origin is matched (the store has
-//! one), and nothing is done about a 401. Five minutes before the end it fetches under the write lock, ten times a
-//! second at most.
+//! It can be used without the store, and its HTTP client can be replaced. It represents AWS and GCP as well, because
+//! they use the same token cache. The adapter formats the header as the crate's own authorizer does. It matches no
+//! origin (the store has one), and does nothing about a 401. Five minutes before the end it fetches under the write
+//! lock, at most ten times a second.
 
 use async_trait::async_trait;
 use benches::fixtures::Body;

@@ -1,4 +1,4 @@
-//! Ours, fed by a closure; and the floor.
+//! tower-bearer, with a closure as its source, and the floor.
 
 use benches::fixtures::{Body, ORIGIN};
 use benches::layers::named;
@@ -15,7 +15,7 @@ use crate::peer::{Peer, Wire, request, through};
 #[derive(Clone)]
 pub struct Ours(Bearer<Wire, CloneBody>);
 
-/// The same without a second send: a 401 is handed back, and the next request has a new token.
+/// The same without a second send: the caller gets a 401, and the next request has a new token.
 #[derive(Clone)]
 pub struct OursNever(Bearer<Wire, Never>);
 

@@ -1,7 +1,7 @@
-//! yup-oauth2: an authenticator that hands out tokens by scope, over a hyper client.
+//! yup-oauth2: an authenticator that returns tokens by scope, over a hyper client.
 //!
-//! The caller makes the header, matches origins and deals with a 401. A minute before the end, and without a token,
-//! each caller fetches for itself.
+//! The caller formats the header, matches origins and handles a 401. A minute before the end, and without a token, each
+//! caller makes its own fetch.
 
 use benches::fixtures::Body;
 use http::header::AUTHORIZATION;
