@@ -1,4 +1,4 @@
-//! axum as a reverse proxy: callers come without a token, and what goes on to the API has ours.
+//! axum as a reverse proxy: callers have no token, and the proxy's requests to the API carry one.
 //!
 //! ```text
 //! cargo run -p stack-axum
@@ -25,7 +25,7 @@ use tower_bearer::replay::{Buffered, ReplayBody};
 use tower_bearer::testing::{Api, TokenServer};
 use tower_bearer::{Bearer, BearerLayer, Error, TokenCache};
 
-/// Uploads are recorded up to here, to go again after a 401.
+/// The limit of a recorded upload, which is sent again after a 401.
 const LIMIT: usize = 64 * 1024;
 
 type Upstream = Bearer<Client<HttpConnector, Body>, Buffered<fn(ReplayBody<Body>) -> Body>>;
@@ -48,16 +48,17 @@ async fn forward(State(proxy): State<Proxy>, mut request: Request) -> Result<Res
     let uri: Uri = format!("{}{path}", proxy.base).parse().map_err(|_| StatusCode::BAD_REQUEST)?;
     *request.uri_mut() = uri;
     *request.version_mut() = Version::default();
-    // A caller's own `Authorization` would win over ours. The rest is between the caller and this proxy.
+    // A caller's own `Authorization` would win over the proxy's token. The other headers concern the caller and the
+    // proxy.
     for name in [AUTHORIZATION, COOKIE, HOST, CONNECTION, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE] {
         request.headers_mut().remove(name);
     }
     let response = proxy.upstream.oneshot(request).await.map_err(|error| match Error::find(&*error) {
-        // There is no token. The reason is for the log, not for the caller.
+        // There is no token. The reason belongs in the log, and not in the response.
         Some(_) => StatusCode::SERVICE_UNAVAILABLE,
         None => StatusCode::BAD_GATEWAY,
     })?;
-    // It was this proxy that was rejected, and not its caller.
+    // The API rejected the proxy, and not the caller.
     if response.status() == StatusCode::UNAUTHORIZED {
         return Err(StatusCode::BAD_GATEWAY);
     }
@@ -66,7 +67,7 @@ async fn forward(State(proxy): State<Proxy>, mut request: Request) -> Result<Res
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    // Yours: the addresses of your token endpoint and of your API.
+    // In your program: the addresses of your token endpoint and of your API.
     let issuer = TokenServer::new();
     let api = Server::fake(Api::new(issuer.ledger())).await;
     let auth_server = Issuer::new(issuer.clone()).token_endpoint("https://auth.example.com/token");

@@ -1,4 +1,4 @@
-//! The proxy over real servers: what goes through, and what does not.
+//! The proxy over real servers: what it forwards, and what it does not.
 
 use std::convert::Infallible;
 
@@ -10,7 +10,7 @@ use tower_bearer::testing::{Answer, Ledger};
 
 use super::*;
 
-/// A proxy to this API, and how to ask it.
+/// A proxy to this API, and a client.
 async fn proxied(api: &Api, issuer: &TokenServer) -> (Server, Client<HttpConnector, Body>, Server) {
     let server = Server::fake(api.clone()).await;
     let issuer = Issuer::new(issuer.clone()).token_endpoint("https://auth.example.com/token");
@@ -30,7 +30,7 @@ fn get(proxy: &Server) -> http::Request<Body> {
 }
 
 #[tokio::test]
-async fn a_callers_own_credentials_go_no_further() {
+async fn the_proxy_does_not_forward_a_callers_credentials() {
     let issuer = TokenServer::new();
     let (proxy, caller, api) = proxied(&Api::new(issuer.ledger()), &issuer).await;
     assert_eq!(caller.request(get(&proxy)).await.expect("an answer").status(), StatusCode::OK);
@@ -38,7 +38,7 @@ async fn a_callers_own_credentials_go_no_further() {
 }
 
 #[tokio::test]
-async fn a_rejection_of_the_proxy_is_no_rejection_of_its_caller() {
+async fn a_rejection_of_the_proxy_is_not_a_401_for_the_caller() {
     let issuer = TokenServer::new();
     let (proxy, caller, _api) = proxied(&Api::new(Ledger::new()), &issuer).await;
     assert_eq!(caller.request(get(&proxy)).await.expect("an answer").status(), StatusCode::BAD_GATEWAY);
@@ -54,7 +54,7 @@ async fn without_a_token_the_proxy_is_unavailable() {
 }
 
 #[tokio::test]
-async fn bodies_stream_through_both_ways_whatever_their_length() {
+async fn bodies_of_any_length_stream_in_both_directions() {
     const PIECE: usize = LIMIT / 2;
     let echo = |request: http::Request<_>| async move { Ok::<_, Infallible>(Response::new(request.into_body())) };
     let echo = Server::start(service_fn(echo)).await;
@@ -62,24 +62,22 @@ async fn bodies_stream_through_both_ways_whatever_their_length() {
     let (pieces, body) = tokio::sync::mpsc::unbounded_channel();
     let body = Body::new(StreamBody::new(UnboundedReceiverStream::new(body)));
     let post = Request::post(proxy.url("/")).body(body).expect("a request");
-    let mut answer = soon(caller.request(post)).await.expect("an answer").into_body();
+    let mut answer = within_a_minute(caller.request(post)).await.expect("an answer").into_body();
     for n in 0..4 {
-        // Sent when the one before has come back.
-        pieces
-            .send(Ok::<_, Infallible>(Frame::data(bytes::Bytes::from(vec![n; PIECE]))))
-            .expect("the upload is not over");
+        // Each piece is sent when the previous one has come back.
+        pieces.send(Ok::<_, Infallible>(Frame::data(bytes::Bytes::from(vec![n; PIECE])))).expect("the upload is open");
         let mut came = 0;
         while came < PIECE {
-            let frame = soon(answer.frame()).await.expect("more").expect("no error");
+            let frame = within_a_minute(answer.frame()).await.expect("more").expect("no error");
             came += frame.into_data().expect("data").len();
         }
     }
     drop(pieces);
-    assert!(soon(answer.frame()).await.is_none());
+    assert!(within_a_minute(answer.frame()).await.is_none());
     assert_eq!(echo.tokens(), ["Bearer t"]);
 }
 
-/// A hang would say nothing.
-async fn soon<F: Future>(work: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(60), work).await.expect("nobody waits for what is not sent yet")
+/// Turns a hang into a failure with a message.
+async fn within_a_minute<F: Future>(work: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(60), work).await.expect("no side waits for data that is not sent yet")
 }

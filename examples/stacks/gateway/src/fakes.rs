@@ -1,4 +1,4 @@
-//! A token endpoint that exchanges, and an upstream that says whose token it saw.
+//! A token endpoint that exchanges tokens, and an upstream that returns the name of the token's user.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};

@@ -4,8 +4,8 @@
 //! cargo run -p stack-gateway
 //! ```
 //!
-//! A browser sends the id of its session. The gateway knows the user's token of that session, exchanges it for one of the
-//! upstream, and sends the request on with that. A logout ends both.
+//! A browser sends the id of its session. The gateway knows the user's token of that session, exchanges it for one of
+//! the upstream, and forwards the request with that. A logout ends both.
 #![expect(clippy::disallowed_methods, reason = "the gateway is a task")]
 
 mod fakes;
@@ -28,11 +28,11 @@ use tower_bearer::oauth2::{Issuer, TokenExchangeGrant};
 use tower_bearer::replay::Never;
 use tower_bearer::{Bearer, BearerLayer, Error, KeyedTokenCache, TokenCache};
 
-/// The id of a session: the key of its upstream token. An extension of the requests that go on.
+/// The id of a session, which is the key of its upstream token. Forwarded requests have it as an extension.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct SessionId(Arc<str>);
 
-/// The user's own token of each session, as the login of the gateway left it.
+/// The user's own token of each session, which the gateway's login saved.
 #[derive(Clone, Default)]
 struct Sessions(Arc<Mutex<HashMap<SessionId, String>>>);
 
@@ -55,14 +55,14 @@ impl Sessions {
         self.lock().remove(id);
     }
 
-    /// Authenticates the caller: an id that the gateway has not given out is no session.
+    /// Authenticates the caller. Only an id that the gateway issued is a session.
     fn authenticate(&self, headers: &HeaderMap) -> Result<SessionId, StatusCode> {
         let id = headers.get("session").and_then(|id| id.to_str().ok()).ok_or(StatusCode::UNAUTHORIZED)?;
         let id = SessionId(id.into());
         if self.lock().contains_key(&id) { Ok(id) } else { Err(StatusCode::UNAUTHORIZED) }
     }
 
-    /// The user's token as it is now. Asked at each exchange, because the user's own login may have renewed it.
+    /// The user's current token. Each exchange reads it, because the user's own login may have renewed it.
     fn token(&self, id: &SessionId) -> Result<String, Error> {
         self.lock().get(id).cloned().ok_or_else(|| Error::denied("the session has ended"))
     }
@@ -103,14 +103,15 @@ async fn forward(State(gateway): State<Gateway>, mut request: Request) -> Result
     let uri: Uri = format!("{}{path}", gateway.base).parse().map_err(|_| StatusCode::BAD_REQUEST)?;
     *request.uri_mut() = uri;
     *request.version_mut() = Version::default();
-    // A caller's own `Authorization` would win over ours, and the session is between the caller and this gateway.
+    // A caller's own `Authorization` would win over the gateway's token. The session concerns the caller and the
+    // gateway.
     for name in [AUTHORIZATION, COOKIE, HOST, CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
         request.headers_mut().remove(name);
     }
     request.headers_mut().remove("session");
     request.extensions_mut().insert(session);
     let response = gateway.upstream.oneshot(request).await.map_err(|error| match Error::find(&*error) {
-        // The exchange was denied: the user's own token is good for nothing any more.
+        // The exchange was denied, because the user's own token is no longer valid.
         Some(error) if error.is_denied() || error.is_signed_out() => StatusCode::UNAUTHORIZED,
         Some(_) => StatusCode::SERVICE_UNAVAILABLE,
         None => StatusCode::BAD_GATEWAY,
@@ -121,14 +122,14 @@ async fn forward(State(gateway): State<Gateway>, mut request: Request) -> Result
 async fn logout(State(gateway): State<Gateway>, headers: HeaderMap) -> Result<StatusCode, StatusCode> {
     let session = gateway.sessions.authenticate(&headers)?;
     gateway.sessions.end(&session);
-    // A token that was exchanged has no refresh token here, so there is nothing to revoke.
+    // An exchanged token has no refresh token here, so there is nothing to revoke.
     let removed = gateway.tokens.remove(&session, async |_| Ok::<_, Error>(())).await;
     removed.map(|()| StatusCode::NO_CONTENT).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    // Yours: the addresses of your token endpoint and of the upstream.
+    // In your program: the addresses of your token endpoint and of the upstream.
     let (sts, upstream) = (fakes::token_exchange().await, fakes::upstream().await);
 
     let sessions = Sessions::default();

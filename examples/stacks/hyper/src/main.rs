@@ -1,4 +1,4 @@
-//! hyper-util's client and hyper-rustls: TLS, and HTTP/1.1 or HTTP/2, as the client and the server agree.
+//! hyper-util's client and hyper-rustls: TLS, with HTTP/1.1 or HTTP/2 as negotiated.
 //!
 //! ```text
 //! cargo run -p stack-hyper
@@ -21,12 +21,12 @@ use tower_bearer::{BearerLayer, TokenCache};
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     for version in [Version::HTTP_11, Version::HTTP_2] {
-        // Yours: the addresses of your token endpoint and of your API.
+        // In your program: the addresses of your token endpoint and of your API.
         let issuer = TokenServer::new();
         let accepting = Api::new(issuer.ledger());
         let (server, tls) = Server::fake_over_tls(loopback::site(&issuer, &accepting)).await;
 
-        // Yours: `.with_webpki_roots()` or `.with_native_roots()?`, and `.enable_all_versions()`.
+        // In your program: `.with_webpki_roots()` or `.with_native_roots()?`, and `.enable_all_versions()`.
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_only();
         let https = match version {
             Version::HTTP_11 => https.enable_http1().build(),

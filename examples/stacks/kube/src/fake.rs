@@ -1,4 +1,4 @@
-//! An API server with one pod, which accepts the token that stands in a file.
+//! An API server with one pod, which accepts the token in a file.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,5 @@
-//! kube: a client whose service stack holds the layer, with the token of a file that somebody rewrites, as the kubelet
-//! does with a service account's.
+//! kube: a client whose service stack contains the layer. The token is in a file that another process rewrites, as the
+//! kubelet does for a service account.
 //!
 //! ```text
 //! cargo run -p stack-kube
@@ -21,7 +21,7 @@ mod fake;
 fn client(config: &Config, origin: &str, token: TokenCache) -> Result<Client, BoxError> {
     let http: legacy::Client<_, Body> = legacy::Client::builder(TokioExecutor::new()).build_http();
     let stack = ServiceBuilder::new()
-        // kube's requests are paths; above the layer they become whole URLs.
+        // kube's requests are paths. This layer outside the bearer layer makes them whole URLs.
         .layer(config.base_uri_layer())
         .layer(BearerLayer::new(token, [origin])?.replay(|body: &Body| body.try_clone()))
         .service(http);
@@ -30,13 +30,13 @@ fn client(config: &Config, origin: &str, token: TokenCache) -> Result<Client, Bo
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    // Yours: `Config::infer()`, and /var/run/secrets/kubernetes.io/serviceaccount/token.
+    // In your program: `Config::infer()`, and /var/run/secrets/kubernetes.io/serviceaccount/token.
     let file = std::env::temp_dir().join(format!("stack-kube-{}", std::process::id()));
     tokio::fs::write(&file, "first\n").await?;
     let server = fake::api_server(file.clone()).await;
     let config = Config::new(server.origin().parse()?);
 
-    // The file is looked at every minute, and at once after a 401.
+    // The cache reads the file every minute, and at once after a 401.
     let token = TokenCache::new(TokenFile::new(&file));
     let pods: Api<Pod> = Api::default_namespaced(client(&config, server.origin(), token)?);
     println!("{} pod", pods.list(&Default::default()).await?.items.len());

@@ -1,4 +1,4 @@
-//! The client over a real server: answers that stream, and a file that is not there.
+//! The client over a real server: streamed answers, and a missing file.
 
 use std::convert::Infallible;
 
@@ -32,16 +32,16 @@ async fn a_watch_streams() {
     let pods = pods(&server, TokenCache::fixed("t").expect("a token"));
     let mut watched = std::pin::pin!(pods.watch(&WatchParams::default(), "0").await.expect("a watch"));
     for name in ["web-0", "web-1"] {
-        // The next event is sent when the one before has arrived.
+        // The next event is sent when the previous one has arrived.
         let event = format!(r#"{{"type":"ADDED","object":{{"metadata":{{"name":"{name}"}}}}}}"#) + "\n";
-        events.send(Ok::<_, Infallible>(Frame::data(Bytes::from(event)))).expect("the server is here");
+        events.send(Ok::<_, Infallible>(Frame::data(Bytes::from(event)))).expect("the server is running");
         let event = tokio_stream::StreamExt::next(&mut watched).await.expect("an event").expect("no error");
         assert!(matches!(event, WatchEvent::Added(pod) if pod.metadata.name.as_deref() == Some(name)));
     }
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_there_is_the_error_of_the_call() {
+async fn the_error_of_a_missing_file_reaches_the_caller() {
     let server = fake::api_server("/nowhere".into()).await;
     let token = TokenCache::new(TokenFile::new("/nowhere"));
     let error = pods(&server, token).list(&Default::default()).await.expect_err("no token");

@@ -1,4 +1,4 @@
-//! octocrab: an SDK that takes any tower service. The token is ours, and octocrab knows of none.
+//! octocrab: an SDK that takes any tower service. The layer adds the token, and octocrab has none.
 //!
 //! ```text
 //! cargo run -p stack-octocrab
@@ -22,7 +22,7 @@ fn github(base: &str, token: TokenCache) -> Result<Octocrab, BoxError> {
     let layer = BearerLayer::new(token, [base])?.replay(|body: &OctoBody| body.try_clone());
     let github = OctocrabBuilder::new_empty()
         .with_service(layer.layer(http))
-        // octocrab's requests are paths; each of its layers goes above those before.
+        // octocrab's requests are paths. Each layer is outside the layers that were added before.
         .with_layer(&BaseUriLayer::new(base.parse()?))
         .with_auth(AuthState::None)
         .build()?;
@@ -31,7 +31,7 @@ fn github(base: &str, token: TokenCache) -> Result<Octocrab, BoxError> {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    // Yours: https://api.github.com, and where your tokens come from.
+    // In your program: https://api.github.com, and your source of tokens.
     let issuer = TokenServer::new();
     let server = Server::fake(Api::new(issuer.ledger())).await;
     let auth_server = Issuer::new(issuer.clone()).token_endpoint("https://auth.example.com/token");

@@ -1,4 +1,4 @@
-//! reqwest-middleware: the layer is one middleware more, and the code that sends requests stays as it is.
+//! reqwest-middleware: the layer is one more middleware, and the code that sends requests is unchanged.
 //!
 //! ```text
 //! cargo run -p stack-reqwest-middleware
@@ -15,19 +15,19 @@ use tower_bearer::{BearerLayer, TokenCache};
 use tower_bearer_reqwest::{BearerMiddleware, Reqwest};
 
 fn client(base: &str, token_url: &str) -> Result<ClientWithMiddleware, BoxError> {
-    // Not through the chain: the token calls would want a token.
+    // The token calls do not go through the chain, because they would then need a token.
     let auth_server = Issuer::new(Reqwest::build(reqwest::Client::builder())?).token_endpoint(token_url);
     let login = ClientCredentialsGrant::builder(&auth_server, "my-app", "its secret").build()?;
     let layer = BearerLayer::new(TokenCache::new(login), [base])?;
     // This client follows redirects within one origin only; reqwest's default policy leaks the token.
     let client = BearerMiddleware::client_builder(reqwest::Client::builder())?;
-    // Yours: retries before the middleware, traces of each send after it.
+    // In your program: retries before the middleware, traces of each send after it.
     Ok(client.with(BearerMiddleware::new(layer)).build())
 }
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    // Yours: the addresses of your token endpoint and of your API.
+    // In your program: the addresses of your token endpoint and of your API.
     let issuer = TokenServer::new();
     let auth = Server::fake(issuer.clone()).await;
     let api = Server::fake(Api::new(issuer.ledger())).await;

@@ -1,4 +1,4 @@
-//! reqwest: its builder makes the requests, its response reads the answers, and the layer lies between.
+//! reqwest: its builder makes the requests, its response reads the answers, and the layer is in between.
 //!
 //! ```text
 //! cargo run -p stack-reqwest
@@ -24,7 +24,8 @@ struct Client {
 
 impl Client {
     fn new(base: &str, token_url: &str) -> Result<Self, BoxError> {
-        // It follows no redirects, whatever this builder says; tower-http's FollowRedirect does, above the layer.
+        // This client follows no redirects, with any policy of the builder. To follow them, put tower-http's
+        // `FollowRedirect` outside the layer.
         let http = Reqwest::build(reqwest::Client::builder().connect_timeout(Duration::from_secs(5)))?;
         let auth_server = Issuer::new(http.clone()).token_endpoint(token_url);
         let login = ClientCredentialsGrant::builder(&auth_server, "my-app", "its secret").build()?;
@@ -42,7 +43,7 @@ impl Client {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    // Yours: the addresses of your token endpoint and of your API.
+    // In your program: the addresses of your token endpoint and of your API.
     let issuer = TokenServer::new();
     let auth = Server::fake(issuer.clone()).await;
     let api = Server::fake(Api::new(issuer.ledger())).await;

@@ -1,4 +1,4 @@
-//! A gRPC server that answers UNAUTHENTICATED to whoever has no live token.
+//! A gRPC server that answers UNAUTHENTICATED to calls without a live token.
 
 use http::{Request, Response};
 use tonic::Status;

@@ -22,7 +22,7 @@ mod fake;
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    // Yours: the addresses of your token endpoint and of your API.
+    // In your program: the addresses of your token endpoint and of your API.
     let issuer = TokenServer::new();
     let api = Server::start(fake::health(issuer.ledger()).await).await;
     let auth_server = Issuer::new(issuer.clone()).token_endpoint("https://auth.example.com/token");
@@ -30,11 +30,11 @@ async fn main() -> Result<(), BoxError> {
 
     let channel = Endpoint::from_shared(api.origin().to_owned())?.connect_lazy();
     let layer = BearerLayer::new(TokenCache::new(login), [api.origin()])?
-        // A gRPC server rejects with a status of its own, in a 200.
+        // A gRPC server rejects with a gRPC status, in a 200.
         .rejection_policy(RejectionPolicy::new().grpc())
-        // The requests of a channel are paths; where they go, only the channel knows.
+        // The requests of a channel are paths, and only the channel knows the host.
         .allow_relative_uris()
-        // A call's messages are a stream. Recorded, they can go again.
+        // A call's messages are a stream. A recording of it can be sent again.
         .replay(Buffered::new(64 * 1024).wrap(Body::new));
     let mut health = HealthClient::new(layer.layer(channel));
 
