@@ -25,7 +25,7 @@ use tower_bearer::testing::{Api, TokenServer};
 #[cfg(feature = "tls")]
 pub mod tls;
 
-/// A server that speaks HTTP/1.1 and HTTP/2, as its client does, and serves as long as its runtime lives.
+/// A server for HTTP/1.1 and HTTP/2, which runs as long as its runtime.
 #[derive(Clone, Debug)]
 pub struct Server {
     origin: String,
@@ -35,10 +35,10 @@ pub struct Server {
 // === impl Server ===
 
 impl Server {
-    /// Serves `service`, which reads request bodies as they come.
+    /// Serves `service`, which reads request bodies as they arrive.
     ///
     /// # Panics
-    /// Where there is no free port.
+    /// Panics if there is no free port.
     pub async fn start<S, B>(service: S) -> Self
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send>,
@@ -51,7 +51,7 @@ impl Server {
     /// Serves a fake, whose bodies are in memory.
     ///
     /// # Panics
-    /// Where there is no free port.
+    /// Panics if there is no free port.
     pub async fn fake<S>(fake: S) -> Self
     where
         S: Service<Request<Full<Bytes>>, Response = Response<Full<Bytes>>, Error = BoxError, Future: Send>,
@@ -84,7 +84,7 @@ impl Server {
                 tokio::spawn(async move {
                     let Ok(socket) = handshake.await else { return };
                     let connection = auto::Builder::new(TokioExecutor::new());
-                    // A client that hangs up is none of the server's failures.
+                    // A client that closes the connection is not a failure of the server.
                     let _ = connection.serve_connection(TokioIo::new(socket), TowerToHyperService::new(noted)).await;
                 });
             }
@@ -107,7 +107,7 @@ impl Server {
         self.seen.lock().expect("no panic").clone()
     }
 
-    /// The `Authorization` headers of all requests so far; empty where there was none.
+    /// The `Authorization` headers of all requests so far; empty for a request without one.
     pub fn tokens(&self) -> Vec<String> {
         let text = |head: Parts| {
             let values = head.headers.get_all(AUTHORIZATION).iter();

@@ -1,4 +1,4 @@
-//! The same over TLS, with a certificate of its own that nobody else trusts.
+//! The same over TLS, with a self-signed certificate.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use tower::{BoxError, Service};
 use crate::{Server, whole};
 
 impl Server {
-    /// Serves a fake over TLS, with HTTP/2 or HTTP/1.1 as the client's ALPN wishes, and gives the settings of a client
-    /// that trusts it.
+    /// Serves a fake over TLS, with HTTP/2 or HTTP/1.1 by the client's ALPN. Returns the settings of a client that
+    /// trusts it.
     ///
     /// # Panics
-    /// Where there is no free port.
+    /// Panics if there is no free port.
     pub async fn fake_over_tls<S>(fake: S) -> (Self, ClientConfig)
     where
         S: Service<Request<Full<Bytes>>, Response = Response<Full<Bytes>>, Error = BoxError, Future: Send>,
