@@ -1,6 +1,6 @@
-//! The layer over the client stacks people use, with each replay choice. Nothing here runs; `tests/grpc.rs` does.
+//! The layer over common client stacks, with each replay choice. This code is only compiled; `tests/grpc.rs` runs.
 //!
-//! What is asked of every stack: the layered service is a `Service`, `Clone`, and its futures are `Send`, also when the
+//! The layered service of every stack has to be a `Service` and `Clone`, and its futures have to be `Send`, also if the
 //! stack itself is not `Sync`.
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use tower::{BoxError, Service, ServiceBuilder};
 use tower_bearer::replay::{Buffered, CloneBody, IfEmpty, Never, ReplayBody};
 use tower_bearer::{BearerLayer, TokenCache};
 
-/// What every layered stack must be.
+/// Checks the bounds of a layered stack.
 fn is_client<S, B, A>(
     service: S,
 ) -> impl Service<Request<B>, Response = Response<A>, Error = BoxError, Future: Send> + Clone + Send
@@ -27,7 +27,7 @@ fn layer<R>(replay: R) -> BearerLayer<R> {
     BearerLayer::new(cache, ["https://api.example.com"]).expect("an origin").replay(replay)
 }
 
-/// How much of a body is recorded here.
+/// The limit of a recorded body.
 const LIMIT: usize = 64 * 1024;
 
 /// hyper-util's legacy client, and tower's own middleware around it.
@@ -48,7 +48,7 @@ pub mod over_hyper {
         is_client::<_, Full<Bytes>, _>(
             ServiceBuilder::new().layer(layer(|body: &Full<Bytes>| Some(body.clone()))).service(http.clone()),
         );
-        // A client of the body that is handed inward, and one whose body was chosen before.
+        // A client that takes the replay body, and one whose body type was chosen before.
         let recorded: Client<HttpConnector, ReplayBody<Full<Bytes>>> =
             Client::builder(TokioExecutor::new()).build_http();
         is_client::<_, Full<Bytes>, _>(ServiceBuilder::new().layer(layer(Buffered::new(LIMIT))).service(recorded));
@@ -57,31 +57,31 @@ pub mod over_hyper {
         let record = Buffered::new(LIMIT).wrap(UnsyncBoxBody::new);
         is_client::<_, Full<Bytes>, _>(ServiceBuilder::new().layer(layer(record)).service(boxed));
 
-        // Boxed: `BoxCloneService` is `Send` and not `Sync`.
+        // A boxed client. `BoxCloneService` is `Send` and not `Sync`.
         let boxed = BoxCloneService::new(http.clone());
         is_client::<_, Full<Bytes>, _>(ServiceBuilder::new().layer(layer(CloneBody)).service(boxed));
         let boxed = BoxCloneSyncService::new(http.clone());
         is_client::<_, Full<Bytes>, _>(ServiceBuilder::new().layer(layer(CloneBody)).service(boxed));
-        // Buffered, and limited beneath.
+        // A buffered client with a limit inside the buffer.
         let buffered =
             ServiceBuilder::new().layer(layer(CloneBody)).buffer::<Request<Full<Bytes>>>(8).service(http.clone());
         is_client::<_, Full<Bytes>, _>(buffered);
         let limited = ServiceBuilder::new().layer(layer(CloneBody)).concurrency_limit(1).service(http.clone());
         is_client::<_, Full<Bytes>, _>(limited);
-        // And the layered service can be boxed and buffered itself.
+        // The layered service itself can be boxed and buffered.
         let above = ServiceBuilder::new().buffer::<Request<Full<Bytes>>>(8).layer(layer(CloneBody)).service(http);
         let _: BoxCloneService<Request<Full<Bytes>>, Response<::hyper::body::Incoming>, BoxError> =
             BoxCloneService::new(above);
     }
 }
 
-/// reqwest: a `Service<reqwest::Request>`, so an adapter turns requests and responses.
+/// reqwest: a `Service<reqwest::Request>`, so an adapter converts requests and responses.
 pub mod over_reqwest {
     use super::*;
 
     use tower_bearer_reqwest::{Reqwest, TryClone};
 
-    /// Its body is neither `Clone` nor copied by a method of its own.
+    /// Its body is not `Clone`, and has no method that copies it.
     pub fn fits() -> reqwest::Result<()> {
         let http = Reqwest::build(reqwest::Client::builder())?;
         is_client::<_, reqwest::Body, _>(ServiceBuilder::new().layer(layer(TryClone)).service(http.clone()));
@@ -122,7 +122,7 @@ pub mod over_tonic {
     }
 }
 
-/// kube: its client takes a whole stack, and hands it its own body.
+/// kube: its client takes a whole stack, and calls it with kube's body.
 pub mod over_kube {
     use super::*;
     use http_body::Body as _;
@@ -138,7 +138,7 @@ pub mod over_kube {
         is_client::<_, Body, _>(
             ServiceBuilder::new().layer(layer(|body: &Body| body.try_clone())).service(http.clone()),
         );
-        // Its body cannot be made from another, so the client beneath takes what is handed inward.
+        // Its body cannot be made from another, so the inner client takes the replay body.
         let recorded: legacy::Client<_, ReplayBody<Body>> = legacy::Client::builder(TokioExecutor::new()).build_http();
         let recorded = ServiceBuilder::new().layer(layer(Buffered::new(LIMIT))).service(recorded);
         is_client::<_, Body, _>(recorded.clone());
@@ -147,7 +147,7 @@ pub mod over_kube {
             legacy::Client::builder(TokioExecutor::new()).build_http();
         let record = Buffered::new(LIMIT).wrap(UnsyncBoxBody::new);
         is_client::<_, Body, _>(ServiceBuilder::new().layer(layer(record)).service(boxed));
-        // What `IfEmpty` does, for a body without `Default`.
+        // The same as `IfEmpty`, for a body without `Default`.
         let if_empty = |body: &Body| body.is_end_stream().then(Body::empty);
         Client::new(ServiceBuilder::new().layer(layer(if_empty)).service(http), "default")
     }

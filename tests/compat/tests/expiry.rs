@@ -1,6 +1,6 @@
-//! A token ends by the operating system's clocks. Nothing here turns on tokio's `test-util`, so the layer reads the coarse
-//! clock, as it does in a user's program and not in the tests of the crate itself.
-#![expect(clippy::disallowed_methods, reason = "real time is what is tested")]
+//! A token expires by the operating system's clocks. This package does not enable tokio's `test-util`, so the layer
+//! reads the coarse clock, as it does in a user's program and not in the tests of the crate itself.
+#![expect(clippy::disallowed_methods, reason = "this test needs real time")]
 
 use std::future::ready;
 use std::sync::{Arc, OnceLock};
@@ -15,7 +15,7 @@ use tower_bearer::replay::Never;
 use tower_bearer::{BearerLayer, Error, FetchContext, Token, TokenCache};
 
 const LIFE: Duration = Duration::from_secs(2);
-/// From here on it is not sent.
+/// The age from which on the token is not sent.
 const EXPIRED: Duration = Duration::from_millis(1800);
 
 fn get() -> Request<Full<Bytes>> {
@@ -23,8 +23,8 @@ fn get() -> Request<Full<Bytes>> {
 }
 
 #[tokio::test]
-async fn a_token_that_has_expired_is_sent_neither_by_a_service_that_is_kept_nor_by_one_cloned_for_the_request() {
-    // Set by the one call that brings a token; the cache counts its life from no later.
+async fn an_expired_token_is_sent_neither_by_a_kept_service_nor_by_a_clone() {
+    // The only token call that succeeds sets it. The cache counts the life of the token from this time or earlier.
     let born = Arc::new(OnceLock::new());
     let setting = Arc::clone(&born);
     let source = move |_: FetchContext| {
@@ -37,7 +37,7 @@ async fn a_token_that_has_expired_is_sent_neither_by_a_service_that_is_kept_nor_
     let mut kept = api.clone();
     let mut age = Duration::ZERO;
     while age < EXPIRED {
-        // Before the requests: how long they take shall not matter.
+        // The age is read before the requests, so that their duration does not matter.
         age = born.get().map_or(Duration::ZERO, Instant::elapsed);
         let by_kept = kept.ready().await.expect("it is ready").call(get()).await;
         let by_clone = api.clone().oneshot(get()).await;

@@ -33,13 +33,13 @@ const REJECTED: &str = "Bearer token-1";
 
 // === the server ===
 
-/// What the server was asked: the path, and the token.
+/// The calls that the server received: the path, and the token.
 #[derive(Clone, Default)]
 struct Asked(Arc<Mutex<Vec<(String, String)>>>);
 
 type Answer = Response<UnsyncBoxBody<Bytes, hyper::Error>>;
 
-/// The messages of a call as one. Before each stand whether it is compressed, and its length.
+/// Joins the messages of a call. Each has a prefix: whether it is compressed, and its length.
 fn gathered(mut messages: Bytes) -> Bytes {
     let mut all = BytesMut::new();
     while messages.has_remaining() {
@@ -64,7 +64,7 @@ impl Asked {
         self.0.lock().expect("no panic").push((path.clone(), token.clone()));
         let response = Response::builder().header(CONTENT_TYPE, "application/grpc");
         if token == REJECTED {
-            // Trailers-only: no body, and the status beside the headers. The call's messages are not read.
+            // Trailers-only: there is no body, and the status is in the headers. The call's messages are not read.
             let response = response.header("grpc-status", "16").header("grpc-message", "token%20revoked");
             return Ok(response.body(Empty::new().map_err(never).boxed_unsync()).expect("a response"));
         }
@@ -89,7 +89,7 @@ fn never(never: Infallible) -> hyper::Error {
     match never {}
 }
 
-/// Serves for as long as the test's runtime lives.
+/// Serves until the test's runtime ends.
 async fn serve(asked: Asked) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
     let address = listener.local_addr().expect("an address");
@@ -105,7 +105,7 @@ async fn serve(asked: Asked) -> SocketAddr {
 
 // === the client ===
 
-/// Messages are bytes.
+/// A codec whose messages are bytes.
 #[derive(Clone, Copy)]
 struct Raw;
 
@@ -145,11 +145,11 @@ impl Decoder for Raw {
     }
 }
 
-/// What a generated client is given.
+/// The service that a generated client takes.
 trait Service: GrpcService<Body, ResponseBody = Body, Error = BoxError> {}
 impl<S: GrpcService<Body, ResponseBody = Body, Error = BoxError>> Service for S {}
 
-/// A generated client's inside, over the layer, with a first token that is old enough to be rejected.
+/// The inner part of a generated client over the layer, with a first token that is old enough to be rejected.
 async fn client(asked: &Asked, rejection: RejectionPolicy) -> (Grpc<impl Service>, TokenCache) {
     let origin = format!("http://{}", serve(asked.clone()).await);
     let source = |context: tower_bearer::FetchContext| {
@@ -162,13 +162,13 @@ async fn client(asked: &Asked, rejection: RejectionPolicy) -> (Grpc<impl Service
 
     let channel = Endpoint::from_shared(origin.clone()).expect("a URL").connect().await.expect("a connection");
     let layer = BearerLayer::new(cache.clone(), [&origin]).expect("an origin").rejection_policy(rejection);
-    // A Channel's requests are paths; where they go, only the Channel knows.
+    // A Channel's requests are paths, and only the Channel knows the host.
     let layer = layer.allow_relative_uris();
     let layer = layer.replay(Buffered::new(64 * 1024).wrap(Body::new));
     (Grpc::new(layer.layer(channel)), cache)
 }
 
-/// All the answers of one call.
+/// Makes one call and returns all of its answers.
 async fn ask(mut grpc: Grpc<impl Service>, path: &'static str, message: &'static str) -> Result<Vec<Bytes>, Status> {
     grpc.ready().await.expect("the channel is ready");
     let path = PathAndQuery::from_static(path);
@@ -206,7 +206,7 @@ async fn a_streaming_call_that_was_rejected_succeeds_with_a_new_token() {
 }
 
 #[tokio::test]
-async fn unauthenticated_is_the_callers_where_the_layer_was_not_told_of_grpc() {
+async fn the_caller_gets_unauthenticated_without_the_grpc_setting() {
     for path in ["/test.Echo/Once", "/test.Echo/Thrice"] {
         let asked = Asked::default();
         let (grpc, cache) = client(&asked, RejectionPolicy::new()).await;
@@ -223,7 +223,7 @@ fn three() -> tonic::Request<impl futures_core::Stream<Item = Bytes> + Send + 's
 }
 
 #[tokio::test]
-async fn a_stream_of_messages_that_was_rejected_goes_again_from_its_beginning() {
+async fn a_rejected_stream_of_messages_is_sent_again_from_its_beginning() {
     let asked = Asked::default();
     let (mut grpc, cache) = client(&asked, RejectionPolicy::new().grpc()).await;
     grpc.ready().await.expect("the channel is ready");
@@ -235,29 +235,29 @@ async fn a_stream_of_messages_that_was_rejected_goes_again_from_its_beginning() 
 }
 
 #[tokio::test]
-async fn a_conversation_that_was_rejected_goes_on_message_by_message_with_a_new_token() {
+async fn a_rejected_bidirectional_stream_continues_with_a_new_token() {
     let asked = Asked::default();
     let (mut grpc, cache) = client(&asked, RejectionPolicy::new().grpc()).await;
     grpc.ready().await.expect("the channel is ready");
     let (say, messages) = tokio::sync::mpsc::unbounded_channel();
-    // Said before the rejection, and so twice.
+    // This message is sent before the rejection, and therefore twice.
     say.send(Bytes::from("one")).expect("the call is not over");
     let messages = tonic::Request::new(tokio_stream::wrappers::UnboundedReceiverStream::new(messages));
     let call = grpc.streaming(messages, PathAndQuery::from_static("/test.Echo/Echo"), Raw);
-    let mut answers = soon(call).await.expect("an answer").into_inner();
-    assert_eq!(soon(answers.message()).await.expect("no error").expect("a message"), "one");
+    let mut answers = within_a_minute(call).await.expect("an answer").into_inner();
+    assert_eq!(within_a_minute(answers.message()).await.expect("no error").expect("a message"), "one");
     for message in ["two", "three"] {
-        // Said when the one before has come back.
+        // Each message is sent when the previous one has come back.
         say.send(Bytes::from(message)).expect("the call is not over");
-        assert_eq!(soon(answers.message()).await.expect("no error").expect("a message"), message);
+        assert_eq!(within_a_minute(answers.message()).await.expect("no error").expect("a message"), message);
     }
     drop(say);
-    assert!(soon(answers.message()).await.expect("no error").is_none());
+    assert!(within_a_minute(answers.message()).await.expect("no error").is_none());
     assert_eq!(asked.tokens(), [REJECTED, "Bearer token-2"]);
     assert_eq!(cache.status().generation, 2);
 }
 
-/// A hang would say nothing.
-async fn soon<F: Future>(work: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(60), work).await.expect("nobody waits for what is not said yet")
+/// Turns a hang into a failure with a message.
+async fn within_a_minute<F: Future>(work: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(60), work).await.expect("no side waits for a message that is not sent yet")
 }

@@ -1,4 +1,4 @@
-//! What these programs share: a body that can be given away only once, and a client that takes any body.
+//! The common parts of these programs: a body that is not `Clone`, and a client that takes any body.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -11,7 +11,7 @@ use http_body::{Body, Frame};
 use tower::Service;
 use tower_bearer::{BearerLayer, TokenCache};
 
-/// Empty, and not `Clone`.
+/// An empty body that is not `Clone`.
 #[derive(Default)]
 pub struct Upload;
 

@@ -1,4 +1,4 @@
-//! A body that cannot be kept is an error that names the remedies, and each remedy compiles.
+//! The error of a body that cannot be saved names the remedies, and each remedy compiles.
 
 use std::env;
 use std::io::Write;
@@ -6,11 +6,11 @@ use std::process::Command;
 
 use trybuild::TestCases;
 
-/// The compiler that the pinned errors were taken with: the wording of others differs. To take them anew, run this
-/// test with `TRYBUILD=overwrite`.
-const TAKEN_WITH: &str = "rustc 1.95.";
+/// The compiler that wrote the expected errors. The text of other versions differs. To update them, run this test with
+/// `TRYBUILD=overwrite`.
+const EXPECTED_BY: &str = "rustc 1.95.";
 
-/// What the compiler of this test run calls itself.
+/// The version of the compiler of this test run.
 fn rustc() -> String {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(rustc).arg("--version").output().expect("a compiler");
@@ -18,17 +18,17 @@ fn rustc() -> String {
 }
 
 #[test]
-fn a_body_that_is_not_clone_is_told_its_remedies_and_each_compiles() {
+fn the_error_of_a_body_that_is_not_clone_names_remedies_that_compile() {
     let cases = TestCases::new();
     for remedy in ["buffered", "if_empty", "closure", "never"] {
         cases.pass(format!("tests/cases/{remedy}.rs"));
     }
     let rustc = rustc();
-    if rustc.starts_with(TAKEN_WITH) {
+    if rustc.starts_with(EXPECTED_BY) {
         cases.compile_fail("tests/cases/not_clone.rs");
     } else {
-        // Not `println!`, which nobody sees of a test that passes.
-        let note = format!("not compared: the errors were taken with {TAKEN_WITH}*, and this is {rustc}");
+        // The test harness hides `println!` of a passing test.
+        let note = format!("not compared: {EXPECTED_BY}* wrote the expected errors, and this is {rustc}");
         std::io::stderr().write_all(note.as_bytes()).expect("stderr");
     }
 }

@@ -1,4 +1,4 @@
-//! `not_clone`, with its body recorded.
+//! `not_clone`, with a recording of its body.
 
 use tower::Layer;
 use tower_bearer::replay::{self, Buffered};

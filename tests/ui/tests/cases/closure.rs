@@ -1,4 +1,4 @@
-//! `not_clone`, with a copy of the body's own making.
+//! `not_clone`, with a closure that copies the body.
 
 use tower::Layer;
 use tower_bearer::replay;

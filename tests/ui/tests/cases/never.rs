@@ -1,4 +1,4 @@
-//! `not_clone`, with nothing sent again.
+//! `not_clone`, without a second send.
 
 use tower::Layer;
 use tower_bearer::replay::{self, Never};

@@ -1,4 +1,4 @@
-//! The default choice clones the body. This one cannot be cloned, and the compiler says what to do.
+//! The default choice clones the body. This body cannot be cloned, and the compiler says what to do.
 
 use tower::Layer;
 use tower_bearer::replay;
