@@ -1,4 +1,4 @@
-//! Reads the public API from rustdoc's JSON: from the root through everything that can be named, with the impls of it.
+//! Reads the public API from rustdoc's JSON: all items that can be named from the root, and their impls.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::Write;
@@ -7,10 +7,10 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Foreign crates, each with the places where one of its items is named.
+/// Foreign crates, each with the places in the API that name one of its items.
 pub type Foreign = BTreeMap<String, BTreeSet<String>>;
 
-/// What belongs to the language.
+/// The crates of the language.
 const OWN: [&str; 3] = ["alloc", "core", "std"];
 
 struct Walk<'a> {
@@ -24,18 +24,18 @@ pub fn here() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// A nightly cargo; without that toolchain `None`, and a line that says what was not checked.
+/// A nightly cargo. Without that toolchain it returns `None`, and prints what was not checked.
 pub fn nightly(what: &str) -> Option<Command> {
     let nightly = Command::new("rustup").args(["run", "nightly", "rustdoc", "--version"]).output();
     if !nightly.is_ok_and(|output| output.status.success()) {
-        // Not `println!`, which nobody sees of a test that passes.
-        let note = format!("not checked: {what} (wants a nightly toolchain: rustup toolchain install nightly)\n");
+        // The test harness hides `println!` of a passing test.
+        let note = format!("not checked: {what} (needs a nightly toolchain: rustup toolchain install nightly)\n");
         std::io::stderr().write_all(note.as_bytes()).expect("stderr");
         return None;
     }
     let mut cargo = Command::new("rustup");
     cargo.args(["run", "nightly", "cargo"]).current_dir(here());
-    // Set by the cargo that runs the test; the other one finds its own.
+    // The cargo that runs the test has set these variables. The nightly cargo must find its own tools.
     for own in ["RUSTC", "RUSTDOC", "CARGO", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "RUSTDOCFLAGS"] {
         cargo.env_remove(own);
     }
@@ -64,14 +64,14 @@ impl Walk<'_> {
         };
         let inner = &item["inner"];
         let of_others = &inner["impl"];
-        // What others implement for every type is not ours to promise; nor is what the compiler derives.
+        // Blanket impls of other crates and auto traits are not part of this crate's API.
         if !of_others["blanket_impl"].is_null() || of_others["is_synthetic"] == true {
             return;
         }
         self.value(inner, &place);
     }
 
-    /// Looks at everything below: at paths for whose they are, at numbers of items for what they are.
+    /// Visits a value and all values in it. A path names its crate, and a number is the id of an item to visit.
     fn value(&mut self, value: &Value, place: &str) {
         match value {
             Value::Object(fields) => {

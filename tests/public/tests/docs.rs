@@ -1,4 +1,4 @@
-//! What the docs point to is there: in the pages that rustdoc makes as docs.rs does, and in the repository's own.
+//! The links of the docs work, in the pages that rustdoc makes as docs.rs does, and in the files of the repository.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 const PACKAGES: [&str; 3] = ["tower-bearer", "tower-bearer-redis", "tower-bearer-reqwest"];
 
-/// Where the docs are once they are published: here, the folder they were built into.
+/// The URL of the published docs. The test replaces it by the folder of the built docs.
 const PUBLISHED: &str = "https://docs.rs/tower-bearer/latest/";
 
 /// Builds the docs as docs.rs does: all features, their labels, links to the docs of other crates.
@@ -19,10 +19,10 @@ fn build() -> Option<PathBuf> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rustdoc");
     let docs = target.join("doc");
     for package in PACKAGES {
-        // rustdoc leaves old pages there, and links to them would be found good.
+        // rustdoc keeps old pages, and links to them would seem to work.
         let _ = fs::remove_dir_all(docs.join(package.replace('-', "_")));
     }
-    // One after the other: rustdoc links to what another crate documents only where its pages are already there.
+    // The packages are built one after the other, because rustdoc links to another crate only if its pages exist.
     for package in PACKAGES {
         let status = nightly("the links and labels of the docs")?
             .args(["doc", "-Z", "rustdoc-map", "--no-deps", "--all-features", "--package", package, "--target-dir"])
@@ -35,7 +35,7 @@ fn build() -> Option<PathBuf> {
     Some(docs)
 }
 
-/// The features that bring something to the API of a package, as its manifest has them.
+/// The features in the manifest of a package that add to its API.
 fn features(package: &str) -> Vec<String> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--format-version", "1"])
@@ -49,7 +49,7 @@ fn features(package: &str) -> Vec<String> {
     features.filter(|feature| !["default", "follow-redirect", "tls"].contains(&feature.as_str())).cloned().collect()
 }
 
-/// The pages below a folder whose names end so, each with its text, but for what was built or fetched.
+/// The pages in a folder with this extension, each with its text, without built and downloaded ones.
 fn pages(folder: &Path, ends: &str) -> Vec<(PathBuf, String)> {
     fn read(folder: &Path, ends: &str, pages: &mut Vec<(PathBuf, String)>) -> io::Result<()> {
         for entry in fs::read_dir(folder)? {
@@ -68,57 +68,59 @@ fn pages(folder: &Path, ends: &str) -> Vec<(PathBuf, String)> {
     }
     let mut pages = Vec::new();
     read(folder, ends, &mut pages).expect("the pages are readable");
-    assert!(pages.len() > 1, "{} was to hold pages", folder.display());
+    assert!(pages.len() > 1, "{} contains no pages", folder.display());
     pages
 }
 
-/// The page that a browser shows for this one: rustdoc leaves a redirection where an item is published elsewhere.
+/// The page that a browser shows for this one. rustdoc writes a redirection if an item is published elsewhere.
 fn shown(page: &Path) -> PathBuf {
     let text = fs::read_to_string(page).unwrap_or_default();
     let moved = text.split("content=\"0;URL=").nth(1).and_then(|rest| rest.split('"').next());
     moved.map_or_else(|| page.to_owned(), |target| page.with_file_name(target))
 }
 
-/// What a page points to that is not there: links and pictures, and places within a page.
-fn dead(page: &Path, html: &str) -> Vec<String> {
+/// The broken links, pictures and anchors of a page.
+fn broken_links(page: &Path, html: &str) -> Vec<String> {
     let targets = [" href=\"", " src=\""].into_iter().flat_map(|attribute| html.split(attribute).skip(1));
     let targets = targets.map(|rest| rest.split('"').next().expect("a first part"));
-    let leads_nowhere = |target: &&str| {
+    let is_broken = |target: &&str| {
         if ["http://", "https://", "data:"].iter().any(|scheme| target.starts_with(scheme)) {
-            // The docs go to one another directly.
+            // The pages of the docs must link to each other with relative URLs.
             return target.starts_with(PUBLISHED);
         }
-        let (file, place) = target.split_once('#').unwrap_or((target, ""));
+        let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
         let file = file.split('?').next().expect("a first part");
         let file = if file.is_empty() { page.to_owned() } else { shown(&page.with_file_name(file)) };
-        // Places in a source are its lines.
-        let has_place = || fs::read_to_string(&file).is_ok_and(|text| text.contains(&format!("id=\"{place}\"")));
-        !(file.exists() && (place.is_empty() || target.contains("../src/") || has_place()))
+        // The anchors of a source file are its lines.
+        let has_anchor = || fs::read_to_string(&file).is_ok_and(|text| text.contains(&format!("id=\"{anchor}\"")));
+        !(file.exists() && (anchor.is_empty() || target.contains("../src/") || has_anchor()))
     };
-    targets.filter(leads_nowhere).map(|target| format!("{}: {target}", page.display())).collect()
+    targets.filter(is_broken).map(|target| format!("{}: {target}", page.display())).collect()
 }
 
 #[test]
-fn every_link_and_picture_leads_somewhere_and_every_feature_is_a_label() {
+fn every_link_and_picture_works_and_every_feature_is_a_label() {
     let Some(docs) = build() else { return };
     let mut found = Vec::new();
     for package in PACKAGES {
         let pages = pages(&docs.join(package.replace('-', "_")), ".html");
-        // A path that is left over is in the prose of another crate's trait; of ours rustdoc itself tells.
-        found.extend(pages.iter().flat_map(|(page, html)| dead(page, html)).filter(|found| !found.contains("::")));
+        // An unresolved path is in the prose of another crate's trait, because rustdoc itself reports this crate's.
+        found.extend(
+            pages.iter().flat_map(|(page, html)| broken_links(page, html)).filter(|found| !found.contains("::")),
+        );
         for feature in features(package) {
             let label = format!("Available on <strong>crate feature <code>{feature}</code></strong> only");
-            assert!(pages.iter().any(|(_, html)| html.contains(&label)), "nothing of {package} says {label}");
+            assert!(pages.iter().any(|(_, html)| html.contains(&label)), "no page of {package} has the label {label}");
         }
     }
     for (page, text) in pages(&here(), ".md") {
         let mut html = String::new();
         html::push_html(&mut html, Parser::new_ext(&text, Options::ENABLE_TABLES));
-        found.extend(dead(&page, &html.replace(PUBLISHED, &format!("{}/", docs.display()))));
-        // rustdoc would find such an item, and other readers would see the brackets.
+        found.extend(broken_links(&page, &html.replace(PUBLISHED, &format!("{}/", docs.display()))));
+        // rustdoc resolves such a link, but other renderers show the brackets.
         found.extend(html.contains("[<code>").then(|| format!("{}: a link without an address", page.display())));
     }
-    assert!(found.is_empty(), "these lead nowhere:\n{}", found.join("\n"));
+    assert!(found.is_empty(), "broken links:\n{}", found.join("\n"));
 }
 
 #[test]
@@ -130,8 +132,8 @@ fn the_readme_shows_what_other_pages_show() {
     let drawn: Vec<_> = front.split("```text\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     let life: Vec<_> = drawn.iter().filter(|drawn| drawn.contains("fetched")).collect();
     assert_eq!(life.len(), 1, "one picture of a token's life");
-    assert!(readme.contains(life[0]), "the README draws otherwise:\n{}", life[0]);
-    // The same example, compiled there.
+    assert!(readme.contains(life[0]), "the README has another diagram:\n{}", life[0]);
+    // The README of the adapter has the same example, and compiles it.
     let reqwest =
         fs::read_to_string(here().join("crates/tower-bearer-reqwest/README.md")).expect("the adapter's README");
     let example = reqwest.split("```rust,no_run\n").nth(1).and_then(|rest| rest.split("```").next());
