@@ -1,4 +1,4 @@
-//! Every interleaving of few threads, with at most three preemptions.
+//! Every interleaving of a few threads, with at most three preemptions.
 
 #[path = "../../../src/singleflight.rs"]
 #[allow(dead_code)]
@@ -18,7 +18,7 @@ mod sync {
 
     pub(crate) const WAKE_BATCH: usize = 1;
 
-    /// Lets others run, as tokio's does.
+    /// Yields to other threads, as tokio's function does.
     pub(crate) async fn yield_now() {
         let mut yielded = false;
         std::future::poll_fn(|cx| {

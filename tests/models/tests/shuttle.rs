@@ -1,4 +1,4 @@
-//! Many interleavings of more threads, drawn at random and by probabilistic concurrency testing.
+//! Many interleavings of more threads, chosen at random and by probabilistic concurrency testing.
 
 #[path = "../../../src/singleflight.rs"]
 #[allow(dead_code)]

@@ -1,4 +1,4 @@
-//! The models: what must hold however the threads are interleaved.
+//! The models: properties that hold for every interleaving of the threads.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -17,7 +17,7 @@ fn flight() -> Flight {
     SingleFlight::new(|| {})
 }
 
-/// A run that brings this.
+/// Starts a run with this result.
 fn start(flight: &Flight, result: u32) -> (Waiter<u32>, impl Future<Output = ()> + Send + 'static) {
     SingleFlight::lock(flight).start(DEADLINE, async move { Some(result) })
 }
@@ -54,7 +54,7 @@ pub fn completion_races_registration() {
     completes.join().unwrap();
 }
 
-/// A waiter whose run is detached while it completes starts over or gets the result, and is not stranded.
+/// A waiter whose run is detached while it completes starts over or gets the result, and does not wait for ever.
 pub fn detach_races_completion() {
     let flight = flight();
     let (waiter, task) = start(&flight, 7);
@@ -63,18 +63,18 @@ pub fn detach_races_completion() {
     let detaches = spawn(move || SingleFlight::lock(&other).detach());
     let result = block_on(waiter);
     assert!(matches!(result, Ok(7) | Err(Abandoned)));
-    assert!(join(&flight).is_none(), "the run has left the slot before its waiters hear of it");
+    assert!(join(&flight).is_none(), "the run leaves the slot before its waiters are notified");
     completes.join().unwrap();
     detaches.join().unwrap();
 }
 
-/// A waiter that is dropped while the run completes takes no wake-up with it.
+/// A waiter that is dropped while the run completes does not lose another waiter's wake-up.
 pub fn a_dropped_waiter_races_completion() {
     let flight = flight();
     let (first, task) = start(&flight, 7);
     let second = join(&flight).expect("a run is in flight");
     let completes = spawn(move || {
-        // The runtime of the run stands still after the first waiter was woken.
+        // The runtime of the run stalls after the first waiter was woken.
         let mut task = Box::pin(task);
         let _ = poll_once(task.as_mut());
         task
@@ -88,7 +88,7 @@ pub fn a_dropped_waiter_races_completion() {
     drop(completes.join().unwrap());
 }
 
-/// A caller that was woken never joins the run that woke it.
+/// A woken caller never joins the run that woke it.
 pub fn a_woken_caller_does_not_join_the_run_that_ended() {
     let flight = flight();
     let (waiter, task) = start(&flight, 7);
@@ -122,7 +122,7 @@ pub fn on_idle_finds_the_slot_empty() {
     assert_eq!(calls.load(Ordering::SeqCst), 1);
 }
 
-/// Waiters that are resolved early have one of the two results, and the end of the run is told.
+/// Waiters that are resolved early get one of the two results, and the end of the run is reported.
 pub fn resolving_races_completion() {
     let flight = flight();
     let (waiter, task) = start(&flight, 7);
@@ -136,7 +136,7 @@ pub fn resolving_races_completion() {
     completes.join().unwrap();
 }
 
-/// A task that is dropped by its runtime leaves nobody waiting.
+/// If a runtime drops the task, no waiter waits for ever.
 pub fn a_dropped_task_abandons_its_run() {
     let flight = flight();
     let (waiter, task) = start(&flight, 7);
@@ -149,7 +149,7 @@ pub fn a_dropped_task_abandons_its_run() {
     drops.join().unwrap();
 }
 
-/// A run that is past its deadline is replaced; both runs end, and each waiter hears of its own.
+/// A run that is past its deadline is replaced. Both runs end, and each waiter gets the result of its own run.
 pub fn a_superseded_run_completes_beside_its_successor() {
     let flight = flight();
     let (slow, slow_task) = start(&flight, 1);
@@ -163,8 +163,8 @@ pub fn a_superseded_run_completes_beside_its_successor() {
     assert!(join(&flight).is_none() && !flight.is_in_flight(NOW));
 }
 
-/// The runtime of the run stands still after the first wake-ups: the waiters wake each other, also if some are polled
-/// without having been woken.
+/// The runtime of the run stalls after the first wake-ups. The waiters wake each other, also if some are polled without
+/// having been woken.
 pub fn waiters_wake_each_other(waiters: usize) {
     let flight = flight();
     let (first, task) = start(&flight, 7);
