@@ -1,4 +1,4 @@
-//! How a client authenticates with an assertion (RFC 7523 section 2.2): signed by its key, its secret, or another.
+//! Clients that authenticate with an assertion (RFC 7523 section 2.2): signed by their key, their secret, or elsewhere.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use issuers::{LONG_SECRET, OidcProvider, get, http};
 use tower_bearer::oauth2::{Algorithm, ClientAuth, ClientCredentialsGrant, Issuer, PasswordGrant};
 use tower_bearer::{Error, TokenCache, TokenSource};
 
-/// Each way to sign one, with the client that is registered for it.
+/// Each way to sign an assertion, with the client that is registered for it.
 pub(crate) async fn signed(provider: &OidcProvider) -> [(&'static str, ClientAuth); 3] {
     [
         ("es256", ClientAuth::private_key_jwt(provider.signing_key(Algorithm::ES256).await)),
@@ -16,7 +16,7 @@ pub(crate) async fn signed(provider: &OidcProvider) -> [(&'static str, ClientAut
     ]
 }
 
-/// Three tokens in a row, all of them taken by the API.
+/// Fetches three tokens in a row, all of which the API accepts.
 async fn thrice(provider: &OidcProvider, source: impl TokenSource) {
     let cache = TokenCache::new(source);
     for _ in 0..3 {
@@ -63,7 +63,8 @@ async fn the_wrong_key_or_secret_is_denied_and_not_repeated() {
     let Some(provider) = OidcProvider::start() else { return };
     let [(_, es256), (_, rs256), (_, right)] = signed(&provider).await;
     let wrong = LONG_SECRET.to_uppercase();
-    // The key of another client, another way to sign, another secret, and a way the client was not registered for.
+    // The key of another client, another algorithm, another secret, and a method for which the client is not
+    // registered.
     let cases = [
         ("rs256", es256),
         ("es256", rs256),
@@ -83,7 +84,7 @@ async fn the_wrong_key_or_secret_is_denied_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn an_assertion_made_elsewhere_is_asked_for_at_each_call() {
+async fn each_call_gets_a_new_assertion_from_elsewhere() {
     let Some(provider) = OidcProvider::start() else { return };
     for (id, algorithm) in [("es256", "ES256"), ("secret-jwt", "HS256")] {
         let url = provider.url(&format!("/test/assertion?client_id={id}&alg={algorithm}"));
@@ -102,7 +103,7 @@ async fn an_assertion_made_elsewhere_is_asked_for_at_each_call() {
     assert_eq!(provider.count("denied").await, 0);
 }
 
-/// Why it is asked for each time.
+/// The reason why each call needs a new assertion.
 #[tokio::test]
 async fn an_assertion_works_once() {
     let Some(provider) = OidcProvider::start() else { return };

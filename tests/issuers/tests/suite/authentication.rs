@@ -1,4 +1,4 @@
-//! How a client shows its secret (RFC 6749 section 2.3.1), with ids, secrets and passwords full of odd characters.
+//! Clients that authenticate with a secret (RFC 6749 section 2.3.1), with ids, secrets and passwords of odd characters.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -19,7 +19,7 @@ fn password(provider: &OidcProvider, id: &str) -> PasswordGrantBuilder {
         .scope("read offline_access")
 }
 
-/// The API takes the token.
+/// Checks that the API accepts the token.
 async fn works(provider: &OidcProvider, token: Result<Token, Error>) {
     assert_eq!(provider.call(&token.expect("a token")).await.status, 200);
 }
@@ -64,10 +64,10 @@ async fn a_wrong_secret_or_client_is_denied_with_its_code() {
     assert_eq!(provider.count("token_calls").await, 6, "a denial is remembered");
 }
 
-/// By hand: what the server makes of the two ways to write a Basic pair. RFC 6749 section 2.3.1 has both parts
-/// form-urlencoded; many clients send them raw.
+/// How the server reads two encodings of a Basic pair, without this crate's client. In RFC 6749 section 2.3.1 both
+/// parts are form-urlencoded; many clients send them raw.
 #[tokio::test]
-async fn a_basic_pair_is_read_form_urlencoded_and_a_raw_one_only_where_it_looks_the_same() {
+async fn a_basic_pair_is_read_form_urlencoded_and_a_raw_one_only_if_it_is_equal() {
     let Some(provider) = OidcProvider::start() else { return };
     let form = encoded(&[("grant_type", "client_credentials")]);
     let ask = async |pair: &str| -> Got {
@@ -79,7 +79,7 @@ async fn a_basic_pair_is_read_form_urlencoded_and_a_raw_one_only_where_it_looks_
     for pair in ["plain:secret", &spaces_as_plus, &spaces_as_percent] {
         assert_eq!(ask(pair).await.status, 200, "{pair}");
     }
-    // The raw id ends at its own colon, and its per cent sign is no escape.
+    // The raw id ends at its own colon, and its percent sign is not an escape.
     assert_eq!(ask(&format!("{ODD_ID}:{ODD_SECRET}")).await.denial(), (400, "invalid_request".to_owned()));
     // "the authorization server MUST respond with an HTTP 401 (Unauthorized) status code and include the
     // "WWW-Authenticate" response header field matching the authentication scheme used by the client" (section 5.2).

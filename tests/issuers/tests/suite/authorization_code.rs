@@ -17,13 +17,13 @@ use tower_bearer::{Error, Token, TokenCache};
 /// Any port of loopback (RFC 8252 section 7.3).
 const REDIRECT: &str = "http://127.0.0.1:9/callback";
 
-/// A public client whose person is asked for consent, without which the provider has no refresh token for it.
+/// A public client that asks for consent, without which the provider returns no refresh token.
 pub(crate) fn login(issuer: &Issuer) -> AuthorizationCodeLoginBuilder {
     let login = AuthorizationCodeLogin::builder(issuer, "public", REDIRECT);
     login.scope("openid read offline_access").parameter("prompt", "consent")
 }
 
-/// A browser whose person agrees wherever it is led: follows redirects until one leaves the provider.
+/// A browser whose user agrees to everything. It follows redirects until one leaves the provider.
 pub(crate) async fn browse(provider: &OidcProvider, request: &AuthorizationRequest) -> String {
     let mut url = request.url().to_owned();
     let mut cookies = BTreeMap::new();
@@ -43,13 +43,13 @@ pub(crate) async fn browse(provider: &OidcProvider, request: &AuthorizationReque
     url
 }
 
-/// The parameters that the browser brought back.
+/// The parameters of the browser's last redirect.
 fn query(url: &str) -> BTreeMap<String, String> {
     let (_, query) = url.split_once('?').expect("a query");
     form_urlencoded::parse(query.as_bytes()).into_owned().collect()
 }
 
-/// The address with another value for a parameter, or without it.
+/// The URL with another value for a parameter, or without it.
 fn with(url: &str, name: &str, value: Option<&str>) -> String {
     let mut query = query(url);
     query.remove(name).expect("a parameter of the address");
@@ -63,7 +63,7 @@ fn is_invalid_grant(error: &Error) -> bool {
 }
 
 #[tokio::test]
-async fn a_browser_brings_a_code_and_the_session_of_it_rotates() {
+async fn a_browser_returns_a_code_and_its_session_rotates() {
     let Some(provider) = OidcProvider::start() else { return };
     let login = login(&provider.issuer()).build().expect("a login");
     let request = login.begin().await.expect("an address");
@@ -97,7 +97,7 @@ async fn a_request_is_pushed_and_the_browser_refers_to_it() {
 }
 
 #[tokio::test]
-async fn a_confidential_client_shows_its_key_for_the_code_and_for_each_refresh() {
+async fn a_confidential_client_authenticates_for_the_code_and_for_each_refresh() {
     let Some(provider) = OidcProvider::start() else { return };
     let (authorization, token) = (provider.url("/auth"), provider.url("/token"));
     let auth = ClientAuth::private_key_jwt(provider.signing_key(Algorithm::RS256).await);
@@ -134,23 +134,23 @@ async fn a_code_that_comes_with_another_state_or_issuer_is_not_sent() {
 }
 
 #[tokio::test]
-async fn a_code_works_with_the_verifier_of_its_own_request_alone() {
+async fn a_code_works_only_with_the_verifier_of_its_request() {
     let Some(provider) = OidcProvider::start() else { return };
     let login = login(&provider.issuer()).build().expect("a login");
     let first = login.begin().await.expect("an address");
     let back = browse(&provider, &first).await;
-    let thief = login.begin().await.expect("an address");
-    // In an address that is right but for the code.
-    let stolen = with(&browse(&provider, &thief).await, "code", Some(&query(&back)["code"]));
-    assert!(is_invalid_grant(&thief.finish(&stolen).await.expect_err("a denial")));
+    let second = login.begin().await.expect("an address");
+    // A redirect of the second request, with the code of the first.
+    let stolen = with(&browse(&provider, &second).await, "code", Some(&query(&back)["code"]));
+    assert!(is_invalid_grant(&second.finish(&stolen).await.expect_err("a denial")));
     let token = first.finish(&back).await.expect("a token");
     assert_eq!(provider.call(&token).await.status, 200);
 }
 
 /// "If an authorization code is used more than once, the authorization server MUST deny the request and SHOULD revoke
-/// (when possible) all tokens previously issued" (RFC 6749 section 4.1.2): so much for a retry beneath the login.
+/// (when possible) all tokens previously issued" (RFC 6749 section 4.1.2). So an inner service must not retry a login.
 #[tokio::test]
-async fn a_code_that_is_sent_twice_is_denied_and_ends_what_it_brought() {
+async fn a_code_that_is_sent_twice_is_denied_and_ends_its_tokens() {
     let Some(provider) = OidcProvider::start() else { return };
     let (through, brought) = (http(), Arc::new(Mutex::new(None)));
     let seen = Arc::clone(&brought);
@@ -175,7 +175,7 @@ async fn a_code_that_is_sent_twice_is_denied_and_ends_what_it_brought() {
 }
 
 #[tokio::test]
-async fn a_person_who_says_no_ends_the_login() {
+async fn a_person_that_denies_ends_the_login() {
     let Some(provider) = OidcProvider::start() else { return };
     let login = login(&provider.issuer()).parameter("login_hint", "nobody").build().expect("a login");
     let request = login.begin().await.expect("an address");

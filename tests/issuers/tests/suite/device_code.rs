@@ -1,6 +1,6 @@
-//! Logins on another device (RFC 8628). The person is a route of the server's, which approves or denies.
+//! Logins on another device (RFC 8628). A route of the server simulates the person, and approves or denies.
 //!
-//! The provider names no interval, so that five seconds pass before each question; and it never asks to slow down.
+//! The provider names no interval, so five seconds pass before each poll. It never asks the client to slow down.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use tokio::time::sleep;
 use tower_bearer::TokenCache;
 use tower_bearer::oauth2::{Algorithm, ClientAuth, DeviceCodeLogin, Issuer};
 
-/// The person's verdict on this user code: nothing to agree, `&deny=1` to say no.
-async fn person(provider: &OidcProvider, user_code: &str, verdict: &str) {
-    let url = provider.url(&format!("/test/device?user_code={user_code}{verdict}"));
+/// The person's decision on this user code: an empty `decision` approves, `&deny=1` denies.
+async fn person(provider: &OidcProvider, user_code: &str, decision: &str) {
+    let url = provider.url(&format!("/test/device?user_code={user_code}{decision}"));
     assert_eq!(post(&http(), &url, &[]).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_device_waits_for_a_person_who_agrees_and_its_session_rotates() {
+async fn a_device_waits_for_approval_and_its_session_rotates() {
     let Some(provider) = OidcProvider::start() else { return };
     let login =
         DeviceCodeLogin::builder(&provider.issuer(), "public").scope("read offline_access").build().expect("a login");
@@ -27,7 +27,7 @@ async fn a_device_waits_for_a_person_who_agrees_and_its_session_rotates() {
 
     let user_code = code.user_code().to_owned();
     let agrees_late = async {
-        // The first question comes too early.
+        // The first poll comes too early.
         while provider.count("denied").await == 0 {
             sleep(Duration::from_millis(50)).await;
         }
@@ -50,7 +50,7 @@ async fn a_device_waits_for_a_person_who_agrees_and_its_session_rotates() {
 }
 
 #[tokio::test]
-async fn a_person_who_says_no_ends_the_login() {
+async fn a_person_that_denies_ends_the_login() {
     let Some(provider) = OidcProvider::start() else { return };
     let (device, token) = (provider.url("/device/auth"), provider.url("/token"));
     let auth = ClientAuth::private_key_jwt(provider.signing_key(Algorithm::ES256).await);
@@ -70,7 +70,7 @@ async fn a_person_who_says_no_ends_the_login() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_unknown_or_shows_no_key_gets_no_code() {
+async fn a_client_that_is_unknown_or_does_not_authenticate_gets_no_code() {
     let Some(provider) = OidcProvider::start() else { return };
     for id in ["nobody", "es256"] {
         let login = DeviceCodeLogin::builder(&provider.issuer(), id).build().expect("a login");

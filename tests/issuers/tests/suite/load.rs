@@ -1,5 +1,5 @@
-//! Many tasks over many expiries: one token call for each, never two at once, and no refresh token spent twice.
-#![expect(clippy::disallowed_methods, reason = "real time: the server has no other")]
+//! Many tasks over many expiries: one token call for each, never two at once, and no refresh token used twice.
+#![expect(clippy::disallowed_methods, reason = "the server runs in real time")]
 
 use std::time::Duration;
 
@@ -21,14 +21,14 @@ fn client_credentials(provider: &OidcProvider, id: &str) -> impl TokenSource {
         .expect("a source")
 }
 
-/// With a rotating refresh token, and a server that ends the session when one is spent twice.
+/// A source with a rotating refresh token. The server ends the session if one is used twice.
 fn rotating(provider: &OidcProvider, id: &str) -> impl TokenSource {
     let login =
         PasswordGrant::builder(&Issuer::new(client()).token_endpoint(&provider.url("/token")), id, "ann", ODD_PASSWORD);
     login.scope("read offline_access").build().expect("a source")
 }
 
-/// Sends a request from each task, then from each again as long as `more` says so; tells how many there were.
+/// Sends requests from each task while `more` returns true, at least one each. Returns the number of requests.
 async fn send(provider: &OidcProvider, cache: &TokenCache, more: impl Fn() -> bool + Clone + Send + 'static) -> u64 {
     let api = BearerLayer::new(cache.clone(), [provider.base()]).expect("an origin").layer(client());
     let mut tasks = JoinSet::new();
@@ -48,11 +48,11 @@ async fn send(provider: &OidcProvider, cache: &TokenCache, more: impl Fn() -> bo
             }
         });
     }
-    // A request that failed was a panic.
+    // A failed request panics its task.
     tasks.join_all().await.into_iter().sum()
 }
 
-/// What both sides counted, after `sent` requests with `tokens` tokens.
+/// Compares the counts of both sides, after `sent` requests with `tokens` tokens.
 async fn check(provider: &OidcProvider, cache: &TokenCache, tokens: u64, sent: u64) {
     assert_eq!(cache.status().generation, tokens);
     for (name, expected) in [
@@ -68,21 +68,21 @@ async fn check(provider: &OidcProvider, cache: &TokenCache, tokens: u64, sent: u
     }
 }
 
-/// Requests all the time: tokens are replaced beside them, shortly before they end.
+/// Sends requests continuously. Tokens are replaced in the background, shortly before they end.
 async fn steady(provider: &OidcProvider, source: impl TokenSource) {
-    // Six took the place of another; by then the first five have ended.
+    // Six tokens replaced another one. By then the first five have ended.
     const TOKENS: u64 = 7;
     let start = Instant::now();
     let cache = TokenCache::new(source);
     let watched = cache.clone();
     let sent = send(provider, &cache, move || watched.status().generation < TOKENS).await;
     check(provider, &cache, TOKENS, sent).await;
-    // No token was replaced before three quarters of its life were over. A slow machine only takes longer.
+    // No token was replaced before three quarters of its life had passed. A slow machine only takes longer.
     let least = SHORT_LIFE * 3 / 4 * (TOKENS as u32 - 1);
     assert!(start.elapsed() >= least, "{TOKENS} tokens within {:?}", start.elapsed());
 }
 
-/// Requests only when the token has ended, and then from all tasks at once.
+/// Sends requests only after the token has expired, and then from all tasks at once.
 async fn bursts(provider: &OidcProvider, source: impl TokenSource) {
     let cache = TokenCache::new(source);
     let mut sent = send(provider, &cache, || false).await;
@@ -102,26 +102,26 @@ async fn client_credentials_take_one_token_call_per_expiry() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotated_refresh_token_is_spent_once_per_expiry() {
+async fn a_rotated_refresh_token_is_used_once_per_expiry() {
     let Some(provider) = OidcProvider::start() else { return };
     steady(&provider, rotating(&provider, "short-public")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn client_credentials_take_one_token_call_for_all_who_find_the_token_ended() {
+async fn client_credentials_take_one_token_call_for_all_waiting_requests() {
     let Some(provider) = OidcProvider::start() else { return };
     bursts(&provider, client_credentials(&provider, "brief")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotated_refresh_token_is_spent_once_for_all_who_find_the_token_ended() {
+async fn a_rotated_refresh_token_is_used_once_for_all_waiting_requests() {
     let Some(provider) = OidcProvider::start() else { return };
     bursts(&provider, rotating(&provider, "brief-public")).await;
 }
 
-/// The server takes no assertion twice: one that came again would be a denial.
+/// The server accepts no assertion twice, and would deny a repeated one.
 #[tokio::test(flavor = "multi_thread")]
-async fn each_token_call_signs_an_assertion_of_its_own_for_the_token_url() {
+async fn each_token_call_signs_a_new_assertion_for_the_token_url() {
     let Some(provider) = OidcProvider::start() else { return };
     let auth = ClientAuth::private_key_jwt(provider.signing_key(Algorithm::RS256).await);
     let source = ClientCredentialsGrant::builder(
@@ -135,7 +135,7 @@ async fn each_token_call_signs_an_assertion_of_its_own_for_the_token_url() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_refresh_signs_an_assertion_of_its_own_for_the_issuer() {
+async fn each_refresh_signs_a_new_assertion_for_the_issuer() {
     let Some(provider) = OidcProvider::start() else { return };
     let auth = ClientAuth::private_key_jwt(provider.signing_key(Algorithm::ES256).await);
     let login = PasswordGrant::builder(&provider.issuer(), "brief-es256", "ann", ODD_PASSWORD).client_auth(auth);

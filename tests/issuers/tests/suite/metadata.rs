@@ -27,7 +27,7 @@ async fn the_metadata_name_the_endpoints() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_metadata_are_read_once_for_all_who_were_made_of_an_issuer() {
+async fn the_metadata_are_read_once_for_all_sources_of_an_issuer() {
     let Some(provider) = OidcProvider::start() else { return };
     let issuer = provider.issuer();
     let mut tasks = JoinSet::new();
@@ -48,7 +48,7 @@ async fn the_metadata_are_read_once_for_all_who_were_made_of_an_issuer() {
 #[tokio::test]
 async fn the_metadata_of_an_issuer_with_another_name_are_rejected() {
     let Some(provider) = OidcProvider::start() else { return };
-    // The same server all of them, which is asked in both places.
+    // All are the same server. The issuer tries both locations.
     let others = [format!("{}/", provider.base()), provider.base().replace("127.0.0.1", "localhost")];
     for other in others {
         let issuer = Issuer::discover(http(), &other);
@@ -61,7 +61,7 @@ async fn the_metadata_of_an_issuer_with_another_name_are_rejected() {
 }
 
 #[tokio::test]
-async fn metadata_that_lie_at_the_place_of_rfc_8414_alone_are_found() {
+async fn metadata_only_at_the_location_of_rfc_8414_are_found() {
     let Some(provider) = OidcProvider::start() else { return };
     let through = http();
     let without_openid = service_fn(move |request: Request<Full<Bytes>>| {

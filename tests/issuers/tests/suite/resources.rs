@@ -6,7 +6,7 @@ use tower_bearer::{Token, TokenCache};
 
 use crate::authorization_code::{browse, login};
 
-/// The resource and the scope the server knows the token for.
+/// The resource and the scope of the token at the server.
 async fn seen(provider: &OidcProvider, token: &Token) -> (String, String) {
     let got = provider.call(token).await;
     (got.text("aud"), got.text("scope"))
@@ -26,7 +26,7 @@ fn client_credentials(provider: &OidcProvider) -> ClientCredentialsGrantBuilder 
 }
 
 #[tokio::test]
-async fn a_token_for_a_resource_is_for_that_alone() {
+async fn a_token_for_a_resource_is_only_for_that() {
     let Some(provider) = OidcProvider::start() else { return };
     let source = client_credentials(&provider).resource(RESOURCE).build().expect("a resource");
     let token = TokenCache::new(source).get().await.expect("a token");
@@ -34,7 +34,7 @@ async fn a_token_for_a_resource_is_for_that_alone() {
 }
 
 #[tokio::test]
-async fn a_resource_the_server_does_not_know_is_denied() {
+async fn an_unknown_resource_is_denied() {
     let Some(provider) = OidcProvider::start() else { return };
     let source = client_credentials(&provider).resource("https://elsewhere.example.com/").build().expect("a resource");
     let error = TokenCache::new(source).get().await.expect_err("a denial");

@@ -1,24 +1,24 @@
-//! The end of tokens and sessions (RFC 7009); the same for oidc-provider and the MeshyDB lookalike.
+//! The end of tokens and sessions (RFC 7009), for oidc-provider and the fake MeshyDB server.
 
 use issuers::{ODD_PASSWORD, ODD_SECRET, OidcProvider, http, post};
 use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer, Revocation};
 use tower_bearer::{Error, Secret, Token, TokenCache};
 
 use crate::assertions::signed;
-use crate::subject::{Subject, held};
+use crate::subject::{Subject, test_servers};
 
-held! {
+test_servers! {
     revocation
     meshydb:
-        a_session_that_is_signed_out_is_dead_at_the_server,
+        a_signed_out_session_has_ended_at_the_server,
         a_saved_session_that_was_never_used_is_signed_out_too,
-        a_session_signed_out_in_vain_is_alive_at_the_server,
-        a_revoked_refresh_token_is_dead_and_may_be_revoked_again;
+        a_session_whose_revocation_failed_is_live_at_the_server,
+        a_revoked_refresh_token_is_invalid_and_can_be_revoked_again;
     oidc_provider:
-        a_session_that_is_signed_out_is_dead_at_the_server,
+        a_signed_out_session_has_ended_at_the_server,
         a_saved_session_that_was_never_used_is_signed_out_too,
-        a_session_signed_out_in_vain_is_alive_at_the_server,
-        a_revoked_refresh_token_is_dead_and_may_be_revoked_again;
+        a_session_whose_revocation_failed_is_live_at_the_server,
+        a_revoked_refresh_token_is_invalid_and_can_be_revoked_again;
 }
 
 async fn is_dead(server: &Subject, refresh_token: &Secret) -> bool {
@@ -30,7 +30,7 @@ async fn sign_out(cache: &TokenCache, revocation: Revocation) -> Result<(), Erro
     cache.sign_out(async |refresh_token| revocation.revoke_refresh_token(&refresh_token).await).await
 }
 
-async fn a_session_that_is_signed_out_is_dead_at_the_server(server: &Subject) {
+async fn a_signed_out_session_has_ended_at_the_server(server: &Subject) {
     let cache = TokenCache::new(server.password(ODD_PASSWORD));
     cache.get().await.expect("a login");
     let token = cache.refresh().await.expect("a refresh");
@@ -55,21 +55,21 @@ async fn a_saved_session_that_was_never_used_is_signed_out_too(server: &Subject)
     assert!(is_dead(server, &saved.into()).await);
 }
 
-async fn a_session_signed_out_in_vain_is_alive_at_the_server(server: &Subject) {
+async fn a_session_whose_revocation_failed_is_live_at_the_server(server: &Subject) {
     let saved = server.login().await.text("refresh_token");
     let cache = TokenCache::new(server.refresh_token(&saved));
     let newest = cache.get().await.expect("a session").refresh_token().expect("a refresh token");
-    let stranger =
+    let unknown_client =
         Revocation::builder(&Issuer::new(server.http.clone()).revocation_endpoint(&server.revocation_url), "nobody")
             .build()
             .expect("a client");
-    let error = sign_out(&cache, stranger).await.expect_err("a denial");
+    let error = sign_out(&cache, unknown_client).await.expect_err("a denial");
     assert_eq!(error.code(), Some("invalid_client"), "{error}");
     assert!(cache.get().await.expect_err("signed out").is_signed_out());
     assert!(!is_dead(server, &newest).await);
 }
 
-async fn a_revoked_refresh_token_is_dead_and_may_be_revoked_again(server: &Subject) {
+async fn a_revoked_refresh_token_is_invalid_and_can_be_revoked_again(server: &Subject) {
     let saved = Secret::from(server.login().await.text("refresh_token"));
     let revocation = server.revocation();
     revocation.revoke_refresh_token(&saved).await.expect("revoked");
@@ -78,7 +78,8 @@ async fn a_revoked_refresh_token_is_dead_and_may_be_revoked_again(server: &Subje
     revocation.revoke_refresh_token(&saved).await.expect("nothing to revoke");
 }
 
-/// By hand: what the server knows of a token (RFC 7662), which is the question of an API and not of a client.
+/// Whether the token is active at the server (RFC 7662). The test makes this call itself, because APIs make it, and not
+/// clients.
 async fn is_active(provider: &OidcProvider, token: &Token) -> bool {
     let form = [("token", token.access_token()), ("client_id", "post"), ("client_secret", ODD_SECRET)];
     post(&http(), &provider.url("/token/introspection"), &form).await.json()["active"] == true

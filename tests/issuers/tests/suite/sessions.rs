@@ -1,4 +1,4 @@
-//! What becomes of a session: rotated, revoked, spent by another; the same for oidc-provider and the MeshyDB lookalike.
+//! Sessions that are rotated, revoked or shared, for oidc-provider and the fake MeshyDB server.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,26 +13,26 @@ use tower::{Layer, ServiceExt};
 use tower_bearer::testing::ManualClock;
 use tower_bearer::{BearerLayer, Error, RotatedToken, TokenCache};
 
-use crate::subject::{Subject, held};
+use crate::subject::{Subject, test_servers};
 
-held! {
+test_servers! {
     sessions
     meshydb:
-        each_refresh_spends_the_newest_refresh_token,
-        a_session_is_read_from_a_vault_and_saved_back_at_each_rotation,
-        a_revoked_session_begins_anew_with_its_login,
+        each_refresh_uses_the_newest_refresh_token,
+        a_session_is_loaded_from_a_vault_and_saved_at_each_rotation,
+        a_revoked_session_starts_over_with_its_login,
         a_revoked_refresh_token_alone_is_denied,
         a_wrong_password_is_denied,
-        a_refresh_token_spent_by_another_cache_is_denied_and_ends_both,
-        sixty_four_rejected_requests_make_one_new_session;
+        a_refresh_token_that_another_cache_used_is_denied_and_ends_both_sessions,
+        sixty_four_rejected_requests_start_one_new_session;
     oidc_provider:
-        each_refresh_spends_the_newest_refresh_token,
-        a_session_is_read_from_a_vault_and_saved_back_at_each_rotation,
-        a_revoked_session_begins_anew_with_its_login,
+        each_refresh_uses_the_newest_refresh_token,
+        a_session_is_loaded_from_a_vault_and_saved_at_each_rotation,
+        a_revoked_session_starts_over_with_its_login,
         a_revoked_refresh_token_alone_is_denied,
         a_wrong_password_is_denied,
-        a_refresh_token_spent_by_another_cache_is_denied_and_ends_both,
-        sixty_four_rejected_requests_make_one_new_session;
+        a_refresh_token_that_another_cache_used_is_denied_and_ends_both_sessions,
+        sixty_four_rejected_requests_start_one_new_session;
 }
 
 /// The newest refresh token of a cache.
@@ -44,7 +44,7 @@ async fn is_live(server: &Subject, cache: &TokenCache) -> bool {
     server.call(cache.peek().expect("a token").access_token()).await.status == 200
 }
 
-async fn each_refresh_spends_the_newest_refresh_token(server: &Subject) {
+async fn each_refresh_uses_the_newest_refresh_token(server: &Subject) {
     let cache = TokenCache::new(server.password(ODD_PASSWORD));
     cache.get().await.expect("a login");
     let saved = refresh_token(&cache);
@@ -57,8 +57,8 @@ async fn each_refresh_spends_the_newest_refresh_token(server: &Subject) {
     }
 }
 
-async fn a_session_is_read_from_a_vault_and_saved_back_at_each_rotation(server: &Subject) {
-    // With the line break of a file.
+async fn a_session_is_loaded_from_a_vault_and_saved_at_each_rotation(server: &Subject) {
+    // The secret ends with the line break of a file.
     let vault = Arc::new(Mutex::new(format!("{}\n", server.login().await.text("refresh_token"))));
     let reads = Arc::new(AtomicU64::new(0));
     for start in 1..=3 {
@@ -81,11 +81,11 @@ async fn a_session_is_read_from_a_vault_and_saved_back_at_each_rotation(server: 
             assert!(is_live(server, &cache).await);
         }
         assert_eq!(vault.lock().expect("a vault").trim_end(), refresh_token(&cache));
-        assert_eq!(reads.load(Ordering::Relaxed), start, "read when the session starts, and not again");
+        assert_eq!(reads.load(Ordering::Relaxed), start, "the source reads it only when the session starts");
     }
 }
 
-async fn a_revoked_session_begins_anew_with_its_login(server: &Subject) {
+async fn a_revoked_session_starts_over_with_its_login(server: &Subject) {
     let cache = TokenCache::new(server.password(ODD_PASSWORD));
     cache.get().await.expect("a login");
     assert_eq!(server.revoke(&[("token", &refresh_token(&cache))]).await.status, 200);
@@ -109,21 +109,21 @@ async fn a_wrong_password_is_denied(server: &Subject) {
     assert!(error.is_denied() && error.code() == Some("invalid_grant"), "{error}");
 }
 
-/// What happens to who shares a rotating refresh token between two caches.
-async fn a_refresh_token_spent_by_another_cache_is_denied_and_ends_both(server: &Subject) {
+/// The result if two caches share a rotating refresh token.
+async fn a_refresh_token_that_another_cache_used_is_denied_and_ends_both_sessions(server: &Subject) {
     let saved = server.login().await.text("refresh_token");
     let [one, other] = [(); 2].map(|()| TokenCache::new(server.refresh_token(&saved)));
-    one.get().await.expect("the first to come");
+    one.get().await.expect("the first cache");
     assert!(other.get().await.expect_err("a denial").is_denied());
     assert!(one.refresh().await.expect_err("a denial").is_denied());
 }
 
-async fn sixty_four_rejected_requests_make_one_new_session(server: &Subject) {
+async fn sixty_four_rejected_requests_start_one_new_session(server: &Subject) {
     let clock = ManualClock::new();
     let cache = TokenCache::builder(server.password(ODD_PASSWORD)).clock(clock.clone()).build().unwrap();
     cache.get().await.expect("a login");
     server.revoke(&[("token", &refresh_token(&cache))]).await;
-    // Old enough for a rejection to count.
+    // The token is then old enough for a rejection to count.
     clock.advance(Duration::from_secs(3));
     let api = BearerLayer::new(cache.clone(), [server.origin()]).expect("an origin").layer(server.http.clone());
     let mut tasks = JoinSet::new();
@@ -136,7 +136,7 @@ async fn sixty_four_rejected_requests_make_one_new_session(server: &Subject) {
     }
     assert_eq!(cache.status().generation, 2);
     if let Some(provider) = &server.provider {
-        // The login, the refresh that was denied, the login that took its place.
+        // The login, the denied refresh, and the second login.
         assert_eq!((provider.count("token_calls").await, provider.count("reuses").await), (3, 0));
     }
 }
