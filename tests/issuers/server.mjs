@@ -1,13 +1,13 @@
-// oidc-provider on a free port of loopback, all of it in memory: prints {"port":...} and ends when stdin does.
+// oidc-provider on a free port of loopback, with its state in memory. It prints {"port":...} and ends when stdin ends.
 //
-// Beside the provider's own routes there are some for tests, below /test: what was counted, an API that accepts the
-// provider's access tokens, and what stands in for a person and for a client's keys.
+// In addition to the provider's routes there are some for tests, below /test: the counts, an API that accepts the
+// provider's access tokens, a simulated person, and the clients' keys.
 
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { createServer } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-// Its advice for production would be all over the tests' output.
+// Hides the provider's advice for production from the tests' output.
 console.info = console.warn = () => {};
 
 const { Provider, errors } = await import('oidc-provider');
@@ -16,23 +16,23 @@ const { SignJWT, exportJWK } = await import('jose');
 const RESOURCE = 'https://api.example.com/';
 const SCOPES = ['offline_access', 'openid', 'read', 'write'];
 const DEVICE_CODE = 'urn:ietf:params:oauth:grant-type:device_code';
-// RFC 6749 appendix A.2 leaves a client's secret printable ASCII, and the provider holds clients to it; a user's
-// password (A.15) may hold any character.
+// By RFC 6749 appendix A.2 a client's secret is printable ASCII, and the provider checks that. A user's password (A.15)
+// may contain any character.
 const ODD_SECRET = 's cr:t&=+%41/"';
 const LONG_SECRET = 'a secret of thirty-two bytes or more, as HS256 needs it';
 const PASSWORDS = new Map([['ann', 'päss wörd&=+'], ['bob b+%', 'other']]);
-// Seconds. The provider counts in whole ones: a token ends up to one second before `expires_in` has passed.
+// Lifetimes in seconds. The provider counts whole seconds, so a token ends up to a second before `expires_in` has passed.
 const LIFE = 3600;
 const SHORT_LIFE = 6;
 const BRIEF_LIFE = 3;
 
-// How long a token call is held back before the provider sees it, so that two at once would be seen as such.
+// How long a token call is delayed before the provider gets it, so that two calls at once overlap.
 const HOLD = 50;
 
 const counts = {
   token_calls: 0, token_calls_at_once: 0, granted: 0, denied: 0, reuses: 0, revoked_grants: 0, accepted: 0, rejected: 0,
   metadata_reads: 0,
-  // Client assertions, by whom they are meant for.
+  // Client assertions, by audience.
   for_issuer: 0, for_endpoint: 0,
 };
 
@@ -96,7 +96,7 @@ const configuration = {
   clients,
   scopes: SCOPES,
   rotateRefreshToken: true,
-  // By default tokens are taken for 15 s after their end.
+  // By default the provider accepts tokens for 15 s after their end.
   clockTolerance: 0,
   cookies: { keys: [randomUUID()] },
   interactions: { url: (_, { uid }) => `/test/interaction/${uid}` },
@@ -120,7 +120,7 @@ const configuration = {
   },
 };
 
-// A grant of a user to a client, for scopes there are.
+// A user's grant to a client, for known scopes.
 async function consent(accountId, clientId, scope) {
   const grant = new provider.Grant({ accountId, clientId });
   grant.addOIDCScope(scope);
@@ -128,7 +128,7 @@ async function consent(accountId, clientId, scope) {
   return grant.save();
 }
 
-// RFC 6749 section 4.3, which the provider does not bring itself.
+// The password grant of RFC 6749 section 4.3, which the provider does not implement.
 async function passwordGrant(ctx) {
   const { client, params: { username, password, scope = '' } } = ctx.oidc;
   if (!username || !password) throw new errors.InvalidRequest('username and password are required');
@@ -147,7 +147,7 @@ async function passwordGrant(ctx) {
 // === routes of the tests ===
 
 const routes = {
-  // What was counted so far.
+  // The counts so far.
   'GET /test/counts': () => counts,
 
   // 200 for a live access token of the provider, else 401.
@@ -164,7 +164,7 @@ const routes = {
     return { accepted: Boolean(token), scope: token?.scope, aud: token?.aud };
   },
 
-  // A person who approves a device, or denies it (`deny=1`).
+  // A person that approves a device, or denies it (`deny=1`).
   'POST /test/device': async ({ query }) => {
     const code = await provider.DeviceCode.findByUserCode(query.get('user_code').replace(/[^A-Z]/g, ''));
     if (query.has('deny')) {
@@ -178,7 +178,7 @@ const routes = {
     return {};
   },
 
-  // A person who logs in and consents at once, wherever the provider asks; or who says no (`login_hint=nobody`).
+  // A person that logs in and consents at once whenever the provider asks, or that denies (`login_hint=nobody`).
   'GET /test/interaction': async ({ request, response }) => {
     const { params } = await provider.interactionDetails(request, response);
     const grantId = await consent('ann', params.client_id, params.scope ?? '');
@@ -193,7 +193,7 @@ const routes = {
     pem: keys[query.get('alg')].privateKey.export({ type: 'pkcs8', format: 'pem' }),
   }),
 
-  // A client assertion (RFC 7523 section 2.2) made by another's hand.
+  // A client assertion (RFC 7523 section 2.2) from elsewhere.
   'GET /test/assertion': async ({ query }) => {
     const [id, alg] = [query.get('client_id'), query.get('alg')];
     const key = alg === 'HS256' ? new TextEncoder().encode(LONG_SECRET) : keys[alg].privateKey;
@@ -238,7 +238,7 @@ const server = createServer((request, response) => {
     response.end();
   });
 });
-// A connection closed for idleness while a request is on its way would be a failure of the machine's speed.
+// An idle connection must not close while a request is in flight, or tests would depend on the machine's speed.
 server.keepAliveTimeout = 0;
 await new Promise((listening) => { server.listen(0, '127.0.0.1', listening); });
 const { port } = server.address();
