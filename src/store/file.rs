@@ -359,7 +359,7 @@ impl Files {
         let metadata = file.metadata()?;
         check(&path, &metadata)?;
         let mut bytes = Vec::new();
-        Read::by_ref(&mut file).take(MAX_LEN).read_to_end(&mut bytes).map_err(|error| failed("read", &path, error))?;
+        Read::by_ref(&mut file).take(LONGEST).read_to_end(&mut bytes).map_err(|error| failed("read", &path, error))?;
         let age = metadata.modified().ok().and_then(|saved| clock::wall_time().duration_since(saved).ok());
         let Header { version, expires, len } = Header::parse(&bytes);
         if expires.is_some_and(|expires| expires <= micros()) {
@@ -455,7 +455,7 @@ impl LeaseEntry {
     fn read(lock: &mut File) -> io::Result<Option<Self>> {
         let mut bytes = Vec::new();
         lock.seek(SeekFrom::Start(0))?;
-        Read::by_ref(lock).take(MAX_LEN).read_to_end(&mut bytes)?;
+        Read::by_ref(lock).take(LONGEST).read_to_end(&mut bytes)?;
         let Ok(entry) = serde_json::from_slice::<Value>(&bytes) else { return Ok(None) };
         let parsed = || {
             Some(Self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::store::token_store::dynamic::DynStore;
+use crate::store::token_store::erased::DynStore;
 use crate::store::token_store::{MAX_KEY_LEN, TokenStore};
 
 /// A session that several processes share: the store, the key and the settings.

@@ -200,7 +200,7 @@ impl fmt::Debug for Stored {
 }
 
 /// A store behind a pointer. The async functions of the trait cannot be called through `dyn`, and these can.
-pub(crate) mod dynamic {
+pub(crate) mod erased {
     use std::pin::Pin;
     use std::time::Duration;
 
@@ -208,13 +208,13 @@ pub(crate) mod dynamic {
     use crate::store::token_store::{Lease, Saved, Stored, TokenStore};
 
     type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-    type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+    type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
     pub(crate) trait DynStore: Send + Sync {
-        fn load<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Stored>>;
-        fn acquire<'a>(&'a self, key: &'a str, owner: &'a str, ttl: Duration) -> StoreFuture<'a, Lease>;
-        fn extend<'a>(&'a self, key: &'a str, owner: &'a str, ttl: Duration) -> StoreFuture<'a, bool>;
-        fn release<'a>(&'a self, key: &'a str, owner: &'a str) -> StoreFuture<'a, ()>;
+        fn load<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Stored>>;
+        fn acquire<'a>(&'a self, key: &'a str, owner: &'a str, ttl: Duration) -> Answer<'a, Lease>;
+        fn extend<'a>(&'a self, key: &'a str, owner: &'a str, ttl: Duration) -> Answer<'a, bool>;
+        fn release<'a>(&'a self, key: &'a str, owner: &'a str) -> Answer<'a, ()>;
         fn save<'a>(
             &'a self,
             key: &'a str,
@@ -228,19 +228,19 @@ pub(crate) mod dynamic {
     }
 
     impl<S: TokenStore> DynStore for S {
-        fn load<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Stored>> {
+        fn load<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Stored>> {
             Box::pin(TokenStore::load(self, key))
         }
 
-        fn acquire<'a>(&'a self, key: &'a str, owner: &'a str, ttl: Duration) -> StoreFuture<'a, Lease> {
+        fn acquire<'a>(&'a self, key: &'a str, owner: &'a str, ttl: Duration) -> Answer<'a, Lease> {
             Box::pin(TokenStore::acquire(self, key, owner, ttl))
         }
 
-        fn extend<'a>(&'a self, key: &'a str, owner: &'a str, ttl: Duration) -> StoreFuture<'a, bool> {
+        fn extend<'a>(&'a self, key: &'a str, owner: &'a str, ttl: Duration) -> Answer<'a, bool> {
             Box::pin(TokenStore::extend(self, key, owner, ttl))
         }
 
-        fn release<'a>(&'a self, key: &'a str, owner: &'a str) -> StoreFuture<'a, ()> {
+        fn release<'a>(&'a self, key: &'a str, owner: &'a str) -> Answer<'a, ()> {
             Box::pin(TokenStore::release(self, key, owner))
         }
 
@@ -250,11 +250,11 @@ pub(crate) mod dynamic {
             owner: &'a str,
             expected: Option<u64>,
             bytes: &'a [u8],
-        ) -> StoreFuture<'a, Saved> {
+        ) -> Answer<'a, Saved> {
             Box::pin(TokenStore::save(self, key, owner, expected, bytes))
         }
 
-        fn set_aside<'a>(&'a self, key: &'a str, owner: &'a str, expected: u64) -> StoreFuture<'a, Option<String>> {
+        fn set_aside<'a>(&'a self, key: &'a str, owner: &'a str, expected: u64) -> Answer<'a, Option<String>> {
             Box::pin(TokenStore::set_aside(self, key, owner, expected))
         }
 
