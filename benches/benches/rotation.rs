@@ -1,7 +1,7 @@
 //! Requests at a fixed rate during the rotation of tokens: how many wait, and how long.
 //!
-//! `cargo bench -p benches --bench rotation`. With `-- --csv FILE` it writes the percentiles of one run to the file, for
-//! the plot.
+//! `cargo bench -p benches --bench rotation`. With `-- --csv FILE` it writes the percentiles of one run to the file,
+//! for the plot.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -72,8 +72,8 @@ fn main() -> std::io::Result<()> {
     }
 }
 
-/// The file for the plot. Requests that wait together also return together, which delays the requests of the other lines, so
-/// the one with waits runs alone.
+/// The file for the plot. Requests that wait together also return together, which delays the requests of the other
+/// lines, so the one with waits runs alone.
 async fn percentiles() -> String {
     let plan = plan(1_000, 20, 4_200, false);
     let [without, ours] = run(plan, [without, ours]).await;
