@@ -1,4 +1,4 @@
-//! What holds for each version of reqwest.
+//! The tests that run with each version of reqwest.
 
 macro_rules! each {
     ($version:ident, $reqwest:ident) => {
@@ -22,7 +22,7 @@ macro_rules! each {
             use crate::net::{Answer, Net, events, named, server};
             use crate::world::{World, echo, received, silent, streaming};
 
-            /// What takes longer hangs.
+            /// Work that takes longer counts as hanging.
             const LONG: Duration = Duration::from_secs(60);
 
             fn builder() -> reqwest::ClientBuilder {
@@ -39,7 +39,7 @@ macro_rules! each {
             }
 
             #[tokio::test]
-            async fn the_client_carries_the_token_calls_too() {
+            async fn the_client_also_makes_the_token_calls() {
                 let world = World::new().await;
                 let issuer = loopback::Server::fake(world.issuer.clone()).await;
                 let login = ClientCredentialsGrant::builder(
@@ -57,7 +57,7 @@ macro_rules! each {
             }
 
             #[tokio::test]
-            async fn a_body_in_memory_goes_again() {
+            async fn a_body_in_memory_is_sent_again() {
                 let world = World::revoked().await;
                 let api = world.layer().replay(TryClone).layer(http());
                 let answer = api.oneshot(post(world.server.url("/"), "hello")).await.expect("an answer");
@@ -66,7 +66,7 @@ macro_rules! each {
                 assert_eq!(world.server.tokens(), ["Bearer token-1", "Bearer token-2"]);
                 let lengths: Vec<_> =
                     world.server.seen().into_iter().map(|head| head.headers["content-length"].clone()).collect();
-                assert_eq!(lengths, ["5", "5"], "a body of known length stays one");
+                assert_eq!(lengths, ["5", "5"], "a body of known length keeps it");
             }
 
             #[test]
@@ -83,11 +83,11 @@ macro_rules! each {
             }
 
             #[tokio::test]
-            async fn a_stream_goes_once_unless_it_is_recorded() {
+            async fn a_stream_is_sent_once_unless_it_is_recorded() {
                 let streamed = || {
                     let (frames, stream) = unbounded_channel();
                     for piece in ["one", "two"] {
-                        frames.send(Ok::<_, std::io::Error>(Bytes::from(piece))).expect("the stream is here");
+                        frames.send(Ok::<_, std::io::Error>(Bytes::from(piece))).expect("the stream is open");
                     }
                     reqwest::Body::wrap_stream(received(stream))
                 };
@@ -103,7 +103,7 @@ macro_rules! each {
             }
 
             #[tokio::test]
-            async fn a_multipart_form_goes_once_unless_it_is_recorded() {
+            async fn a_multipart_form_is_sent_once_unless_it_is_recorded() {
                 let form = |url: String| {
                     let form = reqwest::multipart::Form::new()
                         .text("name", "Ann")
@@ -136,8 +136,8 @@ macro_rules! each {
                 let answer = tokio::time::timeout(LONG, api.oneshot(post(server.url("/"), ""))).await;
                 let mut answer = answer.expect("its head comes before its body").expect("an answer").into_body();
                 for piece in ["one", "two"] {
-                    // The next piece is sent when the one before has arrived.
-                    frames.send(Ok(http_body::Frame::data(piece.into()))).expect("the server is here");
+                    // The next piece is sent when the previous one has arrived.
+                    frames.send(Ok(http_body::Frame::data(piece.into()))).expect("the server is running");
                     let frame = answer.frame().await.expect("a frame").expect("no error");
                     assert_eq!(frame.into_data().expect("data"), piece);
                 }
@@ -146,7 +146,7 @@ macro_rules! each {
             }
 
             #[tokio::test]
-            async fn an_upload_streams_and_so_does_its_answer_meanwhile() {
+            async fn an_upload_and_its_answer_stream_at_the_same_time() {
                 let world = World::new().await;
                 let server = echo().await;
                 let layer = world.layer_for(server.origin());
@@ -158,8 +158,8 @@ macro_rules! each {
                     let answer = tokio::time::timeout(LONG, api.oneshot(upload)).await;
                     let mut answer = answer.expect("its head waits for no piece").expect("an answer").into_body();
                     for piece in ["one", "two"] {
-                        pieces.send(Ok::<_, std::io::Error>(Bytes::from(piece))).expect("the stream is here");
-                        // The next piece is sent when the one before has come back.
+                        pieces.send(Ok::<_, std::io::Error>(Bytes::from(piece))).expect("the stream is open");
+                        // The next piece is sent when the previous one has come back.
                         let frame = tokio::time::timeout(LONG, answer.frame()).await.expect("it went out alone");
                         let frame = frame.expect("a frame").expect("no error");
                         assert_eq!(frame.into_data().expect("data"), piece);
@@ -177,33 +177,33 @@ macro_rules! each {
                     let request = http().client().get(server.url("/")).timeout(Duration::from_millis(50));
                     let request = request.build().expect("a request").try_into().expect("a request");
                     let error = tokio::time::timeout(LONG, api.oneshot(request));
-                    let error = error.await.expect("its own timeout ends it").expect_err("its time was up");
+                    let error = error.await.expect("its own timeout ends it").expect_err("a timeout");
                     assert!(error.downcast_ref::<reqwest::Error>().expect("of reqwest").is_timeout());
                 }
             }
 
             #[tokio::test]
-            async fn a_timeout_in_the_middle_of_an_answer_is_an_error_of_reqwest_wherever_it_was_set() {
+            async fn each_timeout_in_the_middle_of_an_answer_is_an_error_of_reqwest() {
                 const SHORT: Duration = Duration::from_millis(100);
                 let clients =
                     [(builder(), Some(SHORT)), (builder().timeout(SHORT), None), (builder().read_timeout(SHORT), None)];
                 for (client, timeout) in clients {
                     let world = World::new().await;
                     let (server, frames) = streaming().await;
-                    frames.send(Ok(http_body::Frame::data("one".into()))).expect("the server is here");
+                    frames.send(Ok(http_body::Frame::data("one".into()))).expect("the server is running");
                     let http = Reqwest::build(client).expect("a client");
                     let mut request = http.client().get(server.url("/")).build().expect("a request");
                     *request.timeout_mut() = timeout;
                     let api = world.layer_for(server.origin()).replay(TryClone).layer(http);
                     let text = async {
                         let answer = api.oneshot(request.try_into()?).await;
-                        // On a slow machine its time is up before it begins.
+                        // On a slow machine its timeout ends before it begins.
                         let answer =
                             answer.map_err(|error| *error.downcast::<reqwest::Error>().expect("of reqwest"))?;
                         reqwest::Response::from(answer).text().await
                     };
                     let text = tokio::time::timeout(LONG, text).await.expect("its own timeout ends it");
-                    assert!(text.expect_err("its time was up").is_timeout());
+                    assert!(text.expect_err("a timeout").is_timeout());
                     drop(frames);
                 }
             }
@@ -211,9 +211,9 @@ macro_rules! each {
             #[tokio::test]
             async fn errors_are_those_of_reqwest() {
                 let world = World::new().await;
-                let nobody = "http://127.0.0.1:1";
-                let api = world.layer_for(nobody).replay(TryClone).layer(http());
-                let error = api.oneshot(post(nobody.to_owned(), "")).await.expect_err("nobody listens");
+                let closed_port = "http://127.0.0.1:1";
+                let api = world.layer_for(closed_port).replay(TryClone).layer(http());
+                let error = api.oneshot(post(closed_port.to_owned(), "")).await.expect_err("no server listens");
                 assert!(error.downcast_ref::<reqwest::Error>().expect("of reqwest").is_connect());
 
                 let unreadable = http::Request::get("/path/only").body(reqwest::Body::default()).expect("a request");
@@ -227,7 +227,7 @@ macro_rules! each {
             }
 
             #[tokio::test]
-            async fn the_same_origin_policy_follows_to_no_stranger() {
+            async fn the_same_origin_policy_follows_to_no_other_server() {
                 let (world, net) = (World::new().await, Net::two_hops().await);
                 let api = server([
                     ("/", Answer::To(302, "/moved".into())),
@@ -271,7 +271,7 @@ macro_rules! each {
             }
 
             #[tokio::test]
-            async fn an_answer_becomes_a_response_of_reqwest_that_knows_its_url() {
+            async fn an_answer_converts_to_a_response_of_reqwest_with_its_url() {
                 let world = World::new().await;
                 let api = world.layer().replay(TryClone).layer(http());
                 let answer = api.oneshot(post(world.server.url("/me?full"), "")).await.expect("an answer");

@@ -1,4 +1,4 @@
-//! The adapters over a real server: what goes again, what streams, what times out, and where redirects lead.
+//! The adapters over a real server: second sends, streams, timeouts and redirects.
 
 mod each;
 #[cfg(feature = "middleware")]

@@ -16,7 +16,7 @@ use tower_bearer_reqwest::BearerMiddleware;
 use crate::net::{Answer as Says, Net, events, named};
 use crate::world::{World, silent};
 
-/// Counts what passes, and what of it carries a [`Word`].
+/// Counts requests, and those that carry a [`Word`].
 #[derive(Clone, Default)]
 struct Passed {
     requests: Arc<AtomicUsize>,
@@ -37,7 +37,7 @@ impl Middleware for Passed {
     }
 }
 
-/// What others of the chain said.
+/// An extension of another middleware.
 #[derive(Clone, Debug)]
 struct Word;
 
@@ -74,12 +74,12 @@ async fn the_layers_replay_choice_can_be_kept() {
 }
 
 #[tokio::test]
-async fn strangers_get_no_token() {
+async fn other_servers_get_no_token() {
     let (world, other) = (World::new().await, World::new().await);
     let client = client(BearerMiddleware::new(world.layer()), Passed::default());
     let response = client.get(other.server.url("/")).send().await.expect("an answer");
     assert_eq!((response.status(), other.server.tokens()), (StatusCode::UNAUTHORIZED, vec![String::new()]));
-    assert_eq!(world.issuer.calls().total(), 1, "a stranger's 401 refreshes nothing");
+    assert_eq!(world.issuer.calls().total(), 1, "a 401 of another server refreshes nothing");
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn extensions_reach_the_rest_of_the_chain() {
 }
 
 #[tokio::test]
-async fn the_client_that_is_built_here_goes_to_no_stranger_with_a_token() {
+async fn a_client_of_client_builder_sends_no_token_to_another_server() {
     let (world, net) = (World::new().await, Net::two_hops().await);
     let builder = Net::builder().redirect(Policy::default());
     let client = BearerMiddleware::client_builder(builder).expect("a client");
@@ -112,7 +112,7 @@ async fn an_answer_from_another_origin_is_an_error_event() {
     assert_eq!(*events.lock().expect("no panic"), [(tracing::Level::ERROR, "cross_origin_response", origins)]);
 }
 
-/// Answers by itself: 401 to the first token, 200 to the next.
+/// A middleware that answers itself: 401 to the first token, 200 to the next.
 struct Mock;
 
 #[async_trait::async_trait]
@@ -124,7 +124,7 @@ impl Middleware for Mock {
 }
 
 #[tokio::test]
-async fn a_response_that_was_made_without_a_url_comes_from_the_origin_that_was_asked() {
+async fn a_response_without_a_url_counts_as_from_the_requested_origin() {
     let (events, _guard) = events();
     let world = World::new().await;
     let client = client(BearerMiddleware::new(world.layer()), Mock);
@@ -134,13 +134,13 @@ async fn a_response_that_was_made_without_a_url_comes_from_the_origin_that_was_a
 }
 
 #[tokio::test]
-async fn errors_are_those_they_were() {
+async fn errors_of_the_chain_are_unchanged() {
     let world = World::new().await;
     let server = silent(world.accepts()).await;
     let timed_out = client(BearerMiddleware::new(world.layer_for(server.origin())), Passed::default());
     let request = timed_out.get(server.url("/")).timeout(Duration::from_millis(50));
     let error = tokio::time::timeout(Duration::from_secs(60), request.send()).await;
-    assert!(error.expect("its own timeout ends it").expect_err("its time was up").is_timeout());
+    assert!(error.expect("its own timeout ends it").expect_err("a timeout").is_timeout());
 
     let world = World::revoked().await;
     world.cache.set_source(async |_| Err::<tower_bearer::Token, _>("no token today"));
@@ -151,7 +151,7 @@ async fn errors_are_those_they_were() {
     assert_eq!(world.server.seen().len(), 0);
 }
 
-/// Retries once whatever the error.
+/// Retries once after any error.
 struct AnyError;
 
 impl RetryableStrategy for AnyError {
@@ -161,7 +161,7 @@ impl RetryableStrategy for AnyError {
 }
 
 #[tokio::test]
-async fn our_error_is_found_beneath_retries() {
+async fn the_error_is_found_with_retries_outside() {
     let once = || ExponentialBackoff::builder().retry_bounds(Duration::ZERO, Duration::ZERO).build_with_max_retries(1);
     let fatal = RetryTransientMiddleware::new_with_policy(once());
     let retried = RetryTransientMiddleware::new_with_policy_and_strategy(once(), AnyError);
@@ -178,7 +178,7 @@ async fn our_error_is_found_beneath_retries() {
     }
 }
 
-/// A cache whose token comes after this time.
+/// Sets a source whose token arrives after this time.
 async fn slow_token(world: &World, after: Duration) {
     world.issuer.ledger().revoke_all();
     world.cache.set_source(move |_| async move {
@@ -195,7 +195,7 @@ async fn the_timeout_of_a_request_bounds_the_wait_for_a_token() {
     #[expect(clippy::disallowed_methods, reason = "time is paused")]
     let began = tokio::time::Instant::now();
     let url = world.server.url("/");
-    let error = client.get(&url).timeout(Duration::from_millis(300)).send().await.expect_err("its time was up");
+    let error = client.get(&url).timeout(Duration::from_millis(300)).send().await.expect_err("a timeout");
     assert_eq!(began.elapsed().as_millis(), 300);
     assert!(error.is_timeout());
     assert_eq!(error.url().expect("a URL").as_str(), url);
@@ -204,7 +204,7 @@ async fn the_timeout_of_a_request_bounds_the_wait_for_a_token() {
     assert_eq!(world.server.seen().len(), 0);
 }
 
-/// Answers 200, and notes the timeouts of the requests.
+/// Answers 200, and records the timeouts of the requests.
 #[derive(Clone, Default)]
 struct Timeouts(Arc<Mutex<Vec<Option<Duration>>>>);
 
@@ -217,7 +217,7 @@ impl Middleware for Timeouts {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_has_what_the_wait_for_a_token_left_of_the_timeout() {
+async fn a_send_has_the_time_that_remains_after_the_wait_for_a_token() {
     let world = World::new().await;
     slow_token(&world, Duration::from_millis(200)).await;
     let (timeouts, url) = (Timeouts::default(), world.server.url("/"));
@@ -228,7 +228,7 @@ async fn a_send_has_what_the_wait_for_a_token_left_of_the_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_send_has_what_the_first_left_of_the_timeout() {
+async fn a_second_send_has_the_time_that_remains_after_the_first() {
     let world = World::new().await;
     let (timeouts, url) = (Timeouts::default(), world.server.url("/"));
     let http = reqwest::Client::new();

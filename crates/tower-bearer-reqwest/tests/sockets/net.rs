@@ -1,4 +1,4 @@
-//! An API and a stranger that redirect, and the events of a test.
+//! An API and another server that redirect, and the events of a test.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -14,13 +14,13 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-/// An API and a stranger, under names that lead to loopback.
+/// An API and another server, with names that resolve to loopback.
 pub(crate) struct Net {
     pub(crate) api: Server,
     pub(crate) other: Server,
 }
 
-/// What is answered at a path: a redirect to there, or a status and words.
+/// The answer at a path: a redirect, or a status and a text.
 #[derive(Clone)]
 pub(crate) enum Answer {
     To(u16, String),
@@ -47,14 +47,14 @@ pub(crate) fn named(name: &str, server: &Server, path: &str) -> String {
 }
 
 impl Net {
-    /// The API redirects to the stranger's `/there`, under this name.
+    /// The API redirects to `/there` of the other server, under this name.
     pub(crate) async fn one_hop(status: u16, name: &str, there: Answer) -> Self {
         let other = server([("/there", there)]).await;
         let api = server([("/", Answer::To(status, named(name, &other, "/there")))]).await;
         Self { api, other }
     }
 
-    /// The API redirects to a stranger, and the stranger within itself.
+    /// The API redirects to the other server, which redirects to itself.
     pub(crate) async fn two_hops() -> Self {
         let answers = [("/", Answer::To(302, "/there".into())), ("/there", Answer::Says(200, "welcome"))];
         let other = server(answers).await;
@@ -68,7 +68,7 @@ impl Net {
     }
 }
 
-/// An event of this crate: its level and name, and the values of its fields but the message.
+/// An event of this crate: its level, its name, and the values of its fields without the message.
 pub(crate) type Seen = (Level, &'static str, Vec<String>);
 
 /// Collects the events of this thread until the guard is dropped.
@@ -83,7 +83,7 @@ struct Collect(Arc<Mutex<Vec<Seen>>>);
 impl<S: Subscriber> Layer<S> for Collect {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
-        // The library's own are below.
+        // The library's own events have lower levels.
         if metadata.target() == "tower_bearer" && *metadata.level() == Level::ERROR {
             let mut values = Values(Vec::new());
             event.record(&mut values);

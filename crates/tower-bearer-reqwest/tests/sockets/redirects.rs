@@ -1,4 +1,4 @@
-//! A client beneath that follows redirects itself, which reqwest does where it is not told otherwise.
+//! An inner client that follows redirects itself, which reqwest does by default.
 
 use http::{Request, StatusCode};
 use reqwest::redirect::Policy;
@@ -11,7 +11,7 @@ use crate::world::World;
 
 const STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
 
-/// With reqwest 0.13.
+/// Clients of reqwest 0.13.
 impl Net {
     pub(crate) fn builder() -> reqwest::ClientBuilder {
         let loopback = "127.0.0.1:0".parse().expect("an address");
@@ -19,7 +19,7 @@ impl Net {
         reqwest::Client::builder().no_proxy().resolve("api.test", loopback).resolve("other.test", loopback)
     }
 
-    /// Reqwest as it comes.
+    /// A client with reqwest's default redirect policy.
     fn following() -> Reqwest {
         Reqwest::over(Self::builder().redirect(Policy::default()).build().expect("a client"))
     }
@@ -32,14 +32,14 @@ impl Net {
         world.layer_for(&self.origin()).replay(TryClone)
     }
 
-    /// What comes back from the API through the layer over `http`.
+    /// Sends a request to the API through the layer over `http`.
     async fn get(&self, world: &World, http: Reqwest) -> reqwest::Response {
         self.layer(world).layer(http).oneshot(self.request()).await.expect("an answer").into()
     }
 }
 
 #[tokio::test]
-async fn a_client_that_was_built_here_follows_no_redirect() {
+async fn a_client_of_build_follows_no_redirect() {
     let world = World::new().await;
     let net = Net::one_hop(302, "other.test", Answer::Says(200, "welcome")).await;
     let http = Reqwest::build(Net::builder().redirect(Policy::default())).expect("a client");
@@ -48,7 +48,7 @@ async fn a_client_that_was_built_here_follows_no_redirect() {
 }
 
 #[tokio::test]
-async fn a_follower_above_us_is_safe_at_every_hop() {
+async fn following_redirects_outside_the_layer_is_safe_at_every_hop() {
     let (world, net) = (World::new().await, Net::two_hops().await);
     let http = Reqwest::build(Net::builder()).expect("a client");
     let client = FollowRedirect::new(net.layer(&world).layer(http));
@@ -58,7 +58,7 @@ async fn a_follower_above_us_is_safe_at_every_hop() {
 }
 
 #[tokio::test]
-async fn no_stranger_sees_the_token_after_a_redirect_that_reqwest_follows() {
+async fn no_other_server_gets_the_token_after_a_redirect_that_reqwest_follows() {
     for name in ["other.test", "api.test", "127.0.0.1"] {
         for status in STATUSES {
             let world = World::new().await;
@@ -71,18 +71,18 @@ async fn no_stranger_sees_the_token_after_a_redirect_that_reqwest_follows() {
     }
 }
 
-/// Not ours to mend: reqwest 0.13 follows with tower-http 0.6, which takes `Authorization` off at the first hop and puts
-/// it back at the second, where both are a stranger's. tower-http 0.7 does not.
+/// This is a bug of a dependency. reqwest 0.13 follows redirects with tower-http 0.6, which takes `Authorization` off
+/// at the first hop to another server and puts it back at the second. tower-http 0.7 does not.
 #[tokio::test]
-#[ignore = "reqwest 0.13 puts the token back where a stranger redirects once more"]
-async fn a_stranger_that_redirects_once_more_does_not_get_the_token_from_reqwest() {
+#[ignore = "reqwest 0.13 puts the token back at the second redirect of another server"]
+async fn another_server_that_redirects_does_not_get_the_token_from_reqwest() {
     let (world, net) = (World::new().await, Net::two_hops().await);
     assert_eq!(net.get(&world, Net::following()).await.text().await.expect("a body"), "welcome");
     assert_eq!((net.api.tokens(), net.other.tokens()), (vec!["Bearer token-1".into()], vec![String::new(); 2]));
 }
 
 #[tokio::test]
-async fn a_401_of_a_stranger_that_reqwest_went_to_is_handed_back_and_refreshes_nothing() {
+async fn a_401_of_another_server_is_returned_and_refreshes_nothing() {
     for name in ["other.test", "api.test"] {
         let world = World::revoked().await;
         let net = Net::one_hop(302, name, Answer::Says(401, "who are you?")).await;

@@ -18,13 +18,13 @@ use tower_bearer::{BearerLayer, TokenCache};
 pub(crate) struct World {
     pub(crate) issuer: TokenServer,
     pub(crate) api: Api,
-    /// Of the API.
+    /// The server of the API.
     pub(crate) server: Server,
     pub(crate) cache: TokenCache,
 }
 
 impl World {
-    /// With `token-1` in the cache, which the API accepts.
+    /// A cache with `token-1`, which the API accepts.
     pub(crate) async fn new() -> Self {
         let issuer = TokenServer::new();
         let api = Api::new(issuer.ledger());
@@ -38,19 +38,19 @@ impl World {
         let clock = ManualClock::new();
         let cache = TokenCache::builder(login.expect("a login")).clock(clock.clone()).build().unwrap();
         cache.get().await.expect("a token");
-        // Old enough for a rejection to count.
+        // The token is then old enough for a rejection to count.
         clock.advance(Duration::from_secs(2));
         Self { issuer, api, server, cache }
     }
 
-    /// With `token-1` in the cache, which no API accepts any more.
+    /// A cache with `token-1`, which the API no longer accepts.
     pub(crate) async fn revoked() -> Self {
         let world = Self::new().await;
         world.issuer.ledger().revoke_all();
         world
     }
 
-    /// For this world's API.
+    /// A layer for this API.
     pub(crate) fn layer(&self) -> BearerLayer {
         self.layer_for(self.server.origin())
     }
@@ -60,7 +60,7 @@ impl World {
         BearerLayer::new(self.cache.clone(), [origin]).expect("an origin")
     }
 
-    /// What an API says to the token of a request.
+    /// Whether an API accepts the token of a request.
     pub(crate) fn accepts(&self) -> impl Fn(&HeaderMap) -> bool + Clone + Send + 'static {
         let ledger = self.issuer.ledger();
         move |headers| {
@@ -75,10 +75,10 @@ impl World {
     }
 }
 
-/// Where the frames of a body are sent; it ends when this is dropped.
+/// The sender of a body's frames. The body ends when it is dropped.
 pub(crate) type Frames = UnboundedSender<Result<Frame<Bytes>, Infallible>>;
 
-/// A server whose every answer is one body, of frames that the test sends.
+/// A server that answers every request with a body of frames that the test sends.
 pub(crate) async fn streaming() -> (Server, Frames) {
     let (frames, body) = unbounded_channel();
     let body = std::sync::Arc::new(std::sync::Mutex::new(Some(body)));
@@ -89,13 +89,13 @@ pub(crate) async fn streaming() -> (Server, Frames) {
     (Server::start(answer).await, frames)
 }
 
-/// A server that sends back what it reads, as it comes.
+/// A server that sends back each frame as it reads it.
 pub(crate) async fn echo() -> Server {
     let echo = |request: Request<_>| async move { Ok::<_, Infallible>(Response::new(request.into_body())) };
     Server::start(service_fn(echo)).await
 }
 
-/// A server that rejects tokens that `accepts` does not know, and never answers the others.
+/// A server that rejects tokens that `accepts` rejects, and never answers other requests.
 pub(crate) async fn silent(accepts: impl Fn(&HeaderMap) -> bool + Clone + Send + 'static) -> Server {
     Server::start(service_fn(move |request: Request<_>| {
         let accepted = accepts(request.headers());
@@ -110,7 +110,7 @@ pub(crate) async fn silent(accepts: impl Fn(&HeaderMap) -> bool + Clone + Send +
     .await
 }
 
-/// The frames of a channel.
+/// The items of a channel as a stream.
 pub(crate) fn received<T: Send>(channel: UnboundedReceiver<T>) -> impl futures_core::Stream<Item = T> + Send + Sync {
     tokio_stream::wrappers::UnboundedReceiverStream::new(channel)
 }
