@@ -1,5 +1,5 @@
-//! What `cargo bench` runs at the root: the benchmarks, which are a package of their own (`benches/Cargo.toml` says why).
-//! That of instructions wants valgrind, and is left to `.ci/budgets`.
+//! What `cargo bench` runs at the root: the benchmarks, which are a package of their own (`benches/Cargo.toml` says
+//! why). The benchmark of instructions needs valgrind, and `.ci/budgets` runs it.
 
 use std::process::{Command, exit};
 

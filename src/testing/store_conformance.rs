@@ -96,11 +96,11 @@ async fn ends<S: TokenStore>(first: &S, second: &S, key: &str) {
     assert!(ok("extend", first.extend(key, "a", 2 * LEASE)).await, "a lease can be extended");
     tokio::time::sleep(LEASE).await;
     let busy = ok("acquire", second.acquire(key, "b", LONG)).await;
-    assert!(matches!(busy, Lease::Busy { .. }), "a lease that was extended goes on");
+    assert!(matches!(busy, Lease::Busy { .. }), "a lease that was extended continues");
     // An owner that died does not release its lease. A store without a common clock may count from the first attempt.
     let start = now();
     while ok("acquire", second.acquire(key, "b", LONG)).await != Lease::Held {
-        assert!(start.elapsed() < 6 * LEASE, "a lease of {:?} goes on after {:?}", 2 * LEASE, start.elapsed());
+        assert!(start.elapsed() < 6 * LEASE, "a lease of {:?} has not ended after {:?}", 2 * LEASE, start.elapsed());
         tokio::time::sleep(LEASE / 10).await;
     }
     assert!(!ok("extend", first.extend(key, "a", LONG)).await, "a lease that has ended is not extended");
@@ -152,11 +152,11 @@ async fn keys<S: TokenStore>(first: &S, second: &S, key: &str) {
     let names = names.map(|name| format!("{key}/{name}"));
     for name in &names {
         hold(first, name, "a", LONG).await;
-        assert_eq!(ok("load", second.load(name)).await, None, "each key has a record of its own: {name}");
+        assert_eq!(ok("load", second.load(name)).await, None, "each key has its own record: {name}");
         save(first, name, "a", None, name.as_bytes()).await;
     }
     for name in &names {
-        assert_eq!(load(second, name).await.bytes, name.as_bytes(), "each key has a record of its own");
+        assert_eq!(load(second, name).await.bytes, name.as_bytes(), "each key has its own record");
         ok("release", first.release(name, "a")).await;
     }
 }

@@ -9,9 +9,9 @@ Usage: fleet [--processes N] [--expiries N] [--kill] [--store file|redis]
   --processes N  how many processes share the session, 1 to 1000 [default: 50]
   --expiries N   how often the token is renewed, 1 to 1000 [default: 10]
   --kill         kill processes at random with SIGKILL, and start others
-  --store NAME   where the session lies: `file`, a new directory, or `redis`, a
+  --store NAME   the store of the session: `file`, a new directory, or `redis`, a
                  redis-server from the path on a free port [default: file]
-  --redis URL    the session lies in this Redis or Valkey, which is running
+  --redis URL    the session is in this Redis or Valkey, which is running
   --json         print the figures as one line of JSON at the end
   --help         print this text";
 
