@@ -19,8 +19,8 @@ macro_rules! each {
 
             use $reqwest as reqwest;
 
+            use crate::harness::{Harness, echo, received, silent, streaming};
             use crate::net::{Answer, Net, events, named, server};
-            use crate::world::{World, echo, received, silent, streaming};
 
             /// Work that takes longer counts as hanging.
             const LONG: Duration = Duration::from_secs(60);
@@ -40,8 +40,8 @@ macro_rules! each {
 
             #[tokio::test]
             async fn the_client_also_makes_the_token_calls() {
-                let world = World::new().await;
-                let issuer = loopback::Server::fake(world.issuer.clone()).await;
+                let harness = Harness::new().await;
+                let issuer = loopback::Server::fake(harness.issuer.clone()).await;
                 let login = ClientCredentialsGrant::builder(
                     &Issuer::new(http()).token_endpoint(&issuer.url("/token")),
                     "app",
@@ -49,23 +49,23 @@ macro_rules! each {
                 )
                 .build()
                 .expect("a login");
-                let layer = BearerLayer::new(TokenCache::new(login), [world.server.origin()]).expect("an origin");
+                let layer = BearerLayer::new(TokenCache::new(login), [harness.server.origin()]).expect("an origin");
                 let api = layer.replay(TryClone).layer(http());
-                let answer = api.oneshot(post(world.server.url("/"), "hello")).await.expect("an answer");
+                let answer = api.oneshot(post(harness.server.url("/"), "hello")).await.expect("an answer");
                 assert_eq!(answer.status(), StatusCode::OK);
-                assert_eq!(world.server.tokens(), ["Bearer token-2"]);
+                assert_eq!(harness.server.tokens(), ["Bearer token-2"]);
             }
 
             #[tokio::test]
             async fn a_body_in_memory_is_sent_again() {
-                let world = World::revoked().await;
-                let api = world.layer().replay(TryClone).layer(http());
-                let answer = api.oneshot(post(world.server.url("/"), "hello")).await.expect("an answer");
+                let harness = Harness::revoked().await;
+                let api = harness.layer().replay(TryClone).layer(http());
+                let answer = api.oneshot(post(harness.server.url("/"), "hello")).await.expect("an answer");
                 assert_eq!(answer.status(), StatusCode::OK);
-                assert_eq!(world.uploads(), ["hello", "hello"]);
-                assert_eq!(world.server.tokens(), ["Bearer token-1", "Bearer token-2"]);
+                assert_eq!(harness.uploads(), ["hello", "hello"]);
+                assert_eq!(harness.server.tokens(), ["Bearer token-1", "Bearer token-2"]);
                 let lengths: Vec<_> =
-                    world.server.seen().into_iter().map(|head| head.headers["content-length"].clone()).collect();
+                    harness.server.seen().into_iter().map(|head| head.headers["content-length"].clone()).collect();
                 assert_eq!(lengths, ["5", "5"], "a body of known length keeps it");
             }
 
@@ -91,15 +91,15 @@ macro_rules! each {
                     }
                     reqwest::Body::wrap_stream(received(stream))
                 };
-                let world = World::revoked().await;
-                let once = world.layer().replay(TryClone).layer(http());
-                let answer = once.oneshot(post(world.server.url("/"), streamed())).await.expect("an answer");
-                assert_eq!((answer.status(), world.uploads()), (StatusCode::UNAUTHORIZED, vec!["onetwo".into()]));
+                let harness = Harness::revoked().await;
+                let once = harness.layer().replay(TryClone).layer(http());
+                let answer = once.oneshot(post(harness.server.url("/"), streamed())).await.expect("an answer");
+                assert_eq!((answer.status(), harness.uploads()), (StatusCode::UNAUTHORIZED, vec!["onetwo".into()]));
 
-                let world = World::revoked().await;
-                let twice = world.layer().replay(Buffered::new(1024).wrap(reqwest::Body::wrap)).layer(http());
-                let answer = twice.oneshot(post(world.server.url("/"), streamed())).await.expect("an answer");
-                assert_eq!((answer.status(), world.uploads()), (StatusCode::OK, vec!["onetwo".into(); 2]));
+                let harness = Harness::revoked().await;
+                let twice = harness.layer().replay(Buffered::new(1024).wrap(reqwest::Body::wrap)).layer(http());
+                let answer = twice.oneshot(post(harness.server.url("/"), streamed())).await.expect("an answer");
+                assert_eq!((answer.status(), harness.uploads()), (StatusCode::OK, vec!["onetwo".into(); 2]));
             }
 
             #[tokio::test]
@@ -111,28 +111,28 @@ macro_rules! each {
                     let request = http().client().post(url).multipart(form).build().expect("a request");
                     http::Request::<reqwest::Body>::try_from(request).expect("a request")
                 };
-                let world = World::revoked().await;
-                let once = world.layer().replay(TryClone).layer(http());
-                let answer = once.oneshot(form(world.server.url("/"))).await.expect("an answer");
-                assert_eq!((answer.status(), world.uploads().len()), (StatusCode::UNAUTHORIZED, 1));
+                let harness = Harness::revoked().await;
+                let once = harness.layer().replay(TryClone).layer(http());
+                let answer = once.oneshot(form(harness.server.url("/"))).await.expect("an answer");
+                assert_eq!((answer.status(), harness.uploads().len()), (StatusCode::UNAUTHORIZED, 1));
 
-                let world = World::revoked().await;
-                let twice = world.layer().replay(Buffered::new(1024).wrap(reqwest::Body::wrap)).layer(http());
-                let answer = twice.oneshot(form(world.server.url("/"))).await.expect("an answer");
-                let uploads = world.uploads();
+                let harness = Harness::revoked().await;
+                let twice = harness.layer().replay(Buffered::new(1024).wrap(reqwest::Body::wrap)).layer(http());
+                let answer = twice.oneshot(form(harness.server.url("/"))).await.expect("an answer");
+                let uploads = harness.uploads();
                 assert_eq!((answer.status(), uploads.len()), (StatusCode::OK, 2));
                 assert!(String::from_utf8_lossy(&uploads[0]).contains("contents"));
                 assert_eq!(uploads[0], uploads[1]);
                 let lengths: Vec<_> =
-                    world.server.seen().into_iter().map(|head| head.headers["content-length"].clone()).collect();
+                    harness.server.seen().into_iter().map(|head| head.headers["content-length"].clone()).collect();
                 assert_eq!(lengths, [uploads[0].len().to_string(), uploads[1].len().to_string()]);
             }
 
             #[tokio::test]
             async fn an_answer_streams() {
-                let world = World::new().await;
+                let harness = Harness::new().await;
                 let (server, frames) = streaming().await;
-                let api = world.layer_for(server.origin()).replay(TryClone).layer(http());
+                let api = harness.layer_for(server.origin()).replay(TryClone).layer(http());
                 let answer = tokio::time::timeout(LONG, api.oneshot(post(server.url("/"), ""))).await;
                 let mut answer = answer.expect("its head comes before its body").expect("an answer").into_body();
                 for piece in ["one", "two"] {
@@ -147,9 +147,9 @@ macro_rules! each {
 
             #[tokio::test]
             async fn an_upload_and_its_answer_stream_at_the_same_time() {
-                let world = World::new().await;
+                let harness = Harness::new().await;
                 let server = echo().await;
-                let layer = world.layer_for(server.origin());
+                let layer = harness.layer_for(server.origin());
                 let once = BoxCloneService::new(layer.clone().replay(TryClone).layer(http()));
                 let recorded = layer.replay(Buffered::new(1024).wrap(reqwest::Body::wrap)).layer(http());
                 for api in [once, BoxCloneService::new(recorded)] {
@@ -171,9 +171,9 @@ macro_rules! each {
 
             #[tokio::test]
             async fn the_timeout_of_a_request_bounds_each_send_and_is_an_error_of_reqwest() {
-                for world in [World::new().await, World::revoked().await] {
-                    let server = silent(world.accepts()).await;
-                    let api = world.layer_for(server.origin()).replay(TryClone).layer(http());
+                for harness in [Harness::new().await, Harness::revoked().await] {
+                    let server = silent(harness.accepts()).await;
+                    let api = harness.layer_for(server.origin()).replay(TryClone).layer(http());
                     let request = http().client().get(server.url("/")).timeout(Duration::from_millis(50));
                     let request = request.build().expect("a request").try_into().expect("a request");
                     let error = tokio::time::timeout(LONG, api.oneshot(request));
@@ -188,13 +188,13 @@ macro_rules! each {
                 let clients =
                     [(builder(), Some(SHORT)), (builder().timeout(SHORT), None), (builder().read_timeout(SHORT), None)];
                 for (client, timeout) in clients {
-                    let world = World::new().await;
+                    let harness = Harness::new().await;
                     let (server, frames) = streaming().await;
                     frames.send(Ok(http_body::Frame::data("one".into()))).expect("the server is running");
                     let http = Reqwest::build(client).expect("a client");
                     let mut request = http.client().get(server.url("/")).build().expect("a request");
                     *request.timeout_mut() = timeout;
-                    let api = world.layer_for(server.origin()).replay(TryClone).layer(http);
+                    let api = harness.layer_for(server.origin()).replay(TryClone).layer(http);
                     let text = async {
                         let answer = api.oneshot(request.try_into()?).await;
                         // On a slow machine its timeout ends before it begins.
@@ -210,9 +210,9 @@ macro_rules! each {
 
             #[tokio::test]
             async fn errors_are_those_of_reqwest() {
-                let world = World::new().await;
+                let harness = Harness::new().await;
                 let closed_port = "http://127.0.0.1:1";
-                let api = world.layer_for(closed_port).replay(TryClone).layer(http());
+                let api = harness.layer_for(closed_port).replay(TryClone).layer(http());
                 let error = api.oneshot(post(closed_port.to_owned(), "")).await.expect_err("no server listens");
                 assert!(error.downcast_ref::<reqwest::Error>().expect("of reqwest").is_connect());
 
@@ -228,7 +228,7 @@ macro_rules! each {
 
             #[tokio::test]
             async fn the_same_origin_policy_follows_to_no_other_server() {
-                let (world, net) = (World::new().await, Net::two_hops().await);
+                let (harness, net) = (Harness::new().await, Net::two_hops().await);
                 let api = server([
                     ("/", Answer::To(302, "/moved".into())),
                     ("/moved", Answer::Says(200, "welcome")),
@@ -237,7 +237,7 @@ macro_rules! each {
                 ])
                 .await;
                 let client = resolving().redirect(same_origin_redirects()).build().expect("a client");
-                let layer = world.layer_for(&named("api.test", &api, "")).replay(TryClone);
+                let layer = harness.layer_for(&named("api.test", &api, "")).replay(TryClone);
                 let client = layer.layer(Reqwest::over(client));
                 let get = |path| client.clone().oneshot(post(named("api.test", &api, path), "hello"));
 
@@ -254,10 +254,10 @@ macro_rules! each {
             #[tokio::test]
             async fn an_answer_from_another_origin_is_an_error_event() {
                 let (events, _guard) = events();
-                let (world, net) = (World::new().await, Net::two_hops().await);
+                let (harness, net) = (Harness::new().await, Net::two_hops().await);
                 let client = |builder: reqwest::ClientBuilder| {
                     let http = Reqwest::over(builder.build().expect("a client"));
-                    world.layer_for(&net.origin()).replay(TryClone).layer(http)
+                    harness.layer_for(&net.origin()).replay(TryClone).layer(http)
                 };
                 let request = || post(named("api.test", &net.api, "/?secret"), "");
                 let safe = client(resolving().redirect(same_origin_redirects())).oneshot(request()).await;
@@ -272,11 +272,11 @@ macro_rules! each {
 
             #[tokio::test]
             async fn an_answer_converts_to_a_response_of_reqwest_with_its_url() {
-                let world = World::new().await;
-                let api = world.layer().replay(TryClone).layer(http());
-                let answer = api.oneshot(post(world.server.url("/me?full"), "")).await.expect("an answer");
+                let harness = Harness::new().await;
+                let api = harness.layer().replay(TryClone).layer(http());
+                let answer = api.oneshot(post(harness.server.url("/me?full"), "")).await.expect("an answer");
                 let answer = reqwest::Response::from(answer);
-                assert_eq!(answer.url().as_str(), world.server.url("/me?full"));
+                assert_eq!(answer.url().as_str(), harness.server.url("/me?full"));
                 assert_eq!(answer.text().await.expect("a body"), r#"{"accepted":true}"#);
             }
         }

@@ -13,8 +13,8 @@ use tower_bearer::replay::{Buffered, Never};
 use tower_bearer::testing::Answer;
 use tower_bearer_reqwest::BearerMiddleware;
 
+use crate::harness::{Harness, silent};
 use crate::net::{Answer as Says, Net, events, named};
-use crate::world::{World, silent};
 
 /// Counts requests, and those that carry a [`Word`].
 #[derive(Clone, Default)]
@@ -48,54 +48,54 @@ fn client(bearer: impl Middleware, below: impl Middleware) -> ClientWithMiddlewa
 
 #[tokio::test]
 async fn a_rejected_request_goes_through_the_rest_of_the_chain_again() {
-    let (world, below) = (World::revoked().await, Passed::default());
-    let client = client(BearerMiddleware::new(world.layer()), below.clone());
-    let response = client.post(world.server.url("/me")).body("hello").send().await.expect("an answer");
+    let (harness, below) = (Harness::revoked().await, Passed::default());
+    let client = client(BearerMiddleware::new(harness.layer()), below.clone());
+    let response = client.post(harness.server.url("/me")).body("hello").send().await.expect("an answer");
     assert_eq!((response.status(), response.url().path()), (StatusCode::OK, "/me"));
-    assert_eq!(world.uploads(), ["hello", "hello"]);
-    assert_eq!(world.server.tokens(), ["Bearer token-1", "Bearer token-2"]);
+    assert_eq!(harness.uploads(), ["hello", "hello"]);
+    assert_eq!(harness.server.tokens(), ["Bearer token-1", "Bearer token-2"]);
     assert_eq!(below.requests.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
 async fn the_layers_replay_choice_can_be_kept() {
-    let world = World::revoked().await;
-    let client = client(BearerMiddleware::with_replay(world.layer().replay(Never)), Passed::default());
-    let response = client.get(world.server.url("/")).send().await.expect("an answer");
-    assert_eq!((response.status(), world.server.seen().len()), (StatusCode::UNAUTHORIZED, 1));
+    let harness = Harness::revoked().await;
+    let client = client(BearerMiddleware::with_replay(harness.layer().replay(Never)), Passed::default());
+    let response = client.get(harness.server.url("/")).send().await.expect("an answer");
+    assert_eq!((response.status(), harness.server.seen().len()), (StatusCode::UNAUTHORIZED, 1));
 
-    let world = World::revoked().await;
-    let recorded = world.layer().replay(Buffered::new(1024).wrap(reqwest::Body::wrap));
+    let harness = Harness::revoked().await;
+    let recorded = harness.layer().replay(Buffered::new(1024).wrap(reqwest::Body::wrap));
     let client = self::client(BearerMiddleware::with_replay(recorded), Passed::default());
     let stream = tokio_stream::iter(["one", "two"].map(Ok::<_, std::io::Error>));
-    let response = client.post(world.server.url("/")).body(reqwest::Body::wrap_stream(stream)).send().await;
+    let response = client.post(harness.server.url("/")).body(reqwest::Body::wrap_stream(stream)).send().await;
     assert_eq!(response.expect("an answer").status(), StatusCode::OK);
-    assert_eq!(world.uploads(), ["onetwo", "onetwo"]);
+    assert_eq!(harness.uploads(), ["onetwo", "onetwo"]);
 }
 
 #[tokio::test]
 async fn other_servers_get_no_token() {
-    let (world, other) = (World::new().await, World::new().await);
-    let client = client(BearerMiddleware::new(world.layer()), Passed::default());
+    let (harness, other) = (Harness::new().await, Harness::new().await);
+    let client = client(BearerMiddleware::new(harness.layer()), Passed::default());
     let response = client.get(other.server.url("/")).send().await.expect("an answer");
     assert_eq!((response.status(), other.server.tokens()), (StatusCode::UNAUTHORIZED, vec![String::new()]));
-    assert_eq!(world.issuer.calls().total(), 1, "a 401 of another server refreshes nothing");
+    assert_eq!(harness.issuer.calls().total(), 1, "a 401 of another server refreshes nothing");
 }
 
 #[tokio::test]
 async fn extensions_reach_the_rest_of_the_chain() {
-    let (world, below) = (World::revoked().await, Passed::default());
-    let client = client(BearerMiddleware::new(world.layer()), below.clone());
-    let response = client.get(world.server.url("/")).with_extension(Word).send().await.expect("an answer");
+    let (harness, below) = (Harness::revoked().await, Passed::default());
+    let client = client(BearerMiddleware::new(harness.layer()), below.clone());
+    let response = client.get(harness.server.url("/")).with_extension(Word).send().await.expect("an answer");
     assert_eq!((response.status(), below.words.load(Ordering::SeqCst)), (StatusCode::OK, 2));
 }
 
 #[tokio::test]
 async fn a_client_of_client_builder_sends_no_token_to_another_server() {
-    let (world, net) = (World::new().await, Net::two_hops().await);
+    let (harness, net) = (Harness::new().await, Net::two_hops().await);
     let builder = Net::builder().redirect(Policy::default());
     let client = BearerMiddleware::client_builder(builder).expect("a client");
-    let client = client.with(BearerMiddleware::new(world.layer_for(&net.origin()))).build();
+    let client = client.with(BearerMiddleware::new(harness.layer_for(&net.origin()))).build();
     let response = client.get(named("api.test", &net.api, "/")).send().await.expect("an answer");
     assert_eq!((response.status(), net.other.tokens().len()), (StatusCode::FOUND, 0));
 }
@@ -103,10 +103,10 @@ async fn a_client_of_client_builder_sends_no_token_to_another_server() {
 #[tokio::test]
 async fn an_answer_from_another_origin_is_an_error_event() {
     let (events, _guard) = events();
-    let world = World::new().await;
+    let harness = Harness::new().await;
     let net = Net::one_hop(302, "other.test", Says::Says(200, "welcome")).await;
     let client = ClientBuilder::new(Net::builder().build().expect("a client"));
-    let client = client.with(BearerMiddleware::new(world.layer_for(&net.origin()))).build();
+    let client = client.with(BearerMiddleware::new(harness.layer_for(&net.origin()))).build();
     client.get(named("api.test", &net.api, "/")).send().await.expect("an answer");
     let origins = vec![net.origin(), named("other.test", &net.other, "")];
     assert_eq!(*events.lock().expect("no panic"), [(tracing::Level::ERROR, "cross_origin_response", origins)]);
@@ -126,29 +126,29 @@ impl Middleware for Mock {
 #[tokio::test]
 async fn a_response_without_a_url_counts_as_from_the_requested_origin() {
     let (events, _guard) = events();
-    let world = World::new().await;
-    let client = client(BearerMiddleware::new(world.layer()), Mock);
-    let response = client.get(world.server.url("/")).send().await.expect("an answer");
-    assert_eq!((response.status(), world.issuer.calls().total()), (StatusCode::OK, 2));
+    let harness = Harness::new().await;
+    let client = client(BearerMiddleware::new(harness.layer()), Mock);
+    let response = client.get(harness.server.url("/")).send().await.expect("an answer");
+    assert_eq!((response.status(), harness.issuer.calls().total()), (StatusCode::OK, 2));
     assert_eq!(events.lock().expect("no panic").len(), 0);
 }
 
 #[tokio::test]
 async fn errors_of_the_chain_are_unchanged() {
-    let world = World::new().await;
-    let server = silent(world.accepts()).await;
-    let timed_out = client(BearerMiddleware::new(world.layer_for(server.origin())), Passed::default());
+    let harness = Harness::new().await;
+    let server = silent(harness.accepts()).await;
+    let timed_out = client(BearerMiddleware::new(harness.layer_for(server.origin())), Passed::default());
     let request = timed_out.get(server.url("/")).timeout(Duration::from_millis(50));
     let error = tokio::time::timeout(Duration::from_secs(60), request.send()).await;
     assert!(error.expect("its own timeout ends it").expect_err("a timeout").is_timeout());
 
-    let world = World::revoked().await;
-    world.cache.set_source(async |_| Err::<tower_bearer::Token, _>("no token today"));
-    world.issuer.fail(Some(Answer::oauth_error(401, "invalid_client")));
-    let client = client(BearerMiddleware::new(world.layer()), Passed::default());
-    let error = client.get(world.server.url("/")).send().await.expect_err("there is no token");
+    let harness = Harness::revoked().await;
+    harness.cache.set_source(async |_| Err::<tower_bearer::Token, _>("no token today"));
+    harness.issuer.fail(Some(Answer::oauth_error(401, "invalid_client")));
+    let client = client(BearerMiddleware::new(harness.layer()), Passed::default());
+    let error = client.get(harness.server.url("/")).send().await.expect_err("there is no token");
     assert!(tower_bearer::Error::find(&error).expect("our error").is_transient());
-    assert_eq!(world.server.seen().len(), 0);
+    assert_eq!(harness.server.seen().len(), 0);
 }
 
 /// Retries once after any error.
@@ -165,13 +165,13 @@ async fn the_error_is_found_with_retries_outside() {
     let once = || ExponentialBackoff::builder().retry_bounds(Duration::ZERO, Duration::ZERO).build_with_max_retries(1);
     let fatal = RetryTransientMiddleware::new_with_policy(once());
     let retried = RetryTransientMiddleware::new_with_policy_and_strategy(once(), AnyError);
-    let world = World::new().await;
-    world.cache.set_source(async |_| Err::<tower_bearer::Token, _>(tower_bearer::Error::denied("no token")));
+    let harness = Harness::new().await;
+    harness.cache.set_source(async |_| Err::<tower_bearer::Token, _>(tower_bearer::Error::denied("no token")));
     let http = || BearerMiddleware::client_builder(reqwest::Client::builder()).expect("a client");
     for (http, passes) in [(http().with(fatal), 1), (http().with(retried), 2)] {
         let passed = Passed::default();
-        let client = http.with(passed.clone()).with(BearerMiddleware::new(world.layer())).build();
-        let error = client.get(world.server.url("/")).send().await.expect_err("there is no token");
+        let client = http.with(passed.clone()).with(BearerMiddleware::new(harness.layer())).build();
+        let error = client.get(harness.server.url("/")).send().await.expect_err("there is no token");
         assert!(tower_bearer::Error::find(&error).expect("our error").is_denied(), "{error:?}");
         assert_eq!(passed.requests.load(Ordering::SeqCst), passes);
         assert!(tower_bearer::Error::find(anyhow::Error::from(error).as_ref()).is_some());
@@ -179,9 +179,9 @@ async fn the_error_is_found_with_retries_outside() {
 }
 
 /// Sets a source whose token arrives after this time.
-async fn slow_token(world: &World, after: Duration) {
-    world.issuer.ledger().revoke_all();
-    world.cache.set_source(move |_| async move {
+async fn slow_token(harness: &Harness, after: Duration) {
+    harness.issuer.ledger().revoke_all();
+    harness.cache.set_source(move |_| async move {
         tokio::time::sleep(after).await;
         tower_bearer::Token::new("slow")
     });
@@ -189,19 +189,19 @@ async fn slow_token(world: &World, after: Duration) {
 
 #[tokio::test(start_paused = true)]
 async fn the_timeout_of_a_request_bounds_the_wait_for_a_token() {
-    let world = World::new().await;
-    slow_token(&world, Duration::from_secs(4)).await;
-    let client = client(BearerMiddleware::new(world.layer()), Passed::default());
+    let harness = Harness::new().await;
+    slow_token(&harness, Duration::from_secs(4)).await;
+    let client = client(BearerMiddleware::new(harness.layer()), Passed::default());
     #[expect(clippy::disallowed_methods, reason = "time is paused")]
     let began = tokio::time::Instant::now();
-    let url = world.server.url("/");
+    let url = harness.server.url("/");
     let error = client.get(&url).timeout(Duration::from_millis(300)).send().await.expect_err("a timeout");
     assert_eq!(began.elapsed().as_millis(), 300);
     assert!(error.is_timeout());
     assert_eq!(error.url().expect("a URL").as_str(), url);
     let Error::Reqwest(error) = error else { panic!("not of reqwest: {error}") };
     assert!(std::error::Error::source(&error).expect("a cause").to_string().contains("300ms"));
-    assert_eq!(world.server.seen().len(), 0);
+    assert_eq!(harness.server.seen().len(), 0);
 }
 
 /// Answers 200, and records the timeouts of the requests.
@@ -218,10 +218,10 @@ impl Middleware for Timeouts {
 
 #[tokio::test(start_paused = true)]
 async fn a_send_has_the_time_that_remains_after_the_wait_for_a_token() {
-    let world = World::new().await;
-    slow_token(&world, Duration::from_millis(200)).await;
-    let (timeouts, url) = (Timeouts::default(), world.server.url("/"));
-    let client = client(BearerMiddleware::new(world.layer()), timeouts.clone());
+    let harness = Harness::new().await;
+    slow_token(&harness, Duration::from_millis(200)).await;
+    let (timeouts, url) = (Timeouts::default(), harness.server.url("/"));
+    let client = client(BearerMiddleware::new(harness.layer()), timeouts.clone());
     client.get(&url).timeout(Duration::from_millis(300)).send().await.expect("an answer");
     client.get(&url).send().await.expect("an answer");
     assert_eq!(*timeouts.0.lock().expect("no panic"), [Some(Duration::from_millis(100)), None]);
@@ -229,10 +229,10 @@ async fn a_send_has_the_time_that_remains_after_the_wait_for_a_token() {
 
 #[tokio::test(start_paused = true)]
 async fn a_second_send_has_the_time_that_remains_after_the_first() {
-    let world = World::new().await;
-    let (timeouts, url) = (Timeouts::default(), world.server.url("/"));
+    let harness = Harness::new().await;
+    let (timeouts, url) = (Timeouts::default(), harness.server.url("/"));
     let http = reqwest::Client::new();
-    let client = ClientBuilder::new(http).with(BearerMiddleware::new(world.layer()));
+    let client = ClientBuilder::new(http).with(BearerMiddleware::new(harness.layer()));
     let client = client.with(SlowRejection).with(timeouts.clone()).build();
     client.get(&url).timeout(Duration::from_millis(300)).send().await.expect("an answer");
     assert_eq!(*timeouts.0.lock().expect("no panic"), [Some(Duration::from_millis(180))]);

@@ -6,8 +6,8 @@ use tower::{Layer, ServiceExt};
 use tower_bearer_reqwest::{Reqwest, TryClone};
 use tower_http::follow_redirect::FollowRedirect;
 
+use crate::harness::Harness;
 use crate::net::{Answer, Net, named};
-use crate::world::World;
 
 const STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
 
@@ -28,30 +28,30 @@ impl Net {
         Request::get(named("api.test", &self.api, "/")).body(reqwest::Body::default()).expect("a request")
     }
 
-    fn layer(&self, world: &World) -> tower_bearer::BearerLayer<TryClone> {
-        world.layer_for(&self.origin()).replay(TryClone)
+    fn layer(&self, harness: &Harness) -> tower_bearer::BearerLayer<TryClone> {
+        harness.layer_for(&self.origin()).replay(TryClone)
     }
 
     /// Sends a request to the API through the layer over `http`.
-    async fn get(&self, world: &World, http: Reqwest) -> reqwest::Response {
-        self.layer(world).layer(http).oneshot(self.request()).await.expect("an answer").into()
+    async fn get(&self, harness: &Harness, http: Reqwest) -> reqwest::Response {
+        self.layer(harness).layer(http).oneshot(self.request()).await.expect("an answer").into()
     }
 }
 
 #[tokio::test]
 async fn a_client_of_build_follows_no_redirect() {
-    let world = World::new().await;
+    let harness = Harness::new().await;
     let net = Net::one_hop(302, "other.test", Answer::Says(200, "welcome")).await;
     let http = Reqwest::build(Net::builder().redirect(Policy::default())).expect("a client");
-    assert_eq!(net.get(&world, http).await.status(), StatusCode::FOUND);
+    assert_eq!(net.get(&harness, http).await.status(), StatusCode::FOUND);
     assert_eq!((net.api.tokens().len(), net.other.tokens().len()), (1, 0));
 }
 
 #[tokio::test]
 async fn following_redirects_outside_the_layer_is_safe_at_every_hop() {
-    let (world, net) = (World::new().await, Net::two_hops().await);
+    let (harness, net) = (Harness::new().await, Net::two_hops().await);
     let http = Reqwest::build(Net::builder()).expect("a client");
-    let client = FollowRedirect::new(net.layer(&world).layer(http));
+    let client = FollowRedirect::new(net.layer(&harness).layer(http));
     let response = reqwest::Response::from(client.oneshot(net.request()).await.expect("an answer"));
     assert_eq!(response.text().await.expect("a body"), "welcome");
     assert_eq!((net.api.tokens(), net.other.tokens()), (vec!["Bearer token-1".into()], vec![String::new(); 2]));
@@ -61,9 +61,9 @@ async fn following_redirects_outside_the_layer_is_safe_at_every_hop() {
 async fn no_other_server_gets_the_token_after_a_redirect_that_reqwest_follows() {
     for name in ["other.test", "api.test", "127.0.0.1"] {
         for status in STATUSES {
-            let world = World::new().await;
+            let harness = Harness::new().await;
             let net = Net::one_hop(status, name, Answer::Says(200, "welcome")).await;
-            let response = net.get(&world, Net::following()).await;
+            let response = net.get(&harness, Net::following()).await;
             assert_eq!(response.text().await.expect("a body"), "welcome");
             assert_eq!(net.api.tokens(), ["Bearer token-1"]);
             assert_eq!(net.other.tokens(), [""], "{name}, {status}");
@@ -76,20 +76,20 @@ async fn no_other_server_gets_the_token_after_a_redirect_that_reqwest_follows() 
 #[tokio::test]
 #[ignore = "reqwest 0.13 puts the token back at the second redirect of another server"]
 async fn another_server_that_redirects_does_not_get_the_token_from_reqwest() {
-    let (world, net) = (World::new().await, Net::two_hops().await);
-    assert_eq!(net.get(&world, Net::following()).await.text().await.expect("a body"), "welcome");
+    let (harness, net) = (Harness::new().await, Net::two_hops().await);
+    assert_eq!(net.get(&harness, Net::following()).await.text().await.expect("a body"), "welcome");
     assert_eq!((net.api.tokens(), net.other.tokens()), (vec!["Bearer token-1".into()], vec![String::new(); 2]));
 }
 
 #[tokio::test]
 async fn a_401_of_another_server_is_returned_and_refreshes_nothing() {
     for name in ["other.test", "api.test"] {
-        let world = World::revoked().await;
+        let harness = Harness::revoked().await;
         let net = Net::one_hop(302, name, Answer::Says(401, "who are you?")).await;
-        let response = net.get(&world, Net::following()).await;
+        let response = net.get(&harness, Net::following()).await;
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(response.text().await.expect("a body"), "who are you?");
         assert_eq!((net.api.tokens().len(), net.other.tokens().len()), (1, 1), "{name}");
-        assert_eq!(world.issuer.calls().total(), 1, "{name}");
+        assert_eq!(harness.issuer.calls().total(), 1, "{name}");
     }
 }

@@ -15,7 +15,7 @@ use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer};
 use tower_bearer::testing::{Api, ManualClock, TokenServer, TokenState};
 use tower_bearer::{BearerLayer, TokenCache};
 
-pub(crate) struct World {
+pub(crate) struct Harness {
     pub(crate) issuer: TokenServer,
     pub(crate) api: Api,
     /// The server of the API.
@@ -23,7 +23,7 @@ pub(crate) struct World {
     pub(crate) cache: TokenCache,
 }
 
-impl World {
+impl Harness {
     /// A cache with `token-1`, which the API accepts.
     pub(crate) async fn new() -> Self {
         let issuer = TokenServer::new();
@@ -45,9 +45,9 @@ impl World {
 
     /// A cache with `token-1`, which the API no longer accepts.
     pub(crate) async fn revoked() -> Self {
-        let world = Self::new().await;
-        world.issuer.ledger().revoke_all();
-        world
+        let harness = Self::new().await;
+        harness.issuer.ledger().revoke_all();
+        harness
     }
 
     /// A layer for this API.
