@@ -1,4 +1,4 @@
-//! A fake server: an issuer whose refresh tokens work once, and an API. The person agrees to each login at once.
+//! A fake server: an issuer whose refresh tokens work once, and an API. Each login is approved at once.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,9 +20,9 @@ pub(crate) struct Fake {
 
 struct Issued {
     lifetime: Duration,
-    /// The refresh token that works.
+    /// The valid refresh token.
     refresh_token: Option<String>,
-    /// What arrived at the token endpoint and at the revocation endpoint.
+    /// The calls of the token endpoint and of the revocation endpoint.
     calls: Vec<String>,
 }
 
@@ -128,7 +128,7 @@ impl Issued {
         })
     }
 
-    /// Ends the session and all its tokens, as an issuer does that sees a spent refresh token again.
+    /// Ends the session and all its tokens, as an issuer does after the reuse of a refresh token.
     fn end(&mut self, ledger: &Ledger, why: &str) {
         self.refresh_token = None;
         ledger.revoke_all();

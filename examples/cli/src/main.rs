@@ -1,4 +1,4 @@
-//! A command line tool that a person logs in to once. Its session lies in a file, and any number of copies share it.
+//! A command line tool that a person logs in to once. Its session is in a file, and any number of copies share it.
 //!
 //! ```text
 //! cargo run -p cli -- serve     a fake server, in a terminal of its own; it prints what the other terminal needs
@@ -23,14 +23,13 @@ use tower_bearer::oauth2::{DeviceCodeLogin, Issuer, RefreshTokenGrant, Revocatio
 use tower_bearer::store::{FileStore, SharedSession};
 use tower_bearer::{BearerLayer, Error, Secret, TokenCache, TokenSource};
 
-/// Yours: the name that the issuer knows the tool by, and what a session may do. Most issuers want `offline_access` for a
-/// refresh token.
+/// The client id and the scope of the tool; replace them. Most issuers require `offline_access` for a refresh token.
 const CLIENT_ID: &str = "my-cli";
 const SCOPE: &str = "offline_access";
 
 struct Tool {
     http: Client<HttpConnector, Full<Bytes>>,
-    /// The issuer and the API. Yours: two constants.
+    /// The issuer and the API. In your program they are two constants.
     server: String,
     issuer: Issuer,
 }
@@ -62,7 +61,7 @@ impl Tool {
     fn new() -> Result<Self, BoxError> {
         let http = Client::builder(TokioExecutor::new()).build_http();
         let server = std::env::var("CLI_SERVER").map_err(|_| "set CLI_SERVER to what `cli serve` prints")?;
-        // Yours: `Issuer::discover(http, "https://auth.example.com")`, whose metadata names the endpoints.
+        // In your program: `Issuer::discover(http, "https://auth.example.com")`, whose metadata names the endpoints.
         let issuer = Issuer::new(http.clone())
             .token_endpoint(&format!("{server}/token"))
             .device_authorization_endpoint(&format!("{server}/device"))
@@ -70,14 +69,14 @@ impl Tool {
         Ok(Self { http, server, issuer })
     }
 
-    /// Logs in. A session that was there is replaced, for all copies.
+    /// Logs in. It replaces an existing session, for all copies.
     async fn login(&self) -> Result<(), BoxError> {
         let login = DeviceCodeLogin::builder(&self.issuer, CLIENT_ID).scope(SCOPE).build()?;
         let code = login.begin().await?;
         println!("Open {} and enter {}", code.verification_uri(), code.user_code());
         let token = code.finish().await?;
         let cache = self.cache(login.session(token))?;
-        // Puts the session into the file.
+        // This saves the session to the file.
         cache.get().await?;
         cache.shutdown().await;
         if let Some(unsaved) = cache.status().store.and_then(|store| store.unsaved) {
@@ -92,7 +91,8 @@ impl Tool {
         let cache = self.cache(self.saved_session()?)?;
         let api = BearerLayer::new(cache.clone(), [&*self.server])?.layer(self.http.clone());
         let response = api.oneshot(Request::get(format!("{}/me", self.server)).body(Full::default())?).await;
-        // A program that ends does not cut off a refresh in the background: its refresh token is spent.
+        // Without this, the end of the program could interrupt a refresh in the background, which has used its refresh
+        // token.
         cache.shutdown().await;
         let response = response?;
         let status = response.status();
@@ -112,7 +112,7 @@ impl Tool {
         Ok(())
     }
 
-    /// The source of a process that did not log in itself. The refresh token is in the file, and comes from nowhere else.
+    /// The source of a process that did not log in itself. Only the file has the refresh token.
     fn saved_session(&self) -> Result<RefreshTokenGrant, Error> {
         let none = async || Err::<Secret, _>(Error::denied("there is no session"));
         RefreshTokenGrant::builder(&self.issuer, CLIENT_ID, none).scope(SCOPE).build()
@@ -125,7 +125,7 @@ impl Tool {
     }
 }
 
-/// The error and what led to it: which file, for example, and why.
+/// The error and its causes, such as the file and the reason.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")

@@ -1,4 +1,4 @@
-//! The built program, as a person at a terminal and a script with 24 jobs run it.
+//! Runs the built program as a person at a terminal and a script with 24 jobs do.
 
 #[path = "../src/fake.rs"]
 #[expect(dead_code, reason = "the program serves it as well")]
@@ -23,21 +23,21 @@ async fn cli(server: &Server, home: &Path, command: &str) -> Output {
     program.stdin(Stdio::null()).kill_on_drop(true).output().await.expect("it starts")
 }
 
-/// Runs it, and returns what it printed; it ends well.
+/// Runs a command that succeeds, and returns its output.
 async fn succeeds(server: &Server, home: &Path, command: &str) -> String {
     let output = cli(server, home, command).await;
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// Runs it, and returns what it printed; it fails.
+/// Runs a command that fails, and returns its output.
 async fn fails(server: &Server, home: &Path, command: &str) -> String {
     let output = cli(server, home, command).await;
     assert_eq!(output.status.code(), Some(1), "{command}: {}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8(output.stderr).expect("text")
 }
 
-/// Calls from so many processes at once; each gets its answer.
+/// Makes calls from many processes at once, which all succeed.
 async fn call_at_once(server: &Server, home: &Path) {
     let calls = (0..COPIES).map(|_| {
         let (server, home) = (server.clone(), home.to_owned());
@@ -65,7 +65,7 @@ async fn any_number_of_copies_share_a_session_from_its_login_to_its_logout() {
     assert!(said.contains("Open https://example.com/device and enter WDJB-MJHT"), "{said}");
     assert!(succeeds(&server, home, "call").await.starts_with("200 OK"));
 
-    // Each copy begins with a token that has ended; the next one does not end while they run.
+    // Each copy begins with an expired token. The next token does not expire while they run.
     tokio::time::sleep(LIFETIME).await;
     fake.lifetime(HOUR);
     let before = fake.calls();
@@ -87,9 +87,9 @@ async fn any_number_of_copies_share_a_session_from_its_login_to_its_logout() {
     assert_eq!(fake.calls()[before.len()..], ["refreshed", "revoked", "logged in"]);
 }
 
-/// A person logs in a second time, in another terminal, perhaps as somebody else.
+/// A person logs in a second time, in another terminal, perhaps as another user.
 #[tokio::test]
-async fn a_login_takes_the_place_of_the_session_that_was_there() {
+async fn a_login_replaces_an_existing_session() {
     let home = tempfile::tempdir().expect("a directory");
     let fake = Fake::new(HOUR);
     let server = fake.start().await;
@@ -101,7 +101,7 @@ async fn a_login_takes_the_place_of_the_session_that_was_there() {
 
 /// The issuer ends the session, as after a password was changed.
 #[tokio::test]
-async fn a_session_that_the_issuer_ended_asks_for_a_login() {
+async fn a_session_that_the_issuer_ended_requires_a_login() {
     let home = tempfile::tempdir().expect("a directory");
     let fake = Fake::new(LIFETIME);
     let server = fake.start().await;
@@ -112,14 +112,14 @@ async fn a_session_that_the_issuer_ended_asks_for_a_login() {
         let said = fails(&server, home.path(), "call").await;
         assert!(said.starts_with("log in first: cli login"), "{said}");
     }
-    // The second copy does not ask the issuer again.
+    // The second copy does not call the issuer again.
     assert_eq!(fake.calls().iter().filter(|call| *call == "denied").count(), 1);
     succeeds(&server, home.path(), "login").await;
     succeeds(&server, home.path(), "call").await;
 }
 
 #[tokio::test]
-async fn a_session_that_cannot_be_kept_is_an_error_that_names_the_file() {
+async fn the_error_of_a_failed_save_names_the_file() {
     let home = tempfile::tempdir().expect("a directory");
     std::fs::write(home.path().join("tower-bearer-cli"), "a file where the directory would be").expect("a file");
     let server = Fake::new(HOUR).start().await;

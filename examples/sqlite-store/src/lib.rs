@@ -1,10 +1,10 @@
 //! A token store over a database, as an example: SQLite. For another database, replace the statements and the time.
 //!
-//! One row for each key holds the record and the lease. Each operation is one statement or one transaction, whose `WHERE`
-//! says when it may happen, so the database decides between processes and no lock is needed here. `tests/sqlite.rs` runs the
-//! suite that every store has to pass.
+//! One row for each key contains the record and the lease. Each operation is one statement or one transaction with its
+//! condition in `WHERE`, so the database decides between processes, and this code needs no lock. `tests/sqlite.rs` runs
+//! the conformance suite.
 //!
-//! The time is the database's, which here is the machine's wall clock: if that is set forward, a lease ends early.
+//! The time is the database's, which here is the machine's wall clock. If that is set forward, a lease ends early.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
 use tower_bearer::store::{Lease, Saved, StoreError, Stored, TokenStore};
 
-/// `version` is null without a record. `versions` counts all records of the key, so that no version comes twice.
+/// `version` is null without a record. `versions` counts all records of the key, so that no version is used twice.
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS session (
     key TEXT PRIMARY KEY,
     bytes BLOB, version INTEGER, saved_at REAL, versions INTEGER NOT NULL DEFAULT 0,
@@ -36,7 +36,7 @@ const VERSION: &str = "SELECT version FROM session WHERE key = ?1";
 const SET_ASIDE: &str = "UPDATE session SET set_aside = bytes, bytes = NULL, version = NULL
     WHERE key = ?1 AND owner = ?2 AND leased_until > unixepoch('subsec') AND version IS ?3";
 
-/// How long a statement waits for another process. The cache gives a call three seconds.
+/// How long a statement waits for another process. The cache allows a call three seconds.
 const BUSY: Duration = Duration::from_secs(2);
 
 /// A [`TokenStore`] in an SQLite database. Clones share one connection.
@@ -46,10 +46,10 @@ pub struct SqliteStore(Arc<Mutex<Connection>>);
 // === impl SqliteStore ===
 
 impl SqliteStore {
-    /// Opens the database, which is made if it is not there, for this user only.
+    /// Opens the database. If it does not exist, creates it for this user only.
     ///
     /// # Errors
-    /// Returns an error if the file cannot be opened or is no database.
+    /// Returns an error if the file cannot be opened or is not a database.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         make_private(path).map_err(StoreError::permanent)?;
         let open = || {
@@ -61,7 +61,7 @@ impl SqliteStore {
         open().map(|connection| Self(Arc::new(Mutex::new(connection)))).map_err(store_error)
     }
 
-    /// Runs the statements where they may block.
+    /// Runs the statements in a blocking task.
     async fn run<T, W>(&self, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -116,7 +116,7 @@ impl TokenStore for SqliteStore {
                 return Ok(Saved::Conflict);
             }
             let version: i64 = transaction.query_row(VERSION, params![key], |row| row.get(0))?;
-            // Durable when this returns.
+            // The record is durable when this returns.
             transaction.commit()?;
             Ok(Saved::Saved { version: version as u64 })
         })
@@ -135,12 +135,13 @@ impl TokenStore for SqliteStore {
 
 // === helpers ===
 
-/// Zero if the clock was set back.
+/// Converts to a duration: zero if the clock was set back.
 fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
-/// Whether the same call may succeed later. No statement holds a token, so the text of an error holds none.
+/// Decides whether the same call may succeed later. No statement contains a token, so the text of an error contains
+/// none.
 fn store_error(error: rusqlite::Error) -> StoreError {
     use ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory, ReadOnly, SystemIoFailure};
     match error.sqlite_error_code() {
@@ -151,7 +152,7 @@ fn store_error(error: rusqlite::Error) -> StoreError {
     }
 }
 
-/// Makes the file before SQLite does, which would let others read it. Its journal gets the same permissions.
+/// Creates the file before SQLite does, because SQLite would let others read it. Its journal gets the same permissions.
 fn make_private(path: &Path) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     #[cfg(unix)]

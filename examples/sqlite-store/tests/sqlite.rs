@@ -1,4 +1,4 @@
-//! The suite that every store has to pass, through connections of their own; then processes, and caches that share a session.
+//! The conformance suite through separate connections, processes that take turns, and caches that share a session.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -19,7 +19,7 @@ fn open(directory: &Path) -> SqliteStore {
 }
 
 #[tokio::test]
-async fn it_passes_the_suite_through_many_connections_at_once() {
+async fn the_store_passes_the_suite_through_many_connections_at_once() {
     let home = tempfile::tempdir().expect("a directory");
     let stores: [_; 6] = std::array::from_fn(|_| open(home.path()));
     let [a, b, c, d, e, f] = &stores;
@@ -44,16 +44,16 @@ async fn processes_take_turns() {
     assert_eq!(count(&counted.bytes), PROCESSES as u64 * ROUNDS, "no step was lost");
 }
 
-/// This test binary again, which runs [`process`] alone.
+/// Starts this test binary again, which runs only [`process`].
 fn start(directory: &Path) -> Child {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["--exact", "process", "--ignored"]).env("DIRECTORY", directory);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("it starts")
 }
 
-/// Counts on from the record, each time under a lease.
+/// Increments the number in the record, each time under a lease.
 #[tokio::test]
-#[ignore = "is what the test above starts"]
+#[ignore = "the test above starts it"]
 async fn process() {
     let Some(directory) = std::env::var_os("DIRECTORY") else { return };
     let store = open(directory.as_ref());
@@ -68,7 +68,7 @@ async fn process() {
             None => (None, 1),
         };
         let saved = store.save("counter", &owner, version, next.to_string().as_bytes()).await.expect("an answer");
-        assert!(matches!(saved, Saved::Saved { .. }), "the lease was another's, too");
+        assert!(matches!(saved, Saved::Saved { .. }), "two processes hold the lease");
         store.release("counter", &owner).await.expect("an answer");
     }
 }
@@ -81,8 +81,8 @@ fn count(bytes: &[u8]) -> u64 {
 async fn caches_share_a_session() {
     let home = tempfile::tempdir().expect("a directory");
     let login = async |context: FetchContext| {
-        let spent = context.refresh_token().map_or("none".to_owned(), |token| token.expose().to_owned());
-        Token::new(format!("after-{spent}")).map(|token| token.with_refresh_token(format!("{spent}+")))
+        let used = context.refresh_token().map_or("none".to_owned(), |token| token.expose().to_owned());
+        Token::new(format!("after-{used}")).map(|token| token.with_refresh_token(format!("{used}+")))
     };
     let cache = || {
         let session = SharedSession::new(open(home.path()), "ada@example.com");
@@ -98,7 +98,7 @@ async fn caches_share_a_session() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn its_files_are_readable_by_their_user_only() {
+async fn only_their_user_can_read_the_files() {
     use std::os::unix::fs::PermissionsExt;
     let home = tempfile::tempdir().expect("a directory");
     let _store = open(home.path());
@@ -109,7 +109,7 @@ async fn its_files_are_readable_by_their_user_only() {
 }
 
 #[test]
-fn a_file_that_is_no_database_is_an_error_that_lasts() {
+fn a_file_that_is_not_a_database_is_a_permanent_error() {
     let home = tempfile::tempdir().expect("a directory");
     std::fs::write(home.path().join("sessions.db"), "no database, but something that a person wrote").expect("a file");
     let error = SqliteStore::open(&home.path().join("sessions.db")).expect_err("no database");
