@@ -74,7 +74,7 @@ pub enum ErrorKind {
     Timeout,
     /// The program's own token source failed.
     Source,
-    /// No source of a [`TokenSourceChain`](crate::chain::TokenSourceChain) brought a token: see [`Error::failures`].
+    /// No source of a [`TokenSourceChain`](crate::chain::TokenSourceChain) returned a token: see [`Error::failures`].
     Chain,
     /// The closure that returns a secret failed.
     Secret,
@@ -134,7 +134,7 @@ enum Kind {
     Source {
         denied: bool,
     },
-    /// What each source of a chain failed with, by its name, in the order in which they were tried.
+    /// The failure of each source of a chain, with its name, in the order in which they were tried.
     Chain(Vec<(Arc<str>, Error)>),
     /// The error of the closure that returns a secret.
     Secret {
@@ -369,10 +369,12 @@ impl Error {
         self.answer()?.text.as_deref()
     }
 
-    /// What each source of a [`TokenSourceChain`](crate::chain::TokenSourceChain) failed with, by the source's name, in the
-    /// order in which they were tried; empty for any other error.
+    /// The failure of each source of a chain, with the source's name.
     ///
-    /// [`code`](Error::code), [`status`](Error::status) and [`description`](Error::description) are those of the last
+    /// They are in the order in which the sources of the [`TokenSourceChain`](crate::chain::TokenSourceChain) were
+    /// tried. It is empty for any other error.
+    ///
+    /// [`code`](Error::code), [`status`](Error::status) and [`description`](Error::description) come from the last
     /// failure that has them.
     pub fn failures(&self) -> impl Iterator<Item = (&str, &Self)> {
         let failures = match &self.inner.kind {
@@ -441,7 +443,7 @@ impl Error {
         Self::new(Kind::Silent { endpoint, after })
     }
 
-    /// No source of a chain brought a token; the longest wait that one of them asks for counts for all.
+    /// No source of a chain returned a token. The longest wait that one of them asks for applies to all.
     pub(crate) fn chain(failures: Vec<(Arc<str>, Self)>) -> Self {
         let retry_after = failures.iter().filter_map(|(_, failure)| failure.retry_after).max();
         let source = failures.last().map(|(_, failure)| failure.clone().into());

@@ -395,7 +395,7 @@ fn invalid(text: &str, problem: &str) -> Error {
     Error::invalid("origin", format!("`{}`: {problem}", text.escape_debug()))
 }
 
-/// Reads the address of a token endpoint: `https://` or `http://`, and no userinfo.
+/// Parses the URL of a token endpoint: `https://` or `http://`, without userinfo.
 pub(crate) fn endpoint(field: &'static str, url: &str) -> Result<Uri, Error> {
     let invalid = |problem: &'static str| Error::invalid(field, problem);
     if !url.is_ascii() {
@@ -416,7 +416,7 @@ pub(crate) fn is_exposed(uri: &Uri) -> bool {
     OriginParts::of(uri).is_some_and(|parts| !parts.is_protected())
 }
 
-/// Whether both are of one origin (RFC 6454 section 5).
+/// Whether both URIs have the same origin (RFC 6454 section 5).
 pub(crate) fn is_same(one: &Uri, other: &Uri) -> bool {
     OriginParts::of(one).zip(OriginParts::of(other)).is_some_and(|(one, other)| one.is(&other))
 }

@@ -5,10 +5,10 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `….json` | the record, behind a line with its version and, if it expires, when. Replaced by renaming, so a reader needs no lock |
-//! | `….lock` | who has the lease. Never renamed; the lock of the operating system on it is held for one operation |
-//! | `….held` | nothing. Its lock is held as long as the lease, and dies with its process |
-//! | `….new`, `….set-aside` | the record that is being written; the one that could not be read |
+//! | `….json` | a line with the version and the expiry, if there is one, and the record. It is replaced by renaming, so a reader needs no lock |
+//! | `….lock` | the owner of the lease. It is never renamed; each operation holds the operating system's lock on it |
+//! | `….held` | nothing. Its lock is held as long as the lease, and ends with its process |
+//! | `….new`, `….set-aside` | the record that is being written; a record that could not be read |
 //!
 //! No clock that can jump decides whether a lease has ended. If its holder died, the lock on `….held` is free at once.
 //! A stopped holder keeps its lock. Another process then takes the lease if the number in the lock file has not changed
@@ -70,7 +70,7 @@ struct Leases {
     held: HashMap<PathBuf, Held>,
     /// The leases of other processes, and since when this process has seen each unchanged.
     seen: HashMap<PathBuf, (LeaseEntry, Duration)>,
-    /// When this process last looked for records that have expired.
+    /// The time of this process's last search for expired records.
     swept: Option<Duration>,
 }
 
@@ -78,7 +78,7 @@ struct Leases {
 struct Held {
     owner: String,
     until: Duration,
-    /// Locked for as long as it is open.
+    /// The file, which is locked while it is open.
     _file: Option<File>,
 }
 
@@ -119,13 +119,13 @@ enum Attempt<T, W> {
 const LOCK_DEADLINE: Duration = Duration::from_secs(2);
 /// The longest pause between two attempts to lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
-/// No first line is longer.
+/// The greatest length of a first line, in bytes.
 const LONGEST_HEADER: u64 = 128;
-/// No record is longer.
+/// The greatest length of a record, in bytes.
 const LONGEST: u64 = 1024 * 1024;
-/// Between two searches for records that have expired.
+/// The time between two searches for expired records.
 const SWEEP_EVERY: Duration = Duration::from_secs(60 * 60);
-/// What the first line of a record begins with. Its version follows, and when it expires, in microseconds since 1970.
+/// The beginning of a record's first line. The version follows, and the expiry in microseconds since 1970.
 const HEADER: &str = "tower-bearer-file-1 ";
 
 // === impl FileStore ===
@@ -373,7 +373,7 @@ impl Files {
         Ok(self.load()?.map(|stored| stored.version))
     }
 
-    /// Writes a new file and puts it in the place of the former one.
+    /// Writes a new file and replaces the previous one with it.
     fn write(&self, version: u64, expires: Option<u64>, bytes: &[u8]) -> io::Result<()> {
         let (new, path) = (self.path("new"), self.path("json"));
         let write = || {
@@ -392,15 +392,15 @@ impl Files {
         self.sync_directory()
     }
 
-    /// Removes the records of all keys that have expired, each under its lock. What cannot be removed now is left for the
-    /// next time. The lock files stay: another process may have opened one.
+    /// Removes the expired records of all keys, each under its lock. A record that cannot be removed now stays for the
+    /// next search. The lock files stay, because another process may have opened one.
     fn sweep(&self) {
         let Ok(entries) = fs::read_dir(&*self.directory) else { return };
         for path in entries.flatten().map(|entry| entry.path()) {
             let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json"));
             let Some(name) = name.filter(|name| *name != self.name && has_expired(&path)) else { continue };
             let files = Self { directory: Arc::clone(&self.directory), name: name.to_owned() };
-            // Looked at again under the lock, because it may have been saved meanwhile.
+            // The record is checked again under the lock, because it may have been saved meanwhile.
             if let Ok(Some(_lock)) = files.try_lock()
                 && has_expired(&path)
             {
@@ -436,7 +436,7 @@ impl Files {
 // === impl Header ===
 
 impl Header {
-    /// A file without the first line has version 0, and is no record.
+    /// Parses the first line. A file without it has version 0, and the cache cannot read it.
     fn parse(bytes: &[u8]) -> Self {
         let parsed = || {
             let end = bytes.iter().position(|byte| *byte == b'\n')?;
@@ -522,7 +522,7 @@ fn check(_: &Path, _: &fs::Metadata) -> io::Result<()> {
     Ok(())
 }
 
-/// Says what was done to which file, and what a person can do.
+/// Adds the operation, the file and the next step to an error.
 fn failed(what: &str, path: &Path, error: io::Error) -> io::Error {
     use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let remedy = match error.kind() {

@@ -104,11 +104,10 @@ pub trait TokenStore: Send + Sync + 'static {
         expected: u64,
     ) -> impl Future<Output = Result<Option<String>, StoreError>> + Send;
 
-    /// Removes the record this long from now, if this owner holds the lease and the version is `expected`. A save before
-    /// that keeps it.
+    /// Removes the record `after` this time, if this owner holds the lease and the version is `expected`.
     ///
-    /// The cache calls it for the record of a session that has ended, which nobody needs once every process knows the end.
-    /// The age may begin anew. The default keeps the record.
+    /// A save before that keeps the record. The cache calls it for the record of a session that has ended, which is
+    /// useless after every process knows the end. The age of the record may restart. The default keeps the record.
     ///
     /// # Errors
     /// Returns an error if the store cannot tell whether the record will be removed.

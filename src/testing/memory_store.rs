@@ -89,7 +89,7 @@ struct Record {
     bytes: Vec<u8>,
     version: u64,
     saved_at: Instant,
-    /// When it is removed.
+    /// The time when it is removed.
     until: Option<Instant>,
 }
 

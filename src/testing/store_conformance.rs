@@ -133,7 +133,7 @@ async fn expiry<S: TokenStore>(first: &S, second: &S, key: &str) {
     assert_eq!(load(second, key).await.bytes, b"record", "only with the lease, and only the expected version expires");
     ok("expire", first.expire(key, "a", version, LEASE)).await;
     let kept = load(second, key).await;
-    assert_eq!((kept.version, &*kept.bytes), (version, &b"record"[..]), "until it expires, a record is what it was");
+    assert_eq!((kept.version, &*kept.bytes), (version, &b"record"[..]), "until it expires, a record is unchanged");
     let next = save(first, key, "a", Some(version), b"next").await;
     tokio::time::sleep(2 * LEASE).await;
     assert_eq!(load(second, key).await.bytes, b"next", "a record that was saved again is kept");
