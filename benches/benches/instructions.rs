@@ -156,7 +156,7 @@ fn six_headers<S: Client>((mut service, request): (S, Request<Body>)) -> (S, Res
     (service, response)
 }
 
-/// A request whose 401 is about to arrive, and whose token was replaced meanwhile.
+/// A request whose 401 is about to arrive, of a token that was replaced meanwhile.
 fn late_ours() -> Pin<Box<impl Future<Output = Result<Response<Body>, BoxError>>>> {
     static FETCHES: AtomicUsize = AtomicUsize::new(0);
     let cache =
@@ -178,7 +178,7 @@ fn late_retried() -> Pin<Box<impl Future<Output = Result<Response<Body>, BoxErro
     call
 }
 
-// This benchmark measures from the arrival of a 401 to the second answer.
+// From the arrival of a 401 to the second answer.
 #[library_benchmark]
 #[bench::ours(late_ours())]
 #[bench::retried(late_retried())]
