@@ -1,4 +1,4 @@
-//! Starts oidc-provider, a real OAuth 2 server, for a test, and makes plain calls to it or to a fake.
+//! oidc-provider, a real OAuth 2 server, started for a test; and plain calls to it or to a fake.
 
 use std::io::{BufRead, BufReader, Write, stderr};
 use std::path::Path;
@@ -18,7 +18,7 @@ use tower::{BoxError, ServiceExt};
 use tower_bearer::Token;
 use tower_bearer::oauth2::{Algorithm, Issuer, SigningKey};
 
-/// A client for calls to a server over a socket, or to a fake.
+/// What carries calls: to a server over a socket, or to a fake.
 pub type Http = BoxCloneSyncService<Request<Full<Bytes>>, Response<Full<Bytes>>, BoxError>;
 
 /// A running oidc-provider, as `server.mjs` configures it. It ends with this value, or with the test's process.
@@ -28,7 +28,7 @@ pub struct OidcProvider {
     base: String,
 }
 
-/// A response with its whole body.
+/// A response, read to its end.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "the types say it")]
 pub struct Got {
@@ -53,15 +53,15 @@ pub const RESOURCE: &str = "https://api.example.com/";
 // === impl OidcProvider ===
 
 impl OidcProvider {
-    /// Starts the provider. If it is not installed, returns `None` and prints a message.
+    /// Starts it; `None`, and a message, where it is not installed.
     ///
     /// # Panics
-    /// Panics if it is installed and does not start.
+    /// If it is installed and does not start.
     pub fn start() -> Option<Self> {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let modules = here.join("node_modules");
         if !modules.join("oidc-provider").exists() {
-            // The test harness hides `println!` of a passing test.
+            // Not `println!`, which nobody sees of a test that passes.
             let note = "skipped: oidc-provider is not installed; run tests/issuers/install, which needs npm\n";
             stderr().write_all(note.as_bytes()).expect("stderr");
             return None;
@@ -76,7 +76,7 @@ impl OidcProvider {
             .expect("a Node of version 22 or later");
         let mut line = String::new();
         BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("text");
-        let started: Value = serde_json::from_str(&line).expect("server.mjs prints its port; its own error is above");
+        let started: Value = serde_json::from_str(&line).expect("server.mjs tells its port; its own error is above");
         Some(Self { process, base: format!("http://127.0.0.1:{}", started["port"]) })
     }
 
@@ -85,12 +85,12 @@ impl OidcProvider {
         &self.base
     }
 
-    /// The URL of a path, such as `/token`.
+    /// The address of a path, such as `/token`.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
 
-    /// The issuer that its metadata describe.
+    /// It as its metadata describe it.
     pub fn issuer(&self) -> Issuer {
         Issuer::discover(http(), &self.base)
     }
@@ -101,13 +101,13 @@ impl OidcProvider {
         SigningKey::from_pem(algorithm, pem).expect("a key").key_id(format!("{algorithm:?}"))
     }
 
-    /// Calls the API with a token.
+    /// What the API says of a token.
     pub async fn call(&self, token: &Token) -> Got {
         let request = Request::get(self.url("/test/api")).header("authorization", token.header_value());
         send(&http(), request, "").await
     }
 
-    /// One of the counts of `server.mjs`.
+    /// One of the numbers `server.mjs` counts.
     pub async fn count(&self, name: &str) -> u64 {
         let counts = get(&http(), &self.url("/test/counts")).await.json();
         counts[name].as_u64().unwrap_or_else(|| panic!("{name} is not counted: {counts}"))
@@ -127,15 +127,15 @@ impl Got {
     /// The body as JSON.
     ///
     /// # Panics
-    /// Panics if it is not JSON.
+    /// If it is none.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
     }
 
-    /// A string in the body.
+    /// A member of the body that is a text.
     ///
     /// # Panics
-    /// Panics if there is none.
+    /// If there is none.
     pub fn text(&self, member: &str) -> String {
         self.json()[member].as_str().unwrap_or_else(|| panic!("no {member}: {self:?}")).to_owned()
     }
@@ -145,7 +145,7 @@ impl Got {
         (self.status.as_u16(), self.text("error"))
     }
 
-    /// The header of this name; empty if there is none.
+    /// The header of this name; empty where there is none.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
     }
@@ -158,7 +158,7 @@ pub fn client() -> Client<HttpConnector, Full<Bytes>> {
     Client::builder(TokioExecutor::new()).build_http()
 }
 
-/// The same, in a type that can also contain a fake.
+/// The same, in the type that a fake fits as well.
 pub fn http() -> Http {
     let collected = client().map_err(BoxError::from).and_then(async |response: Response<_>| {
         let (head, body) = response.into_parts();
@@ -171,7 +171,7 @@ pub fn http() -> Http {
 /// Sends a request.
 ///
 /// # Panics
-/// Panics if there is no answer.
+/// Without an answer.
 pub async fn send(http: &Http, request: request::Builder, body: impl Into<Bytes>) -> Got {
     let request = request.body(Full::new(body.into())).expect("a request");
     let (head, body) = http.clone().oneshot(request).await.expect("an answer").into_parts();
@@ -179,10 +179,10 @@ pub async fn send(http: &Http, request: request::Builder, body: impl Into<Bytes>
     Got { status: head.status, headers: head.headers, body: body.to_bytes() }
 }
 
-/// Gets a URL.
+/// Gets an address.
 ///
 /// # Panics
-/// Panics if there is no answer.
+/// Without an answer.
 pub async fn get(http: &Http, url: &str) -> Got {
     send(http, Request::get(url), "").await
 }
@@ -190,7 +190,7 @@ pub async fn get(http: &Http, url: &str) -> Got {
 /// Posts a form.
 ///
 /// # Panics
-/// Panics if there is no answer.
+/// Without an answer.
 pub async fn post(http: &Http, url: &str, form: &[(&str, &str)]) -> Got {
     send(http, form_to(url), encoded(form)).await
 }
@@ -200,7 +200,7 @@ pub fn form_to(url: &str) -> request::Builder {
     Request::post(url).header(CONTENT_TYPE, "application/x-www-form-urlencoded").header(ACCEPT, "application/json")
 }
 
-/// The encoded form.
+/// A form as it is sent.
 pub fn encoded(form: &[(&str, &str)]) -> String {
     form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish()
 }

@@ -1,54 +1,54 @@
-//! The behaviour of any OAuth 2 server, checked against oidc-provider and the fakes.
+//! What any OAuth 2 server does, held against oidc-provider and against the fakes alike.
 //!
-//! Tests with a fake are worthless if no real server behaves like it. So each behaviour is one function, and runs
-//! against all servers. If the RFC allows a difference, the function says so.
+//! A fake that behaves as no server does would make tests of it worthless; so each behaviour is one function, and runs
+//! against all of them. Where they may differ, the RFC leaves it open, and the behaviour says so.
 
 use http::Request;
 use issuers::{encoded, form_to, send};
 
-use crate::subject::{Subject, test_servers};
+use crate::subject::{Subject, held};
 
-test_servers! {
+held! {
     conformance
     issuer:
-        a_token_answer_has_the_form_of_the_rfc,
-        a_refresh_returns_another_pair,
+        a_token_answer_has_the_shape_of_the_rfc,
+        a_refresh_brings_another_pair,
         only_a_post_is_a_token_call,
-        an_api_accepts_a_live_token_and_challenges_without_one;
+        an_api_takes_a_live_token_and_challenges_without_one;
     meshydb:
-        a_token_answer_has_the_form_of_the_rfc,
-        a_refresh_returns_another_pair,
+        a_token_answer_has_the_shape_of_the_rfc,
+        a_refresh_brings_another_pair,
         only_a_post_is_a_token_call,
-        an_api_accepts_a_live_token_and_challenges_without_one,
-        a_used_refresh_token_ends_its_session,
-        at_most_one_of_eight_refreshes_succeeds_and_the_session_ends,
-        a_code_says_what_is_wrong_with_a_call,
-        an_unknown_client_is_denied,
-        a_repeated_parameter_is_an_error,
+        an_api_takes_a_live_token_and_challenges_without_one,
+        a_spent_refresh_token_ends_its_session,
+        of_eight_refreshes_at_once_one_wins_at_most_and_the_session_ends,
+        what_is_wrong_with_a_call_is_told_by_a_code,
+        a_client_nobody_knows_is_denied,
+        a_parameter_may_not_come_twice,
         a_parameter_without_a_value_counts_as_absent,
-        an_unknown_parameter_is_ignored,
-        a_form_is_read_only_from_the_body,
+        a_parameter_nobody_knows_is_ignored,
+        a_form_is_read_from_the_body_alone,
         a_refresh_cannot_widen_the_scope,
         a_revoked_refresh_token_ends_its_session,
-        revoking_an_unknown_token_succeeds,
-        a_code_says_what_is_wrong_with_a_revocation;
+        revoking_a_token_nobody_knows_succeeds,
+        what_is_wrong_with_a_revocation_is_told_by_a_code;
     oidc_provider:
-        a_token_answer_has_the_form_of_the_rfc,
-        a_refresh_returns_another_pair,
+        a_token_answer_has_the_shape_of_the_rfc,
+        a_refresh_brings_another_pair,
         only_a_post_is_a_token_call,
-        an_api_accepts_a_live_token_and_challenges_without_one,
-        a_used_refresh_token_ends_its_session,
-        at_most_one_of_eight_refreshes_succeeds_and_the_session_ends,
-        a_code_says_what_is_wrong_with_a_call,
-        an_unknown_client_is_denied,
-        a_repeated_parameter_is_an_error,
+        an_api_takes_a_live_token_and_challenges_without_one,
+        a_spent_refresh_token_ends_its_session,
+        of_eight_refreshes_at_once_one_wins_at_most_and_the_session_ends,
+        what_is_wrong_with_a_call_is_told_by_a_code,
+        a_client_nobody_knows_is_denied,
+        a_parameter_may_not_come_twice,
         a_parameter_without_a_value_counts_as_absent,
-        an_unknown_parameter_is_ignored,
-        a_form_is_read_only_from_the_body,
+        a_parameter_nobody_knows_is_ignored,
+        a_form_is_read_from_the_body_alone,
         a_refresh_cannot_widen_the_scope,
         a_revoked_refresh_token_ends_its_session,
-        revoking_an_unknown_token_succeeds,
-        a_code_says_what_is_wrong_with_a_revocation;
+        revoking_a_token_nobody_knows_succeeds,
+        what_is_wrong_with_a_revocation_is_told_by_a_code;
 }
 
 fn denied(status: u16, code: &str) -> (u16, String) {
@@ -66,7 +66,7 @@ fn with<'a>(mut form: Vec<(&'a str, &'a str)>, name: &str, value: Option<&'a str
 }
 
 /// RFC 6749 section 5.1.
-async fn a_token_answer_has_the_form_of_the_rfc(server: &Subject) {
+async fn a_token_answer_has_the_shape_of_the_rfc(server: &Subject) {
     let login = server.login().await;
     let refreshed = server.refresh(&login.text("refresh_token")).await;
     for got in [login, refreshed] {
@@ -82,7 +82,7 @@ async fn a_token_answer_has_the_form_of_the_rfc(server: &Subject) {
 }
 
 /// RFC 6749 section 6: "The authorization server MAY issue a new refresh token".
-async fn a_refresh_returns_another_pair(server: &Subject) {
+async fn a_refresh_brings_another_pair(server: &Subject) {
     let first = server.login().await;
     let second = server.refresh(&first.text("refresh_token")).await;
     let third = server.refresh(&second.text("refresh_token")).await;
@@ -105,19 +105,19 @@ async fn only_a_post_is_a_token_call(server: &Subject) {
 }
 
 /// RFC 6750 section 3.
-async fn an_api_accepts_a_live_token_and_challenges_without_one(server: &Subject) {
+async fn an_api_takes_a_live_token_and_challenges_without_one(server: &Subject) {
     let token = server.login().await.text("access_token");
     assert_eq!(server.call(&token).await.status, 200);
     let unknown = server.call("unknown").await;
     assert_eq!((unknown.status.as_u16(), unknown.header("www-authenticate")), (401, r#"Bearer error="invalid_token""#));
     let bare = server.call_without_token().await;
-    // "the resource server SHOULD NOT include an error code" if the request lacks any authentication information.
+    // "the resource server SHOULD NOT include an error code" where the request lacks any authentication information.
     assert_eq!((bare.status.as_u16(), bare.header("www-authenticate")), (401, "Bearer"));
 }
 
 /// RFC 9700 section 4.14.2: the server "cannot determine which party submitted the invalid refresh token, but it will
 /// revoke the active refresh token".
-async fn a_used_refresh_token_ends_its_session(server: &Subject) {
+async fn a_spent_refresh_token_ends_its_session(server: &Subject) {
     let first = server.login().await;
     let second = server.refresh(&first.text("refresh_token")).await;
     assert_eq!(server.refresh(&first.text("refresh_token")).await.denial(), denied(400, "invalid_grant"));
@@ -126,14 +126,14 @@ async fn a_used_refresh_token_ends_its_session(server: &Subject) {
         assert_eq!(server.call(&got.text("access_token")).await.status, 401);
     }
     let other = server.login().await;
-    assert_eq!(server.call(&other.text("access_token")).await.status, 200, "another session is unchanged");
+    assert_eq!(server.call(&other.text("access_token")).await.status, 200, "another session is another's");
     if let Some(provider) = &server.provider {
         assert_eq!(provider.count("reuses").await, 1, "the counter that other tests rely on");
     }
 }
 
-/// The result for a client without single flight.
-async fn at_most_one_of_eight_refreshes_succeeds_and_the_session_ends(server: &Subject) {
+/// What a client without single flight meets.
+async fn of_eight_refreshes_at_once_one_wins_at_most_and_the_session_ends(server: &Subject) {
     let first = server.login().await.text("refresh_token");
     let mut running = tokio::task::JoinSet::new();
     for _ in 0..8 {
@@ -155,7 +155,7 @@ async fn at_most_one_of_eight_refreshes_succeeds_and_the_session_ends(server: &S
 }
 
 /// RFC 6749 section 5.2.
-async fn a_code_says_what_is_wrong_with_a_call(server: &Subject) {
+async fn what_is_wrong_with_a_call_is_told_by_a_code(server: &Subject) {
     let login = server.login_form();
     let cases = [
         ("grant_type", None, "invalid_request"),
@@ -177,9 +177,9 @@ async fn a_code_says_what_is_wrong_with_a_call(server: &Subject) {
 }
 
 /// RFC 6749 section 5.2: "The authorization server MAY return an HTTP 401 (Unauthorized) status code".
-async fn an_unknown_client_is_denied(server: &Subject) {
-    let unknown_client = with(server.login_form(), "client_id", Some("unknown-client"));
-    let (status, code) = server.token(&unknown_client).await.denial();
+async fn a_client_nobody_knows_is_denied(server: &Subject) {
+    let stranger = with(server.login_form(), "client_id", Some("stranger"));
+    let (status, code) = server.token(&stranger).await.denial();
     assert!([400, 401].contains(&status) && code == "invalid_client", "{status} {code}");
     // Without a client the RFC allows both "no client authentication included" and "missing a required parameter".
     let (status, code) = server.token(&with(server.login_form(), "client_id", None)).await.denial();
@@ -187,13 +187,13 @@ async fn an_unknown_client_is_denied(server: &Subject) {
 }
 
 /// RFC 6749 section 3.2: "Request and response parameters MUST NOT be included more than once."
-async fn a_repeated_parameter_is_an_error(server: &Subject) {
+async fn a_parameter_may_not_come_twice(server: &Subject) {
     let refresh_token = server.login().await.text("refresh_token");
     let mut form =
         vec![("client_id", server.client_id), ("grant_type", "refresh_token"), ("refresh_token", &*refresh_token)];
     form.push(("refresh_token", &refresh_token));
     assert_eq!(server.token(&form).await.denial(), denied(400, "invalid_request"));
-    assert_eq!(server.refresh(&refresh_token).await.status, 200, "it is unused");
+    assert_eq!(server.refresh(&refresh_token).await.status, 200, "it was not spent");
 }
 
 /// RFC 6749 section 3.2: "Parameters sent without a value MUST be treated as if they were omitted from the request."
@@ -208,7 +208,7 @@ async fn a_parameter_without_a_value_counts_as_absent(server: &Subject) {
 }
 
 /// RFC 6749 section 3.2: "The authorization server MUST ignore unrecognized request parameters."
-async fn an_unknown_parameter_is_ignored(server: &Subject) {
+async fn a_parameter_nobody_knows_is_ignored(server: &Subject) {
     let mut form = server.login_form();
     form.push(("colour", "green"));
     assert_eq!(server.token(&form).await.status, 200);
@@ -216,7 +216,7 @@ async fn an_unknown_parameter_is_ignored(server: &Subject) {
 
 /// RFC 6749 section 2.3.1: the parameters "MUST NOT be included in the request URI"; section 4.3.2 names the form's
 /// content type.
-async fn a_form_is_read_only_from_the_body(server: &Subject) {
+async fn a_form_is_read_from_the_body_alone(server: &Subject) {
     let form = encoded(&server.login_form());
     let in_the_uri = format!("{}?{form}", server.token_url);
     assert_eq!(send(&server.http, form_to(&in_the_uri), "").await.status, 400);
@@ -236,7 +236,7 @@ async fn a_refresh_cannot_widen_the_scope(server: &Subject) {
         ("scope", "nonsense"),
     ];
     assert_eq!(server.token(&form).await.denial(), denied(400, "invalid_scope"));
-    assert_eq!(server.refresh(&refresh_token).await.status, 200, "it is unused");
+    assert_eq!(server.refresh(&refresh_token).await.status, 200, "it was not spent");
 }
 
 /// RFC 7009 section 2.1: "the authorization server SHOULD also invalidate all access tokens based on the same
@@ -257,7 +257,7 @@ async fn a_revoked_refresh_token_ends_its_session(server: &Subject) {
 }
 
 /// RFC 7009 section 2.2: "invalid tokens do not cause an error response".
-async fn revoking_an_unknown_token_succeeds(server: &Subject) {
+async fn revoking_a_token_nobody_knows_succeeds(server: &Subject) {
     let session = server.login().await;
     let got = server.revoke(&[("token", "unknown")]).await;
     assert_eq!((got.status.as_u16(), got.body.len()), (200, 0));
@@ -265,10 +265,10 @@ async fn revoking_an_unknown_token_succeeds(server: &Subject) {
 }
 
 /// RFC 7009 section 2.2.1.
-async fn a_code_says_what_is_wrong_with_a_revocation(server: &Subject) {
+async fn what_is_wrong_with_a_revocation_is_told_by_a_code(server: &Subject) {
     assert_eq!(server.revoke(&[]).await.denial(), denied(400, "invalid_request"));
     assert_eq!(server.revoke(&[("token", "")]).await.denial(), denied(400, "invalid_request"));
-    let unknown_client = encoded(&[("client_id", "unknown-client"), ("token", "unknown")]);
-    let (status, code) = send(&server.http, form_to(&server.revocation_url), unknown_client).await.denial();
+    let stranger = encoded(&[("client_id", "stranger"), ("token", "unknown")]);
+    let (status, code) = send(&server.http, form_to(&server.revocation_url), stranger).await.denial();
     assert!([400, 401].contains(&status) && code == "invalid_client", "{status} {code}");
 }

@@ -1,7 +1,7 @@
-//! The sources and the cache against a real OAuth 2 server, and the common behaviour of that server and the fakes.
+//! The sources and the cache against a real OAuth 2 server; and what it has in common with the fakes.
 //!
-//! Tests of the real server are skipped, with a message, if it is not installed (`tests/issuers/install`). They run in
-//! real time, as the server does.
+//! Tests of the real server are skipped, with a message, where it is not installed (`tests/issuers/install`). They run
+//! in real time, because it does.
 
 mod assertions;
 mod authentication;

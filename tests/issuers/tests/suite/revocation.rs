@@ -5,9 +5,9 @@ use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer, Revocation};
 use tower_bearer::{Error, Secret, Token, TokenCache};
 
 use crate::assertions::signed;
-use crate::subject::{Subject, test_servers};
+use crate::subject::{Subject, held};
 
-test_servers! {
+held! {
     revocation
     meshydb:
         a_signed_out_session_has_ended_at_the_server,

@@ -13,9 +13,9 @@ use tower::{Layer, ServiceExt};
 use tower_bearer::testing::ManualClock;
 use tower_bearer::{BearerLayer, Error, RotatedToken, TokenCache};
 
-use crate::subject::{Subject, test_servers};
+use crate::subject::{Subject, held};
 
-test_servers! {
+held! {
     sessions
     meshydb:
         each_refresh_uses_the_newest_refresh_token,

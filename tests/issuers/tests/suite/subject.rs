@@ -22,7 +22,7 @@ pub(crate) struct Subject {
 const USERNAME: &str = "ann";
 
 impl Subject {
-    /// Returns `None` and prints a message if it is not installed.
+    /// `None`, and a message, where it is not installed.
     pub(crate) fn oidc_provider() -> Option<Self> {
         let provider = OidcProvider::start()?;
         Some(Self {
@@ -50,7 +50,7 @@ impl Subject {
         })
     }
 
-    /// The scripted issuer knows no users, and evaluates no refresh token.
+    /// The scripted one knows no users, and evaluates no refresh token.
     pub(crate) fn issuer() -> Option<Self> {
         let issuer = TokenServer::new();
         issuer.rotate_refresh_tokens(true);
@@ -105,7 +105,7 @@ impl Subject {
         post(&self.http, &self.revocation_url, &form).await
     }
 
-    /// Calls the API with an access token.
+    /// What the API says of an access token.
     pub(crate) async fn call(&self, access_token: &str) -> Got {
         let request = Request::get(&self.api_url).header("authorization", format!("Bearer {access_token}"));
         send(&self.http, request, "").await
@@ -152,19 +152,19 @@ impl Subject {
     }
 }
 
-/// Makes tests of the behaviours in a module: a module for each server, and a test for each behaviour.
-macro_rules! test_servers {
-    ($module:ident $($server:ident: $($behaviour:ident),+;)+) => {$(
+/// The behaviours of a room as tests: a module for each server, a test for each behaviour.
+macro_rules! held {
+    ($room:ident $($server:ident: $($behaviour:ident),+;)+) => {$(
         mod $server {
             $(
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $behaviour() {
                     if let Some(server) = $crate::subject::Subject::$server() {
-                        $crate::$module::$behaviour(&server).await;
+                        $crate::$room::$behaviour(&server).await;
                     }
                 }
             )+
         }
     )+};
 }
-pub(crate) use test_servers;
+pub(crate) use held;
