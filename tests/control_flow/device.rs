@@ -101,7 +101,7 @@ async fn a_secret_that_is_a_part_of_the_code_ends_no_login() {
 #[tokio::test(start_paused = true)]
 async fn the_final_error_tells_the_last_failure() {
     let (error, _) = end([pending(), pending()]).await;
-    assert_eq!(error.to_string(), "nobody entered the code before it ended; begin again");
+    assert_eq!(error.to_string(), "the device code expired before it was entered; start a new login");
     let (error, _) = end(std::iter::repeat_n(Answer::raw(503, ""), 40)).await;
     assert!(error.to_string().contains("answered 503"), "{error}");
     // What passed is not told.
