@@ -125,7 +125,7 @@ fn without_deadlock(test: impl FnOnce() + Send + 'static) {
 }
 
 fn is_superseded(step: &Step) -> bool {
-    matches!(step, Poll::Ready(Some(Err(error))) if error.to_string().contains("goes out a second time"))
+    matches!(step, Poll::Ready(Some(Err(error))) if error.to_string().contains("superseded"))
 }
 
 #[test]

@@ -203,7 +203,7 @@ async fn a_no_is_said_in_the_servers_words_and_cleaned() {
         let request = login(&issuer).build().unwrap().begin().await.unwrap();
         let address = back(&request, nothing);
         let error = request.finish(&address).await.unwrap_err();
-        assert!(error.to_string().contains("without a code"), "{error}");
+        assert!(error.to_string().contains("holds no code"), "{error}");
     }
     assert_eq!(issuer.calls().total(), 0);
 }

@@ -153,7 +153,7 @@ async fn retry_after_is_waited_for_once() {
     assert_eq!(polls(code(), [busy("3")]).await.1, [5, 15]);
     for absurd in ["99999999999", "99999999999999999999"] {
         let (token, times) = polls(code(), [busy(absurd)]).await;
-        assert!(token.unwrap_err().to_string().contains("begin again"));
+        assert!(token.unwrap_err().to_string().contains("start a new login"));
         assert_eq!(times, [5]);
     }
 }
@@ -175,7 +175,7 @@ async fn nobody_is_asked_after_the_code_has_ended() {
     let start = now();
     let (token, times) = polls(with("expires_in", json!(12)), [pending(), pending(), pending()]).await;
     let error = token.unwrap_err();
-    assert!(error.to_string().contains("begin again") && !error.is_transient(), "{error}");
+    assert!(error.to_string().contains("start a new login") && !error.is_transient(), "{error}");
     assert_eq!(times, [5, 10]);
     assert!(now() - start <= Duration::from_secs(12));
 }
