@@ -18,7 +18,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::all_events::everything;
+use crate::all_events::trigger_all;
 use crate::stack::{Body, World, get};
 
 #[path = "common/all_events.rs"]
@@ -208,7 +208,7 @@ async fn the_documented_events_and_spans_are_those_there_are() {
 
     let kinds = Kinds::default();
     let _listening = tracing::subscriber::set_default(kinds.clone());
-    everything().await;
+    trigger_all().await;
     assert_eq!(*kinds.0.lock().expect("no panic"), documented);
     let of_shared_sessions = macros(Path::new("src/telemetry/sharing.rs"));
     let others = macros(Path::new("src")) - of_shared_sessions;

@@ -12,7 +12,7 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use serde_json::Value;
 use tower_bearer::{RefreshPolicy, TokenCache, describe_metrics};
 
-use crate::all_events::everything;
+use crate::all_events::trigger_all;
 use crate::common::{HOUR, MINUTE, SECOND, Script, paused_runtime, settle};
 
 #[path = "common/all_events.rs"]
@@ -202,7 +202,7 @@ fn rejections_and_what_came_of_them_are_counted() {
 
 #[test]
 fn what_becomes_of_requests_is_counted() {
-    let seen = seen(everything);
+    let seen = seen(trigger_all);
     expect(
         &seen,
         &[
@@ -231,7 +231,7 @@ fn words(text: &str) -> impl Iterator<Item = String> {
 #[test]
 fn the_documented_metrics_are_those_there_are_with_their_kinds_and_labels() {
     let mut found = BTreeMap::new();
-    for (key, _, _, value) in recorded(everything) {
+    for (key, _, _, value) in recorded(trigger_all) {
         let kind = match value {
             DebugValue::Counter(_) => "counter",
             DebugValue::Gauge(_) => "gauge",

@@ -12,7 +12,8 @@ use tower_bearer::{Error, Token, TokenCache};
 
 use crate::common::{HOUR, SECOND, Script};
 
-/// A `keep_warm` whose thread is as quick as can be, once: it is polled within its own wake-up, 10 s later by the clock.
+/// A `keep_warm` whose thread is as quick as can be, once: it is polled within its own wake-up, 10 s later by the
+/// clock.
 struct Quick {
     keep_warm: Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>,
     clock: ManualClock,
@@ -49,7 +50,7 @@ async fn is_fetched_again_at_once(first: Result<Token, Error>) {
     let quick = Arc::new(Quick { keep_warm, clock, armed: AtomicBool::new(false), woken: Notify::new() });
     quick.poll();
     script.called(1).await;
-    script.hold_no_more();
+    script.stop_holding();
     quick.armed.store(true, Ordering::SeqCst);
     let woken = Arc::clone(&quick);
     tokio::spawn(async move {

@@ -71,7 +71,7 @@ fn end_the_fetching_runtime() {
         callers.spawn_on(caller, living.handle());
     }
     runtime().block_on(until(|| waiting.load(Ordering::SeqCst) == CALLERS));
-    script.hold_no_more();
+    script.stop_holding();
     drop(ending);
     living.block_on(async {
         while let Some(outcome) = callers.join_next().await {

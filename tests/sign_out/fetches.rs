@@ -114,7 +114,7 @@ impl Frozen {
             assert_pending!(task::spawn(cache.refresh()).poll());
             script.called(2).await;
         });
-        script.hold_no_more();
+        script.stop_holding();
         clock.advance(MINUTE);
         Self { script, cache, saves, gate, runtime }
     }
