@@ -19,7 +19,7 @@ use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::all_events::trigger_all;
-use crate::stack::{Body, World, get};
+use crate::stack::{Body, Harness, get};
 
 #[path = "common/all_events.rs"]
 mod all_events;
@@ -68,8 +68,8 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
         .finish();
     // The fetch runs on a task of its own, so the subscriber is that of the thread.
     let _listening = tracing::subscriber::set_default(subscriber);
-    let world = World::new();
-    let client = world.client();
+    let harness = Harness::new();
+    let client = harness.client();
 
     client.clone().oneshot(get("/")).await.expect("an answer");
     assert_eq!(seen.take(), ["DEBUG tower_bearer: token fetched reason=first generation=1 lifetime_s=3600.0"]);
@@ -77,8 +77,8 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
     client.clone().oneshot(get("/")).await.expect("an answer");
     assert_eq!(seen.take(), [""; 0], "the hot path says nothing");
 
-    world.settled().await;
-    world.api.queue(Answer::raw(401, ""));
+    harness.settled().await;
+    harness.api.queue(Answer::raw(401, ""));
     client.clone().oneshot(get("/")).await.expect("an answer");
     assert_eq!(
         seen.take(),
@@ -89,17 +89,17 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
         ]
     );
 
-    world.settled().await;
-    world.api.queue(Answer::raw(401, ""));
-    world.api.queue(Answer::fails("cut off"));
+    harness.settled().await;
+    harness.api.queue(Answer::raw(401, ""));
+    harness.api.queue(Answer::fails("cut off"));
     client.clone().oneshot(get("/")).await.expect_err("the second send failed");
     assert_eq!(seen.take()[2..], ["DEBUG tower_bearer: request retried rejected=2 generation=3"]);
 
     // Long enough for a token that replaced another to have helped.
-    world.settled().await;
-    world.clock.advance(std::time::Duration::from_secs(30));
-    world.issuer.fail(Some(Answer::raw(503, "")));
-    world.api.queue(Answer::raw(401, ""));
+    harness.settled().await;
+    harness.clock.advance(std::time::Duration::from_secs(30));
+    harness.issuer.fail(Some(Answer::raw(503, "")));
+    harness.api.queue(Answer::raw(401, ""));
     client.clone().oneshot(get("/")).await.expect("an answer");
     assert_eq!(
         seen.take(),
@@ -111,8 +111,8 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
         ]
     );
 
-    let once = tower::Layer::layer(&world.layer().replay(Never), world.network.clone());
-    world.api.queue(Answer::raw(401, ""));
+    let once = tower::Layer::layer(&harness.layer().replay(Never), harness.network.clone());
+    harness.api.queue(Answer::raw(401, ""));
     once.oneshot(get("/")).await.expect("an answer");
     assert_eq!(
         seen.take(),
@@ -129,11 +129,11 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
         ]
     );
 
-    world.cache.sign_out(async |_| Ok::<_, Error>(())).await.expect("there is nothing to revoke");
+    harness.cache.sign_out(async |_| Ok::<_, Error>(())).await.expect("there is nothing to revoke");
     assert_eq!(seen.take(), ["INFO tower_bearer: signed out"]);
-    world.cache.set_source(async |_| Token::new("t").map(|token| token.with_refresh_token("r")));
-    world.cache.get().await.expect("a token");
-    world.cache.sign_out(async |_| Err(io::Error::other("no route"))).await.expect_err("it was not revoked");
+    harness.cache.set_source(async |_| Token::new("t").map(|token| token.with_refresh_token("r")));
+    harness.cache.get().await.expect("a token");
+    harness.cache.sign_out(async |_| Err(io::Error::other("no route"))).await.expect_err("it was not revoked");
     assert_eq!(
         seen.take()[1..],
         ["WARN tower_bearer: signed out, refresh token not revoked error=failed to revoke the refresh token of the \

@@ -85,7 +85,7 @@ struct Fetch {
     answer: oneshot::Sender<Result<Token, Error>>,
 }
 
-struct World {
+struct Harness {
     runtime: Runtime,
     clock: ManualClock,
     cache: TokenCache,
@@ -159,7 +159,7 @@ impl Service<Request<String>> for Api {
 
 // === the steps ===
 
-impl World {
+impl Harness {
     fn new() -> Self {
         // The jitter depends on this seed.
         fastrand::seed(1);
@@ -301,9 +301,9 @@ fn the_promises_about_rejections_hold_for_every_interleaving() {
     let seen = RefCell::new((0, BTreeSet::new()));
     let mut runner = TestRunner::new(Config { cases: 150, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&steps(), |steps| {
-        let mut world = World::new();
-        steps.iter().try_for_each(|step| world.step(step))?;
-        let (replacements, mut answers) = world.finish()?;
+        let mut harness = Harness::new();
+        steps.iter().try_for_each(|step| harness.step(step))?;
+        let (replacements, mut answers) = harness.finish()?;
         let mut seen = seen.borrow_mut();
         seen.0 += replacements;
         seen.1.append(&mut answers);

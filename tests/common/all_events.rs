@@ -9,20 +9,20 @@ use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer};
 use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{Error, RefreshPolicy, Token, TokenCache};
 
-use crate::stack::{Body, World, get};
+use crate::stack::{Body, Harness, get};
 
 /// Triggers all events, on a runtime of one thread.
 pub(crate) async fn trigger_all() {
-    let world = World::new();
-    let send = async |request| drop(world.client().oneshot(request).await.expect("an answer"));
+    let harness = Harness::new();
+    let send = async |request| drop(harness.client().oneshot(request).await.expect("an answer"));
     // A token is fetched. It is rejected, another is fetched, and the request is retried.
-    world.settled().await;
-    world.api.queue(Answer::raw(401, ""));
+    harness.settled().await;
+    harness.api.queue(Answer::raw(401, ""));
     send(get("/")).await;
     // A token is rejected, the fetch fails, and the 401 is returned.
-    world.settled().await;
-    world.issuer.fail(Some(Answer::raw(503, "")));
-    world.api.queue(Answer::raw(401, ""));
+    harness.settled().await;
+    harness.issuer.fail(Some(Answer::raw(503, "")));
+    harness.api.queue(Answer::raw(401, ""));
     send(get("/")).await;
     // A request goes to another origin.
     send(Request::get("https://elsewhere.test/").body(Body::default()).expect("a request")).await;

@@ -18,7 +18,7 @@ use tower_http::request_id::{MakeRequestUuid, SetRequestIdLayer};
 use tower_http::set_header::{SetRequestHeaderLayer, SetResponseHeaderLayer};
 use tower_http::trace::TraceLayer;
 
-use crate::world::{Body, Network, SECOND, World, get, works};
+use crate::harness::{Body, Harness, Network, SECOND, get, works};
 
 macro_rules! works {
     ($($name:ident, above: $above:expr, beneath: $beneath:expr;)*) => {$(
@@ -27,15 +27,15 @@ macro_rules! works {
 
             #[tokio::test(start_paused = true)]
             async fn above_us() {
-                let world = World::new();
+                let harness = Harness::new();
                 let above = $above;
-                works(&world, above(world.client())).await;
+                works(&harness, above(harness.client())).await;
             }
 
             #[tokio::test(start_paused = true)]
             async fn beneath_us() {
-                let world = World::over($beneath);
-                works(&world, world.client()).await;
+                let harness = Harness::over($beneath);
+                works(&harness, harness.client()).await;
             }
         }
     )*};
@@ -113,12 +113,12 @@ impl<A> Policy<Request<Body>, Response<A>, BoxError> for Never {
 /// The layer itself as an option, over a client with an error of its own.
 #[tokio::test(start_paused = true)]
 async fn the_layer_is_optional_over_a_client_whose_error_is_boxed() {
-    let world = World::new();
+    let harness = Harness::new();
     let stack = |layer: Option<BearerLayer>| {
-        let client = ServiceExt::<Request<Body>>::map_err(world.beneath(), std::io::Error::other);
+        let client = ServiceExt::<Request<Body>>::map_err(harness.beneath(), std::io::Error::other);
         ServiceBuilder::new().option_layer(layer).map_err(BoxError::from).service(client)
     };
     let without = stack(None).oneshot(get()).await.expect("an answer");
     assert_eq!(without.status(), StatusCode::UNAUTHORIZED);
-    works(&world, stack(Some(world.layer()))).await;
+    works(&harness, stack(Some(harness.layer()))).await;
 }

@@ -12,7 +12,7 @@ use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_bearer::testing::Answer;
 use tower_bearer::{BearerLayer, TokenCache};
 
-use crate::world::{API, Body, World, get};
+use crate::harness::{API, Body, Harness, get};
 
 /// Keeps the first answer of each URL for whoever asks.
 #[derive(Clone)]
@@ -64,31 +64,31 @@ where
 
 #[tokio::test(start_paused = true)]
 async fn a_cache_beneath_hands_the_answer_to_one_users_token_to_another() {
-    let world = World::over_requests(Kept::new);
-    world.api.queue(Answer::raw(200, "what ann may see"));
-    world.client().oneshot(get()).await.expect("an answer");
+    let harness = Harness::over_requests(Kept::new);
+    harness.api.queue(Answer::raw(200, "what ann may see"));
+    harness.client().oneshot(get()).await.expect("an answer");
     let bob = BearerLayer::new(TokenCache::fixed("token-of-bob").expect("a token"), [API]).expect("an origin");
-    let answer = bob.layer(world.beneath()).oneshot(get()).await.expect("an answer");
+    let answer = bob.layer(harness.beneath()).oneshot(get()).await.expect("an answer");
     assert_eq!(answer.into_body().collect().await.expect("a body").to_bytes(), "what ann may see");
-    assert_eq!(world.sent("authorization"), ["Bearer token-1"]);
+    assert_eq!(harness.sent("authorization"), ["Bearer token-1"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_cache_beneath_hands_the_rejected_answer_to_the_second_send() {
-    let world = World::over_requests(Kept::new);
-    world.revoked().await;
-    assert_eq!(world.client().oneshot(get()).await.expect("an answer").status(), StatusCode::UNAUTHORIZED);
-    assert_eq!(world.api.calls().total(), 1);
-    assert_eq!(world.cache.status().generation, 2, "there was a new token, and it was not sent");
+    let harness = Harness::over_requests(Kept::new);
+    harness.revoked().await;
+    assert_eq!(harness.client().oneshot(get()).await.expect("an answer").status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(harness.api.calls().total(), 1);
+    assert_eq!(harness.cache.status().generation, 2, "there was a new token, and it was not sent");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_cache_above_keeps_the_answers_that_callers_get() {
-    let world = World::new();
-    world.revoked().await;
-    let client = Kept::new(world.client());
+    let harness = Harness::new();
+    harness.revoked().await;
+    let client = Kept::new(harness.client());
     for _ in 0..2 {
         assert_eq!(client.clone().oneshot(get()).await.expect("an answer").status(), StatusCode::OK);
     }
-    assert_eq!(world.sent("authorization"), ["Bearer token-1", "Bearer token-2"], "the first call was sent twice");
+    assert_eq!(harness.sent("authorization"), ["Bearer token-1", "Bearer token-2"], "the first call was sent twice");
 }

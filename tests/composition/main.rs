@@ -5,6 +5,6 @@
 mod both_sides;
 mod by_side;
 mod caches;
+mod harness;
 mod http_layers;
 mod spawned;
-mod world;

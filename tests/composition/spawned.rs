@@ -8,7 +8,7 @@ use tower::util::BoxCloneService;
 use tower::{BoxError, Layer, ServiceExt};
 use tower_bearer::BearerLayer;
 
-use crate::world::{Body, World, get};
+use crate::harness::{Body, Harness, get};
 
 async fn ok<A>(call: tokio::task::JoinHandle<Result<Response<A>, BoxError>>) {
     assert_eq!(call.await.expect("no panic").expect("an answer").status(), StatusCode::OK);
@@ -29,8 +29,8 @@ macro_rules! compiles {
 
 #[tokio::test(start_paused = true)]
 async fn a_task_takes_a_box_around_the_stack_or_the_call_itself() {
-    let world = World::new();
-    compiles!(world.layer(), world.beneath());
-    compiles!(world.layer(), Buffer::new(world.beneath(), 1));
-    compiles!(world.layer(), ServiceExt::<Request<Body>>::map_err(world.beneath(), BoxError::from));
+    let harness = Harness::new();
+    compiles!(harness.layer(), harness.beneath());
+    compiles!(harness.layer(), Buffer::new(harness.beneath(), 1));
+    compiles!(harness.layer(), ServiceExt::<Request<Body>>::map_err(harness.beneath(), BoxError::from));
 }

@@ -97,64 +97,65 @@ impl OneClient {
 
 #[tokio::test(start_paused = true)]
 async fn every_source_may_use_the_client_with_the_layer() {
-    let world = OneClient::new();
-    let http = || world.http.clone();
-    world.issuer.rotate_refresh_tokens(true);
+    let harness = OneClient::new();
+    let http = || harness.http.clone();
+    harness.issuer.rotate_refresh_tokens(true);
     let grant = ClientCredentialsGrant::builder(&crate::sources::at(http()), "app", "secret").build().expect("a grant");
-    world.check("client credentials", grant).await;
+    harness.check("client credentials", grant).await;
     let grant =
         PasswordGrant::builder(&crate::sources::at(http()), "app", "ann", "her password").build().expect("a grant");
-    world.check("password", grant).await;
+    harness.check("password", grant).await;
     let grant = RefreshTokenGrant::builder(&crate::sources::at(http()), "app", "saved").build().expect("a grant");
-    world.check("refresh token", grant).await;
+    harness.check("refresh token", grant).await;
     let grant = TokenExchangeGrant::builder(&crate::sources::at(http()), "subject").build().expect("a grant");
-    world.check("token exchange", grant).await;
+    harness.check("token exchange", grant).await;
     let grant = JwtBearerGrant::builder(&crate::sources::at(http()), "assertion").build().expect("a grant");
-    world.check("JWT bearer", grant).await;
+    harness.check("JWT bearer", grant).await;
     let login = JsonLogin::new(http(), TOKEN_URL, json!({ "key": "k" })).expect("a login");
-    world.check("JSON login", login).await;
+    harness.check("JSON login", login).await;
     let metadata = Metadata::discover(http(), "https://auth.example.com");
     let grant = ClientCredentialsGrant::builder(&metadata, "app", "secret").build().expect("a grant");
-    world.check("metadata", grant).await;
+    harness.check("metadata", grant).await;
     let device = DeviceCodeLogin::builder(&metadata, "app").build().expect("a login");
     let code = json!({ "device_code": "d", "user_code": "u", "verification_uri": "https://x.test", "interval": 1 });
-    world.issuer.queue(Answer::json(200, code));
+    harness.issuer.queue(Answer::json(200, code));
     device.begin().await.expect("a code").finish().await.expect("a token");
-    world.no_bearer("device login");
+    harness.no_bearer("device login");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_revocation_carries_no_token_and_waits_for_none() {
-    let world = OneClient::new();
+    let harness = OneClient::new();
     let grant =
-        RefreshTokenGrant::builder(&crate::sources::at(world.http.clone()), "app", "saved").build().expect("a grant");
-    world.cache.set_source(grant);
-    world.cache.get().await.expect("a token");
-    let revocation = Revocation::builder(&crate::sources::at(world.http.clone()).revocation_endpoint(TOKEN_URL), "app")
-        .build()
-        .expect("an endpoint");
+        RefreshTokenGrant::builder(&crate::sources::at(harness.http.clone()), "app", "saved").build().expect("a grant");
+    harness.cache.set_source(grant);
+    harness.cache.get().await.expect("a token");
+    let revocation =
+        Revocation::builder(&crate::sources::at(harness.http.clone()).revocation_endpoint(TOKEN_URL), "app")
+            .build()
+            .expect("an endpoint");
     let began = Instant::now();
     let revoke = async |refresh_token: Secret| revocation.revoke_refresh_token(&refresh_token).await;
-    world.cache.sign_out(revoke).await.expect("signed out");
+    harness.cache.sign_out(revoke).await.expect("signed out");
     assert_eq!(began.elapsed(), Duration::ZERO);
-    world.no_bearer("revocation");
-    assert_eq!(world.issuer.requests()[1].form()["token"], "saved");
+    harness.no_bearer("revocation");
+    assert_eq!(harness.issuer.requests()[1].form()["token"], "saved");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_due_refresh_does_not_carry_the_token_that_is_still_sent() {
-    let world = OneClient::new();
-    world.issuer.lifetime(100 * SECOND);
-    let grant = ClientCredentialsGrant::builder(&crate::sources::at(world.http.clone()), "app", "secret")
+    let harness = OneClient::new();
+    harness.issuer.lifetime(100 * SECOND);
+    let grant = ClientCredentialsGrant::builder(&crate::sources::at(harness.http.clone()), "app", "secret")
         .build()
         .expect("a grant");
-    world.cache.set_source(grant);
-    world.cache.get().await.expect("a token");
+    harness.cache.set_source(grant);
+    harness.cache.get().await.expect("a token");
     tokio::time::advance(90 * SECOND).await;
-    world.cache.get().await.expect("a token");
+    harness.cache.get().await.expect("a token");
     crate::common::settle().await;
-    assert_eq!((world.issuer.calls().total(), world.cache.status().generation), (2, 2));
-    world.no_bearer("a due refresh");
+    assert_eq!((harness.issuer.calls().total(), harness.cache.status().generation), (2, 2));
+    harness.no_bearer("a due refresh");
 }
 
 // === whoever asks its own cache ===
@@ -302,7 +303,7 @@ async fn an_on_rotation_that_sends_through_the_layer_does_not_stall() {
 
 #[tokio::test(start_paused = true)]
 async fn an_on_rotation_that_marks_its_requests_is_saved_the_first_time() {
-    let world = OneClient::with(|builder, client| {
+    let harness = OneClient::with(|builder, client| {
         builder.on_rotation(move |_| {
             let http: Http = client.get().expect("the client is there").clone();
             async move {
@@ -312,10 +313,10 @@ async fn an_on_rotation_that_marks_its_requests_is_saved_the_first_time() {
             }
         })
     });
-    let cache = world.cache.clone();
-    world.issuer.rotate_refresh_tokens(true);
+    let cache = harness.cache.clone();
+    harness.issuer.rotate_refresh_tokens(true);
     cache.set_source(
-        RefreshTokenGrant::builder(&crate::sources::at(world.http.clone()), "app", "saved").build().expect("a grant"),
+        RefreshTokenGrant::builder(&crate::sources::at(harness.http.clone()), "app", "saved").build().expect("a grant"),
     );
     let began = Instant::now();
     cache.get().await.expect("a token");

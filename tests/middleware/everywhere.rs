@@ -17,7 +17,7 @@ use tower_bearer::replay::Never;
 use tower_bearer::testing::Answer;
 use tower_bearer::{Error, FetchContext, Phase, Token, TokenSource};
 
-use crate::stack::{Body, World, get, login};
+use crate::stack::{Body, Harness, get, login};
 
 const CALLERS: usize = 48;
 /// Long enough for others to gather at the same fetch; nothing waits for it to pass.
@@ -34,11 +34,11 @@ struct Callers {
 
 impl Callers {
     /// `count` callers at once, half of them on each runtime.
-    async fn call(&self, world: &World, count: usize) -> Vec<Result<Response<Body>, BoxError>> {
+    async fn call(&self, harness: &Harness, count: usize) -> Vec<Result<Response<Body>, BoxError>> {
         let calls: Vec<JoinHandle<_>> = (0..count)
             .map(|n| {
                 let runtime = if n % 2 == 0 { &self.here } else { &self.there };
-                runtime.spawn(world.client().oneshot(get(&format!("/{n}"))))
+                runtime.spawn(harness.client().oneshot(get(&format!("/{n}"))))
             })
             .collect();
         let mut answers = Vec::new();
@@ -53,14 +53,14 @@ fn statuses(answers: Vec<Result<Response<Body>, BoxError>>) -> Vec<StatusCode> {
     answers.into_iter().map(|answer| answer.expect("an answer").status()).collect()
 }
 
-fn on_one_runtime(world: World, scenario: impl AsyncFnOnce(World, Callers)) {
+fn on_one_runtime(harness: Harness, scenario: impl AsyncFnOnce(Harness, Callers)) {
     Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(async {
         let callers = Callers { here: Handle::current(), there: Handle::current() };
-        tokio::time::timeout(STUCK, scenario(world, callers)).await.expect("nothing is stuck");
+        tokio::time::timeout(STUCK, scenario(harness, callers)).await.expect("nothing is stuck");
     });
 }
 
-fn on_two_runtimes(world: World, scenario: impl AsyncFnOnce(World, Callers)) {
+fn on_two_runtimes(harness: Harness, scenario: impl AsyncFnOnce(Harness, Callers)) {
     let (send, receive) = mpsc::channel();
     // Driven until the process ends; the tests do not wait for it.
     thread::spawn(move || {
@@ -71,12 +71,12 @@ fn on_two_runtimes(world: World, scenario: impl AsyncFnOnce(World, Callers)) {
     let there = receive.recv().expect("the other runtime starts");
     Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(async {
         let callers = Callers { here: Handle::current(), there };
-        tokio::time::timeout(STUCK, scenario(world, callers)).await.expect("nothing is stuck");
+        tokio::time::timeout(STUCK, scenario(harness, callers)).await.expect("nothing is stuck");
     });
 }
 
-fn single_permit() -> World {
-    World::over(|network| BoxCloneService::new(ConcurrencyLimit::new(network, 1)))
+fn single_permit() -> Harness {
+    Harness::over(|network| BoxCloneService::new(ConcurrencyLimit::new(network, 1)))
 }
 
 macro_rules! everywhere {
@@ -84,7 +84,7 @@ macro_rules! everywhere {
         mod $scenario {
             #[test]
             fn on_one_runtime() {
-                super::on_one_runtime(super::World::new(), super::$scenario);
+                super::on_one_runtime(super::Harness::new(), super::$scenario);
             }
 
             #[test]
@@ -94,7 +94,7 @@ macro_rules! everywhere {
 
             #[test]
             fn with_callers_on_two_runtimes() {
-                super::on_two_runtimes(super::World::new(), super::$scenario);
+                super::on_two_runtimes(super::Harness::new(), super::$scenario);
             }
 
             #[test]
@@ -119,105 +119,105 @@ everywhere! {
     a_token_that_is_dead_on_arrival_is_not_sent,
 }
 
-async fn the_first_requests_wait_for_one_token(world: World, callers: Callers) {
-    world.issuer.delay(SLOW);
-    let answers = statuses(callers.call(&world, CALLERS).await);
+async fn the_first_requests_wait_for_one_token(harness: Harness, callers: Callers) {
+    harness.issuer.delay(SLOW);
+    let answers = statuses(callers.call(&harness, CALLERS).await);
     assert_eq!(answers, [StatusCode::OK; CALLERS]);
-    assert_eq!((world.issuer.calls().total(), world.issuer.calls().most_at_once()), (1, 1));
-    assert_eq!((world.api.without_token(), world.api.rejected()), (0, 0));
+    assert_eq!((harness.issuer.calls().total(), harness.issuer.calls().most_at_once()), (1, 1));
+    assert_eq!((harness.api.without_token(), harness.api.rejected()), (0, 0));
 }
 
-async fn no_expired_token_is_sent(world: World, callers: Callers) {
-    world.cache.get().await.expect("a token");
-    let first = world.issuer.ledger().newest().expect("a token");
-    world.clock.advance(Duration::from_secs(3600));
-    world.issuer.delay(SLOW);
-    assert_eq!(statuses(callers.call(&world, CALLERS).await), [StatusCode::OK; CALLERS]);
-    assert_eq!(world.issuer.calls().total(), 2);
+async fn no_expired_token_is_sent(harness: Harness, callers: Callers) {
+    harness.cache.get().await.expect("a token");
+    let first = harness.issuer.ledger().newest().expect("a token");
+    harness.clock.advance(Duration::from_secs(3600));
+    harness.issuer.delay(SLOW);
+    assert_eq!(statuses(callers.call(&harness, CALLERS).await), [StatusCode::OK; CALLERS]);
+    assert_eq!(harness.issuer.calls().total(), 2);
     let sent_old =
-        world.api.requests().iter().any(|request| request.headers["authorization"] == format!("Bearer {first}"));
+        harness.api.requests().iter().any(|request| request.headers["authorization"] == format!("Bearer {first}"));
     assert!(!sent_old, "a request left with the expired token");
 }
 
-async fn requests_go_on_while_a_due_token_is_refreshed(world: World, callers: Callers) {
-    world.cache.get().await.expect("a token");
-    world.clock.advance(Duration::from_secs(3590));
-    assert_eq!(world.cache.status().phase, Some(Phase::Due));
+async fn requests_go_on_while_a_due_token_is_refreshed(harness: Harness, callers: Callers) {
+    harness.cache.get().await.expect("a token");
+    harness.clock.advance(Duration::from_secs(3590));
+    assert_eq!(harness.cache.status().phase, Some(Phase::Due));
     // The issuer is silent: whoever waited for it would be stuck. It holds no permit that the API needs.
-    world.issuer.queue(Answer::raw(503, "the issuer is away"));
-    assert_eq!(statuses(callers.call(&world, CALLERS).await), [StatusCode::OK; CALLERS]);
-    assert_eq!(world.issuer.calls().total(), 2, "one refresh beside, whose failure is remembered");
+    harness.issuer.queue(Answer::raw(503, "the issuer is away"));
+    assert_eq!(statuses(callers.call(&harness, CALLERS).await), [StatusCode::OK; CALLERS]);
+    assert_eq!(harness.issuer.calls().total(), 2, "one refresh beside, whose failure is remembered");
 }
 
-async fn rejected_requests_go_again_after_one_refresh(world: World, callers: Callers) {
-    let token = world.settled().await;
-    world.issuer.ledger().revoke(token.access_token());
-    world.issuer.delay(SLOW);
-    assert_eq!(statuses(callers.call(&world, CALLERS).await), [StatusCode::OK; CALLERS]);
-    assert_eq!((world.issuer.calls().total(), world.issuer.calls().most_at_once()), (2, 1));
-    assert!(world.api.rejected() >= 1);
-    assert_eq!(world.api.accepted(), CALLERS);
+async fn rejected_requests_go_again_after_one_refresh(harness: Harness, callers: Callers) {
+    let token = harness.settled().await;
+    harness.issuer.ledger().revoke(token.access_token());
+    harness.issuer.delay(SLOW);
+    assert_eq!(statuses(callers.call(&harness, CALLERS).await), [StatusCode::OK; CALLERS]);
+    assert_eq!((harness.issuer.calls().total(), harness.issuer.calls().most_at_once()), (2, 1));
+    assert!(harness.api.rejected() >= 1);
+    assert_eq!(harness.api.accepted(), CALLERS);
 }
 
-async fn a_late_rejection_goes_again_without_a_refresh(world: World, callers: Callers) {
-    world.cache.get().await.expect("a token");
-    world.api.queue(Answer::json(401, serde_json::json!({})).after(Duration::from_millis(50)));
-    let late = callers.there.spawn(world.client().oneshot(get("/late")));
-    while world.api.calls().total() == 0 {
+async fn a_late_rejection_goes_again_without_a_refresh(harness: Harness, callers: Callers) {
+    harness.cache.get().await.expect("a token");
+    harness.api.queue(Answer::json(401, serde_json::json!({})).after(Duration::from_millis(50)));
+    let late = callers.there.spawn(harness.client().oneshot(get("/late")));
+    while harness.api.calls().total() == 0 {
         tokio::task::yield_now().await;
     }
     // Another way to the issuer: the network's only permit may lie with the late request.
     let newer = tower_bearer::Token::new("newer").expect("a token");
-    world.issuer.ledger().issue("newer", Duration::from_secs(3600));
+    harness.issuer.ledger().issue("newer", Duration::from_secs(3600));
     let source = move |_| std::future::ready(Ok::<_, Error>(newer.clone()));
-    let replaced = world.cache.get().await.expect("a token");
-    world.cache.set_source(source);
-    assert!(world.cache.get().await.expect("a token").generation() > replaced.generation());
+    let replaced = harness.cache.get().await.expect("a token");
+    harness.cache.set_source(source);
+    assert!(harness.cache.get().await.expect("a token").generation() > replaced.generation());
     assert_eq!(late.await.expect("no panic").expect("an answer").status(), StatusCode::OK);
-    assert_eq!(world.cache.status().generation, replaced.generation() + 1, "the late rejection refreshed nothing");
-    let sent: Vec<_> = world.api.requests().iter().map(|request| request.headers["authorization"].clone()).collect();
+    assert_eq!(harness.cache.status().generation, replaced.generation() + 1, "the late rejection refreshed nothing");
+    let sent: Vec<_> = harness.api.requests().iter().map(|request| request.headers["authorization"].clone()).collect();
     assert_eq!(sent, [replaced.header_value().clone(), "Bearer newer".parse().expect("a header")]);
 }
 
-async fn a_request_is_sent_at_most_twice(world: World, callers: Callers) {
-    world.settled().await;
-    world.api.reject_all(true);
-    assert_eq!(statuses(callers.call(&world, 1).await), [StatusCode::UNAUTHORIZED]);
-    assert_eq!(world.api.calls().total(), 2);
-    assert_eq!(world.issuer.calls().total(), 2, "one for each token sent");
+async fn a_request_is_sent_at_most_twice(harness: Harness, callers: Callers) {
+    harness.settled().await;
+    harness.api.reject_all(true);
+    assert_eq!(statuses(callers.call(&harness, 1).await), [StatusCode::UNAUTHORIZED]);
+    assert_eq!(harness.api.calls().total(), 2);
+    assert_eq!(harness.issuer.calls().total(), 2, "one for each token sent");
 }
 
-async fn without_a_new_token_the_rejection_is_handed_back(world: World, callers: Callers) {
-    world.settled().await;
-    world.issuer.fail(Some(Answer::raw(503, "<h1>away</h1>")));
+async fn without_a_new_token_the_rejection_is_handed_back(harness: Harness, callers: Callers) {
+    harness.settled().await;
+    harness.issuer.fail(Some(Answer::raw(503, "<h1>away</h1>")));
     let rejection =
         Answer::raw(401, "the API's own words").header("www-authenticate", "Bearer error=\"invalid_token\"");
-    world.api.queue(rejection);
-    let answer = callers.call(&world, 1).await.remove(0).expect("an answer");
+    harness.api.queue(rejection);
+    let answer = callers.call(&harness, 1).await.remove(0).expect("an answer");
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     let error = answer.extensions().get::<Error>().expect("our error beside the API's answer");
     assert_eq!(error.status(), Some(StatusCode::SERVICE_UNAVAILABLE));
     let body = http_body_util::BodyExt::collect(answer.into_body()).await.expect("a body").to_bytes();
     assert_eq!(body, "the API's own words");
     // Suspect, not destroyed: the next request goes out with it.
-    assert!(world.cache.status().suspect);
-    assert_eq!(statuses(callers.call(&world, 2).await), [StatusCode::OK; 2]);
+    assert!(harness.cache.status().suspect);
+    assert_eq!(statuses(callers.call(&harness, 2).await), [StatusCode::OK; 2]);
 }
 
-async fn without_any_token_the_request_fails_and_is_not_sent(world: World, callers: Callers) {
-    world.issuer.fail(Some(Answer::oauth_error(401, "invalid_client")));
-    for answer in callers.call(&world, CALLERS).await {
+async fn without_any_token_the_request_fails_and_is_not_sent(harness: Harness, callers: Callers) {
+    harness.issuer.fail(Some(Answer::oauth_error(401, "invalid_client")));
+    for answer in callers.call(&harness, CALLERS).await {
         let error = answer.expect_err("there is no token");
         assert!(Error::find(&*error).expect("our error").is_denied());
     }
-    assert_eq!(world.issuer.calls().total(), 1, "the failure is remembered");
-    assert_eq!(world.api.calls().total(), 0);
+    assert_eq!(harness.issuer.calls().total(), 1, "the failure is remembered");
+    assert_eq!(harness.api.calls().total(), 0);
 }
 
-async fn a_dropped_request_leaves_the_fetch_running(world: World, callers: Callers) {
+async fn a_dropped_request_leaves_the_fetch_running(harness: Harness, callers: Callers) {
     let (gate, answered) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
-    let login = Arc::new(login(&world.network));
-    world.cache.set_source({
+    let login = Arc::new(login(&harness.network));
+    harness.cache.set_source({
         let (gate, answered) = (Arc::clone(&gate), Arc::clone(&answered));
         move |context| {
             let (login, gate, answered) = (Arc::clone(&login), Arc::clone(&gate), Arc::clone(&answered));
@@ -229,37 +229,37 @@ async fn a_dropped_request_leaves_the_fetch_running(world: World, callers: Calle
             }
         }
     });
-    let impatient = callers.there.spawn(world.client().oneshot(get("/")));
+    let impatient = callers.there.spawn(harness.client().oneshot(get("/")));
     answered.notified().await;
     impatient.abort();
     assert!(impatient.await.expect_err("it was dropped").is_cancelled());
-    let (answers, ()) = tokio::join!(callers.call(&world, 2), async { gate.close() });
+    let (answers, ()) = tokio::join!(callers.call(&harness, 2), async { gate.close() });
     assert_eq!(statuses(answers), [StatusCode::OK; 2]);
-    assert_eq!(world.issuer.calls().total(), 1, "the dropped request's fetch brought the token");
+    assert_eq!(harness.issuer.calls().total(), 1, "the dropped request's fetch brought the token");
 }
 
-async fn a_body_that_cannot_go_twice_is_handed_back_and_the_token_replaced(world: World, callers: Callers) {
-    let token = world.settled().await;
-    world.issuer.ledger().revoke(token.access_token());
-    let client = world.layer().replay(Never).layer(world.network.clone());
+async fn a_body_that_cannot_go_twice_is_handed_back_and_the_token_replaced(harness: Harness, callers: Callers) {
+    let token = harness.settled().await;
+    harness.issuer.ledger().revoke(token.access_token());
+    let client = harness.layer().replay(Never).layer(harness.network.clone());
     let answer = callers.there.spawn(client.oneshot(get("/"))).await.expect("no panic").expect("an answer");
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
-    assert_eq!(world.api.calls().total(), 1);
-    while world.cache.status().generation == 1 {
+    assert_eq!(harness.api.calls().total(), 1);
+    while harness.cache.status().generation == 1 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(world.issuer.calls().total(), 2);
+    assert_eq!(harness.issuer.calls().total(), 2);
 }
 
-async fn a_token_that_is_dead_on_arrival_is_not_sent(world: World, callers: Callers) {
-    let clock = world.clock.clone();
-    world.cache.set_source(move |_: FetchContext| {
+async fn a_token_that_is_dead_on_arrival_is_not_sent(harness: Harness, callers: Callers) {
+    let clock = harness.clock.clone();
+    harness.cache.set_source(move |_: FetchContext| {
         // The answer takes a minute by this clock.
         clock.advance(Duration::from_secs(60));
         async { Token::new("t").map(|token| token.with_lifetime(Duration::from_secs(60))) }
     });
-    let waiting = callers.there.spawn(world.client().oneshot(get("/")));
+    let waiting = callers.there.spawn(harness.client().oneshot(get("/")));
     let error = waiting.await.expect("no panic").expect_err("no usable token came");
     assert!(Error::find(&*error).expect("our error").is_transient());
-    assert_eq!(world.api.calls().total(), 0);
+    assert_eq!(harness.api.calls().total(), 0);
 }

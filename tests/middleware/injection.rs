@@ -11,7 +11,7 @@ use tower_bearer::replay::{IfEmpty, Never};
 use tower_bearer::testing::Answer;
 use tower_bearer::{BearerLayer, Error, NoToken, Token, TokenCache};
 
-use crate::stack::{API, Body, World, get};
+use crate::stack::{API, Body, Harness, get};
 
 /// The requests as they leave the layer, answered with 200.
 fn sent_by(layer: &BearerLayer, request: Request<Body>) -> Result<Request<Body>, BoxError> {
@@ -95,15 +95,15 @@ fn any_origin_means_every_secure_one() {
 
 #[test]
 fn a_callers_own_authorization_passes_and_so_does_its_401() {
-    let world = World::new();
-    world.api.queue(Answer::raw(401, "not you"));
+    let harness = Harness::new();
+    harness.api.queue(Answer::raw(401, "not you"));
     let mut request = get("/");
     request.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static("Basic bWU6"));
-    let answer = tokio_test::block_on(world.client().oneshot(request)).expect("an answer");
+    let answer = tokio_test::block_on(harness.client().oneshot(request)).expect("an answer");
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
-    assert_eq!((world.api.calls().total(), world.issuer.calls().total()), (1, 0));
-    assert_eq!(world.api.requests()[0].headers[AUTHORIZATION], "Basic bWU6");
-    assert_eq!(world.cache.status().generation, 0);
+    assert_eq!((harness.api.calls().total(), harness.issuer.calls().total()), (1, 0));
+    assert_eq!(harness.api.requests()[0].headers[AUTHORIZATION], "Basic bWU6");
+    assert_eq!(harness.cache.status().generation, 0);
 }
 
 #[test]
@@ -120,12 +120,12 @@ fn a_callers_own_credentials_stay_as_they_were_and_where_they_were() {
 
 #[test]
 fn an_opted_out_request_passes_without_a_token_and_so_does_its_401() {
-    let world = World::new();
+    let harness = Harness::new();
     let mut request = get("/");
     request.extensions_mut().insert(NoToken);
-    let answer = tokio_test::block_on(world.client().oneshot(request)).expect("an answer");
+    let answer = tokio_test::block_on(harness.client().oneshot(request)).expect("an answer");
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
-    assert_eq!((world.api.without_token(), world.issuer.calls().total()), (1, 0));
+    assert_eq!((harness.api.without_token(), harness.issuer.calls().total()), (1, 0));
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn with_a_token_no_runtime_is_needed_and_without_one_the_error_says_so() {
         tokio_test::task::spawn(client.call(get("/"))).poll()
     };
     assert!(matches!(poll(fixed()), std::task::Poll::Ready(Ok(_))));
-    let std::task::Poll::Ready(Err(error)) = poll(World::new().cache) else { panic!("nothing to wait for") };
+    let std::task::Poll::Ready(Err(error)) = poll(Harness::new().cache) else { panic!("nothing to wait for") };
     assert!(error.to_string().contains("runtime"), "{error}");
 }
 
@@ -187,9 +187,9 @@ async fn the_error_of_the_service_beneath_stays_reachable() {
 
 #[tokio::test]
 async fn a_service_that_is_not_ready_makes_the_layer_not_ready() {
-    let world = World::new();
-    let limited = ConcurrencyLimit::new(world.network.clone(), 1);
-    let mut first = world.layer().layer(limited);
+    let harness = Harness::new();
+    let limited = ConcurrencyLimit::new(harness.network.clone(), 1);
+    let mut first = harness.layer().layer(limited);
     let mut second = tokio_test::task::spawn(first.clone());
     first.ready().await.expect("ready");
     second.enter(|cx, mut service| assert!(service.poll_ready(cx).is_pending()));
@@ -199,9 +199,11 @@ async fn a_service_that_is_not_ready_makes_the_layer_not_ready() {
 
 #[tokio::test]
 async fn option_layer_needs_one_error_type_beneath() {
-    let world = World::new();
-    let client =
-        ServiceBuilder::new().option_layer(Some(world.layer())).map_err(BoxError::from).service(world.network.clone());
+    let harness = Harness::new();
+    let client = ServiceBuilder::new()
+        .option_layer(Some(harness.layer()))
+        .map_err(BoxError::from)
+        .service(harness.network.clone());
     assert_eq!(client.oneshot(get("/")).await.expect("an answer").status(), StatusCode::OK);
 }
 
@@ -220,21 +222,26 @@ async fn a_service_that_is_not_clone_goes_through_buffer() {
             self.0.call(request)
         }
     }
-    let world = World::new();
-    let client = ServiceBuilder::new().layer(world.layer()).buffer(1).service(Single(world.network.clone()));
+    let harness = Harness::new();
+    let client = ServiceBuilder::new().layer(harness.layer()).buffer(1).service(Single(harness.network.clone()));
     assert_eq!(client.oneshot(get("/")).await.expect("an answer").status(), StatusCode::OK);
 }
 
 #[tokio::test]
 async fn each_replay_choice_injects_alike() {
-    let world = World::new();
+    let harness = Harness::new();
     let uri: Uri = format!("{API}/").parse().expect("a URI");
     let request = || Request::get(uri.clone()).body(Body::default()).expect("a request");
     let statuses = [
-        world.layer().layer(world.network.clone()).oneshot(request()).await,
-        world.layer().replay(IfEmpty).layer(world.network.clone()).oneshot(request()).await,
-        world.layer().replay(Never).layer(world.network.clone()).oneshot(request()).await,
-        world.layer().replay(|body: &Body| Some(body.clone())).layer(world.network.clone()).oneshot(request()).await,
+        harness.layer().layer(harness.network.clone()).oneshot(request()).await,
+        harness.layer().replay(IfEmpty).layer(harness.network.clone()).oneshot(request()).await,
+        harness.layer().replay(Never).layer(harness.network.clone()).oneshot(request()).await,
+        harness
+            .layer()
+            .replay(|body: &Body| Some(body.clone()))
+            .layer(harness.network.clone())
+            .oneshot(request())
+            .await,
     ]
     .map(|answer| answer.expect("an answer").status());
     assert_eq!(statuses, [StatusCode::OK; 4]);

@@ -21,7 +21,7 @@ const TOKEN_URL: &str = "https://auth.example.com/token";
 
 /// Everything a test talks to.
 #[derive(Clone)]
-pub(crate) struct World {
+pub(crate) struct Harness {
     pub(crate) issuer: TokenServer,
     pub(crate) api: Api,
     pub(crate) clock: ManualClock,
@@ -55,12 +55,12 @@ impl Service<Request<Body>> for Network {
     }
 }
 
-impl World {
+impl Harness {
     pub(crate) fn new() -> Self {
         Self::over(BoxCloneService::new)
     }
 
-    /// A world whose network lies beneath `limits`.
+    /// A harness whose network lies beneath `limits`.
     pub(crate) fn over(limits: impl FnOnce(Network) -> Client) -> Self {
         let issuer = TokenServer::new();
         let api = Api::new(issuer.ledger());

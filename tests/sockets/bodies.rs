@@ -9,9 +9,9 @@ use http_body_util::Full;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 use tower_bearer::replay::{Buffered, CloneBody, IfEmpty, Replay, ReplayBody};
 
+use crate::harness::{Harness, Protocol};
 use crate::raw::Raw;
 use crate::servers::{Server, Stream, Uploads, answer, data, streamed, text};
-use crate::world::{Protocol, World};
 use crate::{chain, run, until};
 
 /// 64 frames of 16 KiB, no two words alike.
@@ -32,16 +32,16 @@ fn upload() -> Stream {
 }
 
 /// A server that reads an upload to its end before it evaluates.
-async fn reading(world: &World) -> (Server, Uploads) {
-    let (world, uploads) = (world.clone(), Uploads::default());
+async fn reading(harness: &Harness) -> (Server, Uploads) {
+    let (harness, uploads) = (harness.clone(), Uploads::default());
     let server = Server::start({
         let uploads = uploads.clone();
         move |request: Request<_>| {
-            let (world, uploads) = (world.clone(), uploads.clone());
+            let (harness, uploads) = (harness.clone(), uploads.clone());
             async move {
                 let (head, body) = request.into_parts();
                 uploads.receive(body).await;
-                if world.accepts(&head.headers) { answer(200, "welcome") } else { answer(401, "expired") }
+                if harness.accepts(&head.headers) { answer(200, "welcome") } else { answer(401, "expired") }
             }
         }
     });
@@ -52,9 +52,9 @@ async fn reading(world: &World) -> (Server, Uploads) {
 fn a_streamed_mebibyte_arrives_twice_byte_for_byte_with_its_trailers() {
     run(async || {
         for protocol in Protocol::BOTH {
-            let world = World::revoked().await;
-            let (server, uploads) = reading(&world).await;
-            let layer = world.layer(&server.origin()).replay(Buffered::new(2 * 1024 * 1024));
+            let harness = Harness::revoked().await;
+            let (server, uploads) = reading(&harness).await;
+            let layer = harness.layer(&server.origin()).replay(Buffered::new(2 * 1024 * 1024));
             let request = Request::post(server.origin()).header("trailer", "x-sum, x-count").body(upload());
             let client = layer.layer(protocol.client::<ReplayBody<Stream>>());
             let response = client.oneshot(request.expect("a request")).await.expect("an answer");
@@ -74,9 +74,9 @@ fn a_streamed_mebibyte_arrives_twice_byte_for_byte_with_its_trailers() {
 fn past_the_limit_the_rejection_is_handed_back_and_the_next_request_has_a_new_token() {
     run(async || {
         for protocol in Protocol::BOTH {
-            let world = World::revoked().await;
-            let (server, uploads) = reading(&world).await;
-            let client = world.layer(&server.origin()).replay(Buffered::new(1024 * 1024)).layer(protocol.client());
+            let harness = Harness::revoked().await;
+            let (server, uploads) = reading(&harness).await;
+            let client = harness.layer(&server.origin()).replay(Buffered::new(1024 * 1024)).layer(protocol.client());
             let send = |body: Stream| {
                 let request = Request::post(server.origin()).header("trailer", "x-sum, x-count").body(body);
                 client.clone().oneshot(request.expect("a request"))
@@ -88,7 +88,7 @@ fn past_the_limit_the_rejection_is_handed_back_and_the_next_request_has_a_new_to
             let (bytes, _) = uploads.take().remove(0).expect("the first went out whole");
             assert_eq!(bytes.len(), 1024 * 1024);
 
-            until(|| world.cache.status().generation == 2).await;
+            until(|| harness.cache.status().generation == 2).await;
             assert_eq!(send(upload()).await.expect("an answer").status(), StatusCode::OK);
             assert_eq!(server.tokens(), ["Bearer token-1", "Bearer token-2"]);
         }
@@ -104,15 +104,15 @@ pub(crate) fn the_disk_is_gone(protocol: Protocol) -> &'static str {
 fn a_body_that_fails_is_not_sent_again() {
     run(async || {
         for protocol in Protocol::BOTH {
-            let world = World::revoked().await;
-            let (server, _) = reading(&world).await;
-            let client = world.layer(&server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
+            let harness = Harness::revoked().await;
+            let (server, _) = reading(&harness).await;
+            let client = harness.layer(&server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
             let body = streamed([data("half of it"), Err("the disk is gone".into())]);
             let request = Request::post(server.origin()).body(body).expect("a request");
             let error = client.oneshot(request).await.expect_err("the body failed");
             assert!(chain(&*error).contains(the_disk_is_gone(protocol)), "{protocol:?}: {}", chain(&*error));
             assert!(server.seen().len() <= 1, "a request that failed for the caller's reasons went again");
-            assert_eq!(world.fetched(), 1);
+            assert_eq!(harness.fetched(), 1);
         }
     });
 }
@@ -124,13 +124,13 @@ where
     R::Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
     B: Send + 'static,
 {
-    let world = World::revoked().await;
+    let harness = Harness::revoked().await;
     let raw = Raw::start([
         "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
     ])
     .await;
-    let client = world.layer(&raw.origin()).replay(replay).layer(Protocol::Http1.client());
+    let client = harness.layer(&raw.origin()).replay(replay).layer(Protocol::Http1.client());
     let response = client.oneshot(request(&raw.origin())).await.expect("an answer");
     assert_eq!(response.status(), StatusCode::OK);
     raw.received().try_into().expect("two requests")
@@ -196,9 +196,9 @@ fn a_body_in_memory_is_cloned_and_one_that_is_not_empty_is_handed_back_by_if_emp
     run(async || {
         for protocol in Protocol::BOTH {
             for clones in [true, false] {
-                let world = World::revoked().await;
-                let (server, uploads) = reading(&world).await;
-                let (layer, http) = (world.layer(&server.origin()), protocol.client());
+                let harness = Harness::revoked().await;
+                let (server, uploads) = reading(&harness).await;
+                let (layer, http) = (harness.layer(&server.origin()), protocol.client());
                 let body = Full::<Bytes>::new(mebibyte().concat().into());
                 let request = Request::post(server.origin()).body(body).expect("a request");
                 let response = match clones {
@@ -208,7 +208,7 @@ fn a_body_in_memory_is_cloned_and_one_that_is_not_empty_is_handed_back_by_if_emp
                 let expected = if clones { "welcome" } else { "expired" };
                 assert_eq!(text(response.expect("an answer").into_body()).await, expected);
                 // The token is replaced whether the request goes again or not.
-                until(|| world.cache.status().generation == 2).await;
+                until(|| harness.cache.status().generation == 2).await;
                 let uploads = uploads.take();
                 assert_eq!(uploads.len(), if clones { 2 } else { 1 });
                 for upload in uploads {
@@ -223,8 +223,8 @@ fn a_body_in_memory_is_cloned_and_one_that_is_not_empty_is_handed_back_by_if_emp
 fn version_uri_and_extensions_are_the_same_both_times() {
     run(async || {
         for (protocol, version) in [(Protocol::Http1, Version::HTTP_11), (Protocol::Http2, Version::HTTP_2)] {
-            let world = World::revoked().await;
-            let (server, _) = reading(&world).await;
+            let harness = Harness::revoked().await;
+            let (server, _) = reading(&harness).await;
             let heads = Arc::new(Mutex::new(Vec::new()));
             let beneath = {
                 let (heads, http) = (Arc::clone(&heads), protocol.client::<ReplayBody<Stream>>());
@@ -239,7 +239,7 @@ fn version_uri_and_extensions_are_the_same_both_times() {
                 .version(version)
                 .extension("kept")
                 .body(streamed([data("body")]));
-            let client = world.layer(&server.origin()).replay(Buffered::new(1024)).layer(beneath);
+            let client = harness.layer(&server.origin()).replay(Buffered::new(1024)).layer(beneath);
             client.oneshot(request.expect("a request")).await.expect("an answer");
             let heads = heads.lock().expect("no panic");
             assert_eq!((heads.len(), heads[0].2, heads[0].3), (2, version, Some("kept")));

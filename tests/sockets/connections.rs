@@ -10,9 +10,9 @@ use http_body::{Body, Frame};
 use http_body_util::Full;
 use tower::{BoxError, Layer, ServiceExt};
 
+use crate::harness::{Harness, Protocol};
 use crate::run;
 use crate::servers::{Answer, Server, answer, data, streamed, streaming, text};
-use crate::world::{Protocol, World};
 
 type RejectionPolicy = fn() -> Response<Answer>;
 
@@ -36,10 +36,10 @@ impl Body for Endless {
 }
 
 /// An API that rejects in this way.
-async fn api(world: &World, rejection: RejectionPolicy) -> Server {
-    let world = world.clone();
+async fn api(harness: &Harness, rejection: RejectionPolicy) -> Server {
+    let harness = harness.clone();
     Server::start(move |request: Request<_>| {
-        ready(if world.accepts(request.headers()) { answer(200, "welcome") } else { rejection() })
+        ready(if harness.accepts(request.headers()) { answer(200, "welcome") } else { rejection() })
     })
     .await
 }
@@ -63,11 +63,11 @@ fn a_rejected_request_goes_again_over_the_same_connection() {
     run(async || {
         for protocol in Protocol::BOTH {
             for (kind, rejection) in REJECTIONS {
-                let world = World::new().await;
-                let server = api(&world, rejection).await;
-                let client = world.layer(&server.origin()).layer(protocol.client());
+                let harness = Harness::new().await;
+                let server = api(&harness, rejection).await;
+                let client = harness.layer(&server.origin()).layer(protocol.client());
                 for _ in 0..25 {
-                    world.revoke();
+                    harness.revoke();
                     let call = tokio::spawn(client.clone().oneshot(get(&server)));
                     let response = call.await.expect("no panic").expect("an answer");
                     assert_eq!(text(response.into_body()).await, "welcome");
@@ -76,7 +76,7 @@ fn a_rejected_request_goes_again_over_the_same_connection() {
                         tokio::task::yield_now().await;
                     }
                 }
-                assert_eq!((server.seen().len(), world.fetched()), (50, 26));
+                assert_eq!((server.seen().len(), harness.fetched()), (50, 26));
                 assert_eq!(server.accepted(), 1, "{protocol:?}, {kind}");
             }
         }
@@ -94,9 +94,9 @@ fn a_long_or_endless_rejection_is_dropped_and_the_request_goes_again() {
     run(async || {
         for protocol in Protocol::BOTH {
             for (kind, rejection) in REJECTIONS {
-                let world = World::revoked().await;
-                let server = api(&world, rejection).await;
-                let client = world.layer(&server.origin()).layer(protocol.client());
+                let harness = Harness::revoked().await;
+                let server = api(&harness, rejection).await;
+                let client = harness.layer(&server.origin()).layer(protocol.client());
                 let response = client.oneshot(get(&server)).await.expect("an answer");
                 assert_eq!(text(response.into_body()).await, "welcome");
                 assert_eq!(server.tokens(), ["Bearer token-1", "Bearer token-2"]);
@@ -112,15 +112,15 @@ fn a_long_or_endless_rejection_is_dropped_and_the_request_goes_again() {
 fn requests_rejected_at_once_over_many_connections_cost_one_refresh_and_all_go_again() {
     run(async || {
         for protocol in Protocol::BOTH {
-            let world = World::revoked().await;
-            let server = api(&world, || answer(401, "expired")).await;
-            let client = world.layer(&server.origin()).layer(protocol.client());
+            let harness = Harness::revoked().await;
+            let server = api(&harness, || answer(401, "expired")).await;
+            let client = harness.layer(&server.origin()).layer(protocol.client());
             let calls: Vec<_> = (0..50).map(|_| tokio::spawn(client.clone().oneshot(get(&server)))).collect();
             for call in calls {
                 let response = call.await.expect("no panic").expect("an answer");
                 assert_eq!(response.status(), StatusCode::OK);
             }
-            assert_eq!(world.fetched(), 2);
+            assert_eq!(harness.fetched(), 2);
         }
     });
 }

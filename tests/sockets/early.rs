@@ -10,8 +10,8 @@ use tower::{Layer, ServiceExt};
 use tower_bearer::replay::Buffered;
 
 use crate::bodies::the_disk_is_gone;
+use crate::harness::{Harness, Protocol};
 use crate::servers::{Frames, Server, Stream, Upload, Uploads, answer, data, stream, text};
-use crate::world::{Protocol, World};
 use crate::{chain, run, until};
 
 const BEGINNING: [&str; 3] = ["this ", "is ", "the "];
@@ -39,17 +39,17 @@ struct Api {
 }
 
 impl Api {
-    async fn start(world: &World, rejecting: Rejecting, frames: Frames) -> Self {
-        let (cut_off, taken, world) = (Uploads::default(), Uploads::default(), world.clone());
+    async fn start(harness: &Harness, rejecting: Rejecting, frames: Frames) -> Self {
+        let (cut_off, taken, harness) = (Uploads::default(), Uploads::default(), harness.clone());
         let frames = Arc::new(Mutex::new(Some(frames)));
         let server = Server::start({
             let (cut_off, taken) = (cut_off.clone(), taken.clone());
             move |request| {
-                let (cut_off, taken, world) = (cut_off.clone(), taken.clone(), world.clone());
+                let (cut_off, taken, harness) = (cut_off.clone(), taken.clone(), harness.clone());
                 let frames = Arc::clone(&frames);
                 async move {
                     let (head, mut body) = request.into_parts();
-                    if world.accepts(&head.headers) {
+                    if harness.accepts(&head.headers) {
                         let frames = frames.lock().expect("no panic").take().expect("one request is accepted");
                         REST.into_iter().for_each(|text| frames.send(data(text)).expect("the body is read"));
                         drop(frames);
@@ -89,9 +89,10 @@ fn the_second_send_of_an_upload_that_was_rejected_early_is_whole_and_the_first_l
                 for length in [None, Some(WHOLE.len())] {
                     let (frames, stream) = begun();
                     let stream = if let Some(length) = length { stream.of_length(length) } else { stream };
-                    let world = World::revoked().await;
-                    let api = Api::start(&world, rejecting, frames).await;
-                    let client = world.layer(&api.server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
+                    let harness = Harness::revoked().await;
+                    let api = Api::start(&harness, rejecting, frames).await;
+                    let client =
+                        harness.layer(&api.server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
                     let request = Request::post(api.server.origin()).body(stream).expect("a request");
                     let response = client.oneshot(request).await.expect("an answer");
                     assert_eq!(text(response.into_body()).await, "welcome");
@@ -114,9 +115,9 @@ fn an_upload_that_is_rejected_unread_goes_again_whole() {
     run(async || {
         for protocol in Protocol::BOTH {
             let (frames, stream) = begun();
-            let world = World::revoked().await;
-            let api = Api::start(&world, Rejecting::Unread, frames).await;
-            let client = world.layer(&api.server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
+            let harness = Harness::revoked().await;
+            let api = Api::start(&harness, Rejecting::Unread, frames).await;
+            let client = harness.layer(&api.server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
             let request = Request::post(api.server.origin()).body(stream).expect("a request");
             let response = client.oneshot(request).await.expect("an answer");
             assert_eq!(text(response.into_body()).await, "welcome", "{protocol:?}");
@@ -130,14 +131,14 @@ fn past_the_limit_a_rejection_that_came_early_is_handed_back_at_once() {
     run(async || {
         for protocol in Protocol::BOTH {
             let (frames, stream) = begun();
-            let world = World::revoked().await;
-            let api = Api::start(&world, Rejecting::AfterAFrame, frames.clone()).await;
-            let client = world.layer(&api.server.origin()).replay(Buffered::new(4)).layer(protocol.client());
+            let harness = Harness::revoked().await;
+            let api = Api::start(&harness, Rejecting::AfterAFrame, frames.clone()).await;
+            let client = harness.layer(&api.server.origin()).replay(Buffered::new(4)).layer(protocol.client());
             let request = Request::post(api.server.origin()).body(stream).expect("a request");
             let response = client.oneshot(request).await.expect("an answer");
             assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
             assert_eq!(text(response.into_body()).await, "expired");
-            until(|| world.cache.status().generation == 2).await;
+            until(|| harness.cache.status().generation == 2).await;
             assert_eq!(api.server.tokens(), ["Bearer token-1"]);
         }
     });
@@ -148,19 +149,19 @@ fn a_body_that_fails_after_its_rejection_came_is_not_sent_again() {
     run(async || {
         for protocol in Protocol::BOTH {
             let (frames, stream) = begun();
-            let world = World::revoked().await;
-            let api = Api::start(&world, Rejecting::AfterAFrame, frames.clone()).await;
-            let client = world.layer(&api.server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
+            let harness = Harness::revoked().await;
+            let api = Api::start(&harness, Rejecting::AfterAFrame, frames.clone()).await;
+            let client = harness.layer(&api.server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
             let request = Request::post(api.server.origin()).body(stream).expect("a request");
-            let held = world.hold_the_issuer().await;
+            let held = harness.hold_the_issuer().await;
             let call = tokio::spawn(client.oneshot(request));
-            until(|| world.cache.status().fetching).await;
+            until(|| harness.cache.status().fetching).await;
             frames.send(Err("the disk is gone".into())).expect("the body is read");
             until(|| api.cut_off.count() == 1).await;
             drop(held);
             let response = call.await.expect("no panic").expect("an answer");
             assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-            assert_eq!((api.server.tokens().len(), world.fetched()), (1, 2));
+            assert_eq!((api.server.tokens().len(), harness.fetched()), (1, 2));
             assert!(api.cut_off.take().remove(0).is_err(), "half a body looked complete");
         }
     });
@@ -171,16 +172,16 @@ fn a_body_that_fails_in_its_second_send_fails_the_request() {
     run(async || {
         for protocol in Protocol::BOTH {
             let (frames, stream) = begun();
-            let world = World::revoked().await;
+            let harness = Harness::revoked().await;
             let server = Server::start({
-                let world = world.clone();
+                let harness = harness.clone();
                 move |request| {
-                    let (world, frames) = (world.clone(), frames.clone());
+                    let (harness, frames) = (harness.clone(), frames.clone());
                     async move {
-                        if world.accepts(request.headers()) {
+                        if harness.accepts(request.headers()) {
                             frames.send(Err("the disk is gone".into())).expect("the body is read");
                         }
-                        let accepted = world.accepts(request.headers());
+                        let accepted = harness.accepts(request.headers());
                         // The rejected upload is read on beside; the accepted one never ends well.
                         let reading = tokio::spawn(request.into_body().collect());
                         if accepted {
@@ -191,7 +192,7 @@ fn a_body_that_fails_in_its_second_send_fails_the_request() {
                 }
             })
             .await;
-            let client = world.layer(&server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
+            let client = harness.layer(&server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
             let request = Request::post(server.origin()).body(stream).expect("a request");
             let error = client.oneshot(request).await.expect_err("the body failed");
             assert!(chain(&*error).contains(the_disk_is_gone(protocol)), "{protocol:?}: {}", chain(&*error));

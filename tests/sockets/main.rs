@@ -12,6 +12,7 @@ mod bodies;
 mod connections;
 mod early;
 mod hang_ups;
+mod harness;
 mod methods;
 mod raw;
 mod redirects;
@@ -19,7 +20,6 @@ mod rejections;
 mod servers;
 #[path = "../common/traces.rs"]
 mod traces;
-mod world;
 
 /// No test takes this long: what does is stuck.
 const STUCK: Duration = Duration::from_secs(60);

@@ -12,9 +12,9 @@ use tower_bearer::Error;
 use tower_http::follow_redirect::policy::{PolicyExt, Standard, clone_body_fn};
 use tower_http::follow_redirect::{FollowRedirect, RequestUri};
 
+use crate::harness::{Harness, Names};
 use crate::run;
 use crate::servers::{Answer, Server, answer, text};
-use crate::world::{Names, World};
 
 type Body = Full<Bytes>;
 type Client = BoxCloneService<Request<Body>, Response<Answer>, BoxError>;
@@ -48,15 +48,17 @@ struct Net {
 impl Follower {
     const BOTH: [Self; 2] = [Self::AboveUs, Self::BeneathUs];
 
-    fn client(self, world: &World, net: &Net) -> Client {
+    fn client(self, harness: &Harness, net: &Net) -> Client {
         let names = STRANGERS.map(|name| (name, net.stranger.address)).into_iter().chain([(API, net.api.address)]);
         let http =
             Names::new(names).client::<Body>().map_response(|response| response.map(boxed)).map_err(BoxError::from);
         let policy = || clone_body_fn(|body: &Body| Some(body.clone())).and::<_, Body, BoxError>(Standard::default());
         match self {
-            Self::AboveUs => BoxCloneService::new(FollowRedirect::with_policy(world.layer(API).layer(http), policy())),
+            Self::AboveUs => {
+                BoxCloneService::new(FollowRedirect::with_policy(harness.layer(API).layer(http), policy()))
+            }
             Self::BeneathUs => {
-                BoxCloneService::new(world.layer(API).layer(FollowRedirect::with_policy(http, policy())))
+                BoxCloneService::new(harness.layer(API).layer(FollowRedirect::with_policy(http, policy())))
             }
         }
     }
@@ -100,10 +102,11 @@ fn no_stranger_sees_the_token_after_a_redirect_of_any_kind() {
             for stranger in STRANGERS {
                 for status in STATUSES {
                     for method in [Method::GET, Method::POST] {
-                        let world = World::new().await;
+                        let harness = Harness::new().await;
                         let api = redirecting(status, format!("{stranger}/there"), reject).await;
                         let net = Net { api, stranger: Server::start(|_| ready(welcome())).await };
-                        let response = follower.client(&world, &net).oneshot(request(method)).await.expect("an answer");
+                        let response =
+                            follower.client(&harness, &net).oneshot(request(method)).await.expect("an answer");
                         assert_eq!(text(response.into_body()).await, "welcome");
                         assert_eq!(net.api.tokens(), ["Bearer token-1"]);
                         assert_eq!(net.stranger.tokens(), [""], "{follower:?}, {stranger}, {status}");
@@ -120,11 +123,11 @@ fn a_redirect_that_stays_at_the_origin_keeps_the_token() {
         for follower in Follower::BOTH {
             for status in STATUSES {
                 for location in ["/there", "//api.test/there", "https://API.test:443/there"] {
-                    let world = World::new().await;
+                    let harness = Harness::new().await;
                     let api = redirecting(status, location.to_owned(), welcome).await;
                     let net = Net { api, stranger: Server::start(|_| ready(reject())).await };
                     let response =
-                        follower.client(&world, &net).oneshot(request(Method::GET)).await.expect("an answer");
+                        follower.client(&harness, &net).oneshot(request(Method::GET)).await.expect("an answer");
                     assert_eq!(text(response.into_body()).await, "welcome");
                     assert_eq!(net.api.tokens(), ["Bearer token-1"; 2], "{follower:?}, {status}, {location}");
                 }
@@ -138,22 +141,22 @@ fn a_stranger_that_redirects_once_more_does_not_get_the_token_either() {
     run(async || {
         for follower in Follower::BOTH {
             for onward in ["/there", "https://other.test:8443/there"] {
-                let world = World::new().await;
+                let harness = Harness::new().await;
                 let net = Net {
                     api: redirecting(302, "https://other.test/".to_owned(), reject).await,
                     stranger: redirecting(302, onward.replace(":8443", ""), welcome).await,
                 };
-                let response = follower.client(&world, &net).oneshot(request(Method::GET)).await.expect("an answer");
+                let response = follower.client(&harness, &net).oneshot(request(Method::GET)).await.expect("an answer");
                 assert_eq!(text(response.into_body()).await, "welcome");
                 assert_eq!(net.stranger.tokens(), ["", ""], "{follower:?}, {onward}");
             }
             // And back: beneath what follows we know our own again; above it the token was taken off for good.
-            let world = World::new().await;
+            let harness = Harness::new().await;
             let net = Net {
                 api: redirecting(302, "https://other.test/".to_owned(), welcome).await,
                 stranger: redirecting(302, format!("{API}/there"), reject).await,
             };
-            follower.client(&world, &net).oneshot(request(Method::GET)).await.expect("an answer");
+            follower.client(&harness, &net).oneshot(request(Method::GET)).await.expect("an answer");
             let back = if follower == Follower::AboveUs { "Bearer token-1" } else { "" };
             assert_eq!(net.api.tokens(), ["Bearer token-1", back], "{follower:?}");
             assert_eq!(net.stranger.tokens(), [""]);
@@ -165,14 +168,14 @@ fn a_stranger_that_redirects_once_more_does_not_get_the_token_either() {
 fn a_token_of_the_callers_own_is_not_put_back_where_the_follower_took_it_off() {
     run(async || {
         for follower in Follower::BOTH {
-            let world = World::new().await;
+            let harness = Harness::new().await;
             let net = Net {
                 api: redirecting(307, "https://other.test/there".to_owned(), reject).await,
                 stranger: Server::start(|_| ready(welcome())).await,
             };
             let mut request = request(Method::GET);
             request.headers_mut().insert("authorization", HeaderValue::from_static("Bearer mine"));
-            follower.client(&world, &net).oneshot(request).await.expect("an answer");
+            follower.client(&harness, &net).oneshot(request).await.expect("an answer");
             assert_eq!((net.api.tokens(), net.stranger.tokens()), (vec!["Bearer mine".into()], vec![String::new()]));
         }
     });
@@ -183,22 +186,22 @@ fn a_401_of_a_stranger_is_handed_back_and_refreshes_nothing() {
     run(async || {
         for follower in Follower::BOTH {
             for stranger in STRANGERS {
-                let world = World::new().await;
+                let harness = Harness::new().await;
                 // Old enough for a rejection to count.
-                world.revoke();
+                harness.revoke();
                 let net = Net {
                     api: redirecting(302, format!("{stranger}/there"), welcome).await,
                     stranger: Server::start(|_| ready(reject())).await,
                 };
-                let response = follower.client(&world, &net).oneshot(request(Method::GET)).await.expect("an answer");
+                let response = follower.client(&harness, &net).oneshot(request(Method::GET)).await.expect("an answer");
                 assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
                 assert!(response.extensions().get::<Error>().is_none());
                 let RequestUri(from) = response.extensions().get().expect("the follower says where it came from");
                 assert_eq!(from.to_string(), format!("{stranger}/there"));
                 assert_eq!(text(response.into_body()).await, "who are you?");
                 assert_eq!((net.api.tokens().len(), net.stranger.tokens().len()), (1, 1), "{follower:?}, {stranger}");
-                assert_eq!(world.fetched(), 1, "{follower:?}, {stranger}");
-                assert!(!world.cache.status().suspect);
+                assert_eq!(harness.fetched(), 1, "{follower:?}, {stranger}");
+                assert!(!harness.cache.status().suspect);
             }
         }
     });
@@ -208,8 +211,8 @@ fn a_401_of_a_stranger_is_handed_back_and_refreshes_nothing() {
 fn a_401_of_the_api_after_a_redirect_goes_again() {
     run(async || {
         for follower in Follower::BOTH {
-            let world = World::revoked().await;
-            let evaluate = world.clone();
+            let harness = Harness::revoked().await;
+            let evaluate = harness.clone();
             let api = Server::start(move |request: Request<_>| {
                 let mut response = if evaluate.accepts(request.headers()) { welcome() } else { reject() };
                 if request.uri().path() == "/" {
@@ -220,9 +223,9 @@ fn a_401_of_the_api_after_a_redirect_goes_again() {
             })
             .await;
             let net = Net { api, stranger: Server::start(|_| ready(reject())).await };
-            let response = follower.client(&world, &net).oneshot(request(Method::GET)).await.expect("an answer");
+            let response = follower.client(&harness, &net).oneshot(request(Method::GET)).await.expect("an answer");
             assert_eq!(text(response.into_body()).await, "welcome", "{follower:?}");
-            assert_eq!(world.fetched(), 2);
+            assert_eq!(harness.fetched(), 2);
         }
     });
 }

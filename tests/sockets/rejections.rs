@@ -9,21 +9,21 @@ use http_body_util::Full;
 use tower::{Layer, ServiceExt};
 use tower_bearer::{Challenge, Error};
 
+use crate::harness::{Harness, Protocol};
 use crate::run;
 use crate::servers::{Server, answer, text};
-use crate::world::{Protocol, World};
 
 /// What came back through a layer over a server that answers every request with a 401 and this challenge: how often
 /// the server was asked, how many tokens were fetched.
 async fn rejected(protocol: Protocol, challenge: &'static str) -> (usize, usize) {
-    let world = World::revoked().await;
+    let harness = Harness::revoked().await;
     let server = Server::start(move |_| {
         let mut rejection = answer(401, r#"{"why":"ask your administrator"}"#);
         rejection.headers_mut().append(WWW_AUTHENTICATE, challenge.parse().expect("a header"));
         ready(rejection)
     })
     .await;
-    let client = world.layer(&server.origin()).layer(protocol.client());
+    let client = harness.layer(&server.origin()).layer(protocol.client());
     let request = Request::get(server.origin()).body(Full::<Bytes>::default()).expect("a request");
     let response = client.oneshot(request).await.expect("an answer");
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
@@ -34,7 +34,7 @@ async fn rejected(protocol: Protocol, challenge: &'static str) -> (usize, usize)
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    (server.seen().len(), world.fetched())
+    (server.seen().len(), harness.fetched())
 }
 
 #[test]

@@ -25,7 +25,7 @@ use tower_bearer::{BearerLayer, Origin, TokenCache};
 
 /// The tokens of a test, and what decides about them.
 #[derive(Clone)]
-pub(crate) struct World {
+pub(crate) struct Harness {
     pub(crate) cache: TokenCache,
     issuer: TokenServer,
     clock: ManualClock,
@@ -43,9 +43,9 @@ pub(crate) enum Protocol {
 #[derive(Clone)]
 pub(crate) struct Names(Arc<HashMap<String, SocketAddr>>);
 
-// === impl World ===
+// === impl Harness ===
 
-impl World {
+impl Harness {
     /// With `token-1` in the cache.
     pub(crate) async fn new() -> Self {
         let issuer = TokenServer::new();
@@ -74,9 +74,9 @@ impl World {
 
     /// With `token-1` in the cache, which no API accepts any more.
     pub(crate) async fn revoked() -> Self {
-        let world = Self::new().await;
-        world.revoke();
-        world
+        let harness = Self::new().await;
+        harness.revoke();
+        harness
     }
 
     /// No API accepts the tokens there are any more. They are old enough for a rejection to count, and the rejections before

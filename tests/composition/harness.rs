@@ -21,7 +21,7 @@ pub(crate) type Body = Full<Bytes>;
 /// What lies beneath the layer, whatever it is made of.
 pub(crate) type Client = BoxCloneService<Request<Body>, Response<UnsyncBoxBody<Bytes, BoxError>>, BoxError>;
 
-pub(crate) struct World {
+pub(crate) struct Harness {
     pub(crate) issuer: TokenServer,
     pub(crate) api: Api,
     pub(crate) cache: TokenCache,
@@ -36,14 +36,14 @@ pub(crate) struct Network {
     ready: bool,
 }
 
-// === impl World ===
+// === impl Harness ===
 
-impl World {
+impl Harness {
     pub(crate) fn new() -> Self {
         Self::over(|network| network)
     }
 
-    /// A world whose requests and token calls share this stack.
+    /// A harness whose requests and token calls share this stack.
     pub(crate) fn over<S, A>(stack: impl FnOnce(Network) -> S) -> Self
     where
         S: Service<Request<Body>, Response = Response<A>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
@@ -61,14 +61,14 @@ impl World {
         Self { issuer, api, cache: TokenCache::new(login.expect("a login")), beneath }
     }
 
-    /// A world whose requests alone go through this stack.
+    /// A harness whose requests alone go through this stack.
     pub(crate) fn over_requests<S, A>(stack: impl FnOnce(Network) -> S) -> Self
     where
         S: Service<Request<Body>, Response = Response<A>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
         A: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        let world = Self::new();
-        Self { beneath: erased(stack(world.network())), ..world }
+        let harness = Self::new();
+        Self { beneath: erased(stack(harness.network())), ..harness }
     }
 
     /// For stacks whose requests have a body of their own.
@@ -130,7 +130,7 @@ pub(crate) async fn settle() {
 
 /// What holds wherever the layer lies: requests pass, a due token is replaced beside them, and a rejected request goes
 /// again. That readiness is honoured, [`Network`] sees to.
-pub(crate) async fn works<S, A>(world: &World, mut client: S)
+pub(crate) async fn works<S, A>(harness: &Harness, mut client: S)
 where
     S: Service<Request<Body>, Response = Response<A>, Error: Into<BoxError>>,
 {
@@ -144,15 +144,15 @@ where
     assert_eq!(status().await, StatusCode::OK, "a due token is still sent");
     // A rate limit makes the token call wait for its turn.
     tokio::time::sleep(SECOND).await;
-    assert_eq!(world.cache.status().generation, 2, "and replaced beside the request");
+    assert_eq!(harness.cache.status().generation, 2, "and replaced beside the request");
 
     // Long enough that no former token stands in.
     tokio::time::advance(31 * SECOND).await;
-    world.issuer.ledger().revoke_all();
+    harness.issuer.ledger().revoke_all();
     assert_eq!(status().await, StatusCode::OK, "a rejected request goes again");
-    let tokens = world.sent("authorization");
+    let tokens = harness.sent("authorization");
     assert_eq!(tokens, ["1", "1", "2", "3"].map(|number| format!("Bearer token-{number}")));
-    assert_eq!(world.issuer.calls().most_at_once(), 1);
+    assert_eq!(harness.issuer.calls().most_at_once(), 1);
 }
 
 // === impl Network ===
