@@ -1,6 +1,6 @@
-//! Spawned tasks over services whose type names a `BoxError`: rustc (rust-lang/rust#64552) takes no `oneshot` inside an
-//! async block there, of ours as of tower's own `Timeout`. What it takes instead is here; what it does not, in
-//! `docs/composition.md`, as a test that fails to compile.
+//! Spawned tasks with services whose type names a `BoxError`. rustc (rust-lang/rust#64552) does not compile `oneshot`
+//! inside an async block with them, and tower's `Timeout` has the same problem. These tests have the forms that
+//! compile. `docs/composition.md` has the one that does not, as a test that fails to compile.
 
 use http::{Request, Response, StatusCode};
 use tower::buffer::Buffer;
@@ -14,7 +14,7 @@ async fn ok<A>(call: tokio::task::JoinHandle<Result<Response<A>, BoxError>>) {
     assert_eq!(call.await.expect("no panic").expect("an answer").status(), StatusCode::OK);
 }
 
-/// Over one service.
+/// Checks both forms with one inner service.
 macro_rules! compiles {
     ($layer:expr, $service:expr) => {{
         let (layer, service): (BearerLayer, _) = ($layer, $service);
@@ -28,9 +28,9 @@ macro_rules! compiles {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_takes_a_box_around_the_stack_or_the_call_itself() {
+async fn a_task_may_take_a_boxed_stack_or_the_future_of_the_call() {
     let harness = Harness::new();
-    compiles!(harness.layer(), harness.beneath());
-    compiles!(harness.layer(), Buffer::new(harness.beneath(), 1));
-    compiles!(harness.layer(), ServiceExt::<Request<Body>>::map_err(harness.beneath(), BoxError::from));
+    compiles!(harness.layer(), harness.inner());
+    compiles!(harness.layer(), Buffer::new(harness.inner(), 1));
+    compiles!(harness.layer(), ServiceExt::<Request<Body>>::map_err(harness.inner(), BoxError::from));
 }
