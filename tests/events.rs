@@ -77,7 +77,7 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
     client.clone().oneshot(get("/")).await.expect("an answer");
     assert_eq!(seen.take(), [""; 0], "the hot path says nothing");
 
-    harness.settled().await;
+    harness.with_old_token().await;
     harness.api.queue(Answer::raw(401, ""));
     client.clone().oneshot(get("/")).await.expect("an answer");
     assert_eq!(
@@ -89,14 +89,14 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
         ]
     );
 
-    harness.settled().await;
+    harness.with_old_token().await;
     harness.api.queue(Answer::raw(401, ""));
     harness.api.queue(Answer::fails("cut off"));
     client.clone().oneshot(get("/")).await.expect_err("the second send failed");
     assert_eq!(seen.take()[2..], ["DEBUG tower_bearer: request retried rejected=2 generation=3"]);
 
     // Long enough for a token that replaced another to have helped.
-    harness.settled().await;
+    harness.with_old_token().await;
     harness.clock.advance(std::time::Duration::from_secs(30));
     harness.issuer.fail(Some(Answer::raw(503, "")));
     harness.api.queue(Answer::raw(401, ""));

@@ -16,11 +16,11 @@ pub(crate) async fn trigger_all() {
     let harness = Harness::new();
     let send = async |request| drop(harness.client().oneshot(request).await.expect("an answer"));
     // A token is fetched. It is rejected, another is fetched, and the request is retried.
-    harness.settled().await;
+    harness.with_old_token().await;
     harness.api.queue(Answer::raw(401, ""));
     send(get("/")).await;
     // A token is rejected, the fetch fails, and the 401 is returned.
-    harness.settled().await;
+    harness.with_old_token().await;
     harness.issuer.fail(Some(Answer::raw(503, "")));
     harness.api.queue(Answer::raw(401, ""));
     send(get("/")).await;

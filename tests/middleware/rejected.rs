@@ -1,4 +1,4 @@
-//! What a rejected request does the second time.
+//! Retries of rejected requests.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -39,7 +39,7 @@ async fn the_second_send_equals_the_first_but_for_the_token() {
             network.clone().oneshot(request)
         }
     });
-    harness.settled().await;
+    harness.with_old_token().await;
     harness.api.queue(Answer::raw(401, ""));
     let answer = harness.layer().layer(inner).oneshot(post()).await.expect("an answer");
     assert_eq!(answer.status(), StatusCode::OK);
@@ -62,7 +62,7 @@ async fn the_second_send_equals_the_first_but_for_the_token() {
 }
 
 #[tokio::test]
-async fn the_first_future_is_gone_before_the_second_begins() {
+async fn the_first_future_is_dropped_before_the_second_starts() {
     struct Alive(Arc<AtomicUsize>);
     impl Drop for Alive {
         fn drop(&mut self) {
@@ -78,22 +78,22 @@ async fn the_first_future_is_gone_before_the_second_begins() {
                 overlapped.store(true, Ordering::SeqCst);
             }
             let (guard, answer) = (Alive(Arc::clone(&alive)), network.clone().oneshot(request));
-            // Holds its guard for as long as the future lives, not as long as it runs.
+            // The guard lives as long as the future, even after the future has completed.
             let mut answer = Box::pin(answer);
             std::future::poll_fn(move |cx| {
-                let _held = &guard;
+                let _guard = &guard;
                 answer.as_mut().poll(cx)
             })
         }
     });
-    harness.settled().await;
+    harness.with_old_token().await;
     harness.api.queue(Answer::raw(401, ""));
     assert_eq!(harness.layer().layer(inner).oneshot(get("/")).await.expect("an answer").status(), StatusCode::OK);
     assert!(!overlapped.load(Ordering::SeqCst));
     assert_eq!(alive.load(Ordering::SeqCst), 0);
 }
 
-/// A body that notes when it is read.
+/// A body that records when it is read.
 struct Noted {
     body: Body,
     size: SizeHint,
@@ -117,7 +117,7 @@ impl http_body::Body for Noted {
     }
 }
 
-/// What happens in which order to a rejected response of this size.
+/// The order of reads and fetches for a rejected response of this size.
 async fn order_of(size: SizeHint) -> Vec<&'static str> {
     let harness = Harness::new();
     let order = Arc::new(Mutex::new(Vec::new()));
@@ -133,14 +133,14 @@ async fn order_of(size: SizeHint) -> Vec<&'static str> {
         std::future::ready(tower_bearer::Token::new(format!("token-{}", order.len())))
     };
     harness.cache.set_source(source);
-    harness.settled().await;
+    harness.with_old_token().await;
     let answer = harness.layer().layer(inner).oneshot(get("/")).await.expect("an answer");
-    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "the second rejection is the caller's, unread");
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "the second rejection goes to the caller, unread");
     order.lock().expect("no panic").clone()
 }
 
 #[tokio::test]
-async fn a_small_rejected_response_is_unread_until_the_new_token_is_there() {
+async fn a_small_rejected_response_is_read_after_the_new_token_is_fetched() {
     assert_eq!(order_of(SizeHint::with_exact(2)).await, ["fetched", "fetched", "read", "read"]);
 }
 
@@ -152,21 +152,21 @@ async fn a_large_rejected_response_is_read_while_its_request_waits() {
 }
 
 #[tokio::test]
-async fn only_bodies_that_can_go_twice_do() {
+async fn only_requests_whose_body_can_be_sent_twice_are_retried() {
     let sends = async |harness: &Harness, request: Request<Body>, choice: &str| {
-        let token = harness.settled().await;
-        // Long enough for a token that replaced another to have helped.
+        let token = harness.with_old_token().await;
+        // After this time a replacement counts as one that helped.
         harness.clock.advance(std::time::Duration::from_secs(30));
         harness.issuer.ledger().revoke(token.access_token());
         let (network, before) = (harness.network.clone(), harness.api.calls().total());
         let answer = match choice {
             "never" => harness.layer().replay(Never).layer(network).oneshot(request).await,
             "if empty" => harness.layer().replay(IfEmpty).layer(network).oneshot(request).await,
-            "closure says no" => harness.layer().replay(|_: &Body| None).layer(network).oneshot(request).await,
+            "closure returns none" => harness.layer().replay(|_: &Body| None).layer(network).oneshot(request).await,
             _ => harness.layer().replay(|body: &Body| Some(body.clone())).layer(network).oneshot(request).await,
         };
         let sends = harness.api.calls().total() - before;
-        // The token is replaced whether the request goes again or not.
+        // The token is replaced even if the request is not retried.
         while harness.cache.status().generation == token.generation() {
             tokio::task::yield_now().await;
         }
@@ -176,8 +176,8 @@ async fn only_bodies_that_can_go_twice_do() {
     assert_eq!(sends(&harness, get("/"), "never").await, (401, 1));
     assert_eq!(sends(&harness, get("/"), "if empty").await, (200, 2));
     assert_eq!(sends(&harness, post(), "if empty").await, (401, 1));
-    assert_eq!(sends(&harness, post(), "closure says no").await, (401, 1));
-    assert_eq!(sends(&harness, post(), "closure says yes").await, (200, 2));
+    assert_eq!(sends(&harness, post(), "closure returns none").await, (401, 1));
+    assert_eq!(sends(&harness, post(), "closure returns a copy").await, (200, 2));
 }
 
 #[tokio::test]
@@ -189,9 +189,9 @@ async fn a_403_refreshes_nothing() {
 }
 
 #[tokio::test]
-async fn the_error_of_the_second_send_is_the_callers() {
+async fn the_error_of_the_second_send_goes_to_the_caller() {
     let harness = Harness::new();
-    harness.settled().await;
+    harness.with_old_token().await;
     harness.api.queue(Answer::raw(401, ""));
     harness.api.queue(Answer::fails("cut off"));
     let error = harness.client().oneshot(get("/")).await.expect_err("the second send failed");
@@ -199,16 +199,16 @@ async fn the_error_of_the_second_send_is_the_callers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_is_too_young_is_sent_again_after_a_moment_without_a_refresh() {
+async fn a_request_rejected_with_a_young_token_is_retried_with_it_after_a_moment() {
     let harness = Harness::new();
-    // The server that answers first has not heard of the token yet.
+    // The first server that answers does not know the token yet.
     harness.api.queue(Answer::raw(401, ""));
     let begun = tokio::time::Instant::now();
     assert_eq!(harness.client().oneshot(get("/")).await.expect("an answer").status(), StatusCode::OK);
     assert_eq!(begun.elapsed(), std::time::Duration::from_secs(1));
     assert_eq!((harness.api.calls().total(), harness.issuer.calls().total()), (2, 1));
-    assert!(!harness.cache.status().suspect, "nothing was marked");
-    // A second rejection is the caller's, and marks nothing either.
+    assert!(!harness.cache.status().suspect, "the token is not suspect");
+    // A second rejection goes to the caller, and the token is still not suspect.
     harness.api.reject_all(true);
     assert_eq!(harness.client().oneshot(get("/")).await.expect("an answer").status(), StatusCode::UNAUTHORIZED);
     assert_eq!((harness.api.calls().total(), harness.issuer.calls().total()), (4, 1));
@@ -216,7 +216,7 @@ async fn a_token_that_is_too_young_is_sent_again_after_a_moment_without_a_refres
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejection_whose_token_ends_before_it_settles_is_handed_back_where_there_is_no_other() {
+async fn a_rejection_is_returned_if_its_young_token_expires_and_there_is_no_other() {
     let harness = Harness::new();
     harness.cache.get().await.expect("a token");
     harness.api.queue(Answer::raw(401, "the API's own words"));
@@ -229,7 +229,7 @@ async fn a_rejection_whose_token_ends_before_it_settles_is_handed_back_where_the
     harness.issuer.fail(Some(Answer::raw(503, "")));
     let answer = waiting.await.expect("an answer");
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
-    let error = answer.extensions().get::<tower_bearer::Error>().expect("our error beside the API's answer");
+    let error = answer.extensions().get::<tower_bearer::Error>().expect("the layer's error in the API's answer");
     assert_eq!(error.status(), Some(StatusCode::SERVICE_UNAVAILABLE));
     let body = answer.into_body().collect().await.expect("a body").to_bytes();
     assert_eq!(body, "the API's own words");
@@ -237,22 +237,22 @@ async fn a_rejection_whose_token_ends_before_it_settles_is_handed_back_where_the
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_that_rejects_everything_costs_no_more_than_the_budget() {
+async fn an_api_that_rejects_everything_causes_no_more_refreshes_than_the_budget() {
     let harness = Harness::new();
     harness.api.reject_all(true);
-    let mut handed_back = 0;
-    // A minute of the cache's clock, a request every 10 ms.
+    let mut returned = 0;
+    // The cache's clock passes a minute, with a request every 10 ms.
     for _ in 0..6000 {
         let answer = harness.client().oneshot(get("/")).await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
-        handed_back += 1;
+        returned += 1;
         harness.clock.advance(std::time::Duration::from_millis(10));
     }
-    // After 2 s, 12 s and 32 s: a new token that is rejected, too, is not chased by another.
-    assert_eq!(harness.issuer.calls().total(), 1 + 3, "the first token, and refreshes in vain");
-    assert_eq!(handed_back, 6000);
+    // The refreshes are after 2 s, 12 s and 32 s: if a new token is rejected, too, the next refresh waits.
+    assert_eq!(harness.issuer.calls().total(), 1 + 3, "the first token, and three refreshes that did not help");
+    assert_eq!(returned, 6000);
     harness.clock.advance(std::time::Duration::from_secs(60));
-    // The first of two may end the time in which a former token stands in.
+    // The first of two requests may end the time in which the previous token is used.
     for _ in 0..2 {
         harness.client().oneshot(get("/")).await.expect("an answer");
     }
@@ -260,9 +260,9 @@ async fn an_api_that_rejects_everything_costs_no_more_than_the_budget() {
 }
 
 #[tokio::test]
-async fn ten_thousand_requests_rejected_at_once_cost_one_token_call_and_all_succeed() {
+async fn ten_thousand_rejected_requests_cause_one_token_call_and_all_succeed() {
     let harness = Harness::new();
-    let token = harness.settled().await;
+    let token = harness.with_old_token().await;
     harness.issuer.ledger().revoke(token.access_token());
     let calls: Vec<_> = (0..10_000).map(|n| tokio::spawn(harness.client().oneshot(get(&format!("/{n}"))))).collect();
     for call in calls {
