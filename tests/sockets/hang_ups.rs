@@ -1,4 +1,4 @@
-//! A server that closes the connection where it should not: the request goes again, or its error is clear.
+//! Servers that close a connection too early: the request is retried, or its error is clear.
 
 use std::future::ready;
 
@@ -15,14 +15,14 @@ use crate::{chain, run, until};
 
 const WELCOME: &str = "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nwelcome";
 
-/// One request with a token that is rejected.
+/// Sends a request whose token is rejected.
 async fn send(harness: &Harness, raw: &Raw) -> Result<Response<Incoming>, BoxError> {
     let client = harness.layer(&raw.origin()).layer(Protocol::Http1.client());
     client.oneshot(Request::get(raw.origin()).body(Full::<Bytes>::default()).expect("a request")).await
 }
 
 #[test]
-fn a_rejection_that_is_cut_off_in_its_body_is_still_one_and_the_request_goes_again() {
+fn a_rejection_with_a_truncated_body_is_still_a_rejection_and_the_request_is_retried() {
     run(async || {
         for rejection in [
             "HTTP/1.1 401 Unauthorized\r\ncontent-length: 100\r\n\r\nexpi",
@@ -41,7 +41,7 @@ fn a_rejection_that_is_cut_off_in_its_body_is_still_one_and_the_request_goes_aga
 }
 
 #[test]
-fn a_rejection_whose_stream_is_broken_off_is_still_one_and_the_request_goes_again() {
+fn a_rejection_whose_stream_fails_is_still_a_rejection_and_the_request_is_retried() {
     run(async || {
         for protocol in Protocol::BOTH {
             let harness = Harness::revoked().await;
@@ -73,7 +73,7 @@ fn a_rejection_whose_stream_is_broken_off_is_still_one_and_the_request_goes_agai
 }
 
 #[test]
-fn a_response_that_is_cut_off_in_its_head_is_an_error_and_no_rejection() {
+fn a_response_with_a_truncated_head_is_an_error_and_not_a_rejection() {
     run(async || {
         for head in ["", "HTTP/1.1 401 Unauthorized\r\ncontent-le"] {
             let (harness, raw) = (Harness::revoked().await, Raw::start([head, WELCOME]).await);
@@ -85,7 +85,7 @@ fn a_response_that_is_cut_off_in_its_head_is_an_error_and_no_rejection() {
 }
 
 #[test]
-fn a_second_send_that_is_cut_off_is_a_clear_error() {
+fn a_second_send_with_a_truncated_response_is_a_clear_error() {
     run(async || {
         let rejection = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
         let (harness, raw) = (Harness::revoked().await, Raw::start([rejection, "HTTP/1.1 200"]).await);
@@ -96,17 +96,17 @@ fn a_second_send_that_is_cut_off_is_a_clear_error() {
 }
 
 #[test]
-fn a_connection_that_is_reset_or_closed_unannounced_is_a_second_send_or_an_error() {
+fn a_connection_that_is_reset_or_closed_leads_to_a_retry_or_an_error() {
     run(async || {
         let rejections = [
             ("HTTP/1.1 401 Unauthorized\r\ncontent-length: 100\r\n\r\nexpi", true),
             ("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n", true),
-            // The connection looks as if it could be used again.
+            // The response does not say that the connection will be closed.
             ("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n", false),
             ("HTTP/1.1 401 Unauthorized\r\ncontent-length: 7\r\n\r\nexpired", false),
         ];
-        for (rejection, rudely) in rejections {
-            let (harness, raw) = (Harness::revoked().await, Raw::hanging_up([rejection, WELCOME], rudely).await);
+        for (rejection, resets) in rejections {
+            let (harness, raw) = (Harness::revoked().await, Raw::hanging_up([rejection, WELCOME], resets).await);
             match send(&harness, &raw).await {
                 Ok(response) => assert_eq!(response.status(), StatusCode::OK, "{rejection}"),
                 Err(error) => assert!(chain(&*error).contains("client error"), "{rejection}: {}", chain(&*error)),

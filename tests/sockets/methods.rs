@@ -1,4 +1,4 @@
-//! Requests with rules of their own.
+//! Requests with special rules: `Expect: 100-continue` and `CONNECT`.
 
 use std::future::ready;
 
@@ -14,10 +14,10 @@ use crate::run;
 use crate::servers::{Server, Uploads, answer, data, streamed, text};
 
 #[test]
-fn a_request_that_expects_100_continue_goes_twice_and_waits_for_nothing() {
+fn a_request_that_expects_100_continue_is_retried() {
     run(async || {
         for protocol in Protocol::BOTH {
-            // A server that reads says 100 Continue before it rejects; one that does not read never says it.
+            // A server that reads the body sends 100 Continue before it rejects. One that does not read it never does.
             for reads in [true, false] {
                 let (harness, uploads) = (Harness::revoked().await, Uploads::default());
                 let server = Server::start({
@@ -50,7 +50,7 @@ fn a_request_that_expects_100_continue_goes_twice_and_waits_for_nothing() {
 }
 
 #[test]
-fn a_tunnel_is_asked_for_without_a_token_and_its_rejection_is_its_own() {
+fn a_connect_request_carries_no_token_and_its_rejection_goes_to_the_caller() {
     run(async || {
         for status in [200, 401] {
             let harness = Harness::revoked().await;
