@@ -1,7 +1,7 @@
-//! Everything that happens can be seen, and a request that finds a usable token is silent.
+//! Every event is emitted, and a request that finds a usable token emits none.
 //!
-//! Alone in their process: tracing decides once for all threads whether anybody listens to an event, and a test beside
-//! these that does not listen could decide it first.
+//! These tests have their own process. tracing decides once for all threads whether an event has a subscriber, and
+//! another test without one could decide it first.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -31,7 +31,7 @@ mod stack;
 struct Seen(Arc<Mutex<Vec<u8>>>);
 
 impl Seen {
-    /// What was seen since the last time, each line without what differs from run to run.
+    /// The lines since the last call, without the parts that differ in each run.
     fn take(&self) -> Vec<String> {
         let text = String::from_utf8(std::mem::take(&mut *self.0.lock().expect("no panic"))).expect("text");
         text.lines().map(|line| line.trim().split(" took_ms=").next().expect("a line").to_owned()).collect()
@@ -58,7 +58,7 @@ impl MakeWriter<'_> for Seen {
 }
 
 #[tokio::test]
-async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
+async fn each_occurrence_is_one_event_and_a_cached_token_is_none() {
     let seen = Seen::default();
     let subscriber = tracing_subscriber::fmt()
         .with_writer(seen.clone())
@@ -66,7 +66,7 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
         .without_time()
         .with_ansi(false)
         .finish();
-    // The fetch runs on a task of its own, so the subscriber is that of the thread.
+    // The fetch runs on its own task, so the subscriber is set for the thread.
     let _listening = tracing::subscriber::set_default(subscriber);
     let harness = Harness::new();
     let client = harness.client();
@@ -75,7 +75,7 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
     assert_eq!(seen.take(), ["DEBUG tower_bearer: token fetched reason=first generation=1 lifetime_s=3600.0"]);
 
     client.clone().oneshot(get("/")).await.expect("an answer");
-    assert_eq!(seen.take(), [""; 0], "the hot path says nothing");
+    assert_eq!(seen.take(), [""; 0], "the hot path emits nothing");
 
     harness.with_old_token().await;
     harness.api.queue(Answer::raw(401, ""));
@@ -95,7 +95,7 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
     client.clone().oneshot(get("/")).await.expect_err("the second send failed");
     assert_eq!(seen.take()[2..], ["DEBUG tower_bearer: request retried rejected=2 generation=3"]);
 
-    // Long enough for a token that replaced another to have helped.
+    // After this time a replacement counts as one that helped.
     harness.with_old_token().await;
     harness.clock.advance(std::time::Duration::from_secs(30));
     harness.issuer.fail(Some(Answer::raw(503, "")));
@@ -141,13 +141,13 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
     );
 }
 
-/// What is the same for each event and span of a kind, as `name LEVEL field field`.
+/// The kinds of events and spans, as `name LEVEL field field`.
 #[derive(Clone, Default)]
 struct Kinds(Arc<Mutex<BTreeSet<String>>>);
 
 impl Kinds {
     fn note(&self, of: &Metadata<'_>) {
-        // Of others who trace: not ours to promise.
+        // Events of other crates are not promised.
         if of.target() == "tower_bearer" {
             let fields = of.fields().iter().map(|field| field.name());
             let fields = fields.filter(|field| !["cache", "message"].contains(field));
@@ -179,12 +179,12 @@ impl Subscriber for Kinds {
     fn exit(&self, _: &Id) {}
 }
 
-/// The words between backticks.
+/// The texts between backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// How many events and spans the code has, below this path.
+/// The number of events and spans in the code at this path.
 fn macros(path: &Path) -> usize {
     if path.is_dir() {
         return std::fs::read_dir(path).expect("a folder").map(|entry| macros(&entry.expect("an entry").path())).sum();
@@ -195,7 +195,7 @@ fn macros(path: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn the_documented_events_and_spans_are_those_there_are() {
+async fn all_events_and_spans_are_documented() {
     let page = include_str!("../docs/observability.md");
     // | `name` | LEVEL | `field`, `field` | when |
     let rows = page.lines().filter_map(|line| {
@@ -215,41 +215,41 @@ async fn the_documented_events_and_spans_are_those_there_are() {
     assert_eq!(others, documented.len(), "an event or span that is not in the list");
 }
 
-/// Has everything happen that can happen to a session that processes share.
+/// Triggers every event of a session that processes share.
 async fn shared_session() {
     let second = std::time::Duration::from_secs(1);
     let store = MemoryStore::new();
     let session = || SharedSession::new(store.clone(), "ada");
     let source = async |_| Token::new(format!("t{}", fastrand::u64(..))).map(|token| token.with_refresh_token("r"));
     let share = || TokenCache::builder(source).shared_session(session()).build().unwrap();
-    // Saved, and adopted.
+    // A token is saved and adopted.
     let (first, second_process) = (share(), share());
     first.get().await.expect("a token");
     second_process.get().await.expect("a token");
-    // The lease is waited for.
+    // The first process waits for the lease.
     store.acquire("ada", "another", second).await.expect("the store works");
     first.refresh().await.expect("a token");
     // The store fails, and works again.
     store.inject(StoreCall::Load, StoreFault::Fails);
     first.refresh().await.expect_err("the store fails");
     first.refresh().await.expect("a token");
-    // A conflict, and the record written again.
+    // There is a conflict, and the record is written again.
     let older = store.record("ada");
     store.inject(StoreCall::Save, StoreFault::Late(second / 100));
     store.inject(StoreCall::Save, StoreFault::Conflict);
     first.refresh().await.expect("a token");
     store.set_record("ada", older);
     tokio::time::sleep(40 * second).await;
-    // A refresh that did not come to its end.
+    // An earlier refresh did not complete.
     let record = String::from_utf8(store.record("ada").expect("a record")).expect("JSON");
     let marked = record.replacen('{', "{\"refreshing\":\"1-x\",", 1);
     store.set_record("ada", Some(marked.into_bytes()));
     first.refresh().await.expect("a token");
-    // Unreadable, and set aside.
+    // The record is unreadable, and is set aside.
     store.set_record("ada", Some(b"x".to_vec()));
     tokio::time::sleep(second).await;
     first.refresh().await.expect("a token");
-    // Ended by another process.
+    // Another process ends the session.
     tokio::time::sleep(second).await;
     second_process.sign_out(async |_| Ok::<_, Error>(())).await.expect("revoked");
     tokio::time::sleep(second).await;
@@ -257,7 +257,7 @@ async fn shared_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_thing_that_happens_to_a_shared_session_is_an_event() {
+async fn each_occurrence_in_a_shared_session_is_an_event() {
     let kinds = Kinds::default();
     let _listening = tracing::subscriber::set_default(kinds.clone());
     shared_session().await;
