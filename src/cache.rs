@@ -6,7 +6,8 @@
 //! | `cache/session.rs` | what the cache holds and what each event does: pure decisions |
 //! | `cache/driver.rs` | locks, the single flight, the source, publishing, events |
 //! | `cache/own_run.rs` | which runs the current task is part of, so that none waits for itself |
-//! | `cache/shared.rs` | the store of a session that processes share |
+//! | `cache/shared.rs` | the store of a session that processes share: looking, leasing, saving |
+//! | `cache/driver/*.rs` | what the driver does with it: one fetch, the watching, the end of a record |
 //! | `cache/reader.rs` | what requests see, without a lock |
 
 use std::fmt;
@@ -20,6 +21,8 @@ use tokio::sync::Semaphore;
 use tower::BoxError;
 
 use crate::cache::driver::Driver;
+#[cfg(feature = "store")]
+use crate::cache::driver::shared_store::SharedStore;
 use crate::cache::session::{Demand, Rejection};
 use crate::cache::settings::{Save, Saving, Settings};
 use crate::clock::{self, Clock};
@@ -515,8 +518,14 @@ impl TokenCacheBuilder {
     }
 
     /// As [`build`](Self::build), for settings that are known to be valid.
-    fn finish(self) -> TokenCache {
-        TokenCache { driver: Driver::new(self.settings) }
+    #[cfg_attr(not(feature = "store"), expect(unused_mut, reason = "the store is taken out"))]
+    fn finish(mut self) -> TokenCache {
+        #[cfg(feature = "store")]
+        if let Some(session) = self.settings.shared.take() {
+            let store = SharedStore::new(session, self.settings.clock.clone());
+            return TokenCache { driver: Arc::new(Driver::new(self.settings).with_store(store)) };
+        }
+        TokenCache { driver: Arc::new(Driver::new(self.settings)) }
     }
 }
 

@@ -74,6 +74,8 @@ pub enum ErrorKind {
     Timeout,
     /// The program's own token source failed.
     Source,
+    /// No source of a [`TokenSourceChain`](crate::chain::TokenSourceChain) brought a token: see [`Error::failures`].
+    Chain,
     /// The closure that returns a secret failed.
     Secret,
     /// A login that needs a person did not complete.
@@ -132,6 +134,8 @@ enum Kind {
     Source {
         denied: bool,
     },
+    /// What each source of a chain failed with, by its name, in the order in which they were tried.
+    Chain(Vec<(Arc<str>, Error)>),
     /// The error of the closure that returns a secret.
     Secret {
         field: &'static str,
@@ -247,6 +251,7 @@ impl Error {
             Kind::Unreachable { .. } => ErrorKind::Unreachable,
             Kind::Silent { .. } | Kind::TimedOut(_) => ErrorKind::Timeout,
             Kind::Source { .. } => ErrorKind::Source,
+            Kind::Chain(_) => ErrorKind::Chain,
             Kind::Secret { .. } => ErrorKind::Secret,
             Kind::Login(_) => ErrorKind::Login,
             Kind::TooManyTokenCalls(_) => ErrorKind::TooManyTokenCalls,
@@ -288,6 +293,7 @@ impl Error {
                 true
             }
             Kind::TooManyTokenCalls(_) => true,
+            Kind::Chain(ref failures) => failures.iter().any(|(_, failure)| failure.is_transient()),
             Kind::Source { denied } | Kind::Secret { denied, .. } => !denied,
             Kind::Invalid { .. } | Kind::Request(_) | Kind::Denied(_) | Kind::Login(_) => false,
             Kind::NoRuntime | Kind::NoTimers | Kind::NotRevoked | Kind::Closed | Kind::SignedOut => false,
@@ -302,6 +308,9 @@ impl Error {
         #[cfg(feature = "store")]
         if matches!(self.inner.kind, Kind::Store { class: StoreProblem::Denied, .. }) {
             return true;
+        }
+        if let Kind::Chain(failures) = &self.inner.kind {
+            return failures.iter().all(|(_, failure)| failure.is_denied());
         }
         matches!(self.inner.kind, Kind::Denied(_) | Kind::Source { denied: true } | Kind::Secret { denied: true, .. })
     }
@@ -341,6 +350,19 @@ impl Error {
     /// control characters, known secrets replaced.
     pub fn description(&self) -> Option<&str> {
         self.answer()?.text.as_deref()
+    }
+
+    /// What each source of a [`TokenSourceChain`](crate::chain::TokenSourceChain) failed with, by the source's name, in the
+    /// order in which they were tried; empty for any other error.
+    ///
+    /// [`code`](Error::code), [`status`](Error::status) and [`description`](Error::description) are those of the last
+    /// failure that has them.
+    pub fn failures(&self) -> impl Iterator<Item = (&str, &Self)> {
+        let failures = match &self.inner.kind {
+            Kind::Chain(failures) => &**failures,
+            _ => &[],
+        };
+        failures.iter().map(|(name, failure)| (&**name, failure))
     }
 
     /// How long the issuer asked to wait, if it did (`Retry-After`).
@@ -400,6 +422,13 @@ impl Error {
 
     pub(crate) fn silent(endpoint: Arc<str>, after: Duration) -> Self {
         Self::new(Kind::Silent { endpoint, after })
+    }
+
+    /// No source of a chain brought a token; the longest wait that one of them asks for counts for all.
+    pub(crate) fn chain(failures: Vec<(Arc<str>, Self)>) -> Self {
+        let retry_after = failures.iter().filter_map(|(_, failure)| failure.retry_after).max();
+        let source = failures.last().map(|(_, failure)| failure.clone().into());
+        Self { retry_after, ..Self::over(Inner { kind: Kind::Chain(failures), source }) }
     }
 
     pub(crate) fn secret(field: &'static str, source: impl Into<BoxError>) -> Self {
@@ -536,6 +565,7 @@ impl Error {
         match &self.inner.kind {
             Kind::Denied(answered) | Kind::Answered(answered) => Some(answered),
             Kind::NotRevoked => self.inner.source.as_ref()?.downcast_ref::<Self>()?.answer(),
+            Kind::Chain(failures) => failures.iter().rev().find_map(|(_, failure)| failure.answer()),
             _ => None,
         }
     }
@@ -596,6 +626,13 @@ impl fmt::Display for Error {
             }
             Kind::Silent { endpoint, after } => {
                 write!(f, "timed out after {after:?} without an answer from {endpoint}; try again after a pause")
+            }
+            Kind::Chain(failures) => {
+                f.write_str("no source of the chain brought a token: ")?;
+                let mut separator = "";
+                failures.iter().try_for_each(|(name, failure)| {
+                    write!(f, "{}{name}: {failure}", std::mem::replace(&mut separator, "; "))
+                })
             }
             Kind::Secret { field, denied: true } => {
                 write!(f, "the {field} was denied (the cause is this error's source)")

@@ -11,8 +11,10 @@
 /// [`providers::meshydb::MeshyDb`]: crate::providers::meshydb::MeshyDb
 /// [`providers::mesh_connect::MeshConnect`]: crate::providers::mesh_connect::MeshConnect
 /// [`file::TokenFile`]: crate::file::TokenFile
+/// [`chain::TokenSourceChain`]: crate::chain::TokenSourceChain
 /// [fixed]: crate::TokenCache::fixed
 /// [`oauth2::Issuer`]: crate::oauth2::Issuer
+/// [`oauth2::ProtectedResource`]: crate::oauth2::ProtectedResource
 /// [`oauth2::ClientAuth`]: crate::oauth2::ClientAuth
 /// [`TokenCache`]: crate::TokenCache
 /// [`oauth2::Revocation`]: crate::oauth2::Revocation

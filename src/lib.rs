@@ -170,7 +170,7 @@ pub use service::Bearer;
 pub use source::exec;
 pub use source::secret::SecretSource;
 pub use source::transport::HttpClient;
-pub use source::{FetchContext, Reason, TokenSource, file, json, oauth2};
+pub use source::{FetchContext, Reason, TokenSource, chain, file, json, oauth2};
 #[cfg(feature = "metrics")]
 pub use telemetry::describe_metrics;
 pub use token::{DEFAULT_LIFETIME, MAX_LIFETIME, Token};

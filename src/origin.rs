@@ -389,23 +389,20 @@ fn invalid(text: &str, problem: &str) -> Error {
     Error::invalid("origin", format!("`{}`: {problem}", text.escape_debug()))
 }
 
-/// Reads the address of a token endpoint: `https://`, or plain `http://` on loopback or if that is allowed; no userinfo.
-pub(crate) fn endpoint(field: &'static str, url: &str, allow_insecure: bool) -> Result<Uri, Error> {
+/// Reads the address of a token endpoint: `https://` or `http://`, and no userinfo.
+pub(crate) fn endpoint(field: &'static str, url: &str) -> Result<Uri, Error> {
     let invalid = |problem: &'static str| Error::invalid(field, problem);
     if !url.is_ascii() {
         return Err(invalid("not ASCII; write a host in its `xn--` form and percent-encode the path"));
     }
     let uri: Uri = url.parse().map_err(|_| invalid("not a URL; write it as https://auth.example.com/token"))?;
-    let place = Place::of(&uri).ok_or_else(|| {
-        invalid("scheme, host or port is missing or wrong; write it as https://auth.example.com/token")
-    })?;
+    if Place::of(&uri).is_none() {
+        return Err(invalid("scheme, host or port is missing or wrong; write it as https://auth.example.com/token"));
+    }
     if uri.authority().is_some_and(has_userinfo) {
         return Err(invalid(
             "leave out the user and password before the host; credentials have arguments of their own",
         ));
-    }
-    if !allow_insecure && !place.is_protected() {
-        return Err(invalid("plain http:// shows the credentials to everyone on the way; write https://"));
     }
     Ok(uri)
 }
@@ -413,6 +410,11 @@ pub(crate) fn endpoint(field: &'static str, url: &str, allow_insecure: bool) -> 
 /// Whether what is sent to this address can be read on the way: plain `http://` beyond loopback.
 pub(crate) fn is_exposed(uri: &Uri) -> bool {
     Place::of(uri).is_some_and(|place| !place.is_protected())
+}
+
+/// Whether both are of one origin (RFC 6454 section 5).
+pub(crate) fn is_same(one: &Uri, other: &Uri) -> bool {
+    Place::of(one).zip(Place::of(other)).is_some_and(|(one, other)| one.is(&other))
 }
 
 fn default_port(secure: bool) -> u16 {

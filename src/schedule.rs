@@ -354,8 +354,13 @@ impl Futility {
 }
 
 /// When the token after one that was fetched at `asked` may be fetched, if the reason is only its age.
-pub(crate) fn next_refresh(asked: DualInstant) -> DualInstant {
-    asked.after(SOONEST_REFRESH)
+///
+/// A third of the lifetime passes first, at most 1 s. *Due* begins later than that, so this delays no refresh ahead of
+/// time. A lifetime below 100 ms is too short for a request and is probably in another unit. It counts as 3 s, because
+/// otherwise each request would cause a token call.
+pub(crate) fn next_refresh(asked: DualInstant, lifetime: Duration) -> DualInstant {
+    let pause = if lifetime < SHORTEST { SOONEST_REFRESH } else { (lifetime / 3).min(SOONEST_REFRESH) };
+    asked.after(pause)
 }
 
 /// Whether a replacement that is rejected now has helped for some time.

@@ -13,6 +13,7 @@ use crate::secret::Secret;
 use crate::token::Token;
 
 pub(crate) mod answer;
+pub mod chain;
 pub(crate) mod endpoint;
 #[cfg(feature = "exec")]
 pub mod exec;
@@ -21,6 +22,7 @@ pub(crate) mod issuer;
 pub mod json;
 pub mod oauth2;
 pub(crate) mod redact;
+pub(crate) mod resource;
 pub(crate) mod secret;
 pub(crate) mod transport;
 
@@ -161,6 +163,17 @@ impl FetchContext {
     ) -> Self {
         let rotation = Arc::new(Rotation { newest: Mutex::new(refresh_token), report: Some(Box::new(report)) });
         Self { replaced, reason, challenges: Arc::default(), failed_fetches: 0, deadline, clock, rotation }
+    }
+
+    /// What a source that is one of several is told: of the same fetch, but of that source's own part in the session.
+    pub(crate) fn for_source(
+        &self,
+        replaced: Option<Token>,
+        refresh_token: Option<Secret>,
+        report: impl Fn(Secret) + Send + Sync + 'static,
+    ) -> Self {
+        let rotation = Arc::new(Rotation { newest: Mutex::new(refresh_token), report: Some(Box::new(report)) });
+        Self { replaced, rotation, ..self.clone() }
     }
 
     /// Sets the token to be replaced, and with it the newest refresh token.
@@ -360,7 +373,6 @@ pub(crate) mod erased {
     pub(crate) trait DynSource: Send + Sync {
         fn fetch(&self, context: FetchContext) -> BoxFuture<'_, Token>;
         fn refresh_token(&self) -> BoxFuture<'_, Option<Secret>>;
-        #[cfg(feature = "store")]
         fn identity(&self) -> Vec<String>;
     }
 
@@ -373,7 +385,6 @@ pub(crate) mod erased {
             Box::pin(TokenSource::refresh_token(self))
         }
 
-        #[cfg(feature = "store")]
         fn identity(&self) -> Vec<String> {
             TokenSource::identity(self)
         }

@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex};
 
 use http::Request;
 use tower::ServiceExt;
+use tower_bearer::json::JsonLogin;
 use tower_bearer::replay::Never;
 use tower_bearer::store::{SharedSession, TokenStore};
-use tower_bearer::testing::{Answer, MemoryStore, StoreCall, StoreFault};
+use tower_bearer::testing::{Answer, MemoryStore, StoreCall, StoreFault, TokenServer};
 use tower_bearer::{Error, Token, TokenCache};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -139,6 +140,13 @@ async fn each_occurrence_is_one_event_and_a_cached_token_is_none() {
         ["WARN tower_bearer: signed out, refresh token not revoked error=failed to revoke the refresh token of the \
              session that was signed out (the cause is this error's source): it may still work"]
     );
+
+    let over_plain_http = |url| JsonLogin::get(TokenServer::new(), url).allow_insecure().build().expect("a login");
+    over_plain_http("http://169.254.169.254/token?client_id=me");
+    let warning = "WARN tower_bearer: credentials are sent over plain http endpoint=http://169.254.169.254/token";
+    assert_eq!(seen.take(), [warning]);
+    over_plain_http("http://localhost:8080/token");
+    assert!(seen.take().is_empty());
 }
 
 /// The kinds of events and spans, as `name LEVEL field field`.
@@ -152,7 +160,7 @@ impl Kinds {
             let fields = of.fields().iter().map(|field| field.name());
             let fields = fields.filter(|field| !["cache", "message"].contains(field));
             let kind = [of.name(), of.level().as_str()].into_iter().chain(fields).collect::<Vec<_>>().join(" ");
-            let is_of_a_cache = of.name() != "insecure_issuer";
+            let is_of_a_cache = !["insecure_issuer", "chained_source_failed"].contains(&of.name());
             assert_eq!(of.fields().field("cache").is_some(), is_of_a_cache, "{kind} names its cache");
             self.0.lock().expect("no panic").insert(kind);
         }

@@ -123,8 +123,9 @@ fn no_source_and_no_value_shows_a_secret() {
     shows_nothing(&meshy.login_with_password("ann", PASSWORD).build().unwrap());
     shows_nothing(&meshy.login_with_refresh_token(REFRESH_TOKEN).build().unwrap());
     shows_nothing(&MeshConnect::builder(issuer.clone(), "id", CLIENT_SECRET).build().unwrap());
-    let login = JsonLogin::new(issuer, TOKEN_URL, json!({ "key": CLIENT_SECRET })).unwrap();
-    shows_nothing(&login.header("x-api-key", API_KEY).unwrap());
+    let login = JsonLogin::builder(issuer, TOKEN_URL, json!({ "key": CLIENT_SECRET })).header("x-api-key", API_KEY);
+    shows_nothing(&login);
+    shows_nothing(&login.build().unwrap());
     for secret in ALL {
         shows_nothing(&tower_bearer::Secret::from(secret));
     }
@@ -237,7 +238,7 @@ async fn json_logins_redact_secrets() {
             issuer.fail(Some(Answer::json(status, envelope)));
             let mesh = MeshConnect::builder(issuer.clone(), "id", CLIENT_SECRET).build().unwrap();
             let body = json!({ "user": "ann", "keys": [{ "key": CLIENT_SECRET }] });
-            let login = JsonLogin::new(issuer, TOKEN_URL, body).unwrap().token_at("/content/id_token").unwrap();
+            let login = JsonLogin::builder(issuer, TOKEN_URL, body).token_at("/content/id_token").build().unwrap();
             assert_clean(&says(&TokenCache::new(mesh).get().await.unwrap_err()));
             match TokenCache::new(login).get().await {
                 Ok(token) => shows_nothing(&token),

@@ -31,7 +31,7 @@ fuzz_target!(|data: &[u8]| {
                 .build()
                 .expect("valid"),
         ),
-        "J" => TokenCache::new(JsonLogin::new(http, URL, json!({ "key": SECRET })).expect("valid")),
+        "J" => TokenCache::new(JsonLogin::builder(http, URL, json!({ "key": SECRET })).build().expect("valid")),
         "M" => TokenCache::new(MeshConnect::builder(http, "id", SECRET).build().expect("valid")),
         "Y" => {
             let meshy = MeshyDb::builder(http, "acme", "key").build().expect("valid");

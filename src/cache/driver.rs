@@ -15,6 +15,8 @@
 use std::mem;
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+#[cfg(feature = "store")]
+use std::pin::Pin;
 use std::pin::pin;
 #[cfg(feature = "keyed")]
 use std::sync::atomic::AtomicU64;
@@ -32,30 +34,34 @@ use tracing::Instrument;
 
 use crate::cache::own_run;
 use crate::cache::reader::Snapshot;
+#[cfg(feature = "store")]
+use crate::cache::session::StoreStatus;
 use crate::cache::session::{
     Decision, Demand, Outcome, Rejection, RotatedToken, Run, SaveStep, SaveTicket, Session, Status, Timing,
 };
-#[cfg(feature = "store")]
-use crate::cache::session::{Finding, Look, StoreStatus};
 use crate::cache::settings::{Save, Settings};
 #[cfg(feature = "store")]
-use crate::cache::shared::{Content, Found, HeldLease, Polls, SaveEnd, Shared, Taken};
+use crate::cache::shared::SignOut;
 use crate::challenge::Challenge;
 use crate::clock::{self, Clock};
 use crate::error::Error;
-#[cfg(feature = "store")]
-use crate::error::StoreProblem;
 use crate::schedule::{DualInstant, Phase, RefreshPolicy, Sign, Window};
 use crate::secret::Secret;
 use crate::singleflight::{InFlightHandle, SingleFlight, Waiter};
 use crate::source::erased::DynSource;
 use crate::source::{FetchContext, Fixed, Reason, TokenSource};
-#[cfg(feature = "store")]
-use crate::store::record::{Digest, Ending, Record, SavedToken, State as RecordState};
-#[cfg(feature = "store")]
-use crate::telemetry::Sharing;
 use crate::telemetry::{Fetch, Telemetry};
 use crate::token::{SessionId, Token, TokenId};
+
+// What a store adds. These files import this one, and the cache hands their `SharedStore` to the driver.
+#[cfg(feature = "store")]
+mod participant;
+#[cfg(feature = "store")]
+pub(crate) mod shared_store;
+#[cfg(feature = "store")]
+mod store_run;
+#[cfg(feature = "store")]
+mod store_tasks;
 
 /// What all clones of one cache share.
 pub(crate) struct Driver {
@@ -77,8 +83,49 @@ pub(crate) struct Driver {
     last_used: AtomicU64,
     /// The store of a session that processes share.
     #[cfg(feature = "store")]
-    shared: Option<Arc<Shared>>,
+    store: Option<Arc<dyn SessionStore>>,
 }
+
+/// The store of a session that processes share, as the driver calls it.
+///
+/// A trait, because what implements it calls the driver.
+#[cfg(feature = "store")]
+pub(crate) trait SessionStore: Send + Sync {
+    /// How much longer a run may take than without a store.
+    fn run_budget(&self, fetch_deadline: Duration) -> Duration;
+
+    /// Why the store did not do what it was asked the last time, and how long ago the record was seen.
+    fn health(&self) -> (Option<Error>, Option<Duration>);
+
+    /// One fetch of the shared session. `held`: the generation that it is to replace.
+    fn run<'a>(
+        &'a self,
+        driver: &'a Arc<Driver>,
+        run: Run,
+        source: Arc<dyn DynSource>,
+        held: u64,
+    ) -> BoxFuture<'a, Option<Result<Token, Error>>>;
+
+    /// Ends the record, before the refresh token is revoked. Returns the refresh token to revoke.
+    fn start_sign_out<'a>(
+        &'a self,
+        driver: &'a Driver,
+        source: &'a Arc<dyn DynSource>,
+        newest: Result<Option<Secret>, Error>,
+    ) -> BoxFuture<'a, (Result<Option<Secret>, Error>, SignOut)>;
+
+    /// Removes the refresh token from the record, now that it is revoked.
+    fn finish_sign_out<'a>(
+        &'a self,
+        driver: &'a Driver,
+        epoch: u64,
+        sign_out: SignOut,
+        revoked: Result<(), Error>,
+    ) -> BoxFuture<'a, Result<(), Error>>;
+}
+
+#[cfg(feature = "store")]
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 struct State {
     session: Session,
@@ -109,43 +156,6 @@ struct SaveGuard<'a> {
     ticket: SaveTicket,
 }
 
-/// One run of a shared session, and what it needs to look at the record.
-#[cfg(feature = "store")]
-struct Attempt {
-    run: Run,
-    source: Arc<dyn DynSource>,
-    identity: Digest,
-    /// The refresh token that the source begins with, if that can make a difference.
-    seed: OnceLock<Option<Secret>>,
-    /// The generation that was held at its beginning.
-    generation: u64,
-}
-
-/// What a look leaves to be done.
-#[cfg(feature = "store")]
-enum Step {
-    /// Nothing: this is the answer.
-    Done(Option<Result<Token, Error>>),
-    /// Nothing: the run has failed.
-    Failed(Error),
-    /// To fetch the token that follows this record; `is_login`: with what the source begins with.
-    Fetch { base: Record, is_login: bool },
-}
-
-/// How the work under a lease ended.
-#[cfg(feature = "store")]
-enum Leased {
-    Done(Option<Result<Token, Error>>),
-    /// The answer is used, and not saved yet. Whoever had the lease would spend the refresh token again.
-    Unsaved(Option<Result<Token, Error>>),
-    /// The lease was lost before anything was spent.
-    Lost,
-}
-
-/// Notes that nobody watches the record any more.
-#[cfg(feature = "store")]
-struct WatchGuard(Arc<Shared>);
-
 /// A user's code panicked. The message went to the panic hook, which is the user's as well.
 struct Panicked;
 
@@ -160,39 +170,20 @@ const MAX_ROUNDS: u8 = 8;
 /// How many KiB of rejected responses wait unread at most: half of the smallest window of an HTTP/2 connection
 /// (RFC 9113 section 6.9.2).
 const MAX_UNREAD_KIB: usize = 32;
-/// How often a lease holder looks at a record that changes although it holds the lease.
-#[cfg(feature = "store")]
-const MAX_LOOKS: usize = 3;
-/// Between two attempts to save in the background.
-#[cfg(feature = "store")]
-const SAVE_PAUSE: Duration = Duration::from_millis(500);
-/// How far apart processes look that were told of a change at once.
-#[cfg(feature = "store")]
-const LOOK_SPREAD: Duration = Duration::from_millis(100);
 /// A longer response is not kept while its request waits.
 const MAX_UNREAD_RESPONSE: u64 = 8 * 1024;
 
 // === impl Driver: construction and views ===
 
 impl Driver {
-    pub(crate) fn new(settings: Settings) -> Arc<Self> {
-        let Settings {
-            source,
-            policy,
-            name,
-            on_rotation,
-            #[cfg(feature = "store")]
-            shared,
-            clock,
-        } = settings;
-        #[cfg(feature = "store")]
-        let shared = shared.map(|session| Arc::new(Shared::new(session, clock.clone())));
+    pub(crate) fn new(settings: Settings) -> Self {
+        let Settings { source, policy, name, on_rotation, clock, .. } = settings;
         static CACHES: AtomicU32 = AtomicU32::new(1);
         let cache = NonZeroU32::new(CACHES.fetch_add(1, Ordering::Relaxed)).unwrap_or(NonZeroU32::MIN);
         let session = Session::new(SessionId::first_of(cache));
         let changed = Arc::new(Notify::new());
         let idle = Arc::clone(&changed);
-        Arc::new(Self {
+        Self {
             snapshot: ArcSwap::from_pointee(Snapshot::new(Arc::clone(session.view()))),
             flight: SingleFlight::new(move || idle.notify_waiters()),
             state: Mutex::new(State { session, challenges: Vec::new(), source, on_rotation, token_calls: None }),
@@ -204,8 +195,15 @@ impl Driver {
             #[cfg(feature = "keyed")]
             last_used: AtomicU64::new(0),
             #[cfg(feature = "store")]
-            shared,
-        })
+            store: None,
+        }
+    }
+
+    /// Shares the session with other processes, through this store.
+    #[cfg(feature = "store")]
+    pub(crate) fn with_store(mut self, store: impl SessionStore + 'static) -> Self {
+        self.store = Some(Arc::new(store));
+        self
     }
 
     pub(crate) fn snapshot(&self) -> &ArcSwap<Snapshot> {
@@ -255,7 +253,7 @@ impl Driver {
 
     #[cfg(feature = "store")]
     fn store_status(&self, session: &Session) -> Option<StoreStatus> {
-        let (error, looked) = self.shared.as_ref()?.health();
+        let (error, looked) = self.store.as_ref()?.health();
         let serial = session.known_record().map_or(0, |record| record.serial);
         Some(StoreStatus { error, unsaved: session.unsaved().cloned(), looked, serial })
     }
@@ -489,8 +487,8 @@ impl Driver {
                 drop(state);
                 let deadline = now.mono + pause + queueing + self.policy.fetch_deadline() + saving + GRACE;
                 #[cfg(feature = "store")]
-                let deadline = match &self.shared {
-                    Some(shared) => deadline + shared.run_budget(self.policy.fetch_deadline()),
+                let deadline = match &self.store {
+                    Some(store) => deadline + store.run_budget(self.policy.fetch_deadline()),
                     None => deadline,
                 };
                 let (waiter, task) = slot.start(deadline, work);
@@ -517,8 +515,8 @@ impl Driver {
             Err(error) => return self.conclude(run, self.clock.now(), Err(error)).await,
         };
         #[cfg(feature = "store")]
-        if let Some(shared) = &self.shared {
-            return self.run_shared(&Arc::clone(shared), run, source, held).await;
+        if let Some(store) = &self.store {
+            return store.run(&self, run, source, held).await;
         }
         let asked = self.clock.now();
         let (replaced, refresh_token) = {
@@ -737,23 +735,23 @@ impl Driver {
         };
         let refresh_token = match newest {
             Some(newest) => Ok(Some(newest)),
-            None => source.refresh_token().await,
+            None => source.refresh_token().await.map_err(Error::not_revoked),
         };
-        let revoke = async |refresh_token: Option<Secret>| match refresh_token {
+        let revoke = async |refresh_token: Result<Option<Secret>, Error>| match refresh_token? {
             Some(refresh_token) => revoke(refresh_token).await.map_err(Error::not_revoked),
             None => Ok(()),
         };
         #[cfg(feature = "store")]
-        let revoked = match (&self.shared, refresh_token) {
-            (Some(shared), refresh_token) => self.end_record(shared, epoch, &source, refresh_token, revoke).await,
-            (None, Ok(refresh_token)) => revoke(refresh_token).await,
-            (None, Err(error)) => Err(Error::not_revoked(error)),
+        let revoked = match &self.store {
+            Some(store) => {
+                let (to_revoke, sign_out) = store.start_sign_out(self, &source, refresh_token).await;
+                let revoked = sign_out.keep(revoke(to_revoke)).await;
+                store.finish_sign_out(self, epoch, sign_out, revoked).await
+            }
+            None => revoke(refresh_token).await,
         };
         #[cfg(not(feature = "store"))]
-        let revoked = match refresh_token {
-            Ok(refresh_token) => revoke(refresh_token).await,
-            Err(error) => Err(Error::not_revoked(error)),
-        };
+        let revoked = revoke(refresh_token).await;
         let former = {
             let mut state = self.state();
             let forget = state.session.on_revoked(epoch);
@@ -819,611 +817,10 @@ impl Driver {
     pub(crate) fn holds_unsaved_refresh_token(&self) -> bool {
         let state = self.state();
         #[cfg(feature = "store")]
-        if self.shared.is_some() {
+        if self.store.is_some() {
             return state.session.unsaved().is_some();
         }
         state.session.holds_unsaved_refresh_token()
-    }
-
-    // --- a session that processes share ---
-
-    /// One fetch of a shared session: look, lease, look again, call, save, publish, release.
-    #[cfg(feature = "store")]
-    async fn run_shared(
-        self: &Arc<Self>,
-        shared: &Arc<Shared>,
-        run: Run,
-        source: Arc<dyn DynSource>,
-        generation: u64,
-    ) -> Option<Result<Token, Error>> {
-        if shared.start_watching() {
-            self.telemetry.begin_sharing();
-            let watching = Self::watch(Arc::downgrade(self), Arc::clone(shared), Arc::clone(&self.changed));
-            if let Some(runtime) = clock::runtime() {
-                runtime.spawn(watching);
-            }
-        }
-        let began = self.clock.now();
-        let attempt =
-            Attempt { run, identity: shared.identity(&source.identity()), seed: OnceLock::new(), generation, source };
-        let (mut polls, mut waits) = (Polls::new(), false);
-        let error = loop {
-            // Before the look, so that no change after it is missed.
-            let changed = shared.subscribe().await;
-            match self.look(shared, &attempt).await {
-                Ok((_, Step::Done(answer))) => return answer,
-                Ok((_, Step::Failed(error))) => break error,
-                Ok((_, Step::Fetch { .. })) => {}
-                Err(error) => return self.run_without_store(shared, &attempt, error).await,
-            }
-            let taken = shared.acquire().await;
-            let waited = self.clock.now().mono.saturating_sub(began.mono);
-            match taken {
-                Err(error) => return self.run_without_store(shared, &attempt, error).await,
-                Ok(Taken::Held(lease)) => {
-                    if mem::take(&mut waits) {
-                        self.telemetry.shared(&Sharing::LeaseWaited { waited, obtained: true });
-                    }
-                    let answer = lease.keep(self.run_with_lease(shared, &attempt, &lease)).await;
-                    match answer {
-                        Leased::Unsaved(answer) => {
-                            if let Some(runtime) = clock::runtime() {
-                                runtime.spawn(Self::save_later(Arc::downgrade(self), Arc::clone(shared), lease));
-                            }
-                            return answer;
-                        }
-                        Leased::Done(answer) => {
-                            lease.release().await;
-                            return answer;
-                        }
-                        Leased::Lost => lease.release().await,
-                    }
-                }
-                Ok(Taken::Busy { owner, remaining }) => {
-                    waits = true;
-                    if waited >= self.policy.fetch_deadline() {
-                        self.telemetry.shared(&Sharing::LeaseWaited { waited, obtained: false });
-                        let owner = owner.unwrap_or_else(|| "another process".to_owned());
-                        let problem = format!(
-                            "{owner} has held the lease on the shared session for {waited:.0?}, and this process does not \
-                             refresh without it; try again after a pause"
-                        );
-                        break Error::shared(problem, StoreProblem::Transient);
-                    }
-                    clock::at_most(polls.next(remaining), changed).await;
-                }
-            }
-        };
-        self.conclude(run, began, Err(error)).await
-    }
-
-    /// The work under the lease.
-    #[cfg(feature = "store")]
-    async fn run_with_lease(self: &Arc<Self>, shared: &Shared, attempt: &Attempt, lease: &HeldLease) -> Leased {
-        let run = attempt.run;
-        // More than once only if the record has changed although the lease is held.
-        for _ in 0..MAX_LOOKS {
-            let (found, step) = match self.look(shared, attempt).await {
-                Ok(looked) => looked,
-                Err(error) => return Leased::Done(self.run_without_store(shared, attempt, error).await),
-            };
-            let (base, is_login) = match step {
-                Step::Done(answer) => return Leased::Done(answer),
-                Step::Failed(error) => return Leased::Done(self.conclude(run, self.clock.now(), Err(error)).await),
-                Step::Fetch { base, is_login } => (base, is_login),
-            };
-            let mut version = found.version;
-            if let (Content::Unreadable(why), Some(unreadable)) = (&found.content, version) {
-                match lease.set_aside(unreadable).await {
-                    Ok(Some(name)) => self.telemetry.shared(&Sharing::SetAside { why, name: &name }),
-                    Ok(None) => return Leased::Lost,
-                    Err(error) => return Leased::Done(self.run_without_store(shared, attempt, error).await),
-                }
-                version = None;
-            }
-            let interrupted = base.refreshing().is_some();
-            if interrupted {
-                self.telemetry.shared(&Sharing::Resumed { serial: base.serial });
-            }
-            let spent = base.refresh_token().cloned();
-            // Written down before the refresh token is spent: if this process dies, the next one knows. The save is also
-            // the last check that the lease is this process's. A login replaces no record before it has succeeded.
-            let marked = spent.is_some() && (!is_login || version.is_none());
-            if marked {
-                match lease.save(version, &base.clone().with_refreshing(Some(&lease.owner))).await {
-                    SaveEnd::Saved(saved) => version = Some(saved),
-                    SaveEnd::Conflict => return self.lost(&base),
-                    SaveEnd::Failed(error) => {
-                        return Leased::Done(self.run_without_store(shared, attempt, error).await);
-                    }
-                }
-            }
-            let asked = self.clock.now();
-            // A login begins with what its source has.
-            let (replaced, refresh_token) = match is_login {
-                true => (None, None),
-                false => (base.token().map(|saved| saved.token.clone()), spent.clone()),
-            };
-            let (answer, newest) = self.ask(run, &attempt.source, replaced, refresh_token).await;
-            let error = match &answer {
-                Ok(_) => None,
-                Err(error) => Some(error.clone()),
-            };
-            if let Some(record) = answered(&base, &answer, newest, spent.as_ref(), asked) {
-                let received = self.receive(run, answer);
-                let saved = lease.save(version, &record).await;
-                let failed = matches!(saved, SaveEnd::Failed(_));
-                if let Some(answer) = self.on_record_saved(shared, attempt, asked, record, saved).await {
-                    return Leased::Done(answer);
-                }
-                let answer = match received {
-                    Some(received) => self.conclude(run, asked, received).await,
-                    None => None,
-                };
-                return if failed { Leased::Unsaved(answer) } else { Leased::Done(answer) };
-            }
-            let Some(error) = error else {
-                // A token that is not worth a record: dead on arrival.
-                let received = self.receive(run, answer);
-                return Leased::Done(match received {
-                    Some(received) => self.conclude(run, asked, received).await,
-                    None => None,
-                });
-            };
-            let denied = error.is_denied() && !error.is_denied_client();
-            if let (true, Some(spent)) = (denied && (marked || !is_login), &spent) {
-                // Another process may have replaced it, if the lease was lost.
-                match self.look(shared, attempt).await {
-                    Ok((_, Step::Done(answer))) => return Leased::Done(answer),
-                    Ok((found, Step::Fetch { base: now, .. })) if now.refresh_token() == Some(spent) => {
-                        let ending = Ending::Denied { refresh_token: Digest::of_secret(spent) };
-                        let record = now.next(RecordState::Ended(ending));
-                        let saved = lease.save(found.version, &record).await;
-                        if let Some(answer) = self.on_record_saved(shared, attempt, asked, record, saved).await {
-                            return Leased::Done(answer);
-                        }
-                    }
-                    // Another refresh token: it is tried.
-                    Ok((_, Step::Fetch { .. })) => continue,
-                    Ok((_, Step::Failed(_))) | Err(_) => {}
-                }
-            } else if marked && error.status().is_some() {
-                // The issuer answered, so the refresh token is not spent.
-                let _ = lease.save(version, &base.with_refreshing(None)).await;
-            }
-            let error = if denied && interrupted { error.after_interrupted_refresh() } else { error };
-            return Leased::Done(self.conclude(run, asked, Err(error)).await);
-        }
-        Leased::Lost
-    }
-
-    /// The record that this process made was saved, or was not. Returns the answer if another process was faster.
-    #[cfg(feature = "store")]
-    async fn on_record_saved(
-        &self,
-        shared: &Shared,
-        attempt: &Attempt,
-        asked: DualInstant,
-        record: Record,
-        saved: SaveEnd,
-    ) -> Option<Option<Result<Token, Error>>> {
-        let serial = record.serial;
-        match saved {
-            SaveEnd::Saved(_) => {
-                let unsaved_for = self.clock.now().mono.saturating_sub(asked.mono);
-                self.state().session.on_record_made(attempt.run, record, None);
-                self.telemetry.shared(&Sharing::Saved { serial, unsaved_for });
-            }
-            SaveEnd::Conflict => {
-                let problem = "the lease was lost, and another process may have saved; the token is in memory only";
-                let error = Error::shared(problem, StoreProblem::Transient);
-                self.state().session.on_record_made(attempt.run, record, Some(error));
-                self.telemetry.shared(&Sharing::Conflict { serial });
-                // Adopts what is there, if it is newer.
-                if let Ok((_, Step::Done(answer))) = self.look(shared, attempt).await {
-                    return Some(answer);
-                }
-            }
-            SaveEnd::Failed(error) => {
-                self.store_failed(shared, &error);
-                let error = Error::not_saved(error);
-                self.telemetry.not_saved(&error);
-                self.state().session.on_record_made(attempt.run, record, Some(error));
-            }
-        }
-        None
-    }
-
-    /// The lease was lost before anything was spent.
-    #[cfg(feature = "store")]
-    fn lost(&self, base: &Record) -> Leased {
-        self.telemetry.shared(&Sharing::Conflict { serial: base.serial });
-        Leased::Lost
-    }
-
-    /// Looks at the record, and adopts what is newer than what this process holds.
-    #[cfg(feature = "store")]
-    async fn look(&self, shared: &Shared, attempt: &Attempt) -> Result<(Found, Step), Error> {
-        let found = shared.look().await?;
-        if shared.note_success() {
-            self.telemetry.shared(&Sharing::Reachable);
-        }
-        self.find_seed(attempt, &found).await;
-        let finding = self.on_found(&found, attempt.look(&self.policy, self.clock.now()));
-        let step = match finding {
-            Finding::Usable { token, .. } => {
-                self.save().await;
-                Step::Done(Some(Ok(token)))
-            }
-            Finding::Ended(error) if error.is_signed_out() => Step::Done(Some(Err(error))),
-            Finding::Ended(error) | Finding::Foreign(error) => Step::Failed(error),
-            Finding::Fetch { base, is_login } => Step::Fetch { base, is_login },
-            Finding::Lost(known) => Step::Fetch { base: known, is_login: false },
-            Finding::Discarded => {
-                self.telemetry.fetch_discarded(attempt.run.plan.reason);
-                Step::Done(None)
-            }
-        };
-        Ok((found, step))
-    }
-
-    /// Tells the session what lies in the store, publishes what that changed, and tells of it.
-    #[cfg(feature = "store")]
-    fn on_found(&self, found: &Found, look: Look<'_>) -> Finding {
-        let (record, why) = match &found.content {
-            Content::Record(record) => (Some(record), None),
-            Content::Unreadable(why) => (None, Some(why)),
-            Content::Absent => (None, None),
-        };
-        let mut state = self.state();
-        let was_ended = state.session.is_ended_elsewhere();
-        let finding = state.session.on_found(record, &look);
-        let ended = !was_ended && state.session.is_ended_elsewhere();
-        let adopted = matches!(finding, Finding::Usable { adopted: true, .. });
-        let former = (adopted || ended || was_ended).then(|| self.publish(state));
-        drop(former);
-        match &finding {
-            Finding::Usable { token, adopted: true } => {
-                let remaining = self.snapshot.load().view.current.as_ref().map(|current| current.window.left(look.now));
-                self.telemetry.shared(&Sharing::Adopted {
-                    generation: token.generation(),
-                    serial: record.map_or(0, |record| record.serial),
-                    remaining: remaining.unwrap_or_default(),
-                });
-                self.tell_token_end();
-            }
-            Finding::Ended(_) if ended => {
-                self.telemetry.shared(&Sharing::Ended { signed_out: true });
-                self.tell_token_end();
-            }
-            Finding::Foreign(_) => {
-                self.telemetry
-                    .shared(&Sharing::Unusable { why: "it belongs to another user, tenant, scope or issuer" });
-            }
-            _ => {}
-        }
-        if let Some(why) = why {
-            self.telemetry.shared(&Sharing::Unusable { why });
-        }
-        finding
-    }
-
-    /// The store did not do what it was asked.
-    #[cfg(feature = "store")]
-    fn store_failed(&self, shared: &Shared, error: &Error) {
-        let first = shared.note_failure(error);
-        self.telemetry.shared(&Sharing::Unreachable { error, first });
-    }
-
-    /// Has the refresh token at hand that the source begins with, if it can make a difference.
-    #[cfg(feature = "store")]
-    async fn find_seed(&self, attempt: &Attempt, found: &Found) {
-        let has_ended = matches!(&found.content, Content::Record(Record { state: RecordState::Ended(_), .. }));
-        let begins = {
-            let state = self.state();
-            state.session.known_record().is_none() || state.session.has_new_login()
-        };
-        if (has_ended || begins) && attempt.seed.get().is_none() {
-            let _ = attempt.seed.set(self.first_refresh_token(&attempt.source).await);
-        }
-    }
-
-    #[cfg(feature = "store")]
-    async fn first_refresh_token(&self, source: &Arc<dyn DynSource>) -> Option<Secret> {
-        let asked = catch_panic(async { source.refresh_token().await });
-        match clock::timeout(self.policy.fetch_deadline(), asked).ok()?.await {
-            Ok(Ok(Ok(seed))) => seed,
-            _ => None,
-        }
-    }
-
-    /// A fetch while the store does not do what it is asked. Spends no refresh token, unless a setting allows it.
-    #[cfg(feature = "store")]
-    async fn run_without_store(
-        self: &Arc<Self>,
-        shared: &Shared,
-        attempt: &Attempt,
-        error: Error,
-    ) -> Option<Result<Token, Error>> {
-        self.store_failed(shared, &error);
-        let (run, asked) = (attempt.run, self.clock.now());
-        let allowed = shared.config.refresh_without_store;
-        let has_token = self.snapshot.load().view.usable_at(asked).is_some();
-        if attempt.seed.get().is_none() {
-            let _ = attempt.seed.set(self.first_refresh_token(&attempt.source).await);
-        }
-        let spends = attempt.seed.get().is_some_and(Option::is_some);
-        if has_token || spends && !allowed {
-            return self.conclude(run, asked, Err(error)).await;
-        }
-        let (base, replaced, refresh_token) = {
-            let state = self.state();
-            let session = &state.session;
-            if session.epoch() != run.plan.epoch {
-                return None;
-            }
-            match session.known_record() {
-                Some(known) if allowed && !session.has_new_login() => {
-                    (known.clone(), session.newest().cloned(), session.refresh_token().cloned())
-                }
-                known => (session.login_over(known, &attempt.look(&self.policy, asked)), None, None),
-            }
-        };
-        let (answer, newest) = self.ask(run, &attempt.source, replaced, refresh_token.clone()).await;
-        let record = answered(&base, &answer, newest, refresh_token.as_ref(), asked);
-        let received = self.receive(run, answer)?;
-        if let Some(record) = record {
-            self.state().session.on_record_made(run, record, Some(error));
-        }
-        self.conclude(run, asked, received).await
-    }
-
-    /// Looks at the record from time to time, and when the store tells of a change, for as long as there is a cache.
-    #[cfg(feature = "store")]
-    async fn watch(driver: Weak<Self>, shared: Arc<Shared>, changed: Arc<Notify>) {
-        let _guard = WatchGuard(Arc::clone(&shared));
-        loop {
-            let wait = shared.config.look_every.mul_f64(0.9 + fastrand::f64() / 5.0);
-            let mut told = shared.subscribe().await;
-            let until = clock::from_now(wait);
-            loop {
-                let mut local = pin!(changed.notified());
-                local.as_mut().enable();
-                match driver.upgrade() {
-                    Some(driver) if !driver.state().session.is_closed() => {}
-                    _ => return,
-                }
-                let woken = std::future::poll_fn(|cx| match told.as_mut().poll(cx) {
-                    Poll::Ready(()) => Poll::Ready(true),
-                    Poll::Pending => local.as_mut().poll(cx).map(|()| false),
-                });
-                match clock::timeout_at(until, woken) {
-                    Ok(woken) => match woken.await {
-                        Ok(false) => {}
-                        Ok(true) | Err(_) => break,
-                    },
-                    Err(_) => return,
-                }
-            }
-            // Not all at once.
-            clock::sleep(LOOK_SPREAD.mul_f64(fastrand::f64())).await;
-            let Some(driver) = driver.upgrade() else { return };
-            driver.watch_once(&shared).await;
-        }
-    }
-
-    /// One look for which nobody waits.
-    #[cfg(feature = "store")]
-    async fn watch_once(&self, shared: &Arc<Shared>) {
-        // A run looks by itself.
-        if self.flight.is_in_flight(self.clock.now().mono) {
-            return;
-        }
-        let (source, known) = {
-            let state = self.state();
-            (Arc::clone(&state.source), state.session.known_record().is_some() && !state.session.has_new_login())
-        };
-        if !known {
-            return;
-        }
-        let identity = shared.identity(&source.identity());
-        let found = match shared.look().await {
-            Ok(found) => found,
-            Err(error) => return self.store_failed(shared, &error),
-        };
-        if shared.note_success() {
-            self.telemetry.shared(&Sharing::Reachable);
-        }
-        if let Content::Unreadable(why) = found.content {
-            // Told of, and set aside by the next fetch: it may be a matter of a release that is being rolled out.
-            self.telemetry.shared(&Sharing::Unusable { why });
-            return;
-        }
-        match self.on_found(&found, self.idle_look(&identity)) {
-            Finding::Usable { adopted: true, .. } => {
-                self.save().await;
-                self.changed.notify_waiters();
-            }
-            Finding::Lost(known) if is_worth_restoring(&known, self.clock.now()) => {
-                if let Ok(Taken::Held(lease)) = shared.acquire().await {
-                    lease.keep(self.restore(shared, &lease, &identity)).await;
-                    lease.release().await;
-                }
-            }
-            _ => {}
-        }
-    }
-
-    #[cfg(feature = "store")]
-    fn idle_look<'a>(&'a self, identity: &'a Digest) -> Look<'a> {
-        let (now, jitter) = (self.clock.now(), fastrand::f64());
-        Look { run: None, identity, seed: None, generation: u64::MAX, policy: &self.policy, now, jitter }
-    }
-
-    /// Writes the newest record again, if it is still missing under the lease. Returns whether the store failed.
-    #[cfg(feature = "store")]
-    async fn restore(&self, shared: &Shared, lease: &HeldLease, identity: &Digest) -> bool {
-        let Ok(found) = shared.look().await else { return true };
-        if matches!(found.content, Content::Unreadable(_)) {
-            return false;
-        }
-        let Finding::Lost(known) = self.on_found(&found, self.idle_look(identity)) else { return false };
-        match lease.save(found.version, &known.clone().with_refreshing(None)).await {
-            SaveEnd::Saved(_) => {
-                self.state().session.on_restored(&known);
-                self.telemetry.shared(&Sharing::Restored { serial: known.serial });
-                false
-            }
-            SaveEnd::Conflict => false,
-            SaveEnd::Failed(_) => true,
-        }
-    }
-
-    /// Goes on saving under the lease in the background, for as long as it can be extended: nobody else is to spend the
-    /// refresh token of the record meanwhile.
-    #[cfg(feature = "store")]
-    async fn save_later(driver: Weak<Self>, shared: Arc<Shared>, lease: HeldLease) {
-        lease
-            .keep(async {
-                while lease.lives() {
-                    let Some(driver) = driver.upgrade() else { return };
-                    let known = {
-                        let state = driver.state();
-                        let unsaved = state.session.unsaved().is_some();
-                        state.session.known_record().filter(|_| unsaved).map(|known| known.identity.clone())
-                    };
-                    let Some(identity) = known else { return };
-                    if !driver.restore(&shared, &lease, &identity).await {
-                        return;
-                    }
-                    drop(driver);
-                    clock::sleep(SAVE_PAUSE).await;
-                }
-            })
-            .await;
-        lease.release().await;
-    }
-
-    /// Ends the record of a session that is signed out, and revokes its newest refresh token once for all processes.
-    #[cfg(feature = "store")]
-    async fn end_record(
-        &self,
-        shared: &Arc<Shared>,
-        epoch: u64,
-        source: &Arc<dyn DynSource>,
-        newest: Result<Option<Secret>, Error>,
-        revoke: impl AsyncFnOnce(Option<Secret>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let newest = newest.map_err(Error::not_revoked);
-        let lease = match self.lease_for_sign_out(shared).await {
-            Ok(lease) => lease,
-            Err(problem) => {
-                // The others go on until the issuer denies them. What this process holds is revoked all the same.
-                self.store_failed(shared, &problem);
-                revoke(newest?).await?;
-                return Err(problem);
-            }
-        };
-        let ended = lease.keep(self.mark_signed_out(shared, &lease, source, newest.as_ref().ok())).await;
-        let (to_revoke, marked) = match ended {
-            Ok((to_revoke, version, record)) => (Ok(to_revoke), Ok((version, record))),
-            Err(problem) => {
-                self.store_failed(shared, &problem);
-                (newest, Err(problem))
-            }
-        };
-        let revoked = match to_revoke {
-            Ok(to_revoke) => lease.keep(revoke(to_revoke)).await,
-            Err(error) => Err(error),
-        };
-        let result = match marked {
-            Ok((version, record)) => {
-                let saved = lease.keep(lease.save(version, &record)).await;
-                let problem = match saved {
-                    SaveEnd::Saved(_) => None,
-                    SaveEnd::Conflict => {
-                        Some(Error::shared("the lease was lost in a sign-out", StoreProblem::Transient))
-                    }
-                    SaveEnd::Failed(error) => Some(error),
-                };
-                self.state().session.on_record_ended(epoch, record, problem);
-                revoked
-            }
-            Err(problem) => revoked.and(Err(problem)),
-        };
-        lease.release().await;
-        result
-    }
-
-    /// The lease, waited for as long as a fetch may take.
-    #[cfg(feature = "store")]
-    async fn lease_for_sign_out(&self, shared: &Arc<Shared>) -> Result<HeldLease, Error> {
-        let (give_up_at, mut polls) = (self.clock.now().after(self.policy.fetch_deadline()), Polls::new());
-        loop {
-            let changed = shared.subscribe().await;
-            match shared.acquire().await? {
-                Taken::Held(lease) => return Ok(lease),
-                Taken::Busy { .. } if give_up_at.is_past(self.clock.now()) => {
-                    let problem =
-                        "another process holds the lease on the shared session, which it may not know to have ended";
-                    return Err(Error::shared(problem, StoreProblem::Transient));
-                }
-                Taken::Busy { remaining, .. } => clock::at_most(polls.next(remaining), changed).await,
-            }
-        }
-    }
-
-    /// Ends the record before the refresh token is revoked, so that no other process sends it. The refresh token stays in
-    /// the record until it is revoked. Returns it, if it is to be revoked, the version, and the record without it.
-    #[cfg(feature = "store")]
-    async fn mark_signed_out(
-        &self,
-        shared: &Shared,
-        lease: &HeldLease,
-        source: &Arc<dyn DynSource>,
-        newest: Option<&Option<Secret>>,
-    ) -> Result<(Option<Secret>, Option<u64>, Record), Error> {
-        let found = shared.look().await?;
-        let known = self.state().session.known_record().cloned();
-        // Signed out for the second time, the cache has no source any more.
-        let identity = known.as_ref().map(|known| known.identity.clone());
-        let identity = identity.unwrap_or_else(|| shared.identity(&source.identity()));
-        let base = match (&found.content, known) {
-            (Content::Record(found), _) if found.identity != identity => {
-                let problem = "the record under this key belongs to another user, tenant, scope or issuer";
-                return Err(Error::shared(problem, StoreProblem::Permanent));
-            }
-            (Content::Record(found), Some(known)) if !found.is_newer_than(&known) && !found.says_the_same(&known) => {
-                known
-            }
-            (Content::Record(found), _) => found.clone(),
-            (_, Some(known)) => known,
-            (_, None) => {
-                let state = RecordState::Active { token: None, refresh_token: None, refreshing: None };
-                Record { identity, login: 1, serial: 0, seeds: Vec::new(), state }
-            }
-        };
-        let mut version = found.version;
-        if let (Content::Unreadable(why), Some(unreadable)) = (&found.content, version)
-            && let Some(name) = lease.set_aside(unreadable).await?
-        {
-            self.telemetry.shared(&Sharing::SetAside { why, name: &name });
-            version = None;
-        }
-        let to_revoke = match &base.state {
-            RecordState::Active { refresh_token, .. } => refresh_token.clone().or_else(|| newest.cloned().flatten()),
-            RecordState::Ended(Ending::SignedOut { revoke }) => revoke.clone(),
-            RecordState::Ended(Ending::Denied { .. }) => None,
-        };
-        let ending = |revoke| base.next(RecordState::Ended(Ending::SignedOut { revoke }));
-        // A process that starts with the same refresh token does not begin a new login.
-        let seed = self.first_refresh_token(source).await.as_ref().map(Digest::of_secret);
-        let ending = |revoke| ending(revoke).with_seed(seed.clone());
-        match lease.save(version, &ending(to_revoke.clone())).await {
-            SaveEnd::Saved(saved) => Ok((to_revoke, Some(saved), ending(None))),
-            SaveEnd::Conflict => Err(Error::shared("the lease was lost in a sign-out", StoreProblem::Transient)),
-            SaveEnd::Failed(error) => Err(error),
-        }
     }
 
     // --- keep_warm ---
@@ -1464,63 +861,6 @@ impl Drop for Driver {
 impl Drop for SaveGuard<'_> {
     fn drop(&mut self) {
         self.driver.on_saved(self.ticket, None);
-    }
-}
-
-#[cfg(feature = "store")]
-impl Drop for WatchGuard {
-    fn drop(&mut self) {
-        self.0.stop_watching();
-    }
-}
-
-#[cfg(feature = "store")]
-impl Attempt {
-    fn look<'a>(&'a self, policy: &'a RefreshPolicy, now: DualInstant) -> Look<'a> {
-        let Self { run, identity, seed, generation, .. } = self;
-        let (seed, jitter) = (seed.get().and_then(Option::as_ref), fastrand::f64());
-        Look { run: Some(*run), identity, seed, generation: *generation, policy, now, jitter }
-    }
-}
-
-/// The record that follows `base` after this answer; `None` if there is nothing to save. `newest` is the newest refresh
-/// token, which a source may have reported and then failed.
-#[cfg(feature = "store")]
-fn answered(
-    base: &Record,
-    answer: &Result<Token, Error>,
-    newest: Option<Secret>,
-    spent: Option<&Secret>,
-    asked: DualInstant,
-) -> Option<Record> {
-    let reported = newest.filter(|newest| Some(newest) != spent);
-    let (token, refresh_token) = match answer {
-        Ok(token) => {
-            let refresh_token = token.refresh_token().or(reported);
-            // A dead token does not take the place of another.
-            let saved = match token.lifetime().is_zero() {
-                true => base.token().cloned(),
-                false => Some(SavedToken { token: token.clone(), asked }),
-            };
-            (saved, refresh_token)
-        }
-        Err(_) => (base.token().cloned(), Some(reported?)),
-    };
-    if token.is_none() && refresh_token.is_none() {
-        return None;
-    }
-    Some(base.next(RecordState::Active { token, refresh_token, refreshing: None }))
-}
-
-/// Whether a record that has vanished is missed.
-#[cfg(feature = "store")]
-fn is_worth_restoring(record: &Record, now: DualInstant) -> bool {
-    let lives = |saved: &SavedToken| !saved.asked.after(saved.token.lifetime()).is_past(now);
-    match &record.state {
-        RecordState::Active { token, refresh_token, .. } => {
-            refresh_token.is_some() || token.as_ref().is_some_and(lives)
-        }
-        RecordState::Ended(_) => true,
     }
 }
 

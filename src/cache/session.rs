@@ -534,12 +534,13 @@ impl Session {
         Decision::Start(FetchPlan { epoch: self.epoch, reason, sign })
     }
 
-    /// How long a run waits before it asks, because a token that lives less than a second would be a token call for each
+    /// How long a run waits before it calls the source, because tokens with a tiny lifetime would cause a call for each
     /// request.
     pub(crate) fn pause_before(&self, plan: FetchPlan, now: DualInstant) -> Duration {
         let is_for_its_age = matches!(plan.reason, Reason::Due | Reason::Expired);
-        let asked = self.asked.filter(|_| is_for_its_age && self.view.current.is_some());
-        asked.map_or(Duration::ZERO, |asked| schedule::next_refresh(asked).wait(now))
+        let aged = self.view.current.as_ref().filter(|_| is_for_its_age);
+        let next = aged.zip(self.asked).map(|(aged, asked)| schedule::next_refresh(asked, aged.token.lifetime()));
+        next.map_or(Duration::ZERO, |next| next.wait(now))
     }
 
     /// A run was started as [`decide`](Self::decide) said.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::clock::{self, Clock};
 use crate::error::{Error, StoreProblem};
 use crate::schedule::DualInstant;
-use crate::store::record::{Digest, Record, Unreadable};
+use crate::store::record::{Digest, Record, State, Unreadable};
 use crate::store::{Lease, Saved, SharedSession, StoreError};
 
 /// A shared session, as one process sees its store.
@@ -66,6 +66,14 @@ pub(crate) enum SaveEnd {
     Failed(Error),
 }
 
+/// A sign-out whose refresh token is being revoked.
+pub(crate) struct SignOut {
+    /// `None`: the store or another process did not give it.
+    pub(crate) lease: Option<HeldLease>,
+    /// The version of the record that says so, and the record without the refresh token; or why it does not say so.
+    pub(crate) marked: Result<(Option<u64>, Record), Error>,
+}
+
 /// How often the lease is asked for while another process holds it.
 pub(crate) struct Polls(u32);
 
@@ -73,6 +81,9 @@ pub(crate) struct Polls(u32);
 const CALL_DEADLINE: Duration = Duration::from_secs(3);
 /// The first pause between two polls, which doubles, and the longest.
 const POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How long the record of a session is kept that has ended. A process that was suspended all that time would send its refresh
+/// token once more, which the issuer denies.
+const KEEP_ENDED_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Between two attempts to save a record.
 const SAVE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -247,7 +258,14 @@ impl HeldLease {
             let bytes = record.encode(self.shared.clock.now());
             let error =
                 match self.shared.call_within(deadline, "save", store.save(key, &self.owner, expected, &bytes)).await {
-                    Ok(Saved::Saved { version }) => return SaveEnd::Saved(version),
+                    Ok(Saved::Saved { version }) => {
+                        if matches!(record.state, State::Ended(_)) {
+                            // If it fails, the record lives as long as any.
+                            let expired = store.expire(key, &self.owner, version, KEEP_ENDED_FOR);
+                            let _ = self.shared.call_within(deadline, "expire", expired).await;
+                        }
+                        return SaveEnd::Saved(version);
+                    }
                     Ok(Saved::Conflict) if may_have_saved => match self.shared.look().await {
                         Ok(Found { version: Some(version), content: Content::Record(found) })
                             if found.says_the_same(record) && found.refreshing() == record.refreshing() =>
@@ -288,6 +306,18 @@ impl HeldLease {
 
     fn until(&self) -> MutexGuard<'_, Duration> {
         self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl SignOut ===
+
+impl SignOut {
+    /// Does the work while the lease is extended, if there is one.
+    pub(crate) async fn keep<T>(&self, work: impl Future<Output = T>) -> T {
+        match &self.lease {
+            Some(lease) => lease.keep(work).await,
+            None => work.await,
+        }
     }
 }
 

@@ -9,8 +9,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::source::endpoint::Endpoint;
-use crate::source::json::{JsonLogin, LoginOutcome};
+use crate::source::json::{JsonLogin, JsonLoginBuilder, LoginOutcome};
 use crate::source::secret::{SecretProvider, SecretSource};
 use crate::source::transport::{self, EndpointUrl, HttpClient, HttpSend};
 use crate::source::{FetchContext, TokenSource, require_non_empty};
@@ -107,13 +106,16 @@ impl MeshConnectBuilder {
         require_non_empty("client_id", &self.client_id)?;
         self.client_secret.check("client_secret")?;
         let url = transport::join_path("base", &self.base, "admin/api/v1/Token")?;
-        let endpoint = Endpoint::at(self.http, EndpointUrl::checked("base", &url, self.allows_insecure)?);
-        let login = JsonLogin::over(endpoint, json!({ "clientId": self.client_id, "clientSecret": null }))
+        // Under the name of the setting: the login would name its `url`.
+        EndpointUrl::checked("base", &url, self.allows_insecure)?;
+        let body = json!({ "clientId": self.client_id, "clientSecret": null });
+        let login = JsonLoginBuilder::over(self.http, &url, Some(body))
             .with_provider_at("/clientSecret", self.client_secret)
-            .token_at(ID_TOKEN)?
-            .lifetime_at("/content/expires_in")?
+            .token_at(ID_TOKEN)
+            .lifetime_at("/content/expires_in")
             .evaluate(evaluate);
-        Ok(MeshConnect { login })
+        let login = if self.allows_insecure { login.allow_insecure() } else { login };
+        Ok(MeshConnect { login: login.build()? })
     }
 }
 

@@ -41,15 +41,14 @@ pub(crate) fn replaced_secrets(context: &FetchContext) -> impl Iterator<Item = S
     })
 }
 
-/// A setting of the sources: a JSON pointer. RFC 6901 section 3: empty, or each step behind a slash, where `~0` is a tilde
+/// Checks a setting of the sources that is a JSON pointer. RFC 6901 section 3: empty, or each step behind a slash, where `~0` is a tilde
 /// and `~1` a slash.
-pub(crate) fn pointer(field: &'static str, pointer: impl Into<String>) -> Result<String, Error> {
-    let pointer = pointer.into();
+pub(crate) fn check_pointer(field: &'static str, pointer: &str) -> Result<(), Error> {
     let stray_tilde = pointer.split('~').skip(1).any(|after| !after.starts_with(['0', '1']));
     if !pointer.is_empty() && !pointer.starts_with('/') || stray_tilde {
         return Err(Error::invalid(field, "not a JSON pointer; write it as /content/token"));
     }
-    Ok(pointer)
+    Ok(())
 }
 
 /// The object in which the member at this pointer lies.

@@ -12,7 +12,7 @@ use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::issuer::Issuer;
-use crate::source::transport::{self, CALL_DEADLINE, EndpointUrl, HttpClient, HttpSend, TokenResponse};
+use crate::source::transport::{CALL_DEADLINE, EndpointUrl, HttpSend, TokenResponse};
 
 /// The address of an endpoint and the way there.
 #[derive(Clone)]
@@ -32,10 +32,6 @@ enum Location {
 // === impl Endpoint ===
 
 impl Endpoint {
-    pub(crate) fn new<B: 'static>(http: impl HttpClient<B>, field: &'static str, url: &str) -> Result<Self, Error> {
-        Ok(Self::at(transport::sync_client(http), EndpointUrl::new(field, url)?))
-    }
-
     pub(crate) fn at(http: Arc<dyn HttpSend>, address: EndpointUrl) -> Self {
         Self { http, location: Location::At(address), headers: HeaderMap::new() }
     }

@@ -1,4 +1,4 @@
-//! A token that a program prints as JSON (feature `exec`).
+//! A token that a program prints (feature `exec`).
 //!
 //! | program | what [`TokenCommand`] is told |
 //! |---|---|
@@ -7,13 +7,15 @@
 //! | `gcloud config config-helper --format=json` | `token_at("/credential/access_token")`, `expires_at("/credential/token_expiry")` |
 //! | one that prints what an OAuth 2 server answers | `token_at("/access_token")` |
 //! | `gcloud auth print-access-token`, `gh auth token`, `az .. --query accessToken --output tsv` | `bare_token()` |
+//! | `git credential fill` | `stdin("protocol=https\nhost=git.example.com\n\n")`, `token_at("/password")` |
+//! | Docker's credential helpers: `docker-credential-pass get` | `stdin("https://registry.example.com")`, `token_at("/Secret")` |
 
 use std::ffi::OsString;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::process::Command;
 
 use crate::error::Error;
@@ -28,36 +30,42 @@ use crate::token::{MAX_LIFETIME, Token};
 
 mod run;
 
-/// A program that prints a token as JSON: by default an `ExecCredential`, as kubectl's credential plugins do.
+/// A program that prints a token: by default as an `ExecCredential`, as kubectl's credential plugins do.
 ///
-/// It is run for each fetch, so also when an API rejects the token, and never by a shell. It finds its input closed and
-/// has nine tenths of the fetch deadline ([`RefreshPolicy::deadline`](crate::RefreshPolicy::deadline)), 27 s by default: a program
-/// that asks a person has to be run by hand first. When the time is over, or more than 1 MiB was printed, it is killed,
-/// on Unix with those it has started in its process group. The status it ends with must be zero.
+/// It is run for each fetch, so also when an API rejects the token, and never by a shell. It finds its standard input closed
+/// unless [`stdin`](TokenCommandBuilder::stdin) says what to write there. It has nine tenths of the fetch deadline
+/// ([`RefreshPolicy::deadline`](crate::RefreshPolicy::deadline)), 27 s by default: a program that asks a person has to be run
+/// by hand first. When the time is over, or more than 1 MiB was printed, it is killed, on Unix with those it has started in
+/// its process group. The status it ends with must be zero.
 ///
 /// An `ExecCredential` without `expirationTimestamp`, and another answer that tells no end, is kept until an API
-/// rejects it. That is kubectl's rule, and the plugins rely on it; [`default_lifetime`](TokenCommand::default_lifetime)
+/// rejects it. That is kubectl's rule, and the plugins rely on it; [`default_lifetime`](TokenCommandBuilder::default_lifetime)
 /// is for the programs that are no such plugins.
 ///
 /// A program that keeps its tokens prints the same one again until shortly before its end, which counts as a failed fetch
 /// beside requests that go on; a [`RefreshPolicy::margin`](crate::RefreshPolicy::margin) below the program's own avoids that.
 ///
-/// Neither arguments nor what the program prints are shown. Where it fails, the error holds the end of what it wrote to
-/// its standard error, 256 characters at most, in which arguments, values of [`env`](TokenCommand::env) and tokens are
-/// replaced, other than those of less than 4 characters: of `key=value`, `--key=value` and `-kvalue` the value as well.
+/// Neither arguments nor input nor what the program prints are shown. Where it fails, the error holds the end of what it
+/// wrote to its standard error, 256 characters at most, in which arguments, values of [`env`](TokenCommandBuilder::env), the
+/// lines of the input and tokens are replaced, other than those of less than 4 characters: of `key=value`, `--key=value` and
+/// `-kvalue` the value as well.
 ///
 /// ```
 /// # #[cfg(unix)] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
 /// use tower_bearer::{TokenCache, exec::TokenCommand};
 ///
-/// let plugin = TokenCommand::new("aws").args(["eks", "get-token", "--cluster-name", "prod"]).env("AWS_PROFILE", "ops");
-/// let azure = TokenCommand::new("az")
+/// let plugin = TokenCommand::builder("aws")
+///     .args(["eks", "get-token", "--cluster-name", "prod"])
+///     .env("AWS_PROFILE", "ops")
+///     .build()?;
+/// let azure = TokenCommand::builder("az")
 ///     .args(["account", "get-access-token", "--output", "json"])
-///     .token_at("/accessToken")?
-///     .expires_at("/expires_on")?;
+///     .token_at("/accessToken")
+///     .expires_at("/expires_on")
+///     .build()?;
 ///
 /// let printed = r#"{"kind": "ExecCredential", "status": {"token": "k8s-aws-v1.aHR0"}}"#;
-/// let cache = TokenCache::new(TokenCommand::new("echo").args([printed]));
+/// let cache = TokenCache::new(TokenCommand::builder("echo").args([printed]).build()?);
 /// assert_eq!(cache.get().await?.header_value(), "Bearer k8s-aws-v1.aHR0");
 /// # Ok(()) }
 /// # #[cfg(not(unix))] fn main() {}
@@ -65,15 +73,26 @@ mod run;
 ///
 /// It needs a runtime with its I/O driver enabled (`enable_all`), and real time: tokio's paused time does not wait for
 /// programs.
+#[derive(Clone)]
 pub struct TokenCommand {
     program: OsString,
     args: Vec<OsString>,
     env: Vec<(String, Secret)>,
+    /// What is written to its standard input.
+    stdin: Option<Secret>,
     place: Place,
     expiry: Expiry,
 }
 
+/// The settings of a [`TokenCommand`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct TokenCommandBuilder {
+    command: TokenCommand,
+}
+
 /// Where in what the program prints the token lies.
+#[derive(Clone)]
 enum Place {
     /// Where an `ExecCredential` has it, and it has to be one.
     ExecCredential,
@@ -82,7 +101,7 @@ enum Place {
     Bare,
 }
 
-expiry_settings!(TokenCommand, "Default: [`MAX_LIFETIME`], which is until an API rejects it.");
+expiry_settings!(TokenCommandBuilder, command.expiry, "Default: [`MAX_LIFETIME`], which is until an API rejects it.");
 
 /// The ends of an `ExecCredential` (client.authentication.k8s.io/v1).
 const TOKEN_AT: &str = "/status/token";
@@ -100,46 +119,16 @@ const SHORTEST_SECRET: usize = 4;
 impl TokenCommand {
     /// The program of this name, looked for in the `PATH`, or at this path. On Windows a script needs its ending:
     /// `az.cmd`.
-    pub fn new(program: impl Into<OsString>) -> Self {
-        Self {
+    pub fn builder(program: impl Into<OsString>) -> TokenCommandBuilder {
+        let command = Self {
             program: program.into(),
             args: Vec::new(),
             env: Vec::new(),
+            stdin: None,
             place: Place::ExecCredential,
-            expiry: Expiry::new().expires_at(EXPIRES_AT).expect("a JSON pointer"),
-        }
-    }
-
-    /// Adds arguments.
-    #[must_use]
-    pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
-        self.args.extend(args.into_iter().map(Into::into));
-        self
-    }
-
-    /// Adds a variable to the environment, which is otherwise that of this process. It may be a secret.
-    ///
-    /// `KUBERNETES_EXEC_INFO` is set as kubectl sets it, for `client.authentication.k8s.io/v1`, unless
-    /// [`token_at`](TokenCommand::token_at) asks for another shape; a value given here wins.
-    #[must_use]
-    pub fn env(mut self, name: impl Into<String>, value: impl Into<Secret>) -> Self {
-        self.env.push((name.into(), value.into()));
-        self
-    }
-
-    /// Where in another shape than an `ExecCredential` the token lies: a JSON pointer (RFC 6901).
-    ///
-    /// # Errors
-    /// Not a JSON pointer.
-    pub fn token_at(self, pointer: impl Into<String>) -> Result<Self, Error> {
-        Ok(Self { place: Place::At(answer::pointer("token_at", pointer)?), ..self })
-    }
-
-    /// The program prints the token itself and nothing else, as `gcloud auth print-access-token` and `gh auth token` do. A
-    /// JWT (RFC 7519) lives until its `exp`.
-    #[must_use]
-    pub fn bare_token(self) -> Self {
-        Self { place: Place::Bare, ..self }
+            expiry: Expiry::new().expires_at(EXPIRES_AT),
+        };
+        TokenCommandBuilder { command }
     }
 
     /// The token it printed; `now` is the time before it was started.
@@ -150,7 +139,9 @@ impl TokenCommand {
         let (printed, at, token) = match &self.place {
             Place::Bare => (Value::Null, "", answer::bare_token(&output.stdout)?),
             place => {
+                let lines = || lines(&output.stdout).filter(|_| matches!(place, Place::At(_)));
                 let printed = decode::json(&output.stdout)
+                    .or_else(lines)
                     .ok_or("it printed no JSON; one that prints a bare token is told by `bare_token`")?;
                 let at = match place {
                     Place::At(place) => place,
@@ -189,9 +180,16 @@ impl TokenCommand {
     fn secrets(&self, output: &Output, context: &FetchContext) -> Vec<Secret> {
         // What is not where a token should be may be one all the same.
         let mut secrets: Vec<_> = answer::replaced_secrets(context).collect();
-        match decode::json(&output.stdout) {
+        match decode::json(&output.stdout).or_else(|| lines(&output.stdout)) {
             Some(printed) => answer::collect_strings(&printed, &mut secrets),
             None => secrets.push(decode::text(&output.stdout).trim().into()),
+        }
+        if let Some(input) = self.stdin.as_ref().map(Secret::expose) {
+            decode::json(input.as_bytes()).iter().for_each(|input| answer::collect_strings(input, &mut secrets));
+            for line in input.lines() {
+                secrets.push(line.trim().into());
+                secrets.extend(line.split_once(['=', ':']).map(|(_, value)| Secret::from(value.trim())));
+            }
         }
         self.args.iter().for_each(|arg| argument_secrets(&arg.to_string_lossy(), &mut secrets));
         secrets.extend(self.env.iter().map(|(_, value)| value.clone()));
@@ -212,7 +210,7 @@ impl TokenSource for TokenCommand {
         command.envs(self.env.iter().map(|(name, value)| (name, value.expose())));
         let now = context.now();
         let limit = context.response_timeout();
-        match tokio::time::timeout(limit, run(&mut command)).await {
+        match tokio::time::timeout(limit, run(&mut command, self.stdin.as_ref().map(Secret::expose))).await {
             Ok(Ok(output)) => self.token(&output, now).map_err(|problem| self.failed(&problem, &output, &context)),
             Ok(Err(problem)) => Err(self.unusable(problem)),
             Err(_) => Err(Error::silent(self.name(), limit)),
@@ -230,6 +228,91 @@ impl fmt::Debug for TokenCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenCommand").field("program", &self.program).finish_non_exhaustive()
     }
+}
+
+// === impl TokenCommandBuilder ===
+
+impl TokenCommandBuilder {
+    /// Adds arguments.
+    pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.command.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds a variable to the environment, which is otherwise that of this process. It may be a secret.
+    ///
+    /// `KUBERNETES_EXEC_INFO` is set as kubectl sets it, for `client.authentication.k8s.io/v1`, unless
+    /// [`token_at`](TokenCommandBuilder::token_at) asks for another shape; a value given here wins.
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<Secret>) -> Self {
+        self.command.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Writes this text to the program's standard input, and closes it: the question to a program that is asked so, as
+    /// credential helpers are. It may be a secret. A program that reads lines wants a line break at its end.
+    ///
+    /// ```
+    /// # #[cfg(unix)] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
+    /// use tower_bearer::{TokenCache, exec::TokenCommand};
+    ///
+    /// let git = TokenCommand::builder("git")
+    ///     .args(["credential", "fill"])
+    ///     .env("GIT_TERMINAL_PROMPT", "0")
+    ///     .stdin("protocol=https\nhost=git.example.com\n\n")
+    ///     .token_at("/password")
+    ///     .expires_at("/password_expiry_utc")
+    ///     .build()?;
+    ///
+    /// let cache = TokenCache::new(TokenCommand::builder("cat").stdin("my-token\n").bare_token().build()?);
+    /// assert_eq!(cache.get().await?.header_value(), "Bearer my-token");
+    /// # Ok(()) }
+    /// # #[cfg(not(unix))] fn main() {}
+    /// ```
+    pub fn stdin(mut self, input: impl Into<Secret>) -> Self {
+        self.command.stdin = Some(input.into());
+        self
+    }
+
+    /// Where in another shape than an `ExecCredential` the token lies: a JSON pointer (RFC 6901). A program that prints
+    /// `name=value` on each line, as git's credential helpers do, is read as an object of these names.
+    pub fn token_at(mut self, pointer: impl Into<String>) -> Self {
+        self.command.place = Place::At(pointer.into());
+        self
+    }
+
+    /// The program prints the token itself and nothing else, as `gcloud auth print-access-token` and `gh auth token` do. A
+    /// JWT (RFC 7519) lives until its `exp`.
+    pub fn bare_token(mut self) -> Self {
+        self.command.place = Place::Bare;
+        self
+    }
+
+    /// Checks the settings, and builds the source. The program need not exist yet.
+    ///
+    /// # Errors
+    /// Returns an error that names the field if the program's name is empty, a pointer is no JSON pointer, or a duration is
+    /// zero.
+    pub fn build(self) -> Result<TokenCommand, Error> {
+        if self.command.program.is_empty() {
+            return Err(Error::invalid("program", "it is empty"));
+        }
+        if let Place::At(place) = &self.command.place {
+            answer::check_pointer("token_at", place)?;
+        }
+        self.command.expiry.check()?;
+        Ok(self.command)
+    }
+}
+
+/// What a program prints as `name=value` on each line (git-credential, "Input/output format").
+fn lines(bytes: &[u8]) -> Option<Value> {
+    let text = decode::text(bytes);
+    let lines = text.lines().filter(|line| !line.is_empty()).map(|line| {
+        let (name, value) = line.split_once('=')?;
+        let is_name = !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control());
+        is_name.then(|| (name.to_owned(), Value::from(value)))
+    });
+    lines.collect::<Option<Map<_, _>>>().filter(|lines| !lines.is_empty()).map(Value::Object)
 }
 
 /// What may be secret in an argument: all of it but for a switch such as `--verbose`, what follows `=` or `:`, and what is

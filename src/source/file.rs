@@ -44,10 +44,10 @@ use crate::source::{FetchContext, TokenSource};
 use crate::token::{MAX_LIFETIME, Token};
 
 /// A file that holds a token and nothing else, but for white space around it; or JSON, with the token where
-/// [`token_at`](TokenFile::token_at) says. A byte order mark is no part of either.
+/// [`token_at`](TokenFileBuilder::token_at) says. A byte order mark is no part of either.
 ///
 /// The file is read at the first fetch, again when a request comes and the last look is a minute old
-/// ([`reread_every`](TokenFile::reread_every)), and at once when an API rejects the token. It need not exist before
+/// ([`reread_every`](TokenFileBuilder::reread_every)), and at once when an API rejects the token. It need not exist before
 /// that. The same token again is no failure, unless it was rejected.
 ///
 /// A JWT (RFC 7519) is taken to live until its `exp`, which is read and not verified; another token until the file says
@@ -75,12 +75,29 @@ use crate::token::{MAX_LIFETIME, Token};
 /// assert_eq!(cache.refresh().await?.header_value(), "Bearer the-second-token");
 /// # Ok(()) }
 /// ```
+///
+/// Another shape is a setting:
+///
+/// ```
+/// # fn main() -> Result<(), tower_bearer::Error> {
+/// use tower_bearer::file::TokenFile;
+///
+/// let file = TokenFile::builder("/run/agent/token.json").token_at("/access_token").build()?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct TokenFile {
     path: PathBuf,
     reread_every: Duration,
     token_at: Option<String>,
     expiry: Expiry,
+}
+
+/// The settings of a [`TokenFile`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct TokenFileBuilder {
+    file: TokenFile,
 }
 
 /// What was in the file.
@@ -90,7 +107,7 @@ struct Content {
     written: Option<SystemTime>,
 }
 
-expiry_settings!(TokenFile, "Default: [`MAX_LIFETIME`], which is until the file holds another.");
+expiry_settings!(TokenFileBuilder, file.expiry, "Default: [`MAX_LIFETIME`], which is until the file holds another.");
 
 /// As often as Kubernetes' own clients look; its kubelet replaces a token a fifth of its life before it ends.
 const REREAD_EVERY: Duration = Duration::from_secs(60);
@@ -100,29 +117,14 @@ const LONGEST: u64 = 1024 * 1024;
 // === impl TokenFile ===
 
 impl TokenFile {
-    /// The file at this path, which is looked up anew each time: symbolic links may change.
+    /// The file at this path, which holds a bare token. It is looked up anew each time: symbolic links may change.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), reread_every: REREAD_EVERY, token_at: None, expiry: Expiry::new() }
     }
 
-    /// Where the token lies in a file that holds JSON: a JSON pointer (RFC 6901).
-    ///
-    /// # Errors
-    /// Not a JSON pointer.
-    pub fn token_at(self, pointer: impl Into<String>) -> Result<Self, Error> {
-        Ok(Self { token_at: Some(answer::pointer("token_at", pointer)?), ..self })
-    }
-
-    /// How old the last look at the file may get. Default: 60 s. Without requests, and without
-    /// [`keep_warm`](crate::TokenCache::keep_warm), nobody looks.
-    ///
-    /// # Errors
-    /// Zero: each request would read the file.
-    pub fn reread_every(self, interval: Duration) -> Result<Self, Error> {
-        if interval.is_zero() {
-            return Err(Error::invalid("reread_every", "zero would read the file for each request"));
-        }
-        Ok(Self { reread_every: interval, ..self })
+    /// The file at this path, with settings.
+    pub fn builder(path: impl Into<PathBuf>) -> TokenFileBuilder {
+        TokenFileBuilder { file: Self::new(path) }
     }
 
     /// What the file holds, as a token; `now` is the time before it was read.
@@ -166,6 +168,37 @@ impl TokenSource for TokenFile {
         // One blocking task for all of it; `tokio::fs` would take one for each step.
         let content = tokio::task::spawn_blocking(move || read(&path)).await.map_err(Error::transient)??;
         self.token(&content, now)
+    }
+}
+
+// === impl TokenFileBuilder ===
+
+impl TokenFileBuilder {
+    /// Where the token lies in a file that holds JSON: a JSON pointer (RFC 6901).
+    pub fn token_at(mut self, pointer: impl Into<String>) -> Self {
+        self.file.token_at = Some(pointer.into());
+        self
+    }
+
+    /// How old the last look at the file may get. Default: 60 s. Without requests, and without
+    /// [`keep_warm`](crate::TokenCache::keep_warm), nobody looks.
+    pub fn reread_every(mut self, interval: Duration) -> Self {
+        self.file.reread_every = interval;
+        self
+    }
+
+    /// Checks the settings, and builds the source. The file need not exist yet.
+    ///
+    /// # Errors
+    /// Returns an error that names the field if a pointer is no JSON pointer, or a duration is zero.
+    pub fn build(self) -> Result<TokenFile, Error> {
+        let TokenFile { reread_every, token_at, expiry, .. } = &self.file;
+        token_at.as_deref().map_or(Ok(()), |place| answer::check_pointer("token_at", place))?;
+        expiry.check()?;
+        if reread_every.is_zero() {
+            return Err(Error::invalid("reread_every", "zero would read the file for each request"));
+        }
+        Ok(self.file)
     }
 }
 

@@ -222,14 +222,9 @@ impl Issuer {
         {
             return Err(Error::invalid(missing, format!("the issuer has none; name it with `Issuer::{missing}`")));
         }
-        // Not in `telemetry`, which imports this module's parent.
-        for url in urls.iter().filter(|url| url.is_exposed()).take(1) {
-            tracing::warn!(
-                name: "insecure_issuer",
-                target: "tower_bearer",
-                endpoint = %url.name(),
-                "credentials are sent over plain http"
-            );
+        // One warning is enough.
+        if let Some(url) = urls.iter().find(|url| url.is_exposed()) {
+            url.warn_if_exposed();
         }
         Ok(())
     }

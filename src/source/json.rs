@@ -15,7 +15,7 @@ use crate::source::answer::settings::expiry_settings;
 use crate::source::answer::{self, decode};
 use crate::source::endpoint::Endpoint;
 use crate::source::secret::{SecretProvider, SecretSource};
-use crate::source::transport::{HttpClient, TokenResponse};
+use crate::source::transport::{self, EndpointUrl, HttpClient, HttpSend, TokenResponse};
 use crate::source::{FetchContext, TokenSource};
 use crate::token::{DEFAULT_LIFETIME, Token};
 
@@ -29,14 +29,32 @@ use crate::token::{DEFAULT_LIFETIME, Token};
 /// use serde_json::json;
 /// use tower_bearer::{TokenCache, json::JsonLogin};
 ///
-/// let login = JsonLogin::new(http, "https://api.example.com/login", json!({ "user": "me", "key": "its secret" }))?
-///     .token_at("/data/jwt")?
-///     .lifetime_at("/data/ttl")?;
+/// let login = JsonLogin::builder(http, "https://api.example.com/login", json!({ "user": "me", "key": "its secret" }))
+///     .token_at("/data/jwt")
+///     .lifetime_at("/data/ttl")
+///     .build()?;
 /// let cache = TokenCache::new(login);
 /// # Ok(()) }
 /// ```
 pub struct JsonLogin {
     endpoint: Endpoint,
+    login: Login,
+}
+
+/// The settings of a [`JsonLogin`].
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct JsonLoginBuilder {
+    http: Arc<dyn HttpSend>,
+    url: String,
+    headers: Vec<(String, Secret)>,
+    allows_insecure: bool,
+    login: Login,
+}
+
+/// What is sent, and how the answer is read.
+#[derive(Clone)]
+struct Login {
     /// `None`: the login is a GET, which has none.
     body: Option<Value>,
     /// What is put into the body at each fetch, and where.
@@ -46,7 +64,7 @@ pub struct JsonLogin {
     evaluate: Arc<Evaluate>,
 }
 
-expiry_settings!(JsonLogin, "Default: [`DEFAULT_LIFETIME`].");
+expiry_settings!(JsonLoginBuilder, login.expiry, "Default: [`DEFAULT_LIFETIME`].");
 
 type Evaluate = dyn Fn(StatusCode, &Value) -> LoginOutcome + Send + Sync;
 
@@ -79,42 +97,80 @@ pub enum LoginOutcome {
 impl JsonLogin {
     /// A login at this address with this body. The token is looked for at `/access_token`, its lifetime in seconds at
     /// `/expires_in`.
-    ///
-    /// # Errors
-    /// A URL that is none, or is plain `http://` beyond loopback.
-    pub fn new<B: 'static>(http: impl HttpClient<B>, url: &str, body: Value) -> Result<Self, Error> {
-        Ok(Self::over(Endpoint::new(http, "url", url)?, body))
+    pub fn builder<B: 'static>(http: impl HttpClient<B>, url: &str, body: Value) -> JsonLoginBuilder {
+        JsonLoginBuilder::over(transport::sync_client(http), url, Some(body))
     }
 
-    /// A login that is a GET of this address, with the [headers](JsonLogin::header) that say who asks: metadata services of
-    /// clouds, job tokens of code hosts. The rest is as with [`new`](JsonLogin::new).
+    /// A login that is a GET of this address, with the [headers](JsonLoginBuilder::header) that say who asks: metadata
+    /// services of clouds, job tokens of code hosts. The rest is as with [`builder`](JsonLogin::builder).
     ///
     /// ```
     /// # fn main() -> Result<(), tower_bearer::Error> {
     /// # let http = tower_bearer::testing::TokenServer::new();
     /// use tower_bearer::json::JsonLogin;
     ///
-    /// let login = JsonLogin::get(http, "https://ci.example.com/id-token?audience=deploy")?
-    ///     .header("authorization", "bearer the-token-of-the-job")?
-    ///     .token_at("/value")?;
+    /// let login = JsonLogin::get(http, "https://ci.example.com/id-token?audience=deploy")
+    ///     .header("authorization", "bearer the-token-of-the-job")
+    ///     .token_at("/value")
+    ///     .build()?;
     /// # Ok(()) }
     /// ```
-    ///
-    /// # Errors
-    /// A URL that is none, or is plain `http://` beyond loopback.
-    pub fn get<B: 'static>(http: impl HttpClient<B>, url: &str) -> Result<Self, Error> {
-        Ok(Self { body: None, ..Self::over(Endpoint::new(http, "url", url)?, Value::Null) })
+    pub fn get<B: 'static>(http: impl HttpClient<B>, url: &str) -> JsonLoginBuilder {
+        JsonLoginBuilder::over(transport::sync_client(http), url, None)
+    }
+}
+
+impl TokenSource for JsonLogin {
+    async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
+        // What the issuer's words must not repeat: every text in the body, and its longer numbers.
+        let mut secrets = answer::replaced_secrets(&context).collect();
+        let answer = match self.login.body.clone() {
+            Some(mut body) => {
+                for (pointer, provider) in &self.login.providers {
+                    let secret = provider.get("secret", context.now()).await?;
+                    *body.pointer_mut(pointer).expect("looked for before") = secret.expose().into();
+                }
+                answer::collect_strings(&body, &mut secrets);
+                let body = body.to_string().into();
+                let post = self.endpoint.post(context.clock(), "application/json", None, body, secrets);
+                self.endpoint.within(context.response_timeout(), post).await?
+            }
+            None => {
+                let get = self.endpoint.get(context.clock(), secrets);
+                self.endpoint.within(context.response_timeout(), get).await?
+            }
+        };
+        self.login.read(answer)
     }
 
-    pub(crate) fn over(endpoint: Endpoint, body: Value) -> Self {
-        Self {
-            endpoint,
-            body: Some(body),
+    /// The address alone: the body may hold a password, of which no digest is to be written anywhere.
+    fn identity(&self) -> Vec<String> {
+        [vec!["json".to_owned()], self.endpoint.identity()].concat()
+    }
+}
+
+impl fmt::Debug for JsonLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JsonLogin")
+            .field("endpoint", &self.endpoint)
+            .field("token_at", &self.login.token_at)
+            .field("expiry", &self.login.expiry)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl JsonLoginBuilder ===
+
+impl JsonLoginBuilder {
+    pub(crate) fn over(http: Arc<dyn HttpSend>, url: &str, body: Option<Value>) -> Self {
+        let login = Login {
+            body,
             providers: Vec::new(),
             token_at: "/access_token".into(),
             expiry: Expiry::new(),
             evaluate: Arc::new(by_status),
-        }
+        };
+        Self { http, url: url.to_owned(), headers: Vec::new(), allows_insecure: false, login }
     }
 
     /// A secret in the body that is asked for at each fetch: it takes the place of what the body has at this JSON pointer
@@ -128,51 +184,92 @@ impl JsonLogin {
     /// use serde_json::json;
     /// use tower_bearer::json::JsonLogin;
     ///
-    /// let login = JsonLogin::new(http, "https://api.example.com/login", json!({ "user": "me", "key": "" }))?
-    ///     .secret_at("/key", async || tokio::fs::read_to_string("/run/secrets/key").await)?;
+    /// let login = JsonLogin::builder(http, "https://api.example.com/login", json!({ "user": "me", "key": "" }))
+    ///     .secret_at("/key", async || tokio::fs::read_to_string("/run/secrets/key").await)
+    ///     .build()?;
     /// # Ok(()) }
     /// ```
-    ///
-    /// # Errors
-    /// Not a JSON pointer, or one to nowhere in the body; an empty secret.
-    pub fn secret_at<M>(self, pointer: impl Into<String>, secret: impl SecretSource<M>) -> Result<Self, Error> {
-        let pointer = answer::pointer("secret_at", pointer)?;
-        if self.body.as_ref().and_then(|body| body.pointer(&pointer)).is_none() {
-            return Err(Error::invalid("secret_at", format!("the body has nothing at {pointer}")));
-        }
-        Ok(self.with_provider_at(pointer, SecretProvider::checked("secret", secret)?))
+    pub fn secret_at<M>(self, pointer: impl Into<String>, secret: impl SecretSource<M>) -> Self {
+        self.with_provider_at(pointer, secret.into_provider())
     }
 
     pub(crate) fn with_provider_at(mut self, pointer: impl Into<String>, provider: SecretProvider) -> Self {
-        self.providers.push((pointer.into(), provider));
+        self.login.providers.push((pointer.into(), provider));
         self
     }
 
     /// Where in the answer the token lies: a JSON pointer (RFC 6901). An empty one is for an answer that is the token and
     /// nothing else, in JSON or not.
-    ///
-    /// # Errors
-    /// Not a JSON pointer.
-    pub fn token_at(self, pointer: impl Into<String>) -> Result<Self, Error> {
-        Ok(Self { token_at: answer::pointer("token_at", pointer)?, ..self })
+    pub fn token_at(mut self, pointer: impl Into<String>) -> Self {
+        self.login.token_at = pointer.into();
+        self
     }
 
-    /// Adds a header to the login.
+    /// Adds a header to the login, in the place of an earlier one of that name. It may hold a secret.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Allows plain `http://` beyond loopback: where the network itself is trusted, as on the way from a machine to its
+    /// cloud's metadata service.
     ///
-    /// # Errors
-    /// A name or value that no header may carry.
-    pub fn header(mut self, name: &str, value: &str) -> Result<Self, Error> {
-        self.endpoint.header("header", name, value)?;
-        Ok(self)
+    /// Credentials and tokens can otherwise be read on the way. The event `insecure_issuer` warns of it whenever a login is
+    /// built.
+    pub fn allow_insecure(self) -> Self {
+        Self { allows_insecure: true, ..self }
     }
 
     /// How an answer is evaluated before its token is looked at; the body is `Null` where it is not JSON.
     ///
     /// By default a 2xx grants unless it holds an error in the place of a token; a 401 or 403 with a JSON body denies, as
     /// does a code of RFC 6749 with which the same login can never succeed; everything else failed.
-    #[must_use]
-    pub fn evaluate(self, evaluate: impl Fn(StatusCode, &Value) -> LoginOutcome + Send + Sync + 'static) -> Self {
-        Self { evaluate: Arc::new(evaluate), ..self }
+    pub fn evaluate(mut self, evaluate: impl Fn(StatusCode, &Value) -> LoginOutcome + Send + Sync + 'static) -> Self {
+        self.login.evaluate = Arc::new(evaluate);
+        self
+    }
+
+    /// Checks the settings, and builds the login.
+    ///
+    /// # Errors
+    /// Returns an error that names the field if
+    /// - the URL is invalid, or is plain `http://` that is not allowed,
+    /// - no header may carry a name or value,
+    /// - a pointer is no JSON pointer, or that of a secret leads to nothing in the body,
+    /// - a secret is empty, or a duration is zero.
+    pub fn build(self) -> Result<JsonLogin, Error> {
+        let address = EndpointUrl::checked("url", &self.url, self.allows_insecure)?;
+        let mut endpoint = Endpoint::at(self.http, address.clone());
+        for (name, value) in &self.headers {
+            endpoint.header("header", name, value.expose())?;
+        }
+        self.login.check()?;
+        address.warn_if_exposed();
+        Ok(JsonLogin { endpoint, login: self.login })
+    }
+}
+
+/// Headers, the body and the query of the address may hold secrets.
+impl fmt::Debug for JsonLoginBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JsonLoginBuilder").field("token_at", &self.login.token_at).finish_non_exhaustive()
+    }
+}
+
+// === impl Login ===
+
+impl Login {
+    fn check(&self) -> Result<(), Error> {
+        answer::check_pointer("token_at", &self.token_at)?;
+        self.expiry.check()?;
+        for (pointer, provider) in &self.providers {
+            answer::check_pointer("secret_at", pointer)?;
+            if self.body.as_ref().and_then(|body| body.pointer(pointer)).is_none() {
+                return Err(Error::invalid("secret_at", format!("the body has nothing at {pointer}")));
+            }
+            provider.check("secret")?;
+        }
+        Ok(())
     }
 
     fn read(&self, mut answer: TokenResponse) -> Result<Token, Error> {
@@ -207,45 +304,6 @@ impl JsonLogin {
         let lifetime =
             lifetime.map_err(|problem| answer.unusable(problem.describe("the server hands out an old one")))?;
         Ok(token.with_lifetime(lifetime))
-    }
-}
-
-impl TokenSource for JsonLogin {
-    async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
-        // What the issuer's words must not repeat: every text in the body, and its longer numbers.
-        let mut secrets = answer::replaced_secrets(&context).collect();
-        let answer = match self.body.clone() {
-            Some(mut body) => {
-                for (pointer, provider) in &self.providers {
-                    let secret = provider.get("secret", context.now()).await?;
-                    *body.pointer_mut(pointer).expect("looked for before") = secret.expose().into();
-                }
-                answer::collect_strings(&body, &mut secrets);
-                let body = body.to_string().into();
-                let post = self.endpoint.post(context.clock(), "application/json", None, body, secrets);
-                self.endpoint.within(context.response_timeout(), post).await?
-            }
-            None => {
-                let get = self.endpoint.get(context.clock(), secrets);
-                self.endpoint.within(context.response_timeout(), get).await?
-            }
-        };
-        self.read(answer)
-    }
-
-    /// The address alone: the body may hold a password, of which no digest is to be written anywhere.
-    fn identity(&self) -> Vec<String> {
-        [vec!["json".to_owned()], self.endpoint.identity()].concat()
-    }
-}
-
-impl fmt::Debug for JsonLogin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JsonLogin")
-            .field("endpoint", &self.endpoint)
-            .field("token_at", &self.token_at)
-            .field("expiry", &self.expiry)
-            .finish_non_exhaustive()
     }
 }
 

@@ -16,7 +16,7 @@
 //!
 //! Each takes an [`Issuer`], which knows the endpoints from its metadata or because they are named. A builder's `build`
 //! checks its settings; the error names the invalid field. [`ClientAuth`] says how the client authenticates, and
-//! [`Revocation`] revokes tokens.
+//! [`Revocation`] revokes tokens. [`ProtectedResource`] reads which issuers an API names.
 
 mod answer_settings;
 mod assertion;
@@ -39,6 +39,7 @@ mod revocation;
 mod settings;
 
 pub use crate::source::issuer::Issuer;
+pub use crate::source::resource::{ProtectedResource, ResourceMetadata};
 pub use assertion::{JwtBearerGrant, JwtBearerGrantBuilder, TokenExchangeGrant, TokenExchangeGrantBuilder};
 pub use auth::ClientAuth;
 #[cfg(feature = "authorization-code")]

@@ -34,9 +34,9 @@ use crate::source::require_non_empty;
 /// If the futures of a closure use something that it owns, write an ordinary closure that clones it for each future:
 /// `move || { let vault = vault.clone(); async move { vault.read("password").await } }`.
 ///
-/// A builder checks a value. The secret that a closure returns is checked when it is used. Before that, white space at
-/// its end and a byte order mark are removed, because files have them. If the closure fails, the fetch fails, and is
-/// retried after a pause. With [`Error::denied`] the closure says that a retry cannot succeed, as a
+/// A value is checked when the source is built. The secret that a closure returns is checked when it is used. Before
+/// that, white space at its end and a byte order mark are removed, because files have them. If the closure fails, the
+/// fetch fails, and is retried after a pause. With [`Error::denied`] the closure says that a retry cannot succeed, as a
 /// [`TokenSource`](crate::TokenSource) does.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a secret",
@@ -98,13 +98,7 @@ impl SecretProvider {
         })))
     }
 
-    /// A provider whose value, if it has one, is valid.
-    pub(crate) fn checked<M>(field: &'static str, secret: impl SecretSource<M>) -> Result<Self, Error> {
-        let provider = secret.into_provider();
-        provider.check(field)?;
-        Ok(provider)
-    }
-
+    /// Checks a value. The secret that a closure returns is checked when it is used.
     pub(crate) fn check(&self, field: &'static str) -> Result<(), Error> {
         self.value().map_or(Ok(()), |secret| require_non_empty(field, secret.expose()))
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_ENCODING, DATE, RETRY_AFTER};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, DATE, RETRY_AFTER};
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::Body;
@@ -114,14 +114,9 @@ pub(crate) fn sync_client<B: 'static>(http: impl HttpClient<B>) -> Arc<dyn HttpS
 // === impl EndpointUrl ===
 
 impl EndpointUrl {
-    /// Checks the URL, which is never plain `http://` beyond loopback.
-    pub(crate) fn new(field: &'static str, url: &str) -> Result<Self, Error> {
-        Ok(Self::of(origin::endpoint(field, url, false)?, url))
-    }
-
     /// Checks the URL, which may be plain `http://` beyond loopback if the setting `allow_insecure` allows it.
     pub(crate) fn checked(field: &'static str, url: &str, allow_insecure: bool) -> Result<Self, Error> {
-        let url = Self::of(origin::endpoint(field, url, true)?, url);
+        let url = Self::of(origin::endpoint(field, url)?, url);
         if url.is_exposed() && !allow_insecure {
             let problem = "plain http:// shows the credentials to everyone on the way; write https://, or call `allow_insecure` if the network itself is trusted";
             return Err(Error::invalid(field, problem));
@@ -133,6 +128,20 @@ impl EndpointUrl {
         Self { uri, name: url.split(['?', '#']).next().unwrap_or_default().into() }
     }
 
+    /// Warns if others on the network can read what is sent there.
+    ///
+    /// The event is not in `telemetry`, because that module imports this module's parent.
+    pub(crate) fn warn_if_exposed(&self) {
+        if self.is_exposed() {
+            tracing::warn!(
+                name: "insecure_issuer",
+                target: "tower_bearer",
+                endpoint = %self.name,
+                "credentials are sent over plain http"
+            );
+        }
+    }
+
     /// Whether others on the network can read what is sent there.
     pub(crate) fn is_exposed(&self) -> bool {
         origin::is_exposed(&self.uri)
@@ -140,6 +149,11 @@ impl EndpointUrl {
 
     pub(crate) fn is_https(&self) -> bool {
         self.uri.scheme() == Some(&Scheme::HTTPS)
+    }
+
+    /// Whether both URLs have the same scheme, host and port.
+    pub(crate) fn has_origin_of(&self, other: &Self) -> bool {
+        origin::is_same(&self.uri, &other.uri)
     }
 
     /// The URL in errors.
@@ -166,7 +180,11 @@ impl EndpointUrl {
         *request.uri_mut() = self.uri.clone();
         // The client may include the layer of the cache that waits for this answer: adding a token would deadlock.
         request.extensions_mut().insert(NoToken);
-        request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
+        let headers = request.headers_mut();
+        headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
+        // Without this header, a server may use any compression (RFC 9110 section 12.5.3). If the answer cannot be
+        // read, a rotated refresh token in it is lost. A client that decompresses still decompresses the answer.
+        headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
         let response = http.send(request).await.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 Error::unusable(Some(self.name.clone()), "it is longer than 1 MiB")

@@ -5,7 +5,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `….json` | the record, behind a line with its version. Replaced by renaming, so a reader needs no lock |
+//! | `….json` | the record, behind a line with its version and, if it expires, when. Replaced by renaming, so a reader needs no lock |
 //! | `….lock` | who has the lease. Never renamed; the lock of the operating system on it is held for one operation |
 //! | `….held` | nothing. Its lock is held as long as the lease, and dies with its process |
 //! | `….new`, `….set-aside` | the record that is being written; the one that could not be read |
@@ -69,6 +69,8 @@ struct Leases {
     held: HashMap<PathBuf, Held>,
     /// The leases of others: since when this process has seen the same one.
     seen: HashMap<PathBuf, (LeaseEntry, Duration)>,
+    /// When this process last looked for records that have expired.
+    swept: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -86,6 +88,16 @@ struct LeaseEntry {
     /// Counts the extensions.
     number: u64,
     ttl: Duration,
+}
+
+/// The first line of a record.
+#[derive(Default)]
+struct Header {
+    version: u64,
+    /// When the record expires, in microseconds since 1970.
+    expires: Option<u64>,
+    /// Where the record begins.
+    len: usize,
 }
 
 /// The files of one key.
@@ -106,9 +118,13 @@ enum Try<T, W> {
 const LOCK_DEADLINE: Duration = Duration::from_secs(2);
 /// Between two tries for the lock, at most.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// No first line is longer.
+const LONGEST_HEADER: u64 = 128;
 /// No record is longer.
 const LONGEST: u64 = 1024 * 1024;
-/// What the first line of a record begins with; its version follows.
+/// Between two searches for records that have expired.
+const SWEEP_EVERY: Duration = Duration::from_secs(60 * 60);
+/// What the first line of a record begins with. Its version follows, and when it expires, in microseconds since 1970.
 const HEADER: &str = "tower-bearer-file-1 ";
 
 // === impl FileStore ===
@@ -189,7 +205,7 @@ impl TokenStore for FileStore {
             }
             // Also after the file was removed, no version comes twice.
             let version = expected.map_or(1, |expected| expected + 1).max(micros());
-            files.write(version, &bytes)?;
+            files.write(version, None, &bytes)?;
             Ok(Saved::Saved { version })
         };
         self.locked(key, save).await
@@ -207,6 +223,25 @@ impl TokenStore for FileStore {
             Ok(Some(aside.display().to_string()))
         };
         self.locked(key, set_aside).await
+    }
+
+    async fn expire(&self, key: &str, owner: &str, expected: u64, after: Duration) -> Result<(), StoreError> {
+        let owner = owner.to_owned();
+        let expire = move |files: &Files, lock: &mut File, leases: &mut Leases| {
+            if files.holder(lock, leases, &owner)?.is_none() {
+                return Ok(());
+            }
+            if let Some(stored) = files.load()?.filter(|stored| stored.version == expected) {
+                let after = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+                files.write(expected, Some(micros().saturating_add(after)), &stored.bytes)?;
+            }
+            if leases.swept.is_none_or(|swept| now() >= swept + SWEEP_EVERY) {
+                leases.swept = Some(now());
+                files.sweep();
+            }
+            Ok(())
+        };
+        self.locked(key, expire).await
     }
 }
 
@@ -263,7 +298,8 @@ impl Files {
         leases.seen.remove(&path);
         // The entry comes first: if this process dies in between, it names a file that is not there, which is a dead owner.
         let until = now() + ttl;
-        LeaseEntry { owner: owner.clone(), number: 0, ttl }.write(lock)?;
+        let entry = LeaseEntry { owner: owner.clone(), number: 0, ttl };
+        entry.write(lock).map_err(|error| failed("write", &path, error))?;
         let held_path = self.held_path(&owner);
         let file = private().write(true).create(true).truncate(true).open(&held_path);
         let file = file.map_err(|error| failed("make", &held_path, error))?;
@@ -275,8 +311,9 @@ impl Files {
     fn extend(&self, lock: &mut File, leases: &mut Leases, owner: &str, ttl: Duration) -> io::Result<bool> {
         let Some(entry) = self.holder(lock, leases, owner)? else { return Ok(false) };
         let until = now() + ttl;
-        LeaseEntry { number: entry.number + 1, ttl, ..entry }.write(lock)?;
-        if let Some(held) = leases.held.get_mut(&self.path("lock")) {
+        let (entry, path) = (LeaseEntry { number: entry.number + 1, ttl, ..entry }, self.path("lock"));
+        entry.write(lock).map_err(|error| failed("write", &path, error))?;
+        if let Some(held) = leases.held.get_mut(&path) {
             held.until = until;
         }
         Ok(true)
@@ -320,8 +357,11 @@ impl Files {
         let mut bytes = Vec::new();
         Read::by_ref(&mut file).take(LONGEST).read_to_end(&mut bytes).map_err(|error| failed("read", &path, error))?;
         let age = metadata.modified().ok().and_then(|saved| clock::wall_time().duration_since(saved).ok());
-        let (version, start) = parse(&bytes);
-        bytes.drain(..start);
+        let Header { version, expires, len } = Header::parse(&bytes);
+        if expires.is_some_and(|expires| expires <= micros()) {
+            return Ok(None);
+        }
+        bytes.drain(..len);
         Ok(Some(Stored::new(bytes, version, age.unwrap_or_default())))
     }
 
@@ -330,12 +370,13 @@ impl Files {
     }
 
     /// Writes a new file and puts it in the place of the former one.
-    fn write(&self, version: u64, bytes: &[u8]) -> io::Result<()> {
+    fn write(&self, version: u64, expires: Option<u64>, bytes: &[u8]) -> io::Result<()> {
         let (new, path) = (self.path("new"), self.path("json"));
         let write = || {
             let mut file = private().write(true).create(true).truncate(true).open(&new)?;
             check(&new, &file.metadata()?)?;
-            file.write_all(format!("{HEADER}{version}\n").as_bytes())?;
+            let expires = expires.map(|expires| format!(" {expires}")).unwrap_or_default();
+            file.write_all(format!("{HEADER}{version}{expires}\n").as_bytes())?;
             file.write_all(bytes)?;
             file.sync_all()?;
             fs::rename(&new, &path)
@@ -345,6 +386,23 @@ impl Files {
             failed("write", &path, error)
         })?;
         self.sync_directory()
+    }
+
+    /// Removes the records of all keys that have expired, each under its lock. What cannot be removed now is left for the
+    /// next time. The lock files stay: another process may have opened one.
+    fn sweep(&self) {
+        let Ok(entries) = fs::read_dir(&*self.directory) else { return };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json"));
+            let Some(name) = name.filter(|name| *name != self.name && has_expired(&path)) else { continue };
+            let files = Self { directory: Arc::clone(&self.directory), name: name.to_owned() };
+            // Looked at again under the lock, because it may have been saved meanwhile.
+            if let Ok(Some(_lock)) = files.try_lock()
+                && has_expired(&path)
+            {
+                let _ = fs::remove_file(&path);
+            }
+        }
     }
 
     // --- the directory ---
@@ -368,6 +426,21 @@ impl Files {
         #[cfg(unix)]
         File::open(&*self.directory)?.sync_all().map_err(|error| failed("sync", &self.directory, error))?;
         Ok(())
+    }
+}
+
+// === impl Header ===
+
+impl Header {
+    /// A file without the first line has version 0, and is no record.
+    fn parse(bytes: &[u8]) -> Self {
+        let parsed = || {
+            let end = bytes.iter().position(|byte| *byte == b'\n')?;
+            let mut numbers = str::from_utf8(&bytes[..end]).ok()?.strip_prefix(HEADER)?.split(' ').map(str::parse);
+            let version = numbers.next()?.ok()?;
+            Some(Self { version, expires: numbers.next().transpose().ok()?, len: end + 1 })
+        };
+        parsed().unwrap_or_default()
     }
 }
 
@@ -409,14 +482,10 @@ fn file_name(key: &str) -> String {
     format!("{readable}-{}", Digest::of(["tower-bearer-file", key]).short())
 }
 
-/// The version, and where the record begins. A file without the first line has version 0, and is no record.
-fn parse(bytes: &[u8]) -> (u64, usize) {
-    let parsed = || {
-        let end = bytes.iter().position(|byte| *byte == b'\n')?;
-        let version = str::from_utf8(&bytes[..end]).ok()?.strip_prefix(HEADER)?.parse().ok()?;
-        Some((version, end + 1))
-    };
-    parsed().unwrap_or((0, 0))
+fn has_expired(path: &Path) -> bool {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(LONGEST_HEADER).read_to_end(&mut bytes));
+    read.is_ok() && Header::parse(&bytes).expires.is_some_and(|expires| expires <= micros())
 }
 
 /// For files that only their user may read.
@@ -449,9 +518,16 @@ fn check(_: &Path, _: &fs::Metadata) -> io::Result<()> {
     Ok(())
 }
 
-/// Says what was done to which file.
+/// Says what was done to which file, and what a person can do.
 fn failed(what: &str, path: &Path, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("failed to {what} {}: {error}", path.display()))
+    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let remedy = match error.kind() {
+        StorageFull | QuotaExceeded => "; free space on its disk",
+        ReadOnlyFilesystem => "; mount its disk for writing, or choose another directory",
+        PermissionDenied => "; give this user the directory and its files (chown, chmod u+rwX)",
+        _ => "",
+    };
+    io::Error::new(error.kind(), format!("failed to {what} {}: {error}{remedy}", path.display()))
 }
 
 /// Runs the work where it may block.

@@ -129,6 +129,10 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         self.store.set_aside(key, owner, expected).await
     }
 
+    async fn expire(&self, key: &str, owner: &str, expected: u64, after: Duration) -> Result<(), StoreError> {
+        self.store.expire(key, owner, expected, after).await
+    }
+
     async fn changed(&self, key: &str) {
         self.store.changed(key).await;
     }

@@ -24,6 +24,8 @@ use crate::store::error::StoreError;
 /// | [`extend`](Self::extend) | `UPDATE .. SET leased_until WHERE owner = $owner AND leased_until >= now()` |
 /// | [`release`](Self::release) | `UPDATE .. SET leased_until = now() WHERE owner = $owner` |
 /// | [`save`](Self::save) | `UPDATE .. SET bytes, version, saved_at WHERE owner = $owner AND leased_until >= now() AND version = $expected` |
+///
+/// The repository's `examples/sqlite-store` is such an implementation. `testing::store_conformance` checks one.
 pub trait TokenStore: Send + Sync + 'static {
     /// Loads the record of this key; `None` if there is none.
     ///
@@ -98,6 +100,28 @@ pub trait TokenStore: Send + Sync + 'static {
         owner: &str,
         expected: u64,
     ) -> impl Future<Output = Result<Option<String>, StoreError>> + Send;
+
+    /// Removes the record this long from now, if this owner holds the lease and the version is `expected`. A save before
+    /// that keeps it.
+    ///
+    /// The cache calls it for the record of a session that has ended, which nobody needs once every process knows the end.
+    /// The age may begin anew. The default keeps the record.
+    ///
+    /// # Errors
+    /// Returns an error if the store cannot tell whether the record will be removed.
+    ///
+    /// # Cancel safety
+    /// The record may be removed then.
+    fn expire(
+        &self,
+        key: &str,
+        owner: &str,
+        expected: u64,
+        after: Duration,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = (key, owner, expected, after);
+        std::future::ready(Ok(()))
+    }
 
     /// Completes once the record of this key may have changed, or its lease may have ended, since the first poll.
     ///
@@ -193,6 +217,7 @@ pub(crate) mod erased {
             bytes: &'a [u8],
         ) -> Answer<'a, Saved>;
         fn set_aside<'a>(&'a self, key: &'a str, owner: &'a str, expected: u64) -> Answer<'a, Option<String>>;
+        fn expire<'a>(&'a self, key: &'a str, owner: &'a str, expected: u64, after: Duration) -> Answer<'a, ()>;
         fn changed<'a>(&'a self, key: &'a str) -> BoxFuture<'a, ()>;
     }
 
@@ -225,6 +250,10 @@ pub(crate) mod erased {
 
         fn set_aside<'a>(&'a self, key: &'a str, owner: &'a str, expected: u64) -> Answer<'a, Option<String>> {
             Box::pin(TokenStore::set_aside(self, key, owner, expected))
+        }
+
+        fn expire<'a>(&'a self, key: &'a str, owner: &'a str, expected: u64, after: Duration) -> Answer<'a, ()> {
+            Box::pin(TokenStore::expire(self, key, owner, expected, after))
         }
 
         fn changed<'a>(&'a self, key: &'a str) -> BoxFuture<'a, ()> {

@@ -45,6 +45,8 @@ pub enum StoreCall {
     Save,
     /// [`TokenStore::set_aside`].
     SetAside,
+    /// [`TokenStore::expire`].
+    Expire,
 }
 
 /// What goes wrong with one call of a [`MemoryStore`].
@@ -87,6 +89,8 @@ struct Record {
     bytes: Vec<u8>,
     version: u64,
     saved_at: Instant,
+    /// When it is removed.
+    until: Option<Instant>,
 }
 
 // === impl MemoryStore ===
@@ -126,7 +130,7 @@ impl MemoryStore {
 
     /// The bytes of the record of this key, without a call.
     pub fn record(&self, key: &str) -> Option<Vec<u8>> {
-        lock(&self.0).entries.get(key)?.record.as_ref().map(|record| record.bytes.clone())
+        lock(&self.0).entries.get(key)?.record_at(now()).map(|record| record.bytes.clone())
     }
 
     /// Replaces the record of this key, as a person would by hand or a failover that lost a write; `None` removes it.
@@ -135,7 +139,7 @@ impl MemoryStore {
         let entry = state.entries.entry(key.to_owned()).or_default();
         entry.versions += 1;
         let version = entry.versions;
-        entry.record = bytes.map(|bytes| Record { bytes, version, saved_at: now() });
+        entry.record = bytes.map(|bytes| Record { bytes, version, saved_at: now(), until: None });
         entry.changed.notify_waiters();
     }
 
@@ -204,7 +208,7 @@ impl MemoryStore {
 impl TokenStore for MemoryStore {
     async fn load(&self, key: &str) -> Result<Option<Stored>, StoreError> {
         let load = |entry: &mut Entry, now: Instant| {
-            let record = entry.record.as_ref()?;
+            let record = entry.record_at(now)?;
             Some(Stored::new(record.bytes.clone(), record.version, now.saturating_duration_since(record.saved_at)))
         };
         self.call(StoreCall::Load, key, None, load).await
@@ -246,12 +250,12 @@ impl TokenStore for MemoryStore {
 
     async fn save(&self, key: &str, owner: &str, expected: Option<u64>, bytes: &[u8]) -> Result<Saved, StoreError> {
         let save = |entry: &mut Entry, now: Instant| {
-            if !entry.is_held_by(owner, now) || entry.version() != expected {
+            if !entry.is_held_by(owner, now) || entry.version_at(now) != expected {
                 return Saved::Conflict;
             }
             entry.versions += 1;
             let version = entry.versions;
-            entry.record = Some(Record { bytes: bytes.to_vec(), version, saved_at: now });
+            entry.record = Some(Record { bytes: bytes.to_vec(), version, saved_at: now, until: None });
             Saved::Saved { version }
         };
         self.call(StoreCall::Save, key, Saved::Conflict, save).await
@@ -259,7 +263,7 @@ impl TokenStore for MemoryStore {
 
     async fn set_aside(&self, key: &str, owner: &str, expected: u64) -> Result<Option<String>, StoreError> {
         let set_aside = |entry: &mut Entry, now: Instant| {
-            if !entry.is_held_by(owner, now) || entry.version() != Some(expected) {
+            if !entry.is_held_by(owner, now) || entry.version_at(now) != Some(expected) {
                 return None;
             }
             let record = entry.record.take()?;
@@ -267,6 +271,16 @@ impl TokenStore for MemoryStore {
             Some(format!("{key}.set-aside"))
         };
         self.call(StoreCall::SetAside, key, None, set_aside).await
+    }
+
+    async fn expire(&self, key: &str, owner: &str, expected: u64, after: Duration) -> Result<(), StoreError> {
+        let expire = |entry: &mut Entry, now: Instant| {
+            let expires = entry.is_held_by(owner, now) && entry.version_at(now) == Some(expected);
+            if let Some(record) = entry.record.as_mut().filter(|_| expires) {
+                record.until = Some(now + after);
+            }
+        };
+        self.call(StoreCall::Expire, key, (), expire).await
     }
 
     async fn changed(&self, key: &str) {
@@ -281,8 +295,12 @@ impl TokenStore for MemoryStore {
 // === impl Entry ===
 
 impl Entry {
-    fn version(&self) -> Option<u64> {
-        self.record.as_ref().map(|record| record.version)
+    fn record_at(&self, now: Instant) -> Option<&Record> {
+        self.record.as_ref().filter(|record| record.until.is_none_or(|until| now < until))
+    }
+
+    fn version_at(&self, now: Instant) -> Option<u64> {
+        self.record_at(now).map(|record| record.version)
     }
 
     fn lease_at(&self, now: Instant) -> Option<&(String, Instant)> {

@@ -37,6 +37,7 @@ pub async fn store_conformance<S: TokenStore>(first: &S, second: &S, key: &str) 
     leases(first, second, &key("leases")).await;
     ends(first, second, &key("ends")).await;
     set_aside(first, second, &key("set-aside")).await;
+    expiry(first, second, &key("expiry")).await;
     keys(first, second, &key("keys")).await;
     changes(first, second, &key("changes")).await;
 }
@@ -118,6 +119,29 @@ async fn set_aside<S: TokenStore>(first: &S, second: &S, key: &str) {
     assert_eq!(ok("load", second.load(key)).await, None, "what was set aside is not loaded");
     save(first, key, "a", None, b"new").await;
     assert_eq!(load(second, key).await.bytes, b"new");
+    ok("release", first.release(key, "a")).await;
+}
+
+/// A store may keep every record, as the default does.
+async fn expiry<S: TokenStore>(first: &S, second: &S, key: &str) {
+    hold(first, key, "a", LONG).await;
+    let version = save(first, key, "a", None, b"record").await;
+    ok("expire", second.expire(key, "b", version, LEASE / 10)).await;
+    ok("expire", first.expire(key, "a", version + 1, LEASE / 10)).await;
+    tokio::time::sleep(LEASE / 5).await;
+    assert_eq!(load(second, key).await.bytes, b"record", "only with the lease, and only the expected version expires");
+    ok("expire", first.expire(key, "a", version, LEASE)).await;
+    let kept = load(second, key).await;
+    assert_eq!((kept.version, &*kept.bytes), (version, &b"record"[..]), "until it expires, a record is what it was");
+    let next = save(first, key, "a", Some(version), b"next").await;
+    tokio::time::sleep(2 * LEASE).await;
+    assert_eq!(load(second, key).await.bytes, b"next", "a record that was saved again is kept");
+    ok("expire", first.expire(key, "a", next, LEASE / 10)).await;
+    tokio::time::sleep(LEASE / 5).await;
+    let left = ok("load", second.load(key)).await.map(|stored| stored.version);
+    assert!(left.is_none_or(|version| version == next), "a record expires as a whole");
+    save(first, key, "a", left, b"new").await;
+    assert_eq!(load(second, key).await.bytes, b"new", "after a record has expired, another is saved");
     ok("release", first.release(key, "a")).await;
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::Request;
 use tower::ServiceExt;
+use tower_bearer::chain::TokenSourceChain;
 use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer};
 use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{Error, RefreshPolicy, Token, TokenCache};
@@ -48,6 +49,9 @@ pub(crate) async fn trigger_all() {
     // An issuer uses plain http.
     let issuer = Issuer::new(TokenServer::new()).token_endpoint("http://auth.internal/token").allow_insecure();
     ClientCredentialsGrant::builder(&issuer, "app", "secret").build().expect("it is allowed");
+    // The first source of a chain returns no token.
+    let chain = TokenSourceChain::first_try("none", async |_| Err::<Token, _>(Error::denied("not configured")));
+    TokenCache::new(chain.or_else("source", source)).get().await.expect("a token of the second source");
     // The session is signed out twice.
     cache.sign_out(async |_| Err(io::Error::other("no route"))).await.expect_err("it was not revoked");
     cache.set_source(source);

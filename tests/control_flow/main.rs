@@ -10,6 +10,7 @@ mod servers;
 #[path = "../sources/mod.rs"]
 mod sources;
 
+mod chain;
 mod device;
 mod hosts;
 mod logins;

@@ -112,7 +112,7 @@ async fn every_source_may_use_the_client_with_the_layer() {
     harness.check("token exchange", grant).await;
     let grant = JwtBearerGrant::builder(&crate::sources::at(http()), "assertion").build().expect("a grant");
     harness.check("JWT bearer", grant).await;
-    let login = JsonLogin::new(http(), TOKEN_URL, json!({ "key": "k" })).expect("a login");
+    let login = JsonLogin::builder(http(), TOKEN_URL, json!({ "key": "k" })).build().expect("a login");
     harness.check("JSON login", login).await;
     let metadata = Metadata::discover(http(), "https://auth.example.com");
     let grant = ClientCredentialsGrant::builder(&metadata, "app", "secret").build().expect("a grant");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, advance};
 use tower_bearer::oauth2::ClientCredentialsGrant;
-use tower_bearer::testing::{Answer, TokenServer};
+use tower_bearer::testing::{Answer, ManualClock, TokenServer};
 use tower_bearer::{Token, TokenCache};
 
 use crate::common::{MINUTE, SECOND, Script, runtime, settle};
@@ -38,11 +38,42 @@ async fn a_tiny_refresh_in_causes_one_call_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tiny_lifetime_causes_one_call_a_second() {
+async fn a_lifetime_too_short_for_a_request_causes_one_call_a_second() {
     // Shorter lifetimes would fail, because the wall clock advances while the test runs.
-    for lifetime in [SECOND / 2, 3 * SECOND / 4, SECOND, 3 * SECOND / 2, 2 * SECOND] {
+    for lifetime in [SECOND / 20, SECOND / 11] {
         let calls = calls(|number| token(number, lifetime)).await;
         assert!(calls <= 70, "{lifetime:?}: {calls}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_lifetime_causes_at_most_one_call_per_third_of_it() {
+    for lifetime in [SECOND / 2, 3 * SECOND / 4, SECOND, 3 * SECOND / 2, 2 * SECOND] {
+        let calls = calls(|number| token(number, lifetime)).await;
+        let most = MINUTE.as_secs_f64() / (lifetime.as_secs_f64() / 3.0);
+        assert!(calls as f64 <= most + 10.0, "{lifetime:?}: {calls} of {most}");
+    }
+}
+
+/// Short lifetimes must not be slower than long ones: a call that waits for its turn lets the token expire.
+#[tokio::test(start_paused = true)]
+async fn no_request_waits_however_short_the_lifetime() {
+    let clock = ManualClock::new();
+    for lifetime in [SECOND / 10, SECOND / 2, SECOND, 2 * SECOND, 5 * SECOND, 30 * SECOND] {
+        let script = Script::living(lifetime);
+        script.delay(lifetime / 20);
+        let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().expect("a cache");
+        cache.get().await.expect("a token");
+        let step = lifetime / 100;
+        for at in 0..1000 {
+            let answer = tokio_test::task::spawn(cache.get()).poll();
+            assert!(answer.is_ready(), "{lifetime:?}: a request waits at step {at}");
+            settle().await;
+            clock.advance(step);
+            advance(step).await;
+            settle().await;
+        }
+        assert!(script.calls() > 10, "{lifetime:?}: {} calls", script.calls());
     }
 }
 

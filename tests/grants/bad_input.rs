@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use tower_bearer::Error;
-use tower_bearer::json::JsonLogin;
+use tower_bearer::file::TokenFile;
+use tower_bearer::json::{JsonLogin, JsonLoginBuilder};
 use tower_bearer::oauth2::{self, ClientCredentialsGrant, PasswordGrant, RefreshTokenGrant};
 use tower_bearer::providers::mesh_connect::{MeshConnect, MeshConnectBuilder};
 use tower_bearer::providers::meshydb::{MeshyDb, MeshyDbBuilder};
@@ -26,8 +27,8 @@ fn mesh_connect() -> MeshConnectBuilder {
     MeshConnect::builder(issuer(), "id", SECRET)
 }
 
-fn json_login() -> JsonLogin {
-    JsonLogin::new(issuer(), TOKEN_URL, json!({ "key": SECRET })).unwrap()
+fn json_login() -> JsonLoginBuilder {
+    JsonLogin::builder(issuer(), TOKEN_URL, json!({ "key": SECRET }))
 }
 
 /// Checks that this is an error that names the field.
@@ -59,6 +60,7 @@ fn an_invalid_or_unsafe_url_is_rejected() {
         "https://auth.example.com/tökén",
         "ftp://auth.example.com/token",
         "http://auth.example.com/token",
+        "http://auth.example.com/token?key=hunter2-hunter2",
         "http://10.0.0.1/token",
         "http://localhost.example.com/token",
         "https://ann:hunter2-hunter2@auth.example.com/token",
@@ -80,7 +82,8 @@ fn an_invalid_or_unsafe_url_is_rejected() {
             "token_endpoint",
             RefreshTokenGrant::builder(&oauth2::Issuer::new(issuer()).token_endpoint(url), "my-app", SECRET).build(),
         );
-        rejected("url", JsonLogin::new(issuer(), url, json!({ "key": SECRET })));
+        rejected("url", JsonLogin::builder(issuer(), url, json!({ "key": SECRET })).build());
+        rejected("url", JsonLogin::get(issuer(), url).build());
         rejected("auth_base", meshy().auth_base(url).build());
         rejected("base", mesh_connect().base(url).build());
     }
@@ -132,6 +135,9 @@ fn empty_credentials_are_rejected() {
 
     rejected("client_id", MeshConnect::builder(issuer(), "", SECRET).build());
     rejected("client_secret", MeshConnect::builder(issuer(), "id", "").build());
+    rejected("secret", json_login().secret_at("/key", "").build());
+    rejected("secret_at", json_login().secret_at("/nowhere", SECRET).build());
+    rejected("secret_at", JsonLogin::get(issuer(), TOKEN_URL).secret_at("/key", SECRET).build());
 }
 
 #[test]
@@ -141,11 +147,11 @@ fn an_invalid_header_is_rejected() {
         rejected("header", client_credentials(&issuer()).header("x-key", value).build());
         rejected("header", password(&issuer()).header("x-key", value).build());
         rejected("header", refresh_token(&issuer()).header("x-key", value).build());
-        rejected("header", json_login().header("x-key", value));
+        rejected("header", json_login().header("x-key", value).build());
     }
     for name in ["", "x key", "x:", "hunter2\r\n", "schlüssel"] {
         rejected("header", client_credentials(&issuer()).header(name, SECRET).build());
-        rejected("header", json_login().header(name, SECRET));
+        rejected("header", json_login().header(name, SECRET).build());
     }
 }
 
@@ -154,16 +160,21 @@ fn a_default_lifetime_of_zero_is_rejected() {
     rejected("default_lifetime", client_credentials(&issuer()).default_lifetime(Duration::ZERO).build());
     rejected("default_lifetime", password(&issuer()).default_lifetime(Duration::ZERO).build());
     rejected("default_lifetime", refresh_token(&issuer()).default_lifetime(Duration::ZERO).build());
-    rejected("default_lifetime", json_login().default_lifetime(Duration::ZERO));
+    rejected("default_lifetime", json_login().default_lifetime(Duration::ZERO).build());
+    rejected("default_lifetime", TokenFile::builder("token").default_lifetime(Duration::ZERO).build());
 }
 
 #[test]
 fn an_invalid_json_pointer_is_rejected() {
     for pointer in ["token", "data/token", "$.token", " /token", "~0", "/a~", "/a~2b", "/~/x"] {
-        rejected("token_at", json_login().token_at(pointer));
-        rejected("lifetime_at", json_login().lifetime_at(pointer));
+        rejected("token_at", json_login().token_at(pointer).build());
+        rejected("lifetime_at", json_login().lifetime_at(pointer).build());
+        rejected("expires_at", json_login().expires_at(pointer).build());
+        rejected("secret_at", json_login().secret_at(pointer, SECRET).build());
+        rejected("token_at", TokenFile::builder("token").token_at(pointer).build());
+        rejected("lifetime_at", TokenFile::builder("token").lifetime_at(pointer).build());
     }
     for pointer in ["", "/", "/a~0b~1c", "/0/ "] {
-        json_login().token_at(pointer).unwrap().lifetime_at(pointer).unwrap();
+        json_login().token_at(pointer).lifetime_at(pointer).build().unwrap();
     }
 }

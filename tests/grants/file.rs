@@ -164,7 +164,7 @@ async fn what_is_no_regular_file_is_not_waited_for() {
 
 #[test]
 fn looking_all_the_time_is_rejected() {
-    let error = TokenFile::new("token").reread_every(Duration::ZERO).unwrap_err();
+    let error = TokenFile::builder("token").reread_every(Duration::ZERO).build().unwrap_err();
     assert!(error.is_invalid() && error.to_string().contains("reread_every"), "{error}");
 }
 
@@ -203,7 +203,7 @@ async fn a_token_that_kubernetes_has_rotated_is_found_within_a_minute() {
 #[tokio::test(start_paused = true)]
 async fn a_file_renamed_over_it_is_found_after_the_interval() {
     let file = Rewritten::new("one");
-    let source = TokenFile::new(&file.path).reread_every(10 * MINUTE).unwrap();
+    let source = TokenFile::builder(&file.path).reread_every(10 * MINUTE).build().unwrap();
     let cache = TokenCache::new(source);
     assert_eq!(look(&cache).await, "one");
     file.rewrite("two");

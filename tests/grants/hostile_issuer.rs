@@ -266,7 +266,7 @@ proptest! {
             TokenCache::new(client_credentials(&issuer).build().unwrap()),
             TokenCache::new(meshy.login_with_refresh_token("saved").build().unwrap()),
             TokenCache::new(MeshConnect::builder(issuer.clone(), "id", "secret").build().unwrap()),
-            TokenCache::new(JsonLogin::new(issuer.clone(), TOKEN_URL, json!({ "key": "k" })).unwrap()),
+            TokenCache::new(JsonLogin::builder(issuer.clone(), TOKEN_URL, json!({ "key": "k" })).build().unwrap()),
         ];
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         for cache in caches {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use tower_bearer::json::{JsonLogin, LoginOutcome};
+use tower_bearer::json::{JsonLogin, JsonLoginBuilder, LoginOutcome};
 use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{Error, Token, TokenCache};
 
@@ -12,21 +12,21 @@ use crate::sources::{HOUR, headers, hyper_client, map, pass, serve};
 
 const URL: &str = "https://api.example.com/login?v=2";
 
-fn login(issuer: &TokenServer) -> JsonLogin {
-    JsonLogin::new(issuer.clone(), URL, json!({ "user": "ann", "key": "its \"secret\"" })).unwrap()
+fn login(issuer: &TokenServer) -> JsonLoginBuilder {
+    JsonLogin::builder(issuer.clone(), URL, json!({ "user": "ann", "key": "its \"secret\"" }))
 }
 
 /// What this login comes to, answered so.
-async fn ask(answer: Answer, set: impl FnOnce(JsonLogin) -> JsonLogin) -> Result<Token, Error> {
+async fn ask(answer: Answer, set: impl FnOnce(JsonLoginBuilder) -> JsonLoginBuilder) -> Result<Token, Error> {
     let issuer = TokenServer::new();
     issuer.queue(answer);
-    TokenCache::new(set(login(&issuer))).get().await
+    TokenCache::new(set(login(&issuer)).build().unwrap()).get().await
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_fetch_posts_the_body_as_it_was_given() {
     let issuer = TokenServer::new();
-    let cache = TokenCache::new(login(&issuer).header("x-tenant", "east").unwrap());
+    let cache = TokenCache::new(login(&issuer).header("x-tenant", "east").build().unwrap());
     for _ in 0..2 {
         cache.get().await.unwrap();
         pass(HOUR).await;
@@ -43,7 +43,7 @@ async fn every_fetch_posts_the_body_as_it_was_given() {
 #[tokio::test]
 async fn a_content_type_of_the_user_is_kept() {
     let issuer = TokenServer::new();
-    let source = login(&issuer).header("Content-Type", "application/vnd.api+json").unwrap();
+    let source = login(&issuer).header("Content-Type", "application/vnd.api+json").build().unwrap();
     TokenCache::new(source).get().await.unwrap();
     assert_eq!(issuer.requests()[0].headers["content-type"], "application/vnd.api+json");
 }
@@ -53,19 +53,17 @@ async fn token_and_lifetime_lie_where_the_pointers_say() {
     let body = json!({ "data": [{ "a/b": "t1", "m~n": 60 }], "access_token": "t2", "expires_in": 5 });
     let token = ask(Answer::json(200, body.clone()), |login| login).await.unwrap();
     assert_eq!((token.access_token(), token.lifetime().as_secs()), ("t2", 5));
-    let token = ask(Answer::json(200, body), |login| {
-        login.token_at("/data/0/a~1b").unwrap().lifetime_at("/data/0/m~0n").unwrap()
-    });
+    let token = ask(Answer::json(200, body), |login| login.token_at("/data/0/a~1b").lifetime_at("/data/0/m~0n"));
     let token = token.await.unwrap();
     assert_eq!((token.access_token(), token.lifetime().as_secs()), ("t1", 60));
     // The whole answer can be the token.
-    let token = ask(Answer::json(200, json!("t3")), |login| login.token_at("").unwrap()).await.unwrap();
+    let token = ask(Answer::json(200, json!("t3")), |login| login.token_at("")).await.unwrap();
     assert_eq!((token.access_token(), token.lifetime()), ("t3", HOUR));
 }
 
 #[tokio::test]
 async fn a_missing_lifetime_is_the_one_that_was_set() {
-    let set = |login: JsonLogin| login.default_lifetime(Duration::from_secs(90)).unwrap();
+    let set = |login: JsonLoginBuilder| login.default_lifetime(Duration::from_secs(90));
     let token = ask(Answer::json(200, json!({ "access_token": "t" })), set).await.unwrap();
     assert_eq!(token.lifetime(), Duration::from_secs(90));
 }
@@ -134,7 +132,7 @@ async fn the_texts_and_long_numbers_of_the_login_are_not_repeated() {
     let body = json!({ "credentials": [{ "name": "annabel", "pin": 48213 }, "deep secret"], "v": 2 });
     let message = "annabel has no pin 48213 (deep%20secret), try 2";
     issuer.queue(Answer::json(401, json!({ "error": "pin 48213", "message": message })));
-    let error = TokenCache::new(JsonLogin::new(issuer, URL, body).unwrap()).get().await.unwrap_err();
+    let error = TokenCache::new(JsonLogin::builder(issuer, URL, body).build().unwrap()).get().await.unwrap_err();
     assert_eq!(error.code(), Some("pin [redacted]"));
     let expected = "([redacted] has no pin [redacted] ([redacted]), try 2)";
     assert!(error.to_string().contains(expected), "{error}");
@@ -144,7 +142,7 @@ async fn the_texts_and_long_numbers_of_the_login_are_not_repeated() {
 async fn a_login_works_over_a_socket() {
     let issuer = TokenServer::new();
     let url = format!("{}/login", serve(issuer.clone()).await);
-    let source = JsonLogin::new(hyper_client(), &url, json!({ "user": "ann" })).unwrap();
+    let source = JsonLogin::builder(hyper_client(), &url, json!({ "user": "ann" })).build().unwrap();
     assert_eq!(TokenCache::new(source).get().await.unwrap().access_token(), "token-1");
     assert_eq!(issuer.requests()[0].json(), json!({ "user": "ann" }));
 }

@@ -45,7 +45,7 @@ async fn a_source_times_out_before_the_deadline_with_an_error_that_names_the_ser
             ),
             1 => (TokenCache::builder(password(&issuer).build().unwrap()).refresh_policy(settings).build().unwrap(), 1),
             _ => {
-                let login = JsonLogin::new(issuer.clone(), TOKEN_URL, json!({})).unwrap();
+                let login = JsonLogin::builder(issuer.clone(), TOKEN_URL, json!({})).build().unwrap();
                 (TokenCache::builder(login).refresh_policy(settings).build().unwrap(), 1)
             }
         };

@@ -21,7 +21,7 @@ fn each_kind<M>(issuer: &TokenServer, secret: impl SecretSource<M> + Clone) -> V
     let http = || issuer.clone();
     let client = |auth| TokenCache::new(ClientCredentialsGrant::builder(&at(http()), "my-app", auth).build().unwrap());
     let exchange = TokenExchangeGrant::builder(&at(http()), "the subject");
-    let json = JsonLogin::new(http(), TOKEN_URL, json!({ "secret": "" })).unwrap();
+    let json = JsonLogin::builder(http(), TOKEN_URL, json!({ "secret": "" }));
     vec![
         ("client_secret", client(ClientAuth::post(secret.clone()))),
         ("client_secret", client(ClientAuth::basic(secret.clone()))),
@@ -38,7 +38,7 @@ fn each_kind<M>(issuer: &TokenServer, secret: impl SecretSource<M> + Clone) -> V
         ("subject_token", TokenCache::new(TokenExchangeGrant::builder(&at(http()), secret.clone()).build().unwrap())),
         ("actor_token", TokenCache::new(exchange.actor_token(secret.clone(), ACCESS_TOKEN).build().unwrap())),
         ("assertion", TokenCache::new(JwtBearerGrant::builder(&at(http()), secret.clone()).build().unwrap())),
-        ("secret", TokenCache::new(json.secret_at("/secret", secret).unwrap())),
+        ("secret", TokenCache::new(json.secret_at("/secret", secret).build().unwrap())),
     ]
 }
 

@@ -72,7 +72,7 @@ async fn a_byte_order_mark_is_ignored_in_every_answer() {
 
     let issuer = TokenServer::new();
     issuer.queue(Answer::raw(200, marked(body)));
-    let login = JsonLogin::new(issuer.clone(), TOKEN_URL, json!({})).unwrap();
+    let login = JsonLogin::builder(issuer.clone(), TOKEN_URL, json!({})).build().unwrap();
     assert_eq!(TokenCache::new(login).get().await.unwrap().access_token(), "t");
 
     let metadata = json!({ "issuer": "https://auth.example.com", "token_endpoint": TOKEN_URL });
@@ -102,6 +102,33 @@ async fn an_answer_may_be_in_latin_1_with_line_breaks_in_its_texts() {
     assert_eq!(raw(&b"{\"access_token\":\"t\",\"userName\":\"Jos\xe9\"}"[..]).await.access_token(), "t");
     assert_eq!(raw(r#"{"access_token":"t","userName":"\ud83d"}"#).await.access_token(), "t");
     assert_eq!(raw(r#""{\"access_token\":\"t\"}""#).await.access_token(), "t");
+}
+
+#[tokio::test]
+async fn a_json_login_reads_what_other_sources_read() {
+    let login = async |status, body: &[u8]| {
+        let issuer = TokenServer::new();
+        issuer.queue(Answer::raw(status, body.to_vec()));
+        TokenCache::new(JsonLogin::builder(issuer, TOKEN_URL, json!({})).build().unwrap()).get().await
+    };
+    for body in [
+        &b"access_token=t&expires_in=3600&token_type=bearer"[..],
+        b"{\"access_token\":\"t\",\"userName\":\"Jos\xe9\"}",
+        b"{\"access_token\":\"t\",\"motd\":\"two\r\nlines\"}",
+        br#""{\"access_token\":\"t\"}""#,
+    ] {
+        let token = login(200, body).await.unwrap();
+        assert_eq!((token.access_token(), token.lifetime()), ("t", HOUR), "{body:?}");
+    }
+    for body in [
+        &b"error=invalid_grant&error_description=no+est%C3%A1+activo"[..],
+        b"{\"error\":\"invalid_grant\",\"error_description\":\"no est\xe1\r\nactivo\"}",
+        "\u{feff}{\"error\":\"invalid_grant\",\"error_description\":\"no está activo\"}".as_bytes(),
+    ] {
+        let error = login(400, body).await.unwrap_err();
+        assert!(error.is_denied() && error.code() == Some("invalid_grant"), "{error}");
+        assert!(error.description().unwrap().starts_with("no está"), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -135,7 +162,7 @@ async fn a_token_may_come_with_the_word_bearer() {
     assert_eq!(raw(r#"{"access_token":"Bearer eyJ.a.b"}"#).await.header_value(), "Bearer eyJ.a.b");
     let issuer = TokenServer::new();
     issuer.queue(Answer::json(200, json!({ "token": "bearer eyJ.a.b" })));
-    let login = JsonLogin::new(issuer, TOKEN_URL, json!({})).unwrap().token_at("/token").unwrap();
+    let login = JsonLogin::builder(issuer, TOKEN_URL, json!({})).token_at("/token").build().unwrap();
     assert_eq!(TokenCache::new(login).get().await.unwrap().header_value(), "Bearer eyJ.a.b");
     let error = ask(Answer::json(200, json!({ "access_token": "Basic eyJ" }))).await.unwrap_err();
     assert!(error.to_string().contains("no header may carry"), "{error}");
@@ -183,7 +210,7 @@ async fn an_error_names_a_content_encoding_that_nobody_asked_for() {
         ] {
             let issuer = TokenServer::new();
             issuer.fail(Some(answer));
-            let login = JsonLogin::new(issuer.clone(), TOKEN_URL, json!({})).unwrap();
+            let login = JsonLogin::builder(issuer.clone(), TOKEN_URL, json!({})).build().unwrap();
             for cache in [TokenCache::new(client_credentials(&issuer).build().unwrap()), TokenCache::new(login)] {
                 let said = cache.get().await.unwrap_err().to_string();
                 assert!(said.contains("content-encoding is gzip") || said.contains("content-encoding is br"), "{said}");
@@ -193,6 +220,25 @@ async fn an_error_names_a_content_encoding_that_nobody_asked_for() {
     // A client that decompresses may leave the header.
     let plain = Answer::json(200, json!({ "access_token": "t" })).header("content-encoding", "gzip");
     assert_eq!(ask(plain).await.unwrap().access_token(), "t");
+}
+
+#[tokio::test]
+async fn every_call_asks_for_an_answer_that_is_not_compressed() {
+    let issuer = TokenServer::new();
+    issuer.queue(Answer::json(200, json!({ "issuer": "https://auth.example.com", "token_endpoint": TOKEN_URL })));
+    let discovered = oauth2::Issuer::discover(issuer.clone(), "https://auth.example.com");
+    let grant = RefreshTokenGrant::builder(&discovered, "my-app", "saved").build().unwrap();
+    TokenCache::new(grant).get().await.unwrap();
+    let login = || JsonLogin::builder(issuer.clone(), TOKEN_URL, json!({}));
+    TokenCache::new(login().build().unwrap()).get().await.unwrap();
+    let sent = |requests: Vec<tower_bearer::testing::Recorded>| -> Vec<_> {
+        requests.iter().map(|request| request.headers["accept-encoding"].clone()).collect()
+    };
+    assert_eq!(sent(issuer.requests()), ["identity"; 3]);
+    // A client that decompresses may be asked for more.
+    let login = login().header("accept-encoding", "gzip").build().unwrap();
+    TokenCache::new(login).get().await.unwrap();
+    assert_eq!(sent(issuer.requests())[3], "gzip");
 }
 
 #[tokio::test]

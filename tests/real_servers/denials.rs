@@ -179,7 +179,7 @@ async fn the_issuers_words_are_in_the_error() {
         // A JSON login finds them in the same places.
         let issuer = TokenServer::new();
         issuer.queue(Answer::json(status, body.clone()));
-        let login = JsonLogin::new(issuer, TOKEN_URL, json!({})).unwrap();
+        let login = JsonLogin::builder(issuer, TOKEN_URL, json!({})).build().unwrap();
         let said = TokenCache::new(login).get().await.unwrap_err().to_string();
         assert!(words.iter().all(|word| said.contains(word)), "{body}: {said}");
     }
@@ -301,7 +301,7 @@ async fn a_json_login_is_denied_by_the_codes_of_the_rfcs_too() {
     let login = async |status, body| {
         let issuer = TokenServer::new();
         issuer.queue(Answer::json(status, body));
-        TokenCache::new(JsonLogin::new(issuer, TOKEN_URL, json!({})).unwrap()).get().await
+        TokenCache::new(JsonLogin::builder(issuer, TOKEN_URL, json!({})).build().unwrap()).get().await
     };
     for (status, denied) in [(200, true), (400, true), (404, true), (429, false), (503, false)] {
         let error =

@@ -24,7 +24,7 @@ async fn fetch(source: impl TokenSource) -> Result<Token, Error> {
 async fn each_source(answer: Answer) -> [Result<Token, Error>; 2] {
     let issuer = TokenServer::new();
     issuer.fail(Some(answer));
-    let login = JsonLogin::new(issuer.clone(), TOKEN_URL, json!({})).unwrap();
+    let login = JsonLogin::builder(issuer.clone(), TOKEN_URL, json!({})).build().unwrap();
     [fetch(client_credentials(&issuer).build().unwrap()).await, fetch(login).await]
 }
 
@@ -79,22 +79,22 @@ async fn place_and_unit_of_the_lifetime_are_settings_of_every_source() {
         "access_token": "x", "expires_in_sec": 3600, "expires_in": 3_600_000, "expires_in_ms": 60_000, "ends": NOW + 9,
     }))));
     let oauth = || client_credentials(&issuer);
-    let json = || JsonLogin::new(issuer.clone(), TOKEN_URL, json!({})).unwrap();
+    let json = || JsonLogin::builder(issuer.clone(), TOKEN_URL, json!({}));
     let ms = Duration::from_millis(1);
     for (lifetime, token) in [
         (HOUR, fetch(oauth().lifetime_at("/expires_in_sec").build().unwrap()).await),
-        (HOUR, fetch(json().lifetime_at("/expires_in_sec").unwrap()).await),
+        (HOUR, fetch(json().lifetime_at("/expires_in_sec").build().unwrap()).await),
         (HOUR, fetch(oauth().lifetime_unit(ms).build().unwrap()).await),
-        (HOUR, fetch(json().lifetime_unit(ms).unwrap()).await),
+        (HOUR, fetch(json().lifetime_unit(ms).build().unwrap()).await),
         (60 * SECOND, fetch(oauth().lifetime_at("/expires_in_ms").lifetime_unit(ms).build().unwrap()).await),
-        (60 * SECOND, fetch(json().lifetime_at("/expires_in_ms").unwrap().lifetime_unit(ms).unwrap()).await),
+        (60 * SECOND, fetch(json().lifetime_at("/expires_in_ms").lifetime_unit(ms).build().unwrap()).await),
         (9 * SECOND, fetch(oauth().expires_at("/ends").build().unwrap()).await),
-        (9 * SECOND, fetch(json().expires_at("/ends").unwrap()).await),
+        (9 * SECOND, fetch(json().expires_at("/ends").build().unwrap()).await),
     ] {
         assert_eq!(token.unwrap().lifetime(), lifetime);
     }
     assert!(oauth().lifetime_unit(Duration::ZERO).build().unwrap_err().is_invalid());
-    assert!(json().expires_at("ends").unwrap_err().is_invalid());
+    assert!(json().expires_at("ends").build().unwrap_err().is_invalid());
     let odd = fetch(oauth().expires_at("/access_token").build().unwrap()).await.unwrap_err().to_string();
     assert!(odd.contains("RFC 3339") && odd.contains("/access_token"), "{odd}");
 }
@@ -103,10 +103,10 @@ async fn place_and_unit_of_the_lifetime_are_settings_of_every_source() {
 async fn a_lifetime_is_looked_for_beside_the_token() {
     let issuer = TokenServer::new();
     issuer.fail(Some(Answer::json(200, json!({ "data": { "jwt": "t", "expires_in": 60 }, "expires_in": 7 }))));
-    let login = JsonLogin::new(issuer.clone(), TOKEN_URL, json!({})).unwrap().token_at("/data/jwt").unwrap();
+    let login = JsonLogin::builder(issuer.clone(), TOKEN_URL, json!({})).token_at("/data/jwt").build().unwrap();
     assert_eq!(fetch(login).await.unwrap().lifetime().as_secs(), 60);
     issuer.fail(Some(Answer::json(200, json!({ "data": { "jwt": "t" }, "expires_at": NOW + 7 }))));
-    let login = JsonLogin::new(issuer, TOKEN_URL, json!({})).unwrap().token_at("/data/jwt").unwrap();
+    let login = JsonLogin::builder(issuer, TOKEN_URL, json!({})).token_at("/data/jwt").build().unwrap();
     assert_eq!(fetch(login).await.unwrap().lifetime().as_secs(), 7);
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use tower_bearer::TokenCache;
+use tower_bearer::json::JsonLogin;
 use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer};
 use tower_bearer::providers::mesh_connect::MeshConnect;
 use tower_bearer::providers::meshydb::MeshyDb;
@@ -51,10 +52,26 @@ async fn so_are_the_logins_of_providers() {
     TokenCache::new(login.allow_insecure().build().unwrap()).get().await.unwrap();
 }
 
+#[tokio::test]
+async fn so_is_a_json_login_that_posts_or_gets() {
+    let server = TokenServer::new();
+    let url = "http://169.254.169.254/metadata/identity/oauth2/token?resource=x";
+    let logins = [JsonLogin::get(server.clone(), url), JsonLogin::builder(server.clone(), url, json!({}))];
+    for (login, method) in logins.into_iter().zip(["GET", "POST"]) {
+        let error = login.clone().build().unwrap_err().to_string();
+        assert!(error.starts_with("invalid url: ") && error.contains("`allow_insecure`"), "{error}");
+        server.queue(Answer::json(200, json!({ "access_token": "t" })));
+        TokenCache::new(login.allow_insecure().build().unwrap()).get().await.unwrap();
+        let request = server.requests().pop().unwrap();
+        assert_eq!((request.method.as_str(), request.uri.to_string()), (method, url.to_owned()));
+    }
+}
+
 #[test]
 fn what_is_no_url_is_not_allowed_by_any_name() {
     for url in ["ftp://auth.example.com/token", "auth.example.com", "http://ann:pw@auth.example.com/token"] {
         let issuer = Issuer::new(TokenServer::new()).token_endpoint(url).allow_insecure();
         assert!(grant(&issuer).unwrap_err().is_invalid(), "{url}");
+        assert!(JsonLogin::get(TokenServer::new(), url).allow_insecure().build().unwrap_err().is_invalid(), "{url}");
     }
 }

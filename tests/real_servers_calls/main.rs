@@ -9,5 +9,6 @@ mod discovery;
 mod insecure;
 mod parameters;
 mod pushed;
+mod resource;
 mod resume;
 mod settings;

@@ -80,10 +80,11 @@ pub(crate) fn next_attempt(cache: &TokenCache) -> Option<f64> {
     cache.status().next_attempt_in.map(|wait| wait.as_secs_f64().ceil())
 }
 
-/// All headers of a request by name. The values of a repeated header are joined.
+/// All headers of a request by name, without `accept-encoding`, which is the same in each call. The values of a repeated
+/// header are joined.
 pub(crate) fn headers(request: &Recorded) -> BTreeMap<&str, String> {
     let mut headers = BTreeMap::<_, String>::new();
-    for (name, value) in &request.headers {
+    for (name, value) in request.headers.iter().filter(|(name, _)| name.as_str() != "accept-encoding") {
         headers.entry(name.as_str()).or_default().push_str(value.to_str().unwrap());
     }
     headers

@@ -1,9 +1,9 @@
 //! Signing out ends the session of all processes, and a login begins one for all.
 
-use tower_bearer::Error;
-use tower_bearer::testing::{MemoryStore, StoreCall};
+use tower_bearer::testing::{MemoryStore, StoreCall, StoreFault};
+use tower_bearer::{Error, TokenCache};
 
-use crate::harness::{Issuer, KEY, SECOND, process, sleep, text};
+use crate::harness::{Issuer, KEY, SECOND, process, session, sleep, text};
 
 #[tokio::test(start_paused = true)]
 async fn signing_out_in_one_process_ends_the_session_in_all_and_revokes_once() {
@@ -142,6 +142,60 @@ async fn a_login_that_fails_leaves_the_session_of_the_others_alone() {
     first.get().await.unwrap_err();
     assert_eq!(store.record(KEY), before);
     assert_eq!(text(second.refresh().await), "t2");
+}
+
+const DAY: u64 = 24 * 60 * 60;
+
+#[tokio::test(start_paused = true)]
+async fn the_record_of_a_session_that_has_ended_expires_when_no_process_knows_it() {
+    for signs_out in [true, false] {
+        let (issuer, store) = (Issuer::new(), MemoryStore::new());
+        let shared = session(&store).look_every(3600 * SECOND);
+        let cache = TokenCache::builder(issuer.login()).shared_session(shared).build().unwrap();
+        cache.get().await.unwrap();
+        if signs_out {
+            cache.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+        } else {
+            issuer.end_session();
+            cache.refresh().await.unwrap_err();
+        }
+        let end = if signs_out { "signed_out" } else { "denied" };
+        let says_so = || store.record(KEY).map(|record| String::from_utf8(record).unwrap().contains(end));
+        assert_eq!(says_so(), Some(true));
+        sleep(29 * DAY).await;
+        assert_eq!(says_so(), Some(true), "{end}");
+        // A process that knows of a denied refresh token writes the record again: its own would be sent otherwise.
+        sleep(2 * DAY).await;
+        assert_eq!(says_so(), if signs_out { None } else { Some(true) }, "{end}");
+        drop(cache);
+        sleep(31 * DAY).await;
+        assert_eq!(says_so(), None, "{end}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_record_of_a_session_does_not_expire_nor_does_one_that_follows_an_end() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    let cache = process(issuer.login(), &store);
+    cache.get().await.unwrap();
+    assert_eq!(store.calls(StoreCall::Expire), 0);
+    cache.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+    assert!(store.calls(StoreCall::Expire) > 0);
+    drop(cache);
+    process(issuer.login_with("seed-2"), &store).get().await.unwrap();
+    sleep(100 * DAY).await;
+    assert!(String::from_utf8(store.record(KEY).unwrap()).unwrap().contains("\"r2\""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_out_does_not_need_the_expiry() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    let cache = process(issuer.login(), &store);
+    cache.get().await.unwrap();
+    store.inject(StoreCall::Expire, StoreFault::Fails);
+    store.inject(StoreCall::Expire, StoreFault::Hangs);
+    cache.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+    assert_eq!((issuer.revoked(), store.calls(StoreCall::Expire)), (vec!["r1".to_owned()], 2));
 }
 
 #[tokio::test(start_paused = true)]

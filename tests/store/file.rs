@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tower_bearer::store::{FileStore, Lease, Saved, TokenStore};
@@ -122,4 +123,31 @@ async fn a_lease_of_a_stopped_owner_ends_and_its_save_is_a_conflict() {
     assert_eq!(store.save(KEY, "stopped", None, b"late").await.unwrap(), Saved::Conflict);
     store.release(KEY, "stopped").await.unwrap();
     assert!(matches!(other.save(KEY, "b", None, b"newer").await.unwrap(), Saved::Saved { .. }));
+}
+
+#[tokio::test]
+async fn a_record_that_has_expired_is_gone_and_its_file_goes_with_the_next_search() {
+    let (store, directory, _home) = store();
+    let expire = async |store: &FileStore, key: &str, after| {
+        assert_eq!(store.acquire(key, "a", 60 * SECOND).await.unwrap(), Lease::Held);
+        let Saved::Saved { version } = store.save(key, "a", None, b"record").await.unwrap() else {
+            panic!("a conflict")
+        };
+        store.expire(key, "a", version, after).await.unwrap();
+        store.release(key, "a").await.unwrap();
+    };
+    expire(&store, "at once", Duration::ZERO).await;
+    expire(&store, "later", 3600 * SECOND).await;
+    save(&store, b"never").await;
+    assert!(store.load("at once").await.unwrap().is_none());
+    assert_eq!(store.load("later").await.unwrap().unwrap().bytes, b"record");
+    assert_eq!(files(&directory, ".json").len(), 3);
+    // A process that has not searched yet.
+    let other = FileStore::new(&directory);
+    expire(&other, "another", Duration::ZERO).await;
+    assert_eq!(files(&directory, ".json").len(), 3, "all but the first");
+    assert!(other.load("later").await.unwrap().is_some() && other.load(KEY).await.unwrap().is_some());
+    // Its key is free for another record.
+    expire(&other, "at once", 3600 * SECOND).await;
+    assert_eq!(store.load("at once").await.unwrap().unwrap().bytes, b"record");
 }

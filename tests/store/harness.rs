@@ -297,6 +297,10 @@ impl<S: TokenStore> TokenStore for Mortal<S> {
         self.call(self.store.set_aside(key, owner, expected)).await
     }
 
+    async fn expire(&self, key: &str, owner: &str, expected: u64, after: Duration) -> Result<(), StoreError> {
+        self.call(self.store.expire(key, owner, expected, after)).await
+    }
+
     async fn changed(&self, key: &str) {
         self.store.changed(key).await;
     }

@@ -1,11 +1,12 @@
 //! Nobody gets another's token, although they share a key by mistake (promise 24).
 
 use serde_json::json;
+use tower_bearer::chain::TokenSourceChain;
 use tower_bearer::json::JsonLogin;
 use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer, PasswordGrant, RefreshTokenGrant};
 use tower_bearer::providers::meshydb::MeshyDb;
 use tower_bearer::testing::{MemoryStore, TokenServer};
-use tower_bearer::{TokenCache, TokenSource};
+use tower_bearer::{Token, TokenCache, TokenSource};
 
 use crate::harness::session;
 
@@ -54,10 +55,15 @@ async fn what_shapes_the_token_tells_sessions_apart_and_a_secret_does_not() {
     assert!(share(password("ada", "1"), password("ada", "2")).await);
     assert!(!share(password("ada", "1"), password("grace", "1")).await);
 
-    let json = |url| JsonLogin::new(issuer.clone(), url, json!({ "user": "ada" })).unwrap();
+    let json = |url| JsonLogin::builder(issuer.clone(), url, json!({ "user": "ada" })).build().unwrap();
     assert!(share(json(URL), json(URL)).await);
     assert!(!share(json(URL), json("https://other.test/token")).await);
     assert!(!share(json(URL), app()).await);
+
+    let chain = |last| TokenSourceChain::first_try("none", async |_| Err::<Token, _>("no")).or_else("login", last);
+    assert!(share(chain(app()), chain(app())).await);
+    assert!(!share(chain(app()), app()).await);
+    assert!(!share(chain(app()), chain(client(URL, "other", "secret"))).await);
 
     let tenant = |name: &str| {
         let meshy = MeshyDb::builder(issuer.clone(), "account", "key").tenant(name).build().unwrap();
@@ -65,4 +71,26 @@ async fn what_shapes_the_token_tells_sessions_apart_and_a_secret_does_not() {
     };
     assert!(share(tenant("acme"), tenant("acme")).await);
     assert!(!share(tenant("acme"), tenant("other")).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chain_goes_on_with_the_refresh_token_of_another_process() {
+    let (store, issuer) = (MemoryStore::new(), TokenServer::new());
+    issuer.rotate_refresh_tokens(true);
+    let at = Issuer::new(issuer.clone()).token_endpoint(URL);
+    let process = || {
+        let grant = RefreshTokenGrant::builder(&at, "app", "seed").build().unwrap();
+        let chain = TokenSourceChain::first_try("none", async |_| Err::<Token, _>("no")).or_else("login", grant);
+        TokenCache::builder(chain).shared_session(session(&store)).build().unwrap()
+    };
+    let (first, second) = (process(), process());
+    first.get().await.expect("a token");
+    second.get().await.expect("the same");
+    for cache in [&second, &first, &process()] {
+        // The first of these may find what another process has saved.
+        cache.refresh().await.expect("a token");
+        cache.refresh().await.expect("a token");
+    }
+    let sent: Vec<_> = issuer.requests().iter().map(|request| request.form()["refresh_token"].clone()).collect();
+    assert_eq!(sent, ["seed", "refresh-1", "refresh-2", "refresh-3", "refresh-4"]);
 }

@@ -1,6 +1,8 @@
 //! One session for several processes (promises 22 and 23).
 #![allow(clippy::disallowed_methods, reason = "tests spawn")]
 
+#[cfg(unix)]
+mod disk;
 mod ends;
 mod faults;
 #[cfg(unix)]

@@ -58,6 +58,14 @@ redis.call('PUBLISH', ARGV[5], ARGV[6])
 return version
 ";
 
+/// `KEYS`: lease, record. `ARGV`: owner, expected version, time to live in milliseconds. Returns 1 if the record will be
+/// removed, or else 0.
+pub(crate) const EXPIRE: &str = "
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if redis.call('HGET', KEYS[2], 'version') ~= ARGV[2] then return 0 end
+return redis.call('PEXPIRE', KEYS[2], ARGV[3])
+";
+
 /// `KEYS`: lease, record, new name. `ARGV`: owner, expected version, time to live in milliseconds, channel, message.
 /// Returns 1 if the record was moved, or else 0.
 pub(crate) const SET_ASIDE: &str = "

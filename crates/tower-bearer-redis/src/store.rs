@@ -92,8 +92,8 @@ impl RedisStore {
 
     /// Sets how long a record is kept after it was saved last: 365 days by default.
     ///
-    /// Each refresh saves the record anew. The time is for sessions that nobody uses any more and for those that have
-    /// ended. Choose at least what a refresh token lives without use.
+    /// Each refresh saves the record anew. The time is for sessions that nobody uses any more. Choose at least what a
+    /// refresh token lives without use. The record of a session that has ended is kept for 30 days at most.
     #[must_use]
     pub fn keep_for(self, time: Duration) -> Self {
         Self { keep_for: time, ..self }
@@ -158,6 +158,13 @@ impl TokenStore for RedisStore {
         command.arg(owner).arg(expected).arg(millis(KEEP_SET_ASIDE_FOR)).arg(self.link.channel()).arg(key);
         let moved: bool = self.link.run(&command).await?;
         Ok(moved.then_some(names.set_aside))
+    }
+
+    async fn expire(&self, key: &str, owner: &str, expected: u64, after: Duration) -> Result<(), StoreError> {
+        let names = self.names(key);
+        let mut command = eval(scripts::EXPIRE, &[&names.lease, &names.record]);
+        command.arg(owner).arg(expected).arg(millis(after.min(self.keep_for)));
+        self.link.run::<bool>(&command).await.map(drop)
     }
 
     async fn changed(&self, key: &str) {

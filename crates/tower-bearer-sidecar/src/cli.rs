@@ -20,6 +20,7 @@ Secrets are never on the command line. Each is a variable, or a file that is rea
   refresh token   SIDECAR_REFRESH_TOKEN   --refresh-token-file
   subject token   SIDECAR_SUBJECT_TOKEN   --subject-token-file
   assertion       SIDECAR_ASSERTION       --assertion-file
+  seal key        SIDECAR_STORE_SEAL_KEY  --store-seal-key-file   (read once)
 
 Examples:
   A service that calls an API for itself; afterwards `curl http://127.0.0.1:8420/me` is answered:
@@ -37,6 +38,10 @@ Examples:
   As the person who logs in once, in a browser:
     tower-bearer-sidecar --upstream https://api.example.com --issuer https://auth.example.com \\
             --grant device-code --client-id my-cli --scope offline_access --refresh-token-file ./session
+
+  One of several on a machine that share a session, or of a fleet over Redis (SIDECAR_STORE=rediss://...):
+    SIDECAR_PASSWORD=... tower-bearer-sidecar --upstream https://api.example.com --issuer https://auth.example.com \\
+            --grant password --client-id my-app --username me --store file:/home/me/.local/state/sidecar
 
   Azure, as who has logged in with az:
     tower-bearer-sidecar --upstream https://management.azure.com --token-at /accessToken --expires-at /expires_on \\
@@ -194,6 +199,23 @@ pub(crate) struct Login {
     /// a password and for the grant device-code it need not be there yet
     #[arg(long, value_name = "FILE", env = "SIDECAR_REFRESH_TOKEN_FILE", hide_env = true)]
     pub(crate) refresh_token_file: Option<PathBuf>,
+
+    /// Where sidecars share a session, so that they refresh its token in turn: file:/DIRECTORY for those of one machine
+    /// and user, redis://HOST:PORT or rediss://HOST:PORT for a fleet. A password of Redis is for the variable only.
+    /// Default: none, each sidecar has a session of its own
+    #[arg(long, value_name = "STORE", env = "SIDECAR_STORE", hide_env = true)]
+    pub(crate) store: Option<String>,
+
+    /// The name of the session in --store, the same for all that share it. Default: the grant or preset, issuer, client,
+    /// user, tenant and scope
+    #[arg(long, value_name = "NAME", env = "SIDECAR_STORE_KEY", hide_env = true, requires = "store")]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) store_key: Option<String>,
+
+    /// A file that holds the key that encrypts the session in --store: 64 hexadecimal digits, as `openssl rand -hex 32`
+    /// prints them. Default: it is not encrypted
+    #[arg(long, value_name = "FILE", env = "SIDECAR_STORE_SEAL_KEY_FILE", hide_env = true, requires = "store")]
+    pub(crate) store_seal_key_file: Option<PathBuf>,
 
     /// A file that holds the token to be exchanged
     #[arg(long, value_name = "FILE", env = "SIDECAR_SUBJECT_TOKEN_FILE", hide_env = true)]

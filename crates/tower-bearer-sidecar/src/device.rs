@@ -12,6 +12,9 @@ use crate::problem::chain;
 
 pub(crate) const NAME: &str = "--grant device-code";
 
+/// How long until a store that failed is asked again for a session.
+const STORE_PAUSE: Duration = Duration::from_secs(5);
+
 /// A login that has to be made, or a saved session that may go on.
 pub(crate) struct DeviceLogin {
     pub(crate) login: DeviceCodeLogin,
@@ -29,9 +32,17 @@ pub(crate) struct NotLoggedIn;
 impl DeviceLogin {
     /// Shows where to log in, waits for it, and puts the session into the cache.
     pub(crate) async fn log_in(self, cache: &TokenCache) -> Result<(), Wrong> {
-        // Anything but a denial may pass, and then the session goes on.
-        if self.resumes && !cache.get().await.is_err_and(|error| error.is_denied()) {
-            return Ok(());
+        if self.resumes {
+            let mut found = cache.get().await;
+            while let (Err(_), Some(error)) = (&found, cache.status().store.and_then(|store| store.error)) {
+                tracing::warn!(error = chain(&error), "whether there is a session is not known");
+                tokio::time::sleep(STORE_PAUSE).await;
+                found = cache.refresh().await;
+            }
+            // Anything but a denial may pass, and then the session goes on.
+            if !found.is_err_and(|error| error.is_denied() || error.is_signed_out()) {
+                return Ok(());
+            }
         }
         let failed = |error: Error| Wrong::new(NAME, chain(&error as &(dyn StdError + 'static)));
         let code = self.login.begin().await.map_err(failed)?;
@@ -68,6 +79,10 @@ fn spoken(time: Duration) -> String {
 
 impl TokenSource for NotLoggedIn {
     async fn fetch(&self, _: FetchContext) -> Result<Token, Error> {
-        Err(Error::denied("nobody has logged in yet"))
+        Err(not_logged_in())
     }
+}
+
+pub(crate) fn not_logged_in() -> Error {
+    Error::denied("nobody has logged in yet")
 }

@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use clap::ValueEnum;
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use tower_bearer::exec::TokenCommand;
@@ -14,17 +15,20 @@ use tower_bearer::oauth2::{
 };
 use tower_bearer::providers::mesh_connect::MeshConnect;
 use tower_bearer::providers::meshydb::{MeshyDb, TenantLayer};
-use tower_bearer::{Error, FetchContext, RotatedToken, Token, TokenCache, TokenCacheBuilder, TokenSource};
+use tower_bearer::{Error, FetchContext, RotatedToken, Secret, Token, TokenCache, TokenCacheBuilder, TokenSource};
 
 use crate::Wrong;
 use crate::cli::{Auth, Grant, Login, Preset};
-use crate::device::{self, DeviceLogin, NotLoggedIn};
+use crate::device::{self, DeviceLogin, NotLoggedIn, not_logged_in};
 use crate::problem::chain;
 use crate::secrets::{self, Given};
+use crate::store::{self, StoreSettings};
 use crate::upstream::Connector;
 
 /// The client that carries the token calls.
 pub(crate) type TokenClient = Client<Connector, Full<Bytes>>;
+
+const TOKEN_FILE: &str = "--token-file";
 
 /// What a login comes to.
 pub(crate) struct Session {
@@ -35,6 +39,8 @@ pub(crate) struct Session {
     pub(crate) tenant: Option<TenantLayer>,
     /// The person's part, where there is one.
     pub(crate) device: Option<DeviceLogin>,
+    /// The sidecars that have the same session, where there are any.
+    pub(crate) shared: Option<StoreSettings>,
 }
 
 /// A source that logs what lies beneath a failure. The library's own events leave that out: it cannot know what the error
@@ -61,9 +67,10 @@ macro_rules! settings {
 /// Makes the cache. Nothing is fetched yet.
 pub(crate) fn session(mut login: Login, http: TokenClient) -> Result<Session, Wrong> {
     let login = &mut login;
+    let key = name_of(login);
     // clap has seen to it that there is one at most.
-    let (session, name) = match (login.token_file.take(), login.token_command.take(), login.preset, login.grant) {
-        (Some(path), ..) => (plain(TokenFile::new(path)), "--token-file"),
+    let (mut session, name) = match (login.token_file.take(), login.token_command.take(), login.preset, login.grant) {
+        (Some(path), ..) => (plain(TokenFile::new(path)), TOKEN_FILE),
         (_, Some(command), ..) => (plain(printed(login, &command)?), "--token-command"),
         (_, _, Some(Preset::Meshydb), _) => (meshydb(login, http)?, "--preset meshydb"),
         (_, _, Some(Preset::MeshConnect), _) => (mesh_connect(login, http)?, "--preset mesh-connect"),
@@ -76,8 +83,23 @@ pub(crate) fn session(mut login: Login, http: TokenClient) -> Result<Session, Wr
             ));
         }
     };
-    nothing_left(login, name)?;
+    if name != TOKEN_FILE {
+        session.shared = store::settings(login, key)?;
+    }
+    nothing_left(login, name, session.shared.is_some())?;
     Ok(session)
+}
+
+/// What tells this login's session from others, for people.
+fn name_of(login: &Login) -> String {
+    let grant = login.grant.and_then(|grant| grant.to_possible_value());
+    let preset = login.preset.and_then(|preset| preset.to_possible_value());
+    let names = [grant, preset].into_iter().flatten().map(|value| value.get_name().to_owned());
+    let Login { token_command, issuer, token_url, account, client_id, username, tenant, scope, .. } = login;
+    // A query could hold a secret.
+    let token_url = token_url.as_deref().and_then(|url| url.split('?').next()).map(str::to_owned);
+    let options = [token_command, issuer, &token_url, account, client_id, username, tenant, scope];
+    names.chain(options.into_iter().flatten().cloned()).collect::<Vec<_>>().join(" ")
 }
 
 fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Session, &'static str), Wrong> {
@@ -108,7 +130,7 @@ fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Sessio
             if let Some(saved) = &saved {
                 grant = grant.resume(saved.supply());
             }
-            (saving(plain(grant.build().map_err(named)?), saved.and_then(|saved| saved.file())), name)
+            (saving(login, plain(grant.build().map_err(named)?), saved.and_then(|saved| saved.file())), name)
         }
         Grant::RefreshToken => {
             let name = "--grant refresh-token";
@@ -118,7 +140,7 @@ fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Sessio
             if let Some(secret) = secrets::CLIENT_SECRET.find(login.client_secret_file.take())? {
                 grant = grant.client_auth(auth(login, &secret));
             }
-            (saving(plain(grant.build().map_err(named)?), saved.file()), name)
+            (saving(login, plain(grant.build().map_err(named)?), saved.file()), name)
         }
         Grant::TokenExchange => {
             let name = "--grant token-exchange";
@@ -147,7 +169,8 @@ fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Sessio
 /// A login that is made before the sidecar serves, or that was saved by an earlier start.
 fn device_code(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
     let id = need(&mut login.client_id, "--client-id", device::NAME)?;
-    let file = login.refresh_token_file.take();
+    let shared = login.store.is_some();
+    let file = login.refresh_token_file.take_if(|_| !shared);
     let is_kept = file.as_ref().map_or(Ok(false), |path| secrets::REFRESH_TOKEN.is_kept_in(path))?;
     let secret = secrets::CLIENT_SECRET.find(login.client_secret_file.take())?;
     let auth = secret.map(|secret| auth(login, &secret)).unwrap_or(ClientAuth::none());
@@ -174,14 +197,21 @@ fn device_code(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
             let grant = settings!(again, RefreshTokenGrant::builder(&issuer, id, refresh_token));
             Some(grant.client_auth(auth).build().map_err(named)?)
         }
+        // The session is in the store, or nowhere.
+        _ if shared => {
+            let grant =
+                settings!(again, RefreshTokenGrant::builder(&issuer, id, async || Err::<Secret, _>(not_logged_in())));
+            Some(grant.client_auth(auth).build().map_err(named)?)
+        }
         _ => None,
     };
-    let device = DeviceLogin { login: device.build().map_err(named)?, resumes: saved.is_some(), saves: file.is_some() };
+    let saves = shared || file.is_some();
+    let device = DeviceLogin { login: device.build().map_err(named)?, resumes: saved.is_some(), saves };
     let session = match saved {
         Some(saved) => plain(saved),
         None => plain(NotLoggedIn),
     };
-    Ok(Session { device: Some(device), ..saving(session, file) })
+    Ok(Session { device: Some(device), ..saving(login, session, file) })
 }
 
 fn meshydb(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
@@ -207,9 +237,9 @@ fn meshydb(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
         if let Some(saved) = &saved {
             grant = grant.resume(saved.supply());
         }
-        saving(plain(grant.build().map_err(named)?), saved.and_then(|saved| saved.file()))
+        saving(login, plain(grant.build().map_err(named)?), saved.and_then(|saved| saved.file()))
     } else if let Some(saved) = secrets::REFRESH_TOKEN.find(login.refresh_token_file.take())? {
-        saving(plain(meshy.login_with_refresh_token(saved.supply()).build().map_err(named)?), saved.file())
+        saving(login, plain(meshy.login_with_refresh_token(saved.supply()).build().map_err(named)?), saved.file())
     } else {
         return Err(Wrong::new("--username", "--preset meshydb without a refresh token needs it"));
     };
@@ -236,23 +266,25 @@ fn mesh_connect(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> 
 fn printed(login: &mut Login, command: &str) -> Result<TokenCommand, Wrong> {
     let mut words = command.split_whitespace();
     let program = words.next().ok_or_else(|| Wrong::new("--token-command", "it is empty; name a program"))?;
-    let mut source = TokenCommand::new(program).args(words);
+    let mut source = TokenCommand::builder(program).args(words);
     if let Some(pointer) = login.token_at.take() {
-        source = source.token_at(pointer).map_err(named)?;
+        source = source.token_at(pointer);
     }
     if let Some(pointer) = login.expires_at.take() {
-        source = source.expires_at(pointer).map_err(named)?;
+        source = source.expires_at(pointer);
     }
-    Ok(source)
+    source.build().map_err(named)
 }
 
 fn plain(source: impl TokenSource) -> Session {
-    Session { cache: TokenCache::builder(Explained(source)), upstream: None, tenant: None, device: None }
+    let cache = TokenCache::builder(Explained(source));
+    Session { cache, upstream: None, tenant: None, device: None, shared: None }
 }
 
-/// A session whose refresh tokens go back to the file they came from: the one in it is spent with the first rotation.
-fn saving(mut session: Session, file: Option<PathBuf>) -> Session {
-    if let Some(path) = file {
+/// A session whose refresh tokens go back to the file they came from: the one in it is spent with the first rotation. With
+/// a store they go there: another refresh token in the file would be another login.
+fn saving(login: &Login, mut session: Session, file: Option<PathBuf>) -> Session {
+    if let Some(path) = file.filter(|_| login.store.is_none()) {
         session.cache = session.cache.on_rotation(move |rotated: RotatedToken| {
             let path = path.clone();
             async move {
@@ -267,7 +299,8 @@ fn saving(mut session: Session, file: Option<PathBuf>) -> Session {
 
 /// The refresh token that a login with a password goes on from. Its file need not be there yet.
 fn resumed(login: &mut Login) -> Result<Option<Given>, Wrong> {
-    match login.refresh_token_file.take() {
+    let shared = login.store.is_some();
+    match login.refresh_token_file.take_if(|_| !shared) {
         Some(path) => {
             secrets::REFRESH_TOKEN.is_kept_in(&path)?;
             Ok(Some(Given::File(path)))
@@ -313,7 +346,7 @@ fn need(value: &mut Option<String>, option: &str, login: &str) -> Result<String,
 }
 
 /// An option that nothing reads is a mistake of who gave it: it was taken to matter.
-fn nothing_left(login: &Login, name: &str) -> Result<(), Wrong> {
+fn nothing_left(login: &Login, name: &str, shared: bool) -> Result<(), Wrong> {
     let left = [
         ("--token-at", login.token_at.is_some()),
         ("--expires-at", login.expires_at.is_some()),
@@ -327,6 +360,7 @@ fn nothing_left(login: &Login, name: &str) -> Result<(), Wrong> {
         ("--username", login.username.is_some()),
         ("--password-file", login.password_file.is_some()),
         ("--refresh-token-file", login.refresh_token_file.is_some()),
+        ("--store", login.store.is_some()),
         ("--subject-token-file", login.subject_token_file.is_some()),
         ("--subject-token-type", login.subject_token_type.is_some()),
         ("--assertion-file", login.assertion_file.is_some()),
@@ -338,16 +372,20 @@ fn nothing_left(login: &Login, name: &str) -> Result<(), Wrong> {
         ("--tenant", login.tenant.is_some()),
     ];
     match left.iter().find(|(_, given)| *given) {
-        Some((option, _)) => Err(Wrong::new(option, format_args!("{name} does not use it; leave it out"))),
+        Some((option, _)) => {
+            let with = if shared { " with --store" } else { "" };
+            Err(Wrong::new(option, format_args!("{name}{with} does not use it; leave it out")))
+        }
         None => Ok(()),
     }
 }
 
 /// The library's words under the name of the option.
-fn named(error: Error) -> Wrong {
+pub(crate) fn named(error: Error) -> Wrong {
     let (Some(field), Some(problem)) = (error.field(), error.problem()) else { return Wrong(error.to_string()) };
     let option = match field {
         "account_name" => "account",
+        "key" => "store-key",
         "base" | "auth_base" => "issuer",
         "token_endpoint" => "token-url",
         "device_authorization_endpoint" => "device-authorization-url",
@@ -366,5 +404,13 @@ impl<S: TokenSource> TokenSource for Explained<S> {
                 tracing::warn!(error = chain(error), "no token");
             }
         })
+    }
+
+    async fn refresh_token(&self) -> Result<Option<Secret>, Error> {
+        self.0.refresh_token().await
+    }
+
+    fn identity(&self) -> Vec<String> {
+        self.0.identity()
     }
 }

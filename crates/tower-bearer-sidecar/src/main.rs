@@ -21,6 +21,7 @@ mod problem;
 mod secrets;
 mod serve;
 mod status;
+mod store;
 mod upstream;
 
 use std::fmt;

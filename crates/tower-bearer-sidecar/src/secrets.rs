@@ -42,14 +42,25 @@ kind!(PASSWORD, "password", "--password", "SIDECAR_PASSWORD");
 kind!(REFRESH_TOKEN, "refresh token", "--refresh-token", "SIDECAR_REFRESH_TOKEN");
 kind!(SUBJECT_TOKEN, "subject token", "--subject-token", "SIDECAR_SUBJECT_TOKEN");
 kind!(ASSERTION, "assertion", "--assertion", "SIDECAR_ASSERTION");
+kind!(STORE_SEAL_KEY, "seal key", "--store-seal-key", "SIDECAR_STORE_SEAL_KEY");
 
-const KINDS: [Kind; 5] = [CLIENT_SECRET, PASSWORD, REFRESH_TOKEN, SUBJECT_TOKEN, ASSERTION];
+const KINDS: [Kind; 6] = [CLIENT_SECRET, PASSWORD, REFRESH_TOKEN, SUBJECT_TOKEN, ASSERTION, STORE_SEAL_KEY];
 
 /// Says where a secret belongs that somebody put on the command line; does not repeat it.
 pub(crate) fn none_on_the_command_line(args: impl Iterator<Item = OsString>) -> Result<(), Wrong> {
+    let mut former = OsString::new();
     for arg in args {
+        let is_store = former == "--store";
+        former.clone_from(&arg);
         let arg = arg.to_string_lossy();
-        let flag = arg.split('=').next().unwrap_or_default();
+        let (flag, value) = arg.split_once('=').unwrap_or((&arg, ""));
+        if is_store && has_password(&arg) || flag == "--store" && has_password(value) {
+            return Err(Wrong::new(
+                "--store",
+                "every user of this machine can read a command line (ps), so no password belongs there; put the whole URL \
+                 into the variable SIDECAR_STORE",
+            ));
+        }
         if let Some(Kind { name, variable, file_flag, .. }) = KINDS.iter().find(|kind| kind.flag == flag) {
             return Err(Wrong::new(
                 flag,
@@ -61,6 +72,11 @@ pub(crate) fn none_on_the_command_line(args: impl Iterator<Item = OsString>) -> 
         }
     }
     Ok(())
+}
+
+fn has_password(url: &str) -> bool {
+    let user = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@'));
+    user.is_some_and(|(user, _)| user.contains(':'))
 }
 
 // === impl Kind ===
@@ -145,6 +161,14 @@ impl Given {
                     text.map(Secret::from).map_err(named)
                 }),
             }
+        }
+    }
+
+    /// The secret as it is now.
+    pub(crate) fn read(&self) -> io::Result<Secret> {
+        match self {
+            Self::Variable(secret) => Ok(secret.clone()),
+            Self::File(path) => std::fs::read_to_string(path).map(Secret::from),
         }
     }
 

@@ -40,7 +40,11 @@ pub(crate) async fn run(args: Args) -> Result<(), Wrong> {
     check_listen(&args)?;
     let clients = Clients::new(args.ca_file.as_deref())?;
     let session = login::session(args.login, clients.tokens.clone())?;
-    let cache = session.cache.name("sidecar").build().expect("its settings are the defaults");
+    let mut cache = session.cache.name("sidecar");
+    if let Some(shared) = session.shared {
+        cache = cache.shared_session(shared.open().await?);
+    }
+    let cache = cache.build().map_err(login::named)?;
     let upstream = upstream(args.upstream.as_deref().or(session.upstream))?;
     let layer = BearerLayer::new(cache.clone(), [upstream.clone()]).map_err(|error| Wrong::new("--upstream", error))?;
     let layer = layer.replay(Buffered::new(args.replay_limit));

@@ -73,6 +73,12 @@ impl Reporter {
             "last_failure": status.last_failure.as_ref().map(|error| chain(error)),
             "next_attempt_in_seconds": status.next_attempt_in.map(|wait| wait.as_secs_f64()),
             "refresh_token_not_saved": status.not_saved.as_ref().map(|error| chain(error)),
+            "store": status.store.map(|store| json!({
+                "error": store.error.as_ref().map(|error| chain(error)),
+                "not_saved": store.unsaved.as_ref().map(|error| chain(error)),
+                "record": store.serial,
+                "seen_seconds_ago": store.looked.map(|looked| looked.as_secs_f64()),
+            })),
             "draining": self.draining.load(Ordering::Relaxed),
         });
         json(healthy, &body)

@@ -69,26 +69,34 @@ impl Expiry {
         Self { lifetime_at: None, expires_at: None, unit: Duration::from_secs(1), default: None }
     }
 
-    pub(crate) fn lifetime_at(self, pointer: impl Into<String>) -> Result<Self, Error> {
-        Ok(Self { lifetime_at: Some(answer::pointer("lifetime_at", pointer)?), ..self })
+    pub(crate) fn lifetime_at(self, pointer: impl Into<String>) -> Self {
+        Self { lifetime_at: Some(pointer.into()), ..self }
     }
 
-    pub(crate) fn expires_at(self, pointer: impl Into<String>) -> Result<Self, Error> {
-        Ok(Self { expires_at: Some(answer::pointer("expires_at", pointer)?), ..self })
+    pub(crate) fn expires_at(self, pointer: impl Into<String>) -> Self {
+        Self { expires_at: Some(pointer.into()), ..self }
     }
 
-    pub(crate) fn lifetime_unit(self, unit: Duration) -> Result<Self, Error> {
-        if unit.is_zero() {
+    pub(crate) fn lifetime_unit(self, unit: Duration) -> Self {
+        Self { unit, ..self }
+    }
+
+    pub(crate) fn default_lifetime(self, lifetime: Duration) -> Self {
+        Self { default: Some(lifetime), ..self }
+    }
+
+    /// Checks the settings.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        for (field, place) in [("lifetime_at", &self.lifetime_at), ("expires_at", &self.expires_at)] {
+            place.as_deref().map_or(Ok(()), |place| answer::check_pointer(field, place))?;
+        }
+        if self.unit.is_zero() {
             return Err(Error::invalid("lifetime_unit", "a unit without a length counts nothing"));
         }
-        Ok(Self { unit, ..self })
-    }
-
-    pub(crate) fn default_lifetime(self, lifetime: Duration) -> Result<Self, Error> {
-        if lifetime.is_zero() {
+        if self.default.is_some_and(|lifetime| lifetime.is_zero()) {
             return Err(Error::invalid("default_lifetime", "a token without a life cannot be used"));
         }
-        Ok(Self { default: Some(lifetime), ..self })
+        Ok(())
     }
 
     /// How long this token lives; `default` if nothing says so and nothing was set.

@@ -1,12 +1,13 @@
 //! One run of a program: what it prints is bounded, and it does not outlive the future.
 
+use std::io::ErrorKind;
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use futures_util::future::{Either, select, try_join};
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
+use futures_util::future::{Either, select, try_join3};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, ChildStdin, Command};
 
 /// What a program printed, and how it ended.
 pub(super) struct Output {
@@ -27,9 +28,10 @@ const PIPE_GRACE: Duration = Duration::from_secs(1);
 /// that hangs its child.
 struct Group(Child);
 
-/// Runs it to its end. Dropping the future kills it.
-pub(super) async fn run(command: &mut Command) -> Result<Output, String> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+/// Runs it to its end, with this input or none. Dropping the future kills it.
+pub(super) async fn run(command: &mut Command, input: Option<&str>) -> Result<Output, String> {
+    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     #[cfg(unix)]
     command.process_group(0);
     let child = command
@@ -37,6 +39,7 @@ pub(super) async fn run(command: &mut Command) -> Result<Output, String> {
         .map_err(|error| format!("it could not be started: {error}; check its name, and the PATH of this process"))?;
     let mut group = Group(child);
     let child = &mut group.0;
+    let stdin = child.stdin.take();
     let (stdout, stderr) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
     let (mut printed, mut said) = (Vec::new(), Vec::new());
     let all = |read: &mut Vec<u8>| match read.len() {
@@ -51,12 +54,13 @@ pub(super) async fn run(command: &mut Command) -> Result<Output, String> {
         Ok(())
     };
     let ended = {
-        // Read while it runs: a full pipe would stop it.
-        let pipes = pin!(try_join(read(stdout, &mut printed, all), read(stderr, &mut said, the_end)));
+        // All at once: each full pipe would stop it.
+        let write = write(stdin, input.unwrap_or_default());
+        let pipes = pin!(try_join3(write, read(stdout, &mut printed, all), read(stderr, &mut said, the_end)));
         match select(pin!(child.wait()), pipes).await {
             Either::Left((ended, pipes)) => {
                 // What it printed itself is in the pipes by now.
-                tokio::time::timeout(PIPE_GRACE, pipes).await.unwrap_or(Ok(((), ())))?;
+                tokio::time::timeout(PIPE_GRACE, pipes).await.unwrap_or(Ok(((), (), ())))?;
                 ended
             }
             Either::Right((read, ended)) => {
@@ -76,6 +80,17 @@ impl Drop for Group {
         if let Some(group) = self.0.id().and_then(|id| rustix::process::Pid::from_raw(id.try_into().ok()?)) {
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
+    }
+}
+
+/// Writes the input and closes the pipe.
+async fn write(pipe: Option<ChildStdin>, input: &str) -> Result<(), String> {
+    let Some(mut pipe) = pipe else { return Ok(()) };
+    let written = async { pipe.write_all(input.as_bytes()).await.and(pipe.flush().await) };
+    match written.await {
+        // A program need not read its input.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("its input cannot be written: {error}")),
+        _ => Ok(()),
     }
 }
 

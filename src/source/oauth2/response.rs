@@ -68,18 +68,18 @@ impl ResponseReader {
     }
 
     pub(super) fn answer_at(&mut self, pointer: impl Into<String>) -> Result<(), Error> {
-        self.answer_at = Some(answer::pointer("answer_at", pointer)?);
-        Ok(())
+        let pointer = self.answer_at.insert(pointer.into());
+        answer::check_pointer("answer_at", pointer)
     }
 
     pub(super) fn token_at(&mut self, pointer: impl Into<String>) -> Result<(), Error> {
-        self.token_at = answer::pointer("token_at", pointer)?;
-        Ok(())
+        self.token_at = pointer.into();
+        answer::check_pointer("token_at", &self.token_at)
     }
 
-    pub(super) fn expiry(&mut self, set: impl FnOnce(Expiry) -> Result<Expiry, Error>) -> Result<(), Error> {
-        self.expiry = set(self.expiry.clone())?;
-        Ok(())
+    pub(super) fn expiry(&mut self, set: impl FnOnce(Expiry) -> Expiry) -> Result<(), Error> {
+        self.expiry = set(self.expiry.clone());
+        self.expiry.check()
     }
 
     pub(super) fn token_type(&mut self, name: &str) -> Result<(), Error> {

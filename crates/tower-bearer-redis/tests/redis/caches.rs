@@ -48,6 +48,8 @@ async fn two_caches_share_a_session_and_tell_each_other_what_is_new() {
         until(async || first.status().signed_out).await;
         assert!(first.get().await.unwrap_err().is_signed_out());
         assert_eq!(issuer.revoked(), ["r3"]);
+        let left: i64 = server.admin("TTL tower-bearer:{session:key}").await;
+        assert!((1..=30 * 24 * 60 * 60).contains(&left), "the end is forgotten in {left} s");
     }
 }
 

@@ -86,6 +86,13 @@ async fn every_key_has_a_time_to_live() {
         assert_eq!(name, "tower-bearer:{session:aside}:set-aside");
         assert!(left(&name).await > 29 * 24 * 60 * 60);
         assert_eq!(server.admin::<u64>("DBSIZE").await, 3);
+        // The record of a session that has ended.
+        assert_eq!(store.acquire("key", "owner", LONG).await.unwrap(), Lease::Held);
+        let version = store.load("key").await.unwrap().unwrap().version;
+        store.expire("key", "owner", version, LONG).await.unwrap();
+        assert!((1..=60).contains(&left("tower-bearer:{session:key}").await));
+        store.expire("key", "owner", version, 4 * LONG).await.unwrap();
+        assert!((61..=120).contains(&left("tower-bearer:{session:key}").await), "not longer than any record");
         // The longest times that can be said.
         let store = server.store().keep_for(Duration::MAX);
         assert_eq!(store.acquire("long", "owner", Duration::MAX).await.unwrap(), Lease::Held);

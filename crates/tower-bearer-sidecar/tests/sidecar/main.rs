@@ -10,6 +10,7 @@ mod logging;
 mod logins;
 mod packaged;
 mod programs;
+mod sharing;
 mod shutdown;
 mod status;
 mod tls;

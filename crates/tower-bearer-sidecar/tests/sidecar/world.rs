@@ -152,7 +152,12 @@ impl Sidecar {
 
 /// A sidecar that is expected not to start.
 pub(crate) async fn fails(args: &[&str], variables: &[(&str, &str)]) -> Ended {
-    ended(command(variables).args(args).spawn().unwrap()).await
+    ended(spawn(args, variables)).await
+}
+
+/// A sidecar that does not listen yet.
+pub(crate) fn spawn(args: &[&str], variables: &[(&str, &str)]) -> Child {
+    command(variables).args(args).spawn().unwrap()
 }
 
 pub(crate) async fn ended(child: Child) -> Ended {

@@ -118,20 +118,20 @@ fn the_exp_of_a_jwt_counts_where_nothing_else_says_so() {
 #[test]
 fn places_unit_and_default_are_settings() {
     let answer = json!({ "expires_in_sec": 3600, "expires_in": 3_600_000, "ends": NOW + 9, "odd": "soon" });
-    let named = Expiry::new().lifetime_at("/expires_in_sec").unwrap();
+    let named = Expiry::new().lifetime_at("/expires_in_sec");
     assert_eq!(read(&named, &answer, "t"), Ok(Duration::from_secs(3600)));
-    let counted = Expiry::new().lifetime_unit(Duration::from_millis(1)).unwrap();
+    let counted = Expiry::new().lifetime_unit(Duration::from_millis(1));
     assert_eq!(read(&counted, &answer, "t"), Ok(Duration::from_secs(3600)));
-    assert_eq!(read(&named.clone().expires_at("/ends").unwrap(), &answer, "t"), Ok(Duration::from_secs(9)));
-    assert_eq!(read(&named.clone().expires_at("/nowhere").unwrap(), &answer, "t"), Ok(Duration::from_secs(3600)));
-    let odd = read(&named.expires_at("/odd").unwrap(), &answer, "t");
+    assert_eq!(read(&named.clone().expires_at("/ends"), &answer, "t"), Ok(Duration::from_secs(9)));
+    assert_eq!(read(&named.clone().expires_at("/nowhere"), &answer, "t"), Ok(Duration::from_secs(3600)));
+    let odd = read(&named.expires_at("/odd"), &answer, "t");
     assert_eq!(odd, Err(NoLifetime::Unreadable("/odd".into())));
     // Another place is not a lifetime in this unit.
-    let elsewhere = Expiry::new().lifetime_at("/nowhere").unwrap().default_lifetime(Duration::from_secs(5)).unwrap();
+    let elsewhere = Expiry::new().lifetime_at("/nowhere").default_lifetime(Duration::from_secs(5));
     assert_eq!(read(&elsewhere, &answer, "t"), Ok(Duration::from_secs(5)));
-    assert!(Expiry::new().default_lifetime(Duration::ZERO).unwrap_err().is_invalid());
-    assert!(Expiry::new().lifetime_unit(Duration::ZERO).unwrap_err().is_invalid());
-    assert!(Expiry::new().lifetime_at("ttl").unwrap_err().is_invalid());
+    assert!(Expiry::new().default_lifetime(Duration::ZERO).check().unwrap_err().is_invalid());
+    assert!(Expiry::new().lifetime_unit(Duration::ZERO).check().unwrap_err().is_invalid());
+    assert!(Expiry::new().lifetime_at("ttl").check().unwrap_err().is_invalid());
 }
 
 #[test]

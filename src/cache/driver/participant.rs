@@ -1,0 +1,104 @@
+//! One process's part in a session that processes share: what each task of it needs that looks at the record.
+
+use std::sync::Arc;
+
+use crate::cache::driver::{Driver, catch_panic};
+use crate::cache::session::{Finding, Look};
+use crate::cache::shared::{Content, Found, HeldLease, SaveEnd, Shared};
+use crate::clock;
+use crate::error::Error;
+use crate::secret::Secret;
+use crate::source::erased::DynSource;
+use crate::store::record::Digest;
+use crate::telemetry::Sharing;
+
+/// One process's part in a session that processes share.
+#[derive(Clone, Copy)]
+pub(crate) struct Participant<'a> {
+    pub(crate) driver: &'a Driver,
+    pub(crate) shared: &'a Arc<Shared>,
+}
+
+// === impl Participant ===
+
+impl<'a> Participant<'a> {
+    /// Tells the session what lies in the store, publishes what that changed, and tells of it.
+    pub(crate) fn on_found(self, found: &Found, look: Look<'_>) -> Finding {
+        let driver = self.driver;
+        let (record, why) = match &found.content {
+            Content::Record(record) => (Some(record), None),
+            Content::Unreadable(why) => (None, Some(why)),
+            Content::Absent => (None, None),
+        };
+        let mut state = driver.state();
+        let was_ended = state.session.is_ended_elsewhere();
+        let finding = state.session.on_found(record, &look);
+        let ended = !was_ended && state.session.is_ended_elsewhere();
+        let adopted = matches!(finding, Finding::Usable { adopted: true, .. });
+        let former = (adopted || ended || was_ended).then(|| driver.publish(state));
+        drop(former);
+        match &finding {
+            Finding::Usable { token, adopted: true } => {
+                let remaining =
+                    driver.snapshot.load().view.current.as_ref().map(|current| current.window.left(look.now));
+                driver.telemetry.shared(&Sharing::Adopted {
+                    generation: token.generation(),
+                    serial: record.map_or(0, |record| record.serial),
+                    remaining: remaining.unwrap_or_default(),
+                });
+                driver.tell_token_end();
+            }
+            Finding::Ended(_) if ended => {
+                driver.telemetry.shared(&Sharing::Ended { signed_out: true });
+                driver.tell_token_end();
+            }
+            Finding::Foreign(_) => {
+                driver
+                    .telemetry
+                    .shared(&Sharing::Unusable { why: "it belongs to another user, tenant, scope or issuer" });
+            }
+            _ => {}
+        }
+        if let Some(why) = why {
+            driver.telemetry.shared(&Sharing::Unusable { why });
+        }
+        finding
+    }
+
+    /// The store did not do what it was asked.
+    pub(crate) fn store_failed(self, error: &Error) {
+        let first = self.shared.note_failure(error);
+        self.driver.telemetry.shared(&Sharing::Unreachable { error, first });
+    }
+
+    pub(crate) async fn first_refresh_token(self, source: &Arc<dyn DynSource>) -> Option<Secret> {
+        let asked = catch_panic(async { source.refresh_token().await });
+        match clock::timeout(self.driver.policy.fetch_deadline(), asked).ok()?.await {
+            Ok(Ok(Ok(seed))) => seed,
+            _ => None,
+        }
+    }
+
+    pub(crate) fn idle_look(self, identity: &'a Digest) -> Look<'a> {
+        let (now, jitter) = (self.driver.clock.now(), fastrand::f64());
+        Look { run: None, identity, seed: None, generation: u64::MAX, policy: &self.driver.policy, now, jitter }
+    }
+
+    /// Writes the newest record again, if it is still missing under the lease. Returns whether the store failed.
+    pub(crate) async fn restore(self, lease: &HeldLease, identity: &Digest) -> bool {
+        let Ok(found) = self.shared.look().await else { return true };
+        if matches!(found.content, Content::Unreadable(_)) {
+            return false;
+        }
+        let Finding::Lost(known) = self.on_found(&found, self.idle_look(identity)) else { return false };
+        match lease.save(found.version, &known.clone().with_refreshing(None)).await {
+            SaveEnd::Saved(_) => {
+                self.driver.state().session.on_restored(&known);
+                self.driver.telemetry.shared(&Sharing::Restored { serial: known.serial });
+                false
+            }
+            SaveEnd::Conflict => false,
+            SaveEnd::Failed(_) => true,
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The store of a session that processes share, as the driver calls it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cache::driver::participant::Participant;
+use crate::cache::driver::store_run::StoreRun;
+use crate::cache::driver::{BoxFuture, Driver, SessionStore};
+use crate::cache::session::Run;
+use crate::cache::shared::{Content, HeldLease, Polls, SaveEnd, Shared, SignOut, Taken};
+use crate::clock::{self, Clock};
+use crate::error::{Error, StoreProblem};
+use crate::secret::Secret;
+use crate::source::erased::DynSource;
+use crate::store::SharedSession;
+use crate::store::record::{Digest, Ending, Record, State as RecordState};
+use crate::telemetry::Sharing;
+use crate::token::Token;
+
+/// The store of a session that processes share.
+pub(crate) struct SharedStore {
+    shared: Arc<Shared>,
+}
+
+// === impl SharedStore ===
+
+impl SharedStore {
+    pub(crate) fn new(session: SharedSession, clock: Clock) -> Self {
+        Self { shared: Arc::new(Shared::new(session, clock)) }
+    }
+
+    async fn start_sign_out(
+        &self,
+        driver: &Driver,
+        source: &Arc<dyn DynSource>,
+        newest: Result<Option<Secret>, Error>,
+    ) -> (Result<Option<Secret>, Error>, SignOut) {
+        let participant = Participant { driver, shared: &self.shared };
+        let lease = match self.lease_for_sign_out(driver).await {
+            Ok(lease) => lease,
+            Err(problem) => {
+                // The others go on until the issuer denies them. What this process holds is revoked all the same.
+                participant.store_failed(&problem);
+                return (newest, SignOut { lease: None, marked: Err(problem) });
+            }
+        };
+        let ended = lease.keep(self.mark_signed_out(participant, &lease, source, newest.as_ref().ok())).await;
+        let (to_revoke, marked) = match ended {
+            Ok((to_revoke, version, record)) => (Ok(to_revoke), Ok((version, record))),
+            Err(problem) => {
+                participant.store_failed(&problem);
+                (newest, Err(problem))
+            }
+        };
+        (to_revoke, SignOut { lease: Some(lease), marked })
+    }
+
+    async fn finish_sign_out(
+        &self,
+        driver: &Driver,
+        epoch: u64,
+        sign_out: SignOut,
+        revoked: Result<(), Error>,
+    ) -> Result<(), Error> {
+        let SignOut { lease, marked } = sign_out;
+        let Some(lease) = lease else { return revoked.and(marked.map(drop)) };
+        let result = match marked {
+            Ok((version, record)) => {
+                let saved = lease.keep(lease.save(version, &record)).await;
+                let problem = match saved {
+                    SaveEnd::Saved(_) => None,
+                    SaveEnd::Conflict => {
+                        Some(Error::shared("the lease was lost in a sign-out", StoreProblem::Transient))
+                    }
+                    SaveEnd::Failed(error) => Some(error),
+                };
+                driver.state().session.on_record_ended(epoch, record, problem);
+                revoked
+            }
+            Err(problem) => revoked.and(Err(problem)),
+        };
+        lease.release().await;
+        result
+    }
+
+    /// The lease, waited for as long as a fetch may take.
+    async fn lease_for_sign_out(&self, driver: &Driver) -> Result<HeldLease, Error> {
+        let (give_up_at, mut polls) = (driver.clock.now().after(driver.policy.fetch_deadline()), Polls::new());
+        loop {
+            let changed = self.shared.subscribe().await;
+            match self.shared.acquire().await? {
+                Taken::Held(lease) => return Ok(lease),
+                Taken::Busy { .. } if give_up_at.is_past(driver.clock.now()) => {
+                    let problem =
+                        "another process holds the lease on the shared session, which it may not know to have ended";
+                    return Err(Error::shared(problem, StoreProblem::Transient));
+                }
+                Taken::Busy { remaining, .. } => clock::at_most(polls.next(remaining), changed).await,
+            }
+        }
+    }
+
+    /// Ends the record before the refresh token is revoked, so that no other process sends it. The refresh token stays in
+    /// the record until it is revoked. Returns it, if it is to be revoked, the version, and the record without it.
+    async fn mark_signed_out(
+        &self,
+        participant: Participant<'_>,
+        lease: &HeldLease,
+        source: &Arc<dyn DynSource>,
+        newest: Option<&Option<Secret>>,
+    ) -> Result<(Option<Secret>, Option<u64>, Record), Error> {
+        let Participant { driver, shared } = participant;
+        let found = shared.look().await?;
+        let known = driver.state().session.known_record().cloned();
+        // Signed out for the second time, the cache has no source any more.
+        let identity = known.as_ref().map(|known| known.identity.clone());
+        let identity = identity.unwrap_or_else(|| shared.identity(&source.identity()));
+        let base = match (&found.content, known) {
+            (Content::Record(found), _) if found.identity != identity => {
+                let problem = "the record under this key belongs to another user, tenant, scope or issuer";
+                return Err(Error::shared(problem, StoreProblem::Permanent));
+            }
+            (Content::Record(found), Some(known)) if !found.is_newer_than(&known) && !found.says_the_same(&known) => {
+                known
+            }
+            (Content::Record(found), _) => found.clone(),
+            (_, Some(known)) => known,
+            (_, None) => {
+                let state = RecordState::Active { token: None, refresh_token: None, refreshing: None };
+                Record { identity, login: 1, serial: 0, seeds: Vec::new(), state }
+            }
+        };
+        let mut version = found.version;
+        if let (Content::Unreadable(why), Some(unreadable)) = (&found.content, version)
+            && let Some(name) = lease.set_aside(unreadable).await?
+        {
+            driver.telemetry.shared(&Sharing::SetAside { why, name: &name });
+            version = None;
+        }
+        let to_revoke = match &base.state {
+            RecordState::Active { refresh_token, .. } => refresh_token.clone().or_else(|| newest.cloned().flatten()),
+            RecordState::Ended(Ending::SignedOut { revoke }) => revoke.clone(),
+            RecordState::Ended(Ending::Denied { .. }) => None,
+        };
+        let ending = |revoke| base.next(RecordState::Ended(Ending::SignedOut { revoke }));
+        // A process that starts with the same refresh token does not begin a new login.
+        let seed = participant.first_refresh_token(source).await.as_ref().map(Digest::of_secret);
+        let ending = |revoke| ending(revoke).with_seed(seed.clone());
+        match lease.save(version, &ending(to_revoke.clone())).await {
+            SaveEnd::Saved(saved) => Ok((to_revoke, Some(saved), ending(None))),
+            SaveEnd::Conflict => Err(Error::shared("the lease was lost in a sign-out", StoreProblem::Transient)),
+            SaveEnd::Failed(error) => Err(error),
+        }
+    }
+}
+
+impl SessionStore for SharedStore {
+    fn run_budget(&self, fetch_deadline: Duration) -> Duration {
+        self.shared.run_budget(fetch_deadline)
+    }
+
+    fn health(&self) -> (Option<Error>, Option<Duration>) {
+        self.shared.health()
+    }
+
+    fn run<'a>(
+        &'a self,
+        driver: &'a Arc<Driver>,
+        run: Run,
+        source: Arc<dyn DynSource>,
+        held: u64,
+    ) -> BoxFuture<'a, Option<Result<Token, Error>>> {
+        Box::pin(async move { StoreRun::new(driver, &self.shared, run, source, held).run().await })
+    }
+
+    fn start_sign_out<'a>(
+        &'a self,
+        driver: &'a Driver,
+        source: &'a Arc<dyn DynSource>,
+        newest: Result<Option<Secret>, Error>,
+    ) -> BoxFuture<'a, (Result<Option<Secret>, Error>, SignOut)> {
+        Box::pin(self.start_sign_out(driver, source, newest))
+    }
+
+    fn finish_sign_out<'a>(
+        &'a self,
+        driver: &'a Driver,
+        epoch: u64,
+        sign_out: SignOut,
+        revoked: Result<(), Error>,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.finish_sign_out(driver, epoch, sign_out, revoked))
+    }
+}

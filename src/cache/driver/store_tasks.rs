@@ -1,0 +1,145 @@
+//! What goes on in the background of a session that processes share: watching the record, and saving an answer that could
+//! not be saved at once.
+
+use std::pin::pin;
+use std::sync::{Arc, Weak};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::cache::driver::Driver;
+use crate::cache::driver::participant::Participant;
+use crate::cache::session::Finding;
+use crate::cache::shared::{Content, HeldLease, Shared, Taken};
+use crate::clock;
+use crate::schedule::DualInstant;
+use crate::store::record::{Record, SavedToken, State as RecordState};
+use crate::telemetry::Sharing;
+
+/// Notes that nobody watches the record any more.
+struct WatchGuard(Arc<Shared>);
+
+/// Between two attempts to save in the background.
+const SAVE_PAUSE: Duration = Duration::from_millis(500);
+/// How far apart processes look that were told of a change at once.
+const LOOK_SPREAD: Duration = Duration::from_millis(100);
+
+/// Looks at the record from time to time, and when the store tells of a change, for as long as there is a cache.
+pub(crate) async fn watch(driver: Weak<Driver>, shared: Arc<Shared>, changed: Arc<Notify>) {
+    let _guard = WatchGuard(Arc::clone(&shared));
+    loop {
+        let wait = shared.config.look_every.mul_f64(0.9 + fastrand::f64() / 5.0);
+        let mut told = shared.subscribe().await;
+        let until = clock::from_now(wait);
+        loop {
+            let mut local = pin!(changed.notified());
+            local.as_mut().enable();
+            match driver.upgrade() {
+                Some(driver) if !driver.state().session.is_closed() => {}
+                _ => return,
+            }
+            let woken = std::future::poll_fn(|cx| match told.as_mut().poll(cx) {
+                Poll::Ready(()) => Poll::Ready(true),
+                Poll::Pending => local.as_mut().poll(cx).map(|()| false),
+            });
+            match clock::timeout_at(until, woken) {
+                Ok(woken) => match woken.await {
+                    Ok(false) => {}
+                    Ok(true) | Err(_) => break,
+                },
+                Err(_) => return,
+            }
+        }
+        // Not all at once.
+        clock::sleep(LOOK_SPREAD.mul_f64(fastrand::f64())).await;
+        let Some(driver) = driver.upgrade() else { return };
+        watch_once(Participant { driver: &driver, shared: &shared }).await;
+    }
+}
+
+/// One look for which nobody waits.
+async fn watch_once(participant: Participant<'_>) {
+    let Participant { driver, shared } = participant;
+    // A run looks by itself.
+    if driver.flight.is_in_flight(driver.clock.now().mono) {
+        return;
+    }
+    let (source, known) = {
+        let state = driver.state();
+        (Arc::clone(&state.source), state.session.known_record().is_some() && !state.session.has_new_login())
+    };
+    if !known {
+        return;
+    }
+    let identity = shared.identity(&source.identity());
+    let found = match shared.look().await {
+        Ok(found) => found,
+        Err(error) => return participant.store_failed(&error),
+    };
+    if shared.note_success() {
+        driver.telemetry.shared(&Sharing::Reachable);
+    }
+    if let Content::Unreadable(why) = found.content {
+        // Told of, and set aside by the next fetch: it may be a matter of a release that is being rolled out.
+        driver.telemetry.shared(&Sharing::Unusable { why });
+        return;
+    }
+    match participant.on_found(&found, participant.idle_look(&identity)) {
+        Finding::Usable { adopted: true, .. } => {
+            driver.save().await;
+            driver.changed.notify_waiters();
+        }
+        Finding::Lost(known) if is_worth_restoring(&known, driver.clock.now()) => {
+            if let Ok(Taken::Held(lease)) = shared.acquire().await {
+                lease.keep(participant.restore(&lease, &identity)).await;
+                lease.release().await;
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Goes on saving under the lease in the background, for as long as it can be extended: nobody else is to spend the
+/// refresh token of the record meanwhile.
+pub(crate) async fn save_later(driver: Weak<Driver>, shared: Arc<Shared>, lease: HeldLease) {
+    lease
+        .keep(async {
+            while lease.lives() {
+                let Some(driver) = driver.upgrade() else { return };
+                let known = {
+                    let state = driver.state();
+                    let unsaved = state.session.unsaved().is_some();
+                    state.session.known_record().filter(|_| unsaved).map(|known| known.identity.clone())
+                };
+                let Some(identity) = known else { return };
+                let participant = Participant { driver: &driver, shared: &shared };
+                if !participant.restore(&lease, &identity).await {
+                    return;
+                }
+                drop(driver);
+                clock::sleep(SAVE_PAUSE).await;
+            }
+        })
+        .await;
+    lease.release().await;
+}
+
+/// Whether a record that has vanished is missed.
+fn is_worth_restoring(record: &Record, now: DualInstant) -> bool {
+    let lives = |saved: &SavedToken| !saved.asked.after(saved.token.lifetime()).is_past(now);
+    match &record.state {
+        RecordState::Active { token, refresh_token, .. } => {
+            refresh_token.is_some() || token.as_ref().is_some_and(lives)
+        }
+        RecordState::Ended(_) => true,
+    }
+}
+
+// === impl WatchGuard ===
+
+impl Drop for WatchGuard {
+    fn drop(&mut self) {
+        self.0.stop_watching();
+    }
+}

@@ -1,0 +1,232 @@
+//! Disks that are full or read-only, and files of others.
+//!
+//! A disk of a few kilobytes is mounted for a test, which only root may do; for others such tests say that they are skipped.
+
+use std::error::Error as _;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tower_bearer::store::{FileStore, SharedSession};
+use tower_bearer::{Error, FetchContext, Secret, Token, TokenCache, TokenSource};
+
+use crate::harness::{Issuer, KEY, Login, SECOND, process, text};
+
+/// A small disk.
+struct Disk {
+    home: TempDir,
+}
+
+/// A login during which something happens.
+struct Meanwhile<F> {
+    login: Login,
+    happens: F,
+}
+
+// === impl Disk ===
+
+impl Disk {
+    /// `None` if this user may not mount one.
+    fn mount() -> Option<Self> {
+        let disk = Self { home: tempfile::tempdir().unwrap() };
+        if !disk.command("mount", &["-t", "tmpfs", "-o", "size=64k,mode=700", "none"]) {
+            skipped("only root mounts a small disk");
+            return None;
+        }
+        Some(disk)
+    }
+
+    fn command(&self, program: &str, arguments: &[&str]) -> bool {
+        let ran = Command::new(program).args(arguments).arg(self.home.path()).output();
+        ran.is_ok_and(|output| output.status.success())
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.home.path().join("ballast")
+    }
+
+    /// Leaves no byte free.
+    fn fill(&self) {
+        let mut ballast = fs::File::create(self.ballast()).unwrap();
+        while ballast.write_all(&[0; 512]).is_ok() {}
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.ballast()).unwrap();
+    }
+
+    fn set_read_only(&self, read_only: bool) {
+        let how = if read_only { "remount,ro" } else { "remount,rw" };
+        assert!(self.command("mount", &["-o", how]), "{how}");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.command("umount", &["-l"]);
+    }
+}
+
+impl<F: Fn() + Send + Sync + 'static> TokenSource for Meanwhile<F> {
+    async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
+        (self.happens)();
+        self.login.fetch(context).await
+    }
+
+    async fn refresh_token(&self) -> Result<Option<Secret>, Error> {
+        self.login.refresh_token().await
+    }
+
+    fn identity(&self) -> Vec<String> {
+        self.login.identity()
+    }
+}
+
+/// Not `println!`, which is not shown for a test that passes.
+fn skipped(why: &str) {
+    std::io::stderr().write_all(format!("skipped: {why}\n").as_bytes()).unwrap();
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+/// The error with its causes.
+fn chain(error: &Error) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// What the status says of the store.
+fn told(cache: &TokenCache) -> String {
+    chain(&cache.status().store.unwrap().error.expect("the store has failed"))
+}
+
+/// The only record in the directory.
+fn record(directory: &Path) -> PathBuf {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries.into_iter().find(|path| path.extension().is_some_and(|end| end == "json")).expect("a record")
+}
+
+async fn until(condition: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !condition().await {
+            tokio::time::sleep(SECOND / 100).await;
+        }
+    };
+    tokio::time::timeout(60 * SECOND, waiting).await.expect("it happens");
+}
+
+/// The store fails: a live token is sent on, users are told what to do, no refresh token is spent. Then it works again.
+async fn goes_on(directory: &Path, breaks: impl Fn(), remedy: &str, mends: impl Fn()) {
+    let (issuer, store) = (Issuer::new(), FileStore::new(directory));
+    let (cache, newcomer) = (process(issuer.login(), &store), process(issuer.login(), &store));
+    assert_eq!(text(cache.get().await), "t1");
+    let before = fs::read(record(directory)).unwrap();
+    breaks();
+    cache.refresh().await.unwrap_err();
+    assert_eq!((text(cache.get().await), issuer.calls()), ("t1".into(), 1));
+    assert!(told(&cache).contains(remedy), "{}", told(&cache));
+    assert_eq!(fs::read(record(directory)).unwrap(), before, "the record is what it was");
+    // Adopts what can be read, and spends nothing otherwise.
+    let answer = newcomer.get().await;
+    assert!(answer.is_err() || text(answer) == "t1");
+    assert_eq!(issuer.calls(), 1);
+    mends();
+    until(async || cache.refresh().await.is_ok()).await;
+    assert_eq!((text(cache.get().await), issuer.reused()), ("t2".into(), 0));
+    assert!(fs::read_to_string(record(directory)).unwrap().contains("\"t2\""));
+    until(async || newcomer.get().await.is_ok()).await;
+    assert_eq!(issuer.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_full_disk_costs_no_token_and_spends_none() {
+    let Some(disk) = Disk::mount() else { return };
+    goes_on(&disk.home.path().join("state"), || disk.fill(), "free space", || disk.free()).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_when_the_answer_comes_loses_nothing() {
+    let Some(disk) = Disk::mount() else { return };
+    let disk = Arc::new(disk);
+    let (issuer, directory) = (Issuer::new(), disk.home.path().join("state"));
+    let session = || SharedSession::new(FileStore::new(&directory), KEY).lease(SECOND);
+    let filled = Arc::clone(&disk);
+    let source = Meanwhile { login: issuer.login(), happens: move || filled.fill() };
+    let cache = TokenCache::builder(source).shared_session(session()).build().unwrap();
+    assert_eq!(text(cache.get().await), "t1", "it is used though it is not saved");
+    assert!(cache.status().store.unwrap().unsaved.is_some_and(|error| chain(&error).contains("free space")));
+    // Another process does not spend the refresh token again meanwhile.
+    let other = TokenCache::builder(issuer.login()).shared_session(session()).build().unwrap();
+    assert!(tokio::time::timeout(2 * SECOND, other.get()).await.is_err());
+    disk.free();
+    until(async || cache.status().store.unwrap().unsaved.is_none()).await;
+    until(async || other.get().await.is_ok()).await;
+    assert_eq!((text(other.get().await), issuer.calls()), ("t1".into(), 1));
+}
+
+#[tokio::test]
+async fn a_read_only_disk_costs_no_token_and_spends_none() {
+    let Some(disk) = Disk::mount() else { return };
+    let directory = disk.home.path().join("state");
+    goes_on(&directory, || disk.set_read_only(true), "mount its disk for writing", || disk.set_read_only(false)).await;
+}
+
+#[tokio::test]
+async fn a_read_only_directory_costs_no_token_and_spends_none() {
+    if is_root() {
+        return skipped("root may write everywhere");
+    }
+    let home = tempfile::tempdir().unwrap();
+    let directory = home.path().join("state");
+    let set = |mode| fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
+    let set_lock = |mode| {
+        let lock = record(&directory).with_extension("lock");
+        fs::set_permissions(lock, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let breaks = || {
+        set_lock(0o400);
+        set(0o500);
+    };
+    let mends = || {
+        set(0o700);
+        set_lock(0o600);
+    };
+    goes_on(&directory, breaks, "chmod u+rwX", mends).await;
+}
+
+#[tokio::test]
+async fn files_that_others_may_write_cost_no_token_and_spend_none() {
+    let home = tempfile::tempdir().unwrap();
+    for end in ["json", "lock", ""] {
+        let directory = home.path().join(format!("state-{end}"));
+        let path = || match end {
+            "" => directory.clone(),
+            end => record(&directory).with_extension(end),
+        };
+        let set = |mode| fs::set_permissions(path(), fs::Permissions::from_mode(mode)).unwrap();
+        goes_on(&directory, || set(0o777), "chmod go-w", || set(0o700)).await;
+    }
+}
+
+#[tokio::test]
+async fn files_of_another_user_cost_no_token_and_spend_none() {
+    if !is_root() {
+        return skipped("only root gives files away");
+    }
+    let home = tempfile::tempdir().unwrap();
+    for end in ["json", "lock", ""] {
+        let directory = home.path().join(format!("state-{end}"));
+        let path = || match end {
+            "" => directory.clone(),
+            end => record(&directory).with_extension(end),
+        };
+        let give = |user| std::os::unix::fs::chown(path(), Some(user), None).unwrap();
+        goes_on(&directory, || give(65534), "chown", || give(0)).await;
+    }
+}
