@@ -165,7 +165,7 @@ impl FetchContext {
         Self { replaced, reason, challenges: Arc::default(), failed_fetches: 0, deadline, clock, rotation }
     }
 
-    /// What a source that is one of several is told: of the same fetch, but of that source's own part in the session.
+    /// The context of the same fetch for one source of a chain, with what that source returned in the session.
     pub(crate) fn for_source(
         &self,
         replaced: Option<Token>,
