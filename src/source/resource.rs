@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::source::answer::decode;
 use crate::source::transport::{self, CALL_DEADLINE, EndpointUrl, HttpClient, HttpSend, TokenResponse};
 
-/// An API whose metadata names its token issuers (RFC 9728), as of MCP servers.
+/// An API that names its token issuers in metadata (RFC 9728), as MCP servers do.
 ///
 /// ```
 /// # use serde_json::json;
