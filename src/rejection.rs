@@ -80,8 +80,8 @@ impl RejectionPolicy {
 
     /// Adds a status that always means "rejected", such as 419.
     ///
-    /// If the status may have other causes, as a 403 does, a rejected token may be noticed late: after a refresh that
-    /// did not help, the status causes no refresh for some time.
+    /// If the status may have other causes, as a 403 does, a rejected token may be noticed late. The reason is that the
+    /// status causes no refresh for some time after a refresh that did not help.
     #[must_use]
     pub fn status(mut self, status: StatusCode) -> Self {
         self.statuses.push(status);
@@ -179,10 +179,10 @@ pub(crate) fn allows_replay<A>((method, sent): (&Method, &Uri), response: &Respo
 
 /// A response extension: the method of the request that was answered.
 ///
-/// It is for stacks in which an inner service follows redirects. A rejected request with an unsafe method, such as
-/// POST, is not retried if its response came from another URI: a 303 may have made a GET of it, after the POST was
-/// processed. If a service inside the one that follows redirects adds this extension to each response, the layer
-/// retries a POST that the redirect kept (307, 308).
+/// It is for stacks in which an inner service follows redirects. The layer does not retry a rejected request with an
+/// unsafe method, such as POST, if its response came from another URI. The API may have processed the POST, and a 303
+/// then made a GET of it. If a service inside the one that follows redirects adds this extension to each response, the
+/// layer retries a POST that the redirect kept (307, 308).
 ///
 /// ```
 /// # use http::{Request, Response};

@@ -80,8 +80,8 @@ pub trait TokenSource: Send + Sync + 'static {
     ///
     /// Each is one element. It leaves out what may change during a session, such as a password or a client secret.
     ///
-    /// Sources with the same identity can share a session. A record in a store holds a digest of the identity: users or
-    /// tenants that share a key by mistake get an error, and not each other's tokens. The default is empty.
+    /// Sources with the same identity can share a session. A record in a store holds a digest of the identity. So users
+    /// or tenants that share a key by mistake get an error, and not each other's tokens. The default is empty.
     fn identity(&self) -> Vec<String> {
         Vec::new()
     }

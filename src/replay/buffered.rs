@@ -2,9 +2,9 @@
 //!
 //! First and second copy share one [`ReplayBuffer`]: the unread rest of the body, and a recording of what was read from
 //! it. The first copy reads each frame from the body, records it, and passes it on. If the API rejects the token, the
-//! second copy *takes over*: it gets the recording and the unread rest, so it sends the whole body, no matter how much
-//! the first copy has sent. The first copy then ends in an error, never in a clean end, because a truncated upload must
-//! not look complete. The take-over wakes the first copy's task, because the body knows only that task's waker.
+//! second copy *takes over*: it gets the recording and the unread rest. So it sends the whole body, no matter how much
+//! the first copy has sent. The first copy then ends in an error, because a truncated upload must not look complete.
+//! The take-over wakes the first copy's task, because the body knows only that task's waker.
 //!
 //! If the recording exceeds its limit or the body fails, the recording is dropped and the first copy goes on alone.
 //! There is no second copy then. If the response is not a rejection, [`Saved`] is dropped, and with it the recording.

@@ -6,8 +6,10 @@
 //! - in base64 or hexadecimal digits, if it has at least 8 characters;
 //! - if only its beginning is at the end of the text, because the issuer or its gateway may have truncated the text.
 //!
-//! Some secrets cannot be recognised: a part from the middle of one, one that is encoded twice, encrypted, hashed,
-//! reordered or interspersed with other text, and one that this crate does not know.
+//! Some secrets cannot be recognised:
+//! - a part from the middle of a secret;
+//! - a secret that is encoded twice, encrypted, hashed, reordered or interspersed with other text;
+//! - a secret that this crate does not know.
 //!
 //! The work is linear in the text and in the secrets: the algorithm of Knuth, Morris and Pratt reads each view of the
 //! text once for each secret.

@@ -13,9 +13,9 @@ use crate::source::require_non_empty;
 
 /// A secret: a value, or an async closure that is called at each fetch.
 ///
-/// A closure may read a vault, or a file that is rewritten. Everything that converts into a [`Secret`], such as `&str`
-/// and `String`, implements this trait, and so do closures that return it with any error that converts into a boxed
-/// error. `M` distinguishes the two, and is always inferred.
+/// A closure may read a vault, or a file that is rewritten. Every type that converts into a [`Secret`], such as `&str`
+/// and `String`, implements this trait. So do closures that return such a type, with any error that converts into a
+/// boxed error. `M` distinguishes the two, and is always inferred.
 ///
 /// ```
 /// # fn main() -> Result<(), tower_bearer::Error> {

@@ -1,5 +1,6 @@
-//! No caller waits while a token is usable, and no token is served after its end, with any lifetime and any clock
-//! (promises 2, 3, 10, 11, 12).
+//! With any lifetime and any clock, no caller waits while a token is usable, and no token is served after its end.
+//!
+//! These are the promises 2, 3, 10, 11 and 12.
 
 use std::future::ready;
 use std::sync::Arc;

@@ -15,7 +15,7 @@ use http_body::Frame;
 pub(crate) const SHARED_FROM: usize = 4096;
 /// The capacity of the first chunk. Each further one has twice the capacity, up to [`SHARED_FROM`].
 const FIRST_CHUNK: usize = 256;
-/// The bookkeeping of a segment: the deque holds up to three times its length while it grows, and the rest covers the
+/// The bookkeeping of a segment. While the deque grows, it holds up to three times its length. The rest covers the
 /// segment's reference count and the allocator's own header.
 pub(crate) const SEGMENT: usize = 5 * size_of::<Segment>();
 /// The bookkeeping of a header: its two handles, and the allocator's own headers for name and value.

@@ -97,9 +97,9 @@ impl AuthorizationCodeLogin {
 
     /// Makes the URL to open in the person's browser.
     ///
-    /// The URL has a new state and a new PKCE challenge.
-    /// If the issuer's metadata requires a pushed authorization request, or its endpoint is named, this pushes the
-    /// request to the server first (RFC 9126), and the URL refers to it.
+    /// The URL has a new state and a new PKCE challenge. If the issuer's metadata requires a pushed authorization
+    /// request, or if its endpoint is named, this first pushes the request to the server (RFC 9126). The URL then
+    /// refers to it.
     ///
     /// # Errors
     /// Returns an error if the issuer's metadata cannot be read, or if the server does not accept the pushed request.

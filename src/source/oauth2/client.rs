@@ -236,7 +236,7 @@ impl Client {
 
     /// Gets a token with the refresh token.
     ///
-    /// If the answer is lost or late, sends the same refresh token again at once: the server may have rotated it
+    /// If the answer is lost or late, sends the same refresh token again at once. The server may have rotated it
     /// already, and most servers then return the same pair again. An answer without a refresh token leaves the old one
     /// valid (RFC 6749 section 6).
     pub(super) async fn refresh(&self, context: &FetchContext, refresh_token: &Secret) -> Result<Token, Error> {
