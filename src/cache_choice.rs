@@ -1,4 +1,4 @@
-//! Which cache a request gets its token from.
+//! The choice of the cache from which a request gets its token.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use http::request::Parts;
 use crate::cache::TokenCache;
 use crate::error::Error;
 
-/// Where a layer takes the cache of a request from: one cache for all requests, or one for each.
+/// The caches of a layer: one for all requests, or one for each request.
 ///
-/// A [`TokenCache`] turns into one, so [`BearerLayer::new`](crate::BearerLayer::new) takes either.
+/// A [`TokenCache`] converts into a choice, so [`BearerLayer::new`](crate::BearerLayer::new) takes either.
 ///
 /// ```
 /// use tower_bearer::{BearerLayer, CacheChoice, TokenCache};
 ///
-/// // Whoever builds the request puts the cache of its user into the extensions.
+/// // The caller puts the cache of the user into the request's extensions.
 /// let choice = CacheChoice::per_request(|head| head.extensions.get::<TokenCache>().cloned());
 /// let layer = BearerLayer::new(choice, ["https://api.example.com"])?;
 ///
@@ -25,7 +25,7 @@ use crate::error::Error;
 /// ```
 #[derive(Clone)]
 pub struct CacheChoice {
-    /// The cache of all requests. If each has its own, an empty one, whose name is that of the layer in events.
+    /// The cache of all requests. If each request has its own, an empty cache that names the layer in events.
     cache: TokenCache,
     per_request: Option<PerRequest>,
 }
@@ -39,12 +39,12 @@ type Choose = dyn Fn(&Parts) -> Result<TokenCache, Error> + Send + Sync;
 // === impl CacheChoice ===
 
 impl CacheChoice {
-    /// Each request has the cache that this function returns for it.
+    /// Chooses the cache of each request by a function.
     ///
-    /// It is called for each request that gets a token, so for none to another origin, with an `Authorization` of its own
-    /// or with [`NoToken`](crate::NoToken). If it returns `None`, the request fails with an error that
-    /// [says so](Error::is_invalid): it is not sent without a token, nor with that of another cache. A request that is sent
-    /// again takes its token from the same cache.
+    /// The layer calls it for each request that gets a token. It does not call it for a request to another origin, with
+    /// its own `Authorization`, or with [`NoToken`](crate::NoToken). If the function returns `None`, the request fails
+    /// with an [`is_invalid`](Error::is_invalid) error. It is sent neither without a token nor with that of another
+    /// cache. A retried request takes its token from the same cache.
     pub fn per_request<F>(choose: F) -> Self
     where
         F: Fn(&Parts) -> Option<TokenCache> + Send + Sync + 'static,
@@ -52,7 +52,7 @@ impl CacheChoice {
         Self::choosing(TokenCache::empty(), move |head| choose(head).ok_or_else(Error::no_cache))
     }
 
-    /// The same for a function that says why there is no cache. `empty`: names the layer in events.
+    /// Chooses the cache by a function that says why there is none. `empty` names the layer in events.
     pub(crate) fn choosing<F>(empty: TokenCache, choose: F) -> Self
     where
         F: Fn(&Parts) -> Result<TokenCache, Error> + Send + Sync + 'static,
@@ -83,7 +83,7 @@ impl fmt::Debug for CacheChoice {
 // === impl PerRequest ===
 
 impl PerRequest {
-    /// The cache of this request.
+    /// Returns the cache of this request.
     ///
     /// # Errors
     /// Returns an error if no cache belongs to the request.

@@ -1,11 +1,11 @@
 //! The only module that reads clocks. All other code takes a [`DualInstant`] as an argument.
 //!
-//! Both clocks are read together. The monotonic clock is tokio's, which is the operating system's unless a test paused it.
-//! So a user's test that pauses and advances tokio's time also moves the life of tokens, without a setting.
+//! Both clocks are read together. The monotonic clock is tokio's, which is the operating system's unless a test paused
+//! it. So a user's test that pauses and advances tokio's time also moves the life of tokens, without a setting.
 //!
-//! Each request reads only a coarse clock, to check that the last reading of both clocks is still valid. The coarse clock
-//! lags by some milliseconds, which [`schedule`](crate::schedule) subtracts. It cannot be paused, so it is used only in
-//! builds in which tokio's clock cannot be paused either.
+//! Each request reads only a coarse clock, to check that the last reading of both clocks is still valid. The coarse
+//! clock lags by some milliseconds, which [`schedule`](crate::schedule) subtracts. It cannot be paused, so it is used
+//! only in builds in which tokio's clock cannot be paused either.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -26,19 +26,22 @@ pub(crate) enum Clock {
     Manual(ManualClock),
 }
 
-/// The zero of the monotonic clock: a day before the operating system's time at the first use. Each test in a process
-/// pauses and advances its own time, and time would not advance before the zero.
+/// The zero of the monotonic clock: a day before the operating system's time at the first use.
+///
+/// Each test in a process pauses and advances its own time. Time would not advance before the zero.
 static START: LazyLock<Instant> = LazyLock::new(|| {
     let now = unpaused();
     now.checked_sub(Duration::from_secs(24 * 3600)).unwrap_or(now)
 });
 
-/// Whether a tick is read from the operating system's coarse clock, which costs a fifth of the precise one. It is used if
-/// it is monotonic and if no test can pause tokio's clock.
+/// Whether a tick is a reading of the operating system's coarse clock, which costs a fifth of the precise one.
+///
+/// This needs a monotonic coarse clock, and a build in which no test can pause tokio's clock.
 const COARSE: bool = cfg!(any(target_os = "linux", target_os = "android", target_os = "macos", windows)) && !PAUSABLE;
 
-/// Whether tokio's clock can be paused in this build, which its feature `test-util` decides. With the feature
-/// the builder has a method of this name, which hides the constant and has no size.
+/// Whether tokio's clock can be paused in this build, which tokio's feature `test-util` decides.
+///
+/// With the feature, the builder has a method of this name, which hides the constant and has no size.
 const PAUSABLE: bool = size_of_val(&Builder::start_paused) == 0;
 
 trait NotPausable {
@@ -59,7 +62,7 @@ impl Clock {
         }
     }
 
-    /// Now, by this clock and by that of tokio's timers.
+    /// The current time by this clock and by that of tokio's timers.
     pub(crate) fn now_here(&self) -> (DualInstant, Instant) {
         let here = monotonic();
         match self {
@@ -69,8 +72,8 @@ impl Clock {
         }
     }
 
-    /// The monotonic time in ticks, with the lag of the coarse clock. `None` from a manual clock, whose two times are always
-    /// read.
+    /// The monotonic time in ticks, with the lag of the coarse clock. A manual clock returns `None`, because both of
+    /// its times are always read.
     #[inline]
     pub(crate) fn tick(&self) -> Option<u64> {
         match self {
@@ -87,7 +90,7 @@ pub(crate) fn ticks(span: Duration) -> u64 {
     if COARSE { coarsetime::Duration::from(span).as_ticks() } else { nanos(span) }
 }
 
-/// The monotonic time, with the wall clock's time now. A wall clock before 1970 counts as 1970.
+/// Adds the current wall clock time to a monotonic time. A wall clock before 1970 counts as 1970.
 fn system(mono: Instant) -> DualInstant {
     DualInstant { mono: since_start(mono), wall: wall().duration_since(UNIX_EPOCH).unwrap_or_default() }
 }
@@ -96,7 +99,7 @@ fn since_start(mono: Instant) -> Duration {
     mono.saturating_duration_since(*START)
 }
 
-/// Now, on the clock of tokio's timers.
+/// The current time of tokio's timers.
 #[expect(clippy::disallowed_methods, reason = "this module reads clocks")]
 fn monotonic() -> Instant {
     Instant::now()
@@ -113,51 +116,51 @@ fn wall() -> SystemTime {
     SystemTime::now()
 }
 
-/// Enough for five centuries.
+/// The time in nanoseconds, which fits for five centuries.
 fn nanos(mono: Duration) -> u64 {
     u64::try_from(mono.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The deadline that tokio uses if one is too far ahead for its clock: 30 years.
+/// How far ahead tokio puts a deadline that its clock cannot represent: 30 years.
 const FAR_AHEAD: Duration = Duration::from_secs(86400 * 365 * 30);
 
-/// The time this far ahead, for tokio's timers.
+/// The time in this long, for tokio's timers.
 pub(crate) fn from_now(wait: Duration) -> Instant {
     let now = monotonic();
     now.checked_add(wait).unwrap_or(now + FAR_AHEAD)
 }
 
-/// The tokio runtime here, to start a task on.
+/// The current tokio runtime, on which a task can be started.
 pub(crate) fn runtime() -> Option<Handle> {
     Handle::try_current().ok()
 }
 
-/// Whether there is a tokio runtime here.
+/// Whether there is a current tokio runtime.
 pub(crate) fn has_runtime() -> bool {
     runtime().is_some()
 }
 
-/// The future, bounded by a deadline.
+/// Bounds the future by a deadline.
 ///
 /// # Errors
-/// Returns an error if there is no tokio runtime here, or one whose timers are not enabled.
+/// Returns an error if there is no current tokio runtime, or if its timers are not enabled.
 pub(crate) fn timeout_at<F: Future>(deadline: Instant, future: F) -> Result<Timeout<F>, Error> {
     if !has_runtime() {
         return Err(Error::no_runtime());
     }
-    // tokio panics if timers are not enabled, and has no other way to find out.
+    // tokio panics if timers are not enabled, and has no method to check it.
     catch_unwind(AssertUnwindSafe(|| tokio::time::timeout_at(deadline, future))).map_err(|_| Error::no_timers())
 }
 
-/// The future, bounded by this long.
+/// Bounds the future by a duration.
 ///
 /// # Errors
-/// Returns an error if there is no tokio runtime here, or one whose timers are not enabled.
+/// Returns an error if there is no current tokio runtime, or if its timers are not enabled.
 pub(crate) fn timeout<F: Future>(wait: Duration, future: F) -> Result<Timeout<F>, Error> {
     timeout_at(from_now(wait), future)
 }
 
-/// Waits for the future this long at most. Without a runtime and its timers, waits until it completes.
+/// Waits for the future, at most this long. Without a runtime with timers, waits until it completes.
 pub(crate) async fn at_most(wait: Duration, future: impl Future) {
     let mut future = pin!(future);
     match timeout(wait, future.as_mut()) {
@@ -175,13 +178,13 @@ pub(crate) async fn pause(wait: Duration) -> Result<(), Error> {
     Ok(())
 }
 
-/// Waits this long. Without a runtime and its timers, waits for ever.
+/// Waits this long. Without a runtime with timers, waits for ever.
 #[cfg(feature = "store")]
 pub(crate) async fn sleep(wait: Duration) {
     at_most(wait, std::future::pending::<()>()).await;
 }
 
-/// The time of day, for a file's age.
+/// The wall clock time, for a file's age.
 #[cfg(feature = "store")]
 pub(crate) fn wall_time() -> SystemTime {
     wall()
@@ -189,8 +192,8 @@ pub(crate) fn wall_time() -> SystemTime {
 
 /// A manual clock, for tests of a suspended machine or a wall clock that jumps.
 ///
-/// If time only has to pass, `tokio::time::pause` and `advance` are enough. They also move tokio's timers; this clock moves
-/// no timers.
+/// To let time pass, `tokio::time::pause` and `advance` are enough. They also move tokio's timers, which this clock
+/// does not.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {

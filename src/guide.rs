@@ -1,9 +1,9 @@
-//! Pages to read: recipes, what each error means, what can be observed, and why things are as they are.
+//! The guide: sources, recipes, errors, observability, design and decisions.
 //!
-//! The same pages are files in the repository, under `docs`. Read as files, their links lead to docs.rs; here each link
-//! leads to the item, because the first definition of a link counts.
+//! The pages are files of the repository, in `docs`. In the files, links lead to docs.rs. Here each link leads to the
+//! item, because the first definition of a link counts.
 
-/// Every source of tokens, and the handle on what they fetch.
+/// Every source of tokens, and the cache that holds them.
 ///
 #[cfg_attr(feature = "exec", doc = "[`exec::TokenCommand`]: crate::exec::TokenCommand")]
 /// [oauth2]: crate::oauth2
@@ -28,7 +28,7 @@ pub mod sources {}
 #[doc = include_str!("../docs/cookbook.md")]
 pub mod cookbook {}
 
-/// What a 401 means, and how a request is sent again.
+/// What a 401 means, and how a request is retried.
 ///
 /// [`RejectionPolicy`]: crate::RejectionPolicy
 /// [`any_scheme`]: crate::RejectionPolicy::any_scheme
@@ -47,7 +47,7 @@ pub mod cookbook {}
 #[doc = include_str!("../docs/rejections.md")]
 pub mod rejections {}
 
-/// On which side of the layer other layers belong, and why; what a service beneath must be.
+/// Where other layers belong, and what an inner service must do.
 #[doc = include_str!("../docs/composition.md")]
 pub mod composition {}
 
@@ -68,36 +68,36 @@ pub mod errors {}
 #[doc = include_str!("../docs/observability.md")]
 pub mod observability {}
 
-/// From other ways of sending a token.
+/// How to migrate from other ways of sending a token.
 ///
 /// [`Error::denied`]: crate::Error::denied
 /// [`Token`]: crate::Token
 #[doc = include_str!("../docs/migrating.md")]
 pub mod migrating {}
 
-/// A session that several processes share: stores, one refresh, what may go wrong, what can be seen.
+/// A session that several processes share: stores, refreshes, failures, and events.
 #[doc = include_str!("../docs/shared-sessions.md")]
 pub mod shared_sessions {}
 
-/// What it promises, and what it does not do.
+/// What the crate promises, and what it does not do.
 #[doc = include_str!("../docs/promises.md")]
 pub mod promises {}
 
-/// How the parts work together: modules, state, locks, and the steps of a refresh and a rejection.
+/// The design: modules, state, locks, and the steps of a refresh and a rejection.
 ///
 /// [decisions]: crate::guide::decisions
 /// [promises]: crate::guide::promises
 #[doc = include_str!("../DESIGN.md")]
 pub mod design {}
 
-/// Why things are as they are: each decision, and what was rejected for it.
+/// The design decisions, and the rejected alternatives.
 ///
 /// [design]: crate::guide::design
 /// [composition]: crate::guide::composition
 #[doc = include_str!("../docs/decisions.md")]
 pub mod decisions {}
 
-/// A whole test of a client of yours, and what the fakes are for.
+/// A complete test of a client, and the fakes for it.
 ///
 /// [`TokenServer`]: crate::testing::TokenServer
 /// [`Api`]: crate::testing::Api

@@ -1,7 +1,7 @@
 //! A tower layer that keeps a bearer token fresh and puts it on the requests of any HTTP client.
 //!
-//! It takes the token from a source (an OAuth 2 grant, a JSON login, your own async closure), refreshes it shortly before it
-//! expires, once for all callers, and sends a request that is answered 401 once more with a new token.
+//! It gets the token from a source (an OAuth 2 grant, a JSON login, your own async closure). It refreshes the token
+//! shortly before it expires, once for all callers. A request that is answered 401 is retried once with a new token.
 //!
 //! ```no_run
 //! use bytes::Bytes;
@@ -56,23 +56,23 @@
 //!              a source of tokens ----------------+------> the issuer    with the credentials
 //! ```
 //!
-//! Any client that is a `Clone` tower service of `http::Request`s will do; [`guide::composition`] says what else it must be, and
-//! `tower-bearer-reqwest` makes one of reqwest's.
+//! The client is any tower service of `http::Request`s that is `Clone`. [`guide::composition`] lists the other
+//! requirements. `tower-bearer-reqwest` adapts reqwest's client.
 //!
 //! # A token's life
 //!
-//! Of an hour, here; [`RefreshPolicy`] says when a token is due.
+//! This token lives for an hour. [`RefreshPolicy`] says when a token is due.
 //!
 //! ```text
 //! fetched                                  due                      expired       end, as the
 //!  0:00                                    55:00                    59:55  60:00  issuer said
 //!    |--------------- fresh ---------------|--------- due ----------|------|
 //!    requests carry the token              they still carry it,     they wait for
-//!    ^                                     one fetch runs beside    the next token
+//!    ^                                     one fetch runs           the next token
 //!    |                                     |                        |
 //!    +------------ the next token ---------+------------------------+
 //!
-//! 401: the rejected request waits for the next token and goes again, once; others go on
+//! 401: the rejected request waits for the next token, and is retried once; other requests go on
 //! ```
 //!
 //! # Where to go
@@ -80,21 +80,22 @@
 //! | for | see |
 //! |---|---|
 //! | every source of tokens: OAuth 2, JSON logins, files, programs, closures | [`guide::sources`] |
-//! | the handle: to ask for the token, watch it, save what is rotated, sign out | [`TokenCache`] |
+//! | the handle: get the token, watch it, save a rotated refresh token, sign out | [`TokenCache`] |
 //! | a token for each tenant, user or scope, in one client | [`CacheChoice`], and [`guide::cookbook`] |
 //! | one session for several processes | [`guide::shared_sessions`] |
-//! | a recipe, complete and compiled | [`guide::cookbook`] |
+//! | complete recipes | [`guide::cookbook`] |
 //! | what a 401 means, and bodies that are not `Clone`; every error and its remedy | [`guide::rejections`], [`guide::errors`] |
-//! | what can be seen: events, metrics, health, a dashboard and alerts | [`guide::observability`] |
-//! | other layers beside this one, and what a client must be | [`guide::composition`] |
-//! | moving from `AddAuthorizationLayer`, `oauth2`, reqwest or a middleware of your own | [`guide::migrating`] |
-//! | tests of your own client: fakes, and a clock moved by hand | [`guide::testing`] |
+//! | events, metrics, health checks, a dashboard and alerts | [`guide::observability`] |
+//! | other layers around and inside this one, and the requirements for a client | [`guide::composition`] |
+//! | migration from `AddAuthorizationLayer`, `oauth2`, reqwest or your own middleware | [`guide::migrating`] |
+//! | tests of your own client: fakes, and a manual clock | [`guide::testing`] |
 //! | what it promises, and what it does not do | [`guide::promises`] |
 //! | how it works, and why | [`guide::design`], [`guide::decisions`] |
 //!
-//! Features: `follow-redirect` (the default: redirects beneath the layer), `jwt` (signed assertions), `authorization-code`
-//! (logins in a browser), `exec` (programs that print a token), `keyed` (a token per tenant or user), `metrics` (counters and histograms), `store` (a session
-//! that processes share, in a directory or a [store] of yours), `sealed` (its record encrypted), `testing`.
+//! Features: `follow-redirect` (default; recognises redirects by inner services), `jwt` (signed assertions),
+//! `authorization-code` (logins in a browser), `exec` (programs that print a token), `keyed` (a token per tenant or
+//! user), `metrics` (counters and histograms), `store` (a session that processes share, in a directory or your own
+//! [store]), `sealed` (encrypts the record of that session), `testing`.
 //!
 #![cfg_attr(
     not(feature = "testing"),
@@ -108,7 +109,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
-// It would compile, and panic when it first reads a clock.
+// Without this error the crate would compile, and panic when it first reads a clock.
 #[cfg(all(target_family = "wasm", target_os = "unknown"))]
 compile_error!(
     "tower-bearer needs a clock and tokio's timers, which wasm32-unknown-unknown does not have; in a browser, use a client \
@@ -134,7 +135,7 @@ mod schedule;
 mod secret;
 mod service;
 mod singleflight;
-/// Not in the module, because `tests/models` includes its file.
+/// The tests are not in the module, because `tests/models` includes its file.
 #[cfg(test)]
 #[path = "singleflight/tests.rs"]
 mod singleflight_tests;
@@ -175,7 +176,7 @@ pub use telemetry::describe_metrics;
 pub use token::{DEFAULT_LIFETIME, MAX_LIFETIME, Token};
 pub use trailers::WatchTrailers;
 
-/// README.md is no page of the docs; its example is compiled all the same.
+/// Compiles the examples of README.md, which is not a page of the docs.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 mod readme {}

@@ -1,9 +1,9 @@
-//! The mark of a request that gets no token. A file of its own, because both the layer and the sources know it.
+//! The marker of a request that gets no token. It has its own module, because both the layer and the sources use it.
 
-/// A request extension: this request passes without a token, and its 401 is its own.
+/// A request extension: the layer passes the request through without a token.
 ///
-/// The token, metadata and revocation calls of this crate carry it, so a client that holds the layer may also serve the
-/// source.
+/// Its 401 goes to the caller. This crate's calls for tokens, metadata and revocation carry it, so that a client that
+/// includes the layer may also serve the source.
 ///
 /// ```
 /// use tower_bearer::NoToken;

@@ -1,4 +1,4 @@
-//! Sources of single providers, each a few lines over [`oauth2`](crate::oauth2) or [`json`](crate::json).
+//! Sources for specific providers, each a thin wrapper of [`oauth2`](crate::oauth2) or [`json`](crate::json).
 
 pub mod mesh_connect;
 pub mod meshydb;

@@ -1,4 +1,4 @@
-//! What a response says of the token that was sent. The one place that decides.
+//! Decides whether a response says that the token was rejected.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,24 +9,26 @@ use crate::challenge;
 use crate::origin::{OriginMatch, Origins};
 use crate::schedule::Sign;
 
-/// Which responses say that the token was rejected, so that it is replaced and the request goes again.
+/// Which responses reject the token.
 ///
-/// By default a 401, unless its challenges say otherwise (RFC 6750 section 3.1, RFC 9110 section 11.6.1):
+/// A rejected token is replaced, and the request is retried.
+/// By default a 401 does, unless its challenges say otherwise (RFC 6750 section 3.1, RFC 9110 section 11.6.1):
 ///
 /// | `WWW-Authenticate` | the token is |
 /// |---|---|
-/// | none, or none that can be read | rejected |
-/// | `Bearer`, without an error or with `invalid_token` or an error of the server's own | rejected |
-/// | `Bearer error="insufficient_scope"`, `"invalid_request"` or `"insufficient_user_authentication"` | good: a new one like it would not help |
-/// | other schemes only | not what was asked for |
+/// | missing or unreadable | rejected |
+/// | `Bearer`, without an error or with `invalid_token` or an error that no RFC defines | rejected |
+/// | `Bearer error="insufficient_scope"`, `"invalid_request"` or `"insufficient_user_authentication"` | accepted: a new token like it would not help |
+/// | other schemes only | not the problem: the API requires other credentials |
 ///
-/// For an API that takes Bearer tokens and calls them something else (`Token`, `OAuth`, `Basic`), there is
-/// [`any_scheme`](RejectionPolicy::any_scheme); `.status(StatusCode::UNAUTHORIZED)` makes every 401 a rejection.
+/// For an API that takes Bearer tokens and names another scheme in its challenges (`Token`, `OAuth`, `Basic`), use
+/// [`any_scheme`](RejectionPolicy::any_scheme). `.status(StatusCode::UNAUTHORIZED)` makes every 401 a rejection.
 ///
-/// A response that comes from an origin that is not the layer's own, after a redirect beneath it, says nothing about the
-/// token. A 403 does not by default; some servers answer a dead token with it, and for those it is
-/// [added](RejectionPolicy::status), at the price of a refresh for a real "forbidden": one that did not help makes the next wait a
-/// minute, doubling to an hour. What was handed back can be read with [`Challenge::all`](crate::Challenge::all).
+/// If an inner service follows redirects, a response from an origin that the layer does not name says nothing about the
+/// token. A 403 is not a rejection by default. Some servers answer an expired token with it:
+/// [add](RejectionPolicy::status) it for those. Then each real "forbidden" costs a refresh, too; one that did not help
+/// makes the next wait a minute, doubling up to an hour. [`Challenge::all`](crate::Challenge::all) reads the challenges
+/// of a response that the caller gets.
 ///
 /// ```
 /// use http::StatusCode;
@@ -44,71 +46,73 @@ pub struct RejectionPolicy {
     grpc: bool,
     any_scheme: bool,
     when: Option<Arc<When>>,
-    /// Whether anything but a 401 may be a rejection.
-    looks_further: bool,
+    /// Whether a status other than 401 may be a rejection.
+    checks_other_statuses: bool,
 }
 
 type When = dyn Fn(&response::Parts) -> bool + Send + Sync;
 
-/// gRPC's UNAUTHENTICATED.
+/// gRPC's `UNAUTHENTICATED`.
 const UNAUTHENTICATED: HeaderValue = HeaderValue::from_static("16");
-/// Errors of the Bearer scheme that another token of the same kind does not mend: RFC 6750 section 3.1, RFC 9470
-/// section 3.
+/// The errors of the Bearer scheme that a new token of the same kind does not resolve (RFC 6750 section 3.1, RFC 9470
+/// section 3).
 const NOT_THE_TOKENS: [&str; 3] = ["insufficient_scope", "invalid_request", "insufficient_user_authentication"];
 
 // === impl RejectionPolicy ===
 
 impl RejectionPolicy {
-    /// A 401, as its challenges say.
+    /// Returns the default: a 401 whose challenges do not say otherwise.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds gRPC's `UNAUTHENTICATED`: `grpc-status: 16` in the response's headers, which is how a server answers that
-    /// rejects a call before it begins (a "trailers-only" response, with HTTP status 200).
+    /// Adds gRPC's `UNAUTHENTICATED`: `grpc-status: 16` in the response's headers.
     ///
-    /// A status in the trailers, after a call that began, is read with its body: [`WatchTrailers`](crate::WatchTrailers)
-    /// around the layer looks at them.
+    /// A server sends it to reject a call before it begins (a "trailers-only" response, with HTTP status 200). After a
+    /// call has begun, the status is in the trailers, after the body: [`WatchTrailers`](crate::WatchTrailers) around
+    /// the layer reads them.
     #[must_use]
     pub fn grpc(mut self) -> Self {
         self.grpc = true;
-        self.looks_further = true;
+        self.checks_other_statuses = true;
         self
     }
 
-    /// Another status that always means "rejected", such as 419.
+    /// Adds a status that always means "rejected", such as 419.
     ///
-    /// Price: if it may have other causes too, as a 403 does, a dead token is noticed late once a refresh did not help.
+    /// If the status may have other causes, as a 403 does, a rejected token may be noticed late. The reason is that the
+    /// status causes no refresh for some time after a refresh that did not help.
     #[must_use]
     pub fn status(mut self, status: StatusCode) -> Self {
         self.statuses.push(status);
-        self.looks_further = true;
+        self.checks_other_statuses = true;
         self
     }
 
-    /// Challenges of other schemes count as none: a 401 with `Basic realm="x"` alone says that the token was rejected.
+    /// Ignores challenges of other schemes.
     ///
-    /// For servers that challenge for the login of their web pages when a Bearer token is dead. Price: a request that asks
-    /// for another scheme's credentials costs a refresh, within the budget, and a second send. `insufficient_scope` and the
-    /// other errors of a Bearer challenge are still handed back.
+    /// Then a 401 with only `Basic realm="x"` is a rejection. It is for servers that challenge for the login of their
+    /// web pages when a Bearer token has expired. A 401 that really requires another scheme costs a refresh, within the
+    /// budget, and a retry. `insufficient_scope` and the other errors of a Bearer challenge still go to the caller.
     #[must_use]
     pub fn any_scheme(self) -> Self {
         Self { any_scheme: true, ..self }
     }
 
-    /// A sign of the API's own: a response for which this is true is a rejection, whatever its status. Replaces an
-    /// earlier one.
+    /// Makes each response for which the closure returns `true` a rejection.
+    ///
+    /// The status does not matter. A second call replaces the closure of the first.
     #[must_use]
     pub fn when(mut self, when: impl Fn(&response::Parts) -> bool + Send + Sync + 'static) -> Self {
         self.when = Some(Arc::new(when));
-        self.looks_further = true;
+        self.checks_other_statuses = true;
         self
     }
 
-    /// Whether there is anything to evaluate: nearly every response is told apart here, without moving it.
+    /// Whether the response may be a rejection. It excludes nearly every response without moving it.
     #[inline]
     pub(crate) fn concerns<A>(&self, response: &Response<A>) -> bool {
-        response.status() == StatusCode::UNAUTHORIZED || self.looks_further
+        response.status() == StatusCode::UNAUTHORIZED || self.checks_other_statuses
     }
 
     /// Whether the response's trailers may say more.
@@ -116,7 +120,7 @@ impl RejectionPolicy {
         self.grpc && !response.headers().contains_key("grpc-status")
     }
 
-    /// Evaluates the response to a request that carried our token to one of our origins; gives the response back.
+    /// Classifies the response to a request that carried the layer's token to one of its origins. Returns the response.
     pub(crate) fn classify<A>(&self, response: Response<A>, origins: &Origins) -> (Response<A>, Option<Sign>) {
         let is_standard = response.status() == StatusCode::UNAUTHORIZED && self.is_challenged(response.headers())
             || self.grpc && is_unauthenticated(response.headers());
@@ -133,11 +137,11 @@ impl RejectionPolicy {
             }
             _ => (response, sign),
         };
-        let sign = sign.filter(|_| !is_from_elsewhere(&response, origins));
+        let sign = sign.filter(|_| !is_from_other_origin(&response, origins));
         (response, sign)
     }
 
-    /// No challenge at all, or a Bearer challenge; not other schemes alone.
+    /// Whether there is no challenge, or a Bearer challenge that a new token can satisfy.
     fn is_challenged(&self, headers: &HeaderMap) -> bool {
         challenge::asks_for_bearer(headers, &NOT_THE_TOKENS, self.any_scheme)
     }
@@ -159,15 +163,15 @@ pub(crate) fn is_unauthenticated(headers: &HeaderMap) -> bool {
     headers.get("grpc-status") == Some(&UNAUTHENTICATED)
 }
 
-/// Whether a request can be sent again after this response: whether its method is safe, or the response answers it.
+/// Whether a request can be retried after this response: its method is safe, or the response answers that method.
 ///
-/// A response from another URI may answer the GET that a redirect made of an unsafe method: then the request was processed,
-/// and sending it again would process it twice (RFC 9110 section 9.2.2). A 307 keeps the method, which the response does not
-/// tell. So a response from another URI never answers an unsafe method here, unless an inner service says with which method
-/// that request went out.
+/// A response from another URI may answer the GET that a redirect made of an unsafe method. Then the request was
+/// processed, and a retry would process it twice (RFC 9110 section 9.2.2). A 307 keeps the method, but the response
+/// does not show that. So a response from another URI forbids the retry of an unsafe method, unless an inner service
+/// says that the redirected request had an unsafe method.
 pub(crate) fn allows_replay<A>((method, sent): (&Method, &Uri), response: &Response<A>) -> bool {
-    let Some(from) = came_from(response).filter(|_| !method.is_safe()) else { return true };
-    // A path that a client joined to its base URL counts as the same.
+    let Some(from) = answered_uri(response).filter(|_| !method.is_safe()) else { return true };
+    // A client may have joined the path to its base URL.
     let is_same = from.path_and_query() == sent.path_and_query()
         && (sent.authority().is_none() || (from.scheme(), from.authority()) == (sent.scheme(), sent.authority()));
     is_same || response.extensions().get().is_some_and(|SentMethod(method)| !method.is_safe())
@@ -175,10 +179,10 @@ pub(crate) fn allows_replay<A>((method, sent): (&Method, &Uri), response: &Respo
 
 /// A response extension: the method of the request that was answered.
 ///
-/// For an inner service that follows redirects. A rejected request with an unsafe method, such as POST, whose response came
-/// from another URI is not sent again, because a 303 may have made a GET of it: the POST was processed. If a service
-/// beneath the one that follows redirects puts this extension into each response, a POST that was kept (307, 308) is known
-/// and sent again.
+/// It is for stacks in which an inner service follows redirects. The layer does not retry a rejected request with an
+/// unsafe method, such as POST, if its response came from another URI. The API may have processed the POST, and a 303
+/// then made a GET of it. If a service inside the one that follows redirects adds this extension to each response, the
+/// layer retries a POST that the redirect kept (307, 308).
 ///
 /// ```
 /// # use http::{Request, Response};
@@ -200,20 +204,20 @@ pub(crate) fn allows_replay<A>((method, sent): (&Method, &Uri), response: &Respo
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SentMethod(pub Method);
 
-fn is_from_elsewhere<A>(response: &Response<A>, origins: &Origins) -> bool {
-    came_from(response).is_some_and(|uri| uri.authority().is_some() && origins.classify(uri) != OriginMatch::Ours)
+fn is_from_other_origin<A>(response: &Response<A>, origins: &Origins) -> bool {
+    answered_uri(response).is_some_and(|uri| uri.authority().is_some() && origins.classify(uri) != OriginMatch::Ours)
 }
 
-/// What a layer beneath that follows redirects says of the response.
+/// The URI that answered, if an inner layer that follows redirects names it.
 #[cfg(feature = "follow-redirect")]
-fn came_from<A>(response: &Response<A>) -> Option<&Uri> {
+fn answered_uri<A>(response: &Response<A>) -> Option<&Uri> {
     use tower_http::follow_redirect::RequestUri;
 
     response.extensions().get().map(|RequestUri(uri)| uri)
 }
 
 #[cfg(not(feature = "follow-redirect"))]
-fn came_from<A>(_: &Response<A>) -> Option<&Uri> {
+fn answered_uri<A>(_: &Response<A>) -> Option<&Uri> {
     None
 }
 

@@ -10,9 +10,9 @@
 //! ```
 //!
 //! *Expired* begins min(5 s, 10 % of the life) before the issuer's figure: the token still has to travel. *Due* begins
-//! a margin before the end. The default margin is min(5 min, 20 % of the life), or more if *Due* would be shorter than twice
-//! the duration of the fetch. Jitter makes *Due* earlier by up to a quarter of the margin; it is drawn once per token, so
-//! that a fleet does not refresh in step. The margin never exceeds half the life, and *Due* never vanishes.
+//! a margin before the end. The default margin is min(5 min, 20 % of the life), or more if *Due* would be shorter than
+//! twice the duration of the fetch. Jitter makes *Due* earlier by up to a quarter of the margin; it is drawn once per
+//! token, so that a fleet does not refresh in step. The margin never exceeds half the life, and *Due* never vanishes.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -36,22 +36,22 @@ pub struct RefreshPolicy {
     budget: (usize, Duration),
 }
 
-/// How far a token's life has gone.
+/// The phase of a token's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Served as it is.
+    /// Requests use the token.
     Fresh,
-    /// Served, while a new one is fetched in the background.
+    /// Requests still use the token, while a new one is fetched in the background.
     Due,
-    /// Not sent any more; requests wait for a new one.
+    /// Requests no longer use the token, and wait for a new one.
     Expired,
 }
 
 /// A point in time on both clocks, each counted from its own zero.
 ///
-/// The monotonic clock stops while a machine is suspended, and the wall clock jumps. So a point in time is past as soon as
-/// *either* clock has reached it.
+/// The monotonic clock stops while a machine is suspended, and the wall clock jumps. So a point in time is past as soon
+/// as *either* clock has reached it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DualInstant {
     pub(crate) mono: Duration,
@@ -62,70 +62,70 @@ pub(crate) struct DualInstant {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     asked: DualInstant,
-    /// How long after it was asked for; so the others.
+    /// The following are durations after `asked`.
     due: Duration,
     expired: Duration,
     end: Duration,
 }
 
-/// The refreshes that rejections have caused within the window. Most caches never see a rejection, so this takes no space
-/// before one.
+/// The refreshes that rejections have caused within the window. It allocates at the first rejection, because most
+/// caches never see one.
 #[derive(Debug, Default)]
 pub(crate) struct RejectionBudget(Option<Box<Rejections>>);
 
 #[derive(Debug, Default)]
 struct Rejections {
     started: VecDeque<DualInstant>,
-    /// When a used budget was last reported.
+    /// When an exhausted budget was last reported.
     reported_at: Option<DualInstant>,
 }
 
-/// What says that a token was rejected.
+/// How a response says that the token was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sign {
-    /// A 401, as its challenges say, or gRPC's `UNAUTHENTICATED`.
+    /// By a 401 whose challenges do not say otherwise, or by gRPC's `UNAUTHENTICATED`.
     Standard,
-    /// A status or a sign that was added, which may have other causes too.
+    /// By a status or closure that the user added, which may have other causes, too.
     Added,
 }
 
-/// How long tokens that replaced a rejected one helped nobody: they were rejected, too. Until it is over, rejections of one
-/// kind cause no refresh.
+/// Suspends the refreshes for one kind of rejection after replacements that were rejected, too.
 #[derive(Debug, Default)]
 pub(crate) struct Futility {
-    /// How many replacements in a row were in vain.
+    /// How many replacements in a row were rejected.
     in_vain: u32,
+    /// When rejections may cause a refresh again.
     until: Option<DualInstant>,
 }
 
-/// How long only one clock is read instead of two. A suspended machine or a jump of the wall clock is noticed this much
-/// later.
+/// How long only one clock is read instead of both. This delays noticing a suspended machine or a jump of the wall
+/// clock.
 const RECHECK_AFTER: Duration = Duration::from_millis(100);
-/// More than the lag of the operating systems' coarse clocks, which is 4 to 16 ms.
+/// An upper bound for the lag of the operating systems' coarse clocks, which is 4 to 16 ms.
 const COARSE_CLOCK_LAG: Duration = Duration::from_millis(20);
-/// A token younger than this may not have reached every server of an API yet.
+/// The age at which a token has reached every server of an API.
 const REPLICATION_GRACE: Duration = Duration::from_secs(2);
-/// How long a request that was rejected with such a token waits, at most.
+/// The longest wait of a request that was rejected with a younger token.
 const LONGEST_LAG: Duration = Duration::from_secs(1);
-/// While a token is younger than this, an API may reject it because the API's clock is behind, or because not all of its
-/// servers have heard of it; then the token before it stands in.
+/// The age below which an API may reject a token because its clock is behind, or because not all of its servers know
+/// the token. The previous token is then used instead.
 const YOUNG: Duration = Duration::from_secs(30);
-/// How long that one stands in before the newer is tried again.
+/// How long the previous token is used before the newer one is tried again.
 const STAND_IN: Duration = Duration::from_secs(10);
-/// How long rejections of one kind cause no refresh, after one that was in vain: it doubles, and is cut at the cap. A 401
-/// says that the token is bad; a status that a setting names may say that in a few cases only.
+/// How long rejections of one kind cause no refresh after a replacement that did not help: the first pause, and the cap
+/// of the doubling. A 401 says that the token is invalid; a status that the user added often has other causes.
 const IN_VAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 const IN_VAIN_BY_SETTING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
-/// A token that replaced a rejected one and is rejected no sooner than this has helped.
+/// A replacement that is first rejected after this time counts as one that helped.
 const HELPED: Duration = Duration::from_secs(30);
 const HELPED_BY_SETTING: Duration = Duration::from_secs(10 * 60);
-/// However short a token's life, it is refreshed ahead of its end no sooner than this after it was asked for.
+/// The minimum time between the fetch of a token and its refresh ahead of time.
 const SOONEST_REFRESH: Duration = Duration::from_secs(1);
-/// Between two failed fetches: the first backoff, and the cap of the doubling.
+/// The pause after a failed fetch: the first one, and the cap of the doubling.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// Between two denied fetches: long, so that no account gets locked.
+/// The pause after a denied fetch. It is long, so that the issuer does not lock the account.
 const DENIED: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(15 * 60));
-/// No pause is shorter: a backoff of zero spins.
+/// The shortest pause, because a backoff of zero would spin.
 const SHORTEST: Duration = Duration::from_millis(100);
 /// The cap of an issuer's `Retry-After`.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
@@ -133,42 +133,46 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
 // === impl RefreshPolicy ===
 
 impl RefreshPolicy {
-    /// The defaults: a margin that scales with the lifetime, a deadline of 30 s, and 5 refreshes a minute for rejections.
+    /// Returns the defaults.
+    ///
+    /// They are a margin that scales with the lifetime, a deadline of 30 s, and 5 refreshes a minute for rejections.
     pub const fn new() -> Self {
         Self { margin: None, deadline: Duration::from_secs(30), budget: (5, Duration::from_secs(60)) }
     }
 
-    /// How long before the issuer's end of life a refresh begins. Default: min(5 min, 20 % of the life), and early enough
-    /// for a fetch that takes twice as long as the last one did.
+    /// Sets how long before the token's end a refresh begins.
     ///
-    /// Any value is safe: the margin is cut to half the token's life.
+    /// The end is the one that the issuer named. Default: min(5 min, 20 % of the life), and early enough for a fetch
+    /// that takes twice as long as the last one. Any value is safe, because the margin is capped at half the token's
+    /// life.
     #[must_use]
     pub const fn margin(mut self, margin: Duration) -> Self {
         self.margin = Some(margin);
         self
     }
 
-    /// How long one fetch may take before it counts as failed, and how long a caller waits at most. Default: 30 s.
+    /// Sets how long a fetch may take, and how long a caller waits. Default: 30 s.
     ///
-    /// Zero is an error of [`TokenCacheBuilder::build`](crate::TokenCacheBuilder::build), because every fetch would fail.
+    /// [`TokenCacheBuilder::build`](crate::TokenCacheBuilder::build) returns an error for zero, because every fetch
+    /// would fail.
     #[must_use]
     pub const fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// How many refreshes rejected requests may cause within `window`. Default: 5 within 60 s.
+    /// Sets how many refreshes rejections may cause within `window`.
     ///
-    /// If the budget is used, the caller gets the 401, with an error in its extensions. So a server that rejects everything
-    /// cannot make the cache hammer the issuer. Refreshes because a token is due do not count. With zero, every 401 whose
-    /// token is the current one is returned.
+    /// Default: 5 within 60 s. If the budget is exhausted, the caller gets the 401, with an error in its extensions. So
+    /// an API that rejects every token cannot make the cache flood the issuer. Refreshes because a token is due do not
+    /// count. With zero, the caller gets every 401 whose token is the current one.
     #[must_use]
     pub const fn rejection_budget(mut self, most: usize, window: Duration) -> Self {
         self.budget = (most, window);
         self
     }
 
-    /// Checks what the setters accept.
+    /// Checks the settings, because the setters do not.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.deadline.is_zero() {
             return Err(Error::invalid("deadline", "zero leaves no time to fetch a token"));
@@ -194,13 +198,13 @@ impl DualInstant {
         Self { mono: self.mono.saturating_add(wait), wall: self.wall.saturating_add(wait) }
     }
 
-    /// This long ago; the zero of a clock that has not run so long.
+    /// The time this long ago, or the zero of a clock that started later.
     #[cfg(feature = "store")]
     pub(crate) fn before(self, ago: Duration) -> Self {
         Self { mono: self.mono.saturating_sub(ago), wall: self.wall.saturating_sub(ago) }
     }
 
-    /// The time of day.
+    /// The wall clock time.
     pub(crate) fn system_time(self) -> SystemTime {
         UNIX_EPOCH.checked_add(self.wall).unwrap_or(UNIX_EPOCH)
     }
@@ -219,7 +223,8 @@ impl DualInstant {
 // === impl Window ===
 
 impl Window {
-    /// `asked` is the time before the token was requested, `took` the duration of the fetch, and `jitter` a number in 0..1.
+    /// `asked` is the time before the token was requested, `took` the duration of the fetch, and `jitter` a number in
+    /// 0..1.
     pub(crate) fn new(
         settings: &RefreshPolicy,
         lifetime: Duration,
@@ -238,16 +243,16 @@ impl Window {
 
     /// Makes the token due no later than this long after it was requested. Jitter spreads a fleet over the last tenth.
     pub(crate) fn due_within(self, refresh_in: Duration, jitter: f64) -> Self {
-        // A tiny one would be a token call for each request.
+        // A tiny value would cause a token call for each request.
         let refresh_in = refresh_in.max(SOONEST_REFRESH);
         let due = refresh_in - (refresh_in / 10).mul_f64(jitter.clamp(0.0, 1.0));
         Self { due: due.min(self.due), ..self }
     }
 
-    /// The same, due in a moment: the token stands in for a newer one that is tried again then.
+    /// Makes the token due soon, because it replaces a newer one that is tried again then.
     pub(crate) fn standing_in(self, now: DualInstant) -> Self {
         let (expired, end) = (self.expired().wait(now), self.end().wait(now));
-        // Due after its end it would count as fresh for ever.
+        // A token that is due after its end would count as fresh for ever.
         Self { asked: now, due: STAND_IN.min(expired), expired, end }
     }
 
@@ -261,7 +266,7 @@ impl Window {
         }
     }
 
-    /// How long the token can still be sent.
+    /// How long the token is still usable.
     pub(crate) fn left(&self, now: DualInstant) -> Duration {
         self.expired().wait(now)
     }
@@ -316,7 +321,7 @@ impl RejectionBudget {
         }
     }
 
-    /// Notes that the budget is used; returns `true` for the first time within the window.
+    /// Notes that the budget is exhausted. Returns whether this is the first time within the window.
     pub(crate) fn report(&mut self, settings: &RefreshPolicy, now: DualInstant) -> bool {
         let (_, window) = settings.budget;
         let Rejections { reported_at, .. } = self.0.get_or_insert_default().as_mut();
@@ -331,7 +336,7 @@ impl RejectionBudget {
 // === impl Futility ===
 
 impl Futility {
-    /// One more replacement was in vain.
+    /// Counts one more replacement that was rejected.
     pub(crate) fn add(&mut self, sign: Sign, now: DualInstant) {
         self.in_vain = self.in_vain.saturating_add(1);
         let pauses = match sign {
@@ -348,23 +353,23 @@ impl Futility {
     }
 }
 
-/// When the next token may be asked for because of the age of one that was asked for at `asked`.
+/// When the token after one that was fetched at `asked` may be fetched, if the reason is only its age.
 ///
-/// A third of the lifetime passes first, at most 1 s: less than any [`Window`] leaves before *Due*, so this delays no refresh
-/// ahead of time. A lifetime below 100 ms is no use to a request, and probably is in another unit: it counts as one of 3 s,
-/// because otherwise each request causes a token call.
+/// A third of the lifetime passes first, at most 1 s. *Due* begins later than that, so this delays no refresh ahead of
+/// time. A lifetime below 100 ms is too short for a request and is probably in another unit. It counts as 3 s, because
+/// otherwise each request would cause a token call.
 pub(crate) fn next_refresh(asked: DualInstant, lifetime: Duration) -> DualInstant {
     let pause = if lifetime < SHORTEST { SOONEST_REFRESH } else { (lifetime / 3).min(SOONEST_REFRESH) };
     asked.after(pause)
 }
 
-/// Whether a token that replaced a rejected one, and is rejected now, has helped for some time.
+/// Whether a replacement that is rejected now has helped for some time.
 pub(crate) fn has_helped(sign: Sign, since: DualInstant, now: DualInstant) -> bool {
-    let long = match sign {
+    let enough = match sign {
         Sign::Standard => HELPED,
         Sign::Added => HELPED_BY_SETTING,
     };
-    since.after(long).is_past(now)
+    since.after(enough).is_past(now)
 }
 
 /// Whether a token published at `since` may be rejected only because it is young.
@@ -372,16 +377,18 @@ pub(crate) fn is_young(since: DualInstant, now: DualInstant) -> bool {
     !since.after(YOUNG).is_past(now)
 }
 
-/// How long a request waits that was rejected with a token published at `since`; `None` where the token has settled, and
-/// the rejection counts. `is_early`: it is known to be accepted later.
+/// How long a request waits that was rejected with a token published at `since`.
+///
+/// Returns `None` if the token is old enough that the rejection counts. `is_early`: the API is expected to accept the
+/// token later.
 pub(crate) fn replication_lag(since: DualInstant, is_early: bool, now: DualInstant) -> Option<Duration> {
-    let settled = since.after(if is_early { YOUNG } else { REPLICATION_GRACE });
-    (!settled.is_past(now)).then(|| settled.wait(now).min(LONGEST_LAG))
+    let known_everywhere = since.after(if is_early { YOUNG } else { REPLICATION_GRACE });
+    (!known_everywhere.is_past(now)).then(|| known_everywhere.wait(now).min(LONGEST_LAG))
 }
 
 // === pauses ===
 
-/// How long to wait after `streak` failed fetches in a row; `remaining` is how long the current token can still be sent.
+/// How long to wait after `streak` failed fetches in a row. `remaining` is how long the current token is still usable.
 ///
 /// The backoff is jittered, capped by the remaining life of the token (so that there is an attempt when it ends), and
 /// never below 100 ms. The issuer's `Retry-After`, up to 5 min, lengthens it and never shortens it.
@@ -397,7 +404,7 @@ pub(crate) fn denied_backoff(streak: u32, retry_after: Option<Duration>) -> Dura
     exponential(DENIED, streak, 1.0).max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
 }
 
-/// `first`, doubled with each step and cut at `cap`; jitter chooses between half and all of that.
+/// Doubles `first` with each step, up to `cap`. Jitter chooses between half and all of that.
 fn exponential((first, cap): (Duration, Duration), streak: u32, jitter: f64) -> Duration {
     let steps = streak.saturating_sub(1).min(31);
     let longest = first.saturating_mul(1 << steps).min(cap);

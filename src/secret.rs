@@ -7,14 +7,14 @@ use zeroize::Zeroizing;
 
 /// A text that is never printed: a password, a client secret, a refresh token.
 ///
-/// `Debug` shows nothing of it, not even its length; the memory is overwritten when the last clone goes.
+/// `Debug` shows nothing of it, not even its length. The memory is overwritten when the last clone is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Arc<Zeroizing<String>>);
 
 // === impl Secret ===
 
 impl Secret {
-    /// The text itself. Whoever calls this answers for where it goes.
+    /// Returns the text itself. The caller must not print or leak it.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -26,12 +26,12 @@ pub(crate) mod resource;
 pub(crate) mod secret;
 pub(crate) mod transport;
 
-/// Something that fetches a token: a grant of an OAuth 2 server, a login, a file, or any async closure.
+/// Fetches tokens: an OAuth 2 grant, a JSON login, a file, or any async closure.
 ///
-/// The cache calls [`fetch`](TokenSource::fetch) for one token at a time, on a task of its own, bounded by its
-/// deadline; it remembers failures and pauses between them. A source needs no lock, no timer and no retry loop.
+/// The cache calls [`fetch`](TokenSource::fetch) for one token at a time, on a task of its own, and enforces a
+/// deadline. After a failure it pauses before the next call. A source needs no lock, no timer and no retry loop.
 ///
-/// A closure is the shortest source; its error may be anything that turns into a boxed error:
+/// A closure is the shortest source. Its error may be anything that converts into a boxed error:
 ///
 /// ```
 /// use std::time::Duration;
@@ -44,30 +44,31 @@ pub(crate) mod transport;
 /// });
 /// ```
 ///
-/// A closure that owns something its futures use has to be an ordinary closure that hands each future its own:
+/// If the futures of a closure use something that it owns, write an ordinary closure that clones it for each future:
 /// `move |_| { let client = client.clone(); async move { .. } }`.
 ///
-/// A source that asks its own cache, by [`get`](crate::TokenCache::get) or by a request through the layer, gets the token
-/// that can still be sent, or an error at once, because it would wait for itself. Its own calls carry the extension
-/// [`NoToken`](crate::NoToken).
+/// A source must not wait for its own cache. If it calls [`get`](crate::TokenCache::get) or sends a request through the
+/// layer, it gets the current token if that is still usable, and otherwise an error at once. Its requests can pass the
+/// layer without a token, with the extension [`NoToken`](crate::NoToken).
 ///
-/// A source of your own returns [`Error::denied`] where the credentials were denied for good, and
-/// [`Error::transient`] for everything else.
+/// A source of your own returns [`Error::denied`] if the issuer denied the credentials for good, and
+/// [`Error::transient`] for every other failure.
 pub trait TokenSource: Send + Sync + 'static {
     /// Fetches a token.
     ///
     /// # Errors
-    /// Whatever kept it from getting one.
+    /// Returns an error if the source fails to get a token.
     ///
     /// # Cancel safety
-    /// The future is dropped when the fetch deadline passes or when its runtime is shut down, and at no other time.
+    /// The cache drops the future only when the fetch deadline passes or when the runtime shuts down.
     fn fetch(&self, context: FetchContext) -> impl Future<Output = Result<Token, Error>> + Send;
 
-    /// The refresh token that the session begins with, where it begins with one: what
-    /// [`sign_out`](crate::TokenCache::sign_out) revokes when nothing was fetched yet. None, unless a source says so.
+    /// Returns the refresh token that the session starts with, if it starts with one.
+    ///
+    /// [`sign_out`](crate::TokenCache::sign_out) revokes it if nothing has been fetched yet. The default is none.
     ///
     /// # Errors
-    /// It could not be had.
+    /// Returns an error if the source fails to read the refresh token.
     ///
     /// # Cancel safety
     /// The future is dropped with that of `sign_out`.
@@ -75,27 +76,28 @@ pub trait TokenSource: Send + Sync + 'static {
         std::future::ready(Ok(None))
     }
 
-    /// What shapes the tokens, in parts: the grant, the issuer, the client, the user, the scope. Nothing that changes while
-    /// the session lasts, such as a password or a client secret.
+    /// Returns what determines the tokens: the grant, the issuer, the client, the user, the scope.
     ///
-    /// Two sources with the same identity can take turns in one session. A record in a store holds a digest of it, so that
-    /// users or tenants that share a key by mistake get an error and not each other's tokens. None, unless a source says so.
+    /// Each is one element. It leaves out what may change during a session, such as a password or a client secret.
+    ///
+    /// Sources with the same identity can share a session. A record in a store holds a digest of the identity. So users
+    /// or tenants that share a key by mistake get an error, and not each other's tokens. The default is empty.
     fn identity(&self) -> Vec<String> {
         Vec::new()
     }
 }
 
-/// What a fetch is for: the token it replaces, why it is fetched, how long that may take, and the time.
+/// The context of a fetch: the token to be replaced, the reason, the deadline.
 ///
-/// The cache makes one for each fetch. A test of a source of your own makes one with [`new`](FetchContext::new), keeps a
-/// clone, and reads from that which refresh token the source reported:
+/// The cache makes one for each fetch. A test of your own source makes one with [`new`](FetchContext::new), keeps a
+/// clone, and reads from the clone which refresh token the source reported:
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// use tower_bearer::{FetchContext, Reason, Token, TokenSource};
 ///
 /// let source = async |context: FetchContext| {
-///     // The issuer's answer holds a new refresh token: the one before it may be spent, whatever happens now.
+///     // The issuer's answer holds a new refresh token. The old one may be consumed, even if this fetch fails.
 ///     context.rotated("refresh-2");
 ///     Token::new("not a token")
 /// };
@@ -116,7 +118,7 @@ pub struct FetchContext {
     rotation: Arc<Rotation>,
 }
 
-/// The newest refresh token of one fetch, and whom a new one is reported to.
+/// The newest refresh token of one fetch, and the callback for a new one.
 struct Rotation {
     newest: Mutex<Option<Secret>>,
     report: Option<Box<dyn Fn(Secret) + Send + Sync>>,
@@ -126,13 +128,13 @@ struct Rotation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reason {
-    /// There was none.
+    /// The cache has no token.
     First,
-    /// The one there is nears its end; it is still being sent.
+    /// The current token nears its end. Requests still send it.
     Due,
-    /// The one there was has ended; requests are waiting.
+    /// The last token has expired. Requests wait.
     Expired,
-    /// An API rejected the one there is: the same one again would not help.
+    /// An API rejected the current token, so that the same token again would not help.
     Rejected,
     /// [`TokenCache::refresh`](crate::TokenCache::refresh) was called.
     Asked,
@@ -141,15 +143,16 @@ pub enum Reason {
 // === impl FetchContext ===
 
 impl FetchContext {
-    /// The context of a fetch outside a cache, for tests of a source: without a token to be replaced, with a deadline of
-    /// 30 s, and with the time of the operating system.
+    /// Returns the context of a fetch outside a cache, for tests of a source.
+    ///
+    /// It has no token to be replaced, a deadline of 30 s, and the time of the operating system.
     pub fn new(reason: Reason) -> Self {
         let rotation = Arc::new(Rotation { newest: Mutex::default(), report: None });
         let (deadline, clock) = (Duration::from_secs(30), Clock::System);
         Self { replaced: None, reason, challenges: Arc::default(), failed_fetches: 0, deadline, clock, rotation }
     }
 
-    /// The context of a cache's fetch. `refresh_token` is the newest; `report` is called with each that follows it.
+    /// Returns the context of a cache's fetch. The source reports each refresh token after `refresh_token` to `report`.
     pub(crate) fn of_cache(
         replaced: Option<Token>,
         refresh_token: Option<Secret>,
@@ -162,7 +165,7 @@ impl FetchContext {
         Self { replaced, reason, challenges: Arc::default(), failed_fetches: 0, deadline, clock, rotation }
     }
 
-    /// What a source that is one of several is told: of the same fetch, but of that source's own part in the session.
+    /// The context of the same fetch for one source of a chain, with what that source returned in the session.
     pub(crate) fn for_source(
         &self,
         replaced: Option<Token>,
@@ -198,29 +201,31 @@ impl FetchContext {
         Self { deadline, ..self }
     }
 
-    /// Takes the time from a clock that is moved by hand.
+    /// Takes the time from a clock that the test advances.
     #[cfg(feature = "testing")]
     #[must_use]
     pub fn with_clock(self, clock: crate::clock::ManualClock) -> Self {
         Self { clock: Clock::Manual(clock), ..self }
     }
 
-    /// The token to be replaced: the newest that this cache's source returned.
+    /// Returns the token to be replaced: the newest that this cache's source returned.
     pub fn replaced(&self) -> Option<&Token> {
         self.replaced.as_ref()
     }
 
-    /// The newest refresh token: that of the token to be replaced, or the one reported since.
+    /// Returns the newest refresh token.
+    ///
+    /// It is that of the token to be replaced, or the one that the source has reported since.
     pub fn refresh_token(&self) -> Option<Secret> {
         self.rotation.lock().clone()
     }
 
-    /// Reports a new refresh token, the moment it is there.
+    /// Reports a new refresh token, as soon as the source has it.
     ///
-    /// The cache writes it down at once, hands it to [`on_rotation`](crate::TokenCacheBuilder::on_rotation), and gives it to the
-    /// next fetch, also if this fetch fails, panics or is dropped after this call. The sources of this crate call it. A
-    /// source of your own that returns a token with its refresh token need not; one that may still fail after it has read
-    /// the refresh token must, because the refresh token before it may be spent.
+    /// The cache stores it at once, passes it to [`on_rotation`](crate::TokenCacheBuilder::on_rotation), and gives it
+    /// to the next fetch, even if this fetch then fails, panics or is dropped. The sources of this crate call it. A
+    /// source of your own must call it if it can fail after it has read the refresh token, because the old one may be
+    /// consumed. Otherwise it is enough to return the token with its refresh token.
     pub fn rotated(&self, refresh_token: impl Into<Secret>) {
         let refresh_token = refresh_token.into();
         *self.rotation.lock() = Some(refresh_token.clone());
@@ -229,16 +234,17 @@ impl FetchContext {
         }
     }
 
-    /// Why it is fetched.
+    /// Returns why the token is fetched.
     pub fn reason(&self) -> Reason {
         self.reason
     }
 
-    /// The challenges of the response that rejected the token, in order; empty if none caused this fetch.
+    /// Returns the challenges of the response that rejected the token, in order.
     ///
-    /// What an API wants of the next token: `claims` (a claims challenge), `acr_values` and `max_age` (RFC 9470), `scope` and
-    /// `service` (image registries). Most of these come with an error of the Bearer scheme that is handed to the caller
-    /// by default; [`RejectionPolicy::when`](crate::RejectionPolicy::when) makes a rejection of it.
+    /// It is empty if no response caused this fetch. A challenge says what an API requires of the next token: `claims`
+    /// (a claims challenge), `acr_values` and `max_age` (RFC 9470), `scope` and `service` (image registries). Most of
+    /// these come with a Bearer error that is not a rejection by default;
+    /// [`RejectionPolicy::when`](crate::RejectionPolicy::when) can make it one.
     ///
     /// ```
     /// use tower_bearer::{FetchContext, RejectionPolicy, Challenge, Token, TokenCache};
@@ -258,30 +264,34 @@ impl FetchContext {
         &self.challenges
     }
 
-    /// How many fetches have failed in a row, since the last that brought a token.
+    /// Returns how many fetches have failed in a row since the last success.
     ///
-    /// A source with a refresh token and a login tries the login if the refresh has failed for long.
+    /// A source with a refresh token and a login can log in if refreshes keep failing.
     pub fn failed_fetches(&self) -> u32 {
         self.failed_fetches
     }
 
-    /// The time of day by the cache's clock: what an expiry date in an answer is compared with.
+    /// Returns the wall clock time of the cache.
+    ///
+    /// A source compares expiry dates in answers with it.
     pub fn now(&self) -> SystemTime {
         self.clock.now().system_time()
     }
 
-    /// The clock that [`now`](FetchContext::now) reads.
+    /// Returns the clock that [`now`](FetchContext::now) reads.
     pub(crate) fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// How long a source of ours waits for an answer: less than the deadline, so that its error, which says who was
-    /// silent, comes before the cache's, which cannot.
+    /// Returns how long a source of this crate waits for an answer.
+    ///
+    /// It is less than the deadline, so that the source's error, which names the silent server, comes before the
+    /// cache's.
     pub(crate) fn response_timeout(&self) -> Duration {
         self.deadline.mul_f64(0.9)
     }
 
-    /// How long this fetch may take, counted from its beginning; after that it is dropped.
+    /// Returns how long this fetch may take. After that the cache drops it.
     pub fn deadline(&self) -> Duration {
         self.deadline
     }
@@ -326,7 +336,7 @@ where
     }
 }
 
-/// A text that a source cannot do without. What comes from a file or a variable likes to end in a line break.
+/// Checks a text that a source requires. A text from a file or a variable often ends in a line break.
 pub(crate) fn require_non_empty(field: &'static str, text: &str) -> Result<(), Error> {
     if text.is_empty() {
         return Err(Error::invalid(field, "it is empty"));
@@ -340,7 +350,7 @@ pub(crate) fn require_non_empty(field: &'static str, text: &str) -> Result<(), E
     Ok(())
 }
 
-/// The source of a token that was handed over once and for all, asked for another.
+/// The source of a cache with a fixed token: it denies every fetch.
 pub(crate) struct Fixed;
 
 impl TokenSource for Fixed {
@@ -349,7 +359,7 @@ impl TokenSource for Fixed {
     }
 }
 
-/// A source behind a pointer: the trait's async function cannot be called through `dyn`, this one can.
+/// A source behind a pointer, because the async functions of [`TokenSource`] cannot be called through `dyn`.
 pub(crate) mod erased {
     use std::pin::Pin;
 

@@ -1,4 +1,4 @@
-//! What the single flight is synchronised by. The models in `tests/models` put loom's and shuttle's types here.
+//! The synchronisation types of the single flight. The models in `tests/models` use loom's and shuttle's types instead.
 
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

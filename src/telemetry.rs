@@ -35,7 +35,7 @@ pub(crate) struct Telemetry {
     name: Option<Arc<str>>,
     #[cfg(feature = "metrics")]
     begun: OnceLock<()>,
-    /// The name of the group, if the cache is one of many: then no token is the current one.
+    /// The name of the group, if the cache belongs to one. A group has no current token.
     #[cfg(feature = "keyed")]
     group: OnceLock<Option<Arc<str>>>,
 }
@@ -72,7 +72,7 @@ impl Telemetry {
         }
     }
 
-    /// Whether this cache is one of many.
+    /// Whether this cache belongs to a group.
     #[cfg(feature = "metrics")]
     fn is_in_group(&self) -> bool {
         #[cfg(feature = "keyed")]
@@ -81,13 +81,13 @@ impl Telemetry {
         false
     }
 
-    /// Makes this cache one of many; it takes their name if it has none.
+    /// Makes this cache belong to a group. It takes the group's name if it has none.
     #[cfg(feature = "keyed")]
     pub(crate) fn join_group(&self, name: Option<Arc<str>>) {
         let _ = self.group.set(name);
     }
 
-    /// A key got its cache. Told to the group's own telemetry, as what follows.
+    /// A cache was added for a key. The telemetry of the group counts this, and the following.
     #[cfg(feature = "keyed")]
     pub(crate) fn key_added(&self) {
         #[cfg(feature = "metrics")]
@@ -97,7 +97,7 @@ impl Telemetry {
         }
     }
 
-    /// Caches were dropped because there was no room for them, or because they were idle.
+    /// Caches were dropped because the group was full, or because they were idle.
     #[cfg(feature = "keyed")]
     pub(crate) fn keys_evicted(&self, keys: usize) {
         self.keys_removed(keys);
@@ -105,7 +105,7 @@ impl Telemetry {
         metrics::count_evicted(self.label(), keys as u64);
     }
 
-    /// Caches were dropped, for whatever reason.
+    /// Caches were dropped for any reason.
     #[cfg(feature = "keyed")]
     #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nothing counts"))]
     pub(crate) fn keys_removed(&self, keys: usize) {
@@ -113,14 +113,14 @@ impl Telemetry {
         metrics::add_keys(self.label(), -(keys as f64));
     }
 
-    /// The span around the source's work.
+    /// The span of a fetch.
     pub(crate) fn fetching(&self, reason: Reason) -> Span {
         #[cfg(feature = "metrics")]
         self.begin();
         tracing::debug_span!(target: TARGET, "token_fetch", cache = self.name(), %reason)
     }
 
-    /// One fetch that brought a token, while the one before it could still be sent for as long as `remaining`.
+    /// A fetch returned a token. The previous token was usable for another `remaining`.
     pub(crate) fn fetched(&self, fetch: &Fetch, generation: u64, lifetime: Duration, remaining: Duration) {
         let Fetch { reason, took, waiters, longest_wait } = fetch;
         tracing::debug!(
@@ -142,7 +142,7 @@ impl Telemetry {
         let _ = remaining;
     }
 
-    /// One fetch that brought no token.
+    /// A fetch failed.
     pub(crate) fn fetch_failed(&self, fetch: &Fetch, error: &Error, pause: Duration) {
         let Fetch { reason, took, waiters, longest_wait } = fetch;
         tracing::warn!(
@@ -165,7 +165,7 @@ impl Telemetry {
         }
     }
 
-    /// A caller needed a token and got this error. Counted only: in an outage, each request comes here.
+    /// A caller needed a token and got this error. It is only counted, because in an outage each request calls this.
     pub(crate) fn unavailable(&self, error: &Error) {
         #[cfg(feature = "metrics")]
         {
@@ -188,7 +188,7 @@ impl Telemetry {
         let _ = at;
     }
 
-    /// A result that is no longer needed: the source was replaced, the session was signed out, or a newer run has completed.
+    /// A result was discarded: the source was replaced, the session was signed out, or a newer fetch has completed.
     pub(crate) fn fetch_discarded(&self, reason: Reason) {
         tracing::debug!(
             name: "token_fetch_discarded",
@@ -201,7 +201,7 @@ impl Telemetry {
         metrics::count_discarded(self.label(), reason);
     }
 
-    /// The new refresh token is in memory only.
+    /// The new refresh token is only in memory.
     pub(crate) fn not_saved(&self, error: &Error) {
         tracing::error!(
             name: "refresh_token_not_saved",
@@ -213,7 +213,7 @@ impl Telemetry {
         self.count("tower_bearer_refresh_tokens_not_saved_total");
     }
 
-    /// A session has ended; `error` if its refresh token was not revoked.
+    /// A session has ended. `error` says why its refresh token was not revoked.
     pub(crate) fn signed_out(&self, error: Option<&Error>) {
         match error {
             None => tracing::info!(name: "signed_out", target: TARGET, cache = self.name(), "signed out"),
@@ -238,8 +238,8 @@ impl Telemetry {
         self.count("tower_bearer_rejections_total");
     }
 
-    /// A rejection caused no refresh, because the budget is used. Emits one event within each window of the budget, and
-    /// counts each rejection.
+    /// A rejection caused no refresh, because the budget is exhausted. Emits one event within each window of the
+    /// budget, and counts each rejection.
     pub(crate) fn budget_exhausted(&self, first: bool) {
         if first {
             tracing::warn!(
@@ -265,7 +265,7 @@ impl Telemetry {
         self.count("tower_bearer_retries_total");
     }
 
-    /// A rejected request is not sent again. It is counted, and is an event if there is a reason.
+    /// A rejected request is not sent again. Counts it, and emits an event if there is a reason.
     pub(crate) fn returned_unauthorized(&self, rejected: u64, why: Option<&str>) {
         if let Some(why) = why {
             tracing::debug!(
@@ -280,12 +280,12 @@ impl Telemetry {
         self.count("tower_bearer_returned_unauthorized_total");
     }
 
-    /// Whether a request to an origin that was not named is an event or is counted.
+    /// Whether a request to an unmatched origin is counted or emits an event.
     pub(crate) fn reports_unmatched_origins(&self) -> bool {
         cfg!(feature = "metrics") || tracing::enabled!(target: TARGET, tracing::Level::DEBUG)
     }
 
-    /// A request to an origin that was not named. The event helps to find a mistyped origin.
+    /// A request was sent to an unmatched origin. The event helps to find a mistyped origin.
     pub(crate) fn unmatched_origin(&self, uri: &Uri) {
         tracing::debug!(
             name: "unmatched_origin",
@@ -302,7 +302,7 @@ impl Telemetry {
     /// Something happened to the session that processes share.
     #[cfg(feature = "store")]
     pub(crate) fn shared(&self, what: &Sharing<'_>) {
-        what.tell(self.name());
+        what.emit(self.name());
         #[cfg(feature = "metrics")]
         {
             if let Some(counter) = what.counter() {
@@ -316,7 +316,7 @@ impl Telemetry {
         }
     }
 
-    /// Has the counters of a shared session stand at zero before they count.
+    /// Sets the counters of a shared session to zero before they count.
     #[cfg(feature = "store")]
     pub(crate) fn begin_sharing(&self) {
         #[cfg(feature = "metrics")]

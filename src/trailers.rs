@@ -1,7 +1,7 @@
-//! A rejection that comes in the trailers of a gRPC response, when its body is read.
+//! Rejections in the trailers of gRPC responses.
 //!
-//! The layer's response body is the inner service's, so the layer cannot look at trailers. It leaves a note in the
-//! response's extensions with which token the request was sent; a body around that body reads the trailers.
+//! The layer returns the inner service's body unchanged, so it cannot read trailers. It puts the token's id and cache
+//! into the response's extensions, and a body around that body reads the trailers.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -16,11 +16,12 @@ use crate::schedule::Sign;
 use crate::token::TokenId;
 
 pin_project! {
-    /// A response body that reports a rejection in its trailers: gRPC's `UNAUTHENTICATED` after a call that began.
+    /// A response body that reports gRPC's `UNAUTHENTICATED` in its trailers.
     ///
-    /// The token is marked as rejected and replaced in the background, so the next call has a new one. This call is not sent
-    /// again, because it may have had an effect. It needs [`RejectionPolicy::grpc`](crate::RejectionPolicy::grpc) on the layer; without it,
-    /// and for a request without a token of the layer, it changes nothing.
+    /// The cache replaces the rejected token in the background, so that the next call has a new one. This call is not
+    /// sent again, because it may have had an effect. The layer needs
+    /// [`RejectionPolicy::grpc`](crate::RejectionPolicy::grpc). Without it, and for a request without a token of the
+    /// layer, this body changes nothing.
     ///
     /// ```
     /// # use http::{Request, Response};
@@ -44,7 +45,7 @@ pin_project! {
     }
 }
 
-/// A response extension: with which token its request was sent.
+/// A response extension: the token that its request was sent with.
 #[derive(Clone, Debug)]
 pub(crate) struct SentToken {
     pub(crate) cache: TokenCache,
@@ -54,7 +55,7 @@ pub(crate) struct SentToken {
 // === impl WatchTrailers ===
 
 impl<B> WatchTrailers<B> {
-    /// The response with its body watched.
+    /// Wraps the body of the response.
     pub fn of(mut response: Response<B>) -> Response<Self> {
         let sent = response.extensions_mut().remove();
         response.map(|body| Self { body, sent })
@@ -72,7 +73,7 @@ impl<B: Body> Body for WatchTrailers<B> {
         if let Some(trailers) = trailers
             && let Some(sent) = this.sent.take()
         {
-            sent.look(trailers);
+            sent.check(trailers);
         }
         Poll::Ready(frame)
     }
@@ -89,10 +90,11 @@ impl<B: Body> Body for WatchTrailers<B> {
 // === impl SentToken ===
 
 impl SentToken {
-    fn look(self, trailers: &HeaderMap) {
+    fn check(self, trailers: &HeaderMap) {
         if rejection::is_unauthenticated(trailers) {
             let rejected = Rejected { sign: Some(Sign::Standard), challenges: Vec::new() };
-            // The error is dropped: the caller has the API's status. Without a runtime the next call replaces the token.
+            // The error is ignored, because the caller gets the API's status. Without a runtime the next call replaces
+            // the token.
             let _ = self.cache.replace_in_background(self.token, rejected);
         }
     }

@@ -1,5 +1,5 @@
-//! With `Never`, a request that finds a usable token allocates what tower-http's static header does: nothing of ours.
-#![allow(unsafe_code, reason = "a global allocator is unsafe to implement; this one counts and passes on")]
+//! With `Never`, a request that finds a usable token allocates no more than one with tower-http's static header.
+#![allow(unsafe_code, reason = "a global allocator is unsafe to implement; this one counts and forwards")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -18,16 +18,16 @@ struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-    /// The size of the largest.
+    /// The size of the largest allocation.
     static LARGEST: Cell<usize> = const { Cell::new(0) };
 }
 
-// SAFETY: every call is passed on to the system's allocator as it came.
+// SAFETY: every call is forwarded unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
         LARGEST.with(|largest| largest.set(largest.get().max(layout.size())));
-        // SAFETY: the caller's promise is the one the system asks for.
+        // SAFETY: the caller keeps the contract of the system's allocator.
         unsafe { System.alloc(layout) }
     }
 
@@ -40,7 +40,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The allocations of one call, from the request to its answer.
+/// Counts the allocations of one call, from the request to its answer.
 fn once<S>(service: &mut S) -> usize
 where
     S: Service<Request<Body>, Response = Response<Body>>,
@@ -54,7 +54,7 @@ where
     after - before
 }
 
-/// The same, of a service that was called before.
+/// Counts the allocations of the second call of a service.
 fn allocations<S>(mut service: S) -> usize
 where
     S: Service<Request<Body>, Response = Response<Body>>,
@@ -82,18 +82,18 @@ fn inner()
 }
 
 #[test]
-fn a_usable_token_costs_no_allocation_of_ours() {
+fn a_request_with_a_usable_token_allocates_nothing_in_the_layer() {
     let cache = TokenCache::fixed("t").expect("a token");
     let layer = BearerLayer::new(cache, ["https://api.example.com"]).expect("an origin");
-    let ours = allocations(layer.clone().replay(Never).layer(inner()));
+    let layered = allocations(layer.clone().replay(Never).layer(inner()));
     let floor = allocations(AddAuthorizationLayer::bearer("t").layer(inner()));
-    assert_eq!(ours, floor);
-    // The counter counts: a copy of the request is not free.
+    assert_eq!(layered, floor);
+    // A copy of the request allocates, which shows that the counter works.
     assert!(allocations(layer.replay(CloneBody).layer(inner())) > floor);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clone_for_one_request_costs_none_either_however_long_ago_its_original_was_called() {
+async fn a_clone_for_one_request_allocates_nothing_in_the_layer() {
     let cache = TokenCache::fixed("t").expect("a token");
     let layer = BearerLayer::new(cache, ["https://api.example.com"]).expect("an origin").replay(Never);
     let mut service = layer.layer(inner());
@@ -102,14 +102,14 @@ async fn a_clone_for_one_request_costs_none_either_however_long_ago_its_original
         service.call(request()).await.expect("an answer");
         static_header.call(request()).await.expect("an answer");
         tokio::time::advance(std::time::Duration::from_secs(1)).await;
-        // The first looks at the clocks for all.
+        // The first call reads the clocks for all.
         once(&mut service.clone());
         assert_eq!(once(&mut service.clone()), once(&mut static_header.clone()));
     }
 }
 
 #[test]
-fn a_request_that_waits_takes_less_than_three_times_its_own_size() {
+fn a_waiting_request_takes_less_than_three_times_its_own_size() {
     let cache = TokenCache::new(async |_| tower_bearer::Token::new("t"));
     let layer = BearerLayer::new(cache, ["https://api.example.com"]).expect("an origin");
     let (mut service, request, size) = (layer.layer(inner()), request(), size_of::<Request<Body>>());

@@ -1,7 +1,7 @@
-//! Everything that happens can be seen, and a request that finds a usable token is silent.
+//! Every event is emitted, and a request that finds a usable token emits none.
 //!
-//! Alone in their process: tracing decides once for all threads whether anybody listens to an event, and a test beside
-//! these that does not listen could decide it first.
+//! These tests have their own process. tracing decides once for all threads whether an event has a subscriber, and
+//! another test without one could decide it first.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -19,8 +19,8 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::all_events::everything;
-use crate::stack::{Body, World, get};
+use crate::all_events::trigger_all;
+use crate::stack::{Body, Harness, get};
 
 #[path = "common/all_events.rs"]
 mod all_events;
@@ -32,7 +32,7 @@ mod stack;
 struct Seen(Arc<Mutex<Vec<u8>>>);
 
 impl Seen {
-    /// What was seen since the last time, each line without what differs from run to run.
+    /// The lines since the last call, without the parts that differ in each run.
     fn take(&self) -> Vec<String> {
         let text = String::from_utf8(std::mem::take(&mut *self.0.lock().expect("no panic"))).expect("text");
         text.lines().map(|line| line.trim().split(" took_ms=").next().expect("a line").to_owned()).collect()
@@ -59,7 +59,7 @@ impl MakeWriter<'_> for Seen {
 }
 
 #[tokio::test]
-async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
+async fn each_occurrence_is_one_event_and_a_cached_token_is_none() {
     let seen = Seen::default();
     let subscriber = tracing_subscriber::fmt()
         .with_writer(seen.clone())
@@ -67,19 +67,19 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
         .without_time()
         .with_ansi(false)
         .finish();
-    // The fetch runs on a task of its own, so the subscriber is that of the thread.
+    // The fetch runs on its own task, so the subscriber is set for the thread.
     let _listening = tracing::subscriber::set_default(subscriber);
-    let world = World::new();
-    let client = world.client();
+    let harness = Harness::new();
+    let client = harness.client();
 
     client.clone().oneshot(get("/")).await.expect("an answer");
     assert_eq!(seen.take(), ["DEBUG tower_bearer: token fetched reason=first generation=1 lifetime_s=3600.0"]);
 
     client.clone().oneshot(get("/")).await.expect("an answer");
-    assert_eq!(seen.take(), [""; 0], "the hot path says nothing");
+    assert_eq!(seen.take(), [""; 0], "the hot path emits nothing");
 
-    world.settled().await;
-    world.api.queue(Answer::raw(401, ""));
+    harness.with_old_token().await;
+    harness.api.queue(Answer::raw(401, ""));
     client.clone().oneshot(get("/")).await.expect("an answer");
     assert_eq!(
         seen.take(),
@@ -90,17 +90,17 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
         ]
     );
 
-    world.settled().await;
-    world.api.queue(Answer::raw(401, ""));
-    world.api.queue(Answer::fails("cut off"));
+    harness.with_old_token().await;
+    harness.api.queue(Answer::raw(401, ""));
+    harness.api.queue(Answer::fails("cut off"));
     client.clone().oneshot(get("/")).await.expect_err("the second send failed");
     assert_eq!(seen.take()[2..], ["DEBUG tower_bearer: request retried rejected=2 generation=3"]);
 
-    // Long enough for a token that replaced another to have helped.
-    world.settled().await;
-    world.clock.advance(std::time::Duration::from_secs(30));
-    world.issuer.fail(Some(Answer::raw(503, "")));
-    world.api.queue(Answer::raw(401, ""));
+    // After this time a replacement counts as one that helped.
+    harness.with_old_token().await;
+    harness.clock.advance(std::time::Duration::from_secs(30));
+    harness.issuer.fail(Some(Answer::raw(503, "")));
+    harness.api.queue(Answer::raw(401, ""));
     client.clone().oneshot(get("/")).await.expect("an answer");
     assert_eq!(
         seen.take(),
@@ -112,8 +112,8 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
         ]
     );
 
-    let once = tower::Layer::layer(&world.layer().replay(Never), world.network.clone());
-    world.api.queue(Answer::raw(401, ""));
+    let once = tower::Layer::layer(&harness.layer().replay(Never), harness.network.clone());
+    harness.api.queue(Answer::raw(401, ""));
     once.oneshot(get("/")).await.expect("an answer");
     assert_eq!(
         seen.take(),
@@ -130,11 +130,11 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
         ]
     );
 
-    world.cache.sign_out(async |_| Ok::<_, Error>(())).await.expect("there is nothing to revoke");
+    harness.cache.sign_out(async |_| Ok::<_, Error>(())).await.expect("there is nothing to revoke");
     assert_eq!(seen.take(), ["INFO tower_bearer: signed out"]);
-    world.cache.set_source(async |_| Token::new("t").map(|token| token.with_refresh_token("r")));
-    world.cache.get().await.expect("a token");
-    world.cache.sign_out(async |_| Err(io::Error::other("no route"))).await.expect_err("it was not revoked");
+    harness.cache.set_source(async |_| Token::new("t").map(|token| token.with_refresh_token("r")));
+    harness.cache.get().await.expect("a token");
+    harness.cache.sign_out(async |_| Err(io::Error::other("no route"))).await.expect_err("it was not revoked");
     assert_eq!(
         seen.take()[1..],
         ["WARN tower_bearer: signed out, refresh token not revoked error=failed to revoke the refresh token of the \
@@ -149,13 +149,13 @@ async fn each_thing_that_happens_is_one_event_and_a_cached_token_is_none() {
     assert!(seen.take().is_empty());
 }
 
-/// What is the same for each event and span of a kind, as `name LEVEL field field`.
+/// The kinds of events and spans, as `name LEVEL field field`.
 #[derive(Clone, Default)]
 struct Kinds(Arc<Mutex<BTreeSet<String>>>);
 
 impl Kinds {
     fn note(&self, of: &Metadata<'_>) {
-        // Of others who trace: not ours to promise.
+        // Events of other crates are not promised.
         if of.target() == "tower_bearer" {
             let fields = of.fields().iter().map(|field| field.name());
             let fields = fields.filter(|field| !["cache", "message"].contains(field));
@@ -187,12 +187,12 @@ impl Subscriber for Kinds {
     fn exit(&self, _: &Id) {}
 }
 
-/// The words between backticks.
+/// The texts between backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// How many events and spans the code has, below this path.
+/// The number of events and spans in the code at this path.
 fn macros(path: &Path) -> usize {
     if path.is_dir() {
         return std::fs::read_dir(path).expect("a folder").map(|entry| macros(&entry.expect("an entry").path())).sum();
@@ -203,7 +203,7 @@ fn macros(path: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn the_documented_events_and_spans_are_those_there_are() {
+async fn all_events_and_spans_are_documented() {
     let page = include_str!("../docs/observability.md");
     // | `name` | LEVEL | `field`, `field` | when |
     let rows = page.lines().filter_map(|line| {
@@ -216,48 +216,48 @@ async fn the_documented_events_and_spans_are_those_there_are() {
 
     let kinds = Kinds::default();
     let _listening = tracing::subscriber::set_default(kinds.clone());
-    everything().await;
+    trigger_all().await;
     assert_eq!(*kinds.0.lock().expect("no panic"), documented);
     let of_shared_sessions = macros(Path::new("src/telemetry/sharing.rs"));
     let others = macros(Path::new("src")) - of_shared_sessions;
     assert_eq!(others, documented.len(), "an event or span that is not in the list");
 }
 
-/// Has everything happen that can happen to a session that processes share.
+/// Triggers every event of a session that processes share.
 async fn shared_session() {
     let second = std::time::Duration::from_secs(1);
     let store = MemoryStore::new();
     let session = || SharedSession::new(store.clone(), "ada");
     let source = async |_| Token::new(format!("t{}", fastrand::u64(..))).map(|token| token.with_refresh_token("r"));
     let share = || TokenCache::builder(source).shared_session(session()).build().unwrap();
-    // Saved, and adopted.
+    // A token is saved and adopted.
     let (first, second_process) = (share(), share());
     first.get().await.expect("a token");
     second_process.get().await.expect("a token");
-    // The lease is waited for.
+    // The first process waits for the lease.
     store.acquire("ada", "another", second).await.expect("the store works");
     first.refresh().await.expect("a token");
     // The store fails, and works again.
     store.inject(StoreCall::Load, StoreFault::Fails);
     first.refresh().await.expect_err("the store fails");
     first.refresh().await.expect("a token");
-    // A conflict, and the record written again.
+    // There is a conflict, and the record is written again.
     let older = store.record("ada");
     store.inject(StoreCall::Save, StoreFault::Late(second / 100));
     store.inject(StoreCall::Save, StoreFault::Conflict);
     first.refresh().await.expect("a token");
     store.set_record("ada", older);
     tokio::time::sleep(40 * second).await;
-    // A refresh that did not come to its end.
+    // An earlier refresh did not complete.
     let record = String::from_utf8(store.record("ada").expect("a record")).expect("JSON");
     let marked = record.replacen('{', "{\"refreshing\":\"1-x\",", 1);
     store.set_record("ada", Some(marked.into_bytes()));
     first.refresh().await.expect("a token");
-    // Unreadable, and set aside.
+    // The record is unreadable, and is set aside.
     store.set_record("ada", Some(b"x".to_vec()));
     tokio::time::sleep(second).await;
     first.refresh().await.expect("a token");
-    // Ended by another process.
+    // Another process ends the session.
     tokio::time::sleep(second).await;
     second_process.sign_out(async |_| Ok::<_, Error>(())).await.expect("revoked");
     tokio::time::sleep(second).await;
@@ -265,7 +265,7 @@ async fn shared_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_thing_that_happens_to_a_shared_session_is_an_event() {
+async fn each_occurrence_in_a_shared_session_is_an_event() {
     let kinds = Kinds::default();
     let _listening = tracing::subscriber::set_default(kinds.clone());
     shared_session().await;

@@ -1,4 +1,4 @@
-//! No secret of a login, an assertion or a closure is printed: not by `Debug`, not in errors.
+//! Neither `Debug` nor an error shows a secret of a login, an assertion or a closure.
 
 #[path = "sources/signed.rs"]
 mod signed;
@@ -21,7 +21,7 @@ use crate::sources::{TOKEN_URL, at, says};
 const SECRET: &str = "S3cret";
 const DEVICE_URL: &str = "https://auth.example.com/device_authorization";
 const AUTHORIZATION_URL: &str = "https://auth.example.com/authorize";
-const BACK: &str = "http://127.0.0.1:8400/back";
+const REDIRECT_URI: &str = "http://127.0.0.1:8400/back";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
 #[track_caller]
@@ -32,26 +32,26 @@ fn shows_nothing(value: &impl Debug) {
     assert!(!shown.contains(&material[..8]), "{shown}");
 }
 
-async fn asked() -> io::Result<&'static str> {
+async fn closure_secret() -> io::Result<&'static str> {
     Ok("S3cret-of-a-closure\n")
 }
 
-/// Each way to authenticate with a secret, known and asked for.
+/// Each authentication with a secret, as a value and from a closure.
 fn every_auth() -> [ClientAuth; 9] {
     [
         ClientAuth::basic(SECRET),
         ClientAuth::post(SECRET),
         ClientAuth::secret_jwt(SECRET),
         ClientAuth::assertion(SECRET),
-        ClientAuth::basic(asked),
-        ClientAuth::post(asked),
-        ClientAuth::secret_jwt(asked),
-        ClientAuth::assertion(asked),
+        ClientAuth::basic(closure_secret),
+        ClientAuth::post(closure_secret),
+        ClientAuth::secret_jwt(closure_secret),
+        ClientAuth::assertion(closure_secret),
         ClientAuth::private_key_jwt(key(Algorithm::ES256, P256)),
     ]
 }
 
-/// An issuer that denies in words that hold the secret, as a value and as a closure returns it.
+/// An issuer whose denial repeats the secret.
 fn repeating() -> TokenServer {
     let issuer = TokenServer::new();
     issuer
@@ -59,7 +59,7 @@ fn repeating() -> TokenServer {
     issuer
 }
 
-async fn assert_unrepeated(source: impl TokenSource) {
+async fn assert_redacted(source: impl TokenSource) {
     let error = TokenCache::new(source).get().await.unwrap_err();
     assert!(!says(&error).contains(SECRET), "{error}");
     let words = error.description().unwrap();
@@ -76,7 +76,7 @@ async fn no_client_and_no_source_shows_a_secret() {
         shows_nothing(&ClientCredentialsGrant::builder(&at(http()), "my-app", auth.clone()).build().unwrap());
         shows_nothing(&PasswordGrant::builder(&at(http()), "my-app", "ann", SECRET).client_auth(auth).build().unwrap());
     }
-    shows_nothing(&RefreshTokenGrant::builder(&at(http()), "my-app", asked).build().unwrap());
+    shows_nothing(&RefreshTokenGrant::builder(&at(http()), "my-app", closure_secret).build().unwrap());
     let exchange = TokenExchangeGrant::builder(&at(http()), SECRET).actor_token(SECRET, ACCESS_TOKEN);
     shows_nothing(&exchange);
     shows_nothing(&exchange.client_id("my-app").client_auth(SECRET).parameter("otp", SECRET).build().unwrap());
@@ -114,38 +114,41 @@ async fn no_login_shows_a_secret() {
     let token = Token::new("S3cret-token").unwrap().with_refresh_token("S3cret-refresh-token");
     shows_nothing(&device.session(token.clone()));
 
-    let browser =
-        AuthorizationCodeLogin::builder(&at(issuer.clone()).authorization_endpoint(AUTHORIZATION_URL), "my-app", BACK);
+    let browser = AuthorizationCodeLogin::builder(
+        &at(issuer.clone()).authorization_endpoint(AUTHORIZATION_URL),
+        "my-app",
+        REDIRECT_URI,
+    );
     let browser = browser.client_auth(SECRET).build().unwrap();
     shows_nothing(&browser);
     shows_nothing(&browser.session(token));
     let request = browser.begin().await.unwrap();
     let shown = format!("{request:?} {request:#?}");
     let state = request.url().split("state=").nth(1).unwrap().split('&').next().unwrap().to_owned();
-    request.finish(&format!("{BACK}?code=c&state={state}")).await.unwrap();
+    request.finish(&format!("{REDIRECT_URI}?code=c&state={state}")).await.unwrap();
     let verifier = issuer.requests().pop().unwrap().form()["code_verifier"].clone();
-    assert!(!shown.contains(&state) && !shown.contains(&verifier) && shown.contains(BACK), "{shown}");
+    assert!(!shown.contains(&state) && !shown.contains(&verifier) && shown.contains(REDIRECT_URI), "{shown}");
 }
 
 // === errors ===
 
 #[tokio::test]
-async fn an_issuer_that_repeats_what_it_was_sent_does_not_get_it_into_our_words() {
+async fn secrets_are_redacted_if_the_issuer_repeats_them() {
     let http = repeating;
-    // The last has nothing to repeat.
+    // The last one sends no secret.
     for auth in every_auth().into_iter().take(8) {
-        assert_unrepeated(ClientCredentialsGrant::builder(&at(http()), "my-app", auth).build().unwrap()).await;
+        assert_redacted(ClientCredentialsGrant::builder(&at(http()), "my-app", auth).build().unwrap()).await;
     }
-    assert_unrepeated(PasswordGrant::builder(&at(http()), "my-app", "ann", asked).build().unwrap()).await;
-    assert_unrepeated(RefreshTokenGrant::builder(&at(http()), "my-app", asked).build().unwrap()).await;
-    assert_unrepeated(TokenExchangeGrant::builder(&at(http()), asked).build().unwrap()).await;
+    assert_redacted(PasswordGrant::builder(&at(http()), "my-app", "ann", closure_secret).build().unwrap()).await;
+    assert_redacted(RefreshTokenGrant::builder(&at(http()), "my-app", closure_secret).build().unwrap()).await;
+    assert_redacted(TokenExchangeGrant::builder(&at(http()), closure_secret).build().unwrap()).await;
     let exchange = TokenExchangeGrant::builder(&at(http()), "the subject");
-    assert_unrepeated(exchange.actor_token(asked, ACCESS_TOKEN).build().unwrap()).await;
-    assert_unrepeated(JwtBearerGrant::builder(&at(http()), asked).build().unwrap()).await;
+    assert_redacted(exchange.actor_token(closure_secret, ACCESS_TOKEN).build().unwrap()).await;
+    assert_redacted(JwtBearerGrant::builder(&at(http()), closure_secret).build().unwrap()).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_codes_of_a_login_are_not_repeated() {
+async fn the_codes_of_a_login_are_redacted() {
     let issuer = TokenServer::new();
     let words = "S3cret-device-code of S3cret-user-code by S3cret-client";
     let code = json!({
@@ -160,13 +163,16 @@ async fn the_codes_of_a_login_are_not_repeated() {
     let error = login.begin().await.unwrap().finish().await.unwrap_err();
     assert_eq!(error.description(), Some("[redacted] of [redacted] by [redacted]"));
 
-    let login =
-        AuthorizationCodeLogin::builder(&at(issuer.clone()).authorization_endpoint(AUTHORIZATION_URL), "my-app", BACK)
-            .build()
-            .unwrap();
+    let login = AuthorizationCodeLogin::builder(
+        &at(issuer.clone()).authorization_endpoint(AUTHORIZATION_URL),
+        "my-app",
+        REDIRECT_URI,
+    )
+    .build()
+    .unwrap();
     let request = login.begin().await.unwrap();
     let state = request.url().split("state=").nth(1).unwrap().split('&').next().unwrap().to_owned();
     issuer.queue(Answer::json(400, json!({ "error": "invalid_grant", "error_description": "S3cret-code" })));
-    let error = request.finish(&format!("{BACK}?code=S3cret-code&state={state}")).await.unwrap_err();
+    let error = request.finish(&format!("{REDIRECT_URI}?code=S3cret-code&state={state}")).await.unwrap_err();
     assert_eq!(error.description(), Some("[redacted]"));
 }

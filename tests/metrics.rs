@@ -1,4 +1,4 @@
-//! Everything that happens can be counted (promise 26), with the feature `metrics`.
+//! Every occurrence is counted (promise 26), with the feature `metrics`.
 #![cfg(feature = "metrics")]
 #![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
 
@@ -12,7 +12,7 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use serde_json::Value;
 use tower_bearer::{RefreshPolicy, TokenCache, describe_metrics};
 
-use crate::all_events::everything;
+use crate::all_events::trigger_all;
 use crate::common::{HOUR, MINUTE, SECOND, Script, paused_runtime, settle};
 
 #[path = "common/all_events.rs"]
@@ -22,11 +22,11 @@ mod stack;
 
 type Snapshot = Vec<(CompositeKey, Option<Unit>, Option<SharedString>, DebugValue)>;
 
-/// What a recorder has heard when this work is done.
+/// The metrics that were recorded during this work.
 fn recorded(work: impl AsyncFnOnce()) -> Snapshot {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
-    // The runtime is this thread's, and so is the recorder.
+    // The recorder is that of this thread, on which the runtime runs.
     metrics::with_local_recorder(&recorder, || {
         describe_metrics();
         paused_runtime().block_on(work());
@@ -34,7 +34,7 @@ fn recorded(work: impl AsyncFnOnce()) -> Snapshot {
     snapshotter.snapshot().into_vec()
 }
 
-/// Every metric with its labels, as `name{label=value}`; of a histogram the sum and how many.
+/// Every metric with its labels, as `name{label=value}`. A histogram has its sum and its count.
 fn seen(work: impl AsyncFnOnce()) -> BTreeMap<String, f64> {
     let mut seen = BTreeMap::new();
     for (key, _, described, value) in recorded(work) {
@@ -61,15 +61,15 @@ fn expect(seen: &BTreeMap<String, f64>, expected: &[(&str, f64)]) {
 }
 
 #[test]
-fn fetches_are_counted_by_outcome_and_reason_and_carry_the_caches_name() {
+fn fetches_are_counted_by_outcome_and_reason_with_the_caches_name() {
     let seen = seen(async || {
         let script = Script::living(100 * SECOND);
         script.delay(2 * SECOND);
         let cache = TokenCache::builder(script.clone()).name("billing").build().unwrap();
-        // Three wait for the first.
+        // Three callers wait for the first token.
         let (a, b, c) = tokio::join!(cache.get(), cache.get(), cache.get());
         a.and(b).and(c).expect("a token");
-        // Nobody waits for the second: the first is due, and can be sent for 95 s.
+        // No caller waits for the second token, because the first is due, and usable for 95 s.
         tokio::time::advance(90 * SECOND).await;
         cache.get().await.expect("a token");
         tokio::time::sleep(3 * SECOND).await;
@@ -89,7 +89,7 @@ fn fetches_are_counted_by_outcome_and_reason_and_carry_the_caches_name() {
             ("tower_bearer_fetch_waiters{cache=billing}", 5.0),
             ("tower_bearer_fetch_longest_wait_seconds{cache=billing}", 6.0),
             ("tower_bearer_fetch_longest_wait_seconds{cache=billing} count", 4.0),
-            // 95 s of the first token had passed but for 1 s when the second came.
+            // When the second token came, the first was usable for another second.
             ("tower_bearer_token_remaining_seconds{cache=billing}", 1.0),
             ("tower_bearer_token_remaining_seconds{cache=billing} count", 2.0),
         ],
@@ -97,12 +97,12 @@ fn fetches_are_counted_by_outcome_and_reason_and_carry_the_caches_name() {
 }
 
 #[test]
-fn calls_that_find_no_token_are_counted_by_what_kept_it_away() {
+fn calls_without_a_token_are_counted_by_their_outcome() {
     let seen = seen(async || {
         let script = Script::living(HOUR);
         let cache = TokenCache::builder(script.clone()).name("billing").build().unwrap();
         script.fail(1);
-        // Two wait for the fetch that fails; the third comes in the pause after it.
+        // Two callers wait for the fetch that fails. The third comes in the pause after it.
         let (a, b) = tokio::join!(cache.get(), cache.get());
         a.and(b).and(cache.get().await).expect_err("scripted");
         tokio::time::advance(MINUTE).await;
@@ -110,10 +110,10 @@ fn calls_that_find_no_token_are_counted_by_what_kept_it_away() {
         cache.get().await.expect_err("scripted");
         tokio::time::advance(MINUTE).await;
         cache.get().await.expect("a token");
-        // There is a token: nothing is kept from those who call.
+        // There is a token, so no call fails.
         script.fail(1);
         cache.refresh().await.expect_err("scripted");
-        cache.get().await.expect("still there");
+        cache.get().await.expect("the old token is usable");
         cache.sign_out(async |_| Ok::<_, tower_bearer::Error>(())).await.expect("nothing fails");
         cache.get().await.expect_err("signed out");
     });
@@ -128,7 +128,7 @@ fn calls_that_find_no_token_are_counted_by_what_kept_it_away() {
 }
 
 #[test]
-fn the_end_of_the_token_is_known_until_there_is_none() {
+fn the_gauge_has_the_end_of_the_token_or_zero() {
     const END: &str = "tower_bearer_token_expires_at_seconds{cache=}";
     let end = |cache: &TokenCache| {
         let end = cache.peek().expect("a token").expires_at().expect("it was published");
@@ -173,7 +173,7 @@ fn the_end_of_the_token_is_known_until_there_is_none() {
 }
 
 #[test]
-fn rejections_and_what_came_of_them_are_counted() {
+fn rejections_and_their_consequences_are_counted() {
     let seen = seen(async || {
         let script = Script::living(HOUR);
         let cache = TokenCache::builder(script.clone())
@@ -183,7 +183,7 @@ fn rejections_and_what_came_of_them_are_counted() {
             .unwrap();
         let first = cache.get().await.expect("a token");
         let second = cache.report_rejected(&first).await.expect("the budget has one");
-        cache.report_rejected(&second).await.expect_err("the budget is spent");
+        cache.report_rejected(&second).await.expect_err("the budget is exhausted");
         cache.set_source(Script::new().rotating());
         cache.get().await.expect("a token");
         settle().await;
@@ -201,8 +201,8 @@ fn rejections_and_what_came_of_them_are_counted() {
 }
 
 #[test]
-fn what_becomes_of_requests_is_counted() {
-    let seen = seen(everything);
+fn retried_returned_and_unmatched_requests_are_counted() {
+    let seen = seen(trigger_all);
     expect(
         &seen,
         &[
@@ -216,7 +216,7 @@ fn what_becomes_of_requests_is_counted() {
 
 // === the docs ===
 
-/// What docs/observability.md lists: each metric's kind, and the words of its labels.
+/// The kind and the labels of each metric in docs/observability.md.
 fn documented() -> BTreeMap<String, (&'static str, BTreeSet<String>)> {
     let rows = include_str!("../docs/observability.md").lines().filter(|line| line.starts_with("| `tower_bearer_"));
     // | `metric` | kind | `label` (value, value) | what |
@@ -229,9 +229,9 @@ fn words(text: &str) -> impl Iterator<Item = String> {
 }
 
 #[test]
-fn the_documented_metrics_are_those_there_are_with_their_kinds_and_labels() {
+fn all_metrics_are_documented_with_their_kinds_and_labels() {
     let mut found = BTreeMap::new();
-    for (key, _, _, value) in recorded(everything) {
+    for (key, _, _, value) in recorded(trigger_all) {
         let kind = match value {
             DebugValue::Counter(_) => "counter",
             DebugValue::Gauge(_) => "gauge",
@@ -243,7 +243,7 @@ fn the_documented_metrics_are_those_there_are_with_their_kinds_and_labels() {
         assert_eq!(cache.len(), 1, "{key} names its cache");
         for label in others {
             known.insert(label.key().to_owned());
-            // Only counters have stood at zero for each value.
+            // Only counters are set to zero for each value.
             known.extend((kind == "counter").then(|| label.value().to_owned()));
         }
     }
@@ -251,7 +251,7 @@ fn the_documented_metrics_are_those_there_are_with_their_kinds_and_labels() {
 }
 
 #[test]
-fn each_panel_and_each_alert_asks_for_metrics_and_labels_that_there_are() {
+fn panels_and_alerts_query_existing_metrics_and_labels() {
     let dashboard: Value =
         serde_json::from_str(include_str!("../docs/grafana-dashboard.json")).expect("the dashboard is JSON");
     let rules = include_str!("../docs/prometheus-rules.yml").lines();
@@ -259,16 +259,16 @@ fn each_panel_and_each_alert_asks_for_metrics_and_labels_that_there_are() {
     assert!(!queries.is_empty(), "there are alerts");
     for panel in dashboard["panels"].as_array().expect("panels") {
         let targets = panel["targets"].as_array().expect("queries");
-        assert!(!targets.is_empty(), "{panel} asks for something");
+        assert!(!targets.is_empty(), "{panel} has a query");
         queries.extend(targets.iter().map(|target| target["expr"].as_str().expect("a query")));
     }
     let mut metrics = BTreeSet::new();
     let mut labels = BTreeSet::from(["cache", "job", "le"].map(str::to_owned));
-    for (name, (kind, of_it)) in documented() {
-        // A histogram is asked for by its parts.
+    for (name, (kind, its_labels)) in documented() {
+        // Queries name the parts of a histogram.
         let parts = if kind == "histogram" { &["_bucket", "_sum", "_count"][..] } else { &[""] };
         metrics.extend(parts.iter().map(|part| format!("{name}{part}")));
-        labels.extend(of_it);
+        labels.extend(its_labels);
     }
     for query in queries {
         let names: Vec<_> = words(query).filter(|word| word.starts_with("tower_bearer_")).collect();

@@ -1,21 +1,21 @@
-//! The files of `src/` import each other in one direction, and each type is implemented where it is declared.
+//! The files of `src/` import each other in one direction, and each file implements only the types that it declares.
 //!
-//! A path `crate::a::b::Name` names the file `a/b.rs` if there is one, else `a.rs`. A parent that re-exports an item of its
-//! child imports the child. Comments and tests do not count.
+//! A path `crate::a::b::Name` names the file `a/b.rs` if there is one, and otherwise `a.rs`. A parent that re-exports
+//! an item of its child imports the child. Comments and tests do not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::{fs, io};
 
-/// Each file, named as the module that it is (`source::oauth2`), with the text of its code.
+/// The code of each file, by the path of its module (`source::oauth2`).
 type Sources = BTreeMap<String, String>;
 
-/// Each file with the files it imports.
+/// Each file, with the files that it imports.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
 // === reading ===
 
-/// Reads the files below `path`, which belong to the module `parent`; to the crate if that is empty.
+/// Reads the files below `path`, which belong to the module `parent`, or to the crate if that is empty.
 fn read(path: &Path, parent: &str, sources: &mut Sources) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let path = entry?.path();
@@ -47,11 +47,11 @@ fn code(text: &str) -> String {
     lines.map(|line| format!("{}\n", line.split(" // ").next().unwrap_or_default())).collect()
 }
 
-fn is_of_a_name(c: char) -> bool {
+fn is_name_char(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// Adds the paths that `text` begins with: `a::b`, `a::{b, c::D}`. Returns what follows them.
+/// Adds the paths at the start of `text`: `a::b`, `a::{b, c::D}`. Returns the text after them.
 fn paths<'a>(text: &'a str, prefix: &[&'a str], found: &mut Vec<Vec<&'a str>>) -> &'a str {
     let text = text.trim_start();
     if let Some(mut group) = text.strip_prefix('{') {
@@ -64,24 +64,24 @@ fn paths<'a>(text: &'a str, prefix: &[&'a str], found: &mut Vec<Vec<&'a str>>) -
             }
         }
     }
-    let (name, rest) = text.split_at(text.find(|c| !is_of_a_name(c)).unwrap_or(text.len()));
+    let (name, rest) = text.split_at(text.find(|c| !is_name_char(c)).unwrap_or(text.len()));
     let path: Vec<_> = prefix.iter().copied().chain(Some(name).filter(|name| !["", "self"].contains(name))).collect();
     match rest.strip_prefix("::") {
-        Some(rest) if rest.starts_with(|c| is_of_a_name(c) || c == '{') => return paths(rest, &path, found),
+        Some(rest) if rest.starts_with(|c| is_name_char(c) || c == '{') => return paths(rest, &path, found),
         Some(rest) if rest.starts_with('*') => {
             found.push(path);
             return &rest[1..];
         }
         _ => found.push(path),
     }
-    rest.strip_prefix(" as ").map_or(rest, |alias| alias.trim_start_matches(is_of_a_name))
+    rest.strip_prefix(" as ").map_or(rest, |alias| alias.trim_start_matches(is_name_char))
 }
 
-/// Each place where a path may begin with `name`.
+/// The text after each `name::` that may begin a path.
 fn after<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
     let start = format!("{name}::");
     let places = text.match_indices(&start);
-    let places = places.filter(|(at, _)| !text[..*at].ends_with(|c| is_of_a_name(c) || c == ':'));
+    let places = places.filter(|(at, _)| !text[..*at].ends_with(|c| is_name_char(c) || c == ':'));
     places.map(|(at, start)| &text[at + start.len()..]).collect()
 }
 
@@ -97,7 +97,7 @@ fn imports(sources: &Sources, module: &str, text: &str) -> BTreeSet<String> {
         paths(rest, &[], &mut found);
     }
     let own: Vec<_> = module.split("::").collect();
-    // A child, which needs no `crate::` before its name.
+    // The paths of a child need no `crate::`.
     for child in text.lines().filter_map(|line| line.split_once("mod ")?.1.strip_suffix(';')) {
         let path = own.iter().copied().chain([child]).collect::<Vec<_>>();
         for rest in after(text, child) {
@@ -114,11 +114,11 @@ fn graph(sources: &Sources) -> Graph {
     sources.iter().map(|(module, text)| (module.clone(), imports(sources, module, text))).collect()
 }
 
-// === what holds ===
+// === the rules ===
 
-/// A path from a file back to itself.
+/// Finds a path from a file back to itself.
 fn cycle(graph: &Graph) -> Option<Vec<&str>> {
-    /// Goes on from the end of `path`. `done` has the files that lead into no cycle.
+    /// Continues from the end of `path`. `done` has the files that lead into no cycle.
     fn walk<'a>(graph: &'a Graph, path: &mut Vec<&'a str>, done: &mut BTreeSet<&'a str>) -> bool {
         let here = *path.last().expect("a path has a beginning");
         for next in graph.get(here).into_iter().flatten() {
@@ -147,7 +147,7 @@ fn top(module: &str) -> &str {
     module.split("::").next().unwrap_or_default()
 }
 
-/// The same between the modules directly below the crate.
+/// The graph of the top-level modules.
 fn top_level(graph: &Graph) -> Graph {
     let mut tops = Graph::new();
     for (module, others) in graph {
@@ -157,12 +157,12 @@ fn top_level(graph: &Graph) -> Graph {
     tops
 }
 
-/// The types that a file implements and does not declare.
+/// The types that a file implements but does not declare.
 fn implemented_elsewhere(text: &str) -> Vec<String> {
     let blocks = text.split("\nimpl").skip(1).chain(text.split("\n    impl").skip(1));
     let headers = blocks.filter_map(|block| {
         let header = block.split('{').next()?;
-        // Behind the generics, whose bounds may hold generics themselves.
+        // Skip the generics, whose bounds may have generics, too.
         let mut depth = 0;
         let end = header.find(|c| {
             depth += i32::from(c == '<') - i32::from(c == '>');
@@ -171,11 +171,11 @@ fn implemented_elsewhere(text: &str) -> Vec<String> {
         let header = if header.starts_with('<') { &header[end + 1..] } else { header };
         (!header.contains(" for ") && !header.contains('$')).then(|| header.trim_start())
     });
-    let names = headers.map(|header| header.split(|c| !is_of_a_name(c)).next().unwrap_or_default());
+    let names = headers.map(|header| header.split(|c| !is_name_char(c)).next().unwrap_or_default());
     let declares = |name: &str| {
         ["struct", "enum", "union"].iter().any(|kind| {
             let start = format!("{kind} {name}");
-            text.match_indices(&start).any(|(at, _)| !text[at + start.len()..].starts_with(is_of_a_name))
+            text.match_indices(&start).any(|(at, _)| !text[at + start.len()..].starts_with(is_name_char))
         })
     };
     names.filter(|name| !declares(name)).map(str::to_owned).collect()
@@ -201,11 +201,11 @@ fn a_type_is_implemented_in_the_file_that_declares_it() {
 }
 
 #[test]
-fn modules_do_not_import_what_they_must_not_know() {
+fn modules_do_not_import_forbidden_modules() {
     let graph = top_level(&graph(&sources()));
     let imports = |module: &str| graph.get(module).unwrap_or_else(|| panic!("there is no module {module}"));
-    assert_eq!(imports("singleflight"), &["sync".to_owned()].into(), "the single flight knows nothing of tokens");
-    for (module, strangers) in [
+    assert_eq!(imports("singleflight"), &["sync".to_owned()].into(), "the single flight does not depend on tokens");
+    for (module, forbidden) in [
         ("cache", &["origin", "replay", "rejection", "layer", "service", "future"][..]),
         ("service", &["source"]),
         ("future", &["source"]),
@@ -213,8 +213,8 @@ fn modules_do_not_import_what_they_must_not_know() {
         ("source", &["cache", "singleflight", "layer", "service"]),
         ("testing", &["source", "cache", "layer", "service"]),
     ] {
-        let met: Vec<_> = strangers.iter().filter(|stranger| imports(module).contains(**stranger)).collect();
-        assert!(met.is_empty(), "{module} imports {met:?}");
+        let found: Vec<_> = forbidden.iter().filter(|other| imports(module).contains(**other)).collect();
+        assert!(found.is_empty(), "{module} imports {found:?}");
     }
 }
 
@@ -225,13 +225,13 @@ fn crate_of(files: &[(&str, &str)]) -> Sources {
 }
 
 #[test]
-fn a_cycle_would_be_found() {
+fn a_cycle_is_found() {
     let files = crate_of(&[("a", "use crate::b::B;"), ("b", "use crate::c;"), ("c", "type B = crate::b::B;")]);
     assert_eq!(cycle(&graph(&files)).expect("b and c import each other"), ["b", "c", "b"]);
 }
 
 #[test]
-fn so_would_one_between_a_parent_and_its_child() {
+fn a_cycle_between_a_parent_and_its_child_is_found() {
     for parent in ["mod b;\npub use b::B;", "pub mod b;\nuse crate::a::b::B;", "mod b;\nfn f() { b::f() }"] {
         let files = crate_of(&[("a", parent), ("a::b", "use crate::a::A;")]);
         assert_eq!(cycle(&graph(&files)).expect("a cycle"), ["a", "a::b", "a"], "{parent}");
@@ -241,7 +241,7 @@ fn so_would_one_between_a_parent_and_its_child() {
 }
 
 #[test]
-fn every_way_to_write_an_import_is_read() {
+fn every_form_of_an_import_is_read() {
     let files = crate_of(&[
         ("a", ""),
         ("a::b", ""),
@@ -257,7 +257,7 @@ fn every_way_to_write_an_import_is_read() {
 }
 
 #[test]
-fn an_implementation_elsewhere_would_be_found() {
+fn an_implementation_in_another_file_is_found() {
     for foreign in
         ["\nimpl A {", "\nimpl<T> A<T> {", "\nimpl<T: Into<B>> A<T>\nwhere\n    T: C,\n{", "struct Ab;\nimpl A {"]
     {

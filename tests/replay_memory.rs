@@ -1,5 +1,5 @@
-//! What `Buffered` records of a request body takes no more memory than its limit, whatever the body's frames are.
-#![allow(unsafe_code, reason = "a global allocator is unsafe to implement; this one counts and passes on")]
+//! The recording of `Buffered` takes no more memory than its limit, with frames of any size.
+#![allow(unsafe_code, reason = "a global allocator is unsafe to implement; this one counts and forwards")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -13,7 +13,8 @@ use tower::BoxError;
 use tower_bearer::replay::{Buffered, Replay};
 
 const LIMIT: usize = 256 * 1024;
-/// What the limit does not cover: the unused end of the last chunk (less than 4 KiB), the shared state, and the body.
+/// The memory that the limit does not cover: the unused end of the last chunk (less than 4 KiB), the shared state, and
+/// the body.
 const SLACK: usize = 5 * 1024;
 /// The buffer that small slices are cut from.
 const LARGE: usize = 64 * 1024;
@@ -25,13 +26,13 @@ thread_local! {
     static PEAK: Cell<usize> = const { Cell::new(0) };
 }
 
-// SAFETY: every call is passed on to the system's allocator as it came.
+// SAFETY: every call is forwarded unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.get().wrapping_add(layout.size());
         LIVE.set(live);
         PEAK.set(PEAK.get().max(live));
-        // SAFETY: the caller's promise is the one the system asks for.
+        // SAFETY: the caller keeps the contract of the system's allocator.
         unsafe { System.alloc(layout) }
     }
 
@@ -45,7 +46,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Makes each frame when it is polled.
+/// A body that makes each frame when it is polled.
 struct Made<F> {
     made: usize,
     count: usize,
@@ -65,7 +66,7 @@ impl<F: Fn(usize) -> Frame<Bytes> + Unpin> Body for Made<F> {
     }
 }
 
-/// Reads a body to its end, and drops its frames. Returns how many bytes of data and of trailers it has.
+/// Reads a body to its end, and drops its frames. Returns the number of bytes of its data and of its trailers.
 fn read<B: Body<Data = Bytes, Error = BoxError>>(body: B, mut after_each: impl FnMut()) -> (usize, usize) {
     let mut body = std::pin::pin!(body);
     let (mut data, mut trailers) = (0, 0);
@@ -81,9 +82,9 @@ fn read<B: Body<Data = Bytes, Error = BoxError>>(body: B, mut after_each: impl F
 }
 
 struct Measured {
-    /// The most that was held between two frames.
+    /// The most memory that was held between two frames.
     held: usize,
-    /// The most that was held at any time, the frame just made included.
+    /// The most memory that was held at any time, including the frame that was just made.
     peak: usize,
     /// Whether there is a second copy.
     twice: bool,
@@ -101,7 +102,7 @@ fn measure(count: usize, make: impl Fn(usize) -> Frame<Bytes> + Unpin + Send + '
     let second = record.replay(saved.expect("the length is not known"));
     let twice = second.is_some();
     if let Some(second) = second {
-        assert_eq!(read(second.into_body(), || {}), sent, "the second copy is as long");
+        assert_eq!(read(second.into_body(), || {}), sent, "the second copy has the same length");
     }
     assert!(held <= LIMIT + SLACK, "{held} bytes are held with a limit of {LIMIT}");
     Measured { held, peak, twice }
@@ -117,7 +118,7 @@ fn slice(size: usize) -> Bytes {
 }
 
 #[test]
-fn chunks_of_one_byte_take_little_more_than_their_bytes() {
+fn frames_of_one_byte_take_little_more_than_their_bytes() {
     let most = measure(LIMIT * 9 / 10, |_| data(1));
     assert!(most.twice && most.held >= LIMIT * 9 / 10, "{} bytes are held", most.held);
     assert!(most.peak <= LIMIT + SLACK, "{} bytes at the peak", most.peak);
@@ -131,16 +132,16 @@ fn empty_frames_take_nothing() {
 }
 
 #[test]
-fn a_small_slice_does_not_keep_the_buffer_it_is_cut_from() {
+fn a_small_slice_does_not_keep_its_buffer_allocated() {
     let slices = measure(500, |_| Frame::data(slice(100)));
     assert!(slices.twice && slices.held <= 50_000 + 2 * SLACK, "{} bytes are held", slices.held);
 }
 
 #[test]
-fn small_and_large_frames_by_turns_stay_below_the_limit() {
-    let by_turns = |count| measure(count, |place| data(if place % 2 == 0 { 1 } else { 4096 }));
+fn alternating_small_and_large_frames_stay_below_the_limit() {
+    let alternating = |count| measure(count, |place| data(if place % 2 == 0 { 1 } else { 4096 }));
     for count in [100, 116, 1000] {
-        let frames = by_turns(count);
+        let frames = alternating(count);
         assert_eq!(frames.twice, count < 1000, "{count} frames");
         assert!(frames.peak <= LIMIT + SLACK + 4096, "{} bytes at the peak", frames.peak);
     }
@@ -156,7 +157,7 @@ fn a_large_frame_is_shared_and_not_copied() {
     assert!(LIVE.get() - before <= SLACK);
 }
 
-/// Trailers whose values are slices of a larger buffer, in a map with room for many more.
+/// Trailers whose values are slices of a larger buffer, in a map with a large capacity.
 fn trailers(headers: usize, place: usize) -> Frame<Bytes> {
     let mut map = HeaderMap::with_capacity(20_000);
     for header in 0..headers {
@@ -168,10 +169,10 @@ fn trailers(headers: usize, place: usize) -> Frame<Bytes> {
 
 #[test]
 fn trailers_count_their_names_their_values_and_their_bookkeeping() {
-    // One map of many headers.
+    // There is one map of many headers.
     assert!(measure(1, |place| trailers(1500, place)).twice);
     assert!(!measure(1, |place| trailers(3000, place)).twice);
-    // Many maps of few headers, and of none.
+    // There are many maps of few headers, or of none.
     assert!(measure(100, |place| trailers(2, place)).twice);
     assert!(!measure(1000, |place| trailers(2, place)).twice);
     assert!(!measure(10_000, |_| Frame::trailers(HeaderMap::new())).twice);

@@ -1,4 +1,4 @@
-//! No secret is printed: not by `Debug`, not in errors, not in this crate's traces; nor when the issuer repeats it.
+//! Neither `Debug`, an error nor a trace of this crate shows a secret, even if the issuer repeats it.
 
 mod sources;
 
@@ -27,7 +27,7 @@ const ID_TOKEN: &str = "1d.t0ken.y";
 const API_KEY: &str = "K3y-of-a-header";
 
 const ALL: [&str; 7] = [CLIENT_SECRET, PASSWORD, REFRESH_TOKEN, ROTATED, ACCESS_TOKEN, ID_TOKEN, API_KEY];
-/// A part of each that survives every way of writing it, and any cut but the shortest.
+/// A part of each secret that is the same in every encoding.
 const TRACES: [&str; 7] = ["Cl1ent", "Pa55", "R3fresh", "R0tated", "Acc3ss", "1d.t0", "K3y-of"];
 
 #[track_caller]
@@ -35,7 +35,7 @@ fn assert_clean(said: &str) {
     for trace in TRACES {
         assert!(!said.contains(trace), "{trace} in: {said}");
     }
-    // The Basic header is as good as the secret in it.
+    // The Basic header contains the secret.
     assert!(!said.contains("bXktYXBw"), "{said}");
 }
 
@@ -44,20 +44,20 @@ fn shows_nothing(value: &impl Debug) {
     assert_clean(&format!("{value:?} {value:#?}"));
 }
 
-/// What a source knows after its first token, beside what it began with.
+/// The secrets that every source has after its first token, in addition to those that it started with.
 const LEARNT: [&str; 5] = [CLIENT_SECRET, API_KEY, ROTATED, ACCESS_TOKEN, ID_TOKEN];
 
-/// A text that repeats these secrets in every way of writing them.
+/// A text that repeats these secrets in every encoding.
 fn echo(secrets: &[&str]) -> String {
-    let spell = |secret: &&str| {
+    let encodings = |secret: &&str| {
         let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
         let json = Value::from(*secret).to_string();
         format!("{secret} {form} {} {json} ", form.replace('+', "%20"))
     };
-    secrets.iter().map(spell).collect()
+    secrets.iter().map(encodings).collect()
 }
 
-/// What this crate's traces say in all tests of this file.
+/// The traces of this crate in all tests of this file.
 static TRACES_SAID: LazyLock<Captured> = LazyLock::new(|| {
     let captured = Captured::default();
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
@@ -65,7 +65,7 @@ static TRACES_SAID: LazyLock<Captured> = LazyLock::new(|| {
     captured
 });
 
-/// An issuer, once the traces are captured: a callsite that was seen before by no subscriber may stay silent.
+/// An issuer. Starts to capture the traces first, because a callsite without a subscriber may stay disabled.
 fn traced_issuer() -> TokenServer {
     LazyLock::force(&TRACES_SAID);
     TokenServer::new()
@@ -98,7 +98,7 @@ fn granted() -> Answer {
     Answer::json(200, body)
 }
 
-/// Everything a cache over this source says, from the first token to the failure with this answer.
+/// All texts of a cache with this source, from the first token to the failure with this answer.
 async fn said_by<S: TokenSource>(issuer: &TokenServer, source: S, answer: Answer) -> (String, Error) {
     issuer.queue(granted());
     let cache = TokenCache::builder(source).on_rotation(async |_| Err::<(), _>("the disk is full")).build().unwrap();
@@ -150,11 +150,11 @@ async fn no_source_context_shows_a_secret() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_issuer_that_repeats_the_secrets_does_not_get_them_into_our_words() {
+async fn secrets_are_redacted_if_the_issuer_repeats_them() {
     for status in [200, 400, 401, 403, 500, 503] {
         for code in ["invalid_client", "odd", CLIENT_SECRET, ROTATED] {
             let answer = |began_with: &[&str]| {
-                // What the session began with comes first, as the text is bounded.
+                // The secret that the session started with comes first, because the text is bounded.
                 let error = echo(&[began_with, &LEARNT].concat());
                 let token = if status == 200 { Value::Null } else { ACCESS_TOKEN.into() };
                 let body =
@@ -175,7 +175,7 @@ async fn an_issuer_that_repeats_the_secrets_does_not_get_them_into_our_words() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_secret_is_taken_out_of_each_place_where_the_issuers_words_are_repeated() {
+async fn each_secret_is_redacted_in_each_field_of_an_answer() {
     let basic = "bXktYXBwOkNsMWVudCUyMCUyMnMzY3JldCUyMiUyMCUyQiUyRiUyNQ==";
     for secret in ALL.into_iter().chain([basic]) {
         let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
@@ -212,7 +212,7 @@ async fn no_bound_leaves_half_a_secret() {
         let source = ClientCredentialsGrant::builder(&at(issuer.clone()), "my-app", secret.clone()).build().unwrap();
         let error = TokenCache::new(source).get().await.unwrap_err();
         assert_clean(&says(&error));
-        // The issuer may have a bound of its own.
+        // The issuer may truncate its text.
         let issuer = traced_issuer();
         let cut = &secret[..secret.len() - before - 1];
         issuer.queue(Answer::json(401, json!({ "error": "invalid_client", "error_description": cut })));
@@ -222,7 +222,7 @@ async fn no_bound_leaves_half_a_secret() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_json_logins_repeat_no_secret_either() {
+async fn json_logins_redact_secrets() {
     for status in [200, 400, 401, 403, 500] {
         for name in ["permissionDenied", "ok", CLIENT_SECRET] {
             let envelope = json!({

@@ -1,6 +1,6 @@
-//! Mesh Connect: a JSON login whose token comes in an envelope.
+//! Mesh Connect: a JSON login whose answer wraps the token in an envelope.
 //!
-//! A few lines over [`json`](crate::json), after Mesh's description of `POST /admin/api/v1/Token`.
+//! It is a thin wrapper of [`json`](crate::json), and follows Mesh's documentation of `POST /admin/api/v1/Token`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,9 @@ use crate::source::transport::{self, EndpointUrl, HttpClient, HttpSend};
 use crate::source::{FetchContext, TokenSource, require_non_empty};
 use crate::token::Token;
 
-/// A client of Mesh Connect's account management API. Every fetch is a new login: there is no refresh token.
+/// A client of Mesh Connect's account management API.
+///
+/// There is no refresh token, so every fetch logs in.
 ///
 /// ```
 /// # fn main() -> Result<(), tower_bearer::Error> {
@@ -49,7 +51,9 @@ const ID_TOKEN: &str = "/content/id_token";
 // === impl MeshConnect ===
 
 impl MeshConnect {
-    /// The client with this id and secret, at `https://admin-api.meshconnect.com`.
+    /// Starts a builder for the client with this id and secret.
+    ///
+    /// It logs in at `https://admin-api.meshconnect.com`.
     pub fn builder<B: 'static, M>(
         http: impl HttpClient<B>,
         client_id: &str,
@@ -78,12 +82,16 @@ impl TokenSource for MeshConnect {
 // === impl MeshConnectBuilder ===
 
 impl MeshConnectBuilder {
-    /// Another place than `https://admin-api.meshconnect.com`, such as Mesh's sandbox or a test.
+    /// Replaces the base URL, for Mesh's sandbox or for a test.
+    ///
+    /// Default: `https://admin-api.meshconnect.com`.
     pub fn base(self, base: &str) -> Self {
         Self { base: base.to_owned(), ..self }
     }
 
-    /// Allows plain `http://` beyond loopback for [`base`](MeshConnectBuilder::base): where the network itself is trusted.
+    /// Allows plain `http://` beyond loopback for [`base`](MeshConnectBuilder::base).
+    ///
+    /// Call it only if the network itself is trusted.
     pub fn allow_insecure(self) -> Self {
         Self { allows_insecure: true, ..self }
     }
@@ -91,8 +99,9 @@ impl MeshConnectBuilder {
     /// Checks the settings, and builds the source.
     ///
     /// # Errors
-    /// Returns an error that names the field if the client id or secret is empty, or if the base is no URL or is plain
-    /// `http://` that is not allowed.
+    /// Returns an error that names the field if
+    /// - the client id or the secret is empty;
+    /// - the base is not a URL, or is plain `http://` that is not allowed.
     pub fn build(self) -> Result<MeshConnect, Error> {
         require_non_empty("client_id", &self.client_id)?;
         self.client_secret.check("client_secret")?;
@@ -116,14 +125,14 @@ impl fmt::Debug for MeshConnectBuilder {
     }
 }
 
-/// What an answer means.
+/// Evaluates an answer.
 ///
-/// | answer | taken as |
+/// | answer | outcome |
 /// |---|---|
-/// | 2xx, `status` ok, `content.status` no failure, an `id_token` | granted |
+/// | 2xx, `status` ok, `content.status` not a failure, an `id_token` | granted |
 /// | `content.status` failed or mfaRequired | denied |
 /// | `status` permissionDenied, badRequest, notFound, locked, unavailableForLegalReasons | denied |
-/// | anything else: tooManyRequest, serverFailure, conflict, unknown, no envelope | failed for now |
+/// | anything else: tooManyRequest, serverFailure, conflict, unknown, no envelope | failed, and retried after a pause |
 fn evaluate(status: StatusCode, body: &Value) -> LoginOutcome {
     let text = |pointer| body.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
     let (envelope, content) = (text("/status"), text("/content/status"));
@@ -136,7 +145,7 @@ fn evaluate(status: StatusCode, body: &Value) -> LoginOutcome {
         (Some("ok"), Some(content)) => Some(content.to_owned()),
         (envelope, _) => envelope.map(str::to_owned),
     };
-    // What groups errors comes first: the text for people may be longer than what is repeated of it.
+    // The type and the hash come first, because the errors' texts for people may be truncated.
     let words = [
         text("/errorType").map(str::to_owned),
         text("/errorHash").map(|hash| format!("errorHash {hash}")),

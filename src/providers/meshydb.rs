@@ -1,7 +1,7 @@
-//! MeshyDB: form-encoded grants behind an account's paths, a tenant header, rotating refresh tokens.
+//! MeshyDB: OAuth 2 grants at an account's URLs, with a tenant header and rotating refresh tokens.
 //!
-//! A few lines over [`oauth2`](crate::oauth2); the addresses and parameters are those of MeshyDB's documentation of
-//! "Generating Token" and "Refreshing Token", and of its own clients.
+//! It is a thin wrapper of [`oauth2`](crate::oauth2). The URLs and parameters are those of MeshyDB's documentation
+//! ("Generating Token" and "Refreshing Token") and of its own clients.
 
 use std::fmt;
 use std::sync::Arc;
@@ -47,8 +47,9 @@ pub use tenant::{Tenant, TenantLayer};
 /// # Ok(()) }
 /// ```
 ///
-/// What the documentation calls `RetrievePersistanceToken` is [`Token::refresh_token`](crate::Token::refresh_token);
-/// each new one is handed to [`TokenCacheBuilder::on_rotation`](crate::TokenCacheBuilder::on_rotation) as it comes. What its errors mean tells [`Problem`].
+/// `RetrievePersistanceToken` of MeshyDB's documentation is [`Token::refresh_token`](crate::Token::refresh_token).
+/// [`TokenCacheBuilder::on_rotation`](crate::TokenCacheBuilder::on_rotation) gets each new one. [`Problem`] says what
+/// an error means.
 #[derive(Clone, Debug)]
 pub struct MeshyDb {
     issuer: Issuer,
@@ -72,15 +73,17 @@ pub struct MeshyDbBuilder {
     scope: String,
 }
 
-/// What anonymous users have for a password.
+/// The password of every anonymous user.
 const ANONYMOUS: &str = "nopassword";
-/// The unreserved characters of RFC 3986 stay as they are.
+/// All characters but the unreserved ones of RFC 3986 are percent-encoded.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 // === impl MeshyDb ===
 
 impl MeshyDb {
-    /// The account of this name, for the application with this public key, at `https://auth.meshydb.com`.
+    /// Starts a builder for the account of this name.
+    ///
+    /// The public key is that of the application. The account is at `https://auth.meshydb.com`.
     #[doc(alias("Initialize", "initialize", "MeshyClient"))]
     pub fn builder<B: 'static>(http: impl HttpClient<B>, account_name: &str, public_key: &str) -> MeshyDbBuilder {
         MeshyDbBuilder {
@@ -95,19 +98,24 @@ impl MeshyDb {
         }
     }
 
-    /// A session that begins with user name and password. It goes on with the refresh token, and logs in again if that is
-    /// denied; [`resume`](PasswordGrantBuilder::resume) makes it go on from a saved one.
+    /// Starts a builder for a session with user name and password.
+    ///
+    /// The session refreshes with the refresh token, and logs in again if that is denied.
+    /// [`resume`](PasswordGrantBuilder::resume) continues a saved session.
     #[doc(alias("LoginWithPassword", "LoginWithPasswordAsync", "login"))]
     pub fn login_with_password<M>(&self, username: &str, password: impl SecretSource<M>) -> PasswordGrantBuilder {
         PasswordGrant::of(self.client().with_scope(self.scope.clone()), username, password)
     }
 
-    /// Makes an anonymous user of this name, who can then log in with
-    /// [`login_anonymously`](MeshyDb::login_anonymously).
+    /// Registers an anonymous user with this name.
+    ///
+    /// The user can then log in with [`login_anonymously`](MeshyDb::login_anonymously).
     ///
     /// # Errors
-    /// The name is taken, or anonymous registration is off: a 400 in both cases, and an error that
-    /// [is denied](Error::is_denied). An empty name; no answer within 30 s; any other answer.
+    /// Returns an error if
+    /// - the name is taken, or anonymous registration is off: a 400, and an error that [is denied](Error::is_denied);
+    /// - the name is empty;
+    /// - no answer comes within 30 s, or the answer is any other failure.
     ///
     /// # Cancel safety
     /// Dropping the future drops the call, which may have reached the server.
@@ -119,50 +127,57 @@ impl MeshyDb {
         if answer.status.is_success() { Ok(()) } else { Err(self.client().failure(&answer)) }
     }
 
-    /// A session of an anonymous user that was [registered](MeshyDb::register_anonymous) under this name.
+    /// Starts a builder for a session of an anonymous user.
+    ///
+    /// The user was [registered](MeshyDb::register_anonymous) with this name.
     #[doc(alias("LoginAnonymously", "LoginAnonymouslyAsync", "loginAnonymously"))]
     pub fn login_anonymously(&self, username: &str) -> PasswordGrantBuilder {
         self.login_with_password(username, ANONYMOUS)
     }
 
-    /// A session that goes on from a saved refresh token. If that is denied there is no login to fall back to, and the
-    /// error [says so](Error::is_denied).
+    /// Starts a builder for a session that resumes from a saved refresh token.
+    ///
+    /// The session cannot log in again. If the refresh token is denied, the error [says so](Error::is_denied).
     #[doc(alias("LoginWithPersistance", "LoginWithPersistanceAsync", "loginWithPersistance", "loginWithPersistence"))]
     #[doc(alias("LoginWithRefresh", "LoginWithRefreshAsync", "loginWithRefresh"))]
     pub fn login_with_refresh_token<M>(&self, refresh_token: impl SecretSource<M>) -> RefreshTokenGrantBuilder {
         RefreshTokenGrant::of(self.client(), refresh_token)
     }
 
-    /// Ends the session of this cache, as [`TokenCache::sign_out`] does: waits for a fetch under way, revokes the newest
-    /// refresh token, and forgets all of it, also where the call fails. After that requests fail with an error that
-    /// [says so](Error::is_signed_out), until another login goes into [`TokenCache::set_source`].
+    /// Ends the session of this cache, as [`TokenCache::sign_out`] does.
+    ///
+    /// This waits for a fetch in flight, revokes the newest refresh token, and forgets the session, even if the call
+    /// fails. After that requests fail with an [`is_signed_out`](Error::is_signed_out) error, until another login is
+    /// passed to [`TokenCache::set_source`].
     ///
     /// # Errors
-    /// As [`TokenCache::sign_out`]: the session has ended here, and its refresh token could not be revoked.
+    /// Returns an error as [`TokenCache::sign_out`] does: the session has ended here, but its refresh token was not
+    /// revoked.
     ///
     /// # Cancel safety
-    /// As [`TokenCache::sign_out`]'s.
+    /// It has the cancel safety of [`TokenCache::sign_out`].
     #[doc(alias("Signout", "SignoutAsync", "signout"))]
     pub async fn sign_out(&self, cache: &TokenCache) -> Result<(), Error> {
         let revocation = self.revocation()?;
         cache.sign_out(async |refresh_token| revocation.revoke_refresh_token(&refresh_token).await).await
     }
 
-    /// The revocation endpoint, for a session that [`sign_out`](MeshyDb::sign_out) does not reach: that of a key of a
-    /// `KeyedTokenCache`.
+    /// Returns the revocation for a session that [`sign_out`](MeshyDb::sign_out) cannot end.
+    ///
+    /// Such a session is that of a key of a `KeyedTokenCache`.
     ///
     /// # Errors
-    /// None; the account's settings were checked when they were made.
+    /// Returns no error, because the account's `build` has checked the settings.
     pub fn revocation(&self) -> Result<Revocation, Error> {
         Revocation::of(self.client()).build()
     }
 
-    /// A layer that puts the tenant on requests to the API, where there is one.
+    /// Returns a layer that adds the tenant, if there is one, to requests to the API.
     pub fn tenant_layer(&self) -> TenantLayer {
         TenantLayer::new(self.tenant.clone())
     }
 
-    /// MeshyDB documents what its 400 means, and not how its body looks.
+    /// The client of this account. Each 400 denies, because MeshyDB documents what a 400 means and not its body.
     fn client(&self) -> Client {
         let client = Client::new(&self.issuer, &*self.public_key).with_denying_bad_request();
         client.with_plain_header(tenant::NAME, self.tenant.clone())
@@ -172,30 +187,38 @@ impl MeshyDb {
 // === impl MeshyDbBuilder ===
 
 impl MeshyDbBuilder {
-    /// The tenant whose users log in. Without one, or with an empty one, it is the account's default tenant.
+    /// Sets the tenant whose users log in.
+    ///
+    /// Without one, or with an empty one, it is the account's default tenant.
     #[doc(alias("InitializeWithTenant", "initializeWithTenant"))]
     pub fn tenant(self, tenant: &str) -> Self {
         Self { tenant: tenant.trim().to_owned(), ..self }
     }
 
-    /// Another place than `https://auth.meshydb.com` to log in at, without the account: for tests and on-premise.
+    /// Replaces the base URL of logins, without the account.
+    ///
+    /// It is for tests and on-premise servers. Default: `https://auth.meshydb.com`.
     pub fn auth_base(self, base: &str) -> Self {
         Self { auth_base: base.to_owned(), ..self }
     }
 
-    /// Another place than `https://api.meshydb.com` to register users at, without the account: for tests and
-    /// on-premise.
+    /// Replaces the base URL of registrations, without the account.
+    ///
+    /// It is for tests and on-premise servers. Default: `https://api.meshydb.com`.
     pub fn api_base(self, base: &str) -> Self {
         Self { api_base: base.to_owned(), ..self }
     }
 
-    /// Allows plain `http://` beyond loopback for both places: where the network itself is trusted.
+    /// Allows plain `http://` beyond loopback for both base URLs.
+    ///
+    /// Call it only if the network itself is trusted.
     pub fn allow_insecure(self) -> Self {
         Self { allows_insecure: true, ..self }
     }
 
-    /// Another scope than `meshy.api offline_access`. Without `offline_access` there is no refresh token, and every
-    /// fetch logs in.
+    /// Replaces the scope. Default: `meshy.api offline_access`.
+    ///
+    /// Without `offline_access` there is no refresh token, and every fetch logs in.
     pub fn scope(self, scope: impl Into<String>) -> Self {
         Self { scope: scope.into(), ..self }
     }
@@ -204,23 +227,23 @@ impl MeshyDbBuilder {
     ///
     /// # Errors
     /// Returns an error that names the field if
-    /// - the account name or the public key is empty,
-    /// - no header may carry the tenant,
-    /// - a base is no URL, or is plain `http://` that is not allowed.
+    /// - the account name or the public key is empty;
+    /// - the tenant is not a valid header value;
+    /// - a base is not a URL, or is plain `http://` that is not allowed.
     pub fn build(self) -> Result<MeshyDb, Error> {
         require_non_empty("account_name", &self.account)?;
         require_non_empty("public_key", &self.public_key)?;
         if self.account.bytes().all(|byte| byte == b'.') {
-            return Err(Error::invalid("account_name", "dots only would be another path"));
+            return Err(Error::invalid("account_name", "it consists of dots, which would change the path"));
         }
         let tenant = Some(&*self.tenant).filter(|tenant| !tenant.is_empty());
         let tenant = tenant.map(|tenant| endpoint::header_value("tenant", tenant)).transpose()?;
         let account = utf8_percent_encode(&self.account, SEGMENT);
-        // Under the name of the setting: the issuer would name its endpoint.
+        // Check the URLs here, so that an error names the setting and not the issuer's endpoint.
         let url = |field, base: &str, path| {
             let url = transport::join_path(field, base, &format!("{account}/{path}"))?;
-            let address = EndpointUrl::checked(field, &url, self.allows_insecure)?;
-            Ok::<_, Error>((url, address))
+            let endpoint_url = EndpointUrl::checked(field, &url, self.allows_insecure)?;
+            Ok::<_, Error>((url, endpoint_url))
         };
         let (token, _) = url("auth_base", &self.auth_base, TOKEN)?;
         let (revocation, _) = url("auth_base", &self.auth_base, REVOCATION)?;

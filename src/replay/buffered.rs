@@ -2,12 +2,12 @@
 //!
 //! First and second copy share one [`ReplayBuffer`]: the unread rest of the body, and a recording of what was read from
 //! it. The first copy reads each frame from the body, records it, and passes it on. If the API rejects the token, the
-//! second copy *takes over*: it gets the recording and the unread rest, so it sends the whole body, no matter how much
-//! the first copy has sent. The first copy then ends in an error, never in a clean end, because a truncated upload must
-//! not look complete. The take-over wakes the first copy's task, because the body knows only that task's waker.
+//! second copy *takes over*: it gets the recording and the unread rest. So it sends the whole body, no matter how much
+//! the first copy has sent. The first copy then ends in an error, because a truncated upload must not look complete.
+//! The take-over wakes the first copy's task, because the body knows only that task's waker.
 //!
-//! If the recording exceeds its limit or the body fails, the recording is dropped and the first copy goes on alone. There
-//! is no second copy then. If the response is not a rejection, [`Saved`] is dropped, and with it the recording.
+//! If the recording exceeds its limit or the body fails, the recording is dropped and the first copy goes on alone.
+//! There is no second copy then. If the response is not a rejection, [`Saved`] is dropped, and with it the recording.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -28,9 +28,9 @@ mod recording;
 
 type Step = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 
-/// Records a streaming body while it is sent, up to a limit, and sends it again from the recording.
+/// Records a streaming body while it is sent, and sends it again.
 ///
-/// Frames are sent as they come. The recording is kept until the response arrives. It takes no more memory than
+/// Frames are sent as they arrive. The recording is kept until the response arrives. It takes no more memory than
 /// [`new`](Buffered::new) allows. A body that needs more is sent once, and its 401 is returned. An empty body costs
 /// nothing. The second send has the same bytes and trailers; its data frames may be cut at other places.
 ///
@@ -55,7 +55,7 @@ pub struct Buffered<W = Unwrapped> {
 #[derive(Clone, Copy, Debug)]
 pub struct Unwrapped;
 
-/// How [`Buffered`] turns a [`ReplayBody`] into the body type that its client takes.
+/// Converts a [`ReplayBody`] into the body type that the client takes.
 pub trait Wrap<B> {
     /// What the client takes.
     type Body;
@@ -67,8 +67,8 @@ pub trait Wrap<B> {
 pin_project! {
     /// One copy of a body that [`Buffered`] records.
     ///
-    /// Its data and trailers are those of the body. The second copy may join data frames. A first copy that the second has
-    /// superseded ends in an error.
+    /// Its data and trailers are those of the body. The second copy may join data frames. When the second copy takes
+    /// over, the first ends in an error.
     pub struct ReplayBody<B> {
         #[pin]
         part: Part<B>,
@@ -85,52 +85,54 @@ pin_project! {
     }
 }
 
-/// What the second send is made from; no buffer for an empty body.
+/// The request for the second send. An empty body has no buffer.
 pub struct Saved<B>(Request<Option<Arc<Mutex<ReplayBuffer<B>>>>>);
 
-/// What first and second copy share.
+/// The state that first and second copy share.
 ///
 /// Locks: the body is polled, and asked for its size, while the lock is held, because either copy may own it. All other
 /// code of the user runs without the lock: cloning, waking and dropping wakers, and dropping what was recorded.
 ///
-/// Invariant: the copies contend for the lock only at the take-over, which waits for at most one poll of the body. So the
-/// body, and the wakers that it uses while it is polled, must not call [`Replay::second`] for their own request.
+/// Invariant: the copies contend for the lock only at the take-over, which waits for at most one poll of the body. So
+/// the body, and the wakers that it uses while it is polled, must not call [`Replay::second`] for their own request.
 struct ReplayBuffer<B> {
     /// The unread rest; `None` after the second copy took over.
     body: Option<Pin<Box<B>>>,
-    /// Whether the body knew its size before it was read. If not, the second copy must not know it either: HTTP/1.1 sends
-    /// no trailers after a body of known length.
+    /// Whether the body knew its size before it was read. If not, the second copy must not know it either: HTTP/1.1
+    /// sends no trailers after a body of known length.
     sized: bool,
     /// A body is not polled again after its end.
     ended: bool,
     /// What was read; `None` if it exceeds the limit, the body failed, or there will be no second copy.
     recording: Option<Recording>,
-    /// Of the first copy's task.
+    /// The waker of the first copy's task.
     waker: Option<Waker>,
 }
 
-/// What a poll of the first copy replaces. Dropped after the lock is released.
+/// The values that a poll of the first copy replaces. They are dropped after the lock is released.
 struct Replaced {
     /// The clone of the task's waker before, and the waker that it replaces after.
     waker: Option<Waker>,
     recording: Option<Recording>,
 }
 
-/// The first copy's end, once the second has taken over.
+/// The error of the first copy after the second has taken over.
 #[derive(Debug)]
 struct Superseded;
 
 // === impl Buffered ===
 
 impl Buffered {
-    /// Records bodies for which `limit` bytes of memory are enough. Other bodies are sent once.
+    /// Records bodies for which `limit` bytes of memory are enough.
     ///
+    /// Other bodies are sent once.
     /// The limit covers what the recording of one body holds:
     ///
-    /// - Data frames of less than 4 KiB are copied one after the other into chunks. Each counts its length, and the buffer
-    ///   that it is a slice of is not kept. Empty frames are not recorded.
-    /// - Larger data frames are shared with the first send, not copied. Each counts its length. If such a frame is a slice
-    ///   of a still larger buffer, that buffer stays allocated and is not counted, because `Bytes` does not tell its size.
+    /// - Data frames of less than 4 KiB are copied one after the other into chunks. Each counts its length, and the
+    ///   buffer that it is a slice of is not kept. Empty frames are not recorded.
+    /// - Larger data frames are shared with the first send, not copied. Each counts its length. If such a frame is a
+    ///   slice of a still larger buffer, that buffer stays allocated and is not counted, because `Bytes` does not tell
+    ///   its size.
     /// - Trailers are copied. Each counts its name, its value and about 100 bytes.
     /// - Each piece after the first counts another 160 bytes. A piece is a larger frame, a trailers frame, or the small
     ///   frames between two of those, in chunks of up to 4 KiB.
@@ -140,7 +142,9 @@ impl Buffered {
         Self { limit, wrap: Unwrapped }
     }
 
-    /// Hands the body inward in another type: `tonic::body::Body::new`, `reqwest::Body::wrap`, `axum::body::Body::new`.
+    /// Converts the body to the type that the client takes.
+    ///
+    /// Pass `tonic::body::Body::new`, `reqwest::Body::wrap` or `axum::body::Body::new`, for example.
     #[must_use]
     pub fn wrap<W>(self, wrap: W) -> Buffered<W> {
         Buffered { limit: self.limit, wrap }
@@ -166,7 +170,7 @@ where
             let saved = Saved(with_body(&request, None));
             return (self.pass_through(request), Some(saved));
         }
-        // Known to be too long: no recording that is thrown away half-way.
+        // The body is known to be too long: do not start a recording that would be dropped.
         let size = request.body().size_hint();
         if size.lower() > self.limit as u64 {
             return (self.pass_through(request), None);
@@ -319,7 +323,7 @@ fn take_over<B>(buffer: &Mutex<ReplayBuffer<B>>) -> Option<Part<B>> {
     // A poll that panicked poisons the lock. That body is not sent again.
     let mut shared = buffer.lock().ok()?;
     let recording = shared.recording.take()?;
-    // A body that has ended stays, because its drop is code of the user too.
+    // A body that has ended stays, because dropping it is user code, too.
     let rest = if shared.ended { None } else { shared.body.take() };
     let (sized, first) = (shared.sized, shared.waker.take());
     drop(shared);
@@ -329,7 +333,7 @@ fn take_over<B>(buffer: &Mutex<ReplayBuffer<B>>) -> Option<Part<B>> {
     Some(Part::Second { segments: recording.into_segments(), rest, sized })
 }
 
-/// The frame with its data in one piece.
+/// Joins the data of the frame.
 fn flat<D: Buf, E: Into<BoxError>>(frame: Result<Frame<D>, E>) -> Result<Frame<Bytes>, BoxError> {
     frame.map(|frame| frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))).map_err(Into::into)
 }
@@ -340,7 +344,7 @@ fn lock<B>(buffer: &Mutex<ReplayBuffer<B>>) -> MutexGuard<'_, ReplayBuffer<B>> {
 
 impl fmt::Display for Superseded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("this copy of the body was cut off: its request was rejected, and goes out a second time")
+        f.write_str("this copy of the body was superseded, because its request was rejected and is sent a second time")
     }
 }
 

@@ -1,4 +1,4 @@
-//! The trait, and the choices that need no recording.
+//! The trait [`Replay`], and the choices that need no recording.
 
 use http::{Method, Request, Uri};
 use http_body::Body;
@@ -6,7 +6,7 @@ use tower::Service;
 
 /// How a request is kept for a second send.
 ///
-/// A closure `Fn(&B) -> Option<B>` is one: it returns the body's copy, or `None` if it cannot be copied.
+/// A closure `Fn(&B) -> Option<B>` implements it: it returns the body's copy, or `None` if it cannot be copied.
 ///
 /// ```
 /// # use tower_bearer::{BearerLayer, TokenCache};
@@ -30,20 +30,26 @@ pub trait Replay<B>: Clone + Send + 'static {
     /// Makes a request that is sent once, even if the response is a rejection.
     fn pass_through(&self, request: Request<B>) -> Request<Self::Body>;
 
-    /// Makes the first send, and what the second needs; `None` if this request cannot be sent twice.
+    /// Makes the first send, and saves what the second needs.
+    ///
+    /// Returns `None` as the second value if this request cannot be sent twice.
     fn prepare(&self, request: Request<B>) -> (Request<Self::Body>, Option<Self::Saved>);
 
-    /// Whether the second send can still be made. If it cannot, the rejected response is returned at once.
+    /// Whether the second send is still possible.
+    ///
+    /// If not, the rejected response is returned at once.
     fn can_replay(&self, _: &Self::Saved) -> bool {
         true
     }
 
-    /// The method and the URI of the request that is kept. A response from another URI, after a redirect, may not answer an
-    /// unsafe method, which is then not sent again.
+    /// Returns the method and the URI of the saved request.
+    ///
+    /// After a redirect, a response from another URI may not answer an unsafe method. Such a request is not sent again.
     fn target<'a>(&self, saved: &'a Self::Saved) -> (&'a Method, &'a Uri);
 
-    /// Makes the second send, equal to the first; `None` if it cannot be sent after all. The layer replaces the
-    /// rejected token by the new one.
+    /// Makes the second send, equal to the first.
+    ///
+    /// Returns `None` if it is not possible after all. The layer replaces the rejected token by the new one.
     fn replay(&self, saved: Self::Saved) -> Option<Request<Self::Body>>;
 }
 
@@ -57,14 +63,16 @@ pub struct CloneBody;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IfEmpty;
 
-/// Sends nothing again: the caller gets every 401. The token is refreshed for the next request. Costs no copy.
+/// Never sends again, which costs no copy: the caller gets every 401.
+///
+/// The token is refreshed for the next request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Never;
 
-/// Makes the compiler say why a layered service takes no requests with the body `B`.
+/// Makes the compiler say why a layered service does not take the body `B`.
 ///
-/// At `ready` or `call` the compiler says only that some bounds are not satisfied. Here it names the bound and the remedy.
-/// The function does nothing.
+/// At `ready` or `call` the compiler says only that some bounds are not satisfied. Here it names the bound and the
+/// remedy. The function does nothing.
 ///
 /// ```
 /// # use tower::{BoxError, Layer, service_fn};
@@ -78,7 +86,7 @@ pub fn check<B, S: Service<Request<B>>>(_: &S) {}
 
 // === the choices ===
 
-// The compiler's error then names the choice, and not the missing `Clone`.
+// With this attribute the compiler's error names the choice, and not the missing `Clone`.
 #[diagnostic::do_not_recommend]
 impl<B: Clone + Send + 'static> Replay<B> for CloneBody {
     type Body = B;
@@ -125,7 +133,7 @@ impl<B: Body + Default + Send> Replay<B> for IfEmpty {
     }
 }
 
-// The request is never taken apart, nor kept: nothing is moved for a choice that costs nothing.
+// The request is neither taken apart nor saved, so that this choice costs no moves.
 impl<B: Send> Replay<B> for Never {
     type Body = B;
     type Saved = std::convert::Infallible;
@@ -171,7 +179,7 @@ impl<B: Send + 'static, F: Fn(&B) -> Option<B> + Clone + Send + 'static> Replay<
     }
 }
 
-/// A copy of a request, with this body.
+/// Copies a request, with this body.
 pub(crate) fn with_body<B, T>(request: &Request<B>, body: T) -> Request<T> {
     let mut copy = Request::new(body);
     *copy.method_mut() = request.method().clone();

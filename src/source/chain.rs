@@ -1,4 +1,4 @@
-//! Token sources that are tried in turn: the credential provider chain of cloud SDKs.
+//! Tries several token sources in order, as the credential provider chains of cloud SDKs do.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use crate::source::erased::DynSource;
 use crate::source::{FetchContext, Reason, TokenSource};
 use crate::token::Token;
 
-/// Token sources that are tried in order until one brings a token.
+/// Token sources that are tried in order until one returns a token.
 ///
 /// ```
 /// # use tower_bearer::testing::TokenServer;
@@ -24,7 +24,7 @@ use crate::token::Token;
 ///
 /// let issuer = Issuer::new(http).token_endpoint("https://auth.example.com/token");
 /// let grant = ClientCredentialsGrant::builder(&issuer, "my-app", "its secret").build()?;
-/// // A variable that is not set will not be set in a second either: `denied`.
+/// // If the variable is not set, a retry cannot succeed: `denied`.
 /// let environment = async |_| Token::new(std::env::var("TOWER_BEARER_DOCS_TOKEN").map_err(Error::denied)?);
 /// let chain = TokenSourceChain::first_try("environment", environment)
 ///     .or_else("file", TokenFile::new("/run/secrets/api-token"))
@@ -36,37 +36,38 @@ use crate::token::Token;
 ///
 /// # Which source is asked
 ///
-/// A session begins with the first source that brings a token, whatever the failures of those before it. Later fetches ask
+/// A session begins with the first source that returns a token, however the earlier sources failed. Later fetches call
 /// this source first:
 ///
-/// | it fails | then |
+/// | if it | then |
 /// |---|---|
-/// | transiently: an outage, a file in the middle of a rotation | the fetch fails, and the current token is sent on |
-/// | transiently, after three failed fetches in a row | the other sources are tried in order |
-/// | otherwise: it is denied, or a setting is invalid | the other sources are tried in order |
-/// | it brings the token again that an API rejected | the other sources are tried in order |
+/// | fails transiently (an outage, a file that is being rotated) | the fetch fails, and requests still use the current token |
+/// | fails transiently after three failed fetches in a row | the other sources are tried in order |
+/// | fails otherwise (it is denied, or a setting is invalid) | the other sources are tried in order |
+/// | returns the token that an API rejected | the other sources are tried in order |
 ///
-/// A source that was denied is not asked again for 30 s, doubling to 15 min, so that no account gets locked while the
-/// others are asked again. [`TokenCache::refresh`](crate::TokenCache::refresh) asks it at once. A source that is not
-/// configured returns [`Error::denied`], because asking it again at once cannot help.
+/// A denied source is not called for 30 s, doubling to 15 min, so that calls for the other sources lock no account.
+/// [`TokenCache::refresh`](crate::TokenCache::refresh) calls it at once. A source that is not configured returns
+/// [`Error::denied`], because calling it again at once cannot help.
 ///
-/// The sources share the fetch deadline evenly. The source of the last token has all of it, until it has failed three times.
+/// The sources share the fetch deadline evenly. The source of the last token has all of it until three fetches in a row
+/// have failed.
 ///
-/// If no source brings a token, the error names each source with its failure ([`Error::failures`]). It is transient if one
-/// of the failures is, and denied if all are.
+/// If no source returns a token, the error names each source and its failure ([`Error::failures`]). It is transient if
+/// one of the failures is, and denied if all are.
 ///
 /// # Refresh tokens
 ///
-/// A refresh token goes to the source that it came from, and to no other. If the chain cannot know that, because a store or
-/// a former source of the session brought it, it goes to the only source that has an
-/// [`identity`](TokenSource::identity), else to the source of the last token. In a session that processes share, let one
-/// source of the chain have refresh tokens.
+/// The chain gives a refresh token only to the source that returned it. It cannot know that source if the refresh token
+/// is from a store or from an earlier source of the session. Then it gives it to the only source that has an
+/// [`identity`](TokenSource::identity), or else to the source of the last token. If several processes share a session,
+/// only one source of the chain should have refresh tokens.
 ///
-/// [`sign_out`](crate::TokenCache::sign_out) revokes the newest refresh token of the session, which is that of the last
-/// source that brought one.
+/// [`sign_out`](crate::TokenCache::sign_out) revokes the newest refresh token of the session, whichever source returned
+/// it.
 pub struct TokenSourceChain {
     sources: Vec<Named>,
-    /// Shared with the contexts of the sources, which report refresh tokens.
+    /// The contexts of the sources share it, because sources report refresh tokens.
     memory: Arc<Mutex<Memory>>,
 }
 
@@ -75,7 +76,7 @@ struct Named {
     source: Box<dyn DynSource>,
 }
 
-/// What a chain knows of its sources; of the session it knows no more than which source brought what.
+/// What the chain remembers of the session: which source returned what.
 #[derive(Default)]
 struct Memory {
     /// The source of the last token.
@@ -83,7 +84,7 @@ struct Memory {
     sources: Vec<Remembered>,
 }
 
-/// What one source brought.
+/// What the chain remembers of one source.
 #[derive(Default)]
 struct Remembered {
     token: Option<Token>,
@@ -91,10 +92,10 @@ struct Remembered {
     denial: Option<Denial>,
 }
 
-/// Why a source brought no token.
+/// Why a source returned no token.
 struct Failure {
     error: Error,
-    /// Whether asking it again would bring nothing else.
+    /// Whether another call would fail in the same way.
     is_final: bool,
 }
 
@@ -105,20 +106,21 @@ struct Denial {
     until: DualInstant,
 }
 
-/// After so many failed fetches in a row a transient failure is no reason to wait for the source of the last token.
-const MOST_FAILED_FETCHES: u32 = 3;
-/// How much of the fetch deadline the sources have: the chain's error, which names them, comes before the cache's.
+/// After this many failed fetches in a row, the other sources are tried even if the source of the last token fails
+/// transiently.
+const MAX_FAILED_FETCHES: u32 = 3;
+/// The sources' share of the fetch deadline. The chain's error, which names them, then comes before the cache's.
 const SHARE_OF_DEADLINE: f64 = 0.95;
 
 // === impl TokenSourceChain ===
 
 impl TokenSourceChain {
-    /// A chain that begins with this source. Errors call it by this name.
+    /// Creates a chain that begins with this source. The name is for errors.
     pub fn first_try(name: impl Into<String>, source: impl TokenSource) -> Self {
         Self { sources: Vec::new(), memory: Arc::default() }.or_else(name, source)
     }
 
-    /// Adds a source that is tried if those before it bring no token.
+    /// Adds a source that is tried if the earlier sources return no token.
     #[must_use]
     pub fn or_else(mut self, name: impl Into<String>, source: impl TokenSource) -> Self {
         self.sources.push(Named { name: name.into().into(), source: Box::new(source) });
@@ -126,8 +128,8 @@ impl TokenSourceChain {
         self
     }
 
-    /// Asks one source, which may take this long.
-    async fn ask(
+    /// Fetches from one source, which may take this long.
+    async fn fetch_from(
         &self,
         index: usize,
         context: &FetchContext,
@@ -145,12 +147,12 @@ impl TokenSourceChain {
             Ok(token) => {
                 let mut memory = lock(&self.memory);
                 memory.current = Some(index);
-                memory.sources[index].brought(&token);
+                memory.sources[index].returned(&token);
                 return Ok(token);
             }
             Err(error) => Failure { is_final: !error.is_transient(), error },
         };
-        // Not in `telemetry`, which imports this module's parent.
+        // The event is not in `telemetry`, because that module imports this module's parent.
         tracing::debug!(
             name: "chained_source_failed",
             target: "tower_bearer",
@@ -162,7 +164,7 @@ impl TokenSourceChain {
         Err(failure)
     }
 
-    /// What a source is told: of the session as much as came from that source.
+    /// The context for a source: of the session only what this source returned.
     fn context(&self, index: usize, context: &FetchContext, owner: Option<usize>, time: Duration) -> FetchContext {
         let memory = lock(&self.memory);
         let Remembered { token, refresh_token, .. } = &memory.sources[index];
@@ -177,7 +179,7 @@ impl TokenSourceChain {
         context.for_source(replaced.cloned(), refresh_token, report).with_deadline(time)
     }
 
-    /// Which source the session's refresh token came from.
+    /// The source that returned the session's refresh token.
     fn owner(&self, refresh_token: Option<&Secret>) -> Option<usize> {
         let refresh_token = refresh_token?;
         let memory = lock(&self.memory);
@@ -187,7 +189,7 @@ impl TokenSourceChain {
         known.or(only).or(memory.current)
     }
 
-    /// The denial because of which a source is not asked yet.
+    /// The denial because of which a source is not called yet.
     fn denial(&self, index: usize, context: &FetchContext) -> Option<Error> {
         let memory = lock(&self.memory);
         let Denial { error, until, .. } = memory.sources[index].denial.as_ref()?;
@@ -214,12 +216,12 @@ impl TokenSource for TokenSourceChain {
                 failures.push((Arc::clone(&self.sources[index].name), denial));
                 continue;
             }
-            let waits_for_it = Some(index) == current && context.failed_fetches() < MOST_FAILED_FETCHES;
-            let left = deadline.saturating_sub(context.clock().now().mono.saturating_sub(began));
-            let time = if waits_for_it { left } else { left.div_f64((order.len() - tried) as f64) };
-            match self.ask(index, &context, owner, time).await {
+            let is_preferred = Some(index) == current && context.failed_fetches() < MAX_FAILED_FETCHES;
+            let remaining = deadline.saturating_sub(context.clock().now().mono.saturating_sub(began));
+            let time = if is_preferred { remaining } else { remaining.div_f64((order.len() - tried) as f64) };
+            match self.fetch_from(index, &context, owner, time).await {
                 Ok(token) => return Ok(token),
-                Err(failure) if waits_for_it && !failure.is_final => return Err(failure.error),
+                Err(failure) if is_preferred && !failure.is_final => return Err(failure.error),
                 Err(failure) => failures.push((Arc::clone(&self.sources[index].name), failure.error)),
             }
         }
@@ -238,7 +240,7 @@ impl TokenSource for TokenSourceChain {
         failure.map_or(Ok(None), Err)
     }
 
-    /// Those of its sources in order; a chain whose sources have none has none.
+    /// The identities of the sources in order. If no source has an identity, the chain has none.
     fn identity(&self) -> Vec<String> {
         let identities: Vec<_> = self.sources.iter().map(|named| named.source.identity()).collect();
         if identities.iter().all(Vec::is_empty) {
@@ -258,7 +260,7 @@ impl fmt::Debug for TokenSourceChain {
 // === impl Memory ===
 
 impl Memory {
-    /// Forgets what an earlier session brought. Denials stay: an account can be locked in any session.
+    /// Forgets the tokens of an earlier session. Denials stay, because any session can lock an account.
     fn begin_session(&mut self) {
         self.current = None;
         for source in &mut self.sources {
@@ -270,7 +272,7 @@ impl Memory {
 // === impl Remembered ===
 
 impl Remembered {
-    fn brought(&mut self, token: &Token) {
+    fn returned(&mut self, token: &Token) {
         self.refresh_token = token.refresh_token().or(self.refresh_token.take());
         self.token = Some(token.clone());
         self.denial = None;

@@ -1,22 +1,22 @@
-//! OAuth 2: the grants of RFC 6749, and those that came after it.
+//! The OAuth 2 grants of RFC 6749 and of later RFCs.
 //!
 //! | type | for | defined in |
 //! |---|---|---|
 //! | [`ClientCredentialsGrant`] | a service that acts for itself | RFC 6749 section 4.4 |
 //! | [`PasswordGrant`] | servers that still ask for user name and password | RFC 6749 section 4.3 |
-//! | [`RefreshTokenGrant`] | a session that was saved, or that a login began | RFC 6749 section 6 |
-//! | [`TokenExchangeGrant`] | a token for another token | RFC 8693 |
-//! | [`JwtBearerGrant`] | a token for an assertion | RFC 7523 section 2.1 |
-//! | [`ExtensionGrant`] | a grant type of the server's own, with its parameters | RFC 6749 section 4.5 |
+//! | [`RefreshTokenGrant`] | a session that was saved, or that a login started | RFC 6749 section 6 |
+//! | [`TokenExchangeGrant`] | a token in exchange for another token | RFC 8693 |
+//! | [`JwtBearerGrant`] | a token in exchange for an assertion | RFC 7523 section 2.1 |
+//! | [`ExtensionGrant`] | a grant type that the server defines, with its parameters | RFC 6749 section 4.5 |
 //! | [`DeviceCodeLogin`] | a login on another device: an async function, then a [`RefreshTokenGrant`] | RFC 8628 |
 //! | `AuthorizationCodeLogin` | a login in a browser, with PKCE: the same | RFC 6749 section 4.1, RFC 7636 |
 //!
-//! A *grant* is a source of tokens; a *login* needs a person and brings one token. `AuthorizationCodeLogin` needs the
-//! feature `authorization-code`; `Assertion` and `SigningKey`, for what a key signs, need the feature `jwt`.
+//! A *grant* is a source of tokens. A *login* needs a person and returns one token. `AuthorizationCodeLogin` needs the
+//! feature `authorization-code`. `Assertion` and `SigningKey`, which sign assertions, need the feature `jwt`.
 //!
-//! Each is made for an [`Issuer`], which says where the endpoints are: by its metadata, or because they are named. The
-//! settings of a builder are checked by its `build`, whose error names the invalid field. [`ClientAuth`] is how the client
-//! authenticates, [`Revocation`] how a token is ended. Of an API that names its issuers, [`ProtectedResource`] reads them.
+//! Each takes an [`Issuer`], which knows the endpoints from its metadata or because they are named. A builder's `build`
+//! checks its settings; the error names the invalid field. [`ClientAuth`] says how the client authenticates, and
+//! [`Revocation`] revokes tokens. [`ProtectedResource`] reads which issuers an API names.
 
 mod answer_settings;
 mod assertion;

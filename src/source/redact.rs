@@ -1,15 +1,18 @@
-//! The issuer's words, as far as they can be repeated: known secrets replaced, control characters gone, bounded.
+//! Redaction: cleans an issuer's text for an error. Replaces known secrets and control characters, and bounds the
+//! length.
 //!
-//! A secret is recognised whatever the case of its letters, and
-//! - as it is, or as forms, URLs, JSON and HTML write it, each of its characters in any of these ways;
-//! - in base64 or hexadecimal digits, if it has 8 characters or more;
-//! - from its beginning to where the text ends, because the issuer or its gateway may have cut the text off.
+//! A secret is recognised in any case of its letters, and
+//! - as it is, or escaped for forms, URLs, JSON or HTML, even if its characters are escaped in different ways;
+//! - in base64 or hexadecimal digits, if it has at least 8 characters;
+//! - if only its beginning is at the end of the text, because the issuer or its gateway may have truncated the text.
 //!
-//! What cannot be recognised: a part of a secret from its middle, a secret that is encoded twice, encrypted or hashed, in
-//! another order, or with other texts in between; and a secret that this crate does not know.
+//! Some secrets cannot be recognised:
+//! - a part from the middle of a secret;
+//! - a secret that is encoded twice, encrypted, hashed, reordered or interspersed with other text;
+//! - a secret that this crate does not know.
 //!
-//! The work is linear in the text and in the secrets: each view of the text is read once for each secret, by the
-//! algorithm of Knuth, Morris and Pratt.
+//! The work is linear in the text and in the secrets: the algorithm of Knuth, Morris and Pratt reads each view of the
+//! text once for each secret.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -19,59 +22,59 @@ use crate::source::redact::view::{View, views};
 
 mod view;
 
-/// How much of an issuer's text an error repeats, in characters.
-const LONGEST_TEXT: usize = 256;
-/// How much of an issuer's text is looked at for that, in bytes.
-const LONGEST_READ: usize = 4096;
-/// Of a secret that the end of the text cuts off, so much counts as the secret, in bytes.
-const CUT_OFF: usize = 4;
-/// Shorter secrets are not looked for in other encodings, where they would be found by chance.
-const SHORTEST_ENCODED: usize = 8;
-/// With more secrets than this nothing is repeated.
-const MOST_SECRETS: usize = 256;
+/// The longest text in an error, in characters.
+const MAX_TEXT: usize = 256;
+/// How much of an issuer's text is read for it, in bytes.
+const MAX_READ: usize = 4096;
+/// The shortest beginning of a secret that is redacted at the end of a truncated text, in bytes.
+const MIN_TRUNCATED: usize = 4;
+/// The shortest secret that is searched for in base64 and in hexadecimal digits. A shorter one would match by chance.
+const MIN_ENCODED: usize = 8;
+/// With more secrets than this, the whole text is redacted.
+const MAX_SECRETS: usize = 256;
 const REDACTED: &str = "[redacted]";
 
-/// The text's beginning.
+/// Cleans the beginning of the text.
 pub(crate) fn clean(text: &str, secrets: &[Secret]) -> String {
-    cleaned(text, secrets, Bounds { is_cut_off: true, characters: LONGEST_TEXT, bytes: LONGEST_READ })
+    cleaned(text, secrets, Bounds { is_truncated: true, characters: MAX_TEXT, bytes: MAX_READ })
 }
 
-/// The same of a code, which nothing cuts off: `invalid_token` is not the first part of the secret `token-1`.
+/// Cleans an error code, which is not truncated: `invalid_token` does not end in the beginning of the secret `token-1`.
 pub(crate) fn clean_code(code: &str, secrets: &[Secret]) -> String {
-    // Nobody writes a code that long.
-    let is_cut_off = code.len() > LONGEST_TEXT;
-    cleaned(code, secrets, Bounds { is_cut_off, characters: LONGEST_TEXT, bytes: LONGEST_READ })
+    // A longer code may be a truncated text.
+    let is_truncated = code.len() > MAX_TEXT;
+    cleaned(code, secrets, Bounds { is_truncated, characters: MAX_TEXT, bytes: MAX_READ })
 }
 
-/// The same of the end of a text, where programs say what stopped them.
+/// Cleans the end of a text, because a program prints there why it stopped.
 #[cfg(feature = "exec")]
 pub(crate) fn clean_end(text: &str, secrets: &[Secret]) -> String {
-    // All of it first: a cut through a secret would leave a half that nobody knows.
-    let bounds = Bounds { is_cut_off: true, characters: usize::MAX, bytes: usize::MAX };
+    // Clean the whole text first: a cut through a secret would leave an end that cannot be recognised.
+    let bounds = Bounds { is_truncated: true, characters: usize::MAX, bytes: usize::MAX };
     let clean = cleaned(text, secrets, bounds);
-    let start = clean.char_indices().rev().nth(LONGEST_TEXT - 1).map_or(0, |(start, _)| start);
+    let start = clean.char_indices().rev().nth(MAX_TEXT - 1).map_or(0, |(start, _)| start);
     clean[start..].trim().to_owned()
 }
 
 struct Bounds {
-    /// Whether the text may end within a secret, as it does where less than all of it is read.
-    is_cut_off: bool,
-    /// How much is written.
+    /// Whether the text may end within a secret.
+    is_truncated: bool,
+    /// How much is written, in characters.
     characters: usize,
-    /// How much is read.
+    /// How much is read, in bytes.
     bytes: usize,
 }
 
 fn cleaned(text: &str, secrets: &[Secret], bounds: Bounds) -> String {
     let text = text.trim();
     let read = &text[..floor_char_boundary(text, bounds.bytes)];
-    let mut hidden = hidden(read, secrets, bounds.is_cut_off).into_iter().peekable();
+    let mut secret_ranges = secret_ranges(read, secrets, bounds.is_truncated).into_iter().peekable();
     let (mut clean, mut remaining, mut at) = (String::new(), bounds.characters, 0);
-    // The bound counts what is written and not what is read: it can cut no secret in two.
+    // The bound counts what is written and not what is read, so that it cuts no secret in two.
     while remaining > 0
         && let Some(c) = read[at..].chars().next()
     {
-        if let Some((_, end)) = hidden.next_if(|(start, _)| *start <= at) {
+        if let Some((_, end)) = secret_ranges.next_if(|(start, _)| *start <= at) {
             clean.push_str(REDACTED);
             remaining = remaining.saturating_sub(REDACTED.len());
             at = end;
@@ -84,22 +87,22 @@ fn cleaned(text: &str, secrets: &[Secret], bounds: Bounds) -> String {
     clean.trim().to_owned()
 }
 
-/// Where in the text secrets are: ranges of whole characters in order, none of which overlap.
-fn hidden(text: &str, secrets: &[Secret], is_cut_off: bool) -> Vec<(usize, usize)> {
-    if secrets.len() > MOST_SECRETS {
+/// Returns where secrets are in the text: ordered ranges of whole characters that do not overlap.
+fn secret_ranges(text: &str, secrets: &[Secret], is_truncated: bool) -> Vec<(usize, usize)> {
+    if secrets.len() > MAX_SECRETS {
         return vec![(0, text.len())];
     }
     let views = views(text);
     let mut found = Vec::new();
     for secret in secrets {
         for pattern in patterns(secret.expose(), text.len()) {
-            views.iter().for_each(|view| pattern.search(view, is_cut_off, &mut found));
+            views.iter().for_each(|view| pattern.search(view, is_truncated, &mut found));
         }
     }
     found.sort_unstable();
     let mut merged: Vec<(usize, usize)> = Vec::new();
     for (start, end) in found {
-        // A view may begin and end a match within a character.
+        // A match in a view may begin and end within a character.
         let start = floor_char_boundary(text, start);
         let end = (end..=text.len()).find(|end| text.is_char_boundary(*end)).unwrap_or(text.len());
         match merged.last_mut() {
@@ -110,24 +113,24 @@ fn hidden(text: &str, secrets: &[Secret], is_cut_off: bool) -> Vec<(usize, usize
     merged
 }
 
-/// A secret, or an encoding of it, in small letters.
+/// A secret, or an encoding of it, in lower case.
 struct Pattern {
     bytes: Vec<u8>,
-    /// For each length of a part that matched: how much of its end is the pattern's beginning.
+    /// The failure function: for each length of a matched part, the length of its longest end that begins the pattern.
     failures: Vec<usize>,
-    /// Of a pattern that the end of the text cuts off, so much counts as the pattern.
-    cut_off: usize,
+    /// The shortest beginning of the pattern that matches at the end of a truncated text.
+    min_truncated: usize,
 }
 
-/// What is looked for, no longer than matters for a text of `length`.
+/// Returns the patterns to search for, each no longer than needed for a text of this length.
 fn patterns(secret: &str, length: usize) -> Vec<Pattern> {
-    // One more than fits: such a pattern can be cut off by the end of the text, and be found in no other way.
+    // One byte more than fits: such a pattern matches only where the text is truncated.
     let secret = &secret.as_bytes()[..secret.len().min(length.saturating_add(1))];
-    let mut patterns = vec![Pattern::new(secret.to_vec(), CUT_OFF)];
-    if secret.len() >= SHORTEST_ENCODED {
+    let mut patterns = vec![Pattern::new(secret.to_vec(), MIN_TRUNCATED)];
+    if secret.len() >= MIN_ENCODED {
         let hex = secret.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect();
         let base64 = [STANDARD_NO_PAD.encode(secret).into(), URL_SAFE_NO_PAD.encode(secret).into()];
-        patterns.extend(base64.into_iter().chain([hex]).map(|bytes| Pattern::new(bytes, SHORTEST_ENCODED)));
+        patterns.extend(base64.into_iter().chain([hex]).map(|bytes| Pattern::new(bytes, MIN_ENCODED)));
     }
     patterns.retain(|pattern| !pattern.bytes.is_empty());
     patterns
@@ -136,9 +139,9 @@ fn patterns(secret: &str, length: usize) -> Vec<Pattern> {
 // === impl Pattern ===
 
 impl Pattern {
-    fn new(mut bytes: Vec<u8>, cut_off: usize) -> Self {
+    fn new(mut bytes: Vec<u8>, min_truncated: usize) -> Self {
         bytes.make_ascii_lowercase();
-        let mut pattern = Self { failures: vec![0; bytes.len() + 1], bytes, cut_off };
+        let mut pattern = Self { failures: vec![0; bytes.len() + 1], bytes, min_truncated };
         let mut matched = 0;
         for at in 1..pattern.bytes.len() {
             matched = pattern.step(matched, pattern.bytes[at]);
@@ -147,7 +150,7 @@ impl Pattern {
         pattern
     }
 
-    /// How much has matched after this byte.
+    /// Returns how much of the pattern matches after this byte.
     fn step(&self, mut matched: usize, byte: u8) -> usize {
         count_step();
         while matched > 0 && self.bytes[matched] != byte {
@@ -158,7 +161,7 @@ impl Pattern {
     }
 
     /// Finds the pattern in one view of the text. Matches do not overlap.
-    fn search(&self, view: &View, is_cut_off: bool, found: &mut Vec<(usize, usize)>) {
+    fn search(&self, view: &View, is_truncated: bool, found: &mut Vec<(usize, usize)>) {
         let mut matched = 0;
         for (at, byte) in view.bytes.iter().enumerate() {
             matched = self.step(matched, *byte);
@@ -167,24 +170,27 @@ impl Pattern {
                 matched = 0;
             }
         }
-        if is_cut_off && matched >= self.cut_off {
-            // Up to the end of the text, which may be the first part of an escape.
+        if is_truncated && matched >= self.min_truncated {
+            // The match ends where the text ends, because the view leaves out an escape that is truncated.
             found.push((view.starts[view.bytes.len() - matched], view.text_length));
         }
     }
 }
 
-/// Neither a control character nor one that turns or hides its neighbours.
+/// Whether this is neither a control character nor an invisible one that changes how its neighbours are shown.
 fn is_printable(c: char) -> bool {
-    let hides = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    !c.is_control() && !hides
+    let is_invisible = matches!(
+        c,
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+    );
+    !c.is_control() && !is_invisible
 }
 
 fn floor_char_boundary(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
 }
 
-/// What the tests count instead of time.
+/// Counts a step, so that tests can measure the work without a clock.
 #[inline]
 fn count_step() {
     #[cfg(test)]

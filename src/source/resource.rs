@@ -1,4 +1,4 @@
-//! What an API says of itself: its protected resource metadata (RFC 9728), which names its authorization servers.
+//! Reads an API's protected resource metadata (RFC 9728), which names its authorization servers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::source::answer::decode;
 use crate::source::transport::{self, CALL_DEADLINE, EndpointUrl, HttpClient, HttpSend, TokenResponse};
 
-/// An API that says who issues tokens for it (RFC 9728), as MCP servers do.
+/// An API that names its token issuers in metadata (RFC 9728), as MCP servers do.
 ///
 /// ```
 /// # use serde_json::json;
@@ -29,26 +29,26 @@ use crate::source::transport::{self, CALL_DEADLINE, EndpointUrl, HttpClient, Htt
 /// let resource = ProtectedResource::discover(http.clone(), "https://mcp.example.com/mcp")
 ///     .challenged_by(&Challenge::all(response.headers()));
 /// let metadata = resource.metadata().await?;
-/// // Only to an issuer that the program trusts with its credentials: an API can name any.
+/// // An API can name any issuer. Use only one that the program trusts with its credentials.
 /// let known = metadata.authorization_servers().find(|server| *server == "https://auth.example.com");
 /// let issuer = known.map(|server| Issuer::discover(http, server));
 /// # assert!(issuer.is_some());
 /// # Ok(()) }
 /// ```
 ///
-/// # Which addresses an API may name
+/// # Which URLs an API may name
 ///
-/// Its challenge and its document come from the API, and the program calls what they name (RFC 9728 section 7.7):
+/// Challenge and document come from the API, and the program calls the URLs that they name (RFC 9728 section 7.7):
 ///
 /// | named | must be |
 /// |---|---|
-/// | the document, by `resource_metadata` in a challenge | of the API's own origin; [`metadata_url`](ProtectedResource::metadata_url) names another |
-/// | an authorization server, in the document | `https://`; of an API on loopback also plain `http://` on loopback |
+/// | the document, by `resource_metadata` in a challenge | at the API's origin; use [`metadata_url`](ProtectedResource::metadata_url) for another |
+/// | an authorization server, in the document | `https://`; for an API on loopback also plain `http://` on loopback |
 ///
-/// An `https://` authorization server may still be a host of your own network, and one that an attacker runs: its metadata is
-/// read, and the client's credentials are sent to it. Compare it with those you know before a secret goes there. If they
-/// cannot be known in advance, use a client that refuses the addresses of your network, and credentials that were
-/// registered at that server.
+/// An `https://` authorization server may still be a host of your own network, or belong to an attacker. The program
+/// reads its metadata and sends the client's credentials to it. Compare it with the servers that you know before you
+/// send a secret. If you cannot know them in advance, use a client that refuses the addresses of your network, and
+/// credentials that were registered at that server.
 #[derive(Clone)]
 pub struct ProtectedResource {
     http: Arc<dyn HttpSend>,
@@ -57,14 +57,16 @@ pub struct ProtectedResource {
     allows_insecure: bool,
 }
 
-/// Where the document is, and who says so.
+/// The URL of the document.
 #[derive(Clone)]
 enum MetadataUrl {
+    /// From the program.
     Named(Arc<str>),
+    /// From a challenge of the API.
     Challenged(Arc<str>),
 }
 
-/// What an API says of itself (RFC 9728 section 2).
+/// The metadata of an API (RFC 9728 section 2).
 #[derive(Clone, Debug)]
 pub struct ResourceMetadata {
     resource: String,
@@ -77,17 +79,18 @@ const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 // === impl ProtectedResource ===
 
 impl ProtectedResource {
-    /// The API with this resource identifier: its URL, exactly as its metadata writes it.
+    /// Names the API by its resource identifier: its URL, exactly as in its metadata.
     ///
-    /// The metadata is looked for where RFC 9728 section 3.1 has it, then at the root of the host, as MCP clients do.
-    /// `http` is any tower HTTP client; a client with the layer serves as well, and no token goes with the call.
+    /// [`metadata`](Self::metadata) looks at the URL of RFC 9728 section 3.1, then at the root of the host, as MCP
+    /// clients do. `http` is any tower HTTP client. It may include the layer, which adds no token to this call.
     pub fn discover<B: 'static>(http: impl HttpClient<B>, identifier: &str) -> Self {
         let http = transport::sync_client(http);
         Self { http, identifier: identifier.into(), metadata_url: None, allows_insecure: false }
     }
 
-    /// Takes the address of the metadata from a response's challenges, if they name one by `resource_metadata` (RFC 9728
-    /// section 5.1) in whatever scheme. It must be of the API's own origin.
+    /// Takes the URL of the metadata from a response's challenges, if they name one.
+    ///
+    /// A challenge of any scheme names it by `resource_metadata` (RFC 9728 section 5.1). It must have the API's origin.
     #[must_use]
     pub fn challenged_by(self, challenges: &[Challenge]) -> Self {
         let named = challenges.iter().find_map(|challenge| challenge.param("resource_metadata"));
@@ -95,71 +98,75 @@ impl ProtectedResource {
         Self { metadata_url, ..self }
     }
 
-    /// Names the address of the metadata, if it is neither where the identifier says nor of the API's origin.
+    /// Sets the URL of the metadata, which may have any origin.
     #[must_use]
     pub fn metadata_url(self, url: &str) -> Self {
         Self { metadata_url: Some(MetadataUrl::Named(url.into())), ..self }
     }
 
-    /// Allows plain `http://` beyond loopback, for the API, its metadata and the authorization servers that it names:
-    /// where the network itself is trusted. Whoever is on the way can then name another authorization server.
+    /// Allows plain `http://` beyond loopback, if the network itself is trusted.
+    ///
+    /// It applies to the API, its metadata and the authorization servers that it names. An attacker on the network can
+    /// then name another authorization server.
     #[must_use]
     pub fn allow_insecure(self) -> Self {
         Self { allows_insecure: true, ..self }
     }
 
-    /// Reads the metadata. An API may change it at any time, and says so by a new challenge (RFC 9728 section 5.2).
+    /// Reads the metadata.
+    ///
+    /// An API may change it at any time, and announces that by a new challenge (RFC 9728 section 5.2).
     ///
     /// # Errors
     /// Returns an error if
-    /// - the identifier or the address of the metadata is invalid, or a challenge names another origin,
-    /// - no answer comes within 30 s,
-    /// - there is no JSON document, or it is that of another resource (RFC 9728 section 3.3).
+    /// - the identifier or the URL of the metadata is invalid, or a challenge names another origin,
+    /// - the server does not answer within 30 s,
+    /// - the answer is not a JSON document, or is that of another resource (RFC 9728 section 3.3).
     ///
     /// # Cancel safety
     /// Dropping the future drops the call.
     pub async fn metadata(&self) -> Result<ResourceMetadata, Error> {
-        let places = self.places()?;
-        match tokio::time::timeout(CALL_DEADLINE, self.read(&places)).await {
+        let urls = self.urls()?;
+        match tokio::time::timeout(CALL_DEADLINE, self.read(&urls)).await {
             Ok(read) => read,
-            Err(_) => Err(Error::silent(Arc::clone(places[0].name()), CALL_DEADLINE)),
+            Err(_) => Err(Error::silent(Arc::clone(urls[0].name()), CALL_DEADLINE)),
         }
     }
 
-    /// Where the metadata may be, in this order; never empty.
-    fn places(&self) -> Result<Vec<EndpointUrl>, Error> {
+    /// The possible URLs of the metadata, in order. There is at least one.
+    fn urls(&self) -> Result<Vec<EndpointUrl>, Error> {
         let checked = |field, url: &str| EndpointUrl::checked(field, url, self.allows_insecure);
         let resource = checked("resource", &self.identifier)?;
         if self.identifier.contains('#') {
-            return Err(Error::invalid("resource", "leave out the fragment: no resource identifier has one"));
+            return Err(Error::invalid("resource", "remove the fragment; a resource identifier has none"));
         }
         match &self.metadata_url {
             Some(MetadataUrl::Named(url)) => Ok(vec![checked("metadata_url", url)?]),
             Some(MetadataUrl::Challenged(url)) => {
-                let place = checked("resource_metadata", url)?;
-                if !place.has_origin_of(&resource) {
-                    let problem = "the challenge names an address of another origin than the API's; if it is right, name it with `ProtectedResource::metadata_url`";
+                let url = checked("resource_metadata", url)?;
+                if !url.has_origin_of(&resource) {
+                    let problem = "the challenge names a URL of another origin; if that is right, set it with `ProtectedResource::metadata_url`";
                     return Err(Error::invalid("resource_metadata", problem));
                 }
-                Ok(vec![place])
+                Ok(vec![url])
             }
             None => {
                 let (host, path) = split(&self.identifier);
                 let path = if path == "/" { "" } else { path };
-                let mut places = vec![checked("resource", &format!("{host}{WELL_KNOWN}{path}"))?];
+                let mut urls = vec![checked("resource", &format!("{host}{WELL_KNOWN}{path}"))?];
                 if !path.is_empty() {
-                    places.push(checked("resource", &format!("{host}{WELL_KNOWN}"))?);
+                    urls.push(checked("resource", &format!("{host}{WELL_KNOWN}"))?);
                 }
-                Ok(places)
+                Ok(urls)
             }
         }
     }
 
-    /// Reads the first document that is right. The error is that of the first place, unless there is nothing there.
-    async fn read(&self, places: &[EndpointUrl]) -> Result<ResourceMetadata, Error> {
+    /// Reads the first document that is valid. The error is that of the first URL, unless its status is 404.
+    async fn read(&self, urls: &[EndpointUrl]) -> Result<ResourceMetadata, Error> {
         let mut failure: Option<Error> = None;
-        for place in places {
-            let answer = place.send(&*self.http, &Clock::System, Request::new(Bytes::new()), Vec::new()).await;
+        for url in urls {
+            let answer = url.send(&*self.http, &Clock::System, Request::new(Bytes::new()), Vec::new()).await;
             match answer.and_then(|answer| self.read_answer(&answer)) {
                 Ok(metadata) => return Ok(metadata),
                 Err(error) => {
@@ -167,7 +174,7 @@ impl ProtectedResource {
                 }
             }
         }
-        Err(failure.expect("there is a place"))
+        Err(failure.expect("there is a URL"))
     }
 
     fn read_answer(&self, answer: &TokenResponse) -> Result<ResourceMetadata, Error> {
@@ -182,7 +189,7 @@ impl ProtectedResource {
             Some(other) => {
                 let (other, asked) = (answer.clean(other), &self.identifier);
                 let problem = format!(
-                    "it is that of the resource {other}, and {asked} was asked for; name the one that is meant, exactly as it is written"
+                    "it is that of the resource {other}, not of {asked}; name the resource exactly as its metadata does"
                 );
                 return Err(answer.unusable(problem));
             }
@@ -211,36 +218,40 @@ impl fmt::Debug for ProtectedResource {
 // === impl ResourceMetadata ===
 
 impl ResourceMetadata {
-    /// The resource identifier: what a token call names by the `resource` setting of a grant (RFC 8707), so that another API
-    /// cannot use the token.
+    /// Returns the resource identifier.
+    ///
+    /// Pass it to the `resource` setting of a grant (RFC 8707), so that no other API can use the token.
     pub fn resource(&self) -> &str {
         &self.resource
     }
 
-    /// The issuer identifiers of the authorization servers, for [`Issuer::discover`](crate::oauth2::Issuer::discover);
-    /// without those that are no URLs, or plain `http://`.
+    /// Returns the issuer identifiers of the authorization servers.
+    ///
+    /// They are for [`Issuer::discover`](crate::oauth2::Issuer::discover). Invalid URLs and plain `http://` are left
+    /// out, as described [above](ProtectedResource).
     pub fn authorization_servers(&self) -> impl Iterator<Item = &str> {
         self.authorization_servers.iter().map(String::as_str)
     }
 
-    /// The scopes that the API tells of. They are no advice to ask for all of them (RFC 9728 section 7.2); what a request
-    /// needs is the `scope` of its challenge.
+    /// Returns the scopes that the API publishes.
+    ///
+    /// Do not request all of them (RFC 9728 section 7.2). The `scope` of a challenge names those that a request needs.
     pub fn scopes_supported(&self) -> impl Iterator<Item = &str> {
         strings(&self.members, "scopes_supported")
     }
 
-    /// All members, as the API sent them.
+    /// Returns all members, as the API sent them.
     pub fn members(&self) -> &Map<String, Value> {
         &self.members
     }
 }
 
-/// The texts of a list.
+/// The strings of an array.
 fn strings<'a>(members: &'a Map<String, Value>, name: &str) -> impl Iterator<Item = &'a str> {
     members.get(name).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// Scheme and host of a URL, and what follows them.
+/// Splits a URL after the host.
 fn split(url: &str) -> (&str, &str) {
     let host = url.find("://").map_or(0, |scheme| scheme + 3);
     let end = url[host..].find(['/', '?']).map_or(url.len(), |end| host + end);

@@ -1,4 +1,4 @@
-//! Secrets that are known, and secrets that are asked for at each fetch.
+//! Secrets that are values, and secrets that a closure returns at each fetch.
 
 use std::fmt;
 use std::pin::Pin;
@@ -11,10 +11,11 @@ use crate::error::Error;
 use crate::secret::Secret;
 use crate::source::require_non_empty;
 
-/// A secret: a value, or an async closure that is called at each fetch (a vault, a file that is rewritten).
+/// A secret: a value, or an async closure that is called at each fetch.
 ///
-/// Implemented for everything that turns into a [`Secret`], such as `&str` and `String`, and for closures that return
-/// it, with any error that turns into a boxed error. The `M` is there to tell the two apart, and is always inferred.
+/// A closure may read a vault, or a file that is rewritten. Every type that converts into a [`Secret`], such as `&str`
+/// and `String`, implements this trait. So do closures that return such a type, with any error that converts into a
+/// boxed error. `M` distinguishes the two, and is always inferred.
 ///
 /// ```
 /// # fn main() -> Result<(), tower_bearer::Error> {
@@ -30,15 +31,15 @@ use crate::source::require_non_empty;
 /// # Ok(()) }
 /// ```
 ///
-/// A closure that owns something its futures use has to be an ordinary closure that hands each future its own:
+/// If the futures of a closure use something that it owns, write an ordinary closure that clones it for each future:
 /// `move || { let vault = vault.clone(); async move { vault.read("password").await } }`.
 ///
-/// A value is checked when the source is built. What a closure returns is freed of white space at its end and of a byte
-/// order mark, for the sake of files and their last line break, and checked when it is used. Where it fails, the fetch fails, and is tried again
-/// after a pause; with [`Error::denied`] it says that trying again cannot help, as a [`TokenSource`](crate::TokenSource)
-/// does.
+/// A value is checked when the source is built. The secret that a closure returns is checked when it is used. Before
+/// that, white space at its end and a byte order mark are removed, because files have them. If the closure fails, the
+/// fetch fails, and is retried after a pause. With [`Error::denied`] the closure says that a retry cannot succeed, as a
+/// [`TokenSource`](crate::TokenSource) does.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no secret",
+    message = "`{Self}` is not a secret",
     note = "a secret is a `String`, a `&str`, a `Secret`, or an async closure that returns a `Result` of one, such as \
             `async || vault.read().await`"
 )]
@@ -47,7 +48,7 @@ pub trait SecretSource<M> {
     fn into_provider(self) -> SecretProvider;
 }
 
-/// Where a secret comes from.
+/// A secret, or a closure that returns it.
 #[derive(Clone)]
 #[expect(unnameable_types, reason = "the sealed half of a public trait")]
 pub struct SecretProvider(Kind);
@@ -58,9 +59,9 @@ enum Kind {
     Closure(Arc<Closure>),
 }
 
-type Asked = Pin<Box<dyn Future<Output = Result<Secret, BoxError>> + Send>>;
-/// Called with the time of the fetch.
-type Closure = dyn Fn(SystemTime) -> Asked + Send + Sync;
+type SecretFuture = Pin<Box<dyn Future<Output = Result<Secret, BoxError>> + Send>>;
+/// A closure that takes the time of the fetch.
+type Closure = dyn Fn(SystemTime) -> SecretFuture + Send + Sync;
 
 impl<T: Into<Secret>> SecretSource<Secret> for T {
     #[doc(hidden)]
@@ -79,8 +80,8 @@ where
     #[doc(hidden)]
     fn into_provider(self) -> SecretProvider {
         SecretProvider(Kind::Closure(Arc::new(move |_| {
-            let asked = self();
-            Box::pin(async move { asked.await.map(Into::into).map_err(Into::into) })
+            let secret = self();
+            Box::pin(async move { secret.await.map(Into::into).map_err(Into::into) })
         })))
     }
 }
@@ -88,7 +89,7 @@ where
 // === impl SecretProvider ===
 
 impl SecretProvider {
-    /// A provider that makes the secret from the time of the fetch.
+    /// A provider that makes a secret for the time of the fetch.
     #[cfg(feature = "jwt")]
     pub(crate) fn made_at(make: impl Fn(SystemTime) -> Result<Secret, Error> + Send + Sync + 'static) -> Self {
         Self(Kind::Closure(Arc::new(move |now| {
@@ -97,12 +98,12 @@ impl SecretProvider {
         })))
     }
 
-    /// Checks a value; what a closure returns is checked when it is used.
+    /// Checks a value. The secret that a closure returns is checked when it is used.
     pub(crate) fn check(&self, field: &'static str) -> Result<(), Error> {
         self.value().map_or(Ok(()), |secret| require_non_empty(field, secret.expose()))
     }
 
-    /// The secret, where it is a value.
+    /// The secret, if it is a value.
     pub(crate) fn value(&self) -> Option<&Secret> {
         match &self.0 {
             Kind::Value(secret) => Some(secret),
@@ -110,12 +111,12 @@ impl SecretProvider {
         }
     }
 
-    /// The secret as it is now.
+    /// Returns the value, or calls the closure.
     pub(crate) async fn get(&self, field: &'static str, now: SystemTime) -> Result<Secret, Error> {
         match &self.0 {
             Kind::Value(secret) => Ok(secret.clone()),
-            Kind::Closure(ask) => {
-                let secret = ask(now).await.map_err(|error| Error::secret(field, error))?;
+            Kind::Closure(closure) => {
+                let secret = closure(now).await.map_err(|error| Error::secret(field, error))?;
                 let text = secret.expose();
                 let bare = text.strip_prefix('\u{feff}').unwrap_or(text).trim_end();
                 let secret = if bare == text { secret.clone() } else { bare.into() };
@@ -130,7 +131,7 @@ impl fmt::Debug for SecretProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Kind::Value(_) => "[redacted]",
-            Kind::Closure(_) => "[asked for at each fetch]",
+            Kind::Closure(_) => "[read at each fetch]",
         })
     }
 }

@@ -1,4 +1,4 @@
-//! One exchange with a server, over any tower service: bounded, and with no trust in the answer.
+//! Sends one request to a server over any tower service, and reads an untrusted answer of bounded size.
 
 use std::borrow::Cow;
 use std::marker::PhantomData;
@@ -24,56 +24,60 @@ use crate::source::redact;
 
 /// Any tower HTTP client, for calls to a token endpoint.
 ///
-/// Implemented for every `Service<http::Request<B>, Response = http::Response<A>>` that is `Clone + Send`, whose request
-/// body is made from [`Bytes`] and whose errors turn into a boxed error: hyper-util's client, `BoxCloneService`,
-/// `Buffer`, and whole service stacks. The client must not follow redirects: a redirected token call would carry the
-/// credentials along.
+/// Every `Service<http::Request<B>, Response = http::Response<A>>` that is `Clone + Send` implements it, if its request
+/// body converts from [`Bytes`] and its error into a boxed error. Examples are hyper-util's client, `BoxCloneService`,
+/// `Buffer`, and whole service stacks. The client must not follow redirects, because a redirected token call would
+/// carry the credentials along.
 pub trait HttpClient<B>: Clone + Send + 'static {
     /// Sends one request and reads the whole answer, up to 1 MiB.
     ///
     /// # Errors
-    /// The service's own, that of reading the body, or that the body is too long.
+    /// Returns an error if
+    /// - the service returns one;
+    /// - the body cannot be read;
+    /// - the body is too long.
     ///
     /// # Cancel safety
     /// Dropping the future drops the request, which may have reached the server.
     fn exchange(self, request: Request<Bytes>) -> impl Future<Output = Result<Response<Bytes>, BoxError>> + Send;
 }
 
-/// Where a call goes.
+/// The URL of an endpoint.
 #[derive(Clone)]
 pub(crate) struct EndpointUrl {
     uri: Uri,
-    /// As errors show it: without query.
+    /// The URL in errors: without the query.
     name: Arc<str>,
 }
 
-/// What a token endpoint answered.
+/// The answer of a token endpoint.
 pub(crate) struct TokenResponse {
     pub(crate) endpoint: Arc<str>,
     pub(crate) status: StatusCode,
     pub(crate) retry_after: Option<Duration>,
-    /// What the time is: by the server's clock if it tells it (RFC 9110 section 6.6.1), else by ours.
+    /// The time of the answer: its `Date` header (RFC 9110 section 6.6.1), or the local time if it has none.
     pub(crate) now: SystemTime,
-    /// How the body is compressed, if it is.
+    /// The compression of the body, if any.
     content_encoding: Option<String>,
     pub(crate) body: Bytes,
-    /// What no error from this answer repeats.
+    /// The secrets to redact from errors of this answer.
     pub(crate) secrets: Vec<Secret>,
 }
 
-/// A client behind a pointer, whatever its types. The lock makes a service that is not `Sync` shareable.
+/// An [`HttpClient`] without its type parameters, for `dyn`.
 pub(crate) trait HttpSend: Send + Sync {
     fn send(&self, request: Request<Bytes>) -> SendFuture;
 }
 pub(crate) type SendFuture = Pin<Box<dyn Future<Output = Result<Response<Bytes>, BoxError>> + Send>>;
+/// A client that is `Sync`, because its service, which may not be, is behind a lock.
 struct SyncClient<S, B>(Mutex<S>, PhantomData<fn(B)>);
 
 /// How long a call outside a fetch waits for its answer.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(30);
-/// How much of an answer's words is kept for decisions, in characters.
-const LONGEST_SAID: usize = 1024;
-/// No token answer is longer.
-const LONGEST_ANSWER: usize = 1024 * 1024;
+/// How much of an error's code and description is kept for decisions, in characters.
+const MAX_SAID: usize = 1024;
+/// The longest body that is read.
+const MAX_BODY: usize = 1024 * 1024;
 
 // === the client ===
 
@@ -90,7 +94,7 @@ where
     async fn exchange(self, request: Request<Bytes>) -> Result<Response<Bytes>, BoxError> {
         let response = self.oneshot(request.map(B::from)).await.map_err(Into::into)?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, LONGEST_ANSWER).collect().await?.to_bytes();
+        let body = Limited::new(body, MAX_BODY).collect().await?.to_bytes();
         Ok(Response::from_parts(head, body))
     }
 }
@@ -102,7 +106,7 @@ impl<S: HttpClient<B>, B: 'static> HttpSend for SyncClient<S, B> {
     }
 }
 
-/// Any client, behind a pointer.
+/// Converts any client to one behind a pointer.
 pub(crate) fn sync_client<B: 'static>(http: impl HttpClient<B>) -> Arc<dyn HttpSend> {
     Arc::new(SyncClient(Mutex::new(http), PhantomData))
 }
@@ -110,21 +114,23 @@ pub(crate) fn sync_client<B: 'static>(http: impl HttpClient<B>) -> Arc<dyn HttpS
 // === impl EndpointUrl ===
 
 impl EndpointUrl {
-    /// The address, which may be plain `http://` beyond loopback if that is allowed by the setting `allow_insecure`.
+    /// Checks the URL, which may be plain `http://` beyond loopback if the setting `allow_insecure` allows it.
     pub(crate) fn checked(field: &'static str, url: &str, allow_insecure: bool) -> Result<Self, Error> {
-        let address = Self::of(origin::endpoint(field, url)?, url);
-        if address.is_exposed() && !allow_insecure {
+        let url = Self::of(origin::endpoint(field, url)?, url);
+        if url.is_exposed() && !allow_insecure {
             let problem = "plain http:// shows the credentials to everyone on the way; write https://, or call `allow_insecure` if the network itself is trusted";
             return Err(Error::invalid(field, problem));
         }
-        Ok(address)
+        Ok(url)
     }
 
     fn of(uri: Uri, url: &str) -> Self {
         Self { uri, name: url.split(['?', '#']).next().unwrap_or_default().into() }
     }
 
-    /// Warns if what is sent there can be read on the way. Not in `telemetry`, which imports this module's parent.
+    /// Warns if others on the network can read what is sent there.
+    ///
+    /// The event is not in `telemetry`, because that module imports this module's parent.
     pub(crate) fn warn_if_exposed(&self) {
         if self.is_exposed() {
             tracing::warn!(
@@ -136,7 +142,7 @@ impl EndpointUrl {
         }
     }
 
-    /// Whether what is sent there can be read on the way.
+    /// Whether others on the network can read what is sent there.
     pub(crate) fn is_exposed(&self) -> bool {
         origin::is_exposed(&self.uri)
     }
@@ -145,25 +151,25 @@ impl EndpointUrl {
         self.uri.scheme() == Some(&Scheme::HTTPS)
     }
 
-    /// Whether it is at the same scheme, host and port.
+    /// Whether both URLs have the same scheme, host and port.
     pub(crate) fn has_origin_of(&self, other: &Self) -> bool {
         origin::is_same(&self.uri, &other.uri)
     }
 
-    /// As errors show it.
+    /// The URL in errors.
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// The address with this query behind the one it has.
+    /// The URL with this query appended to its own.
     #[cfg(feature = "authorization-code")]
     pub(crate) fn with_query(&self, query: &str) -> String {
         let url = self.uri.to_string();
-        let joint = if self.uri.query().is_some() { '&' } else { '?' };
-        format!("{url}{joint}{query}")
+        let separator = if self.uri.query().is_some() { '&' } else { '?' };
+        format!("{url}{separator}{query}")
     }
 
-    /// One exchange with it. The clock says what time it is when the answer comes.
+    /// Sends a request to the endpoint, and reads the answer. The clock gives the time of the answer.
     pub(crate) async fn send(
         &self,
         http: &dyn HttpSend,
@@ -172,16 +178,16 @@ impl EndpointUrl {
         secrets: Vec<Secret>,
     ) -> Result<TokenResponse, Error> {
         *request.uri_mut() = self.uri.clone();
-        // The client may hold the layer of the cache that waits for this answer.
+        // The client may include the layer of the cache that waits for this answer: adding a token would deadlock.
         request.extensions_mut().insert(NoToken);
         let headers = request.headers_mut();
         headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
-        // Without it, a server may compress its answer as it likes (RFC 9110 section 12.5.3), and a rotated refresh token in an
-        // answer that cannot be read is lost. A layer that decompresses takes what comes.
+        // Without this header, a server may use any compression (RFC 9110 section 12.5.3). If the answer cannot be
+        // read, a rotated refresh token in it is lost. A client that decompresses still decompresses the answer.
         headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
         let response = http.send(request).await.map_err(|error| {
             if error.is::<LengthLimitError>() {
-                Error::unusable(Some(self.name.clone()), "it is longer than 1 MiB, which no token answer is")
+                Error::unusable(Some(self.name.clone()), "it is longer than 1 MiB")
             } else {
                 Error::unreachable(self.name.clone(), error)
             }
@@ -190,7 +196,7 @@ impl EndpointUrl {
             endpoint: self.name.clone(),
             status: response.status(),
             retry_after: retry_after(response.headers(), clock.now().wall),
-            now: UNIX_EPOCH + sent(response.headers()).unwrap_or(clock.now().wall),
+            now: UNIX_EPOCH + date_header(response.headers()).unwrap_or(clock.now().wall),
             content_encoding: content_encoding(&response),
             body: response.into_body(),
             secrets,
@@ -201,12 +207,13 @@ impl EndpointUrl {
 // === impl TokenResponse ===
 
 impl TokenResponse {
-    /// An error from this answer. A borrowed code is one of ours; everything else is the issuer's words.
+    /// Returns an error from this answer. A borrowed code is a constant of this crate. Everything else is the issuer's
+    /// text.
     pub(crate) fn error(&self, denied: bool, code: Option<Cow<'static, str>>, text: Option<&str>) -> Error {
-        let bounded = |text: &str| Secret::from(text.chars().take(LONGEST_SAID).collect::<String>());
+        let bounded = |text: &str| Secret::from(text.chars().take(MAX_SAID).collect::<String>());
         let said = Said { code: code.as_deref().map(bounded), text: text.map(bounded) };
         let text = if self.status.is_redirection() {
-            Some("it redirects, which is not followed: name the final address".to_owned())
+            Some("it redirects, which is not followed; configure the final URL".to_owned())
         } else if let (None, Some(problem)) = (text, self.compression()) {
             Some(problem)
         } else {
@@ -226,17 +233,17 @@ impl TokenResponse {
         Error::answered(answered, denied, self.retry_after)
     }
 
-    /// The error of a body that is not what it should be, or cannot be read for being compressed.
+    /// Returns the error of a body with this problem, or of a compressed body.
     pub(crate) fn unreadable(&self, problem: &'static str) -> Error {
         self.unusable(self.compression().map_or(Cow::Borrowed(problem), Cow::Owned))
     }
 
-    /// What is wrong with a body that came compressed.
+    /// Describes the problem of a compressed body.
     fn compression(&self) -> Option<String> {
         let encoding = self.content_encoding.as_deref()?;
         Some(format!(
-            "its content-encoding is {}, which was not asked for: put a decompressing layer around the client, or have \
-             the server send it plain",
+            "its content-encoding is {}, which the request does not accept; wrap the client in a decompression layer, or \
+             configure the server not to compress",
             self.clean(encoding)
         ))
     }
@@ -245,21 +252,21 @@ impl TokenResponse {
         Error::unusable(Some(Arc::clone(&self.endpoint)), problem)
     }
 
-    /// The issuer's words, as far as they can be repeated.
+    /// Cleans an issuer's text for an error.
     pub(crate) fn clean(&self, text: &str) -> String {
         redact::clean(text, &self.secrets)
     }
 }
 
-/// The address of a path below a base.
+/// Appends a path to a base URL.
 pub(crate) fn join_path(field: &'static str, base: &str, path: &str) -> Result<String, Error> {
     if base.contains(['?', '#']) {
-        return Err(Error::invalid(field, "leave out query and fragment: a path is put behind it"));
+        return Err(Error::invalid(field, "remove the query and the fragment, because a path is appended"));
     }
     Ok(format!("{}/{path}", base.trim_end_matches('/')))
 }
 
-/// The encoding that a header names, or that the first bytes give away (RFC 1952 section 2.3.1).
+/// Reads the encoding from its header, or recognises gzip by the first bytes (RFC 1952 section 2.3.1).
 fn content_encoding(response: &Response<Bytes>) -> Option<String> {
     match response.headers().get(CONTENT_ENCODING) {
         Some(value) => Some(String::from_utf8_lossy(value.as_bytes()).trim().to_lowercase())
@@ -268,8 +275,10 @@ fn content_encoding(response: &Response<Bytes>) -> Option<String> {
     }
 }
 
-/// RFC 9110 section 10.2.3: seconds, or an HTTP date; several servers send fractions of seconds. The date is held against
-/// the issuer's own clock where it tells it (section 6.6.1), else against ours.
+/// Reads `Retry-After` (RFC 9110 section 10.2.3): seconds, or an HTTP date. Several servers send fractions of seconds.
+///
+/// A date is compared with the issuer's clock if the answer has a `Date` header (section 6.6.1), and otherwise with the
+/// local one.
 fn retry_after(headers: &HeaderMap, wall: Duration) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -278,15 +287,15 @@ fn retry_after(headers: &HeaderMap, wall: Duration) -> Option<Duration> {
     if let Some((seconds, fraction)) = text.split_once('.')
         && [seconds, fraction].iter().all(|digits| !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit()))
     {
-        // Too much of a pause is right, and too little is not.
+        // Round up: a longer pause is correct, a shorter one is not.
         let seconds: u64 = seconds.parse().unwrap_or(u64::MAX);
         return Some(Duration::from_secs(seconds.saturating_add(u64::from(fraction.contains(|c| c != '0')))));
     }
-    Some(date(text)?.saturating_sub(sent(headers).unwrap_or(wall)))
+    Some(date(text)?.saturating_sub(date_header(headers).unwrap_or(wall)))
 }
 
-/// When the issuer sent its answer, by its own clock.
-fn sent(headers: &HeaderMap) -> Option<Duration> {
+/// When the issuer sent its answer, by the issuer's clock.
+fn date_header(headers: &HeaderMap) -> Option<Duration> {
     headers.get(DATE).and_then(|value| date(value.to_str().ok()?))
 }
 

@@ -11,6 +11,6 @@ pub(crate) struct Fetch {
     pub(crate) took: Duration,
     /// How many callers waited for it.
     pub(crate) waiters: usize,
-    /// How long the first of them has waited.
+    /// How long the first of them waited.
     pub(crate) longest_wait: Duration,
 }

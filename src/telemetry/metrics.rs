@@ -48,14 +48,14 @@ const REASONS: [Reason; 5] = [Reason::First, Reason::Due, Reason::Expired, Reaso
 /// The name of a cache, if it has one.
 type Name<'a> = Option<&'a Arc<str>>;
 
-/// Sets every counter to zero before it counts. To Prometheus a counter that begins at one has not moved, and no alert
-/// would see the first failure.
+/// Sets every counter to zero before it counts. For Prometheus a counter that begins at one has not changed, so that no
+/// alert would see the first failure.
 pub(crate) fn begin(cache: Name<'_>) {
     gauge!(EXPIRES_AT, labels(cache)).set(0.0);
     begin_counters(cache);
 }
 
-/// The same for many caches with one name: they have no one token whose end could be told.
+/// Does the same for a group of caches, which has no current token, and so no gauge of its end.
 #[cfg(feature = "keyed")]
 pub(crate) fn begin_group(cache: Name<'_>) {
     counter!(KEYS_EVICTED, labels(cache)).increment(0);
@@ -93,7 +93,7 @@ pub(crate) fn record_unsaved(cache: Name<'_>, unsaved_for: Duration) {
     histogram!(UNSAVED, labels(cache)).record(unsaved_for);
 }
 
-/// So many keys more, or less.
+/// Adds to the number of keys, or subtracts from it.
 #[cfg(feature = "keyed")]
 pub(crate) fn add_keys(cache: Name<'_>, keys: f64) {
     gauge!(KEYS, labels(cache)).increment(keys);
@@ -108,7 +108,7 @@ pub(crate) fn count(cache: Name<'_>, counter: &'static str) {
     counter!(counter, labels(cache)).increment(1);
 }
 
-/// A fetch that ended; `remaining` if it brought a token.
+/// Counts a completed fetch. `remaining` is `Some` if it returned a token.
 pub(crate) fn count_fetch(cache: Name<'_>, outcome: &'static str, fetch: &Fetch, remaining: Option<Duration>) {
     let of_outcome = labels_of(cache, outcome, fetch.reason);
     counter!(FETCHES, of_outcome.clone()).increment(1);
@@ -156,9 +156,9 @@ fn labels_of(cache: Name<'_>, outcome: &'static str, reason: Reason) -> Vec<Labe
     labels
 }
 
-/// Tells the recorder what this crate's metrics mean and in what unit they are; call it after installing one.
+/// Describes this crate's metrics and their units to the recorder.
 ///
-/// They are listed in [`guide::observability`](crate::guide::observability).
+/// Call it after installing a recorder. [`guide::observability`](crate::guide::observability) lists the metrics.
 pub fn describe_metrics() {
     describe_counter!(FETCHES, Unit::Count, "Calls of the token source that ended, by outcome and reason");
     for (name, what) in COUNTERS {

@@ -1,4 +1,4 @@
-//! What can be seen of a session that processes share.
+//! The events and counters of a session that processes share.
 
 use std::time::Duration;
 
@@ -6,37 +6,37 @@ use crate::error::Error;
 
 const TARGET: &str = "tower_bearer";
 
-/// What happened to a shared session.
+/// An event of a shared session.
 pub(crate) enum Sharing<'a> {
-    /// The record holds a newer token, which takes the place of this process's without a token call.
+    /// The record holds a newer token, which replaces this process's token without a token call.
     Adopted { generation: u64, serial: u64, remaining: Duration },
     /// This process waited for the lease of another.
     LeaseWaited { waited: Duration, obtained: bool },
     /// A record was not saved, because the lease was lost or another process had saved one.
     Conflict { serial: u64 },
-    /// The store did not do what it was asked; `first` since it last did.
+    /// A call of the store failed. `first`: the call before succeeded.
     Unreachable { error: &'a Error, first: bool },
-    /// The store does what it is asked again.
+    /// A call of the store succeeded again.
     Reachable,
     /// A record that cannot be read was moved to this name.
     SetAside { why: &'static str, name: &'a str },
-    /// A record cannot be read, or belongs to someone else.
+    /// A record cannot be read, or has another identity.
     Unusable { why: &'static str },
-    /// An earlier refresh with the refresh token of the record did not come to its end.
+    /// An earlier refresh with the refresh token of the record did not complete.
     Resumed { serial: u64 },
-    /// The record had vanished or was older than what this process knows, and was written again.
+    /// The record was gone or older than this process's state, and was written again.
     Restored { serial: u64 },
-    /// The session was ended by another process.
+    /// Another process ended the session.
     Ended { signed_out: bool },
-    /// The answer of the issuer was saved: so long was it nowhere but in this process.
+    /// The answer of the issuer was saved. For the time `unsaved_for` it was only in this process.
     Saved { serial: u64, unsaved_for: Duration },
 }
 
 // === impl Sharing ===
 
 impl Sharing<'_> {
-    /// Tells of it, for the cache of this name.
-    pub(crate) fn tell(&self, cache: Option<&str>) {
+    /// Emits the event for the cache of this name.
+    pub(crate) fn emit(&self, cache: Option<&str>) {
         match *self {
             Self::Adopted { generation, serial, remaining } => tracing::debug!(
                 name: "token_adopted",
@@ -109,7 +109,7 @@ impl Sharing<'_> {
         }
     }
 
-    /// The counter that counts it.
+    /// The counter of this event.
     #[cfg(feature = "metrics")]
     pub(crate) fn counter(&self) -> Option<&'static str> {
         Some(match self {

@@ -1,5 +1,6 @@
-//! Nobody waits beside a usable token, none is served beyond its end, whatever its life and the clocks (promises 2, 3,
-//! 10, 11, 12).
+//! With any lifetime and any clock, no caller waits while a token is usable, and no token is served after its end.
+//!
+//! These are the promises 2, 3, 10, 11 and 12.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -23,8 +24,8 @@ fn cache(script: &Script) -> (TokenCache, ManualClock) {
     (TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap(), clock)
 }
 
-/// Asks every 10 ms for a minute of tokio's time.
-async fn ask_for_a_minute(cache: &TokenCache) {
+/// Calls `get` every 10 ms for a minute of tokio's time.
+async fn get_for_a_minute(cache: &TokenCache) {
     for _ in 0..6000 {
         let _ = cache.get().await;
         sleep(10 * MILLI).await;
@@ -34,7 +35,7 @@ async fn ask_for_a_minute(cache: &TokenCache) {
 // === fresh, due, expired ===
 
 #[tokio::test(start_paused = true)]
-async fn a_due_token_is_served_at_once_while_a_slow_refresh_runs_beside() {
+async fn a_due_token_is_served_at_once_during_a_slow_refresh() {
     let script = Script::living(100 * SECOND);
     let (cache, clock) = cache(&script);
     cache.get().await.unwrap();
@@ -52,7 +53,7 @@ async fn a_due_token_is_served_at_once_while_a_slow_refresh_runs_beside() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_part_of_a_life_is_seen_by_a_service_that_is_kept_and_by_one_cloned_for_each_request() {
+async fn kept_and_cloned_services_see_each_phase() {
     for cloned in [false, true] {
         let script = Script::living(100 * SECOND);
         let layer = BearerLayer::new(TokenCache::new(script.clone()), ["https://api.example.com"]).unwrap();
@@ -60,7 +61,8 @@ async fn each_part_of_a_life_is_seen_by_a_service_that_is_kept_and_by_one_cloned
             let sent = request.headers()[AUTHORIZATION].to_str().unwrap().to_owned();
             ready(Ok::<_, BoxError>(Response::new(sent)))
         }));
-        // Due between 75 and 80 s after it was asked for, expired after 90. Several at once: what is found is believed.
+        // The token is due between 75 and 80 s after it was requested, and expired after 90 s. Several requests at the
+        // same time use the cached check.
         for (later, requests, sent, calls) in
             [(0, 2, "t1", 1), (70, 3, "t1", 1), (15, 1, "t1", 2), (0, 3, "t2", 2), (70, 3, "t2", 2), (25, 3, "t3", 3)]
         {
@@ -77,7 +79,7 @@ async fn each_part_of_a_life_is_seen_by_a_service_that_is_kept_and_by_one_cloned
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expired_token_is_waited_out() {
+async fn a_caller_waits_if_the_token_has_expired() {
     let script = Script::living(100 * SECOND);
     let (cache, clock) = cache(&script);
     cache.get().await.unwrap();
@@ -94,7 +96,7 @@ async fn an_expired_token_is_waited_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_expires_during_its_refresh_is_waited_out_by_the_same_fetch() {
+async fn a_caller_joins_the_refresh_if_the_token_expires_during_it() {
     let script = Script::living(100 * SECOND);
     let (cache, clock) = cache(&script);
     cache.get().await.unwrap();
@@ -110,7 +112,7 @@ async fn a_token_that_expires_during_its_refresh_is_waited_out_by_the_same_fetch
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_fetched_while_nobody_asks() {
+async fn nothing_is_fetched_without_a_caller() {
     let script = Script::living(MINUTE);
     let cache = TokenCache::new(script.clone());
     sleep(HOUR).await;
@@ -122,10 +124,10 @@ async fn nothing_is_fetched_while_nobody_asks() {
     assert_eq!(script.calls(), 1);
 }
 
-// === lives of all lengths ===
+// === lifetimes ===
 
 #[tokio::test(start_paused = true)]
-async fn lives_of_every_length_and_margins_of_every_size_have_three_phases() {
+async fn every_lifetime_and_margin_has_three_phases() {
     let lives = [1, 2, 9, 60, 300, 3600, 86_400, 10 * 365 * 86_400].map(Duration::from_secs);
     let settings =
         [RefreshPolicy::new(), RefreshPolicy::new().margin(5 * MINUTE), RefreshPolicy::new().margin(Duration::ZERO)];
@@ -152,49 +154,49 @@ async fn lives_of_every_length_and_margins_of_every_size_have_three_phases() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_margin_longer_than_the_life_does_not_fetch_on_every_call() {
+async fn a_margin_longer_than_the_lifetime_does_not_fetch_at_every_call() {
     let script = Script::living(20 * SECOND);
     let cache =
         TokenCache::builder(script.clone()).refresh_policy(RefreshPolicy::new().margin(5 * MINUTE)).build().unwrap();
-    ask_for_a_minute(&cache).await;
+    get_for_a_minute(&cache).await;
     assert!((4..=9).contains(&script.calls()), "{} fetches for 20 s tokens", script.calls());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_without_life_is_a_failure_with_pauses_and_no_loop() {
+async fn a_token_without_lifetime_is_a_failure_with_a_backoff() {
     let script = Script::living(Duration::ZERO);
     let cache = TokenCache::new(script.clone());
     let error = cache.get().await.unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("dead on arrival"), "{error}");
-    ask_for_a_minute(&cache).await;
+    get_for_a_minute(&cache).await;
     assert!((5..=12).contains(&script.calls()), "{} fetches", script.calls());
     assert!(cache.peek().is_none());
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_token_again_shortly_before_its_end_causes_no_loop() {
-    // The issuer keeps a token until its very end, and only then makes another.
+async fn the_same_token_again_near_its_end_causes_no_loop() {
+    // The issuer returns the same token until its end.
     let start = Instant::now();
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
     let cache = TokenCache::new(move |_: FetchContext| {
         counted.fetch_add(1, Ordering::SeqCst);
-        let left = (20 * SECOND).saturating_sub(start.elapsed());
+        let remaining = (20 * SECOND).saturating_sub(start.elapsed());
         async move {
-            match left {
+            match remaining {
                 Duration::ZERO => Ok::<_, Error>(Token::new("next")?.with_lifetime(HOUR)),
-                left => Ok(Token::new("same")?.with_lifetime(left)),
+                remaining => Ok(Token::new("same")?.with_lifetime(remaining)),
             }
         }
     });
-    ask_for_a_minute(&cache).await;
+    get_for_a_minute(&cache).await;
     assert_eq!(text(cache.get().await), "next");
     let calls = calls.load(Ordering::SeqCst);
     assert!((3..60).contains(&calls), "{calls} fetches");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_token_again_stays_in_service_as_the_same() {
+async fn the_same_token_again_is_still_served_with_its_generation() {
     let script = Script::new();
     for life in [100, 19] {
         script.queue(Token::new("same").map(|token| token.with_lifetime(life * SECOND)));
@@ -212,7 +214,7 @@ async fn the_same_token_again_stays_in_service_as_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_token_with_a_longer_life_keeps_its_generation() {
+async fn the_same_token_with_a_longer_lifetime_keeps_its_generation() {
     let script = Script::new();
     for _ in 0..2 {
         script.queue(Token::new("same").map(|token| token.with_lifetime(100 * SECOND)));
@@ -226,10 +228,10 @@ async fn the_same_token_with_a_longer_life_keeps_its_generation() {
     assert!(cache.status().last_failure.is_none());
 }
 
-// === from when life counts ===
+// === the start of a lifetime ===
 
 #[tokio::test(start_paused = true)]
-async fn life_counts_from_before_the_token_was_asked_for() {
+async fn the_lifetime_starts_before_the_request() {
     let script = Script::living(100 * SECOND);
     let (cache, clock) = cache(&script);
     let gate = script.hold();
@@ -243,7 +245,7 @@ async fn life_counts_from_before_the_token_was_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_took_longer_than_the_token_lives_is_a_failure() {
+async fn an_answer_that_takes_longer_than_the_lifetime_is_a_failure() {
     let script = Script::living(10 * SECOND);
     script.delay(10 * SECOND);
     let cache = TokenCache::new(script.clone());
@@ -253,10 +255,10 @@ async fn an_answer_that_took_longer_than_the_token_lives_is_a_failure() {
     assert_eq!(script.calls(), 1);
 }
 
-// === clocks that lie ===
+// === suspended machines and wall clocks that jump ===
 
 #[tokio::test(start_paused = true)]
-async fn a_token_ends_while_the_machine_sleeps_or_the_wall_clock_jumps_ahead() {
+async fn a_token_expires_while_the_machine_is_suspended() {
     let script = Script::living(100 * SECOND);
     let (cache, clock) = cache(&script);
     cache.get().await.unwrap();
@@ -268,7 +270,7 @@ async fn a_token_ends_while_the_machine_sleeps_or_the_wall_clock_jumps_ahead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wall_clock_set_back_makes_no_token_live_longer() {
+async fn setting_the_wall_clock_back_does_not_extend_a_token() {
     let script = Script::living(100 * SECOND);
     let (cache, clock) = cache(&script);
     cache.get().await.unwrap();
@@ -283,7 +285,7 @@ async fn a_wall_clock_set_back_makes_no_token_live_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_ends_while_the_machine_sleeps_and_is_not_prolonged_by_a_clock_set_back() {
+async fn a_backoff_ends_while_the_machine_is_suspended_and_is_not_extended_by_a_clock_set_back() {
     let script = Script::new();
     script.deny(2);
     let (cache, clock) = cache(&script);
@@ -299,7 +301,7 @@ async fn a_pause_ends_while_the_machine_sleeps_and_is_not_prolonged_by_a_clock_s
 // === fleets ===
 
 #[tokio::test(start_paused = true)]
-async fn a_fleet_becomes_due_at_many_moments_and_the_dice_fall_once_per_token() {
+async fn a_fleet_is_due_at_different_times_with_one_jitter_per_token() {
     let clock = ManualClock::new();
     let script = Script::living(1000 * SECOND);
     let fleet: Vec<_> =
@@ -307,15 +309,15 @@ async fn a_fleet_becomes_due_at_many_moments_and_the_dice_fall_once_per_token() 
     for cache in &fleet {
         cache.get().await.unwrap();
     }
-    // Due between 1.25 and 1 margin of 200 s before the end.
+    // Each token is due between 1.25 and 1 margin of 200 s before its end.
     clock.advance(750 * SECOND);
     let mut due = 0;
     let mut most_at_once = 0;
     for _ in 0..50 {
-        let looks = [(); 3].map(|()| fleet.iter().filter(|cache| cache.status().phase == Some(Phase::Due)).count());
-        assert!(looks.iter().all(|look| *look == looks[0]), "rolled more than once: {looks:?}");
-        most_at_once = most_at_once.max(looks[0].checked_sub(due).expect("who was due stays due"));
-        due = looks[0];
+        let counts = [(); 3].map(|()| fleet.iter().filter(|cache| cache.status().phase == Some(Phase::Due)).count());
+        assert!(counts.iter().all(|count| *count == counts[0]), "jitter was drawn more than once: {counts:?}");
+        most_at_once = most_at_once.max(counts[0].checked_sub(due).expect("a due token stays due"));
+        due = counts[0];
         clock.advance(SECOND);
     }
     let all = fleet.iter().all(|cache| cache.status().phase == Some(Phase::Due));
@@ -325,8 +327,8 @@ async fn a_fleet_becomes_due_at_many_moments_and_the_dice_fall_once_per_token() 
 // === when it is due ===
 
 #[tokio::test(start_paused = true)]
-async fn a_token_is_due_when_its_issuer_says_so_and_no_later_than_its_margin() {
-    // What the issuer says, and when at the earliest and at the latest the token of an hour is due.
+async fn a_token_is_due_at_the_issuers_refresh_in_or_at_its_margin() {
+    // The issuer's `refresh_in`, and the earliest and the latest time at which a token of an hour is due.
     for (refresh_in, earliest, latest) in [(10 * MINUTE, 9 * MINUTE, 10 * MINUTE), (2 * HOUR, 53 * MINUTE, 55 * MINUTE)]
     {
         let script = Script::new();
@@ -343,7 +345,7 @@ async fn a_token_is_due_when_its_issuer_says_so_and_no_later_than_its_margin() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn finding_the_same_token_when_it_was_due_to_look_is_no_failure() {
+async fn the_same_token_at_refresh_in_is_not_a_failure() {
     let script = Script::new();
     for _ in 0..3 {
         script.queue(Token::new("same").map(|token| token.with_lifetime(HOUR).with_refresh_in(MINUTE)));

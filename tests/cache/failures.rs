@@ -1,4 +1,4 @@
-//! A failure is remembered, and nothing latches for ever (promise 9).
+//! The cache remembers a failure, but not for ever (promise 9).
 
 use std::io;
 use std::time::Duration;
@@ -17,7 +17,7 @@ fn cache(script: &Script) -> (TokenCache, ManualClock) {
     (TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap(), clock)
 }
 
-/// Asks once, which has to fail; returns the pause after it.
+/// Makes one call, which fails. Returns the pause after it.
 async fn pause_after_failure(cache: &TokenCache) -> Duration {
     cache.get().await.unwrap_err();
     cache.status().next_attempt_in.expect("a pause")
@@ -26,7 +26,7 @@ async fn pause_after_failure(cache: &TokenCache) -> Duration {
 // === one call, one error ===
 
 #[tokio::test(start_paused = true)]
-async fn twenty_callers_of_a_failing_issuer_cause_one_call_and_all_get_its_error() {
+async fn twenty_callers_of_a_failing_issuer_cause_one_call_and_get_its_error() {
     let script = Script::new();
     script.fail(20);
     let (cache, _clock) = cache(&script);
@@ -47,7 +47,7 @@ async fn twenty_callers_of_a_failing_issuer_cause_one_call_and_all_get_its_error
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_call_after_the_pause_fetches_and_nothing_before_it() {
+async fn the_first_call_after_the_pause_fetches_and_no_earlier_one() {
     let script = Script::new();
     script.fail(1);
     let (cache, clock) = cache(&script);
@@ -71,10 +71,10 @@ async fn any_error_type_of_a_closure_is_kept_as_the_source() {
     assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "the vault is sealed");
 }
 
-// === how long the pause is ===
+// === the length of the pause ===
 
 #[tokio::test(start_paused = true)]
-async fn pauses_double_from_half_a_second_to_half_a_minute_and_are_jittered() {
+async fn the_backoff_doubles_from_half_a_second_to_30_s_with_jitter() {
     let script = Script::new();
     script.fail(40);
     let (cache, clock) = cache(&script);
@@ -89,7 +89,7 @@ async fn pauses_double_from_half_a_second_to_half_a_minute_and_are_jittered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pauses_start_anew_after_a_success() {
+async fn a_success_resets_the_backoff() {
     let script = Script::new();
     script.fail(6);
     script.queue(Token::new("dead").map(|token| token.with_lifetime(MINUTE)));
@@ -105,7 +105,7 @@ async fn pauses_start_anew_after_a_success() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn denied_credentials_pause_half_a_minute_doubling_to_a_quarter_of_an_hour() {
+async fn the_pause_after_a_denial_doubles_from_30_s_to_15_min() {
     let script = Script::new();
     script.deny(8);
     let (cache, clock) = cache(&script);
@@ -120,7 +120,7 @@ async fn denied_credentials_pause_half_a_minute_doubling_to_a_quarter_of_an_hour
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_issuers_wish_to_wait_lengthens_a_pause_within_bounds_and_never_shortens_it() {
+async fn retry_after_lengthens_a_backoff_up_to_5_min_and_never_shortens_it() {
     let cases = [
         (7 * SECOND, 7 * SECOND, 7 * SECOND),
         (Duration::ZERO, 250 * MILLI, 500 * MILLI),
@@ -135,7 +135,7 @@ async fn the_issuers_wish_to_wait_lengthens_a_pause_within_bounds_and_never_shor
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_issuers_wish_makes_the_pause_of_the_denied_longer_and_never_shorter() {
+async fn retry_after_lengthens_the_pause_after_a_denial_and_never_shortens_it() {
     let cases = [(SECOND, 30 * SECOND), (100 * SECOND, 100 * SECOND), (60 * MINUTE, 5 * MINUTE)];
     for (asked, kept) in cases {
         let script = Script::new();
@@ -144,10 +144,10 @@ async fn the_issuers_wish_makes_the_pause_of_the_denied_longer_and_never_shorter
     }
 }
 
-// === beside a token that lives ===
+// === failures while a token is usable ===
 
 #[tokio::test(start_paused = true)]
-async fn a_live_token_is_served_while_its_refresh_fails_and_each_pause_ends_before_it() {
+async fn a_usable_token_is_served_while_its_refresh_fails_and_no_pause_exceeds_it() {
     let script = Script::living(100 * SECOND);
     let (cache, clock) = cache(&script);
     cache.get().await.unwrap();
@@ -162,19 +162,19 @@ async fn a_live_token_is_served_while_its_refresh_fails_and_each_pause_ends_befo
         }
         assert_eq!(script.calls(), before + 1);
         let status = cache.status();
-        let (pause, left) = (status.next_attempt_in.unwrap(), status.usable_for.unwrap());
-        assert!(pause <= left.max(100 * MILLI), "{pause:?} with {left:?} left");
+        let (pause, remaining) = (status.next_attempt_in.unwrap(), status.usable_for.unwrap());
+        assert!(pause <= remaining.max(100 * MILLI), "{pause:?} with {remaining:?} remaining");
         clock.advance(pause);
         attempts += 1;
     }
     assert!((4..60).contains(&attempts), "{attempts} attempts in 14 s");
-    // The moment of its end sees an attempt, and that one's error is what callers get.
+    // There is an attempt at the token's end, and callers get its error.
     assert!(cache.get().await.unwrap_err().is_transient());
     assert_eq!(script.calls(), attempts + 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_denied_refresh_leaves_the_live_token_in_service() {
+async fn a_usable_token_is_served_after_a_denied_refresh() {
     let script = Script::living(100 * SECOND);
     let (cache, clock) = cache(&script);
     cache.get().await.unwrap();
@@ -191,10 +191,10 @@ async fn a_denied_refresh_leaves_the_live_token_in_service() {
     assert_eq!(text(cache.get().await), "t3");
 }
 
-// === what resets it ===
+// === the end of a pause ===
 
 #[tokio::test(start_paused = true)]
-async fn refresh_fetches_within_the_pause_and_its_token_ends_it() {
+async fn refresh_fetches_during_the_pause_and_its_token_ends_the_pause() {
     let script = Script::new();
     script.deny(2);
     let (cache, _clock) = cache(&script);

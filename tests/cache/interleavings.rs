@@ -1,7 +1,8 @@
-//! Requests, answers, rejections, fetches and time in any order.
+//! Requests, answers, rejections, fetches and the passing of time, in any order.
 //!
-//! A step is one thing that happens; whatever can run then without time passing has run before the next: so the order is
-//! proptest's, not a scheduler's. Answers come when a step says so: late, for a token replaced long ago, or never.
+//! A step is one event. Before the next step, all tasks run as far as they can without time passing, so proptest
+//! chooses the order and not a scheduler. A step also says when an answer comes: late, after its token was replaced, or
+//! never.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,23 +24,23 @@ use tower_bearer::{Bearer, BearerLayer, Error, Reason, RefreshPolicy, Token, Tok
 
 use crate::common::{HOUR, MINUTE, SECOND, paused_runtime, settle};
 
-/// How many fetches rejections may cause in a minute: so few that the steps reach it.
+/// How many fetches rejections may cause in a minute. It is small, so that the steps exhaust it.
 const BUDGET: usize = 2;
 
 #[derive(Clone, Debug)]
 enum Step {
     Send,
-    /// One of the requests under way is answered; the number says which, counting round.
+    /// Answers one of the requests in flight. The number, modulo their count, says which.
     Answer(usize, u16),
-    /// One of the callers goes away.
+    /// Drops one of the callers.
     Drop(usize),
-    /// The fetch ends: with a token of this lifetime, or with a failure that is a denial or not.
+    /// Completes the fetch with a token of this lifetime, or with a failure. `true` is a denial.
     Fetched(Result<Duration, bool>),
-    /// Tenths of a second.
+    /// Advances time by tenths of a second.
     Pass(u32),
 }
 
-/// The API and the issuer, and what the test knows of both.
+/// The API and the issuer, and what the test has seen of both.
 #[derive(Clone, Default)]
 struct Api(Arc<Mutex<Seen>>);
 
@@ -48,28 +49,28 @@ struct Seen {
     now: Duration,
     sent: Vec<Sent>,
     fetch: Option<Fetch>,
-    /// The tokens each request was sent with, by its number.
+    /// The tokens that each request was sent with, by its number.
     sends: BTreeMap<usize, Vec<usize>>,
-    /// When each token is not to be sent any more, by its number.
+    /// When each token expires, by its number.
     expires: Vec<Duration>,
-    /// The tokens with which a first send was rejected.
+    /// The tokens that were rejected in a first send.
     rejected: BTreeSet<usize>,
     /// When each token was fetched, by its number.
     fetched: Vec<Duration>,
-    /// The tokens that were rejected when they were not young any more: an early rejection says little.
+    /// The tokens that were rejected when they were no longer young, because an early rejection may be replication lag.
     rejected_late: BTreeSet<usize>,
-    /// The tokens that were rejected with a second send, or more than once.
+    /// The tokens that were rejected in a second send, or more than once.
     rejected_twice: BTreeSet<usize>,
-    /// When the fetches that rejections caused began.
+    /// When the fetches began that rejections caused.
     begun: Vec<Duration>,
-    /// How many of them replaced a token that could still be sent.
+    /// How many of them replaced a usable token.
     replacements: usize,
     answers: BTreeSet<Answer>,
-    /// What may not be, seen where a panic would be lost.
-    wrong: Vec<String>,
+    /// The violations that were seen in code whose panic would be lost.
+    violations: Vec<String>,
 }
 
-/// A kind of answer: its status, whether the send was the second, and whether its token had been replaced by then.
+/// A kind of answer: its status, whether the send was the second, and whether its token had been replaced before.
 type Answer = (u16, bool, bool);
 
 struct Sent {
@@ -84,7 +85,7 @@ struct Fetch {
     answer: oneshot::Sender<Result<Token, Error>>,
 }
 
-struct World {
+struct Harness {
     runtime: Runtime,
     clock: ManualClock,
     cache: TokenCache,
@@ -106,19 +107,19 @@ impl Api {
             let mut seen = self.seen();
             let now = seen.now;
             if seen.fetching().is_some() {
-                seen.wrong.push("two fetches at once".to_owned());
+                seen.violations.push("two fetches at once".to_owned());
             }
             seen.fetch = Some(Fetch { asked: now, reason, answer });
             if reason == Reason::Rejected {
                 seen.begun.push(now);
             }
         }
-        answered.await.expect("an answer comes, or the fetch is dropped")
+        answered.await.expect("the fetch is answered or dropped")
     }
 }
 
 impl Seen {
-    /// Why a token is being fetched, where one is.
+    /// The reason of the fetch in flight, if there is one.
     fn fetching(&self) -> Option<Reason> {
         self.fetch.as_ref().filter(|fetch| !fetch.answer.is_closed()).map(|fetch| fetch.reason)
     }
@@ -142,15 +143,15 @@ impl Service<Request<String>> for Api {
         let seen = &mut *guard;
         seen.sent.push(Sent { request: number, token, answer });
         if seen.now >= seen.expires[token] {
-            seen.wrong.push(format!("request {number} left with token {token}, which had expired"));
+            seen.violations.push(format!("request {number} was sent with token {token}, which had expired"));
         }
         let sends = seen.sends.entry(number).or_default();
         sends.push(token);
-        // A token that was rejected is only sent again if the one after it was rejected twice.
+        // A rejected token is sent again only if the next one was rejected twice.
         let is_former =
             sends[0] > token && seen.rejected_late.contains(&token) && !seen.rejected_twice.contains(&sends[0]);
         if sends.len() > 2 || is_former {
-            seen.wrong.push(format!("request {number} was sent with the tokens {sends:?}"));
+            seen.violations.push(format!("request {number} was sent with the tokens {sends:?}"));
         }
         Box::pin(async move { Ok(Response::builder().status(answered.await?).body(String::new())?) })
     }
@@ -158,9 +159,9 @@ impl Service<Request<String>> for Api {
 
 // === the steps ===
 
-impl World {
+impl Harness {
     fn new() -> Self {
-        // Which token is due when is drawn from this.
+        // The jitter depends on this seed.
         fastrand::seed(1);
         let (api, clock) = (Api::default(), ManualClock::new());
         let issuer = api.clone();
@@ -187,12 +188,12 @@ impl World {
                 let fetching = self.api.seen().fetching();
                 self.callers.iter().skip(which).take(1).for_each(JoinHandle::abort);
                 self.runtime.block_on(settle());
-                prop_assert_eq!(self.api.seen().fetching(), fetching, "a caller took the fetch along");
+                prop_assert_eq!(self.api.seen().fetching(), fetching, "dropping a caller ended the fetch");
             }
             Step::Fetched(outcome) => self.fetched(outcome),
             Step::Pass(tenths) => {
-                // In parts, so that a fetch that takes too long ends before it counts as overdue, a second later.
-                for part in (0..tenths).step_by(10).map(|gone| SECOND / 10 * 10.min(tenths - gone)) {
+                // Advance in parts, so that a fetch times out before it counts as overdue, a second later.
+                for part in (0..tenths).step_by(10).map(|passed| SECOND / 10 * 10.min(tenths - passed)) {
                     self.clock.advance(part);
                     self.api.seen().now += part;
                     self.runtime.block_on(async { (tokio::time::advance(part).await, settle().await) });
@@ -200,11 +201,11 @@ impl World {
             }
         }
         self.runtime.block_on(settle());
-        self.look()
+        self.check()
     }
 
     fn answer(&self, which: usize, status: u16) {
-        let newest = self.held();
+        let newest = self.usable();
         let mut seen = self.api.seen();
         seen.sent.retain(|sent| !sent.answer.is_closed());
         let Some(which) = which.checked_rem(seen.sent.len()) else { return };
@@ -220,19 +221,19 @@ impl World {
     }
 
     fn fetched(&self, outcome: Result<Duration, bool>) {
-        let held = self.held();
+        let usable = self.usable();
         let mut seen = self.api.seen();
         let live = seen.fetch.take_if(|fetch| !fetch.answer.is_closed());
         let Some(Fetch { asked, reason, answer }) = live else { return };
         let outcome = match outcome {
             Ok(lifetime) => {
                 let number = seen.expires.len().to_string();
-                // As promised: 10 % of the life before its end, 5 s at most.
+                // A token expires 10 % of its life before its end, but at most 5 s.
                 let expires = asked + lifetime - (lifetime / 10).min(5 * SECOND);
                 seen.expires.push(expires);
                 let now = seen.now;
                 seen.fetched.push(now);
-                seen.replacements += usize::from(reason == Reason::Rejected && held.is_some() && seen.now < expires);
+                seen.replacements += usize::from(reason == Reason::Rejected && usable.is_some() && seen.now < expires);
                 Ok(Token::new(number).expect("a token").with_lifetime(lifetime))
             }
             Err(false) => Err(Error::transient("the issuer is down")),
@@ -241,25 +242,25 @@ impl World {
         assert!(answer.send(outcome).is_ok(), "the fetch waits");
     }
 
-    /// The number of the token that can be sent.
-    fn held(&self) -> Option<usize> {
+    /// The number of the usable token.
+    fn usable(&self) -> Option<usize> {
         self.cache.peek().map(|token| token.access_token().parse().expect("its number"))
     }
 
-    /// What must hold, whatever happened.
-    fn look(&self) -> Result<(), TestCaseError> {
-        let (held, seen) = (self.held(), self.api.seen());
-        prop_assert!(seen.wrong.is_empty(), "{:?}", seen.wrong);
-        if let Some(held) = held.filter(|_| seen.fetching() == Some(Reason::Rejected)) {
-            prop_assert!(seen.rejected.contains(&held), "nobody rejected token {held}, and it is being replaced");
+    /// Checks the invariants.
+    fn check(&self) -> Result<(), TestCaseError> {
+        let (usable, seen) = (self.usable(), self.api.seen());
+        prop_assert!(seen.violations.is_empty(), "{:?}", seen.violations);
+        if let Some(usable) = usable.filter(|_| seen.fetching() == Some(Reason::Rejected)) {
+            prop_assert!(seen.rejected.contains(&usable), "token {usable} is being replaced, and was not rejected");
         }
         prop_assert!(seen.replacements <= seen.rejected.len(), "more refreshes than rejected tokens");
-        let hurried = seen.begun.windows(BUDGET + 1).any(|begun| begun[BUDGET] - begun[0] < MINUTE);
-        prop_assert!(!hurried, "rejections have used more than their budget: {:?}", seen.begun);
+        let exceeds_budget = seen.begun.windows(BUDGET + 1).any(|begun| begun[BUDGET] - begun[0] < MINUTE);
+        prop_assert!(!exceeds_budget, "rejections have used more than their budget: {:?}", seen.begun);
         Ok(())
     }
 
-    /// Answers everything, and sees every request end.
+    /// Answers everything, and checks that every request ends.
     fn finish(mut self) -> Result<(usize, BTreeSet<Answer>), TestCaseError> {
         for _ in 0..5 {
             self.step(&Step::Fetched(Ok(HOUR)))?;
@@ -272,7 +273,7 @@ impl World {
             prop_assert!(caller.is_finished(), "request {number} does not end");
             match self.runtime.block_on(caller) {
                 Ok(Ok(_)) => {}
-                Ok(Err(error)) => prop_assert!(Error::find(&*error).is_some(), "not for want of a token: {error}"),
+                Ok(Err(error)) => prop_assert!(Error::find(&*error).is_some(), "not a token error: {error}"),
                 Err(end) => prop_assert!(end.is_cancelled(), "{end}"),
             }
         }
@@ -296,21 +297,21 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 #[test]
-fn no_interleaving_breaks_what_is_promised_of_rejections() {
-    let met = RefCell::new((0, BTreeSet::new()));
+fn the_promises_about_rejections_hold_for_every_interleaving() {
+    let seen = RefCell::new((0, BTreeSet::new()));
     let mut runner = TestRunner::new(Config { cases: 150, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&steps(), |steps| {
-        let mut world = World::new();
-        steps.iter().try_for_each(|step| world.step(step))?;
-        let (replacements, mut answers) = world.finish()?;
-        let mut met = met.borrow_mut();
-        met.0 += replacements;
-        met.1.append(&mut answers);
+        let mut harness = Harness::new();
+        steps.iter().try_for_each(|step| harness.step(step))?;
+        let (replacements, mut answers) = harness.finish()?;
+        let mut seen = seen.borrow_mut();
+        seen.0 += replacements;
+        seen.1.append(&mut answers);
         Ok(())
     });
     outcome.unwrap_or_else(|error| panic!("{error}"));
-    // So much was met that the test tests something.
-    let (replacements, answers) = met.into_inner();
+    // The steps cover enough cases.
+    let (replacements, answers) = seen.into_inner();
     assert!(replacements > 10, "{replacements}");
     assert_eq!(answers.len(), 8, "every kind of answer: {answers:?}");
 }

@@ -1,4 +1,4 @@
-//! A token kept fresh without requests, for as long as somebody holds the cache (promise 25).
+//! `keep_warm` keeps a token fresh without requests while a clone of the cache exists (promise 25).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tower_bearer::{FetchContext, Reason, Token, TokenCache};
 use crate::common::{HOUR, SECOND, Script, settle};
 
 #[tokio::test(start_paused = true)]
-async fn the_token_is_there_before_the_first_call() {
+async fn a_token_is_fetched_before_the_first_call() {
     let script = Script::new();
     let cache = TokenCache::new(script.clone());
     tokio::spawn(cache.keep_warm());
@@ -22,7 +22,7 @@ async fn the_token_is_there_before_the_first_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_refreshed_when_due_and_never_missing() {
+async fn the_token_is_refreshed_when_due_and_always_usable() {
     let script = Script::living(100 * SECOND);
     let cache = TokenCache::new(script.clone());
     tokio::spawn(cache.keep_warm());
@@ -31,13 +31,13 @@ async fn it_is_refreshed_when_due_and_never_missing() {
         assert!(cache.peek().is_some());
         sleep(SECOND).await;
     }
-    // Each is due between 75 and 80 s.
+    // Each token is due between 75 and 80 s.
     assert!((13..=14).contains(&script.calls()), "{}", script.calls());
     assert_eq!(script.last_context().reason(), Reason::Due);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_issuer_that_is_slow_beside_its_tokens_life_keeps_nobody_waiting() {
+async fn no_caller_waits_for_an_issuer_that_is_slow_compared_to_the_lifetime() {
     let script = Script::living(5 * SECOND);
     script.delay(SECOND);
     let cache = TokenCache::new(script.clone());
@@ -51,7 +51,7 @@ async fn an_issuer_that_is_slow_beside_its_tokens_life_keeps_nobody_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_tried_again_after_its_pause_and_not_before() {
+async fn a_failed_fetch_is_retried_after_its_pause_and_not_before() {
     let script = Script::new();
     script.deny(2);
     let cache = TokenCache::new(script.clone());
@@ -66,7 +66,7 @@ async fn a_failure_is_tried_again_after_its_pause_and_not_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_of_them_and_callers_share_one_fetch() {
+async fn two_keep_warm_tasks_and_callers_share_one_fetch() {
     let script = Script::living(100 * SECOND);
     script.delay(SECOND);
     let cache = TokenCache::new(script.clone());
@@ -79,7 +79,7 @@ async fn two_of_them_and_callers_share_one_fetch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_machine_that_slept_is_noticed_within_ten_seconds() {
+async fn a_suspended_machine_is_noticed_within_ten_seconds() {
     let (script, clock) = (Script::new(), ManualClock::new());
     let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
     tokio::spawn(cache.keep_warm());
@@ -100,10 +100,10 @@ async fn a_new_source_is_fetched_from_at_once() {
     assert_eq!((new.calls(), cache.status().generation), (1, 2));
 }
 
-// === its end ===
+// === the end of keep_warm ===
 
 #[tokio::test(start_paused = true)]
-async fn it_keeps_nothing_alive_and_ends_with_the_last_clone() {
+async fn keep_warm_keeps_nothing_alive_and_ends_with_the_last_clone() {
     let alive = Arc::new(());
     let held = Arc::clone(&alive);
     let cache = TokenCache::new(move |_: FetchContext| {
@@ -124,7 +124,7 @@ async fn it_keeps_nothing_alive_and_ends_with_the_last_clone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_ends_with_the_fetch_under_way_when_the_last_clone_is_gone() {
+async fn keep_warm_ends_after_the_fetch_in_flight_if_the_last_clone_is_dropped() {
     let script = Script::living(Duration::ZERO);
     script.delay(3 * SECOND);
     let cache = TokenCache::new(script.clone());
@@ -137,7 +137,7 @@ async fn it_ends_with_the_fetch_under_way_when_the_last_clone_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_ends_on_shutdown() {
+async fn keep_warm_ends_at_shutdown() {
     let script = Script::living(100 * SECOND);
     let cache = TokenCache::new(script.clone());
     let warm = tokio::spawn(cache.keep_warm());
@@ -150,7 +150,7 @@ async fn it_ends_on_shutdown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropping_it_leaves_the_fetch_under_way() {
+async fn dropping_keep_warm_does_not_end_the_fetch_in_flight() {
     let script = Script::new();
     script.delay(SECOND);
     let cache = TokenCache::new(script.clone());
@@ -160,7 +160,7 @@ async fn dropping_it_leaves_the_fetch_under_way() {
 }
 
 #[test]
-fn outside_of_runtimes_it_waits_for_its_end_and_does_not_panic() {
+fn keep_warm_waits_without_a_runtime_and_does_not_panic() {
     let cache = TokenCache::new(Script::new());
     let mut warm = task::spawn(cache.keep_warm());
     assert_pending!(warm.poll());

@@ -1,4 +1,4 @@
-//! No runtime is needed to build, and nothing is left behind (promise 25).
+//! A cache can be built without a runtime, and leaves nothing behind (promise 25).
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use crate::common::{MINUTE, SECOND, Script, paused_runtime, settle, text, until}
 // === no runtime ===
 
 #[test]
-fn all_but_fetching_works_without_a_runtime() {
+fn everything_but_fetching_works_without_a_runtime() {
     let script = Script::new();
     let cache = TokenCache::builder(script.clone()).on_rotation(async |_| Ok::<_, Error>(())).build().unwrap();
     assert!(cache.peek().is_none());
@@ -44,7 +44,7 @@ fn a_fixed_token_is_served_without_a_runtime_and_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejected_fixed_token_is_denied_and_goes_on_being_served() {
+async fn a_rejected_fixed_token_is_denied_and_still_served() {
     let cache = TokenCache::fixed("abc").unwrap();
     let token = cache.get().await.unwrap();
     assert!(cache.report_rejected(&token).await.unwrap_err().is_denied());
@@ -66,7 +66,7 @@ async fn building_and_dropping_spawn_nothing_and_a_fetch_leaves_no_task() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_source_goes_with_the_last_clone() {
+async fn the_source_is_dropped_with_the_last_clone() {
     let alive = Arc::new(());
     let held = Arc::clone(&alive);
     let cache = TokenCache::new(move |_| {
@@ -80,7 +80,7 @@ async fn the_source_goes_with_the_last_clone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fetch_under_way_finishes_and_saves_after_the_last_clone_is_dropped_and_nothing_follows() {
+async fn a_fetch_in_flight_completes_and_saves_after_the_last_clone_is_dropped() {
     let script = Script::living(SECOND).rotating();
     script.delay(10 * SECOND);
     let saved = Arc::new(AtomicUsize::new(0));
@@ -101,7 +101,7 @@ async fn a_fetch_under_way_finishes_and_saves_after_the_last_clone_is_dropped_an
 // === shutdown ===
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_waits_for_the_fetch_under_way_and_its_save() {
+async fn shutdown_waits_for_the_fetch_in_flight_and_its_save() {
     let script = Script::new().rotating();
     script.delay(10 * SECOND);
     let saved = Arc::new(AtomicBool::new(false));
@@ -125,11 +125,11 @@ async fn shutdown_waits_for_the_fetch_under_way_and_its_save() {
     assert_eq!(start.elapsed().as_secs(), 13);
     assert_eq!(text(waiter.await), "t1");
     cache.shutdown().await;
-    assert_eq!(start.elapsed().as_secs(), 13, "a second one has nothing to wait for");
+    assert_eq!(start.elapsed().as_secs(), 13, "a second shutdown has nothing to wait for");
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_shutdown_a_usable_token_is_served_to_its_end_and_nothing_is_fetched() {
+async fn after_shutdown_a_usable_token_is_served_until_it_expires_and_nothing_is_fetched() {
     let script = Script::living(100 * SECOND);
     let clock = ManualClock::new();
     let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
@@ -151,7 +151,7 @@ async fn after_shutdown_a_usable_token_is_served_to_its_end_and_nothing_is_fetch
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_that_is_not_waited_for_closes_all_the_same() {
+async fn a_shutdown_that_is_dropped_still_closes_the_cache() {
     let script = Script::new();
     script.delay(SECOND);
     let cache = TokenCache::new(script.clone());
@@ -164,7 +164,7 @@ async fn a_shutdown_that_is_not_waited_for_closes_all_the_same() {
 }
 
 #[test]
-fn shutdown_waits_outside_of_runtimes_too() {
+fn shutdown_waits_without_a_runtime() {
     let script = Script::new();
     let gate = script.hold();
     let cache = TokenCache::new(script.clone());
@@ -184,13 +184,13 @@ fn shutdown_waits_outside_of_runtimes_too() {
 }
 
 #[test]
-fn shutdown_gives_up_on_a_fetch_whose_runtime_stands_still() {
+fn shutdown_stops_waiting_for_a_fetch_on_a_stalled_runtime() {
     let script = Script::new();
     script.hold();
     let cache = TokenCache::new(script.clone());
-    let frozen = paused_runtime();
+    let stalled = paused_runtime();
     let mut waiter = task::spawn(cache.get());
-    frozen.block_on(async {
+    stalled.block_on(async {
         assert_pending!(waiter.poll());
         script.called(1).await;
     });
@@ -203,9 +203,9 @@ fn shutdown_gives_up_on_a_fetch_whose_runtime_stands_still() {
     assert_eq!(script.calls(), 1);
 }
 
-// === no lock around a user's code ===
+// === no lock is held while user code runs ===
 
-/// Looks at the cache at every event.
+/// A subscriber that reads the cache's status at every event.
 struct Watcher(TokenCache, Arc<AtomicUsize>);
 
 impl tracing::Subscriber for Watcher {
@@ -228,7 +228,7 @@ impl tracing::Subscriber for Watcher {
 }
 
 #[test]
-fn whoever_listens_to_events_may_use_the_cache() {
+fn a_subscriber_may_use_the_cache() {
     let (done, finished) = mpsc::channel();
     thread::spawn(move || {
         let script = Script::new().rotating();
@@ -236,7 +236,7 @@ fn whoever_listens_to_events_may_use_the_cache() {
         let cache =
             TokenCache::builder(script).on_rotation(async |_| Err(io::Error::other("disk full"))).build().unwrap();
         let events = Arc::new(AtomicUsize::new(0));
-        // A failure, a save that failed, a token, a rejection.
+        // The events are a failure, a save that failed, a token and a rejection.
         tracing::subscriber::with_default(Watcher(cache.clone(), Arc::clone(&events)), || {
             paused_runtime().block_on(async {
                 cache.get().await.unwrap_err();
@@ -246,6 +246,6 @@ fn whoever_listens_to_events_may_use_the_cache() {
         });
         done.send(events.load(Ordering::SeqCst)).unwrap();
     });
-    let events = finished.recv_timeout(MINUTE).expect("it does not lock up");
+    let events = finished.recv_timeout(MINUTE).expect("there is no deadlock");
     assert!(events >= 4, "{events}");
 }

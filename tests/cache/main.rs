@@ -1,4 +1,4 @@
-//! The cache without the layer: when it fetches, what callers wait for, and what its events, clocks and runtimes change.
+//! The cache without the layer: when it fetches, when callers wait, and how clocks and runtimes affect it.
 #![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to stop waiting")]
 
 #[path = "../common/mod.rs"]

@@ -1,4 +1,4 @@
-//! New credentials: what belongs to the old ones is gone at once (promises 9 and 19).
+//! A new source takes effect at once, and nothing of the old one is used (promises 9 and 19).
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ fn named(name: &str) -> Script {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_the_old_source_gets_the_token_of_the_new_one_at_once() {
+async fn waiters_of_the_old_source_get_the_token_of_the_new_one_at_once() {
     let old = named("old");
     let gate = old.hold();
     let saves = Arc::new(AtomicUsize::new(0));
@@ -45,7 +45,7 @@ async fn who_waits_for_the_old_source_gets_the_token_of_the_new_one_at_once() {
     for answer in waiters.join_all().await {
         assert_eq!(text(answer), "new");
     }
-    assert_eq!(start.elapsed().as_millis(), 0, "the old source is still silent");
+    assert_eq!(start.elapsed().as_millis(), 0, "the old source has not answered yet");
     assert_eq!((new.calls(), new.most_at_once()), (1, 1));
 
     gate.open();
@@ -59,7 +59,7 @@ async fn who_waits_for_the_old_source_gets_the_token_of_the_new_one_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_old_source_brings_is_neither_saved_nor_used_before_the_new_one_was_asked() {
+async fn a_late_token_of_the_old_source_is_neither_saved_nor_used() {
     let old = named("old");
     let gate = old.hold();
     let cache = TokenCache::builder(old.clone())
@@ -95,7 +95,7 @@ async fn a_token_whose_source_is_replaced_while_it_is_saved_is_not_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_source_that_fails_late_is_not_remembered() {
+async fn a_late_failure_of_the_old_source_is_not_remembered() {
     let old = Script::new();
     old.deny(1);
     let gate = old.hold();
@@ -112,7 +112,7 @@ async fn an_old_source_that_fails_late_is_not_remembered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fetch_that_was_about_to_begin_does_not_ask_the_new_source() {
+async fn a_fetch_that_was_about_to_start_does_not_call_the_new_source() {
     let (old, new) = (Script::new(), named("new"));
     let cache = TokenCache::new(old.clone());
     let mut waiter = tokio_test::task::spawn(cache.get());
@@ -134,7 +134,7 @@ async fn nothing_of_the_old_source_reaches_the_new_one() {
     let context = new.last_context();
     assert!(context.replaced().is_none() && context.refresh_token().is_none());
     assert_eq!(context.reason(), Reason::First);
-    assert_eq!(cache.status().generation, 2, "generations go on: a late rejection cannot meet another token");
+    assert_eq!(cache.status().generation, 2, "generations continue, so that a late rejection cannot hit another token");
 }
 
 #[tokio::test(start_paused = true)]
@@ -156,16 +156,16 @@ async fn the_same_refresh_token_is_saved_again_for_a_new_source() {
     assert_eq!(saves.load(Ordering::SeqCst), 2);
 }
 
-/// A source that looks at its cache when it is dropped.
-struct Nosy(TokenCache);
+/// A source that uses its cache when it is dropped.
+struct UsesCacheOnDrop(TokenCache);
 
-impl TokenSource for Nosy {
+impl TokenSource for UsesCacheOnDrop {
     async fn fetch(&self, _: FetchContext) -> Result<Token, Error> {
-        Token::new("nosy")
+        Token::new("t")
     }
 }
 
-impl Drop for Nosy {
+impl Drop for UsesCacheOnDrop {
     fn drop(&mut self) {
         let _ = self.0.status();
         self.0.set_source(Script::new());
@@ -173,13 +173,13 @@ impl Drop for Nosy {
 }
 
 #[test]
-fn a_source_that_uses_its_cache_when_it_is_dropped_locks_nothing_up() {
+fn a_source_may_use_its_cache_when_it_is_dropped() {
     let (done, finished) = mpsc::channel();
     thread::spawn(move || {
         let cache = TokenCache::new(Script::new());
-        cache.set_source(Nosy(cache.clone()));
+        cache.set_source(UsesCacheOnDrop(cache.clone()));
         cache.set_source(Script::new());
         done.send(()).unwrap();
     });
-    finished.recv_timeout(MINUTE).expect("it does not lock up");
+    finished.recv_timeout(MINUTE).expect("there is no deadlock");
 }

@@ -1,5 +1,5 @@
-//! Tests of users pause and advance tokio's time, several in one process. Alone in this file: the first to look at the
-//! clock decides where its zero is.
+//! Users' tests pause and advance tokio's time, several of them in one process. The first reading of the clock sets its
+//! zero.
 
 use tokio::time::advance;
 use tower_bearer::TokenCache;
@@ -7,7 +7,7 @@ use tower_bearer::TokenCache;
 use crate::common::{HOUR, SECOND, Script, paused_runtime};
 
 #[test]
-fn paused_time_of_an_earlier_runtime_does_not_hold_back_a_later_one() {
+fn paused_time_of_an_earlier_runtime_does_not_affect_a_later_one() {
     let script = Script::living(100 * SECOND);
     for number in [1, 2] {
         let cache = TokenCache::new(script.clone());

@@ -1,4 +1,4 @@
-//! `Buffered` runs no code of a waker or of recorded data while it holds its lock: that code may use the copies itself.
+//! `Buffered` runs no code of wakers or recorded data while it holds its lock, because that code may use the copies.
 #![allow(unsafe_code, reason = "only a raw waker can run code when it is cloned")]
 
 use std::pin::Pin;
@@ -17,7 +17,7 @@ const LIMIT: usize = 8192;
 
 type Step = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 
-/// Has these frames, and then stays pending and wakes nothing.
+/// A body that returns these frames, and then stays pending and never wakes.
 struct Frames(std::vec::IntoIter<Bytes>);
 
 impl Body for Frames {
@@ -29,11 +29,11 @@ impl Body for Frames {
     }
 }
 
-/// Both copies of a body, and what uses them from where it is not expected.
+/// Both copies of a body. Wakers and recorded data use them from within.
 #[derive(Default)]
 struct Copies {
     first: Mutex<Option<Pin<Box<ReplayBody<Frames>>>>>,
-    /// Makes the second copy. Returns whether there is one.
+    /// Makes the second copy. Returns whether that was possible.
     second: Mutex<Option<Box<dyn FnOnce() -> bool + Send>>>,
     calls: AtomicUsize,
 }
@@ -73,7 +73,7 @@ impl Copies {
     }
 }
 
-/// What of a waker uses the copies.
+/// The function of a waker that uses the copies.
 #[derive(Clone, Copy, PartialEq)]
 enum On {
     Clone,
@@ -104,14 +104,14 @@ fn called(hook: *const (), on: On) {
     }
 }
 
-/// A waker that is never dropped; its clones are.
+/// A waker that is never dropped. Its clones are.
 fn waker(on: On, copies: &Arc<Copies>) -> &'static Waker {
     let hook: &'static Hook = Box::leak(Box::new(Hook { on, copies: Arc::clone(copies) }));
     // SAFETY: the hook is `Sync`, and each function of the table takes it as it is here.
     Box::leak(Box::new(unsafe { Waker::new(std::ptr::from_ref(hook).cast(), &VTABLE) }))
 }
 
-/// Fails instead of waiting for ever.
+/// Panics if the test deadlocks.
 fn without_deadlock(test: impl FnOnce() + Send + 'static) {
     let (done, finished) = mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -125,7 +125,7 @@ fn without_deadlock(test: impl FnOnce() + Send + 'static) {
 }
 
 fn is_superseded(step: &Step) -> bool {
-    matches!(step, Poll::Ready(Some(Err(error))) if error.to_string().contains("goes out a second time"))
+    matches!(step, Poll::Ready(Some(Err(error))) if error.to_string().contains("superseded"))
 }
 
 #[test]

@@ -1,5 +1,4 @@
-//! Only the token that was rejected is rejected, and it serves until it is replaced (promises 14 and 16), by
-//! [`TokenCache::report_rejected`]; for the layer see the tests of rejections.
+//! [`TokenCache::report_rejected`] rejects only that token, which is served until it is replaced (promises 14 and 16).
 
 use tokio::task::JoinSet;
 use tokio_test::{assert_ready, task};
@@ -9,7 +8,7 @@ use tower_bearer::{Reason, Token, TokenCache};
 use crate::common::{SECOND, Script, paused_runtime, settle, text};
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_rejections_of_one_token_cause_one_fetch_and_all_wait_for_it() {
+async fn a_thousand_rejections_of_one_token_wait_for_one_fetch() {
     let script = Script::new();
     let cache = TokenCache::new(script.clone());
     let token = cache.get().await.unwrap();
@@ -52,7 +51,7 @@ async fn a_rejected_token_is_suspect_and_served_until_it_is_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_rejection_is_still_replaced() {
+async fn a_rejected_token_is_replaced_if_the_report_is_dropped() {
     let script = Script::new();
     let cache = TokenCache::new(script.clone());
     let token = cache.get().await.unwrap();
@@ -62,7 +61,7 @@ async fn a_dropped_rejection_is_still_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_rejection_of_an_older_token_gets_the_newer_at_once_and_causes_no_fetch() {
+async fn a_late_rejection_of_an_older_token_gets_the_newer_one_without_a_fetch() {
     let script = Script::new();
     let cache = TokenCache::new(script.clone());
     let old = cache.get().await.unwrap();
@@ -76,7 +75,7 @@ async fn a_late_rejection_of_an_older_token_gets_the_newer_at_once_and_causes_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_rejection_does_not_wait_for_a_refresh_under_way() {
+async fn a_late_rejection_does_not_wait_for_a_refresh_in_flight() {
     let script = Script::living(100 * SECOND);
     let clock = ManualClock::new();
     let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
@@ -90,7 +89,7 @@ async fn a_late_rejection_does_not_wait_for_a_refresh_under_way() {
 }
 
 #[test]
-fn a_late_rejection_gets_the_newer_token_outside_of_runtimes_too() {
+fn a_late_rejection_gets_the_newer_token_without_a_runtime() {
     let cache = TokenCache::new(Script::new());
     let old = paused_runtime().block_on(async {
         let old = cache.get().await.unwrap();
@@ -117,7 +116,7 @@ async fn a_rejection_during_the_refresh_of_a_due_token_joins_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_issuer_that_hands_the_rejected_token_out_again_is_an_error_and_no_loop() {
+async fn an_issuer_that_returns_the_rejected_token_again_causes_an_error_and_no_loop() {
     let script = Script::new();
     for _ in 0..3 {
         script.queue(Token::new("same"));
@@ -134,7 +133,7 @@ async fn an_issuer_that_hands_the_rejected_token_out_again_is_an_error_and_no_lo
 }
 
 #[tokio::test(start_paused = true)]
-async fn rejections_within_the_pause_of_a_failure_get_its_error_and_the_token_stays() {
+async fn rejections_during_the_pause_after_a_failure_get_its_error_and_keep_the_token() {
     let script = Script::new();
     let cache = TokenCache::builder(script.clone()).clock(ManualClock::new()).build().unwrap();
     let token = cache.get().await.unwrap();

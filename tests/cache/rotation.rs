@@ -1,4 +1,4 @@
-//! A rotated refresh token is never lost by us: `on_rotation` (promise 19, first half).
+//! The cache never loses a rotated refresh token: `on_rotation` (promise 19, first half).
 
 use std::future::pending;
 use std::io;
@@ -11,12 +11,12 @@ use tower_bearer::{Error, RotatedToken, Token, TokenCache};
 
 use crate::common::{SECOND, Script, settle, text, until};
 
-/// What was saved.
+/// The refresh tokens that were saved.
 #[derive(Clone, Default)]
 struct Saved(Arc<Mutex<Vec<String>>>);
 
 impl Saved {
-    /// Notes the refresh token; returns how many came so far.
+    /// Notes the refresh token. Returns how many there are.
     fn note(&self, rotated: &RotatedToken) -> usize {
         let mut saved = self.0.lock().unwrap();
         saved.push(rotated.refresh_token().expose().to_owned());
@@ -28,7 +28,7 @@ impl Saved {
     }
 }
 
-/// A cache that saves without fail.
+/// A cache whose saves succeed.
 fn saving(script: &Script) -> (TokenCache, Saved) {
     let saved = Saved::default();
     let noted = saved.clone();
@@ -103,8 +103,8 @@ async fn the_next_fetch_gets_the_newest_refresh_token() {
 
 // === when it fails ===
 
-/// The first call of `on_rotation` goes wrong like this, the later ones work.
-async fn goes_wrong_once<F, T>(first: F, seconds: u64, problem: &str)
+/// Tests that the cache saves again after `first`, the first call of `on_rotation`, has failed.
+async fn saves_again_after<F, T>(first: F, seconds: u64, problem: &str)
 where
     F: Fn() -> T + Clone + Send + Sync + 'static,
     T: Future<Output = Result<(), io::Error>> + Send + 'static,
@@ -133,7 +133,7 @@ where
     assert!(error.is_transient() && format!("{error:?}").contains(problem), "{error:?}");
     assert!(status.last_failure.is_none(), "the fetch did not fail");
 
-    // The pair is in memory: the next fetch spends it. The issuer does not rotate this time.
+    // The refresh token is in memory, and the next fetch uses it. The issuer does not rotate it this time.
     script.queue(Token::new("t2").map(|token| token.with_refresh_token("r1")));
     cache.refresh().await.unwrap();
     assert_eq!(script.last_refresh_token().as_deref(), Some("r1"));
@@ -142,18 +142,18 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_save_is_shown_and_tried_again_while_the_token_is_used() {
-    goes_wrong_once(async || Err(io::Error::other("disk full")), 0, "disk full").await;
+async fn a_failed_save_is_reported_and_retried_while_the_token_is_used() {
+    saves_again_after(async || Err(io::Error::other("disk full")), 0, "disk full").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_save_that_hangs_is_cut_after_five_seconds() {
-    goes_wrong_once(pending, 5, "5s").await;
+async fn a_save_times_out_after_five_seconds() {
+    saves_again_after(pending, 5, "5s").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_save_that_panics_when_called_is_a_failed_save() {
-    goes_wrong_once(|| -> std::future::Ready<_> { panic!("a panic of the test") }, 0, "panicked").await;
+    saves_again_after(|| -> std::future::Ready<_> { panic!("a panic of the test") }, 0, "panicked").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,10 +162,10 @@ async fn a_save_that_panics_later_is_a_failed_save() {
         sleep(SECOND).await;
         panic!("a panic of the test")
     };
-    goes_wrong_once(panics, 1, "panicked").await;
+    saves_again_after(panics, 1, "panicked").await;
 }
 
-// === what does not lose it ===
+// === cases that lose no refresh token ===
 
 #[tokio::test(start_paused = true)]
 async fn a_dropped_caller_does_not_stop_the_save() {
@@ -189,7 +189,7 @@ async fn a_dropped_caller_does_not_stop_the_save() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_refresh_token_of_a_token_dead_on_arrival_is_saved_and_used() {
+async fn the_refresh_token_of_an_expired_token_is_saved_and_used() {
     let script = Script::new().rotating();
     script.queue(Token::new("dead").map(|token| token.with_lifetime(Duration::ZERO).with_refresh_token("r-dead")));
     let (cache, saved) = saving(&script);
@@ -202,7 +202,7 @@ async fn the_refresh_token_of_a_token_dead_on_arrival_is_saved_and_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_refresh_token_that_came_with_the_same_token_again_is_saved_and_used() {
+async fn a_new_refresh_token_with_the_same_access_token_is_saved_and_used() {
     let script = Script::new();
     for (life, refresh_token) in [(100, "r1"), (15, "r2")] {
         let token = Token::new("same").unwrap().with_lifetime(life * SECOND).with_refresh_token(refresh_token);
@@ -229,7 +229,7 @@ async fn the_refresh_token_that_came_with_the_same_token_again_is_saved_and_used
 }
 
 #[tokio::test(start_paused = true)]
-async fn saving_has_its_own_time_after_a_fetch_that_took_nearly_all_of_its() {
+async fn a_save_has_its_own_deadline_after_a_slow_fetch() {
     let script = Script::new().rotating();
     script.delay(29 * SECOND);
     let cache = TokenCache::builder(script.clone())

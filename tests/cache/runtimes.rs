@@ -1,4 +1,4 @@
-//! Runtimes end, stand still, or are not there; nobody is stranded by it (promise 8).
+//! Runtimes that end, stall or are missing strand no caller (promise 8).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,7 @@ fn spawn_get_on(runtime: &Runtime, cache: &TokenCache) -> JoinHandle<Result<Toke
 // === runtimes that end ===
 
 #[test]
-fn when_the_fetching_runtime_ends_waiters_elsewhere_get_a_token_by_another_fetch() {
+fn if_the_fetching_runtime_ends_waiters_on_another_get_a_token_from_a_new_fetch() {
     let script = Script::new();
     script.hold();
     let cache = TokenCache::new(script.clone());
@@ -38,7 +38,7 @@ fn when_the_fetching_runtime_ends_waiters_elsewhere_get_a_token_by_another_fetch
         waiters
     });
     assert_eq!(script.calls(), 1);
-    script.hold_no_more();
+    script.stop_holding();
     drop(ending);
     let status = cache.status();
     assert!(status.last_failure.is_none() && status.next_attempt_in.is_none() && !status.fetching);
@@ -79,7 +79,7 @@ fn a_runtime_that_ends_while_saving_loses_no_refresh_token() {
 }
 
 #[test]
-fn on_a_runtime_that_was_shut_down_a_caller_gets_an_error_and_nothing_is_remembered() {
+fn a_caller_on_a_runtime_that_was_shut_down_gets_an_error_that_is_not_remembered() {
     let script = Script::new();
     let cache = TokenCache::new(script.clone());
     let ending = paused_runtime();
@@ -94,24 +94,24 @@ fn on_a_runtime_that_was_shut_down_a_caller_gets_an_error_and_nothing_is_remembe
     assert_eq!(text(paused_runtime().block_on(cache.get())), "t1");
 }
 
-// === runtimes that stand still ===
+// === runtimes that stall ===
 
-/// A cache whose first fetch hangs on a runtime that nobody drives; the clock moves by hand.
-fn frozen(script: &Script) -> (TokenCache, ManualClock, crate::common::Gate, Runtime) {
+/// A cache with a manual clock whose first fetch hangs on a runtime that is not driven.
+fn stalled(script: &Script) -> (TokenCache, ManualClock, crate::common::Gate, Runtime) {
     let gate = script.hold();
     let clock = ManualClock::new();
     let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
-    let frozen = paused_runtime();
-    spawn_get_on(&frozen, &cache);
-    frozen.block_on(script.called(1));
-    script.hold_no_more();
-    (cache, clock, gate, frozen)
+    let stalled = paused_runtime();
+    spawn_get_on(&stalled, &cache);
+    stalled.block_on(script.called(1));
+    script.stop_holding();
+    (cache, clock, gate, stalled)
 }
 
 #[test]
-fn waiters_of_a_frozen_runtime_give_up_by_their_own_deadline() {
+fn waiters_for_a_stalled_runtime_time_out_at_their_own_deadline() {
     let script = Script::new();
-    let (cache, _clock, _gate, _frozen) = frozen(&script);
+    let (cache, _clock, _gate, _stalled) = stalled(&script);
     paused_runtime().block_on(async {
         let start = Instant::now();
         assert!(cache.get().await.unwrap_err().is_timeout());
@@ -121,15 +121,15 @@ fn waiters_of_a_frozen_runtime_give_up_by_their_own_deadline() {
 }
 
 #[test]
-fn who_comes_while_a_frozen_fetch_is_overdue_starts_another() {
+fn a_waiter_starts_another_fetch_if_the_stalled_one_is_overdue() {
     let script = Script::new();
     script.hold();
-    // On tokio's clock this time: the waiter comes early, is patient, and takes over when the fetch is overdue.
+    // This test uses tokio's clock. The waiter comes before the fetch is overdue, and takes over when it is.
     let cache = TokenCache::new(script.clone());
-    let frozen = paused_runtime();
-    spawn_get_on(&frozen, &cache);
-    frozen.block_on(script.called(1));
-    script.hold_no_more();
+    let stalled = paused_runtime();
+    spawn_get_on(&stalled, &cache);
+    stalled.block_on(script.called(1));
+    script.stop_holding();
     paused_runtime().block_on(async {
         sleep(20 * SECOND).await;
         let start = Instant::now();
@@ -139,31 +139,31 @@ fn who_comes_while_a_frozen_fetch_is_overdue_starts_another() {
 }
 
 #[test]
-fn a_late_token_is_dropped_when_a_newer_fetch_has_landed() {
+fn a_late_token_is_discarded_if_a_newer_fetch_has_completed() {
     let script = Script::new().rotating();
-    let (cache, clock, gate, frozen) = frozen(&script);
+    let (cache, clock, gate, stalled) = stalled(&script);
     clock.advance(40 * SECOND);
     let elsewhere = paused_runtime();
     assert_eq!(text(elsewhere.block_on(cache.get())), "t2");
     gate.open();
-    frozen.block_on(until(|| script.finished() == 2));
-    frozen.block_on(settle());
+    stalled.block_on(until(|| script.finished() == 2));
+    stalled.block_on(settle());
     assert_eq!((cache.peek().unwrap().access_token(), cache.status().generation), ("t2", 1));
     elsewhere.block_on(cache.refresh()).unwrap();
     assert_eq!(script.last_refresh_token().as_deref(), Some("r2"));
 }
 
 #[test]
-fn a_late_token_is_used_while_the_newer_fetch_still_runs() {
+fn a_late_token_is_used_while_the_newer_fetch_is_in_flight() {
     let script = Script::new();
-    let (cache, clock, gate, frozen) = frozen(&script);
+    let (cache, clock, gate, stalled) = stalled(&script);
     clock.advance(40 * SECOND);
     let second = script.hold();
     let elsewhere = paused_runtime();
     let waiter = spawn_get_on(&elsewhere, &cache);
     elsewhere.block_on(script.called(2));
     gate.open();
-    frozen.block_on(until(|| cache.peek().is_some()));
+    stalled.block_on(until(|| cache.peek().is_some()));
     assert_eq!(cache.peek().unwrap().access_token(), "t1");
     assert!(cache.status().fetching, "the newer one goes on");
     second.open();
@@ -171,19 +171,19 @@ fn a_late_token_is_used_while_the_newer_fetch_still_runs() {
     assert_eq!(cache.peek().unwrap().access_token(), "t2");
 }
 
-/// A frozen fetch was replaced, and now comes to this: nothing of it is remembered.
+/// Tests that the late failure of a stalled fetch is not remembered after the fetch was replaced.
 fn late_failure_is_forgotten(prepare: impl FnOnce(&Script)) {
     let script = Script::new();
     prepare(&script);
-    let (cache, clock, gate, frozen) = frozen(&script);
+    let (cache, clock, gate, stalled) = stalled(&script);
     clock.advance(40 * SECOND);
     let second = script.hold();
     let elsewhere = paused_runtime();
     let waiter = spawn_get_on(&elsewhere, &cache);
     elsewhere.block_on(script.called(2));
     gate.open();
-    frozen.block_on(until(|| script.finished() == 1));
-    frozen.block_on(settle());
+    stalled.block_on(until(|| script.finished() == 1));
+    stalled.block_on(settle());
     assert!(cache.status().last_failure.is_none() && cache.status().next_attempt_in.is_none());
     second.open();
     elsewhere.block_on(waiter).unwrap().unwrap();
@@ -196,14 +196,14 @@ fn a_late_failure_of_a_replaced_fetch_is_not_remembered() {
 }
 
 #[test]
-fn a_token_of_a_replaced_fetch_that_came_too_late_is_not_remembered_as_a_failure() {
+fn an_expired_token_of_a_replaced_fetch_is_not_remembered_as_a_failure() {
     late_failure_is_forgotten(|script| script.queue(Token::new("old").map(|token| token.with_lifetime(10 * SECOND))));
 }
 
 // === no runtime ===
 
 #[test]
-fn outside_any_runtime_a_fetch_is_an_error_and_no_panic() {
+fn a_fetch_without_a_runtime_is_an_error_and_not_a_panic() {
     let script = Script::new();
     let cache = TokenCache::new(script.clone());
     for answer in [task::spawn(cache.get()).poll(), task::spawn(cache.refresh()).poll()] {
@@ -216,15 +216,15 @@ fn outside_any_runtime_a_fetch_is_an_error_and_no_panic() {
 }
 
 #[test]
-fn outside_any_runtime_a_fetch_elsewhere_cannot_be_waited_for() {
+fn a_caller_without_a_runtime_cannot_wait_for_a_fetch_on_another() {
     let script = Script::new();
-    let (cache, ..) = frozen(&script);
+    let (cache, ..) = stalled(&script);
     let error = assert_ready!(task::spawn(cache.get()).poll()).unwrap_err();
     assert!(error.to_string().contains("tokio runtime"), "{error}");
 }
 
 #[test]
-fn outside_any_runtime_a_usable_token_is_served_also_when_due() {
+fn a_usable_token_is_served_without_a_runtime_even_when_due() {
     let script = Script::living(100 * SECOND);
     let clock = ManualClock::new();
     let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
@@ -238,7 +238,7 @@ fn outside_any_runtime_a_usable_token_is_served_also_when_due() {
 }
 
 #[test]
-fn outside_any_runtime_callers_hear_why_there_is_no_token() {
+fn callers_without_a_runtime_get_the_remembered_error() {
     let script = Script::new();
     script.fail(1);
     let cache = TokenCache::builder(script.clone()).clock(ManualClock::new()).build().unwrap();

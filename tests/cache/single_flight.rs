@@ -1,4 +1,4 @@
-//! One fetch at a time; callers come and go, the fetch goes on; every waiter gets an answer (promises 6 to 8).
+//! There is one fetch at a time, it does not depend on its callers, and every waiter gets an answer (promises 6 to 8).
 
 use std::future::{Future, poll_fn};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use crate::common::{MINUTE, SECOND, Script, runtime, settle, text, threaded_runt
 // === one at a time ===
 
 #[test]
-fn a_thousand_callers_of_many_clones_threads_and_runtimes_cause_one_fetch() {
+fn a_thousand_callers_on_two_runtimes_cause_one_fetch() {
     let script = Script::new();
     let gate = script.hold();
     let cache = TokenCache::new(script.clone());
@@ -44,8 +44,8 @@ fn a_thousand_callers_of_many_clones_threads_and_runtimes_cause_one_fetch() {
 }
 
 #[test]
-fn those_who_lose_the_race_do_not_fetch_once_more() {
-    // An issuer that answers at once: the fetch of the winner ends while the losers are on their way to the slot.
+fn callers_that_lose_the_race_do_not_fetch_again() {
+    // The issuer answers at once, so the first caller's fetch may complete before the others join it.
     const RACERS: usize = 4;
     for _ in 0..300 {
         let script = Script::new();
@@ -65,8 +65,8 @@ fn those_who_lose_the_race_do_not_fetch_once_more() {
 }
 
 #[test]
-fn two_fetches_never_run_at_once_while_tokens_come_and_go() {
-    // Tokens that are dead at once, failures between: every call of `refresh` joins or fetches.
+fn two_fetches_are_never_in_flight_at_the_same_time() {
+    // Every call of `refresh` joins a fetch or starts one. Some of them fail.
     let script = Script::new();
     let cache = TokenCache::new(script.clone());
     let runtime = threaded_runtime();
@@ -85,7 +85,7 @@ fn two_fetches_never_run_at_once_while_tokens_come_and_go() {
     assert_eq!(script.most_at_once(), 1);
 }
 
-// === callers come and go ===
+// === callers that stop waiting ===
 
 #[tokio::test(start_paused = true)]
 async fn a_dropped_waiter_does_not_end_the_fetch() {
@@ -103,7 +103,7 @@ async fn a_dropped_waiter_does_not_end_the_fetch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_fetch_goes_on_when_every_waiter_is_gone() {
+async fn the_fetch_continues_if_every_waiter_is_dropped() {
     let script = Script::living(100 * SECOND).rotating();
     let gate = script.hold();
     let cache = TokenCache::new(script.clone());
@@ -139,7 +139,7 @@ async fn a_short_timeout_ends_the_wait_and_not_the_fetch() {
 
 // === every waiter gets an answer ===
 
-/// Ten callers of a source that panics in its first call all get the error; the pause is kept, then it works.
+/// Tests that ten callers get an error if the first call of the source panics, and a token after the pause.
 async fn panics_are_errors<F, T>(source: F)
 where
     F: Fn(usize) -> T + Send + Sync + 'static,
@@ -165,7 +165,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_panics_when_called_is_an_error_for_all() {
+async fn a_source_that_panics_when_called_is_an_error_for_all_waiters() {
     panics_are_errors(|number| {
         assert_ne!(number, 1, "a panic of the test");
         async move { Token::new(format!("t{number}")) }
@@ -174,7 +174,7 @@ async fn a_source_that_panics_when_called_is_an_error_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_panics_before_its_first_await_is_an_error_for_all() {
+async fn a_source_that_panics_before_its_first_await_is_an_error_for_all_waiters() {
     panics_are_errors(async |number| {
         assert_ne!(number, 1, "a panic of the test");
         Token::new(format!("t{number}"))
@@ -183,7 +183,7 @@ async fn a_source_that_panics_before_its_first_await_is_an_error_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_panics_after_an_await_is_an_error_for_all() {
+async fn a_source_that_panics_after_an_await_is_an_error_for_all_waiters() {
     panics_are_errors(async |number| {
         sleep(SECOND).await;
         assert_ne!(number, 1, "a panic of the test");
@@ -193,7 +193,7 @@ async fn a_source_that_panics_after_an_await_is_an_error_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_source_is_one_fetch_and_one_remembered_failure() {
+async fn a_source_that_never_answers_is_one_fetch_and_one_remembered_failure() {
     let script = Script::new();
     script.hold();
     let cache = TokenCache::new(script.clone());
@@ -202,7 +202,7 @@ async fn a_silent_source_is_one_fetch_and_one_remembered_failure() {
         async move { cache.get().await }
     });
     sleep(10 * SECOND).await;
-    // The fetch ends by its deadline while this one still has patience left.
+    // The fetch times out before this caller does.
     let late = cache.get().await;
     assert!(early.await.unwrap().unwrap_err().is_timeout());
     assert!(late.unwrap_err().is_timeout());

@@ -1,4 +1,4 @@
-//! A token source that follows a script and counts, and what tests of the machinery share.
+//! A scripted token source that counts its calls, and helpers for tests of the cache.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::collections::VecDeque;
@@ -15,7 +15,7 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-/// Answers calls from its queue, then with the tokens `t1`, `t2`, ... after the number of the call.
+/// Answers calls from its queue. Then answers with the tokens `t1`, `t2`, ..., by the number of the call.
 #[derive(Clone)]
 pub(crate) struct Script(Arc<Mutex<State>>);
 
@@ -31,17 +31,17 @@ struct State {
     finished: usize,
 }
 
-/// Holds back the answers of the calls that run into it.
+/// Holds back answers until it is opened.
 #[derive(Clone)]
 pub(crate) struct Gate(Arc<Semaphore>);
 
-/// One call under way, also when it is dropped in mid air.
+/// A call in flight. It also ends if its future is dropped.
 struct Live(Script);
 
 // === impl Script ===
 
 impl Script {
-    /// Tokens of an hour, at once, without refresh tokens.
+    /// Answers at once, with tokens of an hour and without refresh tokens.
     pub(crate) fn new() -> Self {
         Self(Arc::new(Mutex::new(State {
             queue: VecDeque::new(),
@@ -66,7 +66,7 @@ impl Script {
         self.state().lifetime = lifetime;
     }
 
-    /// Each token brings a refresh token: `r1`, `r2`, ...
+    /// Adds a refresh token to each token: `r1`, `r2`, ...
     pub(crate) fn rotating(self) -> Self {
         self.state().rotating = true;
         self
@@ -76,12 +76,12 @@ impl Script {
         self.state().delay = delay;
     }
 
-    /// The answer of a call to come, after those queued before.
+    /// Queues an answer.
     pub(crate) fn queue(&self, answer: Result<Token, Error>) {
         self.state().queue.push_back(answer);
     }
 
-    /// Queues this many failures that may pass.
+    /// Queues this many transient failures.
     pub(crate) fn fail(&self, times: usize) {
         (0..times).for_each(|_| self.queue(Err(Error::transient("the issuer is down"))));
     }
@@ -91,15 +91,15 @@ impl Script {
         (0..times).for_each(|_| self.queue(Err(Error::denied("wrong password"))));
     }
 
-    /// Calls from now on wait until the gate is opened.
+    /// Makes the following calls wait until the gate is opened.
     pub(crate) fn hold(&self) -> Gate {
         let gate = Gate(Arc::new(Semaphore::new(0)));
         self.state().gate = Some(gate.clone());
         gate
     }
 
-    /// Calls from now on run freely; those held go on being held.
-    pub(crate) fn hold_no_more(&self) {
+    /// Answers the following calls at once. Calls that wait already go on waiting.
+    pub(crate) fn stop_holding(&self) {
         self.state().gate = None;
     }
 
@@ -107,22 +107,22 @@ impl Script {
         self.state().contexts.len()
     }
 
-    /// How many calls came to their answer.
+    /// How many calls were answered.
     pub(crate) fn finished(&self) -> usize {
         self.state().finished
     }
 
-    /// How many calls were under way at the same time, at most.
+    /// The largest number of calls that were in flight at the same time.
     pub(crate) fn most_at_once(&self) -> usize {
         self.state().most_at_once
     }
 
-    /// What the last call was told.
+    /// The context of the last call.
     pub(crate) fn last_context(&self) -> FetchContext {
         self.state().contexts.last().expect("no call yet").clone()
     }
 
-    /// The refresh token that the last call was to use.
+    /// The newest refresh token at the last call.
     pub(crate) fn last_refresh_token(&self) -> Option<String> {
         self.last_context().refresh_token().map(|secret| secret.expose().to_owned())
     }
@@ -172,7 +172,7 @@ impl Drop for Live {
 // === impl Gate ===
 
 impl Gate {
-    /// Lets through all that wait and all that come.
+    /// Answers all calls, those that wait and those to come.
     pub(crate) fn open(&self) {
         self.0.close();
     }
@@ -180,28 +180,28 @@ impl Gate {
 
 // === time and runtimes ===
 
-/// Lets other tasks run until it is so; fails where that never comes.
-pub(crate) async fn until(so: impl Fn() -> bool) {
+/// Lets other tasks run until the condition is true. Panics if that takes a minute.
+pub(crate) async fn until(condition: impl Fn() -> bool) {
     let start = Instant::now();
-    while !so() {
-        assert!(start.elapsed() < MINUTE, "this never came");
+    while !condition() {
+        assert!(start.elapsed() < MINUTE, "the condition never became true");
         tokio::task::yield_now().await;
     }
 }
 
-/// Lets other tasks run as far as they get without time passing.
+/// Lets other tasks run as far as they can without time passing.
 pub(crate) async fn settle() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
 }
 
-/// A runtime on this thread with paused time; it stands still whenever it is not driven.
+/// A runtime on this thread with paused time. It makes no progress while it is not driven.
 pub(crate) fn paused_runtime() -> Runtime {
     Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
 }
 
-/// A runtime on this thread with real time, for answers that come from other threads.
+/// A runtime on this thread with real time, for answers from other threads.
 pub(crate) fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
@@ -210,7 +210,7 @@ pub(crate) fn threaded_runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// The text of the token that came.
+/// The text of the token in this answer.
 pub(crate) fn text(answer: Result<Token, Error>) -> String {
     answer.expect("a token").access_token().to_owned()
 }

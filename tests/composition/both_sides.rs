@@ -1,4 +1,4 @@
-//! Layers that may lie on either side: with each of them [`works`] holds.
+//! Layers that may be on either side: [`works`] succeeds with each of them.
 
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use tower::balance::p2c::Balance;
@@ -18,74 +18,74 @@ use tower_http::request_id::{MakeRequestUuid, SetRequestIdLayer};
 use tower_http::set_header::{SetRequestHeaderLayer, SetResponseHeaderLayer};
 use tower_http::trace::TraceLayer;
 
-use crate::world::{Body, Network, SECOND, World, get, works};
+use crate::harness::{Body, Harness, Network, SECOND, get, works};
 
 macro_rules! works {
-    ($($name:ident, above: $above:expr, beneath: $beneath:expr;)*) => {$(
+    ($($name:ident, outer: $outer:expr, inner: $inner:expr;)*) => {$(
         mod $name {
             use super::*;
 
             #[tokio::test(start_paused = true)]
-            async fn above_us() {
-                let world = World::new();
-                let above = $above;
-                works(&world, above(world.client())).await;
+            async fn outside() {
+                let harness = Harness::new();
+                let outer = $outer;
+                works(&harness, outer(harness.client())).await;
             }
 
             #[tokio::test(start_paused = true)]
-            async fn beneath_us() {
-                let world = World::over($beneath);
-                works(&world, world.client()).await;
+            async fn inside() {
+                let harness = Harness::over($inner);
+                works(&harness, harness.client()).await;
             }
         }
     )*};
 }
 
 works! {
-    a_buffer, above: |api| Buffer::new(api, 1), beneath: |network| Buffer::new(network, 1);
+    a_buffer, outer: |api| Buffer::new(api, 1), inner: |network| Buffer::new(network, 1);
     a_concurrency_limit_of_one,
-        above: |api| ConcurrencyLimit::new(api, 1), beneath: |network| ConcurrencyLimit::new(network, 1);
-    load_shed, above: LoadShed::new, beneath: LoadShed::new;
-    a_timeout, above: |api| Timeout::new(api, SECOND), beneath: |network| Timeout::new(network, SECOND);
-    retry, above: |api| Retry::new(Never, api), beneath: |network| Retry::new(Never, network);
-    // Not `Clone`: beneath us it goes through a buffer.
+        outer: |api| ConcurrencyLimit::new(api, 1), inner: |network| ConcurrencyLimit::new(network, 1);
+    load_shed, outer: LoadShed::new, inner: LoadShed::new;
+    a_timeout, outer: |api| Timeout::new(api, SECOND), inner: |network| Timeout::new(network, SECOND);
+    retry, outer: |api| Retry::new(Never, api), inner: |network| Retry::new(Never, network);
+    // It is not `Clone`, so inside the layer it needs a buffer.
     a_rate_limit,
-        above: |api| RateLimit::new(api, Rate::new(1, SECOND / 4)),
-        beneath: |network| Buffer::new(RateLimit::new(network, Rate::new(1, SECOND / 4)), 1);
+        outer: |api| RateLimit::new(api, Rate::new(1, SECOND / 4)),
+        inner: |network| Buffer::new(RateLimit::new(network, Rate::new(1, SECOND / 4)), 1);
     balance,
-        above: |api: tower_bearer::Bearer<_>| balanced(api.clone(), api),
-        beneath: |network: Network| Buffer::new(balanced(network.clone(), network), 1);
-    a_box, above: BoxCloneService::new, beneath: BoxCloneService::<Request<Body>, _, _>::new;
+        outer: |api: tower_bearer::Bearer<_>| balanced(api.clone(), api),
+        inner: |network: Network| Buffer::new(balanced(network.clone(), network), 1);
+    a_box, outer: BoxCloneService::new, inner: BoxCloneService::<Request<Body>, _, _>::new;
     a_box_that_is_not_clone,
-        above: BoxService::new, beneath: |network| Buffer::new(BoxService::<Request<Body>, _, _>::new(network), 1);
-    either, above: left, beneath: left;
+        outer: BoxService::new, inner: |network| Buffer::new(BoxService::<Request<Body>, _, _>::new(network), 1);
+    either, outer: left, inner: left;
     an_optional_layer,
-        above: |api| option_layer(Some(tower::buffer::BufferLayer::new(1))).layer(api),
-        beneath: |network| option_layer(Some(tower::buffer::BufferLayer::new(1))).layer(network);
-    follow_redirect, above: FollowRedirect::new, beneath: FollowRedirect::new;
-    decompression, above: Decompression::new, beneath: Decompression::new;
+        outer: |api| option_layer(Some(tower::buffer::BufferLayer::new(1))).layer(api),
+        inner: |network| option_layer(Some(tower::buffer::BufferLayer::new(1))).layer(network);
+    follow_redirect, outer: FollowRedirect::new, inner: FollowRedirect::new;
+    decompression, outer: Decompression::new, inner: Decompression::new;
     trace,
-        above: |api| TraceLayer::new_for_http().layer(api), beneath: |network| TraceLayer::new_for_http().layer(network);
+        outer: |api| TraceLayer::new_for_http().layer(api), inner: |network| TraceLayer::new_for_http().layer(network);
     a_request_id,
-        above: |api| SetRequestIdLayer::x_request_id(MakeRequestUuid).layer(api),
-        beneath: |network| SetRequestIdLayer::x_request_id(MakeRequestUuid).layer(network);
+        outer: |api| SetRequestIdLayer::x_request_id(MakeRequestUuid).layer(api),
+        inner: |network| SetRequestIdLayer::x_request_id(MakeRequestUuid).layer(network);
     a_request_header,
-        above: |api| SetRequestHeaderLayer::overriding(X_HEADER, VALUE).layer(api),
-        beneath: |network| SetRequestHeaderLayer::overriding(X_HEADER, VALUE).layer(network);
+        outer: |api| SetRequestHeaderLayer::overriding(X_HEADER, VALUE).layer(api),
+        inner: |network| SetRequestHeaderLayer::overriding(X_HEADER, VALUE).layer(network);
     a_response_header,
-        above: |api| SetResponseHeaderLayer::overriding(X_HEADER, VALUE).layer(api),
-        beneath: |network| SetResponseHeaderLayer::overriding(X_HEADER, VALUE).layer(network);
+        outer: |api| SetResponseHeaderLayer::overriding(X_HEADER, VALUE).layer(api),
+        inner: |network| SetResponseHeaderLayer::overriding(X_HEADER, VALUE).layer(network);
 }
 
 const X_HEADER: HeaderName = HeaderName::from_static("x-header");
 const VALUE: HeaderValue = HeaderValue::from_static("value");
 
-/// One of two services that are alike.
+/// One of two services of the same type.
 fn left<S>(service: S) -> Either<S, S> {
     Either::Left(service)
 }
 
-/// Two endpoints under one balancer.
+/// A balancer over two endpoints.
 pub(crate) fn balanced<S>(one: S, two: S) -> Balance<ServiceList<Vec<PendingRequests<S>>>, Request<Body>>
 where
     S: Service<Request<Body>, Error: Into<BoxError>>,
@@ -110,15 +110,15 @@ impl<A> Policy<Request<Body>, Response<A>, BoxError> for Never {
     }
 }
 
-/// The layer itself as an option, over a client with an error of its own.
+/// The layer is optional, and the client's error type is not `BoxError`.
 #[tokio::test(start_paused = true)]
 async fn the_layer_is_optional_over_a_client_whose_error_is_boxed() {
-    let world = World::new();
+    let harness = Harness::new();
     let stack = |layer: Option<BearerLayer>| {
-        let client = ServiceExt::<Request<Body>>::map_err(world.beneath(), std::io::Error::other);
+        let client = ServiceExt::<Request<Body>>::map_err(harness.inner(), std::io::Error::other);
         ServiceBuilder::new().option_layer(layer).map_err(BoxError::from).service(client)
     };
     let without = stack(None).oneshot(get()).await.expect("an answer");
     assert_eq!(without.status(), StatusCode::UNAUTHORIZED);
-    works(&world, stack(Some(world.layer()))).await;
+    works(&harness, stack(Some(harness.layer()))).await;
 }

@@ -1,4 +1,4 @@
-//! A cache of answers belongs above, one for each user.
+//! A cache of answers belongs outside the layer, one for each user.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -12,11 +12,11 @@ use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_bearer::testing::Answer;
 use tower_bearer::{BearerLayer, TokenCache};
 
-use crate::world::{API, Body, World, get};
+use crate::harness::{API, Body, Harness, get};
 
-/// Keeps the first answer of each URL for whoever asks.
+/// Returns the first answer of each URL to every caller.
 #[derive(Clone)]
-struct Kept<S> {
+struct AnswerCache<S> {
     inner: S,
     answers: Arc<Mutex<Answers>>,
 }
@@ -27,13 +27,13 @@ fn locked(answers: &Mutex<Answers>) -> MutexGuard<'_, Answers> {
     answers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<S> Kept<S> {
+impl<S> AnswerCache<S> {
     fn new(inner: S) -> Self {
         Self { inner, answers: Arc::default() }
     }
 }
 
-impl<S, A> Service<Request<Body>> for Kept<S>
+impl<S, A> Service<Request<Body>> for AnswerCache<S>
 where
     S: Service<Request<Body>, Response = Response<A>, Error = BoxError, Future: Send + 'static>,
     A: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send,
@@ -63,32 +63,32 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cache_beneath_hands_the_answer_to_one_users_token_to_another() {
-    let world = World::over_requests(Kept::new);
-    world.api.queue(Answer::raw(200, "what ann may see"));
-    world.client().oneshot(get()).await.expect("an answer");
+async fn an_inner_cache_returns_the_answer_for_one_users_token_to_another_user() {
+    let harness = Harness::over_requests(AnswerCache::new);
+    harness.api.queue(Answer::raw(200, "what ann may see"));
+    harness.client().oneshot(get()).await.expect("an answer");
     let bob = BearerLayer::new(TokenCache::fixed("token-of-bob").expect("a token"), [API]).expect("an origin");
-    let answer = bob.layer(world.beneath()).oneshot(get()).await.expect("an answer");
+    let answer = bob.layer(harness.inner()).oneshot(get()).await.expect("an answer");
     assert_eq!(answer.into_body().collect().await.expect("a body").to_bytes(), "what ann may see");
-    assert_eq!(world.sent("authorization"), ["Bearer token-1"]);
+    assert_eq!(harness.sent("authorization"), ["Bearer token-1"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cache_beneath_hands_the_rejected_answer_to_the_second_send() {
-    let world = World::over_requests(Kept::new);
-    world.revoked().await;
-    assert_eq!(world.client().oneshot(get()).await.expect("an answer").status(), StatusCode::UNAUTHORIZED);
-    assert_eq!(world.api.calls().total(), 1);
-    assert_eq!(world.cache.status().generation, 2, "there was a new token, and it was not sent");
+async fn an_inner_cache_returns_the_rejected_answer_to_the_second_send() {
+    let harness = Harness::over_requests(AnswerCache::new);
+    harness.with_revoked_token().await;
+    assert_eq!(harness.client().oneshot(get()).await.expect("an answer").status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(harness.api.calls().total(), 1);
+    assert_eq!(harness.cache.status().generation, 2, "there is a new token, but it was not sent");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cache_above_keeps_the_answers_that_callers_get() {
-    let world = World::new();
-    world.revoked().await;
-    let client = Kept::new(world.client());
+async fn an_outer_cache_keeps_the_final_answers() {
+    let harness = Harness::new();
+    harness.with_revoked_token().await;
+    let client = AnswerCache::new(harness.client());
     for _ in 0..2 {
         assert_eq!(client.clone().oneshot(get()).await.expect("an answer").status(), StatusCode::OK);
     }
-    assert_eq!(world.sent("authorization"), ["Bearer token-1", "Bearer token-2"], "the first call was sent twice");
+    assert_eq!(harness.sent("authorization"), ["Bearer token-1", "Bearer token-2"], "the first call was sent twice");
 }

@@ -1,6 +1,6 @@
-//! Spawned tasks over services whose type names a `BoxError`: rustc (rust-lang/rust#64552) takes no `oneshot` inside an
-//! async block there, of ours as of tower's own `Timeout`. What it takes instead is here; what it does not, in
-//! `docs/composition.md`, as a test that fails to compile.
+//! Spawned tasks with services whose type names a `BoxError`. rustc (rust-lang/rust#64552) does not compile `oneshot`
+//! inside an async block with them, and tower's `Timeout` has the same problem. These tests have the forms that
+//! compile. `docs/composition.md` has the one that does not, as a test that fails to compile.
 
 use http::{Request, Response, StatusCode};
 use tower::buffer::Buffer;
@@ -8,13 +8,13 @@ use tower::util::BoxCloneService;
 use tower::{BoxError, Layer, ServiceExt};
 use tower_bearer::BearerLayer;
 
-use crate::world::{Body, World, get};
+use crate::harness::{Body, Harness, get};
 
 async fn ok<A>(call: tokio::task::JoinHandle<Result<Response<A>, BoxError>>) {
     assert_eq!(call.await.expect("no panic").expect("an answer").status(), StatusCode::OK);
 }
 
-/// Over one service.
+/// Checks both forms with one inner service.
 macro_rules! compiles {
     ($layer:expr, $service:expr) => {{
         let (layer, service): (BearerLayer, _) = ($layer, $service);
@@ -28,9 +28,9 @@ macro_rules! compiles {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_takes_a_box_around_the_stack_or_the_call_itself() {
-    let world = World::new();
-    compiles!(world.layer(), world.beneath());
-    compiles!(world.layer(), Buffer::new(world.beneath(), 1));
-    compiles!(world.layer(), ServiceExt::<Request<Body>>::map_err(world.beneath(), BoxError::from));
+async fn a_task_may_take_a_boxed_stack_or_the_future_of_the_call() {
+    let harness = Harness::new();
+    compiles!(harness.layer(), harness.inner());
+    compiles!(harness.layer(), Buffer::new(harness.inner(), 1));
+    compiles!(harness.layer(), ServiceExt::<Request<Body>>::map_err(harness.inner(), BoxError::from));
 }

@@ -1,4 +1,4 @@
-//! Token sources that are tried in turn: which is asked, what it is told, and what the error says.
+//! Token sources that are tried in order: which one is called, with which context, and what the error says.
 
 use std::error::Error as _;
 use std::future::ready;
@@ -20,16 +20,16 @@ fn two() -> (Script, Script, TokenSourceChain) {
     (first, second, chain)
 }
 
-/// How often each of two sources was asked since the last look.
-fn asked(sources: [&Script; 2], seen: &mut [usize; 2]) -> [usize; 2] {
+/// How often each of two sources was called since the last check.
+fn new_calls(sources: [&Script; 2], seen: &mut [usize; 2]) -> [usize; 2] {
     let calls = sources.map(Script::calls);
     let since = [calls[0] - seen[0], calls[1] - seen[1]];
     *seen = calls;
     since
 }
 
-/// A session whose token the second source brought.
-async fn with_the_second() -> (Script, Script, TokenCache) {
+/// A session whose token is from the second source.
+async fn with_second_source() -> (Script, Script, TokenCache) {
     let (first, second, chain) = two();
     first.deny(1);
     let cache = TokenCache::new(chain);
@@ -41,10 +41,10 @@ fn refresh_token_of(context: &FetchContext) -> Option<String> {
     context.refresh_token().map(|secret| secret.expose().to_owned())
 }
 
-// === which source is asked ===
+// === which source is called ===
 
 #[tokio::test(start_paused = true)]
-async fn the_first_source_that_brings_a_token_is_the_one() {
+async fn the_first_source_that_returns_a_token_ends_the_search() {
     for failure in [Error::transient("down"), Error::denied("not configured"), Token::new("").unwrap_err()] {
         let (first, second, chain) = two();
         first.queue(Err(failure));
@@ -57,43 +57,43 @@ async fn the_first_source_that_brings_a_token_is_the_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn later_fetches_ask_the_source_of_the_last_token() {
-    let (first, second, cache) = with_the_second().await;
+async fn later_fetches_call_the_source_of_the_last_token() {
+    let (first, second, cache) = with_second_source().await;
     let mut seen = [first.calls(), second.calls()];
     for _ in 0..3 {
         cache.refresh().await.expect("a token");
-        assert_eq!(asked([&first, &second], &mut seen), [0, 1]);
+        assert_eq!(new_calls([&first, &second], &mut seen), [0, 1]);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_of_that_source_does_not_change_whose_token_is_sent() {
-    let (first, second, cache) = with_the_second().await;
+async fn a_short_outage_of_the_current_source_does_not_change_the_source() {
+    let (first, second, cache) = with_second_source().await;
     let mut seen = [first.calls(), second.calls()];
     second.fail(3);
     for _ in 0..3 {
         let error = cache.refresh().await.unwrap_err();
         assert!(error.is_transient() && error.failures().next().is_none(), "{error}");
-        assert_eq!(asked([&first, &second], &mut seen), [0, 1]);
+        assert_eq!(new_calls([&first, &second], &mut seen), [0, 1]);
     }
-    // After three failed fetches it was waited for long enough.
+    // After three failed fetches, the others are tried.
     second.fail(1);
     cache.refresh().await.expect("a token of the first source");
-    assert_eq!(asked([&first, &second], &mut seen), [1, 1]);
+    assert_eq!(new_calls([&first, &second], &mut seen), [1, 1]);
     cache.refresh().await.expect("another");
-    assert_eq!(asked([&first, &second], &mut seen), [1, 0]);
+    assert_eq!(new_calls([&first, &second], &mut seen), [1, 0]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_denial_leads_to_the_others_in_the_same_fetch() {
-    let (first, second, cache) = with_the_second().await;
+async fn after_a_denial_the_same_fetch_tries_the_other_sources() {
+    let (first, second, cache) = with_second_source().await;
     second.deny(1);
     assert_eq!(text(cache.refresh().await), "t2");
     assert_eq!((first.calls(), second.calls()), (2, 2));
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_token_again_that_an_api_rejected_leads_to_the_others() {
+async fn a_source_that_returns_the_rejected_token_makes_the_chain_try_the_others() {
     let static_token = async |_| Token::new("static");
     let login = Script::new();
     let chain = TokenSourceChain::first_try("environment", static_token).or_else("login", login.clone());
@@ -101,7 +101,7 @@ async fn the_token_again_that_an_api_rejected_leads_to_the_others() {
     let first = cache.get().await.expect("a token");
     tokio::time::advance(MINUTE).await;
     assert_eq!(text(cache.report_rejected(&first).await), "t1");
-    // Without another source the cache says what is wrong, as for a source that is alone.
+    // If there is no other source, the error is that of a source without a chain.
     let cache = TokenCache::new(TokenSourceChain::first_try("environment", static_token));
     let first = cache.get().await.expect("a token");
     tokio::time::advance(MINUTE).await;
@@ -114,7 +114,7 @@ async fn the_token_again_that_an_api_rejected_leads_to_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_was_denied_is_not_asked_again_with_the_others() {
+async fn a_denied_source_is_not_called_each_time_that_the_others_are() {
     let (first, second, chain) = two();
     first.fail(1000);
     second.deny(1000);
@@ -123,10 +123,10 @@ async fn a_source_that_was_denied_is_not_asked_again_with_the_others() {
         cache.get().await.unwrap_err();
         tokio::time::advance(SECOND).await;
     }
-    // 0, 30, 90, 210, 450 s; the next would be at 930 s.
+    // The calls are at 0, 30, 90, 210 and 450 s. The next would be at 930 s.
     assert_eq!(second.calls(), 5);
     assert!(first.calls() > 20, "{}", first.calls());
-    // A person asks: at once.
+    // An explicit refresh calls it at once.
     cache.refresh().await.unwrap_err();
     assert_eq!(second.calls(), 6);
 }
@@ -170,7 +170,7 @@ async fn the_error_names_each_source_with_its_failure_and_no_secret() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_error_is_denied_if_all_failures_are_and_waits_as_long_as_one_of_them_asks() {
+async fn the_error_is_denied_if_all_failures_are_and_has_the_longest_retry_after() {
     let (first, second, chain) = two();
     first.deny(1);
     second.deny(1);
@@ -187,7 +187,7 @@ async fn the_error_is_denied_if_all_failures_are_and_waits_as_long_as_one_of_the
 // === refresh tokens ===
 
 #[tokio::test(start_paused = true)]
-async fn a_rotated_refresh_token_goes_to_the_source_that_it_came_from() {
+async fn only_the_source_that_returned_a_refresh_token_gets_it() {
     let (first, second, chain) = two();
     let second_rotates = second.clone().rotating();
     first.deny(1);
@@ -195,12 +195,12 @@ async fn a_rotated_refresh_token_goes_to_the_source_that_it_came_from() {
     cache.get().await.expect("a token");
     cache.refresh().await.expect("a token");
     assert_eq!(refresh_token_of(&second_rotates.last_context()).as_deref(), Some("r1"));
-    // The first source takes over. It has no part in the session of the second.
+    // The first source takes over. It gets nothing of the second source's session.
     second.deny(1);
     cache.refresh().await.expect("a token of the first source");
     assert_eq!(refresh_token_of(&first.last_context()), None);
     assert!(first.last_context().replaced().is_none());
-    // And back: the second goes on where it was, with its own.
+    // The second source takes over again, and gets its own tokens.
     first.deny(1);
     tokio::time::advance(MINUTE).await;
     cache.refresh().await.expect("a token of the second source");
@@ -210,14 +210,14 @@ async fn a_rotated_refresh_token_goes_to_the_source_that_it_came_from() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_that_a_failing_source_reported_is_sent_next() {
-    let told = Arc::new(Mutex::new(Vec::new()));
+async fn the_next_fetch_gets_a_refresh_token_that_a_failing_source_reported() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
     let login = {
-        let told = Arc::clone(&told);
+        let seen = Arc::clone(&seen);
         move |context: FetchContext| {
-            let mut told = told.lock().unwrap();
-            told.push(refresh_token_of(&context));
-            context.rotated(format!("rotated-{}", told.len()));
+            let mut seen = seen.lock().unwrap();
+            seen.push(refresh_token_of(&context));
+            context.rotated(format!("rotated-{}", seen.len()));
             ready(Err::<Token, _>("cut off"))
         }
     };
@@ -227,11 +227,11 @@ async fn a_refresh_token_that_a_failing_source_reported_is_sent_next() {
     cache.get().await.unwrap_err();
     tokio::time::advance(MINUTE).await;
     cache.get().await.unwrap_err();
-    assert_eq!(*told.lock().unwrap(), [None, Some("rotated-1".to_owned())]);
+    assert_eq!(*seen.lock().unwrap(), [None, Some("rotated-1".to_owned())]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_grants_never_get_the_refresh_token_of_each_other() {
+async fn two_grants_never_get_each_others_refresh_tokens() {
     let (blue, red) = (TokenServer::new(), TokenServer::new());
     for (issuer, refresh_token) in [(&blue, "blue-1"), (&red, "red-1")] {
         let body = json!({ "access_token": refresh_token, "expires_in": 3600, "refresh_token": refresh_token });
@@ -241,7 +241,7 @@ async fn two_grants_never_get_the_refresh_token_of_each_other() {
         .or_else("red", password(&red).build().unwrap());
     let cache = TokenCache::new(chain);
     cache.get().await.expect("a token of blue");
-    // Blue's refresh token and password are denied.
+    // Blue denies its refresh token and its password.
     (0..2).for_each(|_| blue.queue(Answer::oauth_error(400, "invalid_grant")));
     cache.refresh().await.expect("a token of red");
     assert_eq!(each(&red.requests(), "grant_type"), ["password"]);
@@ -251,8 +251,8 @@ async fn two_grants_never_get_the_refresh_token_of_each_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_goes_on_with_the_only_source_that_can_have_begun_it() {
-    // A restored session: the cache knows its refresh token, and the chain has brought nothing yet.
+async fn a_restored_session_continues_with_the_only_source_that_can_have_begun_it() {
+    // The cache knows the refresh token of a restored session, and the chain has not returned a token yet.
     let session = FetchContext::new(Reason::Expired);
     let session = session.with_replaced(Token::new("t").unwrap().with_refresh_token("restored"));
     let environment = || async |_: FetchContext| Err::<Token, _>(Error::denied("not set"));
@@ -261,7 +261,7 @@ async fn a_session_goes_on_with_the_only_source_that_can_have_begun_it() {
     let chain = TokenSourceChain::first_try("environment", environment()).or_else("login", grant());
     chain.fetch(session.clone()).await.expect("a token");
     assert_eq!(each(&issuer.requests(), "refresh_token"), ["restored"]);
-    // Of two, nobody knows whose it is: the grant begins with what it has.
+    // With two such sources, the owner is unknown. The grant begins with its own refresh token.
     let other = client_credentials(&TokenServer::new());
     let chain = TokenSourceChain::first_try("login", grant()).or_else("service", other.build().unwrap());
     chain.fetch(session).await.expect("a token");
@@ -269,13 +269,13 @@ async fn a_session_goes_on_with_the_only_source_that_can_have_begun_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_session_begins_with_the_first_source_again() {
+async fn a_new_session_begins_with_the_first_source() {
     let (first, second, chain) = two();
     let second = second.rotating();
     first.deny(1);
     let context = FetchContext::new(Reason::First);
     chain.fetch(context.clone()).await.expect("a token of the second source");
-    // As after a sign-out: neither token nor refresh token.
+    // After a sign-out there is neither token nor refresh token.
     tokio::time::advance(MINUTE).await;
     first.fail(1);
     chain.fetch(context).await.expect("a token of the second source");
@@ -285,7 +285,7 @@ async fn a_new_session_begins_with_the_first_source_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sign_out_revokes_what_the_session_began_with() {
+async fn a_sign_out_revokes_the_refresh_token_that_the_session_began_with() {
     let issuer = TokenServer::new();
     let environment = async |_| Token::new("static");
     let chain = TokenSourceChain::first_try("environment", environment)
@@ -306,7 +306,7 @@ async fn a_sign_out_revokes_what_the_session_began_with() {
 // === identity ===
 
 #[test]
-fn a_chain_is_what_its_sources_are() {
+fn the_identity_of_a_chain_consists_of_those_of_its_sources() {
     let issuer = TokenServer::new();
     let grant = || client_credentials(&issuer).build().unwrap();
     let other = || client_credentials(&issuer).scope("more").build().unwrap();
@@ -316,7 +316,7 @@ fn a_chain_is_what_its_sources_are() {
     assert_eq!(identity(chain()), Vec::<String>::new());
     let one = identity(chain().or_else("login", grant()));
     assert_eq!(one, identity(chain().or_else("another name", grant())));
-    // Whoever has the grant alone does not take tokens that may be those of the environment.
+    // A process with only the grant does not use tokens that may be from the environment.
     assert_ne!(one, TokenSource::identity(&grant()));
     assert_ne!(one, identity(TokenSourceChain::first_try("login", grant())));
     assert_ne!(one, identity(chain().or_else("login", other())));

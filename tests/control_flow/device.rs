@@ -29,7 +29,7 @@ fn pending() -> Answer {
     Answer::oauth_error(400, "authorization_pending")
 }
 
-/// How a login ends whose questions are answered so: its error, and how often the server was asked.
+/// Runs a login whose polls get these answers. Returns its error and the number of polls.
 async fn end(answers: impl IntoIterator<Item = Answer>) -> (Error, usize) {
     let issuer = TokenServer::new();
     issuer.queue(code(120));
@@ -48,14 +48,14 @@ async fn any_other_error_ends_the_login_with_its_code() {
         Answer::oauth_error(200, "incorrect_device_code"),
         Answer::oauth_error(400, "expired_token"),
     ] {
-        let (error, asked) = end([pending(), answer.clone()]).await;
-        assert_eq!(asked, 2, "{answer:?}");
+        let (error, polls) = end([pending(), answer.clone()]).await;
+        assert_eq!(polls, 2, "{answer:?}");
         assert!(format!("{answer:?}").contains(error.code().expect("a code")), "{error}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_no_token_ends_the_login() {
+async fn an_answer_without_a_token_ends_the_login() {
     for answer in [
         Answer::raw(403, "<html>"),
         Answer::raw(404, ""),
@@ -68,7 +68,7 @@ async fn an_answer_that_is_no_token_ends_the_login() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_an_outage_and_a_broken_connection_do_not_end_the_login() {
+async fn a_rate_limit_an_outage_and_a_broken_connection_do_not_end_the_login() {
     for answer in [
         pending(),
         Answer::oauth_error(400, "slow_down"),
@@ -88,7 +88,7 @@ async fn a_limit_an_outage_and_a_broken_connection_do_not_end_the_login() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_secret_that_is_a_part_of_the_code_ends_no_login() {
+async fn a_secret_that_is_a_part_of_an_error_code_does_not_end_the_login() {
     let issuer = TokenServer::new();
     issuer.queue(code(120));
     (0..3).for_each(|_| issuer.queue(pending()));
@@ -99,18 +99,18 @@ async fn a_secret_that_is_a_part_of_the_code_ends_no_login() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_final_error_tells_the_last_failure() {
+async fn the_final_error_includes_the_last_failure() {
     let (error, _) = end([pending(), pending()]).await;
-    assert_eq!(error.to_string(), "nobody entered the code before it ended; begin again");
+    assert_eq!(error.to_string(), "the device code expired before it was entered; start a new login");
     let (error, _) = end(std::iter::repeat_n(Answer::raw(503, ""), 40)).await;
     assert!(error.to_string().contains("answered 503"), "{error}");
-    // What passed is not told.
+    // An earlier failure is not included.
     let (error, _) = end([Answer::raw(503, "")]).await;
     assert!(!error.to_string().contains("503"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_beginning_that_is_rejected_with_a_200_is_an_error_with_its_code() {
+async fn a_code_request_that_is_denied_with_a_200_is_an_error_with_its_code() {
     let begin = async |answer: Value| {
         let issuer = TokenServer::new();
         issuer.queue(Answer::json(200, answer));

@@ -1,4 +1,4 @@
-//! A `Host` header that contradicts the URI never takes a token along.
+//! A request whose `Host` header contradicts the URI never carries a token.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ use tower_bearer::{BearerLayer, Error, NoToken, Origin, TokenCache};
 
 type Body = Full<Bytes>;
 
-/// What becomes of a request to this URI with these `Host` headers: the token it was sent with, or our error.
+/// Sends a request with these `Host` headers. Returns the token that it was sent with, or the layer's error.
 async fn sent(
     layer: BearerLayer,
     mut request: http::request::Builder,
@@ -28,7 +28,7 @@ async fn sent(
     }));
     match api.oneshot(request.body(Body::default()).expect("a request")).await {
         Ok(_) => Ok(seen.lock().expect("no panic").clone()),
-        Err(error) => Err(Error::find(&*error).expect("ours").clone()),
+        Err(error) => Err(Error::find(&*error).expect("the layer's error").clone()),
     }
 }
 
@@ -38,7 +38,7 @@ fn layer() -> BearerLayer {
 }
 
 #[tokio::test]
-async fn a_host_of_another_site_is_an_error() {
+async fn a_host_header_of_another_site_is_an_error() {
     for (uri, hosts) in [
         ("https://api.example.com/", &["evil.test"][..]),
         ("https://api.example.com/", &["api.example.com.evil.test"]),
@@ -48,7 +48,7 @@ async fn a_host_of_another_site_is_an_error() {
         ("https://api.example.com/", &["api.example.com", "evil.test"]),
         ("https://files.example.com:8443/", &["files.example.com:443"]),
         ("http://127.0.0.1:3000/", &["localhost:3000"]),
-        // Its origin is https, and the connection is not.
+        // The origin with this host is https, and the connection is not.
         ("http://127.0.0.1:3000/", &["files.example.com:8443"]),
     ] {
         let error = sent(layer(), Request::get(uri), hosts).await.expect_err(uri);
@@ -58,15 +58,15 @@ async fn a_host_of_another_site_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_host_that_leads_to_the_same_place_or_to_another_of_our_origins_is_fine() {
+async fn a_host_header_of_the_same_or_another_named_origin_is_accepted() {
     for (uri, host) in [
         ("https://api.example.com/", "api.example.com"),
         ("https://api.example.com/", "API.example.com:443"),
         ("https://api.example.com/", "api.example.com."),
         ("https://files.example.com:8443/", "files.example.com:8443"),
-        // Some clients leave out the port.
+        // Some clients omit the port.
         ("https://files.example.com:8443/", "files.example.com"),
-        // A name for the same server that is named as well.
+        // The host is that of another named origin.
         ("https://files.example.com:8443/", "api.example.com"),
     ] {
         let token = sent(layer(), Request::get(uri), &[host]).await.expect(uri);
@@ -75,7 +75,7 @@ async fn a_host_that_leads_to_the_same_place_or_to_another_of_our_origins_is_fin
 }
 
 #[tokio::test]
-async fn who_sends_no_token_of_ours_may_name_any_host() {
+async fn a_request_without_the_layers_token_may_have_any_host_header() {
     let own = || Request::get("https://api.example.com/").header("authorization", "Basic eDp5");
     assert_eq!(sent(layer(), own(), &["evil.test"]).await.expect("it passes").as_deref(), Some("Basic eDp5"));
     let exempt = Request::get("https://api.example.com/").extension(NoToken);
@@ -85,7 +85,7 @@ async fn who_sends_no_token_of_ours_may_name_any_host() {
 }
 
 #[tokio::test]
-async fn a_path_only_request_and_a_layer_for_any_origin_are_looked_at_too() {
+async fn relative_uris_and_layers_for_any_origin_are_checked_too() {
     let relative = || layer().allow_relative_uris();
     sent(relative(), Request::get("/"), &["evil.test"]).await.expect_err("another site");
     for host in ["api.example.com", "127.0.0.1:3000"] {
@@ -102,9 +102,9 @@ async fn a_path_only_request_and_a_layer_for_any_origin_are_looked_at_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_is_a_request_that_waits_for_a_token() {
+async fn a_request_that_would_wait_for_a_token_is_checked_too() {
     let cache = TokenCache::new(async |_: tower_bearer::FetchContext| tower_bearer::Token::new("t"));
     let layer = BearerLayer::new(cache.clone(), ["https://api.example.com"]).expect("an origin");
     sent(layer, Request::get("https://api.example.com/"), &["evil.test"]).await.expect_err("another site");
-    assert!(cache.peek().is_none(), "nothing was fetched for it");
+    assert!(cache.peek().is_none(), "no token was fetched");
 }

@@ -1,4 +1,4 @@
-//! A session with a login logs in again; a connection that broke is tried once more; an exchange belongs to its subject.
+//! A session with a login logs in again, a broken connection is retried once, and an exchange belongs to its subject.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use tower_bearer::{Error, FetchContext, Reason, Token, TokenCache, TokenSource};
 use crate::common::{MINUTE, SECOND, text};
 use crate::sources::{client_credentials, each, password, refresh_token};
 
-/// A session of a password with a refresh token, `refresh-1`.
+/// A session of a password grant with the refresh token `refresh-1`.
 async fn session() -> (TokenServer, TokenCache) {
     let issuer = TokenServer::new();
     issuer.rotate_refresh_tokens(true);
@@ -22,8 +22,8 @@ async fn session() -> (TokenServer, TokenCache) {
     (issuer, cache)
 }
 
-/// What is asked in the refresh whose answer this is: `r` for a refresh, `p` for the password.
-async fn asked(answer: Answer) -> (String, Result<Token, Error>) {
+/// The grants of a fetch whose refresh gets this answer: `r` for the refresh token, `p` for the password.
+async fn grants_after(answer: Answer) -> (String, Result<Token, Error>) {
     let (issuer, cache) = session().await;
     issuer.queue(answer);
     let result = cache.refresh().await;
@@ -34,7 +34,7 @@ async fn asked(answer: Answer) -> (String, Result<Token, Error>) {
 // === the login follows in the same fetch ===
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_that_is_denied_in_whatever_words_leads_to_the_login() {
+async fn a_login_follows_a_refresh_that_is_denied_in_any_form() {
     let errors = json!([{ "errorType": "invalid_grant", "message": "Refresh token invalid" }]);
     for answer in [
         Answer::oauth_error(401, "invalid_token"),
@@ -48,13 +48,13 @@ async fn a_refresh_that_is_denied_in_whatever_words_leads_to_the_login() {
         Answer::raw(401, "Unauthorized"),
         Answer::raw(400, ""),
     ] {
-        let (asked, token) = asked(answer.clone()).await;
-        assert_eq!((&*asked, token.is_ok()), ("rp", true), "{answer:?}");
+        let (grants, token) = grants_after(answer.clone()).await;
+        assert_eq!((&*grants, token.is_ok()), ("rp", true), "{answer:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_or_a_limit_costs_no_login() {
+async fn an_outage_or_a_rate_limit_causes_no_login() {
     for answer in [
         Answer::raw(503, ""),
         Answer::raw(500, "<h1>oops</h1>"),
@@ -66,21 +66,21 @@ async fn an_outage_or_a_limit_costs_no_login() {
         Answer::raw(401, "<html>sign in</html>"),
         Answer::raw(200, "<html>maintenance</html>"),
         Answer::raw(404, "not here"),
-        // Its login would be denied as well.
+        // A login of this client would be denied, too.
         Answer::oauth_error(401, "invalid_client"),
     ] {
-        let (asked, token) = asked(answer.clone()).await;
-        assert_eq!((&*asked, token.is_err()), ("r", true), "{answer:?}");
+        let (grants, token) = grants_after(answer.clone()).await;
+        assert_eq!((&*grants, token.is_err()), ("r", true), "{answer:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_that_fails_again_and_again_leads_to_the_login() {
+async fn a_login_follows_after_three_failed_refreshes() {
     for failure in [Answer::raw(503, ""), Answer::raw(404, "<html>"), Answer::raw(200, "{}"), Answer::hangs()] {
         let (issuer, cache) = session().await;
-        // Each of the first three fetches fails; what hangs is asked twice.
-        let asks = if format!("{failure:?}").contains("Hangs") { 2 } else { 1 };
-        for _ in 0..4 * asks {
+        // Each of the first three fetches fails. A refresh that hangs is sent twice.
+        let calls = if format!("{failure:?}").contains("Hangs") { 2 } else { 1 };
+        for _ in 0..4 * calls {
             issuer.queue(failure.clone());
         }
         for _ in 0..3 {
@@ -90,7 +90,7 @@ async fn a_refresh_that_fails_again_and_again_leads_to_the_login() {
         let grants = each(&issuer.requests(), "grant_type");
         assert_eq!(grants.iter().filter(|grant| *grant == "password").count(), 2, "{failure:?}");
         assert_eq!(grants.last().map(String::as_str), Some("password"));
-        // The new session goes on with its own refresh token.
+        // The new session uses its own refresh token.
         cache.refresh().await.expect("a token");
         assert_eq!(each(&issuer.requests(), "refresh_token").pop().as_deref(), Some("refresh-2"));
     }
@@ -107,7 +107,7 @@ async fn the_refresh_token_is_kept_until_the_login_has_succeeded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_without_a_login_asks_as_before() {
+async fn a_session_without_a_login_only_refreshes() {
     let issuer = TokenServer::new();
     issuer.fail(Some(Answer::raw(503, "")));
     let cache = TokenCache::new(refresh_token(&issuer).build().unwrap());
@@ -118,9 +118,9 @@ async fn a_session_without_a_login_asks_as_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_is_told_how_many_fetches_have_failed_in_a_row() {
-    let told = Arc::new(AtomicUsize::new(0));
-    let seen = Arc::clone(&told);
+async fn the_context_has_the_number_of_fetches_that_failed_in_a_row() {
+    let last = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&last);
     let cache = TokenCache::new(move |context: FetchContext| {
         seen.store(context.failed_fetches() as usize, Ordering::SeqCst);
         std::future::ready(match context.failed_fetches() {
@@ -132,17 +132,17 @@ async fn a_source_is_told_how_many_fetches_have_failed_in_a_row() {
     });
     for failed in [0, 1, 2, 3, 0, 1] {
         let _ = cache.refresh().await;
-        assert_eq!(told.load(Ordering::SeqCst), failed);
+        assert_eq!(last.load(Ordering::SeqCst), failed);
     }
     let source = async |context: FetchContext| Token::new(format!("t{}", context.failed_fetches()));
     let token = source.fetch(FetchContext::new(Reason::Due).with_failed_fetches(7)).await;
     assert_eq!(text(token), "t7");
 }
 
-// === a connection that broke ===
+// === a broken connection ===
 
 #[tokio::test(start_paused = true)]
-async fn a_broken_connection_is_tried_once_more_at_once_but_for_a_persons_password() {
+async fn a_call_is_retried_once_if_the_connection_breaks_unless_it_sends_a_password() {
     let issuer = TokenServer::new();
     let grants: Vec<(&str, TokenCache)> = vec![
         ("client credentials", TokenCache::new(client_credentials(&issuer).build().unwrap())),
@@ -165,7 +165,7 @@ async fn a_broken_connection_is_tried_once_more_at_once_but_for_a_persons_passwo
         issuer.queue(Answer::fails("connection closed before the message was complete"));
         cache.get().await.expect(name);
         assert_eq!(issuer.calls().total() - before, 2, "{name}");
-        // Once: the second failure is remembered.
+        // There is only one retry, and the second failure is remembered.
         issuer.queue(Answer::fails("connection refused"));
         issuer.queue(Answer::fails("connection refused"));
         cache.refresh().await.expect_err(name);
@@ -178,7 +178,7 @@ async fn a_broken_connection_is_tried_once_more_at_once_but_for_a_persons_passwo
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_no_broken_connection() {
+async fn an_error_answer_is_not_retried() {
     for answer in [Answer::raw(503, ""), Answer::raw(200, ""), Answer::oauth_error(401, "invalid_client")] {
         let issuer = TokenServer::new();
         issuer.queue(answer.clone());
@@ -188,7 +188,7 @@ async fn an_answer_is_no_broken_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_second_attempt_has_an_assertion_of_its_own() {
+async fn the_second_attempt_has_a_new_assertion() {
     let issuer = TokenServer::new();
     let made = Arc::new(AtomicUsize::new(0));
     let assertion = move || {
@@ -206,14 +206,14 @@ async fn the_second_attempt_has_an_assertion_of_its_own() {
 // === an exchange belongs to its subject ===
 
 #[tokio::test(start_paused = true)]
-async fn another_subject_is_exchanged_anew() {
+async fn a_change_of_the_subject_starts_a_new_exchange() {
     let issuer = TokenServer::new();
     issuer.rotate_refresh_tokens(true);
     issuer.lifetime(MINUTE);
     let user = TokenCache::new(async |_: FetchContext| Token::new("ada"));
-    let asks = user.clone();
+    let subject_cache = user.clone();
     let subject = move || {
-        let user = asks.clone();
+        let user = subject_cache.clone();
         async move { user.get().await.map(|token| token.access_token().to_owned()) }
     };
     let cache = TokenCache::new(
@@ -227,7 +227,7 @@ async fn another_subject_is_exchanged_anew() {
     user.sign_in(async |_: FetchContext| Token::new("grace"));
     cache.get().await.expect("a token");
     cache.refresh().await.expect("a token");
-    // Back again: the refresh token is of another exchange.
+    // The subject changes back, but the refresh token belongs to another exchange.
     user.sign_in(async |_: FetchContext| Token::new("ada"));
     cache.refresh().await.expect("a token");
     assert_eq!(each(&issuer.requests(), "subject_token"), ["ada", "-", "grace", "-", "ada"]);
@@ -235,13 +235,13 @@ async fn another_subject_is_exchanged_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_subject_that_cannot_be_had_is_not_replaced_by_its_refresh_token() {
+async fn a_refresh_token_is_not_used_if_there_is_no_subject() {
     let issuer = TokenServer::new();
     issuer.rotate_refresh_tokens(true);
     let user = TokenCache::new(async |_: FetchContext| Token::new("ada"));
-    let asks = user.clone();
+    let subject_cache = user.clone();
     let subject = move || {
-        let user = asks.clone();
+        let user = subject_cache.clone();
         async move { user.get().await.map(|token| token.access_token().to_owned()) }
     };
     let cache = TokenCache::new(
@@ -254,13 +254,13 @@ async fn a_subject_that_cannot_be_had_is_not_replaced_by_its_refresh_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_actor_is_another_exchange() {
+async fn a_change_of_the_actor_starts_a_new_exchange() {
     let issuer = TokenServer::new();
     issuer.rotate_refresh_tokens(true);
     let actor = Arc::new(AtomicUsize::new(0));
-    let asks = Arc::clone(&actor);
+    let current = Arc::clone(&actor);
     let provider = move || {
-        let actor = asks.load(Ordering::SeqCst);
+        let actor = current.load(Ordering::SeqCst);
         async move { Ok::<_, Error>(format!("actor-{actor}")) }
     };
     let grant = TokenExchangeGrant::builder(&crate::sources::at(issuer.clone()), "subject");
@@ -274,7 +274,6 @@ async fn another_actor_is_another_exchange() {
     assert_eq!(each(&issuer.requests(), "actor_token"), ["actor-0", "-", "actor-1"]);
 }
 
-/// The grants whose login follows a denied refresh.
 #[tokio::test(start_paused = true)]
 async fn every_grant_with_a_login_logs_in_again() {
     let issuer = TokenServer::new();
@@ -297,7 +296,7 @@ async fn every_grant_with_a_login_logs_in_again() {
         issuer.queue(Answer::oauth_error(401, "invalid_token"));
         cache.refresh().await.expect("a token");
     }
-    // A grant without a refresh token, and a session without a login, have nothing to fall back to.
+    // A grant without a refresh token and a session without a login cannot try anything else.
     let grant =
         ClientCredentialsGrant::builder(&crate::sources::at(issuer.clone()), "app", "secret").build().expect("a grant");
     let saved =

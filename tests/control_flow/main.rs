@@ -1,6 +1,5 @@
-//! Control flow, as a caller sees it: what is sent again and what is not, what a fetch may wait for, when the issuer is
-//! asked again.
-#![allow(clippy::disallowed_methods, reason = "servers are tasks, and tests look at the clock that they have paused")]
+//! Control flow as a caller sees it: what is retried, what a fetch may wait for, and when the issuer is called again.
+#![allow(clippy::disallowed_methods, reason = "servers are tasks, and tests read the clock that they have paused")]
 #![allow(clippy::duplicate_mod, reason = "both helpers turn on traces")]
 
 #[path = "../common/mod.rs"]

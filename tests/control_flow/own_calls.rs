@@ -1,4 +1,5 @@
-//! The crate's own calls never wait for themselves: they carry `NoToken`, and whoever asks its own cache is told so.
+//! The crate's calls never wait for themselves: they carry `NoToken`, and a source that calls its own cache gets an
+//! error.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -26,7 +27,7 @@ use crate::sources::TOKEN_URL;
 
 type Http = BoxCloneSyncService<Request<Full<Bytes>>, http::Response<Full<Bytes>>, BoxError>;
 
-/// One client for everything, with the layer of a cache whose source uses this client.
+/// A client with the layer of a cache whose source uses the same client.
 struct OneClient {
     issuer: TokenServer,
     cache: TokenCache,
@@ -34,12 +35,12 @@ struct OneClient {
 }
 
 impl OneClient {
-    /// The cache has no source yet, and a token that is due if `token` says so.
+    /// Uses the default settings of the cache.
     fn new() -> Self {
         Self::with(|builder, _| builder)
     }
 
-    /// The same with settings of the cache, which may hold the client.
+    /// Changes the settings of the cache, which may hold the client.
     fn with(set: impl FnOnce(TokenCacheBuilder, Arc<OnceLock<Http>>) -> TokenCacheBuilder) -> Self {
         let client = Arc::new(OnceLock::new());
         let issuer = TokenServer::new();
@@ -71,7 +72,7 @@ impl OneClient {
         Self { issuer, cache, http }
     }
 
-    /// Asks for a token without and with one that is being sent; no call may wait or carry the token.
+    /// Fetches twice, without a token and with one. Checks that no call waits or carries the token.
     async fn check(&self, what: &str, source: impl TokenSource) {
         self.cache.set_source(source);
         let began = Instant::now();
@@ -97,73 +98,74 @@ impl OneClient {
 
 #[tokio::test(start_paused = true)]
 async fn every_source_may_use_the_client_with_the_layer() {
-    let world = OneClient::new();
-    let http = || world.http.clone();
-    world.issuer.rotate_refresh_tokens(true);
+    let harness = OneClient::new();
+    let http = || harness.http.clone();
+    harness.issuer.rotate_refresh_tokens(true);
     let grant = ClientCredentialsGrant::builder(&crate::sources::at(http()), "app", "secret").build().expect("a grant");
-    world.check("client credentials", grant).await;
+    harness.check("client credentials", grant).await;
     let grant =
         PasswordGrant::builder(&crate::sources::at(http()), "app", "ann", "her password").build().expect("a grant");
-    world.check("password", grant).await;
+    harness.check("password", grant).await;
     let grant = RefreshTokenGrant::builder(&crate::sources::at(http()), "app", "saved").build().expect("a grant");
-    world.check("refresh token", grant).await;
+    harness.check("refresh token", grant).await;
     let grant = TokenExchangeGrant::builder(&crate::sources::at(http()), "subject").build().expect("a grant");
-    world.check("token exchange", grant).await;
+    harness.check("token exchange", grant).await;
     let grant = JwtBearerGrant::builder(&crate::sources::at(http()), "assertion").build().expect("a grant");
-    world.check("JWT bearer", grant).await;
+    harness.check("JWT bearer", grant).await;
     let login = JsonLogin::builder(http(), TOKEN_URL, json!({ "key": "k" })).build().expect("a login");
-    world.check("JSON login", login).await;
+    harness.check("JSON login", login).await;
     let metadata = Metadata::discover(http(), "https://auth.example.com");
     let grant = ClientCredentialsGrant::builder(&metadata, "app", "secret").build().expect("a grant");
-    world.check("metadata", grant).await;
+    harness.check("metadata", grant).await;
     let device = DeviceCodeLogin::builder(&metadata, "app").build().expect("a login");
     let code = json!({ "device_code": "d", "user_code": "u", "verification_uri": "https://x.test", "interval": 1 });
-    world.issuer.queue(Answer::json(200, code));
+    harness.issuer.queue(Answer::json(200, code));
     device.begin().await.expect("a code").finish().await.expect("a token");
-    world.no_bearer("device login");
+    harness.no_bearer("device login");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revocation_carries_no_token_and_waits_for_none() {
-    let world = OneClient::new();
+async fn a_revocation_neither_carries_nor_waits_for_a_token() {
+    let harness = OneClient::new();
     let grant =
-        RefreshTokenGrant::builder(&crate::sources::at(world.http.clone()), "app", "saved").build().expect("a grant");
-    world.cache.set_source(grant);
-    world.cache.get().await.expect("a token");
-    let revocation = Revocation::builder(&crate::sources::at(world.http.clone()).revocation_endpoint(TOKEN_URL), "app")
-        .build()
-        .expect("an endpoint");
+        RefreshTokenGrant::builder(&crate::sources::at(harness.http.clone()), "app", "saved").build().expect("a grant");
+    harness.cache.set_source(grant);
+    harness.cache.get().await.expect("a token");
+    let revocation =
+        Revocation::builder(&crate::sources::at(harness.http.clone()).revocation_endpoint(TOKEN_URL), "app")
+            .build()
+            .expect("an endpoint");
     let began = Instant::now();
     let revoke = async |refresh_token: Secret| revocation.revoke_refresh_token(&refresh_token).await;
-    world.cache.sign_out(revoke).await.expect("signed out");
+    harness.cache.sign_out(revoke).await.expect("signed out");
     assert_eq!(began.elapsed(), Duration::ZERO);
-    world.no_bearer("revocation");
-    assert_eq!(world.issuer.requests()[1].form()["token"], "saved");
+    harness.no_bearer("revocation");
+    assert_eq!(harness.issuer.requests()[1].form()["token"], "saved");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_due_refresh_does_not_carry_the_token_that_is_still_sent() {
-    let world = OneClient::new();
-    world.issuer.lifetime(100 * SECOND);
-    let grant = ClientCredentialsGrant::builder(&crate::sources::at(world.http.clone()), "app", "secret")
+async fn the_refresh_of_a_due_token_does_not_carry_the_token() {
+    let harness = OneClient::new();
+    harness.issuer.lifetime(100 * SECOND);
+    let grant = ClientCredentialsGrant::builder(&crate::sources::at(harness.http.clone()), "app", "secret")
         .build()
         .expect("a grant");
-    world.cache.set_source(grant);
-    world.cache.get().await.expect("a token");
+    harness.cache.set_source(grant);
+    harness.cache.get().await.expect("a token");
     tokio::time::advance(90 * SECOND).await;
-    world.cache.get().await.expect("a token");
+    harness.cache.get().await.expect("a token");
     crate::common::settle().await;
-    assert_eq!((world.issuer.calls().total(), world.cache.status().generation), (2, 2));
-    world.no_bearer("a due refresh");
+    assert_eq!((harness.issuer.calls().total(), harness.cache.status().generation), (2, 2));
+    harness.no_bearer("a due refresh");
 }
 
-// === whoever asks its own cache ===
+// === sources that call their own cache ===
 
 /// A cache that its own source and `on_rotation` can reach.
 #[derive(Clone, Default)]
-struct Own(Arc<OnceLock<TokenCache>>);
+struct OwnCache(Arc<OnceLock<TokenCache>>);
 
-impl Own {
+impl OwnCache {
     fn cache(&self) -> TokenCache {
         self.0.get().expect("it was set").clone()
     }
@@ -172,7 +174,7 @@ impl Own {
         self.0.get_or_init(|| cache).clone()
     }
 
-    /// A request through the layer of this cache.
+    /// Sends a request through the layer of this cache.
     fn send(&self) -> Pin<Box<dyn Future<Output = Result<u16, Error>> + Send>> {
         let layer = BearerLayer::new(self.cache(), ["https://api.example.com"]).expect("an origin");
         let api = layer.layer(service_fn(|request: Request<Full<Bytes>>| {
@@ -181,25 +183,25 @@ impl Own {
             std::future::ready(Ok::<_, BoxError>(response.expect("a response")))
         }));
         let request = Request::get("https://api.example.com/").body(Full::default()).expect("a request");
-        let ours = |error: BoxError| Error::find(&*error).expect("ours").clone();
-        Box::pin(api.map_response(|response| response.status().as_u16()).map_err(ours).oneshot(request))
+        let of_layer = |error: BoxError| Error::find(&*error).expect("the layer's error").clone();
+        Box::pin(api.map_response(|response| response.status().as_u16()).map_err(of_layer).oneshot(request))
     }
 }
 
-fn says_so(error: &(dyn std::error::Error + 'static)) -> bool {
+fn waits_for_itself(error: &(dyn std::error::Error + 'static)) -> bool {
     Error::find(error).is_some_and(|error| error.to_string().contains("would wait for itself"))
-        || error.source().is_some_and(says_so)
+        || error.source().is_some_and(waits_for_itself)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_asks_its_own_cache_gets_an_error_at_once() {
-    for way in ["get", "refresh", "request", "sign out"] {
-        let own = Own::default();
-        let asks = own.clone();
+async fn a_source_that_calls_its_own_cache_gets_an_error_at_once() {
+    for call in ["get", "refresh", "request", "sign out"] {
+        let own = OwnCache::default();
+        let in_source = own.clone();
         let cache = own.set(TokenCache::new(move |_: FetchContext| {
-            let own = asks.clone();
+            let own = in_source.clone();
             async move {
-                match way {
+                match call {
                     "get" => drop(own.cache().get().await?),
                     "refresh" => drop(own.cache().refresh().await?),
                     "request" => drop(own.send().await?),
@@ -209,19 +211,19 @@ async fn a_source_that_asks_its_own_cache_gets_an_error_at_once() {
             }
         }));
         let began = Instant::now();
-        let error = cache.get().await.expect_err(way);
-        assert!(says_so(&error) && !error.is_transient(), "{way}: {error:?}");
-        assert_eq!(began.elapsed(), Duration::ZERO, "{way}");
+        let error = cache.get().await.expect_err(call);
+        assert!(waits_for_itself(&error) && !error.is_transient(), "{call}: {error:?}");
+        assert_eq!(began.elapsed(), Duration::ZERO, "{call}");
         assert!(!cache.status().signed_out);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_may_use_the_token_that_is_still_sent() {
-    let own = Own::default();
-    let asks = own.clone();
+async fn a_source_may_use_the_current_token() {
+    let own = OwnCache::default();
+    let in_source = own.clone();
     let cache = own.set(TokenCache::new(move |context: FetchContext| {
-        let own = asks.clone();
+        let own = in_source.clone();
         async move {
             let former = match context.replaced() {
                 Some(_) => own.cache().get().await?.access_token().to_owned(),
@@ -236,9 +238,9 @@ async fn a_source_may_use_the_token_that_is_still_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_caches_whose_sources_ask_each_other_do_not_wait_for_each_other() {
-    let (a, b) = (Own::default(), Own::default());
-    let source = |other: &Own| {
+async fn two_caches_whose_sources_call_each_other_do_not_deadlock() {
+    let (a, b) = (OwnCache::default(), OwnCache::default());
+    let source = |other: &OwnCache| {
         let other = other.clone();
         move |_: FetchContext| {
             let other = other.clone();
@@ -248,16 +250,16 @@ async fn two_caches_whose_sources_ask_each_other_do_not_wait_for_each_other() {
     let first = a.set(TokenCache::new(source(&b)));
     b.set(TokenCache::new(source(&a)));
     let began = Instant::now();
-    assert!(says_so(&first.get().await.expect_err("no token")));
+    assert!(waits_for_itself(&first.get().await.expect_err("no token")));
     assert_eq!(began.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_may_ask_another_cache() {
+async fn a_source_may_call_another_cache() {
     let inner = TokenCache::new(Script::new());
-    let asks = inner.clone();
+    let in_source = inner.clone();
     let cache = TokenCache::new(move |_: FetchContext| {
-        let inner = asks.clone();
+        let inner = in_source.clone();
         async move { inner.refresh().await }
     });
     for number in 1..4 {
@@ -267,17 +269,17 @@ async fn a_source_may_ask_another_cache() {
 
 #[tokio::test(start_paused = true)]
 async fn an_on_rotation_that_sends_through_the_layer_does_not_stall() {
-    for ask in ["get", "request"] {
-        let own = Own::default();
-        let (asks, errors) = (own.clone(), Arc::new(Mutex::new(Vec::new())));
+    for call in ["get", "request"] {
+        let own = OwnCache::default();
+        let (in_save, errors) = (own.clone(), Arc::new(Mutex::new(Vec::new())));
         let seen = Arc::clone(&errors);
         let script = Script::new().rotating();
         let cache = own.set(
             TokenCache::builder(script.clone())
                 .on_rotation(move |_| {
-                    let (own, seen) = (asks.clone(), Arc::clone(&seen));
+                    let (own, seen) = (in_save.clone(), Arc::clone(&seen));
                     async move {
-                        let result = match ask {
+                        let result = match call {
                             "get" => own.cache().get().await.map(drop),
                             _ => own.send().await.map(drop),
                         };
@@ -289,20 +291,20 @@ async fn an_on_rotation_that_sends_through_the_layer_does_not_stall() {
                 .unwrap(),
         );
         let began = Instant::now();
-        // The first time there is no token yet: it fails at once. Then there is one, which is sent.
+        // At the first save there is no token, so it fails at once. At the second, the request carries the first token.
         assert_eq!(text(cache.get().await), "t1");
         let not_saved = cache.status().not_saved.expect("not saved");
-        assert!(says_so(&not_saved), "{not_saved:?}");
+        assert!(waits_for_itself(&not_saved), "{not_saved:?}");
         assert_eq!(text(cache.refresh().await), "t2");
         assert!(cache.status().not_saved.is_none());
         assert_eq!(*errors.lock().expect("no panic"), [false, true]);
-        assert_eq!(began.elapsed(), Duration::ZERO, "{ask}");
+        assert_eq!(began.elapsed(), Duration::ZERO, "{call}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_on_rotation_that_marks_its_requests_is_saved_the_first_time() {
-    let world = OneClient::with(|builder, client| {
+async fn an_on_rotation_whose_requests_carry_no_token_succeeds_the_first_time() {
+    let harness = OneClient::with(|builder, client| {
         builder.on_rotation(move |_| {
             let http: Http = client.get().expect("the client is there").clone();
             async move {
@@ -312,10 +314,10 @@ async fn an_on_rotation_that_marks_its_requests_is_saved_the_first_time() {
             }
         })
     });
-    let cache = world.cache.clone();
-    world.issuer.rotate_refresh_tokens(true);
+    let cache = harness.cache.clone();
+    harness.issuer.rotate_refresh_tokens(true);
     cache.set_source(
-        RefreshTokenGrant::builder(&crate::sources::at(world.http.clone()), "app", "saved").build().expect("a grant"),
+        RefreshTokenGrant::builder(&crate::sources::at(harness.http.clone()), "app", "saved").build().expect("a grant"),
     );
     let began = Instant::now();
     cache.get().await.expect("a token");
@@ -325,10 +327,10 @@ async fn an_on_rotation_that_marks_its_requests_is_saved_the_first_time() {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_shuts_its_cache_down_does_not_wait() {
-    let own = Own::default();
-    let asks = own.clone();
+    let own = OwnCache::default();
+    let in_source = own.clone();
     let cache = own.set(TokenCache::new(move |_: FetchContext| {
-        let own = asks.clone();
+        let own = in_source.clone();
         async move {
             own.cache().shutdown().await;
             Token::new("the-last").map(|token| token.with_lifetime(HOUR))

@@ -1,4 +1,4 @@
-//! What keeps the issuer from being asked for each request.
+//! The issuer is not called for each request.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use tower_bearer::{Token, TokenCache};
 
 use crate::common::{MINUTE, SECOND, Script, runtime, settle};
 
-/// How often the source is asked in a minute of ten requests a second.
-async fn asked(token: impl Fn(usize) -> Token) -> usize {
+/// The calls of the source in a minute with ten requests a second.
+async fn calls(token: impl Fn(usize) -> Token) -> usize {
     let script = Script::new();
     (0..1000).for_each(|number| script.queue(Ok(token(number))));
     let cache = TokenCache::new(script.clone());
@@ -28,30 +28,30 @@ fn token(number: usize, lifetime: Duration) -> Token {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tiny_refresh_in_costs_one_call_a_second() {
+async fn a_tiny_refresh_in_causes_one_call_a_second() {
     for refresh_in in [Duration::ZERO, Duration::from_nanos(1), SECOND / 1000, SECOND / 10, SECOND / 2] {
         for lifetime in [10 * SECOND, 60 * MINUTE] {
-            let asked = asked(|number| token(number, lifetime).with_refresh_in(refresh_in)).await;
-            assert!(asked <= 70, "{refresh_in:?} of {lifetime:?}: {asked}");
+            let calls = calls(|number| token(number, lifetime).with_refresh_in(refresh_in)).await;
+            assert!(calls <= 70, "{refresh_in:?} of {lifetime:?}: {calls}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_does_a_lifetime_that_no_request_can_use() {
-    // Not shorter, because the wall clock advances while the test runs.
+async fn a_lifetime_too_short_for_a_request_causes_one_call_a_second() {
+    // Shorter lifetimes would fail, because the wall clock advances while the test runs.
     for lifetime in [SECOND / 20, SECOND / 11] {
-        let asked = asked(|number| token(number, lifetime)).await;
-        assert!(asked <= 70, "{lifetime:?}: {asked}");
+        let calls = calls(|number| token(number, lifetime)).await;
+        assert!(calls <= 70, "{lifetime:?}: {calls}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_short_lifetime_costs_a_call_for_each_third_of_it_at_most() {
+async fn a_short_lifetime_causes_at_most_one_call_per_third_of_it() {
     for lifetime in [SECOND / 2, 3 * SECOND / 4, SECOND, 3 * SECOND / 2, 2 * SECOND] {
-        let asked = asked(|number| token(number, lifetime)).await;
+        let calls = calls(|number| token(number, lifetime)).await;
         let most = MINUTE.as_secs_f64() / (lifetime.as_secs_f64() / 3.0);
-        assert!(asked as f64 <= most + 10.0, "{lifetime:?}: {asked} of {most}");
+        assert!(calls as f64 <= most + 10.0, "{lifetime:?}: {calls} of {most}");
     }
 }
 
@@ -92,9 +92,9 @@ async fn a_retry_after_never_shortens_a_pause() {
     assert!(issuer.calls().total() <= 11, "{}", issuer.calls().total());
 }
 
-/// The issuer closes a kept connection as the token call goes out on it.
+/// The issuer closes a pooled connection while the token call is sent on it.
 #[test]
-fn a_connection_that_is_closed_as_the_call_goes_out_costs_no_request() {
+fn a_pooled_connection_that_is_closed_during_a_call_fails_no_request() {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
@@ -102,7 +102,7 @@ fn a_connection_that_is_closed_as_the_call_goes_out_costs_no_request() {
     let url = format!("http://{}/token", listener.local_addr().expect("an address"));
     let server = std::thread::spawn(move || {
         let mut calls = 0;
-        // Answers the first call of each connection, and closes it when it has read the second.
+        // The server answers the first call of each connection, and closes the connection after reading the second.
         for _ in 0..2 {
             let (mut socket, _) = listener.accept().expect("a connection");
             let mut answered = 0;

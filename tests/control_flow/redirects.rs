@@ -1,4 +1,4 @@
-//! No unsafe method is repeated after a redirect, because the request was processed (RFC 9110 section 9.2.2).
+//! No unsafe method is retried after a redirect, because the request was processed (RFC 9110 section 9.2.2).
 
 use std::future::ready;
 use std::sync::{Arc, Mutex};
@@ -19,17 +19,18 @@ use crate::sources::hyper_client;
 
 type Body = Full<Bytes>;
 
-/// A shop: `/orders` processes a request and sends its sender elsewhere, by its status; there a token is looked at.
+/// A server whose `/orders` processes a request and redirects with this status. The target of the redirect checks
+/// tokens.
 async fn shop(status: u16) -> Server {
     Server::start(move |request: Request<hyper::body::Incoming>| {
-        let is_dead = request.headers()[AUTHORIZATION] == "Bearer t1";
+        let is_revoked = request.headers()[AUTHORIZATION] == "Bearer t1";
         ready(match request.uri().path() {
             "/orders" if status != 200 => {
                 let mut response = answer(status, "");
                 response.headers_mut().insert(LOCATION, "/orders/1".parse().expect("a location"));
                 response
             }
-            _ => answer(if is_dead { 401 } else { 200 }, ""),
+            _ => answer(if is_revoked { 401 } else { 200 }, ""),
         })
     })
     .await
@@ -53,8 +54,8 @@ fn http()
     })
 }
 
-/// The same, which says with which method each request went out.
-fn telling_http()
+/// The same, with a response extension that holds the method of each request.
+fn http_with_method()
 -> impl Service<Request<Body>, Response = Response<Body>, Error = BoxError, Future: Send> + Clone + Send + 'static {
     service_fn(|request: Request<Body>| async move {
         let method = request.method().clone();
@@ -64,8 +65,8 @@ fn telling_http()
     })
 }
 
-/// What a request comes to: its status, and the methods and paths that the server saw.
-async fn send(status: u16, method: Method, tells: bool) -> (StatusCode, Vec<String>) {
+/// Sends a request. Returns the status of its response, and the methods and paths that the server saw.
+async fn send(status: u16, method: Method, with_method: bool) -> (StatusCode, Vec<String>) {
     let server = shop(status).await;
     let (script, clock) = (Script::new(), ManualClock::new());
     let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
@@ -74,12 +75,12 @@ async fn send(status: u16, method: Method, tells: bool) -> (StatusCode, Vec<Stri
     let layer = BearerLayer::new(cache.clone(), [server.origin()]).expect("an origin");
     let request = Request::builder().method(method).uri(format!("{}/orders", server.origin()));
     let request = request.body(Body::from("an order")).expect("a request");
-    let response = if tells {
-        layer.layer(following(telling_http())).oneshot(request).await
+    let response = if with_method {
+        layer.layer(following(http_with_method())).oneshot(request).await
     } else {
         layer.layer(following(http())).oneshot(request).await
     };
-    // In any case the next request has a new token.
+    // The next request has a new token in every case.
     until(|| cache.status().generation == 2).await;
     assert_eq!(script.calls(), 2);
     let seen = server.seen().into_iter().map(|head| format!("{} {}", head.method, head.uri.path())).collect();
@@ -91,11 +92,11 @@ fn run(test: impl Future<Output = ()>) {
 }
 
 #[test]
-fn a_post_that_a_redirect_made_a_get_of_is_sent_once() {
+fn a_post_that_a_redirect_turned_into_a_get_is_sent_once() {
     run(async {
         for status in [301, 302, 303] {
-            for tells in [false, true] {
-                let (answered, seen) = send(status, Method::POST, tells).await;
+            for with_method in [false, true] {
+                let (answered, seen) = send(status, Method::POST, with_method).await;
                 assert_eq!(answered, 401, "{status}: the 401 is the caller's");
                 assert_eq!(seen, ["POST /orders", "GET /orders/1"], "{status}");
             }
@@ -108,7 +109,7 @@ fn a_post_that_a_redirect_made_a_get_of_is_sent_once() {
 }
 
 #[test]
-fn a_post_whose_method_was_kept_is_sent_again_if_that_is_known() {
+fn a_post_whose_method_a_redirect_kept_is_retried_if_that_is_known() {
     run(async {
         for status in [307, 308] {
             let (answered, seen) = send(status, Method::POST, true).await;
@@ -117,7 +118,7 @@ fn a_post_whose_method_was_kept_is_sent_again_if_that_is_known() {
                 (answered.as_u16(), seen),
                 (200, [both, both].concat().into_iter().map(str::to_owned).collect())
             );
-            // If it is not, it may have been processed.
+            // If the method is not known, the POST may have been processed.
             let (answered, seen) = send(status, Method::POST, false).await;
             assert_eq!((answered.as_u16(), seen), (401, both.map(str::to_owned).into()), "{status}");
         }
@@ -125,7 +126,7 @@ fn a_post_whose_method_was_kept_is_sent_again_if_that_is_known() {
 }
 
 #[test]
-fn a_safe_method_and_a_post_without_a_redirect_are_sent_again() {
+fn a_safe_method_and_a_post_without_a_redirect_are_retried() {
     run(async {
         let (answered, seen) = send(303, Method::GET, false).await;
         assert_eq!((answered.as_u16(), seen.len()), (200, 4), "{seen:?}");
@@ -138,7 +139,7 @@ fn a_safe_method_and_a_post_without_a_redirect_are_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_path_that_a_client_joins_to_its_base_is_no_redirect() {
+async fn a_path_that_a_client_joins_to_its_base_url_is_not_a_redirect() {
     let script = Script::new();
     let cache = TokenCache::new(script.clone());
     cache.get().await.expect("a token");

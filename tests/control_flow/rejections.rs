@@ -1,4 +1,4 @@
-//! A token that was just fetched and is rejected is not chased by another.
+//! The rejection of a token that was just fetched does not cause another fetch at once.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -32,7 +32,7 @@ fn token_of(request: &Request<Body>) -> String {
     value.unwrap_or_default().to_owned()
 }
 
-/// An API that answers each token as a function of its text says.
+/// An API whose answer is a function of the token's text.
 fn api<F>(
     answer: F,
 ) -> impl Service<Request<Body>, Response = Response<Body>, Error = BoxError, Future: Send> + Clone + Send
@@ -48,20 +48,20 @@ fn layer(cache: &TokenCache) -> BearerLayer {
 
 // === an API whose clock is wrong ===
 
-/// What came of one request a second.
+/// The result of one request a second.
 #[derive(Debug, Default)]
-struct Minutes {
+struct Outcome {
     requests: usize,
     failed: usize,
-    /// Of these, the ones that failed while a token that the API accepts was there.
-    needlessly: usize,
+    /// The requests that failed while the API would have accepted some token.
+    avoidable: usize,
     tokens: usize,
     sends: usize,
 }
 
-/// An issuer that writes down when each token begins and ends, and an API whose clock is off by this much; it rejects tokens
-/// that are not valid yet or any more by its own clock.
-async fn minutes<R>(behind: Duration, ahead: Duration, lifetime: Duration, long: Duration, replay: R) -> Minutes
+/// Sends one request a second to an API whose clock is off by this much. The issuer records when each token is valid,
+/// and the API rejects a token that is not valid by its own clock.
+async fn run<R>(behind: Duration, ahead: Duration, lifetime: Duration, long: Duration, replay: R) -> Outcome
 where
     R: Replay<Body, Body = Body>,
 {
@@ -88,14 +88,14 @@ where
         known.sends += 1;
         respond(if known.tokens.get(token).is_some_and(|times| accepts(*times)) { 200 } else { 401 })
     }));
-    let (mut result, end) = (Minutes::default(), Instant::now() + long);
+    let (mut result, end) = (Outcome::default(), Instant::now() + long);
     while Instant::now() < end {
         result.requests += 1;
         let status = client.clone().oneshot(get()).await.expect("a response").status();
         if status != StatusCode::OK {
             result.failed += 1;
             let known = known.lock().expect("no panic");
-            result.needlessly += usize::from(known.tokens.values().any(|times| accepts(*times)));
+            result.avoidable += usize::from(known.tokens.values().any(|times| accepts(*times)));
         }
         settle().await;
         advance(SECOND).await;
@@ -106,42 +106,42 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_whose_clock_is_behind_costs_no_storm_of_tokens_and_no_request() {
+async fn an_api_whose_clock_is_behind_causes_no_storm_of_fetches_and_no_failed_request() {
     for behind in [1, 2, 3, 5] {
-        let minutes = minutes(behind * SECOND, Duration::ZERO, MINUTE, 10 * MINUTE, CloneBody).await;
-        // Before the first token is valid there is none that the API accepts.
-        assert!(minutes.tokens <= 16, "{behind} s: {minutes:?}");
-        assert_eq!(minutes.needlessly, 0, "{behind} s: {minutes:?}");
-        assert!(minutes.failed <= behind as usize, "{behind} s: {minutes:?}");
-        assert!(minutes.sends <= minutes.requests + 40, "{behind} s: {minutes:?}");
+        let outcome = run(behind * SECOND, Duration::ZERO, MINUTE, 10 * MINUTE, CloneBody).await;
+        // Until the first token is valid, the API accepts none.
+        assert!(outcome.tokens <= 16, "{behind} s: {outcome:?}");
+        assert_eq!(outcome.avoidable, 0, "{behind} s: {outcome:?}");
+        assert!(outcome.failed <= behind as usize, "{behind} s: {outcome:?}");
+        assert!(outcome.sends <= outcome.requests + 40, "{behind} s: {outcome:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_that_are_never_sent_again_find_out_once_for_each_token() {
-    let minutes = minutes(5 * SECOND, Duration::ZERO, MINUTE, 10 * MINUTE, Never).await;
-    assert!(minutes.tokens <= 16, "{minutes:?}");
-    assert!(minutes.failed <= 5 + minutes.tokens, "{minutes:?}");
+async fn without_replay_one_request_fails_for_each_token() {
+    let outcome = run(5 * SECOND, Duration::ZERO, MINUTE, 10 * MINUTE, Never).await;
+    assert!(outcome.tokens <= 16, "{outcome:?}");
+    assert!(outcome.failed <= 5 + outcome.tokens, "{outcome:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_is_far_behind_or_ahead_costs_no_storm_either() {
-    // Further behind than the former token lives on.
-    let behind = minutes(8 * SECOND, Duration::ZERO, MINUTE, 10 * MINUTE, CloneBody).await;
+async fn a_clock_that_is_far_behind_or_ahead_causes_no_storm_of_fetches() {
+    // The clock is further behind than the remaining life of the previous token.
+    let behind = run(8 * SECOND, Duration::ZERO, MINUTE, 10 * MINUTE, CloneBody).await;
     assert!(behind.tokens <= 16 && behind.failed <= 20, "{behind:?}");
-    // Longer tokens, and a clock further behind.
-    let far_behind = minutes(20 * SECOND, Duration::ZERO, 10 * MINUTE, HOUR, CloneBody).await;
-    assert!(far_behind.tokens <= 12 && far_behind.needlessly == 0 && far_behind.failed <= 20, "{far_behind:?}");
-    // Tokens end sooner for it: each costs one refresh by a rejection at most.
-    let ahead = minutes(Duration::ZERO, 20 * SECOND, MINUTE, 10 * MINUTE, CloneBody).await;
+    // The tokens live longer, and the clock is further behind.
+    let far_behind = run(20 * SECOND, Duration::ZERO, 10 * MINUTE, HOUR, CloneBody).await;
+    assert!(far_behind.tokens <= 12 && far_behind.avoidable == 0 && far_behind.failed <= 20, "{far_behind:?}");
+    // Tokens end sooner by this clock, so each causes at most one refresh by a rejection.
+    let ahead = run(Duration::ZERO, 20 * SECOND, MINUTE, 10 * MINUTE, CloneBody).await;
     assert!(ahead.tokens <= 16 && ahead.failed == 0, "{ahead:?}");
-    // Beyond a token's life nothing helps, and the issuer is left alone.
-    let hopeless = minutes(2 * MINUTE, Duration::ZERO, MINUTE, 10 * MINUTE, CloneBody).await;
+    // If the clock is behind by more than a token's life, no request succeeds, but the issuer gets few calls.
+    let hopeless = run(2 * MINUTE, Duration::ZERO, MINUTE, 10 * MINUTE, CloneBody).await;
     assert!(hopeless.tokens <= 26, "{hopeless:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_former_token_stands_in_for_a_moment_and_the_newer_is_tried_again() {
+async fn the_previous_token_is_used_for_a_moment_and_the_newer_one_tried_again() {
     let script = Script::living(100 * SECOND);
     let cache = TokenCache::new(script.clone());
     cache.get().await.expect("a token");
@@ -155,7 +155,7 @@ async fn a_former_token_stands_in_for_a_moment_and_the_newer_is_tried_again() {
     assert_eq!(client.clone().oneshot(get()).await.expect("a response").status(), 200);
     let status = cache.status();
     assert_eq!((status.generation, status.suspect, status.phase), (1, false, Some(Phase::Fresh)));
-    // It ends five seconds from here.
+    // The previous token ends in five seconds.
     advance(5 * SECOND).await;
     assert_eq!(cache.peek().expect("the newer one").access_token(), "t2");
     assert_eq!(client.oneshot(get()).await.expect("a response").status(), 200);
@@ -163,14 +163,14 @@ async fn a_former_token_stands_in_for_a_moment_and_the_newer_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_former_token_that_is_not_good_any_more_does_not_stand_in() {
-    // The issuer kills the former token when it hands out the next; the next has to reach all servers first.
+async fn a_previous_token_that_was_rejected_is_not_used() {
+    // The issuer revokes the previous token when it issues the next, which has to reach all servers first.
     let script = Script::living(1000 * SECOND);
     let cache = TokenCache::new(script.clone());
     let former = cache.get().await.expect("a token");
     advance(700 * SECOND).await;
     let client = layer(&cache).layer(api(|token| respond(if token == "t1" { 401 } else { 200 })));
-    // In flight while the token is replaced.
+    // This request is in flight while the token is replaced.
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let held = Arc::clone(&gate);
     let slow = layer(&cache).layer(service_fn(move |request: Request<Body>| {
@@ -186,7 +186,7 @@ async fn a_former_token_that_is_not_good_any_more_does_not_stand_in() {
     gate.close();
     assert_eq!(in_flight.await.expect("a response").status(), 200);
     assert_eq!(client.oneshot(get()).await.expect("a response").status(), 200);
-    // So a rejection of the new one is waited out, as before.
+    // So a request that was rejected with the new token waits, and is retried with it.
     let rejected = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&rejected);
     let lagging = layer(&cache).layer(api(move |token| {
@@ -200,14 +200,14 @@ async fn a_former_token_that_is_not_good_any_more_does_not_stand_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn both_tokens_dead_cost_one_request_and_one_refresh() {
+async fn two_revoked_tokens_cost_one_request_and_one_refresh() {
     let script = Script::living(1000 * SECOND);
     let cache = TokenCache::new(script.clone());
     cache.get().await.expect("a token");
     advance(700 * SECOND).await;
     cache.refresh().await.expect("a token");
     advance(5 * SECOND).await;
-    // Signed out elsewhere: neither is accepted.
+    // After a sign-out elsewhere, the API accepts neither token.
     let client = layer(&cache).layer(api(|token| respond(if token == "t3" { 200 } else { 401 })));
     let statuses = async || {
         let status = client.clone().oneshot(get()).await.expect("a response").status();
@@ -222,9 +222,10 @@ async fn both_tokens_dead_cost_one_request_and_one_refresh() {
     assert_eq!(script.calls(), 3);
 }
 
-// === refreshes that help nobody ===
+// === refreshes that do not help ===
 
-/// How many tokens and how many sends an hour of one request a second costs, of which each is answered by its number.
+/// Sends one request a second for an hour. `answer` chooses the status by the number of the request. Returns the number
+/// of tokens and of sends.
 async fn hour(rejection: RejectionPolicy, answer: fn(usize) -> u16) -> (usize, usize) {
     let script = Script::living(24 * HOUR);
     let cache = TokenCache::new(script.clone());
@@ -245,34 +246,34 @@ async fn hour(rejection: RejectionPolicy, answer: fn(usize) -> u16) -> (usize, u
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_status_that_is_common_teaches_the_layer_to_stop() {
+async fn a_frequent_status_stops_causing_refreshes() {
     let forbidden = || RejectionPolicy::new().status(StatusCode::FORBIDDEN);
     let (tokens, _) = hour(forbidden(), |_| 403).await;
     assert!(tokens <= 8, "{tokens}");
-    // Every tenth request is forbidden, the others pass.
+    // Every tenth request is forbidden, and the others are accepted.
     let (tokens, sends) = hour(forbidden(), |request| if request % 10 == 0 { 403 } else { 200 }).await;
     assert!(tokens <= 8 && sends <= 3700, "{tokens} {sends}");
-    // By a sign of the API's own.
+    // A closure detects the rejection.
     let (tokens, _) = hour(RejectionPolicy::new().when(|response| response.status == 418), |_| 418).await;
     assert!(tokens <= 8, "{tokens}");
-    // And a 401, which says more.
+    // A 401 says more about the token.
     let (tokens, _) = hour(RejectionPolicy::new(), |_| 401).await;
     assert!(tokens <= 65, "{tokens}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_status_that_means_a_dead_token_goes_on_being_understood() {
+async fn a_status_that_means_a_revoked_token_still_causes_refreshes() {
     let script = Script::living(24 * HOUR);
     let cache = TokenCache::new(script.clone());
-    let live = Arc::new(Mutex::new("t1".to_owned()));
-    let evaluate = Arc::clone(&live);
+    let accepted = Arc::new(Mutex::new("t1".to_owned()));
+    let evaluate = Arc::clone(&accepted);
     let rejection = RejectionPolicy::new().status(StatusCode::FORBIDDEN);
     let client = layer(&cache)
         .rejection_policy(rejection)
         .layer(api(move |token| respond(if token >= evaluate.lock().expect("no panic").as_str() { 200 } else { 403 })));
     for number in 2..9 {
         client.clone().oneshot(get()).await.expect("a response");
-        *live.lock().expect("no panic") = format!("t{number}");
+        *accepted.lock().expect("no panic") = format!("t{number}");
         advance(20 * SECOND).await;
         assert_eq!(client.clone().oneshot(get()).await.expect("a response").status(), 200, "{number}");
         assert_eq!(script.calls(), number);
@@ -280,7 +281,7 @@ async fn a_status_that_means_a_dead_token_goes_on_being_understood() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_403_taught_holds_for_no_401() {
+async fn a_pause_after_403s_does_not_apply_to_a_401() {
     let script = Script::living(24 * HOUR);
     let cache = TokenCache::new(script.clone());
     let status = Arc::new(Mutex::new(403));
@@ -304,7 +305,7 @@ async fn what_a_403_taught_holds_for_no_401() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_user_reports_is_replaced_within_the_budget() {
+async fn reported_tokens_are_replaced_within_the_budget() {
     let script = Script::new();
     let cache = TokenCache::builder(script.clone()).build().unwrap();
     let mut token = cache.get().await.expect("a token");
@@ -312,7 +313,7 @@ async fn what_a_user_reports_is_replaced_within_the_budget() {
         token = cache.report_rejected(&token).await.expect("a token");
         assert_eq!(token.access_token(), format!("t{number}"));
     }
-    cache.report_rejected(&token).await.expect_err("the budget is spent");
+    cache.report_rejected(&token).await.expect_err("the budget is exhausted");
 }
 
 // === challenges ===
@@ -344,13 +345,13 @@ async fn the_challenge_that_caused_a_refresh_reaches_the_source() {
     assert_eq!(client.oneshot(get()).await.expect("a response").status(), 200);
     let claims = Some("eyJhY2Nlc3M".to_owned());
     assert_eq!(*seen.lock().expect("no panic"), [(Reason::First, None), (Reason::Rejected, claims)]);
-    // A later fetch has another cause.
+    // A later fetch has another reason.
     cache.refresh().await.expect("a token");
     assert_eq!(seen.lock().expect("no panic").last(), Some(&(Reason::Asked, None)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_test_of_a_source_can_give_it_a_challenge() {
+async fn a_test_of_a_source_can_pass_it_a_challenge() {
     let mut response = respond(401);
     response.headers_mut().insert(WWW_AUTHENTICATE, "Bearer acr_values=\"high\"".parse().expect("a value"));
     let context = FetchContext::new(Reason::Rejected).with_challenges(Challenge::all(response.headers()));
@@ -359,7 +360,7 @@ async fn a_test_of_a_source_can_give_it_a_challenge() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_challenge_of_a_request_that_is_not_sent_again_reaches_the_source_too() {
+async fn the_challenge_of_a_request_that_is_not_retried_reaches_the_source() {
     let script = Script::new();
     let cache = TokenCache::new(script.clone());
     cache.get().await.expect("a token");

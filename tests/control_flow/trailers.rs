@@ -1,4 +1,4 @@
-//! gRPC's `UNAUTHENTICATED` in the trailers of a response marks the token.
+//! gRPC's `UNAUTHENTICATED` in the trailers of a response rejects the token.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -17,15 +17,15 @@ use tower_bearer::{BearerLayer, RejectionPolicy, TokenCache, WatchTrailers};
 
 use crate::common::{MINUTE, Script, settle};
 
-/// A call that began, and whose status comes in its trailers.
+/// The response of a call that has begun. Its status is in its trailers.
 fn call(status: &'static str) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
     let trailers = HeaderMap::from_iter([("grpc-status".parse().expect("a name"), HeaderValue::from_static(status))]);
     let body = Full::new(Bytes::from("a message")).with_trailers(ready(Some(Ok(trailers))));
     Response::builder().header("content-type", "application/grpc").body(body.boxed_unsync()).expect("a response")
 }
 
-/// Calls once with a token of some age, reads the answer if `read`, and returns the calls, the fetches, and whether the
-/// token was replaced.
+/// Makes a call with a token of some age, and reads the answer if `read`. Returns the number of calls, the number of
+/// fetches, and the generation of the token.
 async fn once(rejection: RejectionPolicy, status: &'static str, read: bool) -> (usize, usize, u64) {
     let script = Script::new();
     let cache = TokenCache::new(script.clone());
@@ -53,29 +53,29 @@ async fn once(rejection: RejectionPolicy, status: &'static str, read: bool) -> (
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_the_trailers_reject_is_replaced_and_the_call_is_not_sent_again() {
+async fn a_token_that_trailers_reject_is_replaced_and_the_call_is_not_retried() {
     assert_eq!(once(RejectionPolicy::new().grpc(), "16", true).await, (1, 2, 2));
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_else_in_the_trailers_replaces_it() {
+async fn no_other_status_in_the_trailers_replaces_the_token() {
     for status in ["0", "7", "14", "2", "160"] {
         assert_eq!(once(RejectionPolicy::new().grpc(), status, true).await, (1, 1, 1), "{status}");
     }
-    assert_eq!(once(RejectionPolicy::new().grpc(), "16", false).await, (1, 1, 1), "nobody has read them");
+    assert_eq!(once(RejectionPolicy::new().grpc(), "16", false).await, (1, 1, 1), "the trailers were not read");
     assert_eq!(once(RejectionPolicy::new(), "16", true).await, (1, 1, 1), "gRPC was not set");
 }
 
 #[test]
-fn over_a_socket_the_next_call_has_a_new_token() {
+fn the_next_call_over_a_socket_has_a_new_token() {
     crate::common::runtime().block_on(async {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let origin = format!("http://{}", listener.local_addr().expect("an address"));
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 let service = hyper::service::service_fn(async |request: Request<hyper::body::Incoming>| {
-                    let is_dead = request.headers()["authorization"] == "Bearer t1";
-                    Ok::<_, Infallible>(call(if is_dead { "16" } else { "0" }))
+                    let is_revoked = request.headers()["authorization"] == "Bearer t1";
+                    Ok::<_, Infallible>(call(if is_revoked { "16" } else { "0" }))
                 });
                 tokio::spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service));
             }

@@ -1,4 +1,4 @@
-//! A token for what proves who asks: the JWT bearer grant (RFC 7523 section 2.1) and token exchange (RFC 8693).
+//! The JWT bearer grant (RFC 7523 section 2.1) and token exchange (RFC 8693).
 
 use std::time::Duration;
 
@@ -51,12 +51,12 @@ async fn a_service_account_signs_an_assertion_for_each_token() {
 }
 
 #[tokio::test]
-async fn an_assertion_is_signed_at_the_time_of_the_clock() {
+async fn an_assertion_is_signed_for_the_time_of_the_caches_clock() {
     let (algorithm, pem, ..) = every().into_iter().last().unwrap();
     let (issuer, clock) = (TokenServer::new(), ManualClock::new());
     let assertion = Assertion::builder(key(algorithm, pem), "me").audience(TOKEN_URL).lifetime(HOUR).build().unwrap();
     let grant = JwtBearerGrant::builder(&at(issuer.clone()), assertion);
-    // A client that proves itself so signs at the same time.
+    // The client authenticates with an assertion, too, for the same time.
     let grant =
         grant.client_id("my-app").client_auth(ClientAuth::private_key_jwt(key(algorithm, pem))).build().unwrap();
     let cache = TokenCache::builder(grant).clock(clock.clone()).build().unwrap();
@@ -75,7 +75,7 @@ async fn an_assertion_is_signed_at_the_time_of_the_clock() {
 }
 
 #[tokio::test]
-async fn an_assertion_may_be_a_text_and_a_client_may_stand_beside_it() {
+async fn an_assertion_may_be_a_text_and_the_client_may_authenticate() {
     let issuer = TokenServer::new();
     let source = JwtBearerGrant::builder(&at(issuer.clone()), "a.b.c").scope("read");
     TokenCache::new(source.client_id("my-app").client_auth("its secret").build().unwrap()).get().await.unwrap();
@@ -85,7 +85,7 @@ async fn an_assertion_may_be_a_text_and_a_client_may_stand_beside_it() {
 }
 
 #[tokio::test]
-async fn an_absurd_lifetime_is_no_panic_and_an_empty_issuer_or_audience_is_an_error() {
+async fn a_huge_lifetime_does_not_panic_and_an_empty_issuer_or_audience_is_an_error() {
     let (algorithm, pem, ..) = every().into_iter().last().unwrap();
     let issuer = TokenServer::new();
     let assertion = Assertion::builder(key(algorithm, pem), "me").lifetime(Duration::MAX).build().unwrap();
@@ -99,12 +99,12 @@ async fn an_absurd_lifetime_is_no_panic_and_an_empty_issuer_or_audience_is_an_er
 // === token exchange ===
 
 #[tokio::test]
-async fn an_exchange_says_what_it_brings_and_what_it_wants() {
+async fn an_exchange_sends_its_tokens_and_their_types() {
     let issuer = TokenServer::new();
     TokenCache::new(exchange(&issuer).build().unwrap()).get().await.unwrap();
-    let least =
+    let minimal =
         [("grant_type", TOKEN_EXCHANGE), ("subject_token", "the subject"), ("subject_token_type", ACCESS_TOKEN)];
-    assert_eq!(issuer.requests()[0].form(), form(least));
+    assert_eq!(issuer.requests()[0].form(), form(minimal));
 
     let all = exchange(&issuer).subject_token_type(ID_TOKEN).actor_token("the actor", ACCESS_TOKEN);
     let all = all.requested_token_type(ACCESS_TOKEN).client_id("my-app");
@@ -126,23 +126,23 @@ async fn an_exchange_says_what_it_brings_and_what_it_wants() {
 }
 
 #[tokio::test]
-async fn a_token_of_another_cache_is_exchanged_anew_each_time() {
+async fn a_token_of_another_cache_is_exchanged_at_each_fetch() {
     let (users, issuer) = (TokenServer::new(), TokenServer::new());
     let user = TokenCache::new(crate::sources::client_credentials(&users).build().unwrap());
-    let users_own = user.clone();
+    let user_cache = user.clone();
     let subject = move || {
         let user = user.clone();
         async move { user.get().await.map(|token| token.access_token().to_owned()) }
     };
     let cache = TokenCache::new(TokenExchangeGrant::builder(&at(issuer.clone()), subject).build().unwrap());
     cache.get().await.unwrap();
-    users_own.refresh().await.unwrap();
+    user_cache.refresh().await.unwrap();
     cache.refresh().await.unwrap();
     assert_eq!(each(&issuer.requests(), "subject_token"), ["token-1", "token-2"]);
 }
 
 #[tokio::test]
-async fn an_exchange_for_what_is_no_bearer_token_is_an_error() {
+async fn an_exchange_for_a_token_that_is_not_a_bearer_token_is_an_error() {
     let issuer = TokenServer::new();
     issuer.queue(Answer::json(200, json!({ "access_token": "saml", "token_type": "N_A", "issued_token_type": "x" })));
     let error = TokenCache::new(exchange(&issuer).build().unwrap()).get().await.unwrap_err();
@@ -150,17 +150,17 @@ async fn an_exchange_for_what_is_no_bearer_token_is_an_error() {
 }
 
 #[test]
-fn a_token_type_is_never_empty() {
+fn an_empty_token_type_is_an_error() {
     let issuer = TokenServer::new();
     exchange(&issuer).subject_token_type("").build().unwrap_err();
     exchange(&issuer).requested_token_type("").build().unwrap_err();
     exchange(&issuer).actor_token("the actor", "").build().unwrap_err();
 }
 
-// === both ===
+// === both grants ===
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_is_used_where_one_comes_and_the_grant_where_it_ends() {
+async fn a_refresh_token_is_used_until_it_is_denied_and_then_the_grant() {
     for exchanges in [true, false] {
         let issuer = TokenServer::new();
         issuer.rotate_refresh_tokens(true);

@@ -1,4 +1,4 @@
-//! Bad input is rejected where it is given, with an error that names the field and repeats no secret.
+//! Invalid input is an error of the builder, which names the field and redacts secrets.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ fn json_login() -> JsonLoginBuilder {
     JsonLogin::builder(issuer(), TOKEN_URL, json!({ "key": SECRET }))
 }
 
-/// The error of a value that must not be accepted; it names this field.
+/// Checks that this is an error that names the field.
 #[track_caller]
 fn rejected<T: std::fmt::Debug>(field: &str, made: Result<T, Error>) {
     let error = made.unwrap_err();
@@ -42,8 +42,8 @@ fn rejected<T: std::fmt::Debug>(field: &str, made: Result<T, Error>) {
 }
 
 #[test]
-fn an_address_that_is_none_or_unsafe_is_rejected() {
-    let addresses = [
+fn an_invalid_or_unsafe_url_is_rejected() {
+    let urls = [
         "",
         " ",
         "token",
@@ -68,7 +68,7 @@ fn an_address_that_is_none_or_unsafe_is_rejected() {
         "http://ann:hunter2-hunter2@auth.example.com/token",
         "https://ann:hunter2 hunter2@auth.example.com/token",
     ];
-    for url in addresses {
+    for url in urls {
         rejected(
             "token_endpoint",
             ClientCredentialsGrant::builder(&oauth2::Issuer::new(issuer()).token_endpoint(url), "my-app", SECRET)
@@ -141,7 +141,7 @@ fn empty_credentials_are_rejected() {
 }
 
 #[test]
-fn a_header_that_no_request_may_carry_is_rejected() {
+fn an_invalid_header_is_rejected() {
     for value in ["hunter2\r\nx: y", "hunter2\n", "hunter2\0", "hunter2\u{7f}"] {
         rejected("tenant", meshy().tenant(&format!("a{value}b")).build());
         rejected("header", client_credentials(&issuer()).header("x-key", value).build());
@@ -165,7 +165,7 @@ fn a_default_lifetime_of_zero_is_rejected() {
 }
 
 #[test]
-fn what_is_no_json_pointer_is_rejected() {
+fn an_invalid_json_pointer_is_rejected() {
     for pointer in ["token", "data/token", "$.token", " /token", "~0", "/a~", "/a~2b", "/~/x"] {
         rejected("token_at", json_login().token_at(pointer).build());
         rejected("lifetime_at", json_login().lifetime_at(pointer).build());

@@ -1,4 +1,4 @@
-//! How a client authenticates: by an assertion (RFC 7523 section 2.2) that its key or its secret has signed.
+//! A client authenticates with an assertion that is signed with its key or its secret (RFC 7523 section 2.2).
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ fn source(issuer: &TokenServer, auth: ClientAuth) -> ClientCredentialsGrant {
     ClientCredentialsGrant::builder(&at(issuer.clone()), "my-app", auth).build().unwrap()
 }
 
-/// The assertion that one fetch sends, beside nothing that is secret.
+/// The assertion that a fetch sends. Checks that the fetch sends no other secret.
 async fn sent(auth: ClientAuth) -> String {
     let issuer = TokenServer::new();
     TokenCache::new(source(&issuer, auth)).get().await.unwrap();
@@ -45,10 +45,10 @@ fn assert_claims(claims: &Value, audience: &str) {
     assert!(claims["jti"].as_str().unwrap().len() >= 22);
 }
 
-// === what a server reads ===
+// === assertions as a server verifies them ===
 
 #[tokio::test]
-async fn each_algorithm_signs_what_its_public_key_verifies() {
+async fn a_server_verifies_each_algorithm_with_its_public_key() {
     for (algorithm, pem, read_as, public) in every() {
         let jwt = sent(ClientAuth::private_key_jwt(key(algorithm, pem))).await;
         let (header, claims) = verified(&jwt, read_as, &public, TOKEN_URL);
@@ -65,12 +65,12 @@ async fn a_client_secret_signs_with_hs256_and_is_not_sent() {
 }
 
 #[tokio::test]
-async fn an_assertion_of_somebody_else_goes_as_it_is() {
+async fn an_assertion_of_another_party_is_sent_unchanged() {
     assert_eq!(sent(ClientAuth::assertion("a.workload.token")).await, "a.workload.token");
 }
 
 #[tokio::test]
-async fn a_key_says_which_one_it_is() {
+async fn a_header_has_the_key_id_and_the_certificate_thumbprint() {
     let (algorithm, pem, read_as, public) = every().into_iter().next().unwrap();
     let key = key(algorithm, pem).key_id("2026-11").certificate_thumbprint("dGh1bWI");
     let (header, _) = verified(&sent(ClientAuth::private_key_jwt(key)).await, read_as, &public, TOKEN_URL);
@@ -78,7 +78,7 @@ async fn a_key_says_which_one_it_is() {
 }
 
 #[tokio::test]
-async fn an_assertion_is_meant_for_the_issuer_where_that_is_known() {
+async fn the_audience_is_the_issuer_if_that_is_known() {
     let (documents, tokens) = (TokenServer::new(), TokenServer::new());
     documents.queue(Answer::json(200, json!({ "issuer": "https://auth.example.com", "token_endpoint": TOKEN_URL })));
     let issuer = oauth2::Issuer::discover(by_method(&documents, &tokens), "https://auth.example.com");
@@ -90,14 +90,14 @@ async fn an_assertion_is_meant_for_the_issuer_where_that_is_known() {
 }
 
 #[tokio::test]
-async fn an_assertion_of_ones_own_may_name_another_audience() {
+async fn a_custom_assertion_may_have_another_audience() {
     let (algorithm, pem, read_as, public) = every().into_iter().next().unwrap();
     let own = Assertion::builder(key(algorithm, pem), "my-app").audience("https://another.example").subject("my-app");
     let jwt = sent(ClientAuth::assertion(own.build().unwrap())).await;
     assert_claims(&verified(&jwt, read_as, &public, "https://another.example").1, "https://another.example");
 }
 
-// === each attempt has its own ===
+// === each attempt has its own assertion ===
 
 #[tokio::test(start_paused = true)]
 async fn the_two_attempts_of_one_refresh_send_two_assertions() {
@@ -129,13 +129,13 @@ async fn two_fetches_send_two_assertions() {
 
 // === keys ===
 
-/// The middle of a PEM text.
+/// The second line of a PEM text, which is part of the key.
 fn material(pem: &str) -> &str {
     pem.lines().nth(1).unwrap()
 }
 
 #[test]
-fn a_key_of_another_kind_is_an_error_that_says_what_is_wanted_and_shows_nothing_of_it() {
+fn a_key_of_another_kind_is_an_error_that_names_the_algorithm_and_hides_the_key() {
     let others = [
         (oauth2::Algorithm::RS256, P256),
         (oauth2::Algorithm::PS256, P256),
@@ -163,7 +163,7 @@ fn an_rsa_key_may_be_pkcs1() {
 }
 
 #[test]
-fn a_key_and_what_holds_it_show_nothing_of_it() {
+fn debug_output_hides_the_key() {
     let key = key(oauth2::Algorithm::ES256, P256);
     let assertion = Assertion::builder(key.clone(), "me").audience(TOKEN_URL).claim("otp", "Cl4im").build().unwrap();
     let auth = ClientAuth::private_key_jwt(key.clone());
@@ -174,12 +174,12 @@ fn a_key_and_what_holds_it_show_nothing_of_it() {
     for line in P256.lines().filter(|line| !line.starts_with('-')) {
         assert!(!shown.contains(&line[..8]), "{shown}");
     }
-    // Nor its bytes.
+    // Its bytes are not shown either.
     assert!(!shown.contains("48, 129"), "{shown}");
 }
 
 #[tokio::test]
-async fn an_issuer_that_repeats_the_assertion_does_not_get_it_into_our_words() {
+async fn an_assertion_is_redacted_if_the_issuer_repeats_it() {
     let issuer = TokenServer::new();
     issuer.queue(Answer::oauth_error(401, "invalid_client"));
     let own = "eyJhbGciOiJub25lIn0.an-assertion.x";

@@ -1,4 +1,4 @@
-//! A login on another device (RFC 8628): what it asks, how often, and what ends it.
+//! A login on another device (RFC 8628): its requests, its polling, and its end.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -45,7 +45,7 @@ fn slow_down() -> Answer {
     Answer::oauth_error(400, "slow_down")
 }
 
-/// A whole login whose code and questions are answered so; returns the second of each question.
+/// Runs a login with these answers to the code request and to each poll. Returns the times of the polls in seconds.
 async fn polls(code: Value, answers: impl IntoIterator<Item = Answer>) -> (Result<Token, Error>, Vec<u64>) {
     let (issuer, times) = (TokenServer::new(), Arc::new(Mutex::new(Vec::new())));
     issuer.queue(Answer::json(200, code));
@@ -64,10 +64,10 @@ async fn polls(code: Value, answers: impl IntoIterator<Item = Answer>) -> (Resul
     (token, times)
 }
 
-// === what is asked ===
+// === the requests ===
 
 #[tokio::test(start_paused = true)]
-async fn a_code_is_asked_for_with_the_scope_and_waited_for_without_it() {
+async fn the_code_request_has_the_scope_and_the_polls_do_not() {
     let issuer = TokenServer::new();
     issuer.queue(Answer::json(200, code()));
     let login =
@@ -79,22 +79,22 @@ async fn a_code_is_asked_for_with_the_scope_and_waited_for_without_it() {
     assert_eq!(code.finish().await.unwrap().access_token(), "token-1");
     let [begin, poll] = issuer.requests().try_into().unwrap();
     assert_eq!((begin.method.as_str(), begin.uri.to_string()), ("POST", DEVICE_URL.to_owned()));
-    let asked = [("client_id", "my-cli"), ("scope", "openid offline_access"), ("audience", "billing")];
-    assert_eq!(begin.form(), form(asked));
+    let expected = [("client_id", "my-cli"), ("scope", "openid offline_access"), ("audience", "billing")];
+    assert_eq!(begin.form(), form(expected));
     assert_eq!((poll.method.as_str(), poll.uri.to_string()), ("POST", TOKEN_URL.to_owned()));
-    let asked = [
+    let expected = [
         ("grant_type", "urn:ietf:params:oauth:grant-type:device_code"),
         ("device_code", "the-device-code"),
         ("client_id", "my-cli"),
         ("audience", "billing"),
     ];
-    assert_eq!(poll.form(), form(asked));
+    assert_eq!(poll.form(), form(expected));
     assert_eq!(headers(&begin), headers(&poll));
     assert_eq!(headers(&begin)["x-api-key"], "k");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_confidential_client_authenticates_both_times() {
+async fn a_confidential_client_authenticates_both_requests() {
     let issuer = TokenServer::new();
     issuer.queue(Answer::json(200, code()));
     let login = login(&issuer).client_auth(ClientAuth::post("its secret")).build().unwrap();
@@ -105,23 +105,23 @@ async fn a_confidential_client_authenticates_both_times() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_token_of_a_login_says_when_it_ends() {
+async fn the_token_of_a_login_has_an_expiry() {
     let token = polls(code(), []).await.0.unwrap();
     assert_eq!((token.lifetime(), token.generation()), (HOUR, 0));
     assert!(token.expires_at().is_some());
 }
 
-// === how often ===
+// === the interval ===
 
 #[tokio::test(start_paused = true)]
-async fn it_asks_at_the_servers_interval_and_each_slow_down_adds_five_seconds() {
+async fn polls_use_the_servers_interval_and_each_slow_down_adds_five_seconds() {
     let (token, times) = polls(code(), [pending(), pending(), slow_down(), pending(), slow_down(), pending()]).await;
     assert_eq!(token.unwrap().access_token(), "token-1");
     assert_eq!(times, [5, 10, 15, 25, 35, 50, 65]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_interval_may_be_missing_a_text_or_nothing() {
+async fn the_interval_may_be_missing_a_text_or_invalid() {
     for (interval, seconds) in [(json!(null), 5), (json!("7"), 7), (json!(0), 1), (json!(-3), 1), (json!("soon"), 5)] {
         assert_eq!(polls(with("interval", interval.clone()), []).await.1, [seconds], "{interval}");
     }
@@ -133,35 +133,35 @@ async fn each_lost_answer_doubles_the_interval_up_to_a_minute() {
     let (token, times) = polls(code(), [lost(), lost(), lost(), lost(), lost(), pending()]).await;
     token.unwrap();
     assert_eq!(times, [5, 15, 35, 75, 135, 195, 255]);
-    // An answer that never comes is given up after 30 s.
+    // A poll times out after 30 s.
     assert_eq!(polls(code(), [Answer::hangs()]).await.1, [5, 45]);
-    // An outage is no denial, and neither is a limit.
+    // An outage is not a denial, and neither is a rate limit.
     assert_eq!(polls(code(), [Answer::raw(503, "<h1>busy</h1>"), Answer::raw(429, "<html>")]).await.1, [5, 15, 35]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_interval_of_the_server_is_undercut() {
+async fn the_interval_is_never_shorter_than_the_servers() {
     let lost = || Answer::fails("connection reset");
     assert_eq!(polls(with("interval", json!(90)), [pending(), lost()]).await.1, [90, 180, 270]);
     assert_eq!(polls(with("interval", json!(58)), [slow_down(), lost()]).await.1, [58, 121, 184]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_is_waited_for_once() {
+async fn retry_after_delays_one_poll() {
     let busy = |wait: &str| Answer::raw(503, "").header("retry-after", wait);
     assert_eq!(polls(code(), [busy("40"), pending()]).await.1, [5, 45, 55]);
     assert_eq!(polls(code(), [busy("3")]).await.1, [5, 15]);
-    for absurd in ["99999999999", "99999999999999999999"] {
-        let (token, times) = polls(code(), [busy(absurd)]).await;
-        assert!(token.unwrap_err().to_string().contains("begin again"));
+    for huge in ["99999999999", "99999999999999999999"] {
+        let (token, times) = polls(code(), [busy(huge)]).await;
+        assert!(token.unwrap_err().to_string().contains("start a new login"));
         assert_eq!(times, [5]);
     }
 }
 
-// === the end ===
+// === the end of a login ===
 
 #[tokio::test(start_paused = true)]
-async fn a_denial_ends_it_at_once_with_its_code() {
+async fn a_denial_ends_the_login_at_once_with_its_code() {
     for code_of_rfc in ["access_denied", "expired_token", "invalid_client", "invalid_grant"] {
         let (token, times) = polls(code(), [pending(), Answer::oauth_error(400, code_of_rfc)]).await;
         let error = token.unwrap_err();
@@ -171,17 +171,17 @@ async fn a_denial_ends_it_at_once_with_its_code() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_asked_after_the_code_has_ended() {
+async fn there_is_no_poll_after_the_code_has_expired() {
     let start = now();
     let (token, times) = polls(with("expires_in", json!(12)), [pending(), pending(), pending()]).await;
     let error = token.unwrap_err();
-    assert!(error.to_string().contains("begin again") && !error.is_transient(), "{error}");
+    assert!(error.to_string().contains("start a new login") && !error.is_transient(), "{error}");
     assert_eq!(times, [5, 10]);
     assert!(now() - start <= Duration::from_secs(12));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_code_lives_from_when_it_came_and_not_from_when_it_is_waited_for() {
+async fn the_lifetime_of_a_code_starts_when_it_is_received() {
     let issuer = TokenServer::new();
     issuer.queue(Answer::json(200, with("expires_in", json!(60))));
     let code = login(&issuer).build().unwrap().begin().await.unwrap();
@@ -191,15 +191,15 @@ async fn a_code_lives_from_when_it_came_and_not_from_when_it_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_code_whose_end_is_not_told_lives_ten_minutes_and_none_lives_longer_than_a_day() {
-    for (expires_in, taken) in [(json!(null), HOUR / 6), (json!(1e300), 24 * HOUR)] {
+async fn a_code_without_expires_in_lives_ten_minutes_and_no_code_longer_than_a_day() {
+    for (expires_in, expected) in [(json!(null), HOUR / 6), (json!(1e300), 24 * HOUR)] {
         let issuer = TokenServer::new();
         issuer.queue(Answer::json(200, with("expires_in", expires_in)));
-        assert_eq!(login(&issuer).build().unwrap().begin().await.unwrap().expires_in(), taken);
+        assert_eq!(login(&issuer).build().unwrap().begin().await.unwrap().expires_in(), expected);
     }
 }
 
-// === the answer to the first question ===
+// === the answer to the code request ===
 
 #[tokio::test]
 async fn an_answer_without_a_code_is_an_error() {
@@ -223,7 +223,7 @@ async fn an_answer_without_a_code_is_an_error() {
 }
 
 #[tokio::test]
-async fn googles_name_for_the_address_is_known() {
+async fn googles_name_for_the_verification_uri_is_accepted() {
     let issuer = TokenServer::new();
     let mut google = with("verification_url", json!("https://www.google.com/device"));
     google.as_object_mut().unwrap().remove("verification_uri");

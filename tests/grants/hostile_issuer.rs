@@ -1,4 +1,4 @@
-//! The issuer's answer is treated as hostile: any bytes give an error or a token, never a panic; bounded; no redirects.
+//! An issuer's answer is untrusted: any bytes give an error or a token, in bounded memory, and no redirect is followed.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -56,10 +56,10 @@ async fn each_form_of_expires_in_has_its_documented_meaning() {
 }
 
 #[tokio::test]
-async fn a_token_without_a_life_is_dead_on_arrival_and_keeps_its_refresh_token() {
-    for dead in [json!(0), json!(-1), json!("0"), json!(-1e300)] {
-        let error = granted(json!({ "expires_in": dead })).await.unwrap_err();
-        assert!(error.is_transient() && error.to_string().contains("dead on arrival"), "{dead}: {error}");
+async fn the_refresh_token_of_a_token_without_lifetime_is_kept() {
+    for expired in [json!(0), json!(-1), json!("0"), json!(-1e300)] {
+        let error = granted(json!({ "expires_in": expired })).await.unwrap_err();
+        assert!(error.is_transient() && error.to_string().contains("dead on arrival"), "{expired}: {error}");
     }
     let issuer = TokenServer::new();
     issuer.queue(Answer::json(200, json!({ "access_token": "t", "expires_in": 0, "refresh_token": "rotated" })));
@@ -70,7 +70,7 @@ async fn a_token_without_a_life_is_dead_on_arrival_and_keeps_its_refresh_token()
 }
 
 #[tokio::test]
-async fn any_writing_of_bearer_and_none_at_all_is_bearer() {
+async fn bearer_in_any_case_and_a_missing_token_type_are_accepted() {
     for kind in ["Bearer", "bearer", "BEARER", ""] {
         granted(json!({ "token_type": kind })).await.unwrap();
     }
@@ -85,7 +85,7 @@ async fn any_writing_of_bearer_and_none_at_all_is_bearer() {
 }
 
 #[tokio::test]
-async fn an_access_token_that_no_header_may_carry_is_an_error() {
+async fn an_access_token_that_is_not_a_header_value_is_an_error() {
     for odd in ["", " ", "a b", "a\r\nx-admin: 1", "a\0", "tökén", "a\u{7f}", "\u{202e}"] {
         let error = granted(json!({ "access_token": odd })).await.unwrap_err();
         assert!(error.is_transient() && error.to_string().contains(TOKEN_URL), "{odd:?}: {error}");
@@ -99,7 +99,7 @@ async fn an_access_token_that_no_header_may_carry_is_an_error() {
 }
 
 #[tokio::test]
-async fn the_other_members_are_kept_and_odd_ones_do_not_fail_the_answer() {
+async fn other_members_are_kept_and_invalid_ones_are_no_error() {
     let token =
         granted(json!({ "scope": "a b", "id_token": "i", "refresh_token": "r", "region": "eu" })).await.unwrap();
     assert_eq!((token.scope(), token.id_token().unwrap().expose()), (Some("a b"), "i"));
@@ -110,7 +110,7 @@ async fn the_other_members_are_kept_and_odd_ones_do_not_fail_the_answer() {
 }
 
 #[tokio::test]
-async fn a_known_error_code_denies_whatever_the_status_says() {
+async fn a_known_error_code_denies_with_any_status() {
     let codes =
         ["invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "invalid_scope", "access_denied"];
     for code in codes.into_iter().chain(["unsupported_grant_type"]) {
@@ -124,7 +124,7 @@ async fn a_known_error_code_denies_whatever_the_status_says() {
 }
 
 #[tokio::test]
-async fn what_is_no_known_error_code_denies_nothing() {
+async fn an_unknown_error_code_does_not_deny() {
     let bodies = ["", "Forbidden", "<html>invalid_grant</html>", "null", "[]", r#"{"error":"slow_down"}"#];
     let odd = [r#"{"error":null}"#, r#"{"error":"invalid_grant""#, "\u{feff}"];
     for body in bodies.into_iter().chain(odd) {
@@ -136,7 +136,7 @@ async fn what_is_no_known_error_code_denies_nothing() {
 }
 
 #[tokio::test]
-async fn an_error_says_the_status_the_code_and_the_issuers_words() {
+async fn an_error_has_the_status_the_code_and_the_issuers_text() {
     let body = json!({ "error": "invalid_grant", "error_description": "Refresh\r\ntoken is\u{1b}[31m expired." });
     let said = rejected(Answer::json(400, body)).await.to_string();
     assert!(said.contains("/token answered 400 invalid_grant (Refresh  token is [31m expired.)"), "{said}");
@@ -153,8 +153,8 @@ async fn retry_after_reaches_the_error_and_the_pause() {
         |seconds: u64| httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds));
     let in_seconds = Answer::raw(429, "").header("retry-after", "7");
     let as_date = Answer::raw(503, "<h1>").header("date", &date(0)).header("retry-after", &date(90));
-    let absurd = Answer::raw(503, "").header("retry-after", "99999999999999999999999");
-    for (answer, wait, pause) in [(in_seconds, Some(7), 7.0), (as_date, Some(90), 90.0), (absurd, None, 300.0)] {
+    let huge = Answer::raw(503, "").header("retry-after", "99999999999999999999999");
+    for (answer, wait, pause) in [(in_seconds, Some(7), 7.0), (as_date, Some(90), 90.0), (huge, None, 300.0)] {
         let issuer = TokenServer::new();
         issuer.queue(answer);
         let cache = TokenCache::new(client_credentials(&issuer).build().unwrap());
@@ -171,7 +171,7 @@ async fn retry_after_reaches_the_error_and_the_pause() {
 }
 
 #[tokio::test]
-async fn a_retry_after_without_a_date_beside_it_is_compared_with_the_clock_of_the_fetch() {
+async fn a_retry_after_date_is_compared_with_the_clock_of_the_fetch_if_there_is_no_date_header() {
     let (fake, clock) = (TokenServer::new(), ManualClock::new());
     let in_90_seconds = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_090));
     fake.fail(Some(Answer::raw(503, "").header("retry-after", &in_90_seconds)));
@@ -225,7 +225,7 @@ async fn an_answer_of_almost_one_mebibyte_is_read() {
 }
 
 #[tokio::test]
-async fn what_is_no_json_object_is_an_error_that_says_so() {
+async fn an_answer_that_is_not_a_json_object_is_an_error_that_says_so() {
     let nested = |open: &str, close: &str| format!("{}{}", open.repeat(100_000), close.repeat(100_000));
     let odd: Vec<Bytes> = vec![
         "".into(),
@@ -274,7 +274,7 @@ proptest! {
                 Ok(token) => prop_assert!(token.access_token().bytes().all(|byte| byte.is_ascii_graphic())),
                 Err(error) => {
                     let said = error.to_string();
-                    // The cache turns a panic into an error; a failure of ours is one that names the answer.
+                    // The cache converts a panic into an error, so check that this is another error.
                     prop_assert!(!said.contains("panicked"), "{}", said);
                     prop_assert!(!said.contains(char::is_control) && said.len() < 2000, "{:?}", said);
                 }

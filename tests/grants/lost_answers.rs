@@ -1,4 +1,4 @@
-//! What becomes of a refresh whose answer was late, lost, or of no use; and an issuer that says when to refresh.
+//! Refreshes with late, lost or unusable answers, and issuers that say when to refresh.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -12,10 +12,10 @@ use tower_bearer::{FetchContext, Phase, Reason, RefreshPolicy, RotatedToken, Tok
 
 use crate::sources::{HOUR, TOKEN_URL, at, each, now, pass, password, refresh_token, says};
 
-// === silence ===
+// === no answer ===
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_without_an_answer_is_repeated_at_two_thirds_of_the_fetch_deadline() {
+async fn a_refresh_without_an_answer_is_retried_at_two_thirds_of_the_deadline() {
     let issuer = TokenServer::new();
     issuer.queue(Answer::hangs());
     let settings = RefreshPolicy::new().deadline(Duration::from_secs(9));
@@ -27,7 +27,7 @@ async fn a_refresh_without_an_answer_is_repeated_at_two_thirds_of_the_fetch_dead
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_ends_before_the_fetch_deadline_with_an_error_that_says_whose_it_was() {
+async fn a_source_times_out_before_the_deadline_with_an_error_that_names_the_server() {
     let settings = RefreshPolicy::new().deadline(Duration::from_secs(10));
     let waited = async |cache: TokenCache| {
         let start = now();
@@ -55,7 +55,7 @@ async fn silence_ends_before_the_fetch_deadline_with_an_error_that_says_whose_it
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_repeated_refresh_that_is_denied_leads_to_the_login() {
+async fn a_login_follows_a_retried_refresh_that_is_denied() {
     let issuer = TokenServer::new();
     issuer.rotate_refresh_tokens(true);
     let cache = TokenCache::new(password(&issuer).build().unwrap());
@@ -66,10 +66,10 @@ async fn a_repeated_refresh_that_is_denied_leads_to_the_login() {
     assert_eq!(each(&issuer.requests(), "grant_type"), ["password", "refresh_token", "refresh_token", "password"]);
 }
 
-// === answers of no use ===
+// === unusable answers ===
 
-/// Answers that hold a refresh token and no token that can be sent.
-fn of_no_use() -> [Answer; 4] {
+/// Answers that hold a refresh token and no valid access token.
+fn unusable() -> [Answer; 4] {
     let answer = |access_token: Value, kind: &str| {
         Answer::json(200, json!({ "access_token": access_token, "token_type": kind, "refresh_token": "rotated" }))
     };
@@ -90,8 +90,8 @@ fn saving(source: impl TokenSource) -> (TokenCache, Arc<Mutex<Vec<String>>>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_beside_no_use_is_saved_and_used() {
-    for answer in of_no_use() {
+async fn the_refresh_token_of_an_unusable_answer_is_saved_and_used() {
+    for answer in unusable() {
         let issuer = TokenServer::new();
         issuer.rotate_refresh_tokens(true);
         let (cache, saved) = saving(password(&issuer).build().unwrap());
@@ -100,7 +100,7 @@ async fn a_refresh_token_beside_no_use_is_saved_and_used() {
         let error = cache.refresh().await.unwrap_err();
         assert!(error.is_transient() && !says(&error).contains("rotated"), "{error}");
         assert_eq!(*saved.lock().unwrap(), ["refresh-1", "rotated"], "{answer:?}");
-        // What there was is still sent.
+        // The old access token is still used.
         assert_eq!(cache.get().await.unwrap().access_token(), "token-1");
         cache.refresh().await.unwrap();
         assert_eq!(each(&issuer.requests(), "refresh_token"), ["-", "refresh-1", "rotated"]);
@@ -108,8 +108,8 @@ async fn a_refresh_token_beside_no_use_is_saved_and_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_is_one_beside_the_first_answer_of_a_saved_session() {
-    for answer in of_no_use() {
+async fn the_refresh_token_of_an_unusable_first_answer_is_saved_and_used() {
+    for answer in unusable() {
         let issuer = TokenServer::new();
         let shown = Arc::new(Mutex::new(Vec::new()));
         let (inner, replaced) = (Arc::new(refresh_token(&issuer).build().unwrap()), Arc::clone(&shown));
@@ -124,14 +124,14 @@ async fn so_is_one_beside_the_first_answer_of_a_saved_session() {
         assert!(cache.peek().is_none() && cache.status().phase.is_none());
         cache.refresh().await.unwrap();
         assert_eq!(each(&issuer.requests(), "refresh_token"), ["saved", "rotated"]);
-        // It is no token that a source would see replaced.
+        // No token was replaced.
         assert_eq!(*shown.lock().unwrap(), [false, false]);
     }
 }
 
 #[tokio::test]
-async fn every_grant_reports_its_refresh_token_though_the_rest_is_of_no_use() {
-    for answer in of_no_use() {
+async fn every_grant_reports_the_refresh_token_of_an_unusable_answer() {
+    for answer in unusable() {
         let issuer = TokenServer::new();
         issuer.fail(Some(answer));
         let assertion = JwtBearerGrant::builder(&at(issuer.clone()), "a.b.c").build().unwrap();
@@ -144,7 +144,7 @@ async fn every_grant_reports_its_refresh_token_though_the_rest_is_of_no_use() {
     }
 }
 
-/// The refresh token that a fetch reports which fails.
+/// The refresh token that a failing fetch reports.
 async fn reported(source: &impl TokenSource) -> String {
     let context = FetchContext::new(Reason::First);
     source.fetch(context.clone()).await.unwrap_err();
@@ -152,8 +152,8 @@ async fn reported(source: &impl TokenSource) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrapper_that_hides_every_error_loses_no_refresh_token() {
-    for answer in of_no_use() {
+async fn a_source_that_replaces_every_error_loses_no_refresh_token() {
+    for answer in unusable() {
         let issuer = TokenServer::new();
         issuer.rotate_refresh_tokens(true);
         let inner = Arc::new(password(&issuer).build().unwrap());
@@ -170,9 +170,9 @@ async fn a_wrapper_that_hides_every_error_loses_no_refresh_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_what_signing_out_revokes() {
+async fn signing_out_revokes_the_refresh_token_of_an_unusable_answer() {
     let issuer = TokenServer::new();
-    issuer.queue(of_no_use()[0].clone());
+    issuer.queue(unusable()[0].clone());
     let cache = TokenCache::new(refresh_token(&issuer).build().unwrap());
     cache.get().await.unwrap_err();
     let mut revoked = None;
@@ -184,10 +184,10 @@ async fn it_is_what_signing_out_revokes() {
     assert_eq!(revoked.unwrap().expose(), "rotated");
 }
 
-// === words ===
+// === redaction ===
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_of_a_closure_is_not_repeated_either() {
+async fn a_refresh_token_that_a_closure_returned_is_redacted() {
     let issuer = TokenServer::new();
     let words = json!({ "error": "invalid_grant", "error_description": "R3fresh is not known" });
     issuer.fail(Some(Answer::json(400, words)));
@@ -201,20 +201,20 @@ async fn a_refresh_token_of_a_closure_is_not_repeated_either() {
 // === refresh_in ===
 
 #[tokio::test(start_paused = true)]
-async fn a_token_is_due_when_its_issuer_says() {
+async fn a_token_is_due_at_refresh_in() {
     let answer = |refresh_in: Value| {
         Answer::json(200, json!({ "access_token": "t", "expires_in": 86_400, "refresh_in": refresh_in }))
     };
-    for (refresh_in, taken) in [(json!(7200), Some(2 * HOUR)), (json!("7200"), Some(2 * HOUR)), (json!(0), None)] {
+    for (refresh_in, expected) in [(json!(7200), Some(2 * HOUR)), (json!("7200"), Some(2 * HOUR)), (json!(0), None)] {
         let issuer = TokenServer::new();
         issuer.queue(answer(refresh_in));
         let cache = TokenCache::new(crate::sources::client_credentials(&issuer).build().unwrap());
         let token = cache.get().await.unwrap();
-        assert_eq!((token.refresh_in(), token.extra("refresh_in")), (taken, None));
+        assert_eq!((token.refresh_in(), token.extra("refresh_in")), (expected, None));
         pass(HOUR).await;
         assert_eq!(cache.status().phase, Some(Phase::Fresh));
         pass(HOUR).await;
-        let phase = if taken.is_some() { Phase::Due } else { Phase::Fresh };
+        let phase = if expected.is_some() { Phase::Due } else { Phase::Fresh };
         assert_eq!(cache.status().phase, Some(phase));
     }
 }

@@ -1,4 +1,4 @@
-//! The token sources, each against a fake of what it asks: an issuer, a JSON API, a program, a file.
+//! The token sources, each with a fake issuer, JSON API, program or file.
 #![allow(clippy::disallowed_methods, reason = "tests compare with the time of the wall clock")]
 #![allow(clippy::duplicate_mod, reason = "both helpers turn on traces")]
 

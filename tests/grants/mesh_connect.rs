@@ -1,4 +1,4 @@
-//! Mesh Connect: its request as its documents have it, and every answer of its envelope.
+//! Mesh Connect: the documented request, and every answer of its envelope.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn ask(answer: Answer) -> Result<Token, Error> {
     login(&server).get().await
 }
 
-/// The envelope of the documents, with changes at its top and in its content.
+/// The documented envelope, with changes in its top-level members and in its content.
 fn envelope(top: Value, content: Value) -> Value {
     let mut whole = json!({ "status": "ok", "message": "", "errorHash": "e47df370", "errorType": "" });
     whole["content"] = json!({ "id_token": "ey.J.x", "expires_in": 600, "status": "available" });
@@ -57,7 +57,7 @@ async fn every_fetch_is_the_documented_request() {
 }
 
 #[tokio::test]
-async fn the_place_is_a_setting() {
+async fn the_base_url_is_a_setting() {
     let server = server();
     let source = MeshConnect::builder(server.clone(), "my-client", "my-secret");
     TokenCache::new(source.base("https://sandbox.example.com/mesh/").build().unwrap()).get().await.unwrap_err();
@@ -88,7 +88,7 @@ async fn a_missing_lifetime_is_an_hour() {
 }
 
 #[tokio::test]
-async fn the_content_may_have_any_status_that_is_no_failure() {
+async fn the_content_may_have_any_status_that_is_not_a_failure() {
     for status in [json!("succeeded"), json!("available"), json!(null), json!("unheardOf"), json!(7)] {
         let answer = ask(ok(json!({}), json!({ "status": status }))).await;
         assert!(answer.is_ok(), "{status}: {answer:?}");
@@ -96,7 +96,7 @@ async fn the_content_may_have_any_status_that_is_no_failure() {
 }
 
 #[tokio::test]
-async fn a_failed_content_denies_though_the_token_is_there() {
+async fn a_failed_content_denies_even_with_a_token() {
     for status in ["failed", "mfaRequired"] {
         let server = server();
         server.content_status(Some(status));
@@ -108,15 +108,15 @@ async fn a_failed_content_denies_though_the_token_is_there() {
 #[tokio::test]
 async fn every_other_envelope_status_is_an_error_that_names_it() {
     let denied = ["permissionDenied", "badRequest", "notFound", "locked", "unavailableForLegalReasons"];
-    let passing = ["serverFailure", "tooManyRequest", "conflict", "unheardOf", "OK"];
-    for (names, is_denied) in [(denied, true), (passing, false)] {
+    let transient = ["serverFailure", "tooManyRequest", "conflict", "unheardOf", "OK"];
+    for (names, is_denied) in [(denied, true), (transient, false)] {
         for name in names {
-            // With a token in the answer, and as an error.
+            // The answer holds a token. Some statuses are errors.
             for status in [200, 400, 403, 500] {
                 let error =
                     ask(Answer::json(status, envelope(json!({ "status": name }), json!({})))).await.unwrap_err();
-                let verdict = (error.is_denied(), error.is_transient());
-                assert_eq!(verdict, (is_denied, !is_denied), "{status} {name}: {error}");
+                let kind = (error.is_denied(), error.is_transient());
+                assert_eq!(kind, (is_denied, !is_denied), "{status} {name}: {error}");
                 assert_eq!((error.code(), error.status().unwrap().as_u16()), (Some(name), status));
                 assert!(error.to_string().contains(name), "{error}");
             }
@@ -158,7 +158,7 @@ async fn a_429_is_never_denied_and_says_how_long_to_wait() {
 }
 
 #[tokio::test]
-async fn what_is_no_envelope_denies_nothing() {
+async fn an_answer_that_is_not_an_envelope_does_not_deny() {
     for body in ["", "<html>Forbidden</html>", "null", "[]", "7", r#""badRequest""#, "{}", "{\"status\":"] {
         for status in [200, 302, 400, 401, 403, 502] {
             let error = ask(Answer::raw(status, body)).await.unwrap_err();
@@ -168,7 +168,7 @@ async fn what_is_no_envelope_denies_nothing() {
 }
 
 #[tokio::test]
-async fn the_error_carries_what_the_envelope_says() {
+async fn an_error_has_the_members_of_the_envelope() {
     let envelope = json!({
         "status": "badRequest",
         "message": "Client secret: not set",
@@ -188,7 +188,7 @@ async fn the_error_carries_what_the_envelope_says() {
         assert_eq!((error.code(), error.status().unwrap().as_u16()), (Some(status), http_status));
         assert!(error.description().unwrap().contains("Please check your settings"), "{said}");
     }
-    // A text for people can be long; what groups errors is not cut off by it.
+    // A long text for people does not truncate the error's type and hash.
     let mut long = envelope;
     long["displayMessage"] = json!("please ".repeat(100));
     let said = ask(Answer::json(400, long)).await.unwrap_err().to_string();
@@ -196,7 +196,7 @@ async fn the_error_carries_what_the_envelope_says() {
 }
 
 #[tokio::test]
-async fn an_error_may_have_null_for_everything_but_its_status() {
+async fn every_member_of_an_error_but_its_status_may_be_null() {
     let nothing =
         json!({ "message": null, "displayMessage": null, "errorHash": null, "errorType": null, "content": null });
     for (status, is_denied) in [("badRequest", true), ("permissionDenied", true), ("tooManyRequest", false)] {

@@ -1,4 +1,4 @@
-//! An issuer's metadata (RFC 8414, OpenID Connect Discovery): where it is looked for, how often, and what is believed.
+//! An issuer's metadata (RFC 8414, OpenID Connect Discovery): its URLs, how often it is read, and how it is checked.
 
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ fn not_found() -> Answer {
     Answer::raw(404, "<html>Not found</html>")
 }
 
-/// An issuer of this identifier whose documents are answered so, one after the other; and who was asked for them.
+/// An issuer with this identifier and these answers to requests for its metadata. Returns the fakes for metadata and
+/// tokens, too.
 fn issuer(id: &str, answers: impl IntoIterator<Item = Answer>) -> (oauth2::Issuer, TokenServer, TokenServer) {
     let (documents, tokens) = (TokenServer::new(), TokenServer::new());
     answers.into_iter().for_each(|answer| documents.queue(answer));
@@ -34,7 +35,7 @@ fn cache(issuer: &oauth2::Issuer) -> TokenCache {
     TokenCache::new(ClientCredentialsGrant::builder(issuer, "my-app", "its secret").build().unwrap())
 }
 
-/// What comes of metadata that is answered so, without another try elsewhere.
+/// The error of a fetch with these answers to requests for metadata, and the number of those requests.
 async fn rejected(answers: impl IntoIterator<Item = Answer>) -> (Error, usize) {
     let (issuer, documents, tokens) = issuer(ID, answers);
     let error = cache(&issuer).get().await.unwrap_err();
@@ -43,16 +44,16 @@ async fn rejected(answers: impl IntoIterator<Item = Answer>) -> (Error, usize) {
     (error, documents.calls().total())
 }
 
-fn places(documents: &TokenServer) -> Vec<String> {
+fn urls(documents: &TokenServer) -> Vec<String> {
     documents.requests().iter().map(|request| format!("{} {}", request.method, request.uri)).collect()
 }
 
-// === where ===
+// === the URLs ===
 
 #[tokio::test]
-async fn it_is_looked_for_in_the_place_of_openid_connect_and_then_in_that_of_rfc_8414() {
+async fn metadata_is_read_at_the_url_of_openid_connect_and_then_at_that_of_rfc_8414() {
     let (openid, oauth) = (".well-known/openid-configuration", ".well-known/oauth-authorization-server");
-    for (id, places_expected) in [
+    for (id, urls_expected) in [
         (ID, [format!("{ID}/{openid}"), format!("{ID}/{oauth}")]),
         ("https://a.example/", [format!("https://a.example/{openid}"), format!("https://a.example/{oauth}")]),
         ("https://a.example/b", [format!("https://a.example/b/{openid}"), format!("https://a.example/{oauth}/b")]),
@@ -65,7 +66,7 @@ async fn it_is_looked_for_in_the_place_of_openid_connect_and_then_in_that_of_rfc
         let (issuer, documents, tokens) = issuer(id, [not_found(), Answer::json(200, metadata(id))]);
         assert_eq!(issuer.identifier(), Some(id));
         cache(&issuer).get().await.unwrap();
-        assert_eq!(places(&documents), places_expected.map(|place| format!("GET {place}")));
+        assert_eq!(urls(&documents), urls_expected.map(|url| format!("GET {url}")));
         assert_eq!(tokens.requests()[0].uri.to_string(), TOKEN_URL);
         assert_eq!(documents.requests()[0].headers["accept"], "application/json");
         assert!(documents.requests().iter().all(|request| !request.headers.contains_key("authorization")));
@@ -73,7 +74,7 @@ async fn it_is_looked_for_in_the_place_of_openid_connect_and_then_in_that_of_rfc
 }
 
 #[tokio::test]
-async fn a_first_page_or_a_login_page_in_the_one_place_does_not_hide_the_other() {
+async fn a_page_at_the_first_url_does_not_hide_metadata_at_the_second() {
     let pages = [
         Answer::raw(200, "<!doctype html><div id=app></div>"),
         Answer::raw(200, ""),
@@ -91,24 +92,24 @@ async fn a_first_page_or_a_login_page_in_the_one_place_does_not_hide_the_other()
 }
 
 #[tokio::test]
-async fn an_issuer_that_is_down_says_how_long_to_wait() {
+async fn an_error_of_metadata_has_the_retry_after_of_the_issuer() {
     for (status, calls_expected) in [(429, 1), (500, 2), (503, 2)] {
         let (error, calls) = rejected([Answer::raw(status, "").header("retry-after", "7"), not_found()]).await;
         assert_eq!((error.status().unwrap().as_u16(), calls), (status, calls_expected));
         assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
         assert!(error.to_string().contains("its metadata could not be read"), "{error}");
     }
-    // A connection that broke is tried once more, at the same place.
+    // If the connection breaks, the same URL is tried once more.
     let rejected_connection = || Answer::fails("connection refused");
     let (error, calls) = rejected([rejected_connection(), rejected_connection()]).await;
     assert!(error.to_string().contains("/.well-known/openid-configuration"), "{error}");
     assert_eq!(calls, 2);
 }
 
-// === how often ===
+// === how often metadata is read ===
 
 #[tokio::test(start_paused = true)]
-async fn it_is_read_once_for_all_clones_and_all_that_wait() {
+async fn metadata_is_read_once_for_all_clones_and_waiters() {
     let (issuer, documents, tokens) = issuer(ID, [Answer::json(200, metadata(ID)).after(Duration::from_secs(1))]);
     let mut waiting = JoinSet::new();
     for _ in 0..10 {
@@ -127,7 +128,7 @@ async fn it_is_read_once_for_all_clones_and_all_that_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_to_read_it_is_not_kept() {
+async fn a_failure_to_read_metadata_is_not_remembered() {
     let (issuer, documents, _) = issuer(ID, [Answer::raw(429, ""), Answer::json(200, metadata(ID))]);
     let cache = cache(&issuer);
     cache.get().await.unwrap_err();
@@ -137,7 +138,7 @@ async fn a_failure_to_read_it_is_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_issuer_that_never_answers_is_given_up_after_half_a_minute() {
+async fn reading_metadata_times_out_after_30_s() {
     let (issuer, documents, _) = issuer(ID, []);
     documents.fail(Some(Answer::hangs()));
     let start = now();
@@ -153,7 +154,7 @@ async fn an_issuer_that_never_answers_is_given_up_after_half_a_minute() {
     assert!(login.begin().await.unwrap_err().is_timeout());
 }
 
-// === what is believed ===
+// === checks of the metadata ===
 
 #[tokio::test]
 async fn metadata_of_another_issuer_is_rejected() {
@@ -168,7 +169,7 @@ async fn metadata_of_another_issuer_is_rejected() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_missing_or_unprotected_is_named() {
+async fn an_error_names_an_endpoint_that_is_missing_or_insecure() {
     for (endpoint, words) in [
         (json!(null), "its metadata names no token_endpoint"),
         (json!(7), "its metadata names no token_endpoint"),
@@ -185,7 +186,7 @@ async fn an_endpoint_that_is_missing_or_unprotected_is_named() {
 }
 
 #[tokio::test]
-async fn the_revocation_endpoint_is_found_in_it() {
+async fn the_revocation_endpoint_is_read_from_metadata() {
     let (issuer, _, tokens) = issuer(ID, [Answer::json(200, metadata(ID))]);
     let revocation = Revocation::builder(&issuer, "my-app").build().unwrap();
     revocation.revoke_refresh_token(&"r".into()).await.unwrap();

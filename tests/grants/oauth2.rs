@@ -1,4 +1,4 @@
-//! OAuth 2 grants: the requests they send, and what they do with refresh tokens.
+//! OAuth 2 grants: their requests, and their use of refresh tokens.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -29,13 +29,13 @@ async fn first_request(issuer: &TokenServer, cache: TokenCache) -> Recorded {
     request
 }
 
-/// The refresh tokens of all token calls, `-` for a login.
+/// The refresh tokens of all token calls, or `-` for a login.
 fn refreshes(issuer: &TokenServer) -> Vec<String> {
     each(&issuer.requests(), "refresh_token")
 }
 
-/// A cache whose token has ended, from a login that brought `refresh-1`.
-async fn ended_session(issuer: &TokenServer) -> TokenCache {
+/// A cache whose token has expired, with the refresh token `refresh-1` of a login.
+async fn expired_session(issuer: &TokenServer) -> TokenCache {
     issuer.rotate_refresh_tokens(true);
     let cache = TokenCache::new(password(issuer).build().unwrap());
     cache.get().await.unwrap();
@@ -44,7 +44,7 @@ async fn ended_session(issuer: &TokenServer) -> TokenCache {
 }
 
 #[tokio::test]
-async fn client_credentials_go_into_the_basic_header_and_nowhere_else() {
+async fn client_credentials_are_sent_only_in_the_basic_header() {
     let issuer = TokenServer::new();
     let request =
         first_request(&issuer, TokenCache::new(client_credentials(&issuer).scope("read write").build().unwrap())).await;
@@ -80,7 +80,7 @@ async fn a_password_login_of_a_public_client_names_the_client_in_the_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_confidential_client_authenticates_login_and_refresh_alike() {
+async fn a_confidential_client_authenticates_login_and_refresh() {
     let issuer = TokenServer::new();
     issuer.rotate_refresh_tokens(true);
     let cache = TokenCache::new(password(&issuer).client_auth("its secret").scope("read").build().unwrap());
@@ -116,7 +116,7 @@ async fn an_empty_scope_is_not_sent() {
 }
 
 #[tokio::test]
-async fn headers_of_the_user_go_along_and_win_but_for_the_authorization() {
+async fn headers_of_the_user_override_all_but_the_authorization() {
     let issuer = TokenServer::new();
     let source = client_credentials(&issuer);
     let source = source.header("x-api-key", "k").header("Accept", "application/vnd.x+json");
@@ -135,7 +135,7 @@ async fn headers_of_the_user_go_along_and_win_but_for_the_authorization() {
 #[tokio::test(start_paused = true)]
 async fn each_refresh_uses_the_newest_refresh_token() {
     let issuer = TokenServer::new();
-    let cache = ended_session(&issuer).await;
+    let cache = expired_session(&issuer).await;
     for number in 2..=3 {
         let token = cache.get().await.unwrap();
         assert_eq!(token.refresh_token().unwrap().expose(), format!("refresh-{number}"));
@@ -145,7 +145,7 @@ async fn each_refresh_uses_the_newest_refresh_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_saved_refresh_token_gives_way_to_the_rotated_one() {
+async fn a_rotated_refresh_token_replaces_the_saved_one() {
     let issuer = TokenServer::new();
     issuer.rotate_refresh_tokens(true);
     let cache = TokenCache::new(refresh_token(&issuer).build().unwrap());
@@ -159,7 +159,7 @@ async fn a_saved_refresh_token_gives_way_to_the_rotated_one() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_without_a_refresh_token_keeps_the_old_one() {
     let issuer = TokenServer::new();
-    let cache = ended_session(&issuer).await;
+    let cache = expired_session(&issuer).await;
     let token = json!({ "access_token": "t", "expires_in": 3600 });
     for kept in [json!(null), json!(""), json!(7)] {
         let mut answer = token.clone();
@@ -189,7 +189,7 @@ async fn a_denied_refresh_token_leads_to_a_new_login() {
     ];
     for denial in denials {
         let issuer = TokenServer::new();
-        let cache = ended_session(&issuer).await;
+        let cache = expired_session(&issuer).await;
         issuer.queue(denial.clone());
         assert_eq!(cache.get().await.unwrap().access_token(), "token-2", "{denial:?}");
         assert_eq!(refreshes(&issuer), ["-", "refresh-1", "-"], "{denial:?}");
@@ -198,7 +198,7 @@ async fn a_denied_refresh_token_leads_to_a_new_login() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_that_says_nothing_of_the_refresh_token_leads_to_no_login() {
+async fn a_refresh_that_fails_for_another_reason_leads_to_no_login() {
     let others = [
         Answer::oauth_error(401, "invalid_client"),
         Answer::oauth_error(400, "invalid_client"),
@@ -209,18 +209,18 @@ async fn a_refresh_that_says_nothing_of_the_refresh_token_leads_to_no_login() {
     ];
     for answer in others {
         let issuer = TokenServer::new();
-        let cache = ended_session(&issuer).await;
+        let cache = expired_session(&issuer).await;
         issuer.queue(answer.clone());
         cache.get().await.unwrap_err();
         assert_eq!(refreshes(&issuer), ["-", "refresh-1"], "{answer:?}");
-        // The refresh token was not lost with the failure.
+        // The failure did not lose the refresh token.
         cache.refresh().await.unwrap();
         assert_eq!(refreshes(&issuer), ["-", "refresh-1", "refresh-1"], "{answer:?}");
     }
 }
 
 #[tokio::test]
-async fn a_denied_refresh_token_alone_is_the_end_and_says_what_to_do() {
+async fn a_denied_refresh_token_without_a_login_ends_the_session_and_says_what_to_do() {
     for answer in [Answer::oauth_error(400, "invalid_grant"), Answer::oauth_error(401, "invalid_grant")] {
         let issuer = TokenServer::new();
         issuer.fail(Some(answer));
@@ -231,7 +231,7 @@ async fn a_denied_refresh_token_alone_is_the_end_and_says_what_to_do() {
         assert!(said.contains("no login to fall back to") && said.contains("log in again"), "{said}");
         assert_eq!(issuer.calls().total(), 1);
     }
-    // Another login would not help a client that is denied.
+    // If the client is denied, another login would not help.
     let issuer = TokenServer::new();
     issuer.queue(Answer::oauth_error(401, "invalid_client"));
     let error = TokenCache::new(refresh_token(&issuer).build().unwrap()).get().await.unwrap_err();
@@ -239,9 +239,9 @@ async fn a_denied_refresh_token_alone_is_the_end_and_says_what_to_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_whose_answer_was_lost_is_repeated_once_with_the_same_refresh_token() {
+async fn a_refresh_with_a_lost_answer_is_retried_once_with_the_same_refresh_token() {
     let issuer = TokenServer::new();
-    let cache = ended_session(&issuer).await;
+    let cache = expired_session(&issuer).await;
     issuer.queue(Answer::fails(LOST));
     cache.get().await.unwrap();
     assert_eq!(refreshes(&issuer), ["-", "refresh-1", "refresh-1"]);
@@ -254,7 +254,7 @@ async fn a_refresh_whose_answer_was_lost_is_repeated_once_with_the_same_refresh_
 }
 
 #[tokio::test]
-async fn a_password_whose_answer_was_lost_is_not_repeated_at_once() {
+async fn a_password_login_with_a_lost_answer_is_not_retried_at_once() {
     let issuer = TokenServer::new();
     issuer.fail(Some(Answer::fails(LOST)));
     TokenCache::new(password(&issuer).build().unwrap()).get().await.unwrap_err();
@@ -262,7 +262,7 @@ async fn a_password_whose_answer_was_lost_is_not_repeated_at_once() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_counts_as_lost() {
+async fn a_truncated_answer_counts_as_lost() {
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
     let breaking = service_fn(move |_: Request<Full<Bytes>>| {

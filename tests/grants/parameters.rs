@@ -1,4 +1,4 @@
-//! What every grant can say beside itself: resources, audiences, parameters of a server's own.
+//! The settings of every grant for resources, audiences and further parameters.
 
 use serde_json::json;
 use tower_bearer::TokenCache;
@@ -15,7 +15,7 @@ fn all(issuer: &TokenServer, call: usize, name: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn resources_and_audiences_are_sent_each_and_with_refreshes_too() {
+async fn all_resources_and_audiences_are_sent_with_logins_and_refreshes() {
     let issuer = TokenServer::new();
     issuer.rotate_refresh_tokens(true);
     let source = password(&issuer).resource("https://a.example/x?y=1").resource("urn:example:b");
@@ -31,7 +31,7 @@ async fn resources_and_audiences_are_sent_each_and_with_refreshes_too() {
 }
 
 #[test]
-fn a_resource_is_any_text_that_is_not_empty() {
+fn a_resource_is_any_non_empty_text() {
     let source = || client_credentials(&TokenServer::new());
     for resource in [
         "", "a
@@ -48,7 +48,7 @@ fn a_resource_is_any_text_that_is_not_empty() {
 }
 
 #[test]
-fn what_a_grant_or_a_setting_sends_itself_cannot_be_set() {
+fn parameters_of_the_grants_and_settings_are_reserved() {
     let reserved = "grant_type client_id client_secret client_assertion client_assertion_type scope username password \
                     refresh_token assertion subject_token subject_token_type actor_token actor_token_type \
                     requested_token_type code code_verifier redirect_uri device_code audience resource response_type \
@@ -65,15 +65,15 @@ async fn a_parameter_may_be_a_secret() {
     let issuer = TokenServer::new();
     let source = || client_credentials(&issuer).parameter("otp", "0ne-t1me").audience("billing").build().unwrap();
     assert!(!format!("{:?} {:#?}", source(), source()).contains("0ne-t1me"));
-    let words = json!({ "error": "invalid_request", "error_description": "0ne-t1me is spent for billing" });
+    let words = json!({ "error": "invalid_request", "error_description": "0ne-t1me was used for billing" });
     issuer.queue(Answer::json(400, words));
     let error = TokenCache::new(source()).get().await.unwrap_err();
     assert!(!says(&error).contains("0ne-t1me"), "{error}");
-    assert_eq!(error.description(), Some("[redacted] is spent for billing"));
+    assert_eq!(error.description(), Some("[redacted] was used for billing"));
 }
 
 #[test]
-fn a_client_has_a_name() {
+fn an_empty_client_id_is_an_error() {
     assert!(ClientCredentialsGrant::builder(&at(TokenServer::new()), "", "s").build().unwrap_err().is_invalid());
     assert!(
         ClientCredentialsGrant::builder(&at(TokenServer::new()), "my-app\n", "s").build().unwrap_err().is_invalid()

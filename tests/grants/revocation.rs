@@ -1,4 +1,4 @@
-//! The end of a token, told to its issuer (RFC 7009).
+//! Revocation of tokens (RFC 7009).
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn refresh_token() -> Secret {
 }
 
 #[tokio::test]
-async fn each_kind_of_token_is_named_by_its_hint() {
+async fn each_kind_of_token_has_its_hint() {
     let issuer = TokenServer::new();
     issuer.fail(Some(Answer::raw(200, "")));
     let revocation = revocation(&issuer).build().unwrap();
@@ -47,7 +47,7 @@ async fn a_confidential_client_authenticates() {
 }
 
 #[tokio::test]
-async fn any_2xx_is_the_end_and_everything_else_an_error_that_names_the_place() {
+async fn any_2xx_is_a_success_and_any_other_status_an_error_that_names_the_url() {
     for status in [200, 204] {
         let issuer = TokenServer::new();
         issuer.queue(Answer::raw(status, ""));
@@ -67,7 +67,7 @@ async fn any_2xx_is_the_end_and_everything_else_an_error_that_names_the_place() 
         assert!(error.to_string().contains(REVOCATION_URL), "{error}");
         assert_eq!(issuer.calls().total(), 1);
     }
-    // A connection that broke is tried once more.
+    // If the connection breaks, the call is sent once more.
     let issuer = TokenServer::new();
     issuer.fail(Some(Answer::fails("connection reset")));
     let error = revocation(&issuer).build().unwrap().revoke_refresh_token(&refresh_token()).await.unwrap_err();
@@ -76,7 +76,7 @@ async fn any_2xx_is_the_end_and_everything_else_an_error_that_names_the_place() 
 }
 
 #[tokio::test]
-async fn a_server_that_is_busy_says_when_to_come_again() {
+async fn the_error_has_the_retry_after_of_the_server() {
     let issuer = TokenServer::new();
     issuer.queue(Answer::raw(503, "").header("retry-after", "120"));
     let error = revocation(&issuer).build().unwrap().revoke_refresh_token(&refresh_token()).await.unwrap_err();
@@ -84,7 +84,7 @@ async fn a_server_that_is_busy_says_when_to_come_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_never_answers_is_given_up_after_half_a_minute() {
+async fn a_revocation_times_out_after_30_s() {
     let issuer = TokenServer::new();
     issuer.queue(Answer::hangs());
     let error = revocation(&issuer).build().unwrap().revoke_refresh_token(&refresh_token()).await.unwrap_err();
@@ -92,7 +92,7 @@ async fn a_server_that_never_answers_is_given_up_after_half_a_minute() {
 }
 
 #[tokio::test]
-async fn an_error_repeats_no_token() {
+async fn an_error_redacts_the_token() {
     let issuer = TokenServer::new();
     let words = json!({ "error": "odd", "error_description": "I know R3fresh and its secret" });
     issuer.queue(Answer::json(400, words));

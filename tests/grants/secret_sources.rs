@@ -1,4 +1,4 @@
-//! Secrets that are asked for at each fetch: a vault, or a file that is rewritten.
+//! Secrets that a closure reads at each fetch, from a vault or from a file that is rewritten.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::sources::{TOKEN_URL, at, each, says};
 
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
-/// What asks for a secret by this name, and a cache whose every fetch needs one of it.
+/// Each kind of source that needs a secret, with the name of the secret.
 fn each_kind<M>(issuer: &TokenServer, secret: impl SecretSource<M> + Clone) -> Vec<(&'static str, TokenCache)> {
     let http = || issuer.clone();
     let client = |auth| TokenCache::new(ClientCredentialsGrant::builder(&at(http()), "my-app", auth).build().unwrap());
@@ -43,22 +43,22 @@ fn each_kind<M>(issuer: &TokenServer, secret: impl SecretSource<M> + Clone) -> V
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_fetch_asks_again_and_sends_what_there_is_now_without_its_last_line_break() {
-    let (issuer, asked) = (TokenServer::new(), Arc::new(AtomicUsize::new(0)));
-    let counted = Arc::clone(&asked);
+async fn each_fetch_calls_the_closure_and_sends_the_secret_without_a_line_break() {
+    let (issuer, reads) = (TokenServer::new(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&reads);
     let secret = move || {
         let number = counted.fetch_add(1, Ordering::SeqCst) + 1;
         async move { Ok::<_, io::Error>(format!("secret-{number}\r\n")) }
     };
     for (field, cache) in each_kind(&issuer, secret) {
         let before = issuer.calls().total();
-        asked.store(0, Ordering::SeqCst);
-        assert_eq!(asked.load(Ordering::SeqCst), 0, "nothing is asked for before it is needed");
+        reads.store(0, Ordering::SeqCst);
+        assert_eq!(reads.load(Ordering::SeqCst), 0, "the closure is not called before the fetch");
         cache.get().await.unwrap();
-        // A session goes on with what was rotated, and not with what it began from.
+        // A session uses the rotated refresh token, and not the one that it started with.
         let times = if field == "refresh_token" { 1 } else { 2 };
         cache.refresh().await.unwrap();
-        assert_eq!(asked.load(Ordering::SeqCst), times, "{field}");
+        assert_eq!(reads.load(Ordering::SeqCst), times, "{field}");
         let requests = &issuer.requests()[before..];
         let body = |number: usize| String::from_utf8(requests[number].body.to_vec()).unwrap();
         if requests[0].form().contains_key(field) && field != "client_assertion" {
@@ -66,7 +66,7 @@ async fn each_fetch_asks_again_and_sends_what_there_is_now_without_its_last_line
         } else if field == "secret" {
             assert_eq!((body(0), body(1)), (r#"{"secret":"secret-1"}"#.into(), r#"{"secret":"secret-2"}"#.into()));
         } else {
-            // In the Basic header, or in a signature.
+            // The secret is in the Basic header, or signs an assertion.
             assert_ne!((&requests[0].headers, body(0)), (&requests[1].headers, body(1)), "{field}");
         }
     }
@@ -82,7 +82,7 @@ async fn a_basic_secret_of_a_closure_is_encoded_like_any_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_secret_that_cannot_be_had_costs_no_token_call_and_is_named() {
+async fn a_closure_that_fails_causes_no_token_call_and_an_error_that_names_the_secret() {
     let issuer = TokenServer::new();
     let sealed = || async { Err::<String, _>(io::Error::other("the vault is sealed")) };
     for (field, cache) in each_kind(&issuer, sealed) {
@@ -108,7 +108,7 @@ async fn a_secret_that_is_empty_or_holds_a_control_character_is_not_sent() {
 }
 
 #[tokio::test]
-async fn a_value_is_checked_when_it_is_handed_over() {
+async fn an_invalid_value_is_an_error_of_the_builder() {
     let http = TokenServer::new;
     for secret in ["", "from a file\n"] {
         let errors = [
@@ -125,7 +125,7 @@ async fn a_value_is_checked_when_it_is_handed_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_secret_that_was_denied_waits_as_denied_credentials_do() {
+async fn a_closure_that_is_denied_pauses_like_denied_credentials() {
     let issuer = TokenServer::new();
     let denied = || async { Err::<String, _>(Error::denied("the vault forbids it")) };
     for (_, cache) in each_kind(&issuer, denied) {

@@ -1,4 +1,4 @@
-//! A session that a login began: it sends the login's token first, then lives from its refresh token.
+//! A session that a login started: it uses the login's token first, and then its refresh token.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::sources::{HOUR, at, form, pass};
 
 const DEVICE_URL: &str = "https://auth.example.com/device_authorization";
 
-/// A session from a login that was answered so; only what it asks later is counted.
+/// A session from a login with this token answer. The login makes two calls.
 async fn session(issuer: &TokenServer, token: Value) -> RefreshTokenGrant {
     let login = DeviceCodeLogin::builder(&at(issuer.clone()).device_authorization_endpoint(DEVICE_URL), "my-cli");
     let login = login.client_auth(ClientAuth::post("its secret")).scope("offline_access").build().unwrap();
@@ -27,7 +27,7 @@ fn granted() -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_logins_token_goes_first_and_is_refreshed_when_it_ends() {
+async fn the_logins_token_is_used_first_and_refreshed_when_it_expires() {
     let issuer = TokenServer::new();
     let cache = TokenCache::new(session(&issuer, granted()).await);
     assert_eq!(cache.get().await.unwrap().access_token(), "login-token");
@@ -44,7 +44,7 @@ async fn the_logins_token_goes_first_and_is_refreshed_when_it_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_asks_for_another_token_than_the_logins_gets_a_refreshed_one() {
+async fn refresh_replaces_the_logins_token() {
     let issuer = TokenServer::new();
     let cache = TokenCache::new(session(&issuer, granted()).await);
     cache.get().await.unwrap();
@@ -52,7 +52,7 @@ async fn whoever_asks_for_another_token_than_the_logins_gets_a_refreshed_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_logins_token_lives_no_longer_than_the_login_said() {
+async fn the_logins_token_keeps_its_remaining_lifetime() {
     let issuer = TokenServer::new();
     let mut granted = granted();
     granted["refresh_in"] = json!(600);
@@ -62,11 +62,11 @@ async fn the_logins_token_lives_no_longer_than_the_login_said() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_has_ended_or_that_nobody_knows_the_end_of_is_refreshed_first() {
+async fn an_expired_token_or_one_without_an_expiry_is_refreshed_first() {
     let issuer = TokenServer::new();
-    let mut dead = granted();
-    dead["expires_in"] = json!(0);
-    let cache = TokenCache::new(session(&issuer, dead).await);
+    let mut expired = granted();
+    expired["expires_in"] = json!(0);
+    let cache = TokenCache::new(session(&issuer, expired).await);
     assert_eq!(cache.get().await.unwrap().access_token(), "token-1");
 
     let login = DeviceCodeLogin::builder(&at(issuer.clone()).device_authorization_endpoint(DEVICE_URL), "my-cli")
@@ -77,8 +77,8 @@ async fn a_token_that_has_ended_or_that_nobody_knows_the_end_of_is_refreshed_fir
     assert_eq!(issuer.requests().last().unwrap().form()["refresh_token"], "saved");
 }
 
-/// A token of an hour that ends in ten minutes by the clock.
-async fn nearly_over(token: Token, clock: &ManualClock) -> Token {
+/// A token of an hour that ends in ten minutes by this clock.
+async fn nearly_expired(token: Token, clock: &ManualClock) -> Token {
     let source = move |_| std::future::ready(Ok::<_, Error>(token.clone().with_lifetime(HOUR)));
     let token = TokenCache::builder(source).clock(clock.clone()).build().unwrap().get().await.unwrap();
     clock.sleep(Duration::from_secs(50 * 60));
@@ -86,22 +86,22 @@ async fn nearly_over(token: Token, clock: &ManualClock) -> Token {
 }
 
 #[tokio::test]
-async fn a_token_that_is_nearly_over_is_refreshed_first_where_it_can_be() {
+async fn a_token_that_has_nearly_expired_is_refreshed_first_if_possible() {
     let (issuer, clock) = (TokenServer::new(), ManualClock::new());
     let login = DeviceCodeLogin::builder(&at(issuer.clone()).device_authorization_endpoint(DEVICE_URL), "my-cli")
         .build()
         .unwrap();
     let cache = |token| TokenCache::builder(login.session(token)).clock(clock.clone()).build().unwrap();
-    let alone = nearly_over(Token::new("login-token").unwrap(), &clock).await;
+    let alone = nearly_expired(Token::new("login-token").unwrap(), &clock).await;
     let token = cache(alone).get().await.unwrap();
     assert_eq!((token.access_token(), issuer.calls().total()), ("login-token", 0));
     assert!(token.lifetime() <= HOUR / 6 && token.lifetime() > HOUR / 6 - Duration::from_secs(60), "{token:?}");
-    let renewable = nearly_over(Token::new("login-token").unwrap().with_refresh_token("r"), &clock).await;
+    let renewable = nearly_expired(Token::new("login-token").unwrap().with_refresh_token("r"), &clock).await;
     assert_eq!(cache(renewable).get().await.unwrap().access_token(), "token-1");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_without_a_refresh_token_lasts_as_long_as_its_token_and_says_what_to_do() {
+async fn a_session_without_a_refresh_token_ends_with_its_token_and_says_what_to_do() {
     let issuer = TokenServer::new();
     let cache = TokenCache::new(session(&issuer, json!({ "access_token": "login-token", "expires_in": 3600 })).await);
     assert_eq!(cache.get().await.unwrap().access_token(), "login-token");
@@ -116,7 +116,7 @@ async fn a_login_without_a_refresh_token_lasts_as_long_as_its_token_and_says_wha
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_denied_refresh_token_of_a_login_is_the_end_and_another_login_goes_on() {
+async fn a_denied_refresh_token_ends_the_session_and_another_login_can_replace_it() {
     let issuer = TokenServer::new();
     let cache = TokenCache::new(session(&issuer, granted()).await);
     cache.get().await.unwrap();
@@ -128,7 +128,7 @@ async fn a_denied_refresh_token_of_a_login_is_the_end_and_another_login_goes_on(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_fetched_nothing_yet_can_be_signed_out() {
+async fn a_session_can_be_signed_out_before_its_first_fetch() {
     let issuer = TokenServer::new();
     let cache = TokenCache::new(session(&issuer, granted()).await);
     let revocation = Revocation::builder(

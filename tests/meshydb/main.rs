@@ -1,10 +1,10 @@
-//! MeshyDB: its requests as its documents have them, its sessions and their end, and what its errors mean.
-#![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to see how long they waited")]
+//! MeshyDB: its documented requests, its sessions and their end, and its errors.
+#![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to measure how long they waited")]
 
 #[path = "../sources/mod.rs"]
 mod sources;
 
-mod life;
+mod lifecycle;
 mod problems;
 mod requests;
 mod sessions;
@@ -35,8 +35,8 @@ fn session(server: &MeshyDbServer) -> TokenCache {
     TokenCache::new(account(server).login_with_password("ann", "her password").build().unwrap())
 }
 
-/// A cache whose session began with a login and whose token has ended.
-async fn ended_session(server: &MeshyDbServer) -> TokenCache {
+/// A cache whose session started with a login, and whose token has expired.
+async fn expired_session(server: &MeshyDbServer) -> TokenCache {
     let cache = session(server);
     cache.get().await.unwrap();
     pass(HOUR).await;

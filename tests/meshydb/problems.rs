@@ -1,4 +1,4 @@
-//! What an error says: every documented reason, in every form of body.
+//! The errors: every documented reason, in every format of the body.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use tower_bearer::testing::{Answer, ErrorBodies, MeshyDbServer, TokenState};
 use tower_bearer::{Error, TokenCache, TokenSource};
 
 use crate::sources::{HOUR, next_attempt, pass, says};
-use crate::{ALL_BODIES, account, builder, ended_session, grants, server, session};
+use crate::{ALL_BODIES, account, builder, expired_session, grants, server, session};
 
 #[tokio::test(start_paused = true)]
-async fn a_denied_refresh_token_leads_to_a_new_login_whatever_the_error_looks_like() {
+async fn a_denied_refresh_token_leads_to_a_new_login_with_every_error_format() {
     for bodies in ALL_BODIES {
         let server = server();
         server.error_bodies(bodies);
         server.refresh_lifetime(HOUR);
-        let cache = ended_session(&server).await;
+        let cache = expired_session(&server).await;
         let token = cache.get().await.unwrap();
         assert_eq!(server.ledger().state_of(token.access_token()), TokenState::Live, "{bodies:?}");
         assert_eq!(grants(&server), ["password", "refresh_token", "password"], "{bodies:?}");
@@ -24,7 +24,7 @@ async fn a_denied_refresh_token_leads_to_a_new_login_whatever_the_error_looks_li
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_denied_refresh_token_alone_is_the_end_and_says_what_to_do() {
+async fn a_denied_refresh_token_without_a_login_ends_the_session_and_says_what_to_do() {
     for bodies in ALL_BODIES {
         let server = server();
         server.error_bodies(bodies);
@@ -35,16 +35,16 @@ async fn a_denied_refresh_token_alone_is_the_end_and_says_what_to_do() {
         assert!(said.contains("no login to fall back to") && said.contains("log in again"), "{bodies:?}: {said}");
         assert_eq!(said.contains("Token is invalid."), bodies != ErrorBodies::Empty, "{bodies:?}: {said}");
         cache.get().await.unwrap_err();
-        assert_eq!((server.token_calls().total(), next_attempt(&cache)), (1, Some(30.0)), "remembered");
+        assert_eq!((server.token_calls().total(), next_attempt(&cache)), (1, Some(30.0)), "the denial is remembered");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_who_is_no_longer_active_is_denied() {
+async fn an_inactive_user_is_denied() {
     for bodies in ALL_BODIES {
         let server = server();
         server.error_bodies(bodies);
-        let cache = ended_session(&server).await;
+        let cache = expired_session(&server).await;
         server.deactivate("ann");
         let error = cache.get().await.unwrap_err();
         assert!(error.is_denied(), "{bodies:?}: {error}");
@@ -54,7 +54,7 @@ async fn a_user_who_is_no_longer_active_is_denied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_denies_nothing_and_its_pause_is_kept() {
+async fn a_rate_limit_does_not_deny_and_its_pause_is_kept() {
     for bodies in ALL_BODIES {
         let server = server();
         server.error_bodies(bodies);
@@ -71,7 +71,7 @@ async fn a_limit_denies_nothing_and_its_pause_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gateways_page_denies_nothing() {
+async fn a_gateways_page_does_not_deny() {
     for status in [400, 403, 502] {
         let server = server();
         server.fail(Some(Answer::raw(status, "<html><h1>No</h1></html>")));
@@ -86,19 +86,19 @@ async fn denied(source: impl TokenSource) -> Error {
     TokenCache::new(source).get().await.unwrap_err()
 }
 
-/// What the server says to each of these, and what it is about.
+/// The errors of logins that the server denies, with their documented text and their problem.
 async fn denials(server: &MeshyDbServer) -> Vec<(Error, &'static str, Problem)> {
     let login = |account: MeshyDb, name: &str, password: &str| {
         denied(account.login_with_password(name, password).build().unwrap())
     };
     let ann = "her password";
-    let stranger = MeshyDb::builder(server.clone(), "acme", "another key").build().unwrap();
+    let other_key = MeshyDb::builder(server.clone(), "acme", "another key").build().unwrap();
     server.refresh_lifetime(Duration::ZERO);
     let expired = session(server).get().await.unwrap().refresh_token().unwrap();
     let expired = denied(account(server).login_with_refresh_token(expired).build().unwrap()).await;
     let unknown = denied(account(server).login_with_refresh_token("of another server").build().unwrap()).await;
-    let mut found = vec![
-        (login(stranger, "ann", ann).await, "Client id is invalid.", Problem::ClientId),
+    let mut denials = vec![
+        (login(other_key, "ann", ann).await, "Client id is invalid.", Problem::ClientId),
         (login(builder(server).scope("openid").build().unwrap(), "ann", ann).await, "Invalid Scope.", Problem::Scope),
         (login(account(server), "bob", ann).await, "Username is invalid.", Problem::Username),
         (
@@ -111,27 +111,27 @@ async fn denials(server: &MeshyDbServer) -> Vec<(Error, &'static str, Problem)> 
         (unknown, "Token is invalid.", Problem::Token),
     ];
     server.deactivate("ann");
-    found.push((login(account(server), "ann", ann).await, "User is no longer active.", Problem::UserInactive));
-    found
+    denials.push((login(account(server), "ann", ann).await, "User is no longer active.", Problem::UserInactive));
+    denials
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_documented_400_is_denied_and_a_problem_of_its_own() {
+async fn every_documented_400_is_denied_and_has_its_problem() {
     for bodies in ALL_BODIES {
         let server = server();
         server.error_bodies(bodies);
         for (error, words, problem) in denials(&server).await {
             assert!(error.is_denied() && !error.is_transient(), "{bodies:?} {words}: {error}");
             assert_eq!(error.status().unwrap().as_u16(), 400);
-            let told = bodies != ErrorBodies::Empty;
-            assert_eq!(error.description(), told.then_some(words), "{bodies:?}");
-            assert_eq!(Problem::of(&error), told.then_some(problem), "{bodies:?} {words}");
+            let is_named = bodies != ErrorBodies::Empty;
+            assert_eq!(error.description(), is_named.then_some(words), "{bodies:?}");
+            assert_eq!(Problem::of(&error), is_named.then_some(problem), "{bodies:?} {words}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_429_is_a_problem_of_its_own_in_every_body() {
+async fn a_429_is_the_limit_problem_in_every_format() {
     for bodies in ALL_BODIES {
         let server = server();
         server.error_bodies(bodies);
@@ -142,7 +142,7 @@ async fn the_429_is_a_problem_of_its_own_in_every_body() {
     }
 }
 
-/// What a login answered so is about.
+/// Whether a login with this answer is denied, and its problem.
 async fn problem(answer: Answer) -> (bool, Option<Problem>) {
     let server = server();
     server.fail(Some(answer));
@@ -151,7 +151,7 @@ async fn problem(answer: Answer) -> (bool, Option<Problem>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_documents_words_are_understood_wherever_they_stand() {
+async fn the_documented_phrases_are_recognised_in_every_field() {
     let sentences = [
         ("Token is invalid.", Problem::Token),
         ("Client id is invalid.", Problem::ClientId),
@@ -161,7 +161,7 @@ async fn the_documents_words_are_understood_wherever_they_stand() {
         ("Username is invalid.", Problem::Username),
         ("Password is invalid.", Problem::Password),
         ("Refresh token is expired.", Problem::RefreshTokenExpired),
-        // IdentityServer's own.
+        // This one is IdentityServer's.
         ("invalid_username_or_password", Problem::Credentials),
     ];
     for (words, expected) in sentences {
@@ -178,7 +178,7 @@ async fn the_documents_words_are_understood_wherever_they_stand() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_code_alone_is_as_much_as_it_says() {
+async fn a_code_of_rfc_6749_without_a_phrase_is_recognised() {
     for (code, expected) in [
         ("invalid_client", Some(Problem::ClientId)),
         ("unauthorized_client", Some(Problem::GrantType)),
@@ -193,7 +193,7 @@ async fn a_code_alone_is_as_much_as_it_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_answer_of_meshydb_is_no_problem_of_its_own() {
+async fn an_error_from_elsewhere_has_no_problem() {
     for answer in [
         Answer::raw(400, "<html>Your token was blocked</html>"),
         Answer::json(503, json!({ "message": "Username is invalid." })),
@@ -210,7 +210,7 @@ async fn what_is_no_answer_of_meshydb_is_no_problem_of_its_own() {
 // === registration ===
 
 #[tokio::test]
-async fn a_name_that_is_taken_and_a_registration_that_is_off_are_denied() {
+async fn a_taken_name_is_denied_and_so_is_a_registration_that_is_off() {
     for bodies in ALL_BODIES {
         let server = server();
         server.error_bodies(bodies);
@@ -229,7 +229,7 @@ async fn a_name_that_is_taken_and_a_registration_that_is_off_are_denied() {
     }
 }
 
-/// A server that answers every call so, or never.
+/// An account at a server that gives this answer to every call, or none.
 fn answers(answer: Option<(u16, &'static str)>) -> MeshyDb {
     let http = tower::service_fn(move |_: http::Request<http_body_util::Full<bytes::Bytes>>| async move {
         let Some((status, body)) = answer else { return std::future::pending().await };
@@ -240,7 +240,7 @@ fn answers(answer: Option<(u16, &'static str)>) -> MeshyDb {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registration_that_fails_otherwise_denies_nothing() {
+async fn a_registration_that_fails_for_another_reason_does_not_deny() {
     let page = "<html>Bad Request</html>";
     for answer in [(503, ""), (429, "Limit"), (400, page), (302, "")] {
         let error = answers(Some(answer)).register_anonymous("device-7").await.unwrap_err();
@@ -254,7 +254,7 @@ async fn a_registration_that_fails_otherwise_denies_nothing() {
 }
 
 #[test]
-fn outside_any_runtime_a_registration_is_an_error_and_no_panic() {
+fn a_registration_without_a_runtime_is_an_error_and_not_a_panic() {
     let account = account(&server());
     let error = tokio_test::assert_ready!(tokio_test::task::spawn(account.register_anonymous("x")).poll()).unwrap_err();
     assert!(error.to_string().contains("tokio runtime"), "{error}");

@@ -1,4 +1,4 @@
-//! Every request as the documents have it.
+//! Every request, as it is documented.
 
 use bytes::Bytes;
 use http::Request;
@@ -14,7 +14,7 @@ use crate::{builder, server, session};
 
 #[tokio::test]
 async fn a_login_is_the_documented_request_with_and_without_a_tenant() {
-    // The tenant, and the header it becomes: trimmed, none for an empty one.
+    // Each case is a tenant and its header, which is trimmed, or missing for an empty tenant.
     for (tenant, sent) in
         [(None, None), (Some("east"), Some("east")), (Some(" east "), Some("east")), (Some(" "), None)]
     {
@@ -64,7 +64,7 @@ async fn a_refresh_is_the_documented_request_with_and_without_a_tenant() {
 }
 
 #[tokio::test]
-async fn an_empty_tenant_takes_an_earlier_one_back() {
+async fn an_empty_tenant_removes_an_earlier_one() {
     let server = server();
     let account = builder(&server).tenant("west").tenant("").build().unwrap();
     TokenCache::new(account.login_with_password("ann", "her password").build().unwrap()).get().await.unwrap();
@@ -72,7 +72,7 @@ async fn an_empty_tenant_takes_an_earlier_one_back() {
 }
 
 #[tokio::test]
-async fn the_place_and_the_scope_are_settings_and_keep_the_tenant() {
+async fn the_base_url_and_the_scope_are_settings_and_keep_the_tenant() {
     let server = server();
     let account = builder(&server).tenant("east").auth_base("https://id.corp.example/");
     let account = account.scope("meshy.api offline_access openid").build().unwrap();
@@ -84,14 +84,14 @@ async fn the_place_and_the_scope_are_settings_and_keep_the_tenant() {
 }
 
 #[tokio::test]
-async fn an_account_name_is_one_step_of_the_path() {
+async fn an_account_name_is_one_segment_of_the_path() {
     let server = server();
     let account = MeshyDb::builder(server.clone(), "a/../b c?", "public-key").build().unwrap();
     TokenCache::new(account.login_with_password("ann", "x").build().unwrap()).get().await.unwrap_err();
     assert_eq!(server.requests()[0].uri, "https://auth.meshydb.com/a%2F..%2Fb%20c%3F/connect/token");
 }
 
-/// What the header `tenant` of a setting is.
+/// Tenants, and the header `tenant` of each.
 const TENANTS: [(&str, Option<&str>); 3] = [("", None), ("east", Some("east")), (" east ", Some("east"))];
 
 #[tokio::test]
@@ -139,7 +139,7 @@ async fn a_revocation_is_the_documented_request_with_and_without_a_tenant() {
 }
 
 #[tokio::test]
-async fn the_place_of_users_and_of_revocation_are_settings_and_keep_the_tenant() {
+async fn the_base_urls_of_registration_and_revocation_are_settings_and_keep_the_tenant() {
     let server = server();
     let account = builder(&server).tenant("east").auth_base("https://id.corp.example/");
     let account = account.api_base("https://db.corp.example").build().unwrap();
@@ -159,7 +159,7 @@ async fn the_place_of_users_and_of_revocation_are_settings_and_keep_the_tenant()
 }
 
 #[test]
-fn what_cannot_be_sent_is_told_at_once() {
+fn invalid_settings_are_errors_of_the_builders() {
     let server = server();
     let account = builder(&server);
     assert!(account.clone().tenant("east\nwest").build().unwrap_err().is_invalid());
@@ -177,7 +177,7 @@ fn what_cannot_be_sent_is_told_at_once() {
 
 // === calls of the API ===
 
-/// What came of a call of the API, of a session with this tenant: the requests that its API saw.
+/// Calls the API in a session with this tenant. Returns the requests that the API got.
 async fn call_api(server: &MeshyDbServer, tenant: &str, own: Option<&'static str>) -> Vec<Recorded> {
     let http = ServiceBuilder::new()
         .layer(BearerLayer::new(session(server), ["https://api.meshydb.com"]).unwrap())
@@ -193,7 +193,7 @@ async fn call_api(server: &MeshyDbServer, tenant: &str, own: Option<&'static str
 }
 
 #[tokio::test]
-async fn a_call_of_the_api_has_the_tenant_beside_the_token() {
+async fn a_call_of_the_api_has_the_tenant_and_the_token() {
     for (tenant, sent) in TENANTS {
         let server = server();
         let [request] = call_api(&server, tenant, None).await.try_into().unwrap();
@@ -205,7 +205,7 @@ async fn a_call_of_the_api_has_the_tenant_beside_the_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_goes_again_has_the_tenant_again() {
+async fn a_retried_call_has_the_tenant_again() {
     let server = server();
     server.api().queue(Answer::raw(401, ""));
     let requests = call_api(&server, "east", None).await;
@@ -214,7 +214,7 @@ async fn a_call_that_goes_again_has_the_tenant_again() {
 }
 
 #[tokio::test]
-async fn a_callers_own_tenant_wins() {
+async fn the_callers_tenant_is_kept() {
     for tenant in ["", "east"] {
         let [request] = call_api(&server(), tenant, Some("west")).await.try_into().unwrap();
         assert_eq!(headers(&request)["tenant"], "west");

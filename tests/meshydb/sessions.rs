@@ -1,4 +1,4 @@
-//! Sessions: logins, refresh tokens that rotate or stay, and answers that are lost.
+//! Sessions: logins, refresh tokens with and without rotation, and lost answers.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,10 +7,10 @@ use tower_bearer::testing::TokenState;
 use tower_bearer::{Error, TokenCache};
 
 use crate::sources::{HOUR, each, pass};
-use crate::{account, builder, ended_session, grants, server, session};
+use crate::{account, builder, expired_session, grants, server, session};
 
 #[tokio::test(start_paused = true)]
-async fn a_session_goes_on_from_a_saved_refresh_token() {
+async fn a_session_resumes_from_a_saved_refresh_token() {
     let server = server();
     let saved = session(&server).get().await.unwrap().refresh_token().unwrap();
     let cache = TokenCache::new(account(&server).login_with_refresh_token(saved.clone()).build().unwrap());
@@ -28,7 +28,7 @@ async fn a_session_goes_on_from_a_saved_refresh_token() {
 async fn without_rotation_the_refresh_token_is_kept() {
     let server = server();
     server.rotate(false);
-    let cache = ended_session(&server).await;
+    let cache = expired_session(&server).await;
     for _ in 0..3 {
         assert!(cache.get().await.unwrap().refresh_token().is_some());
         pass(HOUR).await;
@@ -54,10 +54,10 @@ async fn without_offline_access_every_fetch_logs_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_answer_is_asked_for_again_at_once_and_the_grace_gives_the_same_pair() {
+async fn a_refresh_with_a_lost_answer_is_retried_at_once_and_gets_the_same_pair() {
     let server = server();
     server.reuse_grace(Duration::from_secs(10));
-    let cache = ended_session(&server).await;
+    let cache = expired_session(&server).await;
     server.lose_answers(1);
     let token = cache.get().await.unwrap();
     let sent = each(&server.requests(), "refresh_token");
@@ -70,10 +70,10 @@ async fn a_lost_answer_is_asked_for_again_at_once_and_the_grace_gives_the_same_p
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_answer_is_asked_for_again_exactly_once() {
+async fn a_refresh_with_a_lost_answer_is_retried_once() {
     let server = server();
     server.reuse_grace(Duration::from_secs(10));
-    let cache = ended_session(&server).await;
+    let cache = expired_session(&server).await;
     server.lose_answers(2);
     assert!(cache.get().await.unwrap_err().is_transient());
     assert_eq!(server.token_calls().total(), 3);
@@ -84,9 +84,9 @@ async fn a_lost_answer_is_asked_for_again_exactly_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_answer_without_a_grace_ends_the_session_and_the_login_begins_another() {
+async fn a_lost_answer_without_a_reuse_grace_ends_the_session_and_a_login_follows() {
     let server = server();
-    let cache = ended_session(&server).await;
+    let cache = expired_session(&server).await;
     server.lose_answers(1);
     let token = cache.get().await.unwrap();
     assert_eq!(server.ledger().state_of(token.access_token()), TokenState::Live);
@@ -94,10 +94,10 @@ async fn a_lost_answer_without_a_grace_ends_the_session_and_the_login_begins_ano
 }
 
 #[tokio::test(start_paused = true)]
-async fn eight_callers_at_expiry_make_one_token_call_and_reuse_nothing() {
+async fn eight_callers_at_expiry_cause_one_token_call_and_no_reuse() {
     let server = server();
     server.revoke_old_on_refresh(true);
-    let cache = ended_session(&server).await;
+    let cache = expired_session(&server).await;
     server.delay(Duration::from_secs(1));
     let get = || cache.get();
     let tokens: [_; 8] = tokio::join!(get(), get(), get(), get(), get(), get(), get(), get()).into();
@@ -108,7 +108,7 @@ async fn eight_callers_at_expiry_make_one_token_call_and_reuse_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_is_handed_out_for_saving_whenever_it_changes_and_only_then() {
+async fn a_refresh_token_is_saved_only_if_it_changes() {
     for (rotates, expected) in [(true, 3), (false, 1)] {
         let server = server();
         server.rotate(rotates);

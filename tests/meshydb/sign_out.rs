@@ -1,4 +1,4 @@
-//! The end of a session, here and at the server.
+//! The end of a session, in the cache and at the server.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::sources::says;
 use crate::{account, grants, server, session};
 
 #[tokio::test]
-async fn it_ends_the_session_at_the_server() {
+async fn signing_out_ends_the_session_at_the_server() {
     let server = server();
     let (cache, other) = (session(&server), session(&server));
     let (token, others) = (cache.get().await.unwrap(), other.get().await.unwrap());
@@ -25,13 +25,13 @@ async fn it_ends_the_session_at_the_server() {
     let again =
         TokenCache::new(account(&server).login_with_refresh_token(token.refresh_token().unwrap()).build().unwrap());
     assert!(again.get().await.unwrap_err().is_denied());
-    assert_eq!(server.ledger().state_of(others.access_token()), TokenState::Live, "the other session goes on");
+    assert_eq!(server.ledger().state_of(others.access_token()), TokenState::Live, "the other session is unchanged");
     assert!(cache.get().await.unwrap_err().is_signed_out());
     assert_eq!(grants(&server).len(), 4, "the password was not sent again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_under_way_is_waited_for_and_what_it_brings_is_revoked() {
+async fn signing_out_waits_for_a_refresh_in_flight_and_revokes_its_refresh_token() {
     let server = server();
     let (cache, account) = (session(&server), account(&server));
     let first = cache.get().await.unwrap().refresh_token().unwrap();
@@ -46,12 +46,12 @@ async fn a_refresh_under_way_is_waited_for_and_what_it_brings_is_revoked() {
 }
 
 #[tokio::test]
-async fn a_saved_session_is_revoked_though_nothing_was_fetched() {
-    for asked_for in [false, true] {
+async fn a_saved_session_is_revoked_before_its_first_fetch() {
+    for by_closure in [false, true] {
         let server = server();
         let account = account(&server);
         let saved = session(&server).get().await.unwrap().refresh_token().unwrap();
-        let cache = if asked_for {
+        let cache = if by_closure {
             let saved = saved.clone();
             TokenCache::new(
                 account
@@ -72,7 +72,7 @@ async fn a_saved_session_is_revoked_though_nothing_was_fetched() {
 }
 
 #[tokio::test]
-async fn a_password_session_that_fetched_nothing_has_nothing_to_revoke() {
+async fn a_password_session_has_nothing_to_revoke_before_its_first_fetch() {
     let server = server();
     let cache = session(&server);
     account(&server).sign_out(&cache).await.unwrap();
@@ -80,7 +80,7 @@ async fn a_password_session_that_fetched_nothing_has_nothing_to_revoke() {
 }
 
 #[tokio::test]
-async fn a_revocation_that_is_denied_is_reported_and_the_session_is_over_here() {
+async fn a_denied_revocation_is_reported_and_the_session_still_ends() {
     let server = server();
     let cache = session(&server);
     let token = cache.get().await.unwrap();
@@ -95,7 +95,7 @@ async fn a_revocation_that_is_denied_is_reported_and_the_session_is_over_here() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revocation_that_is_not_answered_is_given_up_after_30_seconds() {
+async fn a_revocation_times_out_after_30_s() {
     let server = server();
     let cache = session(&server);
     cache.get().await.unwrap();
@@ -108,7 +108,7 @@ async fn a_revocation_that_is_not_answered_is_given_up_after_30_seconds() {
 }
 
 #[tokio::test]
-async fn an_explicit_login_begins_another_session() {
+async fn an_explicit_login_starts_another_session() {
     let server = server();
     let (cache, account) = (session(&server), account(&server));
     cache.get().await.unwrap();
@@ -121,7 +121,7 @@ async fn an_explicit_login_begins_another_session() {
 }
 
 #[test]
-fn outside_any_runtime_the_session_ends_here_and_the_error_says_why_not_there() {
+fn without_a_runtime_the_session_ends_and_the_error_says_why_it_was_not_revoked() {
     let server = server();
     let (cache, account) = (session(&server), account(&server));
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(cache.get()).unwrap();

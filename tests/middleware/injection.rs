@@ -1,4 +1,4 @@
-//! Which requests get a token, and what else is done to them: nothing.
+//! Which requests get a token, and that the layer changes nothing else.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use tower_bearer::replay::{IfEmpty, Never};
 use tower_bearer::testing::Answer;
 use tower_bearer::{BearerLayer, Error, NoToken, Token, TokenCache};
 
-use crate::stack::{API, Body, World, get};
+use crate::stack::{API, Body, Harness, get};
 
-/// The requests as they leave the layer, answered with 200.
+/// The request as the layer sends it. It is answered with 200.
 fn sent_by(layer: &BearerLayer, request: Request<Body>) -> Result<Request<Body>, BoxError> {
     let (send, receive) = std::sync::mpsc::channel();
     let inner = service_fn(move |request| {
         send.send(request).expect("the test listens");
         std::future::ready(Ok::<_, BoxError>(http::Response::new(Body::default())))
     });
-    // Polled by hand: no runtime is needed while there is a token.
+    // No tokio runtime is needed while there is a token.
     tokio_test::block_on(layer.layer(inner).oneshot(request))?;
     Ok(receive.recv().expect("a request"))
 }
@@ -47,7 +47,7 @@ fn a_request_to_a_named_origin_carries_the_token_marked_sensitive() {
 }
 
 #[test]
-fn nothing_else_about_the_request_changes() {
+fn the_layer_changes_nothing_else_in_the_request() {
     let mut request = Request::post("https://api.example.com/v1?q=%20")
         .version(Version::HTTP_11)
         .header("x-twice", "1")
@@ -80,7 +80,7 @@ fn other_origins_get_no_token() {
 }
 
 #[test]
-fn any_origin_means_every_secure_one() {
+fn any_https_origin_includes_loopback_and_no_other_plain_http() {
     let layer = BearerLayer::any_https_origin(fixed());
     for (uri, token) in [
         ("https://anything.test/", true),
@@ -94,20 +94,20 @@ fn any_origin_means_every_secure_one() {
 }
 
 #[test]
-fn a_callers_own_authorization_passes_and_so_does_its_401() {
-    let world = World::new();
-    world.api.queue(Answer::raw(401, "not you"));
+fn a_request_with_its_own_authorization_passes_and_gets_its_401() {
+    let harness = Harness::new();
+    harness.api.queue(Answer::raw(401, "not you"));
     let mut request = get("/");
     request.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static("Basic bWU6"));
-    let answer = tokio_test::block_on(world.client().oneshot(request)).expect("an answer");
+    let answer = tokio_test::block_on(harness.client().oneshot(request)).expect("an answer");
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
-    assert_eq!((world.api.calls().total(), world.issuer.calls().total()), (1, 0));
-    assert_eq!(world.api.requests()[0].headers[AUTHORIZATION], "Basic bWU6");
-    assert_eq!(world.cache.status().generation, 0);
+    assert_eq!((harness.api.calls().total(), harness.issuer.calls().total()), (1, 0));
+    assert_eq!(harness.api.requests()[0].headers[AUTHORIZATION], "Basic bWU6");
+    assert_eq!(harness.cache.status().generation, 0);
 }
 
 #[test]
-fn a_callers_own_credentials_stay_as_they_were_and_where_they_were() {
+fn the_callers_credentials_and_their_order_are_unchanged() {
     for own in [&["Basic bWU6"][..], &["Basic bWU6", "Digest me"], &["", "Basic bWU6", "Bearer theirs"]] {
         let mut request = get("/");
         request.headers_mut().insert("x-first", HeaderValue::from_static("1"));
@@ -119,32 +119,32 @@ fn a_callers_own_credentials_stay_as_they_were_and_where_they_were() {
 }
 
 #[test]
-fn an_opted_out_request_passes_without_a_token_and_so_does_its_401() {
-    let world = World::new();
+fn a_request_with_no_token_passes_and_gets_its_401() {
+    let harness = Harness::new();
     let mut request = get("/");
     request.extensions_mut().insert(NoToken);
-    let answer = tokio_test::block_on(world.client().oneshot(request)).expect("an answer");
+    let answer = tokio_test::block_on(harness.client().oneshot(request)).expect("an answer");
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
-    assert_eq!((world.api.without_token(), world.issuer.calls().total()), (1, 0));
+    assert_eq!((harness.api.without_token(), harness.issuer.calls().total()), (1, 0));
 }
 
 #[test]
-fn a_tunnel_gets_no_token() {
+fn a_connect_request_gets_no_token() {
     let mut request = to("api.example.com:443");
     *request.method_mut() = Method::CONNECT;
     assert!(!sent_by(&layer(), request).expect("sent").headers().contains_key(AUTHORIZATION));
 }
 
 #[test]
-fn a_path_only_uri_is_an_error_until_the_layer_knows_where_it_goes() {
-    let error = sent_by(&layer(), to("/v1")).expect_err("nobody knows where it goes");
-    assert!(Error::find(&*error).expect("ours").to_string().contains("allow_relative_uris"));
-    let placed = layer().allow_relative_uris();
-    assert!(sent_by(&placed, to("/v1")).expect("sent").headers().contains_key(AUTHORIZATION));
+fn a_relative_uri_is_an_error_unless_the_layer_allows_it() {
+    let error = sent_by(&layer(), to("/v1")).expect_err("the URI names no origin");
+    assert!(Error::find(&*error).expect("the layer's error").to_string().contains("allow_relative_uris"));
+    let relative = layer().allow_relative_uris();
+    assert!(sent_by(&relative, to("/v1")).expect("sent").headers().contains_key(AUTHORIZATION));
 }
 
 #[test]
-fn userinfo_before_our_host_is_an_error_that_does_not_repeat_it() {
+fn userinfo_before_a_named_host_is_an_error_that_redacts_it() {
     let error = sent_by(&layer(), to("https://me:hunter2@api.example.com/")).expect_err("two credentials");
     assert!(!error.to_string().contains("hunter2"), "{error}");
 }
@@ -166,19 +166,19 @@ fn an_origin_with_a_path_is_rejected_when_the_layer_is_built() {
 }
 
 #[test]
-fn with_a_token_no_runtime_is_needed_and_without_one_the_error_says_so() {
+fn a_request_needs_no_runtime_while_there_is_a_token() {
     let poll = |cache: TokenCache| {
         let inner = service_fn(|_| std::future::ready(Ok::<_, BoxError>(http::Response::new(Body::default()))));
         let mut client = BearerLayer::new(cache, [API]).expect("an origin").layer(inner);
         tokio_test::task::spawn(client.call(get("/"))).poll()
     };
     assert!(matches!(poll(fixed()), std::task::Poll::Ready(Ok(_))));
-    let std::task::Poll::Ready(Err(error)) = poll(World::new().cache) else { panic!("nothing to wait for") };
+    let std::task::Poll::Ready(Err(error)) = poll(Harness::new().cache) else { panic!("nothing to wait for") };
     assert!(error.to_string().contains("runtime"), "{error}");
 }
 
 #[tokio::test]
-async fn the_error_of_the_service_beneath_stays_reachable() {
+async fn the_error_of_the_inner_service_can_be_downcast() {
     let inner =
         service_fn(|_: Request<Body>| std::future::ready(Err::<http::Response<Body>, _>(std::io::Error::other("cut"))));
     let error = layer().layer(inner).oneshot(get("/")).await.expect_err("the inner error");
@@ -187,9 +187,9 @@ async fn the_error_of_the_service_beneath_stays_reachable() {
 
 #[tokio::test]
 async fn a_service_that_is_not_ready_makes_the_layer_not_ready() {
-    let world = World::new();
-    let limited = ConcurrencyLimit::new(world.network.clone(), 1);
-    let mut first = world.layer().layer(limited);
+    let harness = Harness::new();
+    let limited = ConcurrencyLimit::new(harness.network.clone(), 1);
+    let mut first = harness.layer().layer(limited);
     let mut second = tokio_test::task::spawn(first.clone());
     first.ready().await.expect("ready");
     second.enter(|cx, mut service| assert!(service.poll_ready(cx).is_pending()));
@@ -198,10 +198,12 @@ async fn a_service_that_is_not_ready_makes_the_layer_not_ready() {
 }
 
 #[tokio::test]
-async fn option_layer_needs_one_error_type_beneath() {
-    let world = World::new();
-    let client =
-        ServiceBuilder::new().option_layer(Some(world.layer())).map_err(BoxError::from).service(world.network.clone());
+async fn option_layer_needs_an_inner_service_with_a_boxed_error() {
+    let harness = Harness::new();
+    let client = ServiceBuilder::new()
+        .option_layer(Some(harness.layer()))
+        .map_err(BoxError::from)
+        .service(harness.network.clone());
     assert_eq!(client.oneshot(get("/")).await.expect("an answer").status(), StatusCode::OK);
 }
 
@@ -220,28 +222,33 @@ async fn a_service_that_is_not_clone_goes_through_buffer() {
             self.0.call(request)
         }
     }
-    let world = World::new();
-    let client = ServiceBuilder::new().layer(world.layer()).buffer(1).service(Single(world.network.clone()));
+    let harness = Harness::new();
+    let client = ServiceBuilder::new().layer(harness.layer()).buffer(1).service(Single(harness.network.clone()));
     assert_eq!(client.oneshot(get("/")).await.expect("an answer").status(), StatusCode::OK);
 }
 
 #[tokio::test]
-async fn each_replay_choice_injects_alike() {
-    let world = World::new();
+async fn every_replay_choice_adds_the_token() {
+    let harness = Harness::new();
     let uri: Uri = format!("{API}/").parse().expect("a URI");
     let request = || Request::get(uri.clone()).body(Body::default()).expect("a request");
     let statuses = [
-        world.layer().layer(world.network.clone()).oneshot(request()).await,
-        world.layer().replay(IfEmpty).layer(world.network.clone()).oneshot(request()).await,
-        world.layer().replay(Never).layer(world.network.clone()).oneshot(request()).await,
-        world.layer().replay(|body: &Body| Some(body.clone())).layer(world.network.clone()).oneshot(request()).await,
+        harness.layer().layer(harness.network.clone()).oneshot(request()).await,
+        harness.layer().replay(IfEmpty).layer(harness.network.clone()).oneshot(request()).await,
+        harness.layer().replay(Never).layer(harness.network.clone()).oneshot(request()).await,
+        harness
+            .layer()
+            .replay(|body: &Body| Some(body.clone()))
+            .layer(harness.network.clone())
+            .oneshot(request())
+            .await,
     ]
     .map(|answer| answer.expect("an answer").status());
     assert_eq!(statuses, [StatusCode::OK; 4]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_is_kept_sends_the_newest_token_all_its_life() {
+async fn a_kept_service_always_sends_the_newest_token() {
     let issued = std::sync::atomic::AtomicU64::new(0);
     let cache = TokenCache::new(move |_| {
         let number = issued.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
@@ -256,10 +263,10 @@ async fn a_service_that_is_kept_sends_the_newest_token_all_its_life() {
     let mut kept = BearerLayer::new(cache.clone(), [API]).expect("an origin").layer(inner);
     for _ in 0..1000 {
         tokio::time::advance(Duration::from_millis(30)).await;
-        let held = cache.peek();
+        let current = cache.peek();
         let answer = kept.call(get("/")).await.expect("an answer");
-        if let Some(held) = held {
-            assert_eq!(answer.headers()["sent"], held.header_value());
+        if let Some(current) = current {
+            assert_eq!(answer.headers()["sent"], current.header_value());
         }
     }
     assert!(cache.status().generation > 5, "{:?}", cache.status());

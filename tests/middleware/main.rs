@@ -1,5 +1,4 @@
-//! The layer as a service: what it does to requests, what it does with rejections, and that it never holds what others
-//! need.
+//! The layer as a service: how it changes requests, how it handles rejections, and that it never deadlocks.
 #![expect(clippy::disallowed_methods, reason = "tests spawn their callers")]
 
 mod everywhere;

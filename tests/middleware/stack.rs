@@ -19,18 +19,18 @@ pub(crate) type Client = BoxCloneService<Request<Body>, Response<Body>, BoxError
 pub(crate) const API: &str = "https://api.example.com";
 const TOKEN_URL: &str = "https://auth.example.com/token";
 
-/// Everything a test talks to.
+/// The fakes, the clock, the cache and the client of a test.
 #[derive(Clone)]
-pub(crate) struct World {
+pub(crate) struct Harness {
     pub(crate) issuer: TokenServer,
     pub(crate) api: Api,
     pub(crate) clock: ManualClock,
     pub(crate) cache: TokenCache,
-    /// What lies beneath the layer, and carries the token calls too.
+    /// The inner service of the layer. It also sends the token calls.
     pub(crate) network: Client,
 }
 
-/// Sends what is meant for the issuer to the issuer, and the rest to the API.
+/// Sends requests to the issuer or to the API, by their host.
 #[derive(Clone)]
 pub(crate) struct Network {
     pub(crate) issuer: TokenServer,
@@ -55,23 +55,23 @@ impl Service<Request<Body>> for Network {
     }
 }
 
-impl World {
+impl Harness {
     pub(crate) fn new() -> Self {
         Self::over(BoxCloneService::new)
     }
 
-    /// A world whose network lies beneath `limits`.
-    pub(crate) fn over(limits: impl FnOnce(Network) -> Client) -> Self {
+    /// A harness whose network is inside these layers.
+    pub(crate) fn over(layers: impl FnOnce(Network) -> Client) -> Self {
         let issuer = TokenServer::new();
         let api = Api::new(issuer.ledger());
-        let network = limits(Network { issuer: issuer.clone(), api: api.clone() });
+        let network = layers(Network { issuer: issuer.clone(), api: api.clone() });
         let clock = ManualClock::new();
         let cache = TokenCache::builder(login(&network)).clock(clock.clone()).build().unwrap();
         Self { issuer, api, clock, cache, network }
     }
 
-    /// A token in hand that is old enough to have reached every server of the API.
-    pub(crate) async fn settled(&self) -> Token {
+    /// Fetches a token, and waits until it is so old that a rejection counts.
+    pub(crate) async fn with_old_token(&self) -> Token {
         let token = self.cache.get().await.expect("a token");
         self.clock.advance(Duration::from_secs(2));
         token
@@ -81,7 +81,7 @@ impl World {
         BearerLayer::new(self.cache.clone(), [API]).expect("an origin")
     }
 
-    /// The layered client most tests use.
+    /// The client with the layer.
     pub(crate) fn client(&self) -> Client {
         BoxCloneService::new(tower::Layer::layer(&self.layer(), self.network.clone()))
     }

@@ -1,4 +1,4 @@
-//! An API and its issuer behind one HTTP/2 connection in memory: hyper's client and hyper's server, in virtual time.
+//! An API and its issuer behind one HTTP/2 connection in memory, with hyper's client and server, in paused time.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -27,17 +27,17 @@ pub(crate) type Outcome = Result<Response<Incoming>, BoxError>;
 
 pub(crate) struct Connection {
     pub(crate) issuer: TokenServer,
-    /// The client with the layer on it.
+    /// The client with the layer.
     pub(crate) client: Client,
-    /// How many requests the API has rejected.
+    /// The number of requests that the API has rejected.
     rejected: Arc<AtomicUsize>,
-    /// The issuer answers nothing until it is closed.
+    /// The issuer does not answer until this is closed.
     issuer_gate: Arc<Semaphore>,
 }
 
 impl Connection {
-    /// With a token in the cache that is old enough to have reached the whole API, and that the API rejects with pages of
-    /// this size. The issuer answers nothing until [`open`](Self::open). `/public` needs no token.
+    /// A connection to an API that rejects the token in the cache with pages of this size. The token is so old that the
+    /// rejection counts. The issuer does not answer until [`open`](Self::open). `/public` needs no token.
     pub(crate) async fn rejecting_with(page: usize) -> Self {
         let (issuer, rejected) = (TokenServer::new(), Arc::new(AtomicUsize::new(0)));
         let issuer_gate = Arc::new(Semaphore::new(1));
@@ -57,7 +57,7 @@ impl Connection {
         Self { issuer, client: BoxCloneService::new(layer(&cache).layer(network)), rejected, issuer_gate }
     }
 
-    /// Sends this many requests at once, and waits until the API has rejected each.
+    /// Sends this many requests at the same time, and waits until the API has rejected each.
     pub(crate) async fn reject(&self, count: usize) -> JoinSet<Outcome> {
         let calls = (0..count).map(|number| self.client.clone().oneshot(get(&format!("/{number}")))).collect();
         until(|| self.rejected.load(Ordering::SeqCst) == count).await;
@@ -65,13 +65,13 @@ impl Connection {
         calls
     }
 
-    /// Has the issuer answer.
+    /// Makes the issuer answer.
     pub(crate) fn open(&self) {
         self.issuer_gate.close();
     }
 }
 
-/// The client's side of a connection to the API and the issuer.
+/// Connects to the API and the issuer.
 async fn connect(
     page: usize,
     issuer: &TokenServer,

@@ -1,4 +1,4 @@
-//! A waiting request belongs to the session it began in: it never goes out with the token of another person.
+//! A waiting request belongs to the session in which it started: it is never sent with the token of another person.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,21 +12,22 @@ use tower_bearer::{Error, Token, TokenCache};
 use crate::common::{MINUTE, Script, settle};
 use crate::requests::{API, Body, layer, respond, token};
 
-/// What a request of Ann's waits for while the session changes.
+/// What Ann's request waits for while the session changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waits {
-    /// For a token; its future was not yet polled.
+    /// A token. Its future has not been polled yet.
     Unpolled,
+    /// A token.
     ForToken,
-    /// For its inner service, with a token of Ann's in the cache.
+    /// Its inner service. The cache has a token of Ann's.
     ForService,
-    /// For the token after one that was rejected.
+    /// The token after one that was rejected.
     Rejected,
-    /// For its inner service, to be sent again.
+    /// Its inner service, for the retry.
     RejectedForService,
 }
 
-/// What became of the request, and the tokens it was sent with.
+/// The result of the request, and the tokens that it was sent with.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     result: Result<Response<Body>, BoxError>,
@@ -39,7 +40,7 @@ impl Waits {
     pub(crate) const ALL: [Self; 5] =
         [Self::Unpolled, Self::ForToken, Self::ForService, Self::Rejected, Self::RejectedForService];
 
-    /// Has a request of Ann's wait, changes the session, and lets the request go on.
+    /// Makes Ann's request wait, changes the session, and lets the request continue.
     pub(crate) async fn during(self, change: impl AsyncFnOnce(&TokenCache)) -> Outcome {
         let ann = person("ann");
         let cache = TokenCache::new(ann.clone());
@@ -77,7 +78,7 @@ impl Waits {
         change(&cache).await;
         gate.open();
         drop(other);
-        let result = timeout(MINUTE, request).await.expect("an end");
+        let result = timeout(MINUTE, request).await.expect("the request ends");
         let sent = sent.lock().expect("no panic").clone();
         Outcome { result, sent }
     }
@@ -86,7 +87,7 @@ impl Waits {
 // === impl Outcome ===
 
 impl Outcome {
-    /// The request failed because its session ended, and nobody else's token was sent with it.
+    /// Checks that the request failed because its session ended, and that it was not sent with another person's token.
     #[track_caller]
     pub(crate) fn assert_signed_out(&self, waits: Waits) {
         assert!(self.sent.iter().all(|token| token.starts_with("ann-")), "{waits:?}: {:?}", self.sent);
@@ -97,7 +98,7 @@ impl Outcome {
         assert!(error.is_some_and(Error::is_signed_out), "{waits:?}: {:?}", self.result);
     }
 
-    /// The request went out, the last time with this token.
+    /// Checks that the request was sent, the last time with this token.
     #[track_caller]
     pub(crate) fn assert_sent_with(&self, token: &str, waits: Waits) {
         let response = self.result.as_ref().expect("a response");
@@ -105,7 +106,7 @@ impl Outcome {
     }
 }
 
-/// Somebody whose tokens are `name-1`, `name-2` and so on.
+/// A source whose tokens are `name-1`, `name-2` and so on.
 pub(crate) fn person(name: &str) -> Script {
     let script = Script::new();
     for number in 1..10 {
@@ -118,7 +119,7 @@ fn delete_account() -> Request<Body> {
     Request::delete(format!("{API}/my-account")).body(Body::default()).expect("a request")
 }
 
-/// Ends the session where there is nothing to revoke.
+/// Ends a session that has nothing to revoke.
 pub(crate) async fn sign_out(cache: &TokenCache) {
     cache.sign_out(async |_| Ok::<_, Error>(())).await.expect("nothing to revoke");
 }
@@ -154,14 +155,14 @@ async fn a_rejected_request_is_not_sent_as_the_next_person() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiting_request_fails_when_its_person_signs_out() {
+async fn a_waiting_request_fails_if_its_person_signs_out() {
     for waits in Waits::ALL {
         waits.during(async |cache: &TokenCache| sign_out(cache).await).await.assert_signed_out(waits);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiting_request_goes_on_with_a_token_of_the_rotated_secret() {
+async fn a_waiting_request_uses_a_token_of_the_rotated_secret() {
     for waits in Waits::ALL {
         let rotate = async |cache: &TokenCache| cache.set_source(person("ann-rotated"));
         waits.during(rotate).await.assert_sent_with("ann-rotated-1", waits);

@@ -1,4 +1,4 @@
-//! Reading the rest of a rejected response has an end, whatever its body does.
+//! Draining a rejected response ends with every body.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tower_bearer::TokenCache;
 use crate::common::{MINUTE, Script};
 use crate::requests::{Body, get, layer, respond, token};
 
-/// More polls than any sensible bound; then the body ends, so that the test does.
+/// More polls than any sensible bound. Then the body ends, so that the test ends.
 const ENDLESS: usize = 1_000_000;
 
 /// A body of empty frames that is always ready.
@@ -39,8 +39,8 @@ impl http_body::Body for EmptyFrames {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejected_body_of_endless_empty_frames_is_given_up() {
-    // What says that it is small may be held, and read afterwards.
+async fn draining_stops_at_a_body_of_endless_empty_frames() {
+    // A body that says it is small may be held, and read afterwards.
     for size in [SizeHint::default(), SizeHint::with_exact(30)] {
         let script = Script::new();
         let cache = TokenCache::new(script);

@@ -1,11 +1,11 @@
-//! A token that this cache did not publish says nothing about those it did: reporting it does nothing. The
-//! current token comes back, if there is one; without one it is an error.
+//! Reporting a token that this cache did not publish changes nothing. The call returns the current token, or an error
+//! if there is none.
 
 use tower_bearer::{Token, TokenCache};
 
 use crate::common::{Script, settle, text};
 
-/// The newest token of another cache that has published this many.
+/// The newest token of another cache that has published this many tokens.
 async fn of_another_cache(generation: u64) -> Token {
     let other = TokenCache::new(Script::new());
     for _ in 1..generation {
@@ -16,7 +16,7 @@ async fn of_another_cache(generation: u64) -> Token {
     token
 }
 
-/// Reports the token several times; nothing comes of it.
+/// Reports the token several times, and checks that nothing changes.
 async fn does_nothing(cache: &TokenCache, script: &Script, token: &Token) {
     let (calls, generation) = (script.calls(), cache.status().generation);
     for _ in 0..10 {
@@ -80,7 +80,7 @@ async fn a_token_made_by_hand_does_nothing() {
     let published = cache.get().await.expect("a token");
     assert_eq!(published.generation(), 1);
     does_nothing(&cache, &script, &handmade).await;
-    // The text is that of the current token, and still it was made by hand.
+    // The text is that of the current token, but the cache did not publish this one.
     does_nothing(&cache, &script, &Token::new("t1").expect("a token")).await;
     assert_eq!(text(cache.report_rejected(&published).await), "t2", "its own token is replaced");
 }

@@ -1,4 +1,4 @@
-//! What a waiting request may hold of its rejected response.
+//! How much of its rejected response a waiting request may hold.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use tower_bearer::{Error, TokenCache};
 use crate::common::{MINUTE, Script, settle, until};
 use crate::requests::{Body, get, layer, respond};
 
-/// A body that says its size and counts, with all others, how many bytes are held unread.
+/// A body that knows its size, and counts the unread bytes of all such bodies.
 pub(crate) struct Held {
     unread: usize,
     held: Arc<AtomicUsize>,
 }
 
-/// A thousand requests that were rejected at once, with bodies of this size, before their refresh failed.
+/// A thousand requests that were rejected at the same time, and whose refresh failed.
 pub(crate) struct Rejected {
-    /// How many bytes were held unread while the refresh ran.
+    /// How many unread bytes were held during the refresh.
     pub(crate) held: usize,
     pub(crate) outcomes: Vec<Result<Response<Held>, BoxError>>,
 }
@@ -85,7 +85,7 @@ impl Rejected {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejected_response_without_a_body_is_returned_however_many_wait() {
+async fn rejected_responses_without_a_body_are_returned_to_a_thousand_requests() {
     let rejected = Rejected::with_bodies_of(0).await;
     assert_eq!(rejected.outcomes.len(), 1000);
     for outcome in rejected.outcomes {

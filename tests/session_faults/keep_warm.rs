@@ -1,4 +1,4 @@
-//! `keep_warm` is woken when a fetch is over, and not before: it never sleeps over a token that ended meanwhile.
+//! `keep_warm` is woken when a fetch has completed, and not before, so that it notices a token that expired meanwhile.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use tower_bearer::{Error, Token, TokenCache};
 
 use crate::common::{HOUR, SECOND, Script};
 
-/// A `keep_warm` whose thread is as quick as can be, once: it is polled within its own wake-up, 10 s later by the clock.
+/// A `keep_warm` that is polled within its wake-up once, 10 s later by the clock, as by the quickest possible thread.
 struct Quick {
     keep_warm: Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>,
     clock: ManualClock,
@@ -39,8 +39,8 @@ impl Wake for Quick {
     }
 }
 
-/// The first fetch comes to this, and `keep_warm` is woken when it is of no use any more.
-async fn is_fetched_again_at_once(first: Result<Token, Error>) {
+/// Tests that the first fetch is followed by another if its result has expired when `keep_warm` is woken.
+async fn fetches_again_at_once_after(first: Result<Token, Error>) {
     let (script, clock) = (Script::living(HOUR), ManualClock::new());
     script.queue(first);
     let gate = script.hold();
@@ -49,7 +49,7 @@ async fn is_fetched_again_at_once(first: Result<Token, Error>) {
     let quick = Arc::new(Quick { keep_warm, clock, armed: AtomicBool::new(false), woken: Notify::new() });
     quick.poll();
     script.called(1).await;
-    script.hold_no_more();
+    script.stop_holding();
     quick.armed.store(true, Ordering::SeqCst);
     let woken = Arc::clone(&quick);
     tokio::spawn(async move {
@@ -61,21 +61,21 @@ async fn is_fetched_again_at_once(first: Result<Token, Error>) {
     gate.open();
     sleep(5 * SECOND).await;
     assert!(!quick.armed.load(Ordering::SeqCst), "it was woken");
-    assert_eq!(script.calls(), 2, "it sleeps though there is no token");
+    assert_eq!(script.calls(), 2, "it fetches, because there is no token");
     assert!(cache.peek().is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_ends_while_its_fetch_ends_is_replaced_at_once() {
-    is_fetched_again_at_once(Token::new("short").map(|token| token.with_lifetime(SECOND))).await;
+async fn a_token_that_expires_while_its_fetch_completes_is_replaced_at_once() {
+    fetches_again_at_once_after(Token::new("short").map(|token| token.with_lifetime(SECOND))).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_that_ends_while_its_fetch_ends_is_over_at_once() {
-    is_fetched_again_at_once(Err(Error::transient("the issuer is down"))).await;
+async fn a_pause_that_ends_while_its_fetch_completes_is_followed_by_a_fetch_at_once() {
+    fetches_again_at_once_after(Err(Error::transient("the issuer is down"))).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_dead_on_arrival_is_replaced_after_its_pause() {
-    is_fetched_again_at_once(Token::new("dead").map(|token| token.with_lifetime(std::time::Duration::ZERO))).await;
+async fn a_token_without_lifetime_is_replaced_after_its_pause() {
+    fetches_again_at_once_after(Token::new("dead").map(|token| token.with_lifetime(std::time::Duration::ZERO))).await;
 }

@@ -1,5 +1,7 @@
-//! Faults that once were in the crate, each as a caller sees it: sessions that cross, saves out of order, responses that
-//! starve a connection, fetches that end on another runtime.
+//! Former faults of the crate, as a caller sees them.
+//!
+//! They are crossed sessions, saves out of order, responses that starve a connection, and fetches that end on another
+//! runtime.
 #![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
 
 #[path = "../common/mod.rs"]

@@ -1,4 +1,4 @@
-//! How long no fetch is made after one failed, and what that costs.
+//! The pause after a failed fetch, and its effect on the rejection budget.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ fn asks_to_wait(wait: Duration) -> Error {
     Error::transient("too many requests").with_retry_after(wait)
 }
 
-/// A cache whose clock stands still, and that never gets a token.
+/// A cache with a clock that does not advance, and without a token.
 fn failing() -> (Script, TokenCache) {
     let script = Script::new();
     let cache = TokenCache::builder(script.clone()).clock(ManualClock::new()).build().unwrap();
     (script, cache)
 }
 
-/// The pause after a fetch that fails like this.
+/// The pause after a fetch that fails with this error.
 async fn pause(script: &Script, cache: &TokenCache, error: Error) -> Duration {
     script.queue(Err(error));
     cache.refresh().await.expect_err("queued");
@@ -40,7 +40,7 @@ async fn a_retry_after_of_zero_leaves_the_ordinary_backoff() {
         cache.get().await.expect_err("queued");
         sleep(10 * MILLISECOND).await;
     }
-    // Pauses of 0.25 to 0.5 s, 0.5 to 1 s and so on, of 30 s at most.
+    // The pauses are 0.25 to 0.5 s, 0.5 to 1 s and so on, and at most 30 s.
     assert!((6..=10).contains(&script.calls()), "{} calls", script.calls());
 }
 
@@ -65,7 +65,7 @@ async fn a_long_retry_after_lengthens_the_pause_to_five_minutes_at_most() {
 // === streaks ===
 
 #[tokio::test(start_paused = true)]
-async fn denials_and_other_failures_have_streaks_of_their_own() {
+async fn denials_and_other_failures_have_separate_streaks() {
     let (script, cache) = failing();
     for _ in 0..5 {
         pause(&script, &cache, Error::transient("the issuer is down")).await;
@@ -80,7 +80,7 @@ async fn denials_and_other_failures_have_streaks_of_their_own() {
 // === the budget of rejections ===
 
 #[tokio::test(start_paused = true)]
-async fn rejections_during_a_pause_spend_no_budget() {
+async fn rejections_during_a_pause_use_no_budget() {
     let (script, clock) = (Script::new(), ManualClock::new());
     let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();
     let mut token = cache.get().await.expect("a token");
@@ -90,12 +90,12 @@ async fn rejections_during_a_pause_spend_no_budget() {
     }
     assert_eq!(script.calls(), 2);
     clock.advance(SECOND);
-    // One of five refreshes is spent.
+    // One of five refreshes is used.
     for number in 3..=6 {
         let outcome = cache.report_rejected(&token).await;
         token = outcome.clone().unwrap_or(token);
         assert_eq!(text(outcome), format!("t{number}"));
     }
-    cache.report_rejected(&token).await.expect_err("the budget is spent");
+    cache.report_rejected(&token).await.expect_err("the budget is exhausted");
     assert_eq!(script.calls(), 6);
 }

@@ -1,4 +1,4 @@
-//! A request that does not reach the inner service, or not yet, gives back the readiness that was taken for it.
+//! A request that does not reach the inner service, or not yet, releases the readiness that it reserved.
 
 use http::{Request, Response};
 use tokio_test::{assert_pending, assert_ready, task};
@@ -11,22 +11,22 @@ use crate::common::{HOUR, MINUTE, Script, settle};
 use crate::crossed_sessions::sign_out;
 use crate::requests::{Body, get, layer, respond};
 
-/// An inner service that takes one request at a time.
+/// An inner service with a concurrency limit of one.
 fn one_at_a_time() -> ConcurrencyLimit<
     impl Service<Request<Body>, Response = Response<Body>, Error = BoxError, Future: Send> + Clone + Send + 'static,
 > {
     ConcurrencyLimit::new(service_fn(async |_: Request<Body>| Ok::<_, BoxError>(respond(200, Body::default()))), 1)
 }
 
-/// The request fails, and a clone of its client is ready although the client is kept.
-async fn gives_back(what: &str, cache: &TokenCache, request: Request<Body>) {
+/// Checks that the request fails, and that a clone of its client is ready while the client is kept.
+async fn releases_permit(what: &str, cache: &TokenCache, request: Request<Body>) {
     let mut client = layer(cache).layer(one_at_a_time());
     client.ready().await.expect("a permit");
     let clones = [client.clone(), client.clone()];
     let mut failing = Some(client.call(request));
     for mut clone in clones {
         assert_ready!(task::spawn(ServiceExt::<Request<Body>>::ready(&mut clone)).poll(), "{what}").expect("ready");
-        // The second one is asked when the request has failed.
+        // The second clone is polled after the request has failed.
         if let Some(failing) = failing.take() {
             drop(clone);
             failing.await.expect_err(what);
@@ -39,38 +39,38 @@ fn to(uri: &str) -> Request<Body> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_whose_uri_names_no_host_gives_its_permit_back() {
-    gives_back("no host", &TokenCache::new(Script::new()), to("/relative")).await;
+async fn a_request_whose_uri_names_no_host_releases_its_permit() {
+    releases_permit("no host", &TokenCache::new(Script::new()), to("/relative")).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_whose_uri_has_userinfo_gives_its_permit_back() {
-    gives_back("userinfo", &TokenCache::new(Script::new()), to("https://ann:secret@api.example.com/")).await;
+async fn a_request_whose_uri_has_userinfo_releases_its_permit() {
+    releases_permit("userinfo", &TokenCache::new(Script::new()), to("https://ann:secret@api.example.com/")).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_whose_uri_is_wrong_gives_its_permit_back_also_with_a_token_in_the_cache() {
+async fn a_request_with_an_invalid_uri_releases_its_permit_even_with_a_token_in_the_cache() {
     let cache = TokenCache::new(Script::new());
     cache.get().await.expect("a token");
-    gives_back("no host", &cache, to("/relative")).await;
-    gives_back("userinfo", &cache, to("https://ann:secret@api.example.com/")).await;
+    releases_permit("no host", &cache, to("/relative")).await;
+    releases_permit("userinfo", &cache, to("https://ann:secret@api.example.com/")).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_gets_no_token_gives_its_permit_back() {
+async fn a_request_that_gets_no_token_releases_its_permit() {
     let script = Script::new();
     script.deny(1);
-    gives_back("denied", &TokenCache::new(script), get("/")).await;
+    releases_permit("denied", &TokenCache::new(script), get("/")).await;
     let closed = TokenCache::new(Script::new());
     closed.shutdown().await;
-    gives_back("shut down", &closed, get("/")).await;
+    releases_permit("shut down", &closed, get("/")).await;
     let ended = TokenCache::new(Script::new());
     sign_out(&ended).await;
-    gives_back("signed out", &ended, get("/")).await;
+    releases_permit("signed out", &ended, get("/")).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_is_dropped_while_it_waits_leaves_the_permit_free() {
+async fn a_request_that_is_dropped_while_it_waits_holds_no_permit() {
     let script = Script::new();
     let _gate = script.hold();
     let mut client = layer(&TokenCache::new(script)).layer(one_at_a_time());
@@ -83,7 +83,7 @@ async fn a_request_that_is_dropped_while_it_waits_leaves_the_permit_free() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_waits_for_the_next_token_gives_back_the_permit_it_waited_for() {
+async fn a_request_that_waits_for_the_next_token_releases_its_permit() {
     let (script, clock) = (Script::living(MINUTE), ManualClock::new());
     let first = script.hold();
     let cache = TokenCache::builder(script.clone()).clock(clock.clone()).build().unwrap();

@@ -1,4 +1,4 @@
-//! When a refresh fails, each request whose rejected response was dropped gets an error with its status and headers.
+//! If a refresh fails, each request whose rejected response was dropped gets an error with its status and headers.
 
 use http::{Response, StatusCode};
 use tower::BoxError;
@@ -28,7 +28,7 @@ async fn a_large_rejected_response_becomes_an_error_with_its_status_and_headers(
         paths.push(response.headers()["x-path"].to_str().expect("text").to_owned());
         let error = Error::find(&*error).expect("an error of the layer");
         assert!(error.is_transient() && !error.is_invalid() && !error.is_denied(), "{error}");
-        assert_eq!(error.status(), Some(StatusCode::SERVICE_UNAVAILABLE), "what the issuer answered");
+        assert_eq!(error.status(), Some(StatusCode::SERVICE_UNAVAILABLE), "the status of the issuer");
     }
     let mut expected: Vec<_> = (0..80).map(|number| format!("/{number}")).collect();
     paths.sort();
@@ -37,7 +37,7 @@ async fn a_large_rejected_response_becomes_an_error_with_its_status_and_headers(
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_of_a_thousand_small_rejected_responses_is_returned_or_its_head_is() {
+async fn each_of_a_thousand_requests_gets_its_small_rejected_response_or_its_head() {
     for size in [30, 1000] {
         let rejected = Rejected::with_bodies_of(size).await;
         assert!(rejected.held < 65_535);

@@ -1,4 +1,4 @@
-//! A token that was published a moment ago may not have reached the whole API: its rejection does not count yet.
+//! The rejection of a token that was just published does not count, because it may not have reached the whole API.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use crate::common::{MINUTE, SECOND, Script, settle};
 use crate::requests::{Body, get, layer, respond, token};
 
 #[tokio::test(start_paused = true)]
-async fn an_early_rejection_of_a_request_that_is_never_sent_again_spends_no_budget() {
+async fn an_early_rejection_without_replay_uses_no_budget() {
     let (script, clock) = (Script::new(), ManualClock::new());
     let settings = RefreshPolicy::new().rejection_budget(1, MINUTE);
     let cache = TokenCache::builder(script.clone()).refresh_policy(settings).clock(clock.clone()).build().unwrap();
@@ -36,17 +36,17 @@ async fn an_early_rejection_of_a_request_that_is_never_sent_again_spends_no_budg
         clock.advance(Duration::from_millis(95));
     }
     assert_eq!((script.calls(), cache.status().suspect), (1, false), "within two seconds");
-    // The whole budget is left: the token is replaced once it has settled.
+    // The whole budget is left, so the token is replaced when it is old enough.
     clock.advance(2 * SECOND);
     rejected().await;
     assert_eq!((script.calls(), cache.status().generation), (2, 2));
     clock.advance(31 * SECOND);
     rejected().await;
-    assert_eq!((script.calls(), calls.load(Ordering::SeqCst)), (2, 22), "the budget is spent");
+    assert_eq!((script.calls(), calls.load(Ordering::SeqCst)), (2, 22), "the budget is exhausted");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_token_with_more_time_to_live_has_settled_already() {
+async fn the_same_token_with_a_longer_lifetime_keeps_its_age() {
     let (script, clock) = (Script::new(), ManualClock::new());
     let lives = |seconds: u32| Token::new("same").map(|token| token.with_lifetime(seconds * SECOND));
     script.queue(lives(100));

@@ -1,4 +1,4 @@
-//! Requests to one API, and the layer that puts tokens on them.
+//! Requests to one API, and the layer for them.
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;

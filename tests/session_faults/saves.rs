@@ -1,4 +1,4 @@
-//! Refresh tokens reach the store in the order in which they were issued, and `not_saved` says whether the newest did.
+//! Refresh tokens are saved in the order in which they were issued, and `not_saved` says whether the newest was.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -53,14 +53,14 @@ fn refresh_token(rotated: &RotatedToken) -> String {
     rotated.refresh_token().expose().to_owned()
 }
 
-/// Credentials whose tokens carry the refresh token `r{number}`.
+/// A source whose tokens have the refresh token `r{number}`.
 fn credentials(number: usize) -> impl TokenSource {
     move |_: FetchContext| {
         std::future::ready(Token::new(format!("t{number}")).map(|token| token.with_refresh_token(format!("r{number}"))))
     }
 }
 
-/// Four sets of credentials, each replaced 50 ms later, whose saves overlap.
+/// Four sources, each replaced after 50 ms, whose saves overlap.
 async fn overlapping(saves: [Save; 4]) -> (Store, TokenCache) {
     let store = Store::default();
     let written = store.clone();
@@ -79,7 +79,7 @@ async fn overlapping(saves: [Save; 4]) -> (Store, TokenCache) {
         sleep(50 * MILLISECOND).await;
     }
     for outcome in callers.join_all().await {
-        outcome.expect("a token of the credentials then, or of newer ones");
+        outcome.expect("a token of this source or of a newer one");
     }
     sleep(MINUTE).await;
     assert_eq!(text(cache.get().await), "t3");
@@ -105,7 +105,7 @@ async fn a_slow_save_of_replaced_credentials_does_not_overwrite_a_newer_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_refresh_token_is_saved_after_a_newer_one_whichever_saves_are_slow_or_fail() {
+async fn no_refresh_token_is_saved_after_a_newer_one_if_saves_are_slow_or_fail() {
     for takes in delays() {
         for failing in 0..16 {
             let saves: [Save; 4] =
@@ -137,10 +137,10 @@ async fn a_failed_save_is_reported_until_a_newer_refresh_token_is_saved() {
     }
 }
 
-// === a superseded run that thaws ===
+// === a superseded fetch that resumes ===
 
-/// The first save hangs because its runtime stands still; another runtime fetches and saves; then the first thaws.
-fn thawing(first_fails: bool, second_fails: bool) -> (Store, TokenCache) {
+/// The first save hangs, because its runtime stalls. Another runtime fetches and saves. Then the first save resumes.
+fn resuming(first_fails: bool, second_fails: bool) -> (Store, TokenCache) {
     let (script, store, clock) = (Script::new().rotating(), Store::default(), ManualClock::new());
     let (written, gate) = (store.clone(), Arc::new(Semaphore::new(0)));
     let (held, begun) = (Arc::clone(&gate), Arc::new(Mutex::new(false)));
@@ -160,17 +160,17 @@ fn thawing(first_fails: bool, second_fails: bool) -> (Store, TokenCache) {
         })
         .build()
         .unwrap();
-    let (frozen, elsewhere) = (paused_runtime(), paused_runtime());
+    let (stalled, other) = (paused_runtime(), paused_runtime());
     let caller = cache.clone();
-    frozen.spawn(async move { caller.get().await });
-    frozen.block_on(until(|| *begun.lock().expect("no panic")));
-    // Past the deadlines of the fetch and of its save.
+    stalled.spawn(async move { caller.get().await });
+    stalled.block_on(until(|| *begun.lock().expect("no panic")));
+    // The deadlines of the fetch and of its save pass.
     clock.advance(40 * SECOND);
     let outcome =
-        elsewhere.block_on(async { timeout(MINUTE, cache.get()).await.expect("the frozen run is superseded") });
+        other.block_on(async { timeout(MINUTE, cache.get()).await.expect("the stalled fetch is superseded") });
     assert_eq!(text(outcome), "t2");
     gate.close();
-    for runtime in [&frozen, &elsewhere, &frozen] {
+    for runtime in [&stalled, &other, &stalled] {
         runtime.block_on(async {
             settle().await;
             sleep(10 * SECOND).await;
@@ -180,25 +180,25 @@ fn thawing(first_fails: bool, second_fails: bool) -> (Store, TokenCache) {
 }
 
 #[test]
-fn a_superseded_run_that_thaws_does_not_leave_a_spent_refresh_token_in_the_store() {
-    let (store, cache) = thawing(false, false);
+fn a_superseded_fetch_that_resumes_does_not_leave_a_consumed_refresh_token_saved() {
+    let (store, cache) = resuming(false, false);
     assert_eq!(store.last().as_deref(), Some("r2"), "{:?}", store.all());
     assert!(cache.status().not_saved.is_none());
 }
 
 #[test]
-fn a_superseded_run_that_thaws_does_not_report_its_failed_save() {
-    let (store, cache) = thawing(true, false);
-    // It may have written before it failed, so the newest is saved once more.
+fn a_superseded_fetch_that_resumes_does_not_report_its_failed_save() {
+    let (store, cache) = resuming(true, false);
+    // The failed save may have written, so the newest refresh token is saved once more.
     assert!(store.all().iter().all(|saved| saved == "r2"), "{:?}", store.all());
     assert_eq!(store.last().as_deref(), Some("r2"));
     assert!(cache.status().not_saved.is_none());
 }
 
 #[test]
-fn a_superseded_run_that_thaws_does_not_hide_that_the_newest_is_not_saved() {
+fn a_superseded_fetch_that_resumes_does_not_hide_that_the_newest_is_not_saved() {
     for first_fails in [false, true] {
-        let (store, cache) = thawing(first_fails, true);
+        let (store, cache) = resuming(first_fails, true);
         let saved = store.last().as_deref() == Some("r2");
         assert_eq!(cache.status().not_saved.is_none(), saved, "{:?}", store.all());
     }

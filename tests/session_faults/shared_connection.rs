@@ -1,4 +1,4 @@
-//! Rejected responses leave room on their HTTP/2 connection for the token call and for other requests.
+//! Rejected responses do not block the token call and other requests on their HTTP/2 connection.
 
 use http::StatusCode;
 use tokio::time::{Instant, timeout};
@@ -10,11 +10,11 @@ use crate::common::SECOND;
 use crate::connection::{Connection, statuses};
 use crate::requests::{get, read};
 
-/// 80 of them fill the 5 MiB that hyper's client lets a connection send.
+/// The size of a response. 80 of them fill the 5 MiB window of a connection of hyper's client.
 const LARGE: usize = 64 * 1024;
 
 #[tokio::test(start_paused = true)]
-async fn eighty_large_rejected_responses_leave_room_for_the_token_call() {
+async fn eighty_large_rejected_responses_do_not_block_the_token_call() {
     let connection = Connection::rejecting_with(LARGE).await;
     let began = Instant::now();
     let calls = connection.reject(80).await;
@@ -25,18 +25,18 @@ async fn eighty_large_rejected_responses_leave_room_for_the_token_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_is_not_rejected_passes_eighty_large_rejected_responses() {
+async fn eighty_large_rejected_responses_do_not_block_an_accepted_request() {
     let connection = Connection::rejecting_with(LARGE).await;
     let calls = connection.reject(80).await;
     let public =
         async { read(connection.client.clone().oneshot(get("/public")).await.expect("a response").into_body()).await };
-    assert_eq!(timeout(SECOND, public).await.expect("a response while the issuer is silent"), "welcome");
+    assert_eq!(timeout(SECOND, public).await.expect("a response while the issuer does not answer"), "welcome");
     connection.open();
     assert_eq!(statuses(calls.join_all().await), [StatusCode::OK; 80]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_few_small_rejected_responses_are_returned_when_the_refresh_fails() {
+async fn a_few_small_rejected_responses_are_returned_if_the_refresh_fails() {
     let connection = Connection::rejecting_with(30).await;
     let calls = connection.reject(5).await;
     connection.issuer.fail(Some(Answer::raw(503, "")));

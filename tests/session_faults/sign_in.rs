@@ -1,4 +1,4 @@
-//! `sign_in` begins the session of another person; `set_source` goes on with the same one.
+//! `sign_in` starts the session of another person. `set_source` continues the same session.
 
 use tokio_test::{assert_pending, task};
 use tower_bearer::TokenCache;
@@ -38,8 +38,8 @@ async fn no_waiting_request_is_sent_as_the_person_who_signs_in_after_a_sign_out(
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_waiting_request_is_sent_when_its_own_person_signs_in_again() {
-    // The cache cannot know who signs in.
+async fn no_waiting_request_is_sent_if_the_same_person_signs_in_again() {
+    // The cache cannot know which person signs in.
     for waits in Waits::ALL {
         let again = async |cache: &TokenCache| {
             sign_out(cache).await;
@@ -50,7 +50,7 @@ async fn no_waiting_request_is_sent_when_its_own_person_signs_in_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_secret_that_is_rotated_after_a_sign_in_keeps_the_former_session_out() {
+async fn a_secret_that_is_rotated_after_a_sign_in_does_not_revive_the_former_session() {
     for waits in Waits::ALL {
         let sign_in = async |cache: &TokenCache| {
             cache.sign_in(person("bob"));
@@ -62,7 +62,7 @@ async fn a_secret_that_is_rotated_after_a_sign_in_keeps_the_former_session_out()
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_of_the_former_session_are_told_that_it_ended() {
+async fn callers_of_the_former_session_get_an_error_that_it_ended() {
     let ann = person("ann");
     let cache = TokenCache::new(ann.clone());
     let _gate = ann.hold();
@@ -78,7 +78,7 @@ async fn callers_of_the_former_session_are_told_that_it_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_session_takes_nothing_from_the_former_one() {
+async fn a_new_session_uses_nothing_of_the_former_one() {
     let ann = Script::new().rotating();
     let cache = TokenCache::new(ann.clone());
     let old = cache.get().await.expect("a token");
@@ -100,7 +100,7 @@ async fn a_new_session_takes_nothing_from_the_former_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn set_source_begins_a_new_session_after_a_sign_out_only() {
+async fn set_source_starts_a_new_session_only_after_a_sign_out() {
     let cache = TokenCache::new(person("ann"));
     let old = cache.get().await.expect("a token");
     cache.set_source(person("ann-rotated"));

@@ -1,4 +1,4 @@
-//! On a tokio runtime without timers a fetch is an error, and nothing panics.
+//! On a tokio runtime without timers a fetch is an error, and does not panic.
 
 use http::Request;
 use tokio::runtime::{Builder, Runtime};
@@ -23,30 +23,30 @@ fn without_timers_a_caller_gets_an_error() {
     }
     assert_eq!(script.calls(), 0);
     assert!(cache.status().last_failure.is_none() && !cache.status().fetching);
-    assert_eq!(text(paused_runtime().block_on(cache.get())), "t1", "elsewhere it is fetched");
+    assert_eq!(text(paused_runtime().block_on(cache.get())), "t1", "another runtime fetches it");
 }
 
 #[test]
-fn without_timers_a_fetch_elsewhere_cannot_be_waited_for() {
+fn without_timers_a_caller_cannot_wait_for_a_fetch_on_another_runtime() {
     let script = Script::new();
     let _gate = script.hold();
     let cache = TokenCache::new(script.clone());
-    let elsewhere = paused_runtime();
+    let other = paused_runtime();
     let caller = cache.clone();
-    elsewhere.spawn(async move { caller.get().await });
-    elsewhere.block_on(script.called(1));
+    other.spawn(async move { caller.get().await });
+    other.block_on(script.called(1));
     let error = without_timers().block_on(cache.get()).unwrap_err();
     assert!(!error.is_transient() && error.to_string().contains("tokio"), "{error}");
 }
 
 #[test]
-fn without_timers_a_usable_token_is_served_and_reported_and_the_session_ends() {
+fn without_timers_a_usable_token_is_served_and_the_session_can_end() {
     let script = Script::new();
     let cache = TokenCache::new(script.clone());
     let token = paused_runtime().block_on(cache.get()).expect("a token");
     without_timers().block_on(async {
         assert_eq!(text(cache.get().await), "t1");
-        cache.report_rejected(&token).await.expect_err("nothing is fetched here");
+        cache.report_rejected(&token).await.expect_err("nothing is fetched on this runtime");
         cache.shutdown().await;
         cache.sign_out(async |_| Ok::<_, Error>(())).await.expect("nothing to revoke");
     });
@@ -66,7 +66,7 @@ fn without_timers_keep_warm_waits_and_does_not_panic() {
 fn without_timers_a_rejected_response_is_returned() {
     let fetched = TokenCache::new(Script::new());
     paused_runtime().block_on(fetched.get()).expect("a token");
-    // One token was published just now, the other may be of any age.
+    // One token was just published, and the other may be of any age.
     for cache in [fetched, TokenCache::fixed("fixed").expect("a token")] {
         let rejecting = service_fn(async |_: Request<Body>| Ok::<_, BoxError>(respond(401, Body::from("expired"))));
         let request = layer(&cache).layer(rejecting).oneshot(get("/"));

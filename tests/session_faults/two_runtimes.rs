@@ -1,4 +1,4 @@
-//! A runtime that ends, or a source that is replaced, costs no caller its token.
+//! Every caller gets a token if a runtime ends or the source is replaced.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -15,8 +15,8 @@ use crate::common::{Script, paused_runtime, runtime, settle, text, threaded_runt
 
 const CALLERS: usize = 6000;
 
-/// Polls a future again and again, as a task does that waits for several things.
-async fn restless<T>(future: impl Future<Output = T>) -> T {
+/// Polls a future again and again, as a task does that waits for several futures.
+async fn polled_often<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| {
         let poll = future.as_mut().poll(cx);
@@ -28,11 +28,11 @@ async fn restless<T>(future: impl Future<Output = T>) -> T {
     .await
 }
 
-/// Threads on which callers come and go.
-struct Crowd(Vec<JoinHandle<()>>);
+/// Threads that call again and again.
+struct Threads(Vec<JoinHandle<()>>);
 
-impl Crowd {
-    /// Each of three threads calls this within the runtime, again and again while it returns true.
+impl Threads {
+    /// Starts three threads. Each calls this within the runtime again and again while it returns `true`.
     fn new(runtime: &Runtime, call: impl FnMut() -> bool + Clone + Send + 'static) -> Self {
         let thread = |_| {
             let (mut call, runtime) = (call.clone(), runtime.handle().clone());
@@ -66,12 +66,12 @@ fn end_the_fetching_runtime() {
             let mut get = task::spawn(cache.get());
             assert_pending!(get.poll());
             waiting.fetch_add(1, Ordering::SeqCst);
-            restless(get).await
+            polled_often(get).await
         };
         callers.spawn_on(caller, living.handle());
     }
     runtime().block_on(until(|| waiting.load(Ordering::SeqCst) == CALLERS));
-    script.hold_no_more();
+    script.stop_holding();
     drop(ending);
     living.block_on(async {
         while let Some(outcome) = callers.join_next().await {
@@ -82,19 +82,19 @@ fn end_the_fetching_runtime() {
 }
 
 #[test]
-fn six_thousand_callers_get_a_token_when_the_runtime_that_fetches_ends() {
+fn six_thousand_callers_get_a_token_if_the_fetching_runtime_ends() {
     for _ in 0..3 {
         end_the_fetching_runtime();
     }
 }
 
 #[test]
-fn a_caller_who_comes_while_the_runtime_that_fetches_ends_is_not_told_that_it_was_shut_down() {
+fn a_caller_that_comes_while_the_fetching_runtime_ends_gets_no_shutdown_error() {
     let silent = |_: FetchContext| std::future::pending::<Result<Token, Error>>();
     let (cache, living) = (TokenCache::new(silent), threaded_runtime());
     let (round, calls, over) =
         (Arc::new(RwLock::new(())), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-    let crowd = Crowd::new(&living, {
+    let threads = Threads::new(&living, {
         let (cache, round, calls, over) = (cache.clone(), Arc::clone(&round), Arc::clone(&calls), Arc::clone(&over));
         move || {
             let _round = round.read().expect("no panic");
@@ -109,7 +109,7 @@ fn a_caller_who_comes_while_the_runtime_that_fetches_ends_is_not_told_that_it_wa
     for _ in 0..1000 {
         let ending = paused_runtime();
         {
-            let _nobody_else = round.write().expect("no panic");
+            let _no_other_caller = round.write().expect("no panic");
             cache.set_source(silent);
             let _inside = ending.enter();
             assert_pending!(task::spawn(cache.get()).poll(), "it fetches on the runtime that ends");
@@ -121,29 +121,29 @@ fn a_caller_who_comes_while_the_runtime_that_fetches_ends_is_not_told_that_it_wa
         drop(ending);
     }
     over.store(true, Ordering::SeqCst);
-    crowd.join();
+    threads.join();
 }
 
 #[test]
-fn each_refresh_fetches_though_another_ended_a_moment_ago() {
+fn each_refresh_fetches_even_if_another_has_just_completed() {
     let (cache, newest) = (TokenCache::new(Script::new()), Arc::new(AtomicU64::new(0)));
     let fetching = threaded_runtime();
     let mut calls = 0;
-    let crowd = Crowd::new(&fetching, move || {
+    let threads = Threads::new(&fetching, move || {
         let before = newest.load(Ordering::SeqCst);
         if let Poll::Ready(outcome) = task::spawn(cache.refresh()).poll() {
             let generation = outcome.expect("a token").generation();
-            assert!(generation > before, "the token of a refresh that had ended");
+            assert!(generation > before, "the token of a refresh that had completed");
             newest.fetch_max(generation, Ordering::SeqCst);
         }
         calls += 1;
         calls < 150_000
     });
-    crowd.join();
+    threads.join();
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_who_wait_while_the_source_is_replaced_many_times_get_a_token() {
+async fn callers_that_wait_while_the_source_is_replaced_many_times_get_a_token() {
     let silent = |_: FetchContext| std::future::pending::<Result<Token, Error>>();
     let cache = TokenCache::new(silent);
     let mut callers = JoinSet::new();

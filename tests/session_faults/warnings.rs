@@ -1,5 +1,5 @@
-//! A server that rejects everything does not fill the log: past the budget one warning a window, and every rejection is
-//! counted.
+//! A server that rejects everything does not fill the log. Beyond the budget there is one warning in each window, and
+//! every rejection is counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,14 +18,14 @@ use crate::common::{MINUTE, SECOND, Script, paused_runtime};
 use crate::requests::{Body, get, layer, respond};
 
 const REJECTIONS: &str = "tower_bearer_rejections_total";
-const PAST_THE_BUDGET: &str = "tower_bearer_rejection_budget_exhausted_total";
+const BEYOND_THE_BUDGET: &str = "tower_bearer_rejection_budget_exhausted_total";
 
-/// Counts the crate's warnings, and errors.
+/// Counts the crate's warnings and errors.
 #[derive(Clone, Default)]
 struct Warnings(Arc<AtomicUsize>);
 
 impl Warnings {
-    /// How many came since the last time.
+    /// The number of events since the last call.
     fn take(&self) -> usize {
         self.0.swap(0, Ordering::SeqCst)
     }
@@ -53,11 +53,10 @@ impl Subscriber for Warnings {
     fn exit(&self, _: &Id) {}
 }
 
-/// Somebody listens in this process from its beginning. Otherwise a thread that does not listen could decide for all that
-/// an event is not wanted.
+/// Sets a subscriber when the process starts. Otherwise a thread without one could disable the events for all threads.
 #[ctor::ctor(unsafe)]
 fn listen() {
-    // With this variable set, the traces of all tests are shown: somebody listens.
+    // If this variable is set, all tests have a subscriber that shows their traces.
     if std::env::var_os("TOWER_BEARER_TRACES").is_none() {
         tracing::subscriber::set_global_default(Warnings::default()).expect("the first subscriber");
     }
@@ -72,7 +71,7 @@ fn count(seen: &Snapshot, name: &str) -> u64 {
 }
 
 #[test]
-fn a_thousand_rejections_past_the_budget_are_one_warning_a_window_and_are_all_counted() {
+fn rejections_beyond_the_budget_are_counted_and_cause_one_warning_in_each_window() {
     let (warnings, recorder) = (Warnings::default(), DebuggingRecorder::new());
     let snapshotter = recorder.snapshotter();
     let _listening = tracing::subscriber::set_default(warnings.clone());
@@ -90,9 +89,9 @@ fn a_thousand_rejections_past_the_budget_are_one_warning_a_window_and_are_all_co
             assert_eq!(response.status(), 401);
         };
         for window in 0..3 {
-            // Spends the budget of this window; its new token settles.
+            // This uses the budget of the window.
             reject().await;
-            // No former token stands in for it any more.
+            // After this time the previous token is not used instead of the new one.
             clock.advance(31 * SECOND);
             for _ in 0..1000 {
                 reject().await;
@@ -105,7 +104,7 @@ fn a_thousand_rejections_past_the_budget_are_one_warning_a_window_and_are_all_co
     };
     metrics::with_local_recorder(&recorder, || paused_runtime().block_on(all_rejected()));
     let seen = snapshotter.snapshot().into_vec();
-    assert_eq!(count(&seen, PAST_THE_BUDGET), 3000);
+    assert_eq!(count(&seen, BEYOND_THE_BUDGET), 3000);
     assert_eq!(count(&seen, REJECTIONS), 3003);
     assert_eq!(taken, [1, 1, 1], "warnings in each window");
 }

@@ -1,4 +1,4 @@
-//! Whoever calls it: again, at once, after a shutdown, without a runtime.
+//! Calls of `sign_out`: repeated, at the same time, after a shutdown, and without a runtime.
 
 use tokio_test::{assert_pending, assert_ready, task};
 use tower_bearer::{Error, TokenCache};
@@ -29,7 +29,7 @@ async fn a_sign_out_that_is_dropped_can_be_called_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_at_once_are_one_end_and_neither_fails() {
+async fn two_sign_outs_at_the_same_time_succeed() {
     let script = Script::new().rotating();
     let cache = TokenCache::new(script.clone());
     cache.get().await.unwrap();
@@ -43,7 +43,7 @@ async fn two_at_once_are_one_end_and_neither_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cache_that_was_shut_down_is_signed_out_too() {
+async fn a_cache_that_was_shut_down_can_be_signed_out() {
     let script = Script::new().rotating();
     let cache = TokenCache::new(script.clone());
     cache.get().await.unwrap();
@@ -58,7 +58,7 @@ async fn a_cache_that_was_shut_down_is_signed_out_too() {
 }
 
 #[test]
-fn outside_any_runtime_a_session_ends_too() {
+fn a_session_ends_without_a_runtime() {
     let script = Script::new().rotating();
     let cache = TokenCache::new(script.clone());
     let runtime = paused_runtime();

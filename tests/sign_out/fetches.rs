@@ -1,4 +1,4 @@
-//! A fetch under way: it is waited for, and nothing of it is used.
+//! A sign-out waits for a fetch in flight, and uses nothing of it but the refresh token to revoke.
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::common::{Gate, MINUTE, SECOND, Script, paused_runtime, settle, text, 
 use crate::{Revoked, sign_out};
 
 #[tokio::test(start_paused = true)]
-async fn a_fetch_under_way_is_waited_for_and_its_refresh_token_is_the_one_revoked() {
+async fn a_sign_out_waits_for_a_fetch_in_flight_and_revokes_its_refresh_token() {
     let script = Script::new().rotating();
     let saves = Revoked::default();
     let saving = saves.clone();
@@ -35,13 +35,13 @@ async fn a_fetch_under_way_is_waited_for_and_its_refresh_token_is_the_one_revoke
     let (start, revoked) = (Instant::now(), Revoked::default());
     revoked.sign_out(&cache).await.unwrap();
     assert_eq!((start.elapsed().as_secs(), revoked.all()), (13, vec!["r2".to_owned()]));
-    assert_eq!(saves.all(), ["r1", "r2"], "what was saved is what was revoked");
+    assert_eq!(saves.all(), ["r1", "r2"], "the saved refresh token is the revoked one");
     assert!(assert_ready!(refresh.poll()).unwrap_err().is_signed_out());
     assert!(cache.peek().is_none() && cache.status().last_failure.is_none());
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_or_waits_meanwhile_fails_at_once() {
+async fn callers_and_waiters_fail_at_once_during_a_sign_out() {
     for fails in [false, true] {
         let script = Script::new();
         script.fail(usize::from(fails));
@@ -57,8 +57,8 @@ async fn who_asks_or_waits_meanwhile_fails_at_once() {
             assert!(waiter.is_woken());
             assert!(assert_ready!(waiter.poll()).unwrap_err().is_signed_out());
         }
-        for asked in [task::spawn(cache.get()).poll(), task::spawn(cache.refresh()).poll()] {
-            assert!(assert_ready!(asked).unwrap_err().is_signed_out());
+        for answer in [task::spawn(cache.get()).poll(), task::spawn(cache.refresh()).poll()] {
+            assert!(assert_ready!(answer).unwrap_err().is_signed_out());
         }
         gate.open();
         signing_out.await;
@@ -68,7 +68,7 @@ async fn who_asks_or_waits_meanwhile_fails_at_once() {
 }
 
 #[test]
-fn a_fetch_whose_runtime_ends_is_waited_for_no_longer() {
+fn a_sign_out_stops_waiting_for_a_fetch_whose_runtime_ends() {
     let script = Script::new();
     script.hold();
     let cache = TokenCache::new(script.clone());
@@ -86,8 +86,8 @@ fn a_fetch_whose_runtime_ends_is_waited_for_no_longer() {
     assert!(assert_ready!(waiter.poll()).unwrap_err().is_signed_out());
 }
 
-/// A fetch for `r2` on a runtime that stands still, in a session that has `r1`; the clock moves by hand.
-struct Frozen {
+/// A fetch for `r2` on a stalled runtime, in a session with `r1` and a manual clock.
+struct Stalled {
     script: Script,
     cache: TokenCache,
     saves: Arc<AtomicUsize>,
@@ -95,7 +95,7 @@ struct Frozen {
     runtime: tokio::runtime::Runtime,
 }
 
-impl Frozen {
+impl Stalled {
     fn new() -> Self {
         let (script, clock, saves) = (Script::new().rotating(), ManualClock::new(), Arc::new(AtomicUsize::new(0)));
         let counted = Arc::clone(&saves);
@@ -114,13 +114,13 @@ impl Frozen {
             assert_pending!(task::spawn(cache.refresh()).poll());
             script.called(2).await;
         });
-        script.hold_no_more();
+        script.stop_holding();
         clock.advance(MINUTE);
         Self { script, cache, saves, gate, runtime }
     }
 
-    /// The runtime goes on, and the fetch comes to its end.
-    fn thaw(&self) {
+    /// Drives the runtime until the fetch has completed.
+    fn resume(&self) {
         self.gate.open();
         self.runtime.block_on(until(|| self.script.finished() == 2));
         self.runtime.block_on(settle());
@@ -128,16 +128,16 @@ impl Frozen {
 }
 
 #[test]
-fn an_overdue_fetch_that_ends_late_revives_nothing() {
-    let frozen = Frozen::new();
-    let (cache, revoked) = (&frozen.cache, Revoked::default());
+fn an_overdue_fetch_that_completes_late_revives_nothing() {
+    let stalled = Stalled::new();
+    let (cache, revoked) = (&stalled.cache, Revoked::default());
     paused_runtime().block_on(revoked.sign_out(cache)).unwrap();
     assert_eq!(revoked.all(), ["r1"]);
     assert!(cache.status().not_saved.is_none());
-    frozen.thaw();
+    stalled.resume();
     let status = cache.status();
     assert!(cache.peek().is_none() && status.not_saved.is_none() && status.signed_out && status.last_failure.is_none());
-    assert_eq!(frozen.saves.load(Ordering::SeqCst), 1, "what it brought is not saved");
+    assert_eq!(stalled.saves.load(Ordering::SeqCst), 1, "its refresh token is not saved");
 
     let next = Script::new().rotating();
     cache.set_source(next.clone());
@@ -146,24 +146,24 @@ fn an_overdue_fetch_that_ends_late_revives_nothing() {
 }
 
 #[test]
-fn an_overdue_fetch_that_ends_in_the_next_session_changes_nothing_there() {
-    let frozen = Frozen::new();
-    paused_runtime().block_on(Revoked::default().sign_out(&frozen.cache)).unwrap();
+fn an_overdue_fetch_that_completes_in_the_next_session_changes_nothing() {
+    let stalled = Stalled::new();
+    paused_runtime().block_on(Revoked::default().sign_out(&stalled.cache)).unwrap();
     let next = Script::new();
-    frozen.cache.set_source(next.clone());
-    let token = paused_runtime().block_on(frozen.cache.get()).unwrap();
-    frozen.thaw();
-    assert_eq!(frozen.cache.peek().unwrap().generation(), token.generation());
-    assert_eq!((frozen.saves.load(Ordering::SeqCst), next.calls()), (1, 1));
+    stalled.cache.set_source(next.clone());
+    let token = paused_runtime().block_on(stalled.cache.get()).unwrap();
+    stalled.resume();
+    assert_eq!(stalled.cache.peek().unwrap().generation(), token.generation());
+    assert_eq!((stalled.saves.load(Ordering::SeqCst), next.calls()), (1, 1));
 }
 
 #[test]
-fn an_overdue_fetch_that_ends_while_its_session_is_revoked_revives_nothing() {
-    let frozen = Frozen::new();
+fn an_overdue_fetch_that_completes_during_the_revocation_revives_nothing() {
+    let stalled = Stalled::new();
     let (called, answer) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-    let elsewhere = paused_runtime();
-    let signing_out = elsewhere.spawn({
-        let (cache, called, answer) = (frozen.cache.clone(), Arc::clone(&called), Arc::clone(&answer));
+    let other = paused_runtime();
+    let signing_out = other.spawn({
+        let (cache, called, answer) = (stalled.cache.clone(), Arc::clone(&called), Arc::clone(&answer));
         async move {
             let revoke = |refresh_token: Secret| async move {
                 called.fetch_add(usize::from(refresh_token.expose() == "r1"), Ordering::SeqCst);
@@ -173,17 +173,17 @@ fn an_overdue_fetch_that_ends_while_its_session_is_revoked_revives_nothing() {
             cache.sign_out(revoke).await
         }
     });
-    elsewhere.block_on(until(|| called.load(Ordering::SeqCst) == 1));
-    frozen.thaw();
-    assert!(frozen.cache.peek().is_none());
-    assert_eq!(frozen.saves.load(Ordering::SeqCst), 1);
+    other.block_on(until(|| called.load(Ordering::SeqCst) == 1));
+    stalled.resume();
+    assert!(stalled.cache.peek().is_none());
+    assert_eq!(stalled.saves.load(Ordering::SeqCst), 1);
     answer.notify_one();
-    elsewhere.block_on(signing_out).unwrap().unwrap();
-    assert!(elsewhere.block_on(frozen.cache.get()).unwrap_err().is_signed_out());
+    other.block_on(signing_out).unwrap().unwrap();
+    assert!(other.block_on(stalled.cache.get()).unwrap_err().is_signed_out());
 }
 
 #[test]
-fn a_save_that_fails_late_leaves_nothing_behind() {
+fn a_save_that_fails_late_is_not_reported() {
     let (saving, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let clock = ManualClock::new();
     let cache = TokenCache::builder(Script::new().rotating())
@@ -201,8 +201,8 @@ fn a_save_that_fails_late_leaves_nothing_behind() {
         })
         .build()
         .unwrap();
-    let frozen = paused_runtime();
-    frozen.block_on(async {
+    let stalled = paused_runtime();
+    stalled.block_on(async {
         assert_pending!(task::spawn(cache.get()).poll());
         saving.notified().await;
     });
@@ -211,6 +211,6 @@ fn a_save_that_fails_late_leaves_nothing_behind() {
     paused_runtime().block_on(revoked.sign_out(&cache)).unwrap();
     assert_eq!(revoked.all(), ["r1"]);
     answer.notify_one();
-    frozen.block_on(settle());
+    stalled.block_on(settle());
     assert!(cache.status().not_saved.is_none() && cache.peek().is_none());
 }

@@ -1,4 +1,4 @@
-//! The end of a session: what was fetched is revoked, and nothing revives it.
+//! The end of a session: its refresh token is revoked, and nothing revives the session.
 #![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
 
 use std::error::Error as _;
@@ -16,7 +16,7 @@ mod callers;
 mod fetches;
 mod sessions;
 
-/// An issuer that revokes, and what it revoked.
+/// An issuer, and the refresh tokens that it has revoked.
 #[derive(Clone, Default)]
 struct Revoked(Arc<Mutex<Vec<String>>>);
 
@@ -35,12 +35,12 @@ impl Revoked {
     }
 }
 
-/// Signs out where there is nothing to revoke.
+/// Signs out of a session that has nothing to revoke.
 async fn sign_out(cache: &TokenCache) {
     cache.sign_out(async |_| -> Result<(), Error> { panic!("there is nothing to revoke") }).await.unwrap();
 }
 
-/// A session that begins with a refresh token, which can be had or not.
+/// A source that starts with a refresh token, or fails to read it.
 struct Saved(Script, Option<&'static str>);
 
 impl TokenSource for Saved {
@@ -53,10 +53,10 @@ impl TokenSource for Saved {
     }
 }
 
-// === the end ===
+// === the end of a session ===
 
 #[tokio::test(start_paused = true)]
-async fn the_newest_refresh_token_is_revoked_and_nothing_is_left_of_the_session() {
+async fn the_newest_refresh_token_is_revoked_and_nothing_of_the_session_is_left() {
     let alive = Arc::new(());
     let (script, held) = (Script::new().rotating(), Arc::clone(&alive));
     let fetches = script.clone();
@@ -78,13 +78,13 @@ async fn the_newest_refresh_token_is_revoked_and_nothing_is_left_of_the_session(
     for error in [cache.get().await, cache.refresh().await, cache.report_rejected(&token).await].map(Result::unwrap_err)
     {
         assert!(error.is_signed_out() && !error.is_transient() && !error.is_closed(), "{error}");
-        assert!(error.to_string().contains("sign_in"), "what to do: {error}");
+        assert!(error.to_string().contains("sign_in"), "the next step: {error}");
     }
     assert_eq!(script.calls(), 2);
-    assert_eq!(Arc::strong_count(&alive), 1, "the source is gone, and its password with it");
+    assert_eq!(Arc::strong_count(&alive), 1, "the source and its password are dropped");
 
     revoked.sign_out(&cache).await.unwrap();
-    assert_eq!(revoked.all(), ["r2"], "a second one has nothing to revoke");
+    assert_eq!(revoked.all(), ["r2"], "a second sign-out has nothing to revoke");
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,11 +96,11 @@ async fn without_a_refresh_token_there_is_nothing_to_revoke() {
     }
     let cache = TokenCache::new(Script::new().rotating());
     sign_out(&cache).await;
-    assert!(cache.get().await.unwrap_err().is_signed_out(), "before anything was fetched");
+    assert!(cache.get().await.unwrap_err().is_signed_out(), "before the first fetch");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_saved_refresh_token_is_revoked_though_nothing_was_fetched_and_a_newer_one_instead_of_it() {
+async fn a_saved_refresh_token_is_revoked_before_the_first_fetch_and_then_the_newer_one() {
     let revoked = Revoked::default();
     revoked.sign_out(&TokenCache::new(Saved(Script::new(), Some("saved")))).await.unwrap();
     let cache = TokenCache::new(Saved(Script::new().rotating(), Some("saved")));
@@ -110,7 +110,7 @@ async fn a_saved_refresh_token_is_revoked_though_nothing_was_fetched_and_a_newer
 }
 
 #[tokio::test]
-async fn a_saved_refresh_token_that_cannot_be_had_is_a_failure_and_the_end_all_the_same() {
+async fn a_saved_refresh_token_that_cannot_be_read_is_an_error_and_the_session_still_ends() {
     let cache = TokenCache::new(Saved(Script::new(), None));
     let error = cache.sign_out(async |_| Ok::<_, Error>(())).await.unwrap_err();
     assert!(format!("{error:?}").contains("the vault is closed"), "{error:?}");
@@ -118,7 +118,7 @@ async fn a_saved_refresh_token_that_cannot_be_had_is_a_failure_and_the_end_all_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revocation_that_fails_is_reported_and_the_session_is_over_all_the_same() {
+async fn a_failed_revocation_is_reported_and_the_session_still_ends() {
     let alive = Arc::new(());
     let held = Arc::clone(&alive);
     let cache = TokenCache::new(move |_| {

@@ -1,4 +1,4 @@
-//! The next session, and requests of the one before.
+//! The next session, and requests of the previous one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use crate::common::{HOUR, MINUTE, Script, settle, text};
 use crate::{Revoked, sign_out};
 
 #[tokio::test(start_paused = true)]
-async fn another_source_begins_another_session() {
+async fn another_source_starts_another_session() {
     let cache = TokenCache::new(Script::new().rotating());
     cache.get().await.unwrap();
     Revoked::default().sign_out(&cache).await.unwrap();
@@ -26,7 +26,7 @@ async fn another_source_begins_another_session() {
     assert!(!cache.status().signed_out);
     let token = cache.get().await.unwrap();
     assert_eq!((token.access_token(), token.generation()), ("t1", 2));
-    assert!(next.last_context().replaced().is_none(), "nothing of the old one");
+    assert!(next.last_context().replaced().is_none(), "nothing of the old session");
     let revoked = Revoked::default();
     cache.refresh().await.unwrap();
     revoked.sign_out(&cache).await.unwrap();
@@ -34,7 +34,7 @@ async fn another_source_begins_another_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_begins_while_the_sign_out_waits_is_kept_and_the_sign_out_says_so() {
+async fn a_session_that_starts_while_a_sign_out_waits_is_kept_and_the_sign_out_fails() {
     let script = Script::new().rotating();
     let gate = script.hold();
     let cache = TokenCache::new(script.clone());
@@ -57,7 +57,7 @@ async fn a_session_that_begins_while_the_sign_out_waits_is_kept_and_the_sign_out
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_begins_while_the_old_one_is_revoked_is_kept() {
+async fn a_session_that_starts_while_the_old_one_is_revoked_is_kept() {
     let cache = TokenCache::new(Script::new().rotating());
     cache.get().await.unwrap();
     let next = Script::living(MINUTE);
@@ -94,7 +94,7 @@ fn get(url: &str) -> Request<Full<Bytes>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_of_ours_fails_and_one_that_needs_no_token_passes() {
+async fn after_a_sign_out_requests_fail_unless_they_need_no_token() {
     let script = Script::new();
     let cache = TokenCache::new(script.clone());
     let sent = Arc::new(Mutex::new(Vec::new()));
@@ -120,7 +120,7 @@ async fn a_request_of_ours_fails_and_one_that_needs_no_token_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_is_rejected_because_its_session_ended_gets_its_401_back() {
+async fn a_request_that_is_rejected_because_its_session_ended_gets_its_401() {
     for another_begins in [false, true] {
         let (script, next) = (Script::new(), Script::new());
         let cache = TokenCache::new(script.clone());
@@ -143,8 +143,8 @@ async fn a_request_that_is_rejected_because_its_session_ended_gets_its_401_back(
         let response = api.oneshot(get("https://api.example.com/")).await.unwrap();
         assert_eq!(response.status(), 401);
         assert!(response.extensions().get::<Error>().unwrap().is_signed_out());
-        assert_eq!((calls.load(Ordering::SeqCst), script.calls()), (1, 1), "it does not go again as somebody else");
-        assert_eq!(next.calls(), usize::from(another_begins), "nor is the token of another rejected by it");
+        assert_eq!((calls.load(Ordering::SeqCst), script.calls()), (1, 1), "it is not retried as another person");
+        assert_eq!(next.calls(), usize::from(another_begins), "it does not reject the token of the next session");
     }
 }
 
@@ -164,7 +164,7 @@ fn rejecting_once(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_whose_session_ends_while_its_token_settles_gets_its_401_back() {
+async fn a_request_whose_session_ends_while_its_young_token_is_rejected_gets_its_401() {
     for another_begins in [false, true] {
         let cache = TokenCache::new(Script::new());
         let calls = Arc::default();
@@ -180,12 +180,12 @@ async fn a_request_whose_session_ends_while_its_token_settles_gets_its_401_back(
         let response = request.await.unwrap();
         assert_eq!(response.status(), 401);
         assert!(response.extensions().get::<Error>().unwrap().is_signed_out());
-        assert_eq!(calls.load(Ordering::SeqCst), 1, "it does not go again as somebody else");
+        assert_eq!(calls.load(Ordering::SeqCst), 1, "it is not retried as another person");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_whose_session_ends_while_it_waits_for_its_client_does_not_go_again_as_somebody_else() {
+async fn a_request_whose_session_ends_while_it_waits_for_its_client_is_not_retried_as_another_person() {
     let script = Script::new();
     let cache = TokenCache::new(script.clone());
     let calls = Arc::default();
@@ -218,17 +218,17 @@ async fn a_token_of_the_old_session_is_not_replaced_by_one_of_the_new() {
     cache.set_source(next.clone());
     let new = cache.get().await.unwrap();
     assert!(cache.report_rejected(&old).await.unwrap_err().is_signed_out());
-    assert_eq!(text(cache.report_rejected(&new).await), "t2", "one of the new session is");
+    assert_eq!(text(cache.report_rejected(&new).await), "t2", "a token of the new session is replaced");
     let handmade = Token::new("handmade").unwrap();
     assert_eq!(
         text(cache.report_rejected(&handmade).await),
         "t2",
-        "nor does one that was never published know of a session"
+        "a token that was not published belongs to no session"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waited_does_not_go_on_with_the_next_session() {
+async fn a_waiter_does_not_get_a_token_of_the_next_session() {
     let script = Script::new();
     let gate = script.hold();
     let cache = TokenCache::new(script.clone());
@@ -243,7 +243,7 @@ async fn who_waited_does_not_go_on_with_the_next_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_rejection_of_the_old_token_makes_the_next_session_fetch_nothing() {
+async fn a_late_rejection_of_the_old_token_causes_no_fetch_in_the_next_session() {
     let (cache, next) = (TokenCache::new(Script::new()), Script::new());
     let (ending, follower) = (cache.clone(), next.clone());
     let layer = BearerLayer::new(cache.clone(), ["https://api.example.com"]).unwrap().replay(Never);

@@ -1,4 +1,4 @@
-//! A request's body goes twice and whole, or not a second time.
+//! A request's body is sent twice as a whole, or only once.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,12 +9,12 @@ use http_body_util::Full;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 use tower_bearer::replay::{Buffered, CloneBody, IfEmpty, Replay, ReplayBody};
 
+use crate::harness::{Harness, Protocol};
 use crate::raw::Raw;
 use crate::servers::{Server, Stream, Uploads, answer, data, streamed, text};
-use crate::world::{Protocol, World};
 use crate::{chain, run, until};
 
-/// 64 frames of 16 KiB, no two words alike.
+/// 64 frames of 16 KiB, in which each word is different.
 fn mebibyte() -> Vec<Bytes> {
     (0..64).map(|frame: u32| (0..4096).flat_map(|word| (frame << 12 | word).to_be_bytes()).collect()).collect()
 }
@@ -31,17 +31,17 @@ fn upload() -> Stream {
     streamed(mebibyte().into_iter().map(data).chain([Ok(Frame::trailers(trailers()))]))
 }
 
-/// A server that reads an upload to its end before it evaluates.
-async fn reading(world: &World) -> (Server, Uploads) {
-    let (world, uploads) = (world.clone(), Uploads::default());
+/// A server that reads an upload to its end before it checks the token.
+async fn reading(harness: &Harness) -> (Server, Uploads) {
+    let (harness, uploads) = (harness.clone(), Uploads::default());
     let server = Server::start({
         let uploads = uploads.clone();
         move |request: Request<_>| {
-            let (world, uploads) = (world.clone(), uploads.clone());
+            let (harness, uploads) = (harness.clone(), uploads.clone());
             async move {
                 let (head, body) = request.into_parts();
                 uploads.receive(body).await;
-                if world.accepts(&head.headers) { answer(200, "welcome") } else { answer(401, "expired") }
+                if harness.accepts(&head.headers) { answer(200, "welcome") } else { answer(401, "expired") }
             }
         }
     });
@@ -52,9 +52,9 @@ async fn reading(world: &World) -> (Server, Uploads) {
 fn a_streamed_mebibyte_arrives_twice_byte_for_byte_with_its_trailers() {
     run(async || {
         for protocol in Protocol::BOTH {
-            let world = World::revoked().await;
-            let (server, uploads) = reading(&world).await;
-            let layer = world.layer(&server.origin()).replay(Buffered::new(2 * 1024 * 1024));
+            let harness = Harness::revoked().await;
+            let (server, uploads) = reading(&harness).await;
+            let layer = harness.layer(&server.origin()).replay(Buffered::new(2 * 1024 * 1024));
             let request = Request::post(server.origin()).header("trailer", "x-sum, x-count").body(upload());
             let client = layer.layer(protocol.client::<ReplayBody<Stream>>());
             let response = client.oneshot(request.expect("a request")).await.expect("an answer");
@@ -71,31 +71,31 @@ fn a_streamed_mebibyte_arrives_twice_byte_for_byte_with_its_trailers() {
 }
 
 #[test]
-fn past_the_limit_the_rejection_is_handed_back_and_the_next_request_has_a_new_token() {
+fn beyond_the_limit_the_rejection_is_returned_and_the_next_request_has_a_new_token() {
     run(async || {
         for protocol in Protocol::BOTH {
-            let world = World::revoked().await;
-            let (server, uploads) = reading(&world).await;
-            let client = world.layer(&server.origin()).replay(Buffered::new(1024 * 1024)).layer(protocol.client());
+            let harness = Harness::revoked().await;
+            let (server, uploads) = reading(&harness).await;
+            let client = harness.layer(&server.origin()).replay(Buffered::new(1024 * 1024)).layer(protocol.client());
             let send = |body: Stream| {
                 let request = Request::post(server.origin()).header("trailer", "x-sum, x-count").body(body);
                 client.clone().oneshot(request.expect("a request"))
             };
-            // Longer than the limit by its trailers and its bookkeeping.
+            // Its trailers and its bookkeeping exceed the limit.
             let response = send(upload()).await.expect("an answer");
             assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
             assert_eq!(text(response.into_body()).await, "expired");
-            let (bytes, _) = uploads.take().remove(0).expect("the first went out whole");
+            let (bytes, _) = uploads.take().remove(0).expect("the first send was complete");
             assert_eq!(bytes.len(), 1024 * 1024);
 
-            until(|| world.cache.status().generation == 2).await;
+            until(|| harness.cache.status().generation == 2).await;
             assert_eq!(send(upload()).await.expect("an answer").status(), StatusCode::OK);
             assert_eq!(server.tokens(), ["Bearer token-1", "Bearer token-2"]);
         }
     });
 }
 
-/// What becomes of a body's error: over HTTP/2 hyper says only whose fault it was.
+/// The text of a body's error. Over HTTP/2 hyper says only that the sender failed.
 pub(crate) fn the_disk_is_gone(protocol: Protocol) -> &'static str {
     if protocol == Protocol::Http1 { "the disk is gone" } else { "stream error sent by user" }
 }
@@ -104,33 +104,33 @@ pub(crate) fn the_disk_is_gone(protocol: Protocol) -> &'static str {
 fn a_body_that_fails_is_not_sent_again() {
     run(async || {
         for protocol in Protocol::BOTH {
-            let world = World::revoked().await;
-            let (server, _) = reading(&world).await;
-            let client = world.layer(&server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
+            let harness = Harness::revoked().await;
+            let (server, _) = reading(&harness).await;
+            let client = harness.layer(&server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
             let body = streamed([data("half of it"), Err("the disk is gone".into())]);
             let request = Request::post(server.origin()).body(body).expect("a request");
             let error = client.oneshot(request).await.expect_err("the body failed");
             assert!(chain(&*error).contains(the_disk_is_gone(protocol)), "{protocol:?}: {}", chain(&*error));
-            assert!(server.seen().len() <= 1, "a request that failed for the caller's reasons went again");
-            assert_eq!(world.fetched(), 1);
+            assert!(server.seen().len() <= 1, "a request whose body failed was retried");
+            assert_eq!(harness.fetched(), 1);
         }
     });
 }
 
-/// What goes over the wire, both times.
+/// The bytes of both sends.
 async fn on_the_wire<B, R>(replay: R, request: impl Fn(&str) -> Request<B>) -> [String; 2]
 where
     R: Replay<B, Saved: Send> + Clone + Send + 'static,
     R::Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
     B: Send + 'static,
 {
-    let world = World::revoked().await;
+    let harness = Harness::revoked().await;
     let raw = Raw::start([
         "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
     ])
     .await;
-    let client = world.layer(&raw.origin()).replay(replay).layer(Protocol::Http1.client());
+    let client = harness.layer(&raw.origin()).replay(replay).layer(Protocol::Http1.client());
     let response = client.oneshot(request(&raw.origin())).await.expect("an answer");
     assert_eq!(response.status(), StatusCode::OK);
     raw.received().try_into().expect("two requests")
@@ -156,7 +156,8 @@ fn the_second_send_equals_the_first_on_the_wire_but_for_the_token() {
             let body = streamed([data("the whole "), data("body"), trailers]);
             post(origin).header("trailer", "x-sum").header("trailer", "x-count").body(body).expect("a request")
         };
-        // Read to its end before the rejection comes, so the second send could know the length. The first did not.
+        // The body is read to its end before the rejection, so the second send could know the length. The first did
+        // not.
         let unsized_body = |origin: &str| post(origin).body(streamed([data("the whole body")])).expect("a request");
         let sized = |origin: &str| {
             let body = streamed([data("the whole "), data("body")]).of_length(14);
@@ -192,13 +193,13 @@ fn the_second_send_equals_the_first_on_the_wire_but_for_the_token() {
 }
 
 #[test]
-fn a_body_in_memory_is_cloned_and_one_that_is_not_empty_is_handed_back_by_if_empty() {
+fn clone_body_retries_a_body_in_memory_and_if_empty_returns_its_rejection() {
     run(async || {
         for protocol in Protocol::BOTH {
             for clones in [true, false] {
-                let world = World::revoked().await;
-                let (server, uploads) = reading(&world).await;
-                let (layer, http) = (world.layer(&server.origin()), protocol.client());
+                let harness = Harness::revoked().await;
+                let (server, uploads) = reading(&harness).await;
+                let (layer, http) = (harness.layer(&server.origin()), protocol.client());
                 let body = Full::<Bytes>::new(mebibyte().concat().into());
                 let request = Request::post(server.origin()).body(body).expect("a request");
                 let response = match clones {
@@ -207,8 +208,8 @@ fn a_body_in_memory_is_cloned_and_one_that_is_not_empty_is_handed_back_by_if_emp
                 };
                 let expected = if clones { "welcome" } else { "expired" };
                 assert_eq!(text(response.expect("an answer").into_body()).await, expected);
-                // The token is replaced whether the request goes again or not.
-                until(|| world.cache.status().generation == 2).await;
+                // The token is replaced even if the request is not retried.
+                until(|| harness.cache.status().generation == 2).await;
                 let uploads = uploads.take();
                 assert_eq!(uploads.len(), if clones { 2 } else { 1 });
                 for upload in uploads {
@@ -223,10 +224,10 @@ fn a_body_in_memory_is_cloned_and_one_that_is_not_empty_is_handed_back_by_if_emp
 fn version_uri_and_extensions_are_the_same_both_times() {
     run(async || {
         for (protocol, version) in [(Protocol::Http1, Version::HTTP_11), (Protocol::Http2, Version::HTTP_2)] {
-            let world = World::revoked().await;
-            let (server, _) = reading(&world).await;
+            let harness = Harness::revoked().await;
+            let (server, _) = reading(&harness).await;
             let heads = Arc::new(Mutex::new(Vec::new()));
-            let beneath = {
+            let inner = {
                 let (heads, http) = (Arc::clone(&heads), protocol.client::<ReplayBody<Stream>>());
                 service_fn(move |request: Request<ReplayBody<Stream>>| {
                     let extension = request.extensions().get::<&str>().copied();
@@ -239,7 +240,7 @@ fn version_uri_and_extensions_are_the_same_both_times() {
                 .version(version)
                 .extension("kept")
                 .body(streamed([data("body")]));
-            let client = world.layer(&server.origin()).replay(Buffered::new(1024)).layer(beneath);
+            let client = harness.layer(&server.origin()).replay(Buffered::new(1024)).layer(inner);
             client.oneshot(request.expect("a request")).await.expect("an answer");
             let heads = heads.lock().expect("no panic");
             assert_eq!((heads.len(), heads[0].2, heads[0].3), (2, version, Some("kept")));

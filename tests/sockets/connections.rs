@@ -1,4 +1,4 @@
-//! A rejected response is read where that is cheap, so that its connection serves the second send, and dropped otherwise.
+//! A short rejected response is drained, so that its connection serves the second send. Any other one is dropped.
 
 use std::future::ready;
 use std::pin::Pin;
@@ -10,13 +10,13 @@ use http_body::{Body, Frame};
 use http_body_util::Full;
 use tower::{BoxError, Layer, ServiceExt};
 
+use crate::harness::{Harness, Protocol};
 use crate::run;
 use crate::servers::{Answer, Server, answer, data, streamed, streaming, text};
-use crate::world::{Protocol, World};
 
 type RejectionPolicy = fn() -> Response<Answer>;
 
-/// A body that never ends: after its first frame comes nothing, or the same again and again.
+/// A body that never ends: after its first frame it stays pending, or repeats the frame for ever.
 struct Endless {
     silent: bool,
     begun: bool,
@@ -35,11 +35,11 @@ impl Body for Endless {
     }
 }
 
-/// An API that rejects in this way.
-async fn api(world: &World, rejection: RejectionPolicy) -> Server {
-    let world = world.clone();
+/// An API that rejects tokens with this response.
+async fn api(harness: &Harness, rejection: RejectionPolicy) -> Server {
+    let harness = harness.clone();
     Server::start(move |request: Request<_>| {
-        ready(if world.accepts(request.headers()) { answer(200, "welcome") } else { rejection() })
+        ready(if harness.accepts(request.headers()) { answer(200, "welcome") } else { rejection() })
     })
     .await
 }
@@ -53,7 +53,7 @@ fn trailers() -> Result<Frame<Bytes>, BoxError> {
 }
 
 #[test]
-fn a_rejected_request_goes_again_over_the_same_connection() {
+fn a_rejected_request_is_retried_over_the_same_connection() {
     const REJECTIONS: [(&str, RejectionPolicy); 4] = [
         ("empty", || answer(401, "")),
         ("with a length", || answer(401, r#"{"error":"expired"}"#)),
@@ -63,20 +63,20 @@ fn a_rejected_request_goes_again_over_the_same_connection() {
     run(async || {
         for protocol in Protocol::BOTH {
             for (kind, rejection) in REJECTIONS {
-                let world = World::new().await;
-                let server = api(&world, rejection).await;
-                let client = world.layer(&server.origin()).layer(protocol.client());
+                let harness = Harness::new().await;
+                let server = api(&harness, rejection).await;
+                let client = harness.layer(&server.origin()).layer(protocol.client());
                 for _ in 0..25 {
-                    world.revoke();
+                    harness.revoke();
                     let call = tokio::spawn(client.clone().oneshot(get(&server)));
                     let response = call.await.expect("no panic").expect("an answer");
                     assert_eq!(text(response.into_body()).await, "welcome");
-                    // The connection is given back by a task of hyper's.
+                    // A task of hyper returns the connection to the pool.
                     for _ in 0..100 {
                         tokio::task::yield_now().await;
                     }
                 }
-                assert_eq!((server.seen().len(), world.fetched()), (50, 26));
+                assert_eq!((server.seen().len(), harness.fetched()), (50, 26));
                 assert_eq!(server.accepted(), 1, "{protocol:?}, {kind}");
             }
         }
@@ -84,7 +84,7 @@ fn a_rejected_request_goes_again_over_the_same_connection() {
 }
 
 #[test]
-fn a_long_or_endless_rejection_is_dropped_and_the_request_goes_again() {
+fn a_long_or_endless_rejection_is_dropped_and_the_request_retried() {
     const REJECTIONS: [(&str, RejectionPolicy); 4] = [
         ("long", || answer(401, vec![b'x'; 1024 * 1024])),
         ("long and chunked", || streaming(401, streamed((0..64).map(|_| data(vec![b'x'; 16 * 1024]))))),
@@ -94,13 +94,13 @@ fn a_long_or_endless_rejection_is_dropped_and_the_request_goes_again() {
     run(async || {
         for protocol in Protocol::BOTH {
             for (kind, rejection) in REJECTIONS {
-                let world = World::revoked().await;
-                let server = api(&world, rejection).await;
-                let client = world.layer(&server.origin()).layer(protocol.client());
+                let harness = Harness::revoked().await;
+                let server = api(&harness, rejection).await;
+                let client = harness.layer(&server.origin()).layer(protocol.client());
                 let response = client.oneshot(get(&server)).await.expect("an answer");
                 assert_eq!(text(response.into_body()).await, "welcome");
                 assert_eq!(server.tokens(), ["Bearer token-1", "Bearer token-2"]);
-                // HTTP/1.1 has no other way to stop a response than to hang up.
+                // With HTTP/1.1 only closing the connection stops a response.
                 let connections = if protocol == Protocol::Http1 { 2 } else { 1 };
                 assert_eq!(server.accepted(), connections, "{protocol:?}, {kind}");
             }
@@ -109,18 +109,18 @@ fn a_long_or_endless_rejection_is_dropped_and_the_request_goes_again() {
 }
 
 #[test]
-fn requests_rejected_at_once_over_many_connections_cost_one_refresh_and_all_go_again() {
+fn requests_rejected_over_many_connections_cause_one_refresh_and_are_retried() {
     run(async || {
         for protocol in Protocol::BOTH {
-            let world = World::revoked().await;
-            let server = api(&world, || answer(401, "expired")).await;
-            let client = world.layer(&server.origin()).layer(protocol.client());
+            let harness = Harness::revoked().await;
+            let server = api(&harness, || answer(401, "expired")).await;
+            let client = harness.layer(&server.origin()).layer(protocol.client());
             let calls: Vec<_> = (0..50).map(|_| tokio::spawn(client.clone().oneshot(get(&server)))).collect();
             for call in calls {
                 let response = call.await.expect("no panic").expect("an answer");
                 assert_eq!(response.status(), StatusCode::OK);
             }
-            assert_eq!(world.fetched(), 2);
+            assert_eq!(harness.fetched(), 2);
         }
     });
 }

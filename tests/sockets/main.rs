@@ -1,5 +1,5 @@
-//! The layer over real sockets: hyper's servers and clients on loopback, connections that are counted, bodies that
-//! stream, redirects that lead elsewhere, servers that hang up.
+//! The layer over real sockets, with hyper's servers and clients on loopback: connections, streamed bodies, redirects,
+//! and servers that close their connection.
 #![expect(clippy::disallowed_methods, reason = "servers are tasks")]
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -12,6 +12,7 @@ mod bodies;
 mod connections;
 mod early;
 mod hang_ups;
+mod harness;
 mod methods;
 mod raw;
 mod redirects;
@@ -19,30 +20,29 @@ mod rejections;
 mod servers;
 #[path = "../common/traces.rs"]
 mod traces;
-mod world;
 
-/// No test takes this long: what does is stuck.
-const STUCK: Duration = Duration::from_secs(60);
+/// A test that takes this long is deadlocked.
+const DEADLOCKED: Duration = Duration::from_secs(60);
 
-/// Runs a test on a runtime and a thread of its own, so that whatever hangs, a busy loop too, is a failure.
+/// Runs a test on its own runtime and thread, so that a test that hangs, even in a busy loop, fails.
 fn run(test: impl AsyncFnOnce() + Send + 'static) {
     let (ending, ended) = channel();
     let test = thread::spawn(move || {
         Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(test());
         ending.send(())
     });
-    match ended.recv_timeout(STUCK) {
+    match ended.recv_timeout(DEADLOCKED) {
         Ok(()) => {}
         Err(RecvTimeoutError::Timeout) => panic!("it hangs"),
         Err(RecvTimeoutError::Disconnected) => {
-            panic::resume_unwind(test.join().expect_err("what ends without saying so panicked"))
+            panic::resume_unwind(test.join().expect_err("a test that ends without a message has panicked"))
         }
     }
 }
 
-/// Lets other tasks run until it is so; [`run`] ends what never comes.
-async fn until(so: impl Fn() -> bool) {
-    while !so() {
+/// Lets other tasks run until the condition is true. [`run`] fails if it never is.
+async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
         tokio::task::yield_now().await;
     }
 }

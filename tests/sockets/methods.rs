@@ -1,4 +1,4 @@
-//! Requests with rules of their own.
+//! Requests with special rules: `Expect: 100-continue` and `CONNECT`.
 
 use std::future::ready;
 
@@ -9,24 +9,24 @@ use http_body_util::Full;
 use tower::{Layer, ServiceExt};
 use tower_bearer::replay::Buffered;
 
+use crate::harness::{Harness, Protocol};
 use crate::run;
 use crate::servers::{Server, Uploads, answer, data, streamed, text};
-use crate::world::{Protocol, World};
 
 #[test]
-fn a_request_that_expects_100_continue_goes_twice_and_waits_for_nothing() {
+fn a_request_that_expects_100_continue_is_retried() {
     run(async || {
         for protocol in Protocol::BOTH {
-            // A server that reads says 100 Continue before it rejects; one that does not read never says it.
+            // A server that reads the body sends 100 Continue before it rejects. One that does not read it never does.
             for reads in [true, false] {
-                let (world, uploads) = (World::revoked().await, Uploads::default());
+                let (harness, uploads) = (Harness::revoked().await, Uploads::default());
                 let server = Server::start({
-                    let (world, uploads) = (world.clone(), uploads.clone());
+                    let (harness, uploads) = (harness.clone(), uploads.clone());
                     move |request: Request<_>| {
-                        let (world, uploads) = (world.clone(), uploads.clone());
+                        let (harness, uploads) = (harness.clone(), uploads.clone());
                         async move {
                             let (head, body) = request.into_parts();
-                            let accepted = world.accepts(&head.headers);
+                            let accepted = harness.accepts(&head.headers);
                             if accepted || reads {
                                 uploads.receive(body).await;
                             }
@@ -35,7 +35,7 @@ fn a_request_that_expects_100_continue_goes_twice_and_waits_for_nothing() {
                     }
                 })
                 .await;
-                let client = world.layer(&server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
+                let client = harness.layer(&server.origin()).replay(Buffered::new(1024)).layer(protocol.client());
                 let body = streamed([data("the whole "), data("body")]);
                 let request = Request::put(server.origin()).header(EXPECT, "100-continue").body(body);
                 let response = client.oneshot(request.expect("a request")).await.expect("an answer");
@@ -50,12 +50,12 @@ fn a_request_that_expects_100_continue_goes_twice_and_waits_for_nothing() {
 }
 
 #[test]
-fn a_tunnel_is_asked_for_without_a_token_and_its_rejection_is_its_own() {
+fn a_connect_request_carries_no_token_and_its_rejection_goes_to_the_caller() {
     run(async || {
         for status in [200, 401] {
-            let world = World::revoked().await;
+            let harness = Harness::revoked().await;
             let server = Server::start(move |_| ready(answer(status, ""))).await;
-            let client = world.layer(&server.origin()).layer(Protocol::Http1.client());
+            let client = harness.layer(&server.origin()).layer(Protocol::Http1.client());
             for uri in [server.address.to_string(), server.origin()] {
                 let request = Request::builder().method(Method::CONNECT).uri(uri).body(Full::<Bytes>::default());
                 let response = client.clone().oneshot(request.expect("a request")).await.expect("an answer");
@@ -63,7 +63,7 @@ fn a_tunnel_is_asked_for_without_a_token_and_its_rejection_is_its_own() {
             }
             assert_eq!(server.tokens(), ["", ""]);
             assert!(server.seen().iter().all(|head| head.method == Method::CONNECT));
-            assert_eq!(world.fetched(), 1);
+            assert_eq!(harness.fetched(), 1);
         }
     });
 }

@@ -1,4 +1,4 @@
-//! A server that follows no rules: it reads a request, writes what it was told to, and hangs up.
+//! A server that reads a request, writes these bytes, and closes the connection.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -12,13 +12,13 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    /// Writes the first of these to its first connection, and so on; there is no connection after the last.
+    /// Writes each answer to one connection. The server accepts no connection after the last.
     pub(crate) async fn start(answers: impl IntoIterator<Item = &'static str>) -> Self {
         Self::hanging_up(answers, false).await
     }
 
-    /// `rudely`: with a reset, which may overtake what was written.
-    pub(crate) async fn hanging_up(answers: impl IntoIterator<Item = &'static str>, rudely: bool) -> Self {
+    /// Closes each connection after its answer, with a reset if `resets`. A reset may overtake the answer.
+    pub(crate) async fn hanging_up(answers: impl IntoIterator<Item = &'static str>, resets: bool) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let raw = Self { address: listener.local_addr().expect("an address"), received: Arc::default() };
         let received = Arc::clone(&raw.received);
@@ -29,7 +29,7 @@ impl Raw {
                 let request = request(&mut socket).await;
                 received.lock().expect("no panic").push(request);
                 socket.write_all(answer.as_bytes()).await.expect("the client reads");
-                if rudely {
+                if resets {
                     socket.set_zero_linger().expect("a socket");
                 }
             }
@@ -42,7 +42,7 @@ impl Raw {
         format!("http://{}", self.address)
     }
 
-    /// The requests so far, as they came over the wire.
+    /// The bytes of all requests so far.
     pub(crate) fn received(&self) -> Vec<String> {
         self.received.lock().expect("no panic").clone()
     }

@@ -1,4 +1,4 @@
-//! Hyper's server on loopback, which counts its connections and remembers its requests, and bodies to send.
+//! Hyper's server on loopback, which records its connections and requests, and bodies to send.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -36,17 +36,17 @@ struct Log {
     seen: Mutex<Vec<Parts>>,
 }
 
-/// A body whose frames come when the test sends them.
+/// A body whose frames the test sends.
 pub(crate) struct Stream {
     frames: UnboundedReceiver<Result<Frame<Bytes>, BoxError>>,
-    /// How much is still to come, where that is known.
-    left: Option<u64>,
+    /// The remaining length, if it is known.
+    remaining: Option<u64>,
 }
 
-/// Where the frames of a [`Stream`] are sent; the body ends when it is dropped.
+/// The sender of the frames of a [`Stream`]. The body ends when it is dropped.
 pub(crate) type Frames = UnboundedSender<Result<Frame<Bytes>, BoxError>>;
 
-/// What a server got of an upload: bytes and trailers, or why there is no more of it.
+/// An upload that a server received: its bytes and trailers, or the error that ended it.
 pub(crate) type Upload = Result<(Bytes, Option<HeaderMap>), hyper::Error>;
 
 #[derive(Clone, Default)]
@@ -55,7 +55,7 @@ pub(crate) struct Uploads(Arc<Mutex<Vec<Upload>>>);
 // === impl Server ===
 
 impl Server {
-    /// Speaks HTTP/1.1 and HTTP/2, as the client does.
+    /// Starts a server that speaks HTTP/1.1 or HTTP/2, as the client does.
     pub(crate) async fn start<F, T>(answer: F) -> Self
     where
         F: Fn(Request<Incoming>) -> T + Clone + Send + Sync + 'static,
@@ -77,7 +77,7 @@ impl Server {
                 });
                 tokio::spawn(async move {
                     let server = auto::Builder::new(TokioExecutor::new());
-                    // A client that hangs up is none of the server's failures.
+                    // A client that closes the connection is not a failure of the server.
                     let _ = server.serve_connection_with_upgrades(TokioIo::new(socket), service).await;
                 });
             }
@@ -90,7 +90,7 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// How many connections were made to it.
+    /// The number of connections.
     pub(crate) fn accepted(&self) -> usize {
         self.log.accepted.load(Ordering::SeqCst)
     }
@@ -100,7 +100,7 @@ impl Server {
         self.log.seen.lock().expect("no panic").clone()
     }
 
-    /// The `Authorization` headers of all requests so far; empty where there was none.
+    /// The `Authorization` header of each request so far, or an empty text.
     pub(crate) fn tokens(&self) -> Vec<String> {
         let text = |head: Parts| {
             let values: Vec<_> =
@@ -114,7 +114,7 @@ impl Server {
 // === impl Uploads ===
 
 impl Uploads {
-    /// Reads an upload to its end, which is noted.
+    /// Reads an upload to its end, and records it.
     pub(crate) async fn receive(&self, body: Incoming) {
         let upload = read(body).await;
         self.0.lock().expect("no panic").push(upload);
@@ -146,10 +146,10 @@ pub(crate) fn answer(status: u16, body: impl Into<Bytes>) -> Response<Answer> {
 
 pub(crate) fn stream() -> (Frames, Stream) {
     let (sender, frames) = unbounded_channel();
-    (sender, Stream { frames, left: None })
+    (sender, Stream { frames, remaining: None })
 }
 
-/// A stream of these frames, all of them there.
+/// A stream of these frames, which are all available.
 pub(crate) fn streamed(frames: impl IntoIterator<Item = Result<Frame<Bytes>, BoxError>>) -> Stream {
     let (sender, stream) = stream();
     frames.into_iter().for_each(|frame| sender.send(frame).expect("the stream is here"));
@@ -176,9 +176,9 @@ pub(crate) async fn text<B: Body<Data = Bytes, Error: std::fmt::Debug>>(body: B)
 // === impl Stream ===
 
 impl Stream {
-    /// The same, with its length known before.
+    /// Makes the length known in advance.
     pub(crate) fn of_length(self, length: usize) -> Self {
-        Self { left: Some(length as u64), ..self }
+        Self { remaining: Some(length as u64), ..self }
     }
 }
 
@@ -188,13 +188,13 @@ impl Body for Stream {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let frame = ready!(self.frames.poll_recv(cx));
-        if let (Some(left), Some(Ok(frame))) = (&mut self.left, &frame) {
-            *left -= frame.data_ref().map_or(0, |data| data.len() as u64);
+        if let (Some(remaining), Some(Ok(frame))) = (&mut self.remaining, &frame) {
+            *remaining -= frame.data_ref().map_or(0, |data| data.len() as u64);
         }
         Poll::Ready(frame)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+        self.remaining.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

@@ -1,9 +1,9 @@
-//! Any answer of an issuer.
+//! Strategies for arbitrary answers of an issuer.
 
 use proptest::prelude::*;
 use serde_json::Value;
 
-/// Any JSON, with a taste for the names that matter.
+/// Any JSON, which often uses the names that sources read.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -26,11 +26,11 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Any bytes, as often as not JSON, whole or cut off.
+/// Any bytes. Half of them are JSON, whole or truncated.
 pub(crate) fn any_body() -> impl Strategy<Value = Vec<u8>> {
     let json = any_json().prop_map(|value| value.to_string().into_bytes());
     let cut = (json, any::<prop::sample::Index>()).prop_map(|(mut json, end)| {
-        // Whole as often as not.
+        // Half of the texts stay whole.
         let end = end.index(json.len() * 2 + 1);
         json.truncate(end);
         json

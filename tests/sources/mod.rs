@@ -1,4 +1,4 @@
-//! What the tests of the token sources share.
+//! Helpers for tests of the token sources.
 #![allow(dead_code, reason = "each test uses its part")]
 
 pub(crate) mod any;
@@ -48,7 +48,7 @@ pub(crate) fn refresh_token(issuer: &TokenServer) -> RefreshTokenGrantBuilder {
     RefreshTokenGrant::builder(&at(issuer.clone()), "my-app", "saved")
 }
 
-/// A client whose GETs go to one fake, such as one with an issuer's metadata, and whose POSTs go to another.
+/// A client that sends GETs to one fake, such as one with an issuer's metadata, and POSTs to another.
 pub(crate) fn by_method(documents: &TokenServer, tokens: &TokenServer) -> impl HttpClient<Full<Bytes>> {
     let (documents, tokens) = (documents.clone(), tokens.clone());
     service_fn(move |request: Request<Full<Bytes>>| {
@@ -57,31 +57,31 @@ pub(crate) fn by_method(documents: &TokenServer, tokens: &TokenServer) -> impl H
     })
 }
 
-/// What a token call comes to that is answered so.
+/// The result of a token call with this answer.
 pub(crate) async fn ask(answer: Answer) -> Result<Token, Error> {
     let issuer = TokenServer::new();
     issuer.queue(answer);
     TokenCache::new(client_credentials(&issuer).build().unwrap()).get().await
 }
 
-/// Lets the token of a cache end.
+/// Advances paused time.
 pub(crate) async fn pass(time: Duration) {
     tokio::time::advance(time).await;
 }
 
-/// The time of a test that has paused it.
-#[expect(clippy::disallowed_methods, reason = "a test looks at the clock it has paused")]
+/// The paused time of a test.
+#[expect(clippy::disallowed_methods, reason = "a test reads the clock that it has paused")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// How long no fetch is made, in whole seconds; the wall clock moves in tests as well.
+/// How long until the next fetch, in whole seconds, because the wall clock moves in tests, too.
 pub(crate) fn next_attempt(cache: &TokenCache) -> Option<f64> {
     cache.status().next_attempt_in.map(|wait| wait.as_secs_f64().ceil())
 }
 
-/// All headers of a request by name, but for the `accept-encoding` that is the same in each call; a repeated one has its
-/// values joined.
+/// All headers of a request by name, without `accept-encoding`, which is the same in each call. The values of a repeated
+/// header are joined.
 pub(crate) fn headers(request: &Recorded) -> BTreeMap<&str, String> {
     let mut headers = BTreeMap::<_, String>::new();
     for (name, value) in request.headers.iter().filter(|(name, _)| name.as_str() != "accept-encoding") {
@@ -90,24 +90,24 @@ pub(crate) fn headers(request: &Recorded) -> BTreeMap<&str, String> {
     headers
 }
 
-/// Names and values to compare headers and forms with.
+/// A map of names and values, to compare headers and forms with.
 pub(crate) fn map<K: Ord, V: From<&'static str>>(
     entries: impl IntoIterator<Item = (K, &'static str)>,
 ) -> BTreeMap<K, V> {
     entries.into_iter().map(|(name, value)| (name, value.into())).collect()
 }
 
-/// A form to compare another with.
+/// The expected parameters of a form.
 pub(crate) fn form<const N: usize>(entries: [(&str, &'static str); N]) -> BTreeMap<String, String> {
     map(entries.map(|(name, value)| (name.to_owned(), value)))
 }
 
-/// The parameter of this name in each request, `-` where there is none.
+/// The parameter of this name in each request, or `-` if there is none.
 pub(crate) fn each(requests: &[Recorded], name: &str) -> Vec<String> {
     requests.iter().map(|request| request.form().remove(name).unwrap_or("-".to_owned())).collect()
 }
 
-/// Everything an error says: its text, its `Debug`, and those of the errors beneath.
+/// All texts of an error: its `Display` and `Debug`, and those of its sources.
 pub(crate) fn says(error: &Error) -> String {
     let mut said = format!("{error} {error:?} {error:#?} {:?}", error.code());
     let mut next = error.source();
@@ -118,14 +118,14 @@ pub(crate) fn says(error: &Error) -> String {
     said
 }
 
-/// What an API over a socket answers to a request that passes the layer.
+/// Sends a request through the layer to an API on a socket. Returns the status.
 pub(crate) async fn call_api(cache: &TokenCache, base: &str, path: &str) -> StatusCode {
     let layer = BearerLayer::new(cache.clone(), [base]).unwrap();
     let request = Request::get(format!("{base}{path}")).body(Full::default()).unwrap();
     layer.layer(hyper_client()).oneshot(request).await.unwrap().status()
 }
 
-/// Serves a fake on a port of loopback; returns its base address.
+/// Serves a fake on a port of loopback. Returns its base URL.
 pub(crate) async fn serve<S>(fake: S) -> String
 where
     S: Service<Request<Full<Bytes>>, Response = Response<Full<Bytes>>, Error = BoxError> + Clone + Send + 'static,
@@ -152,7 +152,7 @@ pub(crate) fn hyper_client() -> Client<HttpConnector, Full<Bytes>> {
     Client::builder(TokioExecutor::new()).build_http()
 }
 
-/// A body whose data come from a closure, until it has no more.
+/// A body whose data come from a closure, until it returns `None`.
 pub(crate) struct Streamed<F>(pub(crate) F);
 
 impl<F: FnMut() -> Option<Result<Bytes, BoxError>> + Unpin> Body for Streamed<F> {

@@ -1,4 +1,4 @@
-//! Assertions as a server reads them: by another hand than the one that signed.
+//! Verifies assertions as a server does.
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::sync::LazyLock;
@@ -13,7 +13,7 @@ pub(crate) const P256: &str = include_str!("../keys/p256.pem");
 pub(crate) const P384: &str = include_str!("../keys/p384.pem");
 pub(crate) const ED25519: &str = include_str!("../keys/ed25519.pem");
 
-/// Each way to sign: the private key, and the public one a server has.
+/// Each algorithm, with its private key and the public key of the server.
 pub(crate) fn every() -> [(oauth2::Algorithm, &'static str, Algorithm, DecodingKey); 9] {
     let rsa = DecodingKey::from_rsa_pem(include_bytes!("../keys/rsa.pub.pem")).unwrap();
     let p256 = DecodingKey::from_ec_pem(include_bytes!("../keys/p256.pub.pem")).unwrap();
@@ -37,7 +37,7 @@ pub(crate) fn key(algorithm: oauth2::Algorithm, pem: &str) -> SigningKey {
     SigningKey::from_pem(algorithm, pem).unwrap()
 }
 
-/// The header and the claims of an assertion whose signature, audience and end are right.
+/// Checks the signature, audience and end of an assertion. Returns its header and claims.
 pub(crate) fn verified(jwt: &str, algorithm: Algorithm, key: &DecodingKey, audience: &str) -> (Header, Value) {
     LazyLock::force(&PROVIDER);
     let mut validation = Validation::new(algorithm);
@@ -48,7 +48,8 @@ pub(crate) fn verified(jwt: &str, algorithm: Algorithm, key: &DecodingKey, audie
     (read.header, read.claims)
 }
 
-/// A process in which another crate has turned on the library's other provider: what asks the process panics.
+/// Installs a provider of the process that panics when it signs, as if another crate had enabled the library's second
+/// provider.
 static PROVIDER: LazyLock<()> = LazyLock::new(|| {
     static VERIFIES_ONLY: CryptoProvider = CryptoProvider {
         signer_factory: |_, _| panic!("asked the process for a signer"),

@@ -8,14 +8,14 @@ use crate::secret::Secret;
 pub(super) const TOKEN: &str = "connect/token";
 pub(super) const REVOCATION: &str = "connect/revocation";
 pub(super) const REGISTRATION: &str = "users/register/anonymous";
-/// How the addresses of MeshyDB's endpoints end.
+/// The ends of the URLs of MeshyDB's endpoints.
 const PATHS: [&str; 3] = [TOKEN, REVOCATION, REGISTRATION];
 
-/// What MeshyDB's token endpoint said no to: the reasons that its documentation lists under 400 and 429.
+/// Why MeshyDB returned an error: the reasons that it documents for 400 and 429.
 ///
-/// The documentation names the reasons and not the body they come in; so both the codes of RFC 6749 and the
-/// documentation's words are read, in JSON or text. Where an answer names no reason there is `None`, and
-/// [`Error::is_denied`] is all there is to know.
+/// The documentation names the reasons, but not the format of the body. So this recognises the codes of RFC 6749 and
+/// the documented phrases, in JSON or text. If an answer names no reason, [`of`](Problem::of) returns `None`, and only
+/// [`Error::is_denied`] is known.
 ///
 /// ```
 /// # async fn f(cache: tower_bearer::TokenCache) {
@@ -30,12 +30,13 @@ const PATHS: [&str; 3] = [TOKEN, REVOCATION, REGISTRATION];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Problem {
-    /// "Token is invalid": the refresh token is not one of this account, tenant and public key, or was used before. Log in
-    /// again.
+    /// "Token is invalid": the refresh token belongs to another account, tenant or public key, or was used before.
+    ///
+    /// Log in again.
     Token,
     /// "Refresh token is expired". Log in again.
     RefreshTokenExpired,
-    /// "Client id is invalid": the public key is not one of this account.
+    /// "Client id is invalid": the public key does not belong to this account.
     ClientId,
     /// "Grant type is invalid": this public key may not log in this way.
     GrantType,
@@ -45,18 +46,18 @@ pub enum Problem {
     Username,
     /// "Password is invalid".
     Password,
-    /// User name or password are invalid, and the server does not say which.
+    /// The user name or the password is invalid, and the server does not say which.
     Credentials,
     /// "User is no longer active".
     UserInactive,
-    /// "You have either hit your API or Database limit": a 429. It passes, and the cache tries again after a pause.
+    /// "You have either hit your API or Database limit": a 429. The cache retries after a pause.
     Limit,
 }
 
 // === impl Problem ===
 
 impl Problem {
-    /// What this error of a MeshyDB session is about, where it came from MeshyDB and says so.
+    /// Returns the problem, if the error comes from MeshyDB and names one.
     pub fn of(error: &Error) -> Option<Self> {
         let (endpoint, said) = error.said()?;
         if !PATHS.iter().any(|path| endpoint.ends_with(path)) {
@@ -65,18 +66,19 @@ impl Problem {
         match error.status()? {
             StatusCode::TOO_MANY_REQUESTS => Some(Self::Limit),
             StatusCode::BAD_REQUEST => {
-                // As they were sent: a password may be one of these words.
+                // Use the texts before redaction, because a password may be one of these words.
                 let text = |said: &Option<Secret>| said.as_ref().map_or(String::new(), |said| said.expose().to_owned());
                 let (words, code) = (&text(&said.text), &text(&said.code));
-                // The words may also stand where RFC 6749 has its code.
-                Self::in_words(words).or_else(|| Self::in_code(code)).or_else(|| Self::in_words(code))
+                // The phrase may be in the field that RFC 6749 defines for a code.
+                Self::from_phrase(words).or_else(|| Self::from_code(code)).or_else(|| Self::from_phrase(code))
             }
             _ => None,
         }
     }
 
-    /// The most telling words first: a sentence on a password may speak of its user as well.
-    fn in_words(words: &str) -> Option<Self> {
+    /// Recognises a documented phrase. The most specific words come first: a sentence about a password may also name
+    /// the user.
+    fn from_phrase(words: &str) -> Option<Self> {
         let words = words.to_ascii_lowercase().replace('_', " ");
         let says = |word| words.contains(word);
         Some(match () {
@@ -93,8 +95,9 @@ impl Problem {
         })
     }
 
-    /// RFC 6749 section 5.2. `invalid_grant` may be any of four.
-    fn in_code(code: &str) -> Option<Self> {
+    /// Recognises a code of RFC 6749 section 5.2. `invalid_grant` is not in the list, because it may mean any of four
+    /// problems.
+    fn from_code(code: &str) -> Option<Self> {
         match code {
             "invalid_client" => Some(Self::ClientId),
             "unsupported_grant_type" | "unauthorized_client" => Some(Self::GrantType),

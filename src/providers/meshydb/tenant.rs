@@ -1,21 +1,22 @@
-//! The tenant on requests to the API.
+//! A layer that adds the tenant to requests to the API.
 
 use std::task::{Context, Poll};
 
 use http::{HeaderValue, Request};
 use tower::{Layer, Service};
 
-/// Puts the header `tenant` on every request that has none: MeshyDB wants it on calls of its API as on those for tokens.
-/// Made by [`MeshyDb::tenant_layer`](crate::providers::meshydb::MeshyDb::tenant_layer).
+/// Adds the header `tenant` to every request that has none.
 ///
-/// A client that calls other servers too keeps this layer on the way to MeshyDB alone: a tenant's name is no secret, and
-/// nobody else's business.
+/// MeshyDB requires it for its API and for its token endpoint.
+/// [`MeshyDb::tenant_layer`](crate::providers::meshydb::MeshyDb::tenant_layer) makes this layer.
+///
+/// Do not use this layer for other servers: the tenant's name is not a secret, but it does not concern them.
 #[derive(Clone, Debug)]
 pub struct TenantLayer {
     tenant: Option<HeaderValue>,
 }
 
-/// What [`TenantLayer`] makes of a service.
+/// The service that [`TenantLayer`] makes.
 #[derive(Clone, Debug)]
 pub struct Tenant<S> {
     inner: S,

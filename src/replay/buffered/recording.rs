@@ -1,8 +1,9 @@
 //! The recorded frames of one body, and how much memory they hold.
 //!
-//! A `Bytes` keeps the whole buffer allocated that it is a slice of, and takes more memory itself than a small frame. So
-//! small frames are copied, one after the other, into chunks: many frames become few segments, and none keeps another
-//! buffer allocated. Large frames are shared by reference count, because their bookkeeping is small beside their data.
+//! A `Bytes` keeps the whole buffer allocated that it is a slice of, and takes more memory itself than a small frame.
+//! So small frames are copied, one after the other, into chunks: many frames become few segments, and none keeps
+//! another buffer allocated. Large frames are shared by reference count, because their bookkeeping is small compared to
+//! their data.
 
 use std::collections::VecDeque;
 
@@ -14,7 +15,7 @@ use http_body::Frame;
 pub(crate) const SHARED_FROM: usize = 4096;
 /// The capacity of the first chunk. Each further one has twice the capacity, up to [`SHARED_FROM`].
 const FIRST_CHUNK: usize = 256;
-/// The bookkeeping of a segment: the deque holds up to three times its length while it grows, and the rest covers the
+/// The bookkeeping of a segment. While the deque grows, it holds up to three times its length. The rest covers the
 /// segment's reference count and the allocator's own header.
 pub(crate) const SEGMENT: usize = 5 * size_of::<Segment>();
 /// The bookkeeping of a header: its two handles, and the allocator's own headers for name and value.
@@ -33,7 +34,7 @@ pub(crate) struct Recording {
 /// One or more frames in a row.
 pub(crate) enum Segment {
     Data(Bytes),
-    /// Not a `HeaderMap`, because its size does not follow from its content.
+    /// It is not a `HeaderMap`, whose size does not follow from its content.
     Trailers(Box<[(HeaderName, HeaderValue)]>),
 }
 
@@ -70,10 +71,10 @@ impl Recording {
                 self.next_capacity = SHARED_FROM.min(2 * self.next_capacity);
             }
             if self.chunk.is_empty() {
-                self.spend(SEGMENT)?;
+                self.take(SEGMENT)?;
             }
             let (fits, rest) = data.split_at(data.len().min(self.chunk.capacity() - self.chunk.len()));
-            self.spend(fits.len())?;
+            self.take(fits.len())?;
             self.chunk.extend_from_slice(fits);
             data = rest;
         }
@@ -81,7 +82,7 @@ impl Recording {
     }
 
     fn share(&mut self, data: &Bytes) -> Option<()> {
-        self.spend(SEGMENT + data.len())?;
+        self.take(SEGMENT + data.len())?;
         self.end_run();
         self.segments.push_back(Segment::Data(data.clone()));
         Some(())
@@ -90,7 +91,7 @@ impl Recording {
     /// Copies names and values too, because they may be slices of the connection's read buffer.
     fn copy_trailers(&mut self, trailers: &HeaderMap) -> Option<()> {
         let size = |(name, value): (&HeaderName, &HeaderValue)| HEADER + name.as_str().len() + value.len();
-        self.spend(SEGMENT + trailers.iter().map(size).sum::<usize>())?;
+        self.take(SEGMENT + trailers.iter().map(size).sum::<usize>())?;
         self.end_run();
         let mut copies = Vec::with_capacity(trailers.len());
         for (name, value) in trailers {
@@ -109,7 +110,7 @@ impl Recording {
         }
     }
 
-    fn spend(&mut self, bytes: usize) -> Option<()> {
+    fn take(&mut self, bytes: usize) -> Option<()> {
         self.remaining = self.remaining.checked_sub(bytes)?;
         Some(())
     }

@@ -119,7 +119,7 @@ fn the_second_copy_is_whole_and_the_first_fails_after_any_number_of_frames() {
         // The first copy never ends without an error, unless it had ended before.
         let rest = next(&mut first);
         assert_eq!(rest == "end", read == 5, "after {read} frames: {rest}");
-        assert!(read == 5 || rest.contains("goes out a second time"), "{rest}");
+        assert!(read == 5 || rest.contains("is sent a second time"), "{rest}");
         assert_eq!(all(Box::pin(second)).concat(), WHOLE.concat(), "after {read} frames");
         assert_eq!(next(&mut first), rest);
     }

@@ -1,53 +1,63 @@
-//! What the grants can say of the answers, written once for all builders that have a client.
+//! The settings that say how a token answer is read, written once for all builders that have a client.
 
-/// Where in an answer the token lies, how long it lives, and what denies.
+/// Adds the settings for the place of the token in an answer, its lifetime, and denials.
 macro_rules! answer_settings {
     ($builder:ty, $($client:ident).+) => {
         impl $builder {
-            /// Where in the answer the object lies that holds `access_token` and the other members of RFC 6749 section
-            /// 5.1, for servers that wrap it: a JSON pointer (RFC 6901), such as `/data` or `/authed_user`. An answer that
-            /// has no object there is read as it is.
+            /// Sets where the answer holds the object of RFC 6749 section 5.1.
+            ///
+            /// It is for servers that wrap the object with `access_token` and its other members in another one. The
+            /// pointer is a JSON pointer (RFC 6901), such as `/data` or `/authed_user`. An answer that has no object
+            /// there is read without the pointer.
             pub fn answer_at(mut self, pointer: impl Into<String>) -> Self {
                 self.$($client).+ = self.$($client).+.with_reader(|reader| reader.answer_at(pointer));
                 self
             }
 
-            /// Where in that object the token lies that is sent: a JSON pointer (RFC 6901). Default: `/access_token`.
+            /// Sets where that object holds the token to send.
+            ///
+            /// The pointer is a JSON pointer (RFC 6901). Default: `/access_token`.
             pub fn token_at(mut self, pointer: impl Into<String>) -> Self {
                 self.$($client).+ = self.$($client).+.with_reader(|reader| reader.token_at(pointer));
                 self
             }
 
-            /// Where in that object the lifetime lies: a JSON pointer (RFC 6901). Default: `/expires_in`. Without a
-            /// lifetime, [what else says when the token ends](crate::guide::sources#when-a-token-ends) counts.
+            /// Sets where that object holds the lifetime.
+            ///
+            /// The pointer is a JSON pointer (RFC 6901). Default: `/expires_in`. Without a lifetime,
+            /// [other sources for the token's end](crate::guide::sources#when-a-token-ends) count.
             pub fn lifetime_at(mut self, pointer: impl Into<String>) -> Self {
                 self.$($client).+ = self.$($client).+.with_reader(|reader| reader.expiry(|expiry| expiry.lifetime_at(pointer)));
                 self
             }
 
-            /// The unit in which the lifetime is counted, such as a millisecond. Default: 1 s.
+            /// Sets the unit of the lifetime, such as a millisecond. Default: 1 s.
             pub fn lifetime_unit(mut self, unit: std::time::Duration) -> Self {
                 self.$($client).+ = self.$($client).+.with_reader(|reader| reader.expiry(|expiry| expiry.lifetime_unit(unit)));
                 self
             }
 
-            /// Where in that object it says when the token ends, as a date (RFC 3339) or in seconds or milliseconds since
-            /// 1970: a JSON pointer (RFC 6901). It goes before the lifetime.
+            /// Sets where that object holds the time at which the token ends.
+            ///
+            /// The pointer is a JSON pointer (RFC 6901). The time is a date (RFC 3339), or seconds or milliseconds
+            /// since 1970. It takes precedence over the lifetime.
             pub fn expires_at(mut self, pointer: impl Into<String>) -> Self {
                 self.$($client).+ = self.$($client).+.with_reader(|reader| reader.expiry(|expiry| expiry.expires_at(pointer)));
                 self
             }
 
-            /// Another name that this server has for the type of a Bearer token, such as `BearerToken`: once for each of
-            /// several. `Bearer`, in any case, and no type at all need no setting.
+            /// Adds a name of this server for the Bearer token type, such as `BearerToken`.
+            ///
+            /// Call it once for each name. `Bearer`, in any case, and a missing type need no setting.
             pub fn token_type(mut self, name: &str) -> Self {
                 self.$($client).+ = self.$($client).+.with_reader(|reader| reader.token_type(name));
                 self
             }
 
-            /// How an answer is evaluated before its token is looked at, for errors in words of the server's own. With `None`
-            /// the answer is evaluated as ever: a code of the RFCs denies, another passes. The body is `Null` if it cannot be
-            /// read; a 429 never denies.
+            /// Evaluates an answer before its token is read, for errors that no RFC defines.
+            ///
+            /// If the closure returns `None`, the usual rules apply: an error code of the RFCs denies, and any other is
+            /// transient. The body is `Null` if it cannot be read. A 429 never denies.
             ///
             /// ```
             /// # fn main() -> Result<(), tower_bearer::Error> {

@@ -1,4 +1,4 @@
-//! A token for something that proves who asks: another token, or an assertion.
+//! The grants that exchange another token or an assertion for a token.
 
 use crate::source::issuer::Issuer;
 use crate::source::oauth2::client::Client;
@@ -6,11 +6,12 @@ use crate::source::oauth2::grant::{Grant, Login, grant, resume};
 use crate::source::oauth2::settings::{client_auth, client_settings, optional_client};
 use crate::source::secret::SecretSource;
 
-/// Token exchange (RFC 8693): a token for another, which an async closure hands over at each fetch.
+/// Token exchange (RFC 8693): a token in exchange for another one.
 ///
-/// If the server hands out a refresh token, the next fetch uses that; if there is none, or it is denied, it exchanges
-/// again. An exchange belongs to its tokens: if the subject's or the actor's is another than that of the last exchange, the
-/// refresh token of that exchange is not used. The token may be that of another [`TokenCache`](crate::TokenCache), or a file that is rewritten:
+/// An async closure returns the other token at each fetch. If the server returned a refresh token, the next fetch uses
+/// it. If there is none, or the issuer denies it, the fetch exchanges again. An exchange belongs to its subject and
+/// actor tokens: if either of them changes, the refresh token of the last exchange is not used. The subject token may
+/// come from another [`TokenCache`](crate::TokenCache), or from a file that is rewritten:
 ///
 /// ```
 /// # fn f(user: tower_bearer::TokenCache) -> Result<(), tower_bearer::Error> {
@@ -47,8 +48,8 @@ pub struct TokenExchangeGrantBuilder {
 
 /// The JWT bearer grant (RFC 7523 section 2.1): a token for an assertion.
 ///
-/// The assertion is a text, what an async closure returns at each fetch, or (feature `jwt`) an `Assertion`, which signs
-/// a new one each time. A server takes most assertions once: a text is for tests.
+/// The assertion is a text, an async closure that returns one at each fetch, or (feature `jwt`) an `Assertion`, which
+/// signs a new one each time. A text is for tests, because a server accepts most assertions only once.
 #[derive(Debug)]
 pub struct JwtBearerGrant {
     grant: Grant,
@@ -76,11 +77,13 @@ client_auth!(JwtBearerGrantBuilder, grant.client);
 // === impl TokenExchangeGrant ===
 
 impl TokenExchangeGrant {
-    /// An exchange of this access token, or of a token of another
-    /// [type](TokenExchangeGrantBuilder::subject_token_type).
+    /// Starts a builder that exchanges this subject token.
+    ///
+    /// The token is an access token, unless [`subject_token_type`](TokenExchangeGrantBuilder::subject_token_type) names
+    /// another type.
     pub fn builder<M>(issuer: &Issuer, subject_token: impl SecretSource<M>) -> TokenExchangeGrantBuilder {
         let login = Login::new("urn:ietf:params:oauth:grant-type:token-exchange")
-            .of_its_secrets()
+            .bound_to_secrets()
             .form("subject_token_type", ACCESS_TOKEN)
             .secret("subject_token", subject_token.into_provider());
         TokenExchangeGrantBuilder { grant: Grant::of(Client::without_client_id(issuer), login) }
@@ -90,20 +93,22 @@ impl TokenExchangeGrant {
 // === impl TokenExchangeGrantBuilder ===
 
 impl TokenExchangeGrantBuilder {
-    /// What the subject token is, by the identifiers of RFC 8693 section 3. Default:
-    /// `urn:ietf:params:oauth:token-type:access_token`.
+    /// Sets the type of the subject token, an identifier of RFC 8693 section 3.
+    ///
+    /// Default: `urn:ietf:params:oauth:token-type:access_token`.
     pub fn subject_token_type(self, identifier: impl Into<String>) -> Self {
         Self { grant: self.grant.with_form("subject_token_type", identifier) }
     }
 
-    /// The token of the party that acts for the subject, and what it is.
+    /// Sets the token of the party that acts for the subject, and the token's type.
     pub fn actor_token<M>(self, actor_token: impl SecretSource<M>, identifier: impl Into<String>) -> Self {
         let grant = self.grant.with_form("actor_token_type", identifier);
         Self { grant: grant.with_secret("actor_token", actor_token.into_provider()) }
     }
 
-    /// What kind of token is wanted, by the identifiers of RFC 8693 section 3; it has to be one that is sent as a
-    /// bearer token.
+    /// Sets the type of the token to get, an identifier of RFC 8693 section 3.
+    ///
+    /// The type has to be one that is sent as a bearer token.
     pub fn requested_token_type(self, identifier: impl Into<String>) -> Self {
         Self { grant: self.grant.with_form("requested_token_type", identifier) }
     }
@@ -112,7 +117,7 @@ impl TokenExchangeGrantBuilder {
 // === impl JwtBearerGrant ===
 
 impl JwtBearerGrant {
-    /// The grant for this assertion.
+    /// Starts a builder for this assertion.
     pub fn builder<M>(issuer: &Issuer, assertion: impl SecretSource<M>) -> JwtBearerGrantBuilder {
         let login =
             Login::new("urn:ietf:params:oauth:grant-type:jwt-bearer").secret("assertion", assertion.into_provider());

@@ -1,4 +1,4 @@
-//! How a client shows the token endpoint who it is.
+//! How a client authenticates at the token endpoint.
 
 use std::time::SystemTime;
 
@@ -12,9 +12,9 @@ use crate::secret::Secret;
 use crate::source::oauth2::jwt::{Assertion, SigningKey};
 use crate::source::secret::{SecretProvider, SecretSource};
 
-/// How a client authenticates at the token endpoint (RFC 6749 section 2.3, RFC 7523 section 2.2). The names are those of
-/// OpenID Connect Core section 9.
+/// How a client authenticates at the token endpoint.
 ///
+/// The methods are those of RFC 6749 section 2.3 and RFC 7523 section 2.2; OpenID Connect Core section 9 names them.
 /// A text is a client secret in the Basic header:
 ///
 /// ```
@@ -34,7 +34,7 @@ use crate::source::secret::{SecretProvider, SecretSource};
 #[derive(Clone, Debug)]
 pub struct ClientAuth {
     method: Method,
-    /// Whether the client id goes into the body beside the Basic header.
+    /// Whether the body repeats the client id of the Basic header.
     repeats_client_id: bool,
 }
 
@@ -50,7 +50,7 @@ enum Method {
     PrivateKeyJwt(Box<SigningKey>),
 }
 
-/// What a call carries to show who sends it.
+/// The header and parameters that authenticate the client in one call.
 #[derive(Default)]
 pub(super) struct ClientProof {
     pub(super) header: Option<HeaderValue>,
@@ -62,47 +62,57 @@ const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-be
 // === impl ClientAuth ===
 
 impl ClientAuth {
-    /// Not at all: a public client, whose id goes into the body (`none`).
+    /// Does not authenticate: a public client, whose id goes into the body (`none`).
     pub fn none() -> Self {
         Self::by(Method::None)
     }
 
-    /// With a secret in the `Authorization: Basic` header, form-urlencoded first (RFC 6749 section 2.3.1): what every
-    /// server must support (`client_secret_basic`). Some do not decode it, and know no client whose id or secret has other
-    /// characters than letters, digits and `-._`: for those there is [`post`](ClientAuth::post).
+    /// Sends a secret in the `Authorization: Basic` header (`client_secret_basic`).
+    ///
+    /// Every server must support it. Id and secret are form-urlencoded first (RFC 6749 section 2.3.1). Some servers do
+    /// not decode them: use [`post`](ClientAuth::post) there if the id or the secret has characters other than letters,
+    /// digits and `-._`.
     pub fn basic<M>(secret: impl SecretSource<M>) -> Self {
         Self::by(Method::Basic(secret.into_provider()))
     }
 
-    /// Sends the client id in the body as well, for servers that want it beside the [Basic](ClientAuth::basic) header.
+    /// Sends the client id in the body too, in addition to the [Basic](ClientAuth::basic) header.
+    ///
+    /// Some servers require it.
     #[must_use]
     pub fn client_id_in_body(self) -> Self {
         Self { repeats_client_id: true, ..self }
     }
 
-    /// With a secret in the body, for servers that want it there (`client_secret_post`).
+    /// Sends a secret in the body (`client_secret_post`).
+    ///
+    /// Some servers require it there.
     pub fn post<M>(secret: impl SecretSource<M>) -> Self {
         Self::by(Method::Post(secret.into_provider()))
     }
 
-    /// With an assertion made by somebody else (RFC 7521 section 4.2): a Kubernetes service account's token, or one from a
-    /// vault. An async closure is called for it at each attempt.
+    /// Sends an assertion that another party issued (RFC 7521 section 4.2).
+    ///
+    /// It may be the token of a Kubernetes service account, or come from a vault. An async closure is called at each
+    /// attempt.
     pub fn assertion<M>(assertion: impl SecretSource<M>) -> Self {
         Self::by(Method::Assertion(assertion.into_provider()))
     }
 
-    /// With an assertion signed by the client secret, HS256 (`client_secret_jwt`, RFC 7523 section 2.2). It is made as
-    /// that of [`private_key_jwt`](ClientAuth::private_key_jwt); servers want a secret of 32 bytes or more for it.
+    /// Signs an assertion with the client secret and HS256 (`client_secret_jwt`).
+    ///
+    /// The assertion is made as in [`private_key_jwt`](ClientAuth::private_key_jwt) (RFC 7523 section 2.2). Servers
+    /// require a secret of at least 32 bytes for it.
     #[cfg(feature = "jwt")]
     pub fn secret_jwt<M>(secret: impl SecretSource<M>) -> Self {
         Self::by(Method::SecretJwt(secret.into_provider()))
     }
 
-    /// With an assertion signed by a private key (`private_key_jwt`, RFC 7523 section 2.2).
+    /// Signs an assertion with a private key (`private_key_jwt`, RFC 7523 section 2.2).
     ///
-    /// Each attempt gets an assertion of its own, because a server takes each once. Its audience is the issuer's
-    /// identifier, or the token endpoint if the endpoints are named. For a server that wants another audience, such
-    /// as Microsoft Entra, which wants its token endpoint, sign an [`Assertion`] of your own:
+    /// Each attempt gets a new assertion, because a server accepts each only once. Its audience is the issuer's
+    /// identifier, or the token endpoint if the endpoints are named. Some servers require another audience: Microsoft
+    /// Entra requires its token endpoint. For them, sign an [`Assertion`] of your own:
     ///
     /// ```
     /// # fn f(key: tower_bearer::oauth2::SigningKey) -> Result<(), tower_bearer::Error> {
@@ -139,8 +149,8 @@ impl ClientAuth {
         !matches!(self.method, Method::None | Method::Assertion(_))
     }
 
-    /// What shows at this time that this is the client with this id. Secrets it is made of are put with the others.
-    #[cfg_attr(not(feature = "jwt"), expect(unused_variables, reason = "an audience is for assertions"))]
+    /// Authenticates the client with this id at this time. Adds the secrets that it uses to `secrets`.
+    #[cfg_attr(not(feature = "jwt"), expect(unused_variables, reason = "only assertions have an audience"))]
     pub(super) async fn authenticate(
         &self,
         client_id: Option<&str>,
@@ -186,7 +196,7 @@ impl ClientAuth {
     }
 }
 
-/// A client secret for the Basic header.
+/// Converts a text to a client secret for the Basic header.
 macro_rules! basic_by_default {
     ($($text:ty),*) => {$(
         impl From<$text> for ClientAuth {
@@ -199,9 +209,9 @@ macro_rules! basic_by_default {
 
 basic_by_default!(&str, String, Secret);
 
-/// RFC 6749 section 2.3.1: both are form-urlencoded before they go into the Basic scheme (RFC 7617).
+/// Form-urlencodes id and secret (RFC 6749 section 2.3.1), then writes them in the Basic scheme (RFC 7617).
 pub(super) fn basic(client_id: &str, secret: &Secret) -> HeaderValue {
-    // A space as `%20`: servers that decode URLs but not forms take no `+` for one, and all take this.
+    // A space becomes `%20`, which all servers decode. Those that decode URLs but not forms would keep a `+`.
     let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20");
     let pair = STANDARD.encode(format!("{}:{}", encode(client_id), encode(secret.expose())));
     HeaderValue::try_from(format!("Basic {pair}")).expect("base64 is a header value")

@@ -19,13 +19,15 @@ use crate::source::oauth2::settings::{client_auth, client_settings};
 use crate::source::{redact, require_non_empty};
 use crate::token::Token;
 
-/// The authorization code grant (RFC 6749 section 4.1) with PKCE (RFC 7636): a person logs in with a browser, which comes
-/// back to an address of ours with a code.
+/// The authorization code grant with PKCE: a person logs in with a browser.
 ///
-/// Opening the browser and hearing of its return are the caller's: by a small server on loopback, a route of a web
-/// application, or a line pasted into a terminal.
+/// The grant is that of RFC 6749 section 4.1, PKCE that of RFC 7636. After the login, the server redirects the browser
+/// to the application's redirect URI, with a code.
 ///
-/// A login is no source: it never runs unasked inside a refresh. It brings a token, with which a session starts:
+/// The application opens the browser and receives the redirect. It can run a small server on loopback, add a route to a
+/// web application, or ask the person to paste the URL into a terminal.
+///
+/// A login is not a source: no refresh runs it. It returns a token, with which a session starts:
 ///
 /// ```no_run
 /// # async fn redirected() -> String { String::new() }
@@ -60,12 +62,12 @@ pub struct AuthorizationCodeLoginBuilder {
     login: AuthorizationCodeLogin,
 }
 
-/// A login that waits for its browser to come back.
-#[must_use = "open its URL in a browser, then hand `finish` the address it comes back to"]
+/// A login that waits until the browser is redirected back.
+#[must_use = "open its URL in a browser, then pass the URL it is redirected to to `finish`"]
 pub struct AuthorizationRequest {
     client: Client,
     issuer: Issuer,
-    /// Whether the issuer always says who sends a code.
+    /// Whether the issuer's metadata promises the parameter `iss` in each redirect.
     names_issuer: bool,
     redirect_uri: String,
     url: String,
@@ -79,9 +81,10 @@ client_auth!(AuthorizationCodeLoginBuilder, login.client);
 // === impl AuthorizationCodeLogin ===
 
 impl AuthorizationCodeLogin {
-    /// The login of a public client; a confidential one adds
-    /// [`client_auth`](AuthorizationCodeLoginBuilder::client_auth). The browser comes back to `redirect_uri`, which the
-    /// server has to know.
+    /// Starts a builder for the login of a public client.
+    ///
+    /// A confidential client adds [`client_auth`](AuthorizationCodeLoginBuilder::client_auth). The server redirects the
+    /// browser to `redirect_uri`, which has to be registered there.
     pub fn builder(
         issuer: &Issuer,
         client_id: impl Into<String>,
@@ -92,16 +95,17 @@ impl AuthorizationCodeLogin {
         AuthorizationCodeLoginBuilder { login }
     }
 
-    /// Makes the address that the person's browser is sent to, with a state and a PKCE challenge of its own.
+    /// Makes the URL to open in the person's browser.
     ///
-    /// If the issuer's metadata requires it, or the issuer's endpoint for it is named, the request is pushed to the server
-    /// first (RFC 9126), and the address holds a reference to it.
+    /// The URL has a new state and a new PKCE challenge. If the issuer's metadata requires a pushed authorization
+    /// request, or if its endpoint is named, this first pushes the request to the server (RFC 9126). The URL then
+    /// refers to it.
     ///
     /// # Errors
-    /// Returns an error if the issuer's metadata cannot be read, or if the server does not take the pushed request.
+    /// Returns an error if the issuer's metadata cannot be read, or if the server does not accept the pushed request.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves nothing behind but a pushed request, which ends by itself.
+    /// Dropping the future leaves nothing behind but a pushed request, which expires.
     pub async fn begin(&self) -> Result<AuthorizationRequest, Error> {
         let (state, verifier) = (random(), random());
         let address = self.issuer.endpoint(&Clock::System, AUTHORIZATION_ENDPOINT).await?;
@@ -132,9 +136,9 @@ impl AuthorizationCodeLogin {
         Ok(AuthorizationRequest { client, issuer, names_issuer, redirect_uri, url, state, verifier })
     }
 
-    /// Hands the request to the server (RFC 9126 section 2.1), and returns the server's name for it.
+    /// Pushes the request to the server (RFC 9126 section 2.1), and returns its `request_uri`.
     async fn push(&self, form: &[(&str, &str)]) -> Result<String, Error> {
-        // The id is a parameter of the request, also for a client that authenticates by a header.
+        // The id is a parameter of the request, even if the client authenticates by a header.
         let client = self.client.clone().with_id_in_body();
         let endpoint = client.endpoint.sibling(PAR_ENDPOINT);
         let answer = client.call(&endpoint, form, &[], client.scope()).await?;
@@ -146,8 +150,10 @@ impl AuthorizationCodeLogin {
         request_uri.map(str::to_owned).ok_or_else(|| answer.unusable("it names no request_uri"))
     }
 
-    /// The session this login began: it sends the login's token as long as that lives, then uses its refresh token. Most
-    /// servers want the scope `offline_access` for one; without it the session ends with the token.
+    /// Returns the session that this login started.
+    ///
+    /// The session uses the login's token until it nears its end, then the refresh token. Most servers return a refresh
+    /// token only for the scope `offline_access`. Without one the session ends with the token.
     pub fn session(&self, token: Token) -> RefreshTokenGrant {
         RefreshTokenGrant::of_login(self.client.clone(), token)
     }
@@ -167,7 +173,7 @@ impl AuthorizationCodeLoginBuilder {
     }
 }
 
-/// RFC 7636 section 4.2: `S256`.
+/// Computes the challenge by the method `S256` (RFC 7636 section 4.2).
 fn challenge(verifier: &Secret) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.expose()))
 }
@@ -175,16 +181,20 @@ fn challenge(verifier: &Secret) -> String {
 // === impl AuthorizationRequest ===
 
 impl AuthorizationRequest {
-    /// Where the person's browser is sent.
+    /// Returns the URL to open in the person's browser.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Takes the code from the address the browser came back to (whole, or its path and query), and gets the token for it.
+    /// Exchanges the code in the URL that the browser was redirected to for a token.
+    ///
+    /// `redirected_to` is the whole URL, or its path and query.
     ///
     /// # Errors
-    /// The address belongs to another request (`state`), or comes from another issuer (`iss`, RFC 9207); the person or the
-    /// server said no; the server takes no such code.
+    /// Returns an error if
+    /// - the URL belongs to another request (`state`), or comes from another issuer (`iss`, RFC 9207);
+    /// - the person or the server denied the login;
+    /// - the server does not accept the code.
     ///
     /// # Cancel safety
     /// Dropping the future ends the login: a code works once.
@@ -196,21 +206,23 @@ impl AuthorizationRequest {
     }
 
     fn code(&self, redirected_to: &str) -> Result<Secret, Error> {
-        // It may be a line that was pasted.
+        // A pasted line may have white space around it.
         let query = redirected_to.trim().split('#').next().and_then(|url| url.split_once('?')).map(|(_, query)| query);
         let query = query.unwrap_or_default().as_bytes();
         let find = |name| form_urlencoded::parse(query).find(|(key, _)| key == name).map(|(_, value)| value);
         if find("state").as_deref() != Some(self.state.expose()) {
             return Err(Error::login(
-                "the address the browser came back to is not of this login: its state is missing or another",
+                "the redirect URL does not belong to this login: its state is missing or differs; start a new login",
             ));
         }
-        // RFC 9207 section 2.4: also where it is missing, from a server that says it never is.
+        // RFC 9207 section 2.4: a missing `iss` is an error, too, if the server promises one.
         let iss = find("iss");
         if let Some(id) = self.issuer.identifier()
             && iss.as_deref().map_or(self.names_issuer, |iss| iss != id)
         {
-            return Err(Error::login(format!("the code comes from another issuer than {id}, and was not sent to it")));
+            return Err(Error::login(format!(
+                "the redirect does not come from the issuer {id}, so its code was not used; start a new login"
+            )));
         }
         if let Some(code) = find("code").filter(|code| !code.is_empty()) {
             return Ok(code.as_ref().into());
@@ -218,13 +230,13 @@ impl AuthorizationRequest {
         let words = [find("error"), find("error_description")].into_iter().flatten().collect::<Vec<_>>().join(": ");
         let secrets = [self.state.clone(), self.verifier.clone()];
         Err(Error::login(match redact::clean(&words, &secrets) {
-            words if words.is_empty() => "the browser came back without a code".to_owned(),
-            words => format!("the authorization server said no ({words})"),
+            words if words.is_empty() => "the redirect URL holds no code".to_owned(),
+            words => format!("the authorization server denied the login ({words})"),
         }))
     }
 }
 
-/// The URL holds the state.
+/// Leaves out the URL, because it holds the state.
 impl fmt::Debug for AuthorizationRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuthorizationRequest").field("redirect_uri", &self.redirect_uri).finish_non_exhaustive()
@@ -236,7 +248,7 @@ mod tests {
     use crate::source::oauth2::authorization_code::challenge;
 
     #[test]
-    fn the_challenge_of_rfc_7636_appendix_b_is_the_one_printed_there() {
+    fn the_challenge_matches_the_example_of_rfc_7636_appendix_b() {
         let verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk".into();
         assert_eq!(challenge(&verifier), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
     }

@@ -1,4 +1,4 @@
-//! What the grants share: the token endpoint, the client's authentication, the reading of answers.
+//! The OAuth 2 client that all grants share: its token endpoint, its authentication, and how it reads answers.
 
 use http::{HeaderValue, StatusCode};
 use serde_json::Value;
@@ -17,19 +17,19 @@ use crate::source::transport::TokenResponse;
 use crate::source::{FetchContext, answer, require_non_empty};
 use crate::token::{Token, TokenId};
 
-/// A client of an issuer. Its settings are infallible; [`build`](Client::build) checks them.
+/// An OAuth 2 client of an issuer. [`build`](Client::build) checks its settings.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     pub(super) endpoint: Endpoint,
     id: Option<String>,
     auth: ClientAuth,
     scope: Option<String>,
-    /// Sent with a refresh token.
+    /// The scope to send with a refresh token.
     refresh_scope: Option<String>,
-    /// Sent with every call, beside what the grant says: resources, audiences, what a server asks for. One may be a key.
+    /// The parameters to send with every call, in addition to those of the grant. A value may be an API key.
     parameters: Vec<(String, Secret)>,
     reader: ResponseReader,
-    /// What no error repeats, beside what a call carries and the token to be replaced.
+    /// The secrets to redact from errors, in addition to those of a call and of the token to be replaced.
     secrets: Vec<Secret>,
     /// The first setting that is invalid.
     invalid: Option<Error>,
@@ -38,11 +38,11 @@ pub(crate) struct Client {
 /// Parameters by name.
 type Form<'a> = [(&'a str, &'a str)];
 
-/// How much of the fetch deadline a refresh waits for an answer before it asks again.
+/// The fraction of the fetch deadline after which a refresh without an answer is sent again.
 const FIRST_ATTEMPT: f64 = 2.0 / 3.0;
-/// After so many failed fetches in a row a refresh that fails once more is followed by the login, whatever its failure.
+/// After this many failed fetches in a row, a login follows each failed refresh, unless the client itself was denied.
 const MOST_FAILED_REFRESHES: u32 = 3;
-/// What the grants and settings send by themselves.
+/// The parameters that only the grants and their settings may set.
 const RESERVED: [&str; 25] = [
     "grant_type",
     "client_id",
@@ -79,7 +79,7 @@ impl Client {
         Self::without_client_id(issuer).with_id(id)
     }
 
-    /// A caller without a client id, for grants that say by themselves who asks.
+    /// A client without an id, for grants whose parameters identify the caller.
     pub(super) fn without_client_id(issuer: &Issuer) -> Self {
         Self {
             endpoint: Endpoint::of(issuer, TOKEN_ENDPOINT),
@@ -94,7 +94,7 @@ impl Client {
         }
     }
 
-    /// The client, if its settings are valid and its issuer has these endpoints.
+    /// Returns the client if its settings are valid and its issuer has these endpoints.
     pub(super) fn build(self, endpoints: &[&'static str]) -> Result<Self, Error> {
         if let Some(error) = self.invalid {
             return Err(error);
@@ -113,7 +113,7 @@ impl Client {
         Ok(self)
     }
 
-    /// The value of a setting. Its error is kept until the client is built; the first one counts.
+    /// Returns the value of a setting, or keeps its error for [`build`](Client::build), which returns the first one.
     fn accept<T>(&mut self, setting: Result<T, Error>) -> Option<T> {
         setting.map_err(|error| self.invalid.get_or_insert(error)).ok()
     }
@@ -141,25 +141,25 @@ impl Client {
         self.id.as_deref()
     }
 
-    /// For a provider whose 400 denies whatever its body says.
+    /// Treats each 400 as a denial, for providers that document the status and not the body.
     pub(crate) fn with_denying_bad_request(mut self) -> Self {
         self.reader.deny_bad_requests();
         self
     }
 
-    /// For a session that begins with this secret.
+    /// Redacts this secret from errors, if its value is known.
     pub(super) fn redacting(mut self, provider: &SecretProvider) -> Self {
         self.secrets.extend(provider.value().cloned());
         self
     }
 
-    /// For a login that shows this to a person.
+    /// Redacts this text from errors.
     pub(super) fn redacting_text(mut self, text: &str) -> Self {
         self.secrets.push(text.into());
         self
     }
 
-    /// For a session that nothing can begin anew.
+    /// Makes errors say that the session cannot log in again by itself.
     pub(super) fn without_login(mut self) -> Self {
         self.reader.expect_no_login();
         self
@@ -199,7 +199,7 @@ impl Client {
         self
     }
 
-    /// A header that is no secret.
+    /// Adds a header that is not a secret.
     pub(crate) fn with_plain_header(mut self, name: &'static str, value: Option<HeaderValue>) -> Self {
         self.endpoint.plain_header(name, value);
         self
@@ -211,7 +211,7 @@ impl Client {
             false => require_non_empty("parameter", name),
         });
         let value = Secret::from(value.into());
-        // Shorter ones are no keys, and would take single letters out of an error.
+        // A shorter value is hardly a key, and redacting it would remove single letters from errors.
         self.secrets.extend(Some(&value).filter(|value| value.expose().len() >= 8).cloned());
         self.parameters.push((name.to_owned(), value));
         self
@@ -224,7 +224,8 @@ impl Client {
         self
     }
 
-    /// What shapes the tokens of this client: the endpoint, the client, the scope and the parameters, and the login.
+    /// What determines the tokens of this client: the endpoint, the client id, the scope, the parameters, and the
+    /// login.
     pub(super) fn identity(&self, login: &[String]) -> Vec<String> {
         let mut parts = self.endpoint.identity();
         parts.extend([self.id.clone(), self.scope.clone()].map(Option::unwrap_or_default));
@@ -233,9 +234,11 @@ impl Client {
         parts
     }
 
-    /// Asks with the refresh token. An answer that was lost, or is long in coming, is asked for again at once, with the
-    /// same refresh token: the server may have rotated it already, and most give the pair once more. An answer without a
-    /// refresh token leaves the old one valid (RFC 6749 section 6).
+    /// Gets a token with the refresh token.
+    ///
+    /// If the answer is lost or late, sends the same refresh token again at once. The server may have rotated it
+    /// already, and most servers then return the same pair again. An answer without a refresh token leaves the old one
+    /// valid (RFC 6749 section 6).
     pub(super) async fn refresh(&self, context: &FetchContext, refresh_token: &Secret) -> Result<Token, Error> {
         let (form, secret_params) = ([("grant_type", "refresh_token")], [("refresh_token", refresh_token.clone())]);
         let first_attempt = context.deadline().mul_f64(FIRST_ATTEMPT);
@@ -248,8 +251,9 @@ impl Client {
         Ok(if token.refresh_token().is_some() { token } else { token.with_refresh_token(refresh_token.clone()) })
     }
 
-    /// Asks with the refresh token if there is one; logs in if there is none, if it was denied, or if refreshes have failed
-    /// for long. The refresh token is kept until the login has succeeded, because the login may fail, too.
+    /// Uses the refresh token if there is one. Logs in if there is none, if it is denied, or if fetches keep failing.
+    ///
+    /// The refresh token is kept until the login succeeds, because the login may fail, too.
     pub(super) async fn renew(
         &self,
         context: &FetchContext,
@@ -258,7 +262,7 @@ impl Client {
     ) -> Result<Token, Error> {
         if let Some(refresh_token) = refresh_token {
             let has_failed_for_long = context.failed_fetches() >= MOST_FAILED_REFRESHES;
-            // The login needs its part of the time.
+            // Leaves time for the login.
             let deadline = context.deadline() / if has_failed_for_long { 2 } else { 1 };
             match self.refresh(&context.clone().with_deadline(deadline), &refresh_token).await {
                 Err(error) if ends_session(&error) || has_failed_for_long && !is_of_client(&error) => {}
@@ -268,7 +272,7 @@ impl Client {
         login.await
     }
 
-    /// Asks with a grant of its own, of which the last part is secret.
+    /// Gets a token with these parameters and secrets.
     pub(super) async fn grant(
         &self,
         context: &FetchContext,
@@ -291,7 +295,7 @@ impl Client {
         self.send(&self.endpoint, context.clock(), form, secret_params, scope, secrets).await
     }
 
-    /// One call outside a fetch, with a deadline of its own.
+    /// Sends one call outside a fetch, with the deadline of such calls.
     pub(super) async fn call(
         &self,
         endpoint: &Endpoint,
@@ -302,7 +306,7 @@ impl Client {
         endpoint.in_time(self.send(endpoint, &Clock::System, form, secret_params, scope, self.secrets.clone())).await
     }
 
-    /// Asks for a token outside a fetch.
+    /// Gets a token outside a fetch.
     pub(super) async fn login(&self, form: &Form<'_>, secret_params: &[(&str, Secret)]) -> Result<Token, Error> {
         let asked = Clock::System.now();
         let answer = self.call(&self.endpoint, form, secret_params, None).await?;
@@ -311,7 +315,7 @@ impl Client {
         Ok(token.published(TokenId::default(), expires_at))
     }
 
-    /// One call of this client, to its token endpoint or another.
+    /// Sends one call to the token endpoint, or to another endpoint of the issuer.
     async fn send(
         &self,
         endpoint: &Endpoint,
@@ -335,7 +339,7 @@ impl Client {
         endpoint.post(clock, "application/x-www-form-urlencoded", proof.header, body.into(), secrets).await
     }
 
-    /// What settings add to a form, or to the query of an authorization request.
+    /// Adds the scope and the parameters to a form, or to the query of an authorization request.
     pub(super) fn settings<T: form_urlencoded::Target>(
         &self,
         form: &mut form_urlencoded::Serializer<'_, T>,
@@ -347,14 +351,15 @@ impl Client {
         form.extend_pairs(self.parameters.iter().map(|(name, value)| (name, value.expose())));
     }
 
-    /// The error that an answer to another call is.
+    /// Returns the error of an answer to a call that asks for no token.
     pub(crate) fn failure(&self, answer: &TokenResponse) -> Error {
         self.reader.failure(answer)
     }
 }
 
-/// Asks once more at once if the connection broke before an answer: one that was kept may have been closed by the server
-/// in the same moment.
+/// Calls `ask` once more, at once, if the connection breaks before an answer.
+///
+/// A pooled connection may be closed by the server just when the request is sent.
 pub(super) async fn again_if_broken<T, F: Future<Output = Result<T, Error>>>(ask: impl Fn() -> F) -> Result<T, Error> {
     match ask().await {
         Err(error) if error.is_unreachable() => ask().await,
@@ -362,22 +367,24 @@ pub(super) async fn again_if_broken<T, F: Future<Output = Result<T, Error>>>(ask
     }
 }
 
-/// Whether this failure of a refresh ends its session, so that the login is asked in the same fetch: a denial in whatever
-/// words, and each 400. Not an outage or a limit, and not a gateway's page, which holds no words of the issuer.
+/// Whether this failure of a refresh ends its session, so that the same fetch logs in.
+///
+/// A denial ends it, and so does each 400. An outage, a rate limit or a gateway's page, which holds no error of the
+/// issuer, does not.
 fn ends_session(error: &Error) -> bool {
     let has_words = error.code().is_some() || error.description().is_some();
-    let is_no = match error.status() {
+    let rejects = match error.status() {
         Some(StatusCode::BAD_REQUEST) => true,
         Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => has_words,
-        // Some servers say no with a 200.
+        // Some servers return errors with a 200.
         Some(status) => status.is_success() && has_words,
         None => false,
     };
     let may_pass = matches!(error.code(), Some("temporarily_unavailable" | "slow_down" | "server_error"));
-    (error.is_denied() || is_no && !may_pass) && !is_of_client(error)
+    (error.is_denied() || rejects && !may_pass) && !is_of_client(error)
 }
 
-/// Whether the client itself was denied, as its login would be too.
+/// Whether the issuer denied the client itself, so that a login would be denied, too.
 fn is_of_client(error: &Error) -> bool {
     error.code() == Some(INVALID_CLIENT)
 }

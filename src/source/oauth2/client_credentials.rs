@@ -6,7 +6,7 @@ use crate::source::oauth2::client::Client;
 use crate::source::oauth2::grant::{Grant, Login, grant};
 use crate::source::oauth2::settings::client_settings;
 
-/// The client credentials grant (RFC 6749 section 4.4): a service that acts for itself.
+/// The client credentials grant (RFC 6749 section 4.4) of a service.
 ///
 /// ```
 /// # fn main() -> Result<(), tower_bearer::Error> {
@@ -38,8 +38,9 @@ grant!(ClientCredentialsGrant, ClientCredentialsGrantBuilder);
 // === impl ClientCredentialsGrant ===
 
 impl ClientCredentialsGrant {
-    /// The grant of a confidential client. A text for `auth` is the client's secret, sent in the Basic header;
-    /// [`ClientAuth`] has the other ways.
+    /// Starts a builder for a confidential client.
+    ///
+    /// A text for `auth` is the client's secret, sent in the Basic header. [`ClientAuth`] has the other methods.
     pub fn builder(
         issuer: &Issuer,
         client_id: impl Into<String>,

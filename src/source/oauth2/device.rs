@@ -19,10 +19,11 @@ use crate::source::oauth2::settings::{client_auth, client_settings};
 use crate::source::transport::TokenResponse;
 use crate::token::Token;
 
-/// The device code grant (RFC 8628): a person enters a code in a browser on another device. For command lines,
-/// televisions and machines without a screen.
+/// The device code grant (RFC 8628): a person enters a code on another device.
 ///
-/// A login is no source: it never runs unasked inside a refresh. It brings a token, with which a session starts:
+/// The other device has a browser. The grant is for command lines, televisions and machines without a screen.
+///
+/// A login is not a source: no refresh runs it. It returns a token, with which a session starts:
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), tower_bearer::Error> {
@@ -52,7 +53,7 @@ pub struct DeviceCodeLoginBuilder {
     client: Client,
 }
 
-/// A login that waits for its person (RFC 8628 section 3.2).
+/// A login that waits until the person enters the code (RFC 8628 section 3.2).
 #[must_use = "show the code, then wait for `finish`"]
 pub struct DeviceAuthorization {
     client: Client,
@@ -65,13 +66,13 @@ pub struct DeviceAuthorization {
     interval: Duration,
 }
 
-/// RFC 8628 section 3.2: where the server names none.
+/// The polling interval if the server names none (RFC 8628 section 3.2).
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Section 3.5: what each `slow_down` adds.
+/// What each `slow_down` adds to the interval (section 3.5).
 const SLOWER: Duration = Duration::from_secs(5);
-/// What the interval doubles to, at most, while no answer comes.
+/// The longest interval that doubling reaches while no answer comes.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
-/// What is taken where the server does not say how long its code lives, as it must; and what that is cut at.
+/// The lifetime of a code if the server omits it, although it must not, and the longest lifetime.
 const EXPIRES_IN: (Duration, Duration) = (Duration::from_secs(10 * 60), Duration::from_secs(24 * 3600));
 
 client_settings!(DeviceCodeLoginBuilder, client);
@@ -80,22 +81,27 @@ client_auth!(DeviceCodeLoginBuilder, client);
 // === impl DeviceCodeLogin ===
 
 impl DeviceCodeLogin {
-    /// The login of a public client; a confidential one adds [`client_auth`](DeviceCodeLoginBuilder::client_auth).
+    /// Starts a builder for the login of a public client.
+    ///
+    /// A confidential client adds [`client_auth`](DeviceCodeLoginBuilder::client_auth).
     pub fn builder(issuer: &Issuer, client_id: impl Into<String>) -> DeviceCodeLoginBuilder {
         DeviceCodeLoginBuilder { client: Client::new(issuer, client_id) }
     }
 
-    /// Asks for a code to show to the person.
+    /// Gets a code to show to the person.
     ///
     /// # Errors
-    /// No answer within 30 s, a denial, or an answer without a code.
+    /// Returns an error if
+    /// - no answer comes within 30 s;
+    /// - the server denies the request;
+    /// - the answer holds no code.
     ///
     /// # Cancel safety
-    /// Dropping the future drops the question; a code nobody was shown ends by itself.
+    /// Dropping the future drops the request. A code that was not shown expires.
     pub async fn begin(&self) -> Result<DeviceAuthorization, Error> {
         let authorization = self.client.endpoint.sibling(DEVICE_AUTHORIZATION_ENDPOINT);
         let answer = again_if_broken(|| self.client.call(&authorization, &[], &[], self.client.scope())).await?;
-        // Some servers say no with a 200.
+        // Some servers return errors with a 200.
         let body = decode::answer(&answer.body).unwrap_or_default();
         if !answer.status.is_success() || body.get("error").is_some() && body.get("device_code").is_none() {
             return Err(self.client.failure(&answer));
@@ -103,8 +109,10 @@ impl DeviceCodeLogin {
         DeviceAuthorization::read(self.client.clone(), &answer)
     }
 
-    /// The session this login began: it sends the login's token as long as that lives, then uses its refresh token. Most
-    /// servers want the scope `offline_access` for one; without it the session ends with the token.
+    /// Returns the session that this login started.
+    ///
+    /// The session uses the login's token until it nears its end, then the refresh token. Most servers return a refresh
+    /// token only for the scope `offline_access`. Without one the session ends with the token.
     pub fn session(&self, token: Token) -> RefreshTokenGrant {
         RefreshTokenGrant::of_login(self.client.clone(), token)
     }
@@ -129,12 +137,12 @@ impl DeviceAuthorization {
         let Some(Value::Object(body)) = decode::answer(&answer.body) else {
             return Err(answer.unreadable("it is not a JSON object"));
         };
-        // Shown to a person, on a terminal perhaps: nothing that moves its cursor.
+        // The text may be shown on a terminal, where a control character could move the cursor.
         let text = |name| {
             let text = body.get(name)?.as_str()?;
             (!text.is_empty() && !text.contains(char::is_control)).then(|| text.to_owned())
         };
-        // Google calls it so.
+        // Google's name for it.
         let uri = text("verification_uri").or_else(|| text("verification_url"));
         let (Some(device_code), Some(user_code), Some(verification_uri)) =
             (text("device_code"), text("user_code"), uri)
@@ -154,40 +162,40 @@ impl DeviceAuthorization {
         })
     }
 
-    /// What the person enters.
+    /// Returns the code that the person enters.
     pub fn user_code(&self) -> &str {
         &self.user_code
     }
 
-    /// Where the person enters it.
+    /// Returns the URL at which the person enters the code.
     pub fn verification_uri(&self) -> &str {
         &self.verification_uri
     }
 
-    /// The same place with the code filled in, for a QR code, where the server has one.
+    /// Returns the URL with the code filled in, for a QR code, if the server has one.
     pub fn verification_uri_complete(&self) -> Option<&str> {
         self.verification_uri_complete.as_deref()
     }
 
-    /// How long the code can be entered, from when it came.
+    /// Returns how long the code is valid, counted from its answer.
     pub fn expires_in(&self) -> Duration {
         self.expires_in
     }
 
     /// Waits until the person has entered the code and agreed.
     ///
-    /// Asks as often as the server wants, less often if it says so, and half as often (once a minute at least) each
-    /// time no answer comes. RFC 8628 section 3.5: after `authorization_pending` and `slow_down`, a limit (429), an outage
-    /// (5xx) or a broken connection it asks again; any other answer ends the login.
+    /// Polls at the server's interval while the answer is `authorization_pending`. `slow_down` lengthens the interval;
+    /// a rate limit (429), an outage (5xx) or a broken connection doubles it, up to a minute (RFC 8628 section 3.5).
+    /// Any other answer ends the login.
     ///
     /// # Errors
     /// Returns an error if
     /// - the person declined (`access_denied`), or the server answered with another error, which
     ///   [`code`](Error::code) names;
-    /// - the code expired before it was entered. The text tells the last failure.
+    /// - the code expired before it was entered. The error text includes the last failure.
     ///
     /// # Cancel safety
-    /// Dropping the future ends the login. A token the server is just handing out is lost, and ends by itself.
+    /// Dropping the future ends the login. A token that the server is just returning is lost, and expires.
     pub async fn finish(self) -> Result<Token, Error> {
         let mut interval = self.interval.max(Duration::from_secs(1));
         let mut wait = interval;
@@ -195,7 +203,7 @@ impl DeviceAuthorization {
         let code = [("device_code", self.device_code)];
         let mut last_failure = None;
         loop {
-            // No code lives longer, whatever the server says.
+            // No code is valid for longer, whatever `Retry-After` says.
             let next = clock::from_now(wait.min(EXPIRES_IN.1));
             if next > self.end {
                 return Err(expired(last_failure.as_ref()));
@@ -217,22 +225,22 @@ impl DeviceAuthorization {
     }
 }
 
-/// Whether the server is asked again after this answer: a limit, an outage, or none.
+/// Whether polling goes on after this error: a rate limit, an outage, or no answer.
 fn may_pass(error: &Error) -> bool {
     let is_outage = |status: StatusCode| status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
     error.is_ambiguous() || error.status().is_some_and(is_outage)
 }
 
-/// The code was not entered in time; the server may have been down.
+/// The error of a code that expired, with the last failure, because the server may have been down.
 fn expired(last_failure: Option<&Error>) -> Error {
-    let problem = "nobody entered the code before it ended; begin again";
+    let problem = "the device code expired before it was entered; start a new login";
     match last_failure {
         None => Error::login(problem),
-        Some(error) => Error::login(format!("{problem} (the last question failed: {error})")),
+        Some(error) => Error::login(format!("{problem} (the last poll failed: {error})")),
     }
 }
 
-/// Whoever sees the user code can be the one who enters it.
+/// Leaves out the user code, because anyone who reads it can enter it.
 impl fmt::Debug for DeviceAuthorization {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeviceAuthorization").field("verification_uri", &self.verification_uri).finish_non_exhaustive()

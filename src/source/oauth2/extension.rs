@@ -1,4 +1,4 @@
-//! A grant type of a server's own.
+//! A grant whose type the server defines.
 
 use crate::source::issuer::Issuer;
 use crate::source::oauth2::client::Client;
@@ -6,7 +6,7 @@ use crate::source::oauth2::grant::{Grant, Login, grant, resume};
 use crate::source::oauth2::settings::{client_auth, client_settings, optional_client};
 use crate::source::secret::SecretSource;
 
-/// An extension grant (RFC 6749 section 4.5): any grant type, with the parameters that it wants.
+/// An extension grant (RFC 6749 section 4.5): any grant type, with its parameters.
 ///
 /// It covers the grants that servers define themselves, SAML 2.0 assertions (RFC 7522), and UMA tickets:
 ///
@@ -28,7 +28,7 @@ use crate::source::secret::SecretSource;
 /// # Ok(()) }
 /// ```
 ///
-/// If the server hands out a refresh token, the next fetch uses that; if there is none, or it is denied, the next fetch
+/// If the server returned a refresh token, the next fetch uses it. If there is none, or the issuer denies it, the fetch
 /// sends the grant again.
 #[derive(Debug)]
 pub struct ExtensionGrant {
@@ -50,7 +50,7 @@ client_auth!(ExtensionGrantBuilder, grant.client);
 // === impl ExtensionGrant ===
 
 impl ExtensionGrant {
-    /// The grant with this type, as the server names it (`grant_type`).
+    /// Starts a builder for the grant type that the server calls so (`grant_type`).
     pub fn builder(issuer: &Issuer, grant_type: &str) -> ExtensionGrantBuilder {
         ExtensionGrantBuilder { grant: Grant::of(Client::without_client_id(issuer), Login::new(grant_type)) }
     }
@@ -59,10 +59,11 @@ impl ExtensionGrant {
 // === impl ExtensionGrantBuilder ===
 
 impl ExtensionGrantBuilder {
-    /// A parameter of the grant, in the place of one of this name. It is not sent with a refresh token, as
-    /// [`parameter`](Self::parameter) is. It may be a secret: a text, or an async closure that is called at each fetch.
+    /// Sets a parameter of the grant.
     ///
-    /// A name that the client or the grant type itself sends is invalid, as is an empty value.
+    /// Unlike a [`parameter`](Self::parameter), it is not sent with a refresh token. It may be a secret: a text, or an
+    /// async closure that is called at each fetch. An empty value is invalid, and so is a name that the client or the
+    /// grant type itself sends.
     pub fn grant_parameter<M>(self, name: &str, value: impl SecretSource<M>) -> Self {
         Self { grant: self.grant.with_secret(name.to_owned(), value.into_provider()) }
     }

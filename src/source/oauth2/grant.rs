@@ -1,4 +1,4 @@
-//! What the grants share: a login, a refresh token that goes before it, or both.
+//! What the grants share: a session that starts with a login, a refresh token, or both.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,40 +13,40 @@ use crate::source::secret::SecretProvider;
 use crate::source::{FetchContext, Reason, require_non_empty};
 use crate::token::Token;
 
-/// A client, the login that its session begins with, and the refresh token that it resumes from.
+/// A client, the login that starts its session, and the refresh token that it resumes from.
 #[derive(Clone, Debug)]
 pub(crate) struct Grant {
     pub(super) client: Client,
     login: Option<Login>,
     initial: Option<Initial>,
-    /// What the refresh token of a login [of its secrets](Login::of_its_secrets) came from.
-    exchanged: Arc<Mutex<Option<Exchanged>>>,
+    /// The last exchange of a login that is [bound to its secrets](Login::bound_to_secrets).
+    last_exchange: Arc<Mutex<Option<Exchange>>>,
 }
 
-/// The tokens of the last exchange, and the refresh token that came of it.
+/// The tokens that were exchanged, and the refresh token that the server returned for them.
 #[derive(Debug, PartialEq)]
-struct Exchanged {
+struct Exchange {
     tokens: Vec<Secret>,
     refresh_token: Option<Secret>,
 }
 
-/// What the client sends to begin a session.
+/// What the client sends to start a session.
 #[derive(Clone, Debug)]
 pub(super) struct Login {
     form: Vec<(&'static str, String)>,
     secrets: Vec<SecretParameter>,
-    /// Whether a refresh token goes before it.
+    /// Whether a fetch uses the refresh token first, if there is one.
     refreshes: bool,
-    /// Whether its refresh token goes on only as long as the secrets stay what they were.
-    of_its_secrets: bool,
-    /// Whether it is sent once in a fetch, also if the connection breaks.
+    /// Whether its refresh token is used only while the secrets stay the same.
+    bound_to_secrets: bool,
+    /// Whether a fetch sends it only once, even if the connection breaks.
     once: bool,
 }
 
 #[derive(Clone, Debug)]
 struct SecretParameter {
     name: Cow<'static, str>,
-    /// What an error calls it.
+    /// Its name in errors.
     field: &'static str,
     value: SecretProvider,
 }
@@ -54,42 +54,42 @@ struct SecretParameter {
 #[derive(Clone, Debug)]
 enum Initial {
     Saved(SecretProvider),
-    /// What a person's login brought: sent as long as it lives, and refreshed if it can be.
+    /// The token of a person's login: used until it nears its end, then refreshed if it has a refresh token.
     Login(Token),
 }
 
-/// What the client sends beside the parameters of any grant.
+/// The parameters that settings of the client send with any grant.
 const CLIENT_PARAMETERS: [&str; 6] =
     ["grant_type", "client_id", "client_secret", "client_assertion", "client_assertion_type", "scope"];
 
 // === impl Grant ===
 
 impl Grant {
-    /// A session that begins with this login.
+    /// A session that starts with this login.
     pub(super) fn of(client: Client, login: Login) -> Self {
         let client = login.secrets.iter().fold(client, |client, secret| client.redacting(&secret.value));
-        Self { client, login: Some(login), initial: None, exchanged: Arc::default() }
+        Self { client, login: Some(login), initial: None, last_exchange: Arc::default() }
     }
 
-    /// A session without a login, which goes on from this refresh token.
+    /// A session without a login, which resumes from this refresh token.
     pub(super) fn of_refresh_token(client: Client, refresh_token: SecretProvider) -> Self {
-        Self { client: client.without_login(), login: None, initial: None, exchanged: Arc::default() }
+        Self { client: client.without_login(), login: None, initial: None, last_exchange: Arc::default() }
             .resuming(refresh_token)
     }
 
-    /// The session that a person's login began.
+    /// The session that a person's login started.
     pub(super) fn of_login(client: Client, token: Token) -> Self {
         let initial = Some(Initial::Login(token));
-        Self { client: client.without_login(), login: None, initial, exchanged: Arc::default() }
+        Self { client: client.without_login(), login: None, initial, last_exchange: Arc::default() }
     }
 
-    /// The same session, which goes on from this refresh token.
+    /// Makes the session resume from this refresh token.
     pub(super) fn resuming(self, refresh_token: SecretProvider) -> Self {
         let client = self.client.redacting(&refresh_token);
         Self { client, initial: Some(Initial::Saved(refresh_token)), ..self }
     }
 
-    /// Adds a parameter to the login, in the place of one of this name.
+    /// Sets a parameter of the login. It replaces one of the same name.
     pub(super) fn with_form(mut self, name: &'static str, value: impl Into<String>) -> Self {
         if let Some(login) = &mut self.login {
             login.form.retain(|(other, _)| *other != name);
@@ -98,14 +98,14 @@ impl Grant {
         self
     }
 
-    /// Adds a secret to the login.
+    /// Sets a secret parameter of the login. It replaces one of the same name.
     pub(super) fn with_secret(self, name: impl Into<Cow<'static, str>>, secret: SecretProvider) -> Self {
         let client = self.client.redacting(&secret);
         let login = self.login.map(|login| login.secret(name, secret));
         Self { client, login, ..self }
     }
 
-    /// The grant, if its settings are valid.
+    /// Returns the grant if its settings are valid.
     pub(super) fn build(self) -> Result<Self, Error> {
         for (name, value) in self.login.iter().flat_map(|login| &login.form) {
             require_non_empty(name, value)?;
@@ -137,23 +137,23 @@ impl Grant {
             let refresh_token = match context.refresh_token() {
                 Some(newest) => newest,
                 None => self.initial_refresh_token(context.now()).await?.ok_or_else(|| {
-                    Error::denied("the login brought no refresh token (most servers want the scope offline_access for it): log in again")
+                    Error::denied("the login returned no refresh token; log in again, at most servers with the scope offline_access")
                 })?,
             };
             return self.client.refresh(&context, &refresh_token).await;
         };
         let refresh_token = match context.refresh_token() {
             Some(newest) => Some(newest).filter(|_| login.refreshes || self.initial.is_some()),
-            // A saved one that was denied does not come back once the login has brought a token. If it cannot be read, the
-            // login helps.
+            // Only the first fetch uses the saved refresh token: after a login, it would be the old session's. If it
+            // cannot be read, the fetch logs in.
             None if context.replaced().is_none() => self.initial_refresh_token(context.now()).await.ok().flatten(),
             None => None,
         };
-        let tokens = if login.of_its_secrets { Some(login.secrets(context.now()).await?) } else { None };
+        let tokens = if login.bound_to_secrets { Some(login.secrets(context.now()).await?) } else { None };
         let ask = || async {
             let secrets = match &tokens {
                 Some(tokens) => tokens.clone(),
-                // Asked for anew for a second attempt, because a server takes most assertions once.
+                // A second attempt needs new secrets, because a server accepts most assertions only once.
                 None => login.secrets(context.now()).await?,
             };
             let form: Vec<_> = login.form.iter().map(|(name, value)| (*name, &**value)).collect();
@@ -164,28 +164,28 @@ impl Grant {
             return self.client.renew(&context, refresh_token, ask).await;
         };
         let tokens = tokens.iter().map(|(_, token)| token.clone()).collect();
-        let mut exchange = Exchanged { tokens, refresh_token: context.refresh_token() };
-        let is_another = context.refresh_token().is_some() && self.exchanged().as_ref() != Some(&exchange);
-        let token = self.client.renew(&context, refresh_token.filter(|_| !is_another), ask).await?;
+        let mut exchange = Exchange { tokens, refresh_token: context.refresh_token() };
+        let tokens_changed = context.refresh_token().is_some() && self.last_exchange().as_ref() != Some(&exchange);
+        let token = self.client.renew(&context, refresh_token.filter(|_| !tokens_changed), ask).await?;
         exchange.refresh_token = token.refresh_token();
-        *self.exchanged() = Some(exchange);
+        *self.last_exchange() = Some(exchange);
         Ok(token)
     }
 
-    fn exchanged(&self) -> MutexGuard<'_, Option<Exchanged>> {
-        self.exchanged.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_exchange(&self) -> MutexGuard<'_, Option<Exchange>> {
+        self.last_exchange.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What shapes the tokens: the issuer, the client, and the login without its secrets.
+    /// What determines the tokens: the issuer, the client, and the login without its secrets.
     pub(super) fn identity(&self) -> Vec<String> {
         let form = self.login.iter().flat_map(|login| &login.form);
         let form: Vec<_> = form.map(|(name, value)| format!("{name}={value}")).collect();
         self.client.identity(&form)
     }
 
-    /// The refresh token that the session begins with.
+    /// The refresh token that the session starts with.
     pub(super) async fn refresh_token(&self) -> Result<Option<Secret>, Error> {
-        // Outside a fetch.
+        // A call outside a fetch has no clock of a cache.
         self.initial_refresh_token(Clock::System.now().system_time()).await
     }
 
@@ -198,17 +198,16 @@ impl Grant {
     }
 }
 
-/// A login's token with what is left of its life, where that is worth it or all there is.
+/// Returns a login's token with its remaining lifetime. Returns `None` if little remains and it can be refreshed.
 fn with_remaining_lifetime(token: &Token, now: SystemTime) -> Option<Token> {
-    // A clock that was set back makes no token live longer.
-    let left = token.expires_at()?.duration_since(now).ok()?.min(token.lifetime());
-    let gone = token.lifetime() - left;
-    let rest = token.clone().with_lifetime(left);
-    let rest = match token.refresh_in() {
-        Some(refresh_in) => rest.with_refresh_in(refresh_in.saturating_sub(gone)),
-        None => rest,
-    };
-    (left > token.lifetime() / 5 || token.refresh_token().is_none()).then_some(rest)
+    // A clock that was set back must not lengthen the lifetime.
+    let remaining = token.expires_at()?.duration_since(now).ok()?.min(token.lifetime());
+    let elapsed = token.lifetime() - remaining;
+    let mut shortened = token.clone().with_lifetime(remaining);
+    if let Some(refresh_in) = token.refresh_in() {
+        shortened = shortened.with_refresh_in(refresh_in.saturating_sub(elapsed));
+    }
+    (remaining > token.lifetime() / 5 || token.refresh_token().is_none()).then_some(shortened)
 }
 
 // === impl Login ===
@@ -220,17 +219,17 @@ impl Login {
             form: vec![("grant_type", grant_type.into())],
             secrets: Vec::new(),
             refreshes: true,
-            of_its_secrets: false,
+            bound_to_secrets: false,
             once: false,
         }
     }
 
-    /// A login whose session belongs to its secrets: with other ones it begins again.
-    pub(super) fn of_its_secrets(self) -> Self {
-        Self { of_its_secrets: true, ..self }
+    /// Makes a change of the secrets start a new session.
+    pub(super) fn bound_to_secrets(self) -> Self {
+        Self { bound_to_secrets: true, ..self }
     }
 
-    /// A login that is sent once in a fetch, also if the connection breaks: a person's password, which a server counts.
+    /// Makes a fetch send the login only once, even if the connection breaks. Servers count attempts with a password.
     pub(super) fn once(self) -> Self {
         Self { once: true, ..self }
     }
@@ -243,7 +242,7 @@ impl Login {
         Ok(secrets)
     }
 
-    /// Logs in each time, also if the server hands out refresh tokens.
+    /// Makes each fetch log in, even if the server returns refresh tokens.
     pub(super) fn without_refresh(self) -> Self {
         Self { refreshes: false, ..self }
     }
@@ -267,7 +266,7 @@ impl Login {
 
 // === macros ===
 
-/// What every grant is: a source, and a builder that ends in `build`.
+/// Implements `TokenSource` for a grant, and `build` for its builder.
 macro_rules! grant {
     ($grant:ident, $builder:ident) => {
         client_settings!($builder, grant.client);
@@ -302,13 +301,13 @@ macro_rules! grant {
     };
 }
 
-/// What grants with a login can say.
+/// Adds `resume` to the builder of a grant with a login.
 macro_rules! resume {
     ($builder:ident) => {
         impl $builder {
-            /// Goes on from a saved refresh token, and logs in if that is denied or cannot be read.
+            /// Resumes from a saved refresh token. Logs in if it is denied or cannot be read.
             ///
-            /// Each newer refresh token is handed to [`on_rotation`](crate::TokenCacheBuilder::on_rotation) for saving.
+            /// [`on_rotation`](crate::TokenCacheBuilder::on_rotation) gets each newer refresh token, to save it.
             pub fn resume<M>(mut self, refresh_token: impl $crate::source::secret::SecretSource<M>) -> Self {
                 self.grant = self.grant.resuming(refresh_token.into_provider());
                 self

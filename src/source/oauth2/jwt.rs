@@ -1,4 +1,4 @@
-//! Assertions: statements that a key has signed (RFC 7521, RFC 7523).
+//! Assertions: signed statements (RFC 7521, RFC 7523).
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::source::oauth2::random::random;
 use crate::source::require_non_empty;
 use crate::source::secret::{SecretProvider, SecretSource};
 
-/// How a key signs (RFC 7518 section 3.1, RFC 8037 section 3.1).
+/// A signature algorithm (RFC 7518 section 3.1, RFC 8037 section 3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Algorithm {
@@ -56,10 +56,11 @@ pub struct SigningKey {
     header: Header,
 }
 
-/// An assertion that is signed anew, with an identifier of its own (`jti`), each time it is needed.
+/// An assertion that is signed each time it is needed.
 ///
-/// It is what the [`JwtBearerGrant`](crate::oauth2::JwtBearerGrant) sends, and what
-/// [`ClientAuth::assertion`](crate::oauth2::ClientAuth::assertion) takes. Google's service accounts log in so:
+/// Each one has a new identifier (`jti`).
+/// The [`JwtBearerGrant`](crate::oauth2::JwtBearerGrant) sends it, and
+/// [`ClientAuth::assertion`](crate::oauth2::ClientAuth::assertion) takes it. Google's service accounts log in with one:
 ///
 /// ```
 /// # fn f(pem: &str) -> Result<(), tower_bearer::Error> {
@@ -80,7 +81,7 @@ pub struct SigningKey {
 /// # Ok(()) }
 /// ```
 ///
-/// A login of your own [signs](Assertion::sign) one itself, as the apps of code hosts do:
+/// A source of your own can [sign](Assertion::sign) one, as the apps of code hosts do:
 ///
 /// ```
 /// # fn f(pem: &str) -> Result<(), tower_bearer::Error> {
@@ -111,19 +112,21 @@ pub struct AssertionBuilder {
     assertion: Assertion,
 }
 
-/// RFC 7523 section 3: a server may reject what ends too far ahead.
+/// The default lifetime. A server may reject an assertion that ends too far ahead (RFC 7523 section 3).
 const LIFETIME: Duration = Duration::from_secs(60);
-/// How far back an assertion is dated: a server whose clock is behind rejects one of the future.
+/// How far back an assertion is dated, because a server whose clock is behind rejects one from the future.
 const BACK_DATED: Duration = Duration::from_secs(60);
 
 // === impl SigningKey ===
 
 impl SigningKey {
-    /// A private key from its PEM text: PKCS#8 without a passphrase (`-----BEGIN PRIVATE KEY-----`), or PKCS#1 for RSA.
-    /// `openssl pkcs8 -topk8 -nocrypt -in key.pem` turns others into PKCS#8.
+    /// Reads a private key from its PEM text.
+    ///
+    /// The key is PKCS#8 without a passphrase (`-----BEGIN PRIVATE KEY-----`), or PKCS#1 for RSA.
+    /// `openssl pkcs8 -topk8 -nocrypt -in key.pem` converts other formats to PKCS#8.
     ///
     /// # Errors
-    /// Not the PEM text of a private key for this algorithm.
+    /// Returns an error if `pem` is not the PEM text of a private key for this algorithm.
     pub fn from_pem(algorithm: Algorithm, pem: impl AsRef<[u8]>) -> Result<Self, Error> {
         let pem = pem.as_ref();
         let key = match algorithm {
@@ -132,46 +135,48 @@ impl SigningKey {
             Algorithm::ES256 | Algorithm::ES384 => EncodingKey::from_ec_pem(pem),
             Algorithm::EdDSA => EncodingKey::from_ed_pem(pem),
         };
-        // What the library says may repeat parts of the key.
+        // The library's error may repeat parts of the key.
         let key = key.map_err(|_| {
             Error::invalid(
                 "private_key",
-                format!("not the PEM text of a private key for {algorithm:?}: PKCS#8, or PKCS#1 for RSA; `openssl pkcs8 -topk8 -nocrypt` turns others into PKCS#8"),
+                format!("not the PEM text of a private key for {algorithm:?}: PKCS#8, or PKCS#1 for RSA; `openssl pkcs8 -topk8 -nocrypt` converts other formats to PKCS#8"),
             )
         })?;
         let key = Self { key: Arc::new(key), header: Header::new(algorithm.into()) };
-        // A key of another curve is found out when it signs.
+        // Only signing shows whether the key is of the wrong curve.
         Assertion::of_client(key.clone(), "", "")
             .sign(UNIX_EPOCH)
             .map_err(|_| Error::invalid("private_key", format!("this key cannot sign with {algorithm:?}")))?;
         Ok(key)
     }
 
-    /// Which of the client's keys it is, as the server knows it (`kid`).
+    /// Sets the identifier by which the server knows the key (`kid`).
     #[must_use]
     pub fn key_id(mut self, key_id: impl Into<String>) -> Self {
         self.header.kid = Some(key_id.into());
         self
     }
 
-    /// The SHA-256 thumbprint of the key's certificate, base64url (`x5t#S256`, RFC 7515 section 4.1.8), for servers that
-    /// know keys by their certificates.
+    /// Sets the thumbprint of the key's certificate (`x5t#S256`).
+    ///
+    /// The thumbprint is the SHA-256 of the certificate in base64url (RFC 7515 section 4.1.8). It is for servers that
+    /// identify keys by their certificates.
     #[must_use]
     pub fn certificate_thumbprint(mut self, thumbprint: impl Into<String>) -> Self {
         self.header.x5t_s256 = Some(thumbprint.into());
         self
     }
 
-    /// HS256 with a client secret.
+    /// A key that signs with HS256 and a client secret.
     pub(super) fn of_secret(secret: &Secret) -> Self {
         let key = EncodingKey::from_secret(secret.expose().as_bytes());
         Self { key: Arc::new(key), header: Header::new(jsonwebtoken::Algorithm::HS256) }
     }
 
-    /// A JWS in its compact form (RFC 7515 section 7.1).
+    /// Signs the claims as a JWS in compact form (RFC 7515 section 7.1).
     ///
-    /// Not by `jsonwebtoken::encode`: that asks for a provider of the whole process, and panics where another crate has
-    /// turned on the library's other one.
+    /// `jsonwebtoken::encode` uses a provider of the whole process, and panics if another crate enables the library's
+    /// second provider. This function names its provider.
     fn sign(&self, claims: &Map<String, Value>) -> Result<Secret, BoxError> {
         let part = |json| URL_SAFE_NO_PAD.encode(json);
         let message = format!("{}.{}", part(serde_json::to_vec(&self.header)?), part(serde_json::to_vec(claims)?));
@@ -208,12 +213,12 @@ impl From<Algorithm> for jsonwebtoken::Algorithm {
 // === impl Assertion ===
 
 impl Assertion {
-    /// What this issuer (`iss`) says.
+    /// Starts a builder for an assertion of this issuer (`iss`).
     pub fn builder(key: SigningKey, issuer: &str) -> AssertionBuilder {
         AssertionBuilder { assertion: Self::of(key, issuer) }
     }
 
-    /// What a client says of itself (RFC 7523 section 3: issuer and subject are the client).
+    /// A client's assertion about itself: issuer and subject are the client (RFC 7523 section 3).
     pub(super) fn of_client(key: SigningKey, client_id: &str, audience: &str) -> Self {
         Self::of(key, client_id).claim("sub", client_id).claim("aud", audience)
     }
@@ -227,9 +232,10 @@ impl Assertion {
         self
     }
 
-    /// Signs one, with an identifier of its own, as of this time: [`FetchContext::now`](crate::FetchContext::now).
+    /// Signs an assertion for this time, with a new identifier.
     ///
-    /// It is dated a minute back (`iat`, `nbf`), because a server whose clock is behind rejects an assertion of the future.
+    /// Pass [`FetchContext::now`](crate::FetchContext::now). `iat` and `nbf` are a minute earlier, because a server
+    /// whose clock is behind rejects an assertion from the future.
     ///
     /// # Errors
     /// Returns an error if the key cannot sign.
@@ -248,22 +254,26 @@ impl Assertion {
 // === impl AssertionBuilder ===
 
 impl AssertionBuilder {
-    /// Whom it is meant for (`aud`): the token endpoint's address, or the server's issuer identifier.
+    /// Sets the audience (`aud`).
+    ///
+    /// It is the URL of the token endpoint, or the issuer identifier.
     pub fn audience(self, audience: &str) -> Self {
         self.claim("aud", audience)
     }
 
-    /// Whom it is about (`sub`), if that is not the issuer.
+    /// Sets the subject (`sub`), if it is not the issuer.
     pub fn subject(self, subject: &str) -> Self {
         self.claim("sub", subject)
     }
 
-    /// Another claim; one of the same name is replaced. `iat`, `nbf`, `exp` and `jti` are written at each signing.
+    /// Sets a claim. It replaces one of the same name.
+    ///
+    /// Each signing sets `iat`, `nbf`, `exp` and `jti`.
     pub fn claim(self, name: &str, value: impl Into<Value>) -> Self {
         Self { assertion: self.assertion.claim(name, value) }
     }
 
-    /// How long it is valid from when it is signed. Default: one minute.
+    /// Sets how long the assertion is valid after it is signed. Default: one minute.
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
         self.assertion.lifetime = lifetime;
         self
@@ -283,7 +293,7 @@ impl AssertionBuilder {
     }
 }
 
-/// Claims are what the user says of others: only their names are shown.
+/// Shows only the names of the claims, because their values may be personal data.
 impl fmt::Debug for Assertion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let claims = self.claims.keys().collect::<Vec<_>>();
@@ -295,7 +305,7 @@ impl fmt::Debug for Assertion {
     }
 }
 
-/// For the closure that signs one at each attempt.
+/// The marker of an assertion as a [`SecretSource`]: it is signed at each attempt.
 #[expect(unnameable_types, reason = "a marker that only inference names")]
 pub struct Signed;
 

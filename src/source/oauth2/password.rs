@@ -6,11 +6,11 @@ use crate::source::oauth2::grant::{Grant, Login, grant, resume};
 use crate::source::oauth2::settings::{client_auth, client_settings};
 use crate::source::secret::SecretSource;
 
-/// The password grant (RFC 6749 section 4.3), for servers that still ask for it.
+/// The password grant (RFC 6749 section 4.3), for servers that still require it.
 ///
-/// If the server hands out a refresh token, the next fetch uses that. If the refresh token is denied, or three fetches in a
-/// row have failed, it logs in again in the same fetch. The password is sent once in a fetch, also if the connection
-/// breaks. A session that was saved goes on with [`resume`](PasswordGrantBuilder::resume).
+/// If the server returned a refresh token, the next fetch uses it. If the refresh token is denied, or three fetches in
+/// a row have failed, the same fetch logs in again. A fetch sends the password only once, even if the connection
+/// breaks. [`resume`](PasswordGrantBuilder::resume) continues a saved session.
 #[derive(Debug)]
 pub struct PasswordGrant {
     grant: Grant,
@@ -30,8 +30,9 @@ client_auth!(PasswordGrantBuilder, grant.client);
 // === impl PasswordGrant ===
 
 impl PasswordGrant {
-    /// The grant of a user of a public client; a confidential one adds
-    /// [`client_auth`](PasswordGrantBuilder::client_auth).
+    /// Starts a builder for a user of a public client.
+    ///
+    /// A confidential client adds [`client_auth`](PasswordGrantBuilder::client_auth).
     pub fn builder<M>(
         issuer: &Issuer,
         client_id: impl Into<String>,

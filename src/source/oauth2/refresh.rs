@@ -1,4 +1,4 @@
-//! The refresh token grant: a session that was saved, or that a login began.
+//! The refresh token grant: a session that was saved, or that a login started.
 
 use crate::source::issuer::Issuer;
 use crate::source::oauth2::client::Client;
@@ -7,13 +7,13 @@ use crate::source::oauth2::settings::{client_auth, client_settings};
 use crate::source::secret::SecretSource;
 use crate::token::Token;
 
-/// The refresh token grant (RFC 6749 section 6), from a refresh token that was saved or came from a login.
+/// The refresh token grant (RFC 6749 section 6).
 ///
-/// A rotated refresh token takes the place of the old; [`TokenCacheBuilder::on_rotation`](crate::TokenCacheBuilder::on_rotation) hands
-/// it out for saving. If it is denied there is nothing to fall back to: the error
-/// [says so](crate::Error::is_denied), and a new login goes into
-/// [`TokenCache::set_source`](crate::TokenCache::set_source). A session that can log in by itself is one of the other
-/// grants, with [`resume`](crate::oauth2::PasswordGrantBuilder::resume).
+/// The refresh token was saved, or came from a login. A rotated one replaces it, and
+/// [`TokenCacheBuilder::on_rotation`](crate::TokenCacheBuilder::on_rotation) gets it, to save it. If the refresh token
+/// is denied, the [error says so](crate::Error::is_denied): log in again, and pass the new session to
+/// [`TokenCache::set_source`](crate::TokenCache::set_source). For a session that can log in by itself, use another
+/// grant with [`resume`](crate::oauth2::PasswordGrantBuilder::resume).
 #[derive(Debug)]
 pub struct RefreshTokenGrant {
     grant: Grant,
@@ -32,8 +32,9 @@ client_auth!(RefreshTokenGrantBuilder, grant.client);
 // === impl RefreshTokenGrant ===
 
 impl RefreshTokenGrant {
-    /// The session of a public client that goes on from this refresh token; a confidential client adds
-    /// [`client_auth`](RefreshTokenGrantBuilder::client_auth).
+    /// Starts a builder for a public client's session with this refresh token.
+    ///
+    /// A confidential client adds [`client_auth`](RefreshTokenGrantBuilder::client_auth).
     pub fn builder<M>(
         issuer: &Issuer,
         client_id: impl Into<String>,
@@ -46,7 +47,7 @@ impl RefreshTokenGrant {
         RefreshTokenGrantBuilder { grant: Grant::of_refresh_token(client, refresh_token.into_provider()) }
     }
 
-    /// The session that this login began. Its client was checked when the login was built.
+    /// The session that this login started. The login's `build` has checked the client.
     pub(super) fn of_login(client: Client, token: Token) -> Self {
         Self { grant: Grant::of_login(client, token) }
     }

@@ -1,4 +1,4 @@
-//! What an answer to a token call means (RFC 6749 section 5), by the settings of its client.
+//! Turns the answer to a token call into a token or an error (RFC 6749 section 5), by the settings of the client.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,36 +20,36 @@ use crate::token::{DEFAULT_LIFETIME, MAX_LIFETIME, Token};
 /// Reads the answers of a token endpoint.
 #[derive(Clone)]
 pub(super) struct ResponseReader {
-    /// Where in the answer the object of RFC 6749 section 5.1 lies.
+    /// The pointer to the object of RFC 6749 section 5.1.
     answer_at: Option<String>,
     token_at: String,
     expiry: Expiry,
-    /// Other names for Bearer.
+    /// Further names of the Bearer type.
     token_types: Vec<String>,
     evaluate: Option<Arc<Evaluate>>,
-    /// Whether a 400 denies the credentials whatever its body says (unless that is a page of some gateway): for
-    /// providers that document the status and not the body.
+    /// Whether each 400 denies the credentials, unless its body is a gateway's page. It is for providers that document
+    /// the status and not the body.
     bad_request_denies: bool,
-    /// Whether a denied refresh token is the end, for want of a login.
+    /// Whether the session cannot log in again by itself.
     has_no_login: bool,
 }
 
 type Evaluate = dyn Fn(StatusCode, &Value) -> Option<LoginOutcome> + Send + Sync;
 
-/// Which call is answered.
+/// The call that an answer belongs to.
 #[derive(Clone, Copy)]
 pub(super) enum Call<'a> {
-    /// A login of a person, outside of a fetch.
+    /// A person's login, outside a fetch.
     Login,
     Grant(&'a FetchContext),
     Refresh(&'a FetchContext),
 }
 
-/// The members of which the values are secrets, wherever they lie.
+/// The members whose values are secrets, at any depth.
 const SECRETS: [&str; 3] = ["access_token", "refresh_token", "id_token"];
-/// The members of which [`Token`] tells by methods of its own.
-const TAKEN: [&str; 4] = ["access_token", "token_type", "expires_in", "refresh_in"];
-/// Types of tokens that are not sent as Bearer by any name (RFC 9449, and the draft that the MAC type comes from).
+/// The members that [`Token::extra`] leaves out, because [`Token`] has methods for them.
+const KNOWN_MEMBERS: [&str; 4] = ["access_token", "token_type", "expires_in", "refresh_in"];
+/// The token types that cannot be sent as Bearer tokens (RFC 9449, and the draft that defined the MAC type).
 const NOT_BEARER: [&str; 2] = ["dpop", "mac"];
 
 // === impl ResponseReader ===
@@ -106,12 +106,13 @@ impl ResponseReader {
         self.has_no_login = true;
     }
 
-    /// RFC 6749 section 5. The error code counts whatever the status says: servers disagree about the status.
+    /// Reads an answer (RFC 6749 section 5). An error code counts with any status, because servers disagree about the
+    /// status.
     pub(super) fn read(&self, mut answer: TokenResponse, call: Call<'_>) -> Result<Token, Error> {
         let body = decode::answer(&answer.body);
         let object = body.as_ref().map(|body| self.object(body));
         let text = object.and_then(|object| object.pointer(&self.token_at));
-        // Also tokens that are not taken are secrets.
+        // Tokens that the reader does not use are secrets, too.
         match &body {
             Some(body) => answer::collect_members(body, &SECRETS, &mut answer.secrets),
             None => answer.secrets.extend(SECRETS.iter().filter_map(|name| decode::find_member(&answer.body, name))),
@@ -121,7 +122,7 @@ impl ResponseReader {
         match self.evaluate.as_ref().and_then(|evaluate| evaluate(answer.status, body.as_ref().unwrap_or(&Value::Null)))
         {
             Some(LoginOutcome::Granted) => {}
-            Some(verdict) => return Err(self.evaluated(&answer, verdict)),
+            Some(outcome) => return Err(self.evaluated(&answer, outcome)),
             None => {
                 let denial = self.denial(&answer, body.as_ref());
                 if !answer.status.is_success() || denial.is_explicit && !has_token {
@@ -129,15 +130,16 @@ impl ResponseReader {
                 }
             }
         }
-        // Before anything else can fail: the one before it may be spent, also if the rest of the answer is of no use.
-        let own = object.and_then(|object| object.get("refresh_token")?.as_str()).filter(|text| !text.is_empty());
-        let anywhere = || match &body {
+        // Report the new refresh token before anything can fail: even if the answer is unusable, the old one may be
+        // consumed.
+        let in_object = object.and_then(|object| object.get("refresh_token")?.as_str()).filter(|text| !text.is_empty());
+        let at_any_depth = || match &body {
             Some(body) if !has_token => answer::find_string(body, "refresh_token").map(Secret::from),
             Some(_) => None,
             None => decode::find_member(&answer.body, "refresh_token"),
         };
         if let Call::Grant(context) | Call::Refresh(context) = call
-            && let Some(rotated) = own.map(Secret::from).or_else(anywhere)
+            && let Some(rotated) = in_object.map(Secret::from).or_else(at_any_depth)
             && context.refresh_token().as_ref() != Some(&rotated)
         {
             context.rotated(rotated);
@@ -149,24 +151,25 @@ impl ResponseReader {
         Ok(with_details(token, members.clone()))
     }
 
-    /// The error of an answer to another call of the client.
+    /// Returns the error of an answer to a call that asks for no token.
     pub(super) fn failure(&self, answer: &TokenResponse) -> Error {
         self.denied(answer, &self.denial(answer, decode::answer(&answer.body).as_ref()), false)
     }
 
-    /// What the answer says of an error: around the envelope, or within it.
+    /// Reads the error in the answer, outside the wrapped object or within it.
     fn denial(&self, answer: &TokenResponse, body: Option<&Value>) -> Denial {
-        let around = Denial::read(body, &answer.body, answer.status);
+        let outer = Denial::read(body, &answer.body, answer.status);
         match body.map(|body| self.object(body)) {
-            Some(object) if !around.is_explicit && self.answer_at.is_some() => {
-                let within = Denial::read(Some(object), &answer.body, answer.status);
-                if within.is_explicit { within } else { around }
+            Some(object) if !outer.is_explicit && self.answer_at.is_some() => {
+                let inner = Denial::read(Some(object), &answer.body, answer.status);
+                if inner.is_explicit { inner } else { outer }
             }
-            _ => around,
+            _ => outer,
         }
     }
 
-    /// Servers that wrap the answer to a login do not always wrap that to a refresh.
+    /// Returns the wrapped object, or the body: a server that wraps the answer to a login may not wrap that to a
+    /// refresh.
     fn object<'a>(&self, body: &'a Value) -> &'a Value {
         self.answer_at
             .as_deref()
@@ -189,7 +192,7 @@ impl ResponseReader {
         }
         let token = answer::token(text).map_err(|problem| answer.unusable(problem))?;
         let object = Value::Object(members.clone());
-        // A person who has logged in is not asked again until there is a reason.
+        // Without a refresh token only the person can log in again: keep the token until an API rejects it.
         let refreshable = members.get("refresh_token").is_some_and(Value::is_string);
         let default = if is_login && !refreshable { MAX_LIFETIME } else { DEFAULT_LIFETIME };
         let (token_text, now) = (token.access_token(), answer.now);
@@ -201,9 +204,9 @@ impl ResponseReader {
         Ok(token.with_lifetime(lifetime))
     }
 
-    /// The error that a user's evaluation is.
-    fn evaluated(&self, answer: &TokenResponse, verdict: LoginOutcome) -> Error {
-        let (is_denied, code, message) = match verdict {
+    /// Returns the error of an answer that the user's closure evaluated.
+    fn evaluated(&self, answer: &TokenResponse, outcome: LoginOutcome) -> Error {
+        let (is_denied, code, message) = match outcome {
             LoginOutcome::Denied { code, message } => (answer.status != StatusCode::TOO_MANY_REQUESTS, code, message),
             LoginOutcome::Failed { code, message } => (false, code, message),
             LoginOutcome::Granted => (false, None, None),
@@ -211,12 +214,12 @@ impl ResponseReader {
         self.error(answer, &Denial::evaluated(code, message), is_denied)
     }
 
-    /// The error that an answer is.
+    /// Returns the error of an answer that holds no token.
     fn denied(&self, answer: &TokenResponse, denial: &Denial, is_refresh: bool) -> Error {
         let is_bad_request = answer.status == StatusCode::BAD_REQUEST && !denial::is_page(&answer.body);
         let bad_request = self.bad_request_denies && is_bad_request;
-        let own_words = is_refresh && answer.retry_after.is_none() && denial.denies_refresh(answer.status);
-        let is_denied = denial.is_final() || bad_request || own_words;
+        let refresh_denied = is_refresh && answer.retry_after.is_none() && denial.denies_refresh(answer.status);
+        let is_denied = denial.is_final() || bad_request || refresh_denied;
         self.error(answer, denial, is_denied && answer.status != StatusCode::TOO_MANY_REQUESTS)
     }
 
@@ -230,7 +233,7 @@ impl ResponseReader {
     }
 }
 
-/// Closures show nothing.
+/// Leaves out the closure.
 impl fmt::Debug for ResponseReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseReader")
@@ -241,7 +244,7 @@ impl fmt::Debug for ResponseReader {
     }
 }
 
-/// What else the answer says of the token. An odd member of a known name is one of the others.
+/// Adds the other members of the answer to the token. A known member of an unexpected type goes to [`Token::extra`].
 fn with_details(mut token: Token, mut members: Map<String, Value>) -> Token {
     let mut take = |name, text: fn(&Value) -> Option<String>| {
         let text = members.get(name).and_then(text).filter(|text| !text.is_empty());
@@ -261,11 +264,11 @@ fn with_details(mut token: Token, mut members: Map<String, Value>) -> Token {
     if let Some(refresh_in) = refresh_in.filter(|time: &Duration| !time.is_zero()) {
         token = token.with_refresh_in(refresh_in);
     }
-    members.retain(|name, _| !TAKEN.contains(&&**name));
+    members.retain(|name, _| !KNOWN_MEMBERS.contains(&&**name));
     token.with_extra(members)
 }
 
-/// Words separated by spaces (RFC 6749 section 3.3), or a list of them.
+/// Reads scopes that are separated by spaces (RFC 6749 section 3.3), or a list of them.
 fn scope(value: &Value) -> Option<String> {
     match value {
         Value::Array(words) => Some(words.iter().map(Value::as_str).collect::<Option<Vec<_>>>()?.join(" ")),

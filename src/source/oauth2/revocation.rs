@@ -1,4 +1,4 @@
-//! The end of a token, told to its issuer.
+//! Revocation of tokens at the issuer.
 
 use crate::error::Error;
 use crate::secret::Secret;
@@ -40,21 +40,24 @@ client_auth!(RevocationBuilder, client);
 // === impl Revocation ===
 
 impl Revocation {
-    /// The revocation of a public client; a confidential one adds [`client_auth`](RevocationBuilder::client_auth).
+    /// Starts a builder for a public client.
+    ///
+    /// A confidential client adds [`client_auth`](RevocationBuilder::client_auth).
     pub fn builder(issuer: &Issuer, client_id: impl Into<String>) -> RevocationBuilder {
         Self::of(Client::new(issuer, client_id))
     }
 
-    /// For a provider's own client.
+    /// Starts a builder for a provider's client.
     pub(crate) fn of(client: Client) -> RevocationBuilder {
         RevocationBuilder { client }
     }
 
-    /// Ends a refresh token, and with it, at most servers, the access tokens that came of it.
+    /// Revokes a refresh token.
+    ///
+    /// Most servers revoke its access tokens, too. An unknown token is not an error (RFC 7009 section 2.2).
     ///
     /// # Errors
-    /// No answer within 30 s, or one that is not 2xx: the token may still work. One that the server does not know is
-    /// none (RFC 7009 section 2.2).
+    /// Returns an error if no answer comes within 30 s, or if the status is not 2xx. The token may then still work.
     ///
     /// # Cancel safety
     /// Dropping the future drops the call, which may have reached the server.
@@ -62,11 +65,11 @@ impl Revocation {
         self.revoke("refresh_token", refresh_token.clone()).await
     }
 
-    /// Ends an access token, where the server can; one that cannot answers `unsupported_token_type`
-    /// ([`Error::code`]).
+    /// Revokes an access token.
     ///
     /// # Errors
-    /// As [`revoke_refresh_token`](Revocation::revoke_refresh_token).
+    /// Returns an error as [`revoke_refresh_token`](Revocation::revoke_refresh_token) does. Its [`code`](Error::code)
+    /// is `unsupported_token_type` if the server cannot revoke access tokens.
     ///
     /// # Cancel safety
     /// Dropping the future drops the call, which may have reached the server.

@@ -1,42 +1,49 @@
 //! The settings that grants, logins and revocations share, written once for all builders that have a client.
 
-/// What every grant and login can say. `$client` is the path to the client in the builder.
+/// Adds the settings of every grant and login. `$client` is the path to the client in the builder.
 macro_rules! client_settings {
     ($builder:ty, $($client:ident).+) => {
         $crate::source::oauth2::answer_settings::answer_settings!($builder, $($client).+);
 
         impl $builder {
-            /// The scope to ask for: words separated by spaces (RFC 6749 section 3.3). Not sent with a refresh token,
-            /// which keeps the scope it was given.
+            /// Sets the scope to request, separated by spaces (RFC 6749 section 3.3).
+            ///
+            /// It is not sent with a refresh token, which keeps its scope.
             pub fn scope(mut self, scope: impl Into<String>) -> Self {
                 self.$($client).+ = self.$($client).+.with_scope(scope);
                 self
             }
 
-            /// The scope to send with a refresh token (RFC 6749 section 6): for servers that want it again, or for fewer
-            /// rights than the session has.
+            /// Sets the scope to send with a refresh token (RFC 6749 section 6).
+            ///
+            /// Some servers require it. It can also narrow the scope of the session.
             pub fn refresh_scope(mut self, scope: impl Into<String>) -> Self {
                 self.$($client).+ = self.$($client).+.with_refresh_scope(scope);
                 self
             }
 
-            /// A service the token is for, by its URI (RFC 8707) or by what else the server takes: sent with every call;
-            /// once for each of several.
+            /// Adds a service that the token is for, by its URI (RFC 8707).
+            ///
+            /// Some servers accept other names. It is sent with every call. Call it once for each service.
             pub fn resource(mut self, resource: impl Into<String>) -> Self {
                 self.$($client).+ = self.$($client).+.with_resource(resource);
                 self
             }
 
-            /// A service the token is for, by the name it has at this server (RFC 8693 section 2.1, and servers that
-            /// take it with every grant): once for each of several.
+            /// Adds a service that the token is for, by its name at this server.
+            ///
+            /// RFC 8693 section 2.1 defines it for token exchange; some servers accept it with every grant. Call it
+            /// once for each service.
             pub fn audience(mut self, audience: impl Into<String>) -> Self {
                 self.$($client).+ = self.$($client).+.with_audience(audience);
                 self
             }
 
-            /// Another parameter that this server wants, sent with every call; an `AuthorizationCodeLogin` puts it into
-            /// the address for the browser as well. It may be a key: `Debug` does not show it, and from 8 characters on
-            /// no error repeats it. One that the grant or a setting of its own sends is invalid.
+            /// Adds a parameter to every call, such as one that only this server requires.
+            ///
+            /// An `AuthorizationCodeLogin` adds it to the URL for the browser, too. It may be an API key: `Debug` does
+            /// not show it, and errors redact it if it has at least 8 characters. A parameter that the grant or another
+            /// setting sends is invalid.
             pub fn parameter(mut self, name: &str, value: impl Into<String>) -> Self {
                 self.$($client).+ = self.$($client).+.with_parameter(name, value);
                 self
@@ -48,9 +55,10 @@ macro_rules! client_settings {
                 self
             }
 
-            /// The lifetime of a token of which nothing says when it ends. Default:
-            /// [`DEFAULT_LIFETIME`](crate::DEFAULT_LIFETIME); for the token of a person's login that brings no refresh
-            /// token [`MAX_LIFETIME`](crate::MAX_LIFETIME), which is until an API rejects it. Zero is invalid.
+            /// Sets the lifetime of a token if nothing says when it ends. Zero is invalid.
+            ///
+            /// Default: [`DEFAULT_LIFETIME`](crate::DEFAULT_LIFETIME). If a person's login returns no refresh token,
+            /// its token has [`MAX_LIFETIME`](crate::MAX_LIFETIME), so that it is used until an API rejects it.
             pub fn default_lifetime(mut self, lifetime: std::time::Duration) -> Self {
                 self.$($client).+ = self
                     .$($client).+
@@ -61,12 +69,14 @@ macro_rules! client_settings {
     };
 }
 
-/// What public clients can say, which confidential ones use too.
+/// Adds the setting that makes a client confidential.
 macro_rules! client_auth {
     ($builder:ty, $($client:ident).+) => {
         impl $builder {
-            /// How a confidential client authenticates; a text is its secret, for the Basic header. Without it the
-            /// client is a public one, and its id goes into the body.
+            /// Sets how a confidential client authenticates.
+            ///
+            /// A text is its secret, for the Basic header. Without this setting the client is public, and its id goes
+            /// into the body.
             pub fn client_auth(mut self, auth: impl Into<$crate::source::oauth2::auth::ClientAuth>) -> Self {
                 self.$($client).+ = self.$($client).+.with_auth(auth);
                 self
@@ -75,12 +85,13 @@ macro_rules! client_auth {
     };
 }
 
-/// What grants can say that need no client.
+/// Adds the client id to grants that do not require one.
 macro_rules! optional_client {
     ($builder:ty, $($client:ident).+) => {
         impl $builder {
-            /// The client that asks, if the server wants to know it; a public one unless it has a
-            /// [`client_auth`](Self::client_auth).
+            /// Sets the client id, if the server requires one.
+            ///
+            /// The client is public unless it has a [`client_auth`](Self::client_auth).
             pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
                 self.$($client).+ = self.$($client).+.with_id(client_id);
                 self

@@ -1,34 +1,34 @@
-//! A text as it would be without its escapes, with the way back to where each byte stood.
+//! Views: a text with its escapes decoded, and the position of each decoded byte in the text.
 
-/// One reading of a text.
+/// A text with some kinds of escapes decoded.
 pub(super) struct View {
-    /// What it says, in small letters.
+    /// The decoded text, in lower case.
     pub(super) bytes: Vec<u8>,
-    /// Where in the text each byte begins; at the end where the view ends.
+    /// The position in the text of each byte, followed by the position at which the view ends.
     pub(super) starts: Vec<usize>,
     pub(super) text_length: usize,
 }
 
-/// Which escapes a reading resolves.
+/// The escapes that a view decodes.
 #[derive(Clone, Copy, Default)]
 struct Escapes {
-    /// `%2F`, of forms and URLs.
+    /// `%2F`, in forms and URLs.
     percent: bool,
-    /// `+` for a space, of forms.
+    /// `+` for a space, in forms.
     plus: bool,
-    /// `\/`, of JSON.
+    /// `\/`, in JSON.
     backslash: bool,
-    /// `&amp;`, of HTML.
+    /// `&amp;`, in HTML.
     ampersand: bool,
 }
 
-/// No escape of one character is longer.
+/// The longest escape of one character.
 const LONGEST_ESCAPE: usize = "&#x10ffff;".len();
 
-/// The text itself, and each reading that says something else.
+/// Returns the text itself, and each view that may differ from it.
 pub(super) fn views(text: &str) -> Vec<View> {
     let none = Escapes::default();
-    let readings = [
+    let candidates = [
         (Escapes { percent: true, ..none }, "%"),
         (Escapes { percent: true, plus: true, ..none }, "+"),
         (Escapes { backslash: true, ..none }, "\\"),
@@ -37,11 +37,11 @@ pub(super) fn views(text: &str) -> Vec<View> {
         (Escapes { percent: true, plus: false, backslash: true, ampersand: true }, ""),
     ];
     let differs = |(_, sign): &&(Escapes, &str)| match *sign {
-        // The mixed reading adds something only if there is something to mix.
+        // The mixed view differs from the others only if the text holds several kinds of escapes.
         "" => ["%", "\\", "&"].iter().filter(|sign| text.contains(**sign)).count() > 1,
         sign => text.contains(sign),
     };
-    let escaped = readings.iter().filter(differs).map(|(escapes, _)| view(text, *escapes));
+    let escaped = candidates.iter().filter(differs).map(|(escapes, _)| view(text, *escapes));
     std::iter::once(view(text, none)).chain(escaped).collect()
 }
 
@@ -51,12 +51,12 @@ fn view(text: &str, escapes: Escapes) -> View {
     while at < text.len() {
         let rest = &text.as_bytes()[at..];
         let mut decoded = [0; 4];
-        let (said, length) = match unescaped(rest, escapes, &mut decoded) {
+        let (bytes_decoded, length) = match unescaped(rest, escapes, &mut decoded) {
             Some(escape) => escape,
-            None if is_first_part(rest, escapes) => break,
+            None if is_truncated_escape(rest, escapes) => break,
             None => (&rest[..1], 1),
         };
-        for byte in said {
+        for byte in bytes_decoded {
             bytes.push(byte.to_ascii_lowercase());
             starts.push(at);
         }
@@ -66,7 +66,7 @@ fn view(text: &str, escapes: Escapes) -> View {
     View { bytes, starts, text_length: text.len() }
 }
 
-/// The bytes that the escape at the start of the text stands for, and its length.
+/// Decodes the escape at the start of the text. Returns its bytes and its length in the text.
 fn unescaped<'a>(text: &[u8], escapes: Escapes, decoded: &'a mut [u8; 4]) -> Option<(&'a [u8], usize)> {
     let one = |decoded: &'a mut [u8; 4], byte: u8, length| {
         decoded[0] = byte;
@@ -113,8 +113,8 @@ fn unescaped<'a>(text: &[u8], escapes: Escapes, decoded: &'a mut [u8; 4]) -> Opt
     }
 }
 
-/// Whether the text is the first part of an escape that is cut off.
-fn is_first_part(text: &[u8], escapes: Escapes) -> bool {
+/// Whether the text is the beginning of a truncated escape.
+fn is_truncated_escape(text: &[u8], escapes: Escapes) -> bool {
     let rest = &text[1..];
     match text[0] {
         b'%' if escapes.percent => rest.len() < 2 && rest.iter().all(u8::is_ascii_hexdigit),

@@ -39,13 +39,13 @@ fn retry_after_is_read_as_an_http_date() {
 }
 
 #[test]
-fn a_date_is_held_against_the_issuers_clock_where_it_tells_it() {
+fn a_retry_date_is_compared_with_the_date_header() {
     assert_eq!(wait(&[("retry-after", &date(3690)), ("date", &date(3600))]), Some(90));
     assert_eq!(wait(&[("retry-after", &date(90)), ("date", "noon")]), Some(90));
 }
 
 #[test]
-fn a_base_keeps_its_path_and_takes_neither_query_nor_fragment() {
+fn a_base_url_keeps_its_path_and_must_have_no_query_or_fragment() {
     for base in ["https://a.example/x", "https://a.example/x/", "https://a.example/x//"] {
         assert_eq!(join_path("base", base, "token").unwrap(), "https://a.example/x/token");
     }

@@ -13,7 +13,7 @@ use crate::source::oauth2::auth::basic;
 use crate::source::oauth2::client::Client;
 use crate::source::{FetchContext, Reason};
 
-/// What a refresh with the refresh token `old` reports that is answered so.
+/// The refresh tokens that a refresh with `old` reports if the issuer sends this answer.
 async fn reported(answer: &'static str) -> Vec<Secret> {
     let http = tower::service_fn(move |_: Request<Full<Bytes>>| async move {
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(answer.as_bytes()))))

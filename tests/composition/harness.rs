@@ -1,4 +1,4 @@
-//! An issuer and an API behind one client that insists on being polled ready, in paused time.
+//! An issuer and an API behind one client that panics unless it was polled ready, in paused time.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -18,32 +18,32 @@ pub(crate) const API: &str = "https://api.example.com";
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 pub(crate) type Body = Full<Bytes>;
-/// What lies beneath the layer, whatever it is made of.
+/// The service inside the layer.
 pub(crate) type Client = BoxCloneService<Request<Body>, Response<UnsyncBoxBody<Bytes, BoxError>>, BoxError>;
 
-pub(crate) struct World {
+pub(crate) struct Harness {
     pub(crate) issuer: TokenServer,
     pub(crate) api: Api,
     pub(crate) cache: TokenCache,
-    beneath: Client,
+    inner: Client,
 }
 
-/// Sends what is meant for the issuer to the issuer, and the rest to the API. Panics where the service that is called is
-/// not the one that was polled ready: a clone is another.
+/// Sends requests to the issuer or to the API, by their host. Panics if the called instance was not polled ready; each
+/// clone has to be polled itself.
 pub(crate) struct Network {
     issuer: TokenServer,
     api: Api,
     ready: bool,
 }
 
-// === impl World ===
+// === impl Harness ===
 
-impl World {
+impl Harness {
     pub(crate) fn new() -> Self {
         Self::over(|network| network)
     }
 
-    /// A world whose requests and token calls share this stack.
+    /// A harness whose requests and token calls use this stack.
     pub(crate) fn over<S, A>(stack: impl FnOnce(Network) -> S) -> Self
     where
         S: Service<Request<Body>, Response = Response<A>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
@@ -51,27 +51,27 @@ impl World {
     {
         let issuer = TokenServer::new();
         let api = Api::new(issuer.ledger());
-        let beneath = erased(stack(Network { issuer: issuer.clone(), api: api.clone(), ready: false }));
+        let inner = boxed(stack(Network { issuer: issuer.clone(), api: api.clone(), ready: false }));
         let login = ClientCredentialsGrant::builder(
-            &oauth2::Issuer::new(beneath.clone()).token_endpoint("https://auth.example.com/token"),
+            &oauth2::Issuer::new(inner.clone()).token_endpoint("https://auth.example.com/token"),
             "app",
             "secret",
         )
         .build();
-        Self { issuer, api, cache: TokenCache::new(login.expect("a login")), beneath }
+        Self { issuer, api, cache: TokenCache::new(login.expect("a login")), inner }
     }
 
-    /// A world whose requests alone go through this stack.
+    /// A harness whose requests use this stack, and whose token calls do not.
     pub(crate) fn over_requests<S, A>(stack: impl FnOnce(Network) -> S) -> Self
     where
         S: Service<Request<Body>, Response = Response<A>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
         A: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        let world = Self::new();
-        Self { beneath: erased(stack(world.network())), ..world }
+        let harness = Self::new();
+        Self { inner: boxed(stack(harness.network())), ..harness }
     }
 
-    /// For stacks whose requests have a body of their own.
+    /// The network, for stacks with another request body.
     pub(crate) fn network(&self) -> Network {
         Network { issuer: self.issuer.clone(), api: self.api.clone(), ready: false }
     }
@@ -81,56 +81,56 @@ impl World {
     }
 
     pub(crate) fn client(&self) -> Bearer<Client> {
-        self.layer().layer(self.beneath())
+        self.layer().layer(self.inner())
     }
 
-    pub(crate) fn beneath(&self) -> Client {
-        self.beneath.clone()
+    pub(crate) fn inner(&self) -> Client {
+        self.inner.clone()
     }
 
-    /// A token in hand that is old enough for a rejection to count.
-    pub(crate) async fn settled(&self) {
+    /// Fetches a token, and waits until it is so old that a rejection counts.
+    pub(crate) async fn with_old_token(&self) {
         self.cache.get().await.expect("a token");
         tokio::time::advance(2 * SECOND).await;
     }
 
-    /// The same, and nobody accepts it any more.
-    pub(crate) async fn revoked(&self) {
-        self.settled().await;
+    /// Does the same, and revokes the token.
+    pub(crate) async fn with_revoked_token(&self) {
+        self.with_old_token().await;
         self.issuer.ledger().revoke_all();
     }
 
-    /// The values of a header in all requests that the API got.
+    /// The values of a header in all requests to the API.
     pub(crate) fn sent(&self, header: &str) -> Vec<String> {
         let text = |value: &http::HeaderValue| value.to_str().expect("text").to_owned();
         self.api.requests().iter().filter_map(|request| request.headers.get(header).map(text)).collect()
     }
 }
 
-/// The one type of everything beneath.
-pub(crate) fn erased<S, A>(service: S) -> Client
+/// Boxes the inner service.
+pub(crate) fn boxed<S, A>(service: S) -> Client
 where
     S: Service<Request<Body>, Response = Response<A>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
     A: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let boxed = |response: Response<A>| response.map(|body| UnsyncBoxBody::new(body.map_err(Into::into)));
-    BoxCloneService::new(service.map_response(boxed).map_err(Into::into))
+    let with_boxed_body = |response: Response<A>| response.map(|body| UnsyncBoxBody::new(body.map_err(Into::into)));
+    BoxCloneService::new(service.map_response(with_boxed_body).map_err(Into::into))
 }
 
 pub(crate) fn get() -> Request<Body> {
     Request::get(format!("{API}/me")).body(Body::default()).expect("a request")
 }
 
-/// Lets other tasks run as far as they get without time passing.
+/// Lets other tasks run as far as they can without time passing.
 pub(crate) async fn settle() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
 }
 
-/// What holds wherever the layer lies: requests pass, a due token is replaced beside them, and a rejected request goes
-/// again. That readiness is honoured, [`Network`] sees to.
-pub(crate) async fn works<S, A>(world: &World, mut client: S)
+/// Checks that requests succeed, that a due token is replaced in the background, and that a rejected request is
+/// retried. [`Network`] checks readiness.
+pub(crate) async fn works<S, A>(harness: &Harness, mut client: S)
 where
     S: Service<Request<Body>, Response = Response<A>, Error: Into<BoxError>>,
 {
@@ -141,18 +141,18 @@ where
     assert_eq!(status().await, StatusCode::OK, "the first request waits for a token");
 
     tokio::time::advance(3590 * SECOND).await;
-    assert_eq!(status().await, StatusCode::OK, "a due token is still sent");
+    assert_eq!(status().await, StatusCode::OK, "a due token is still used");
     // A rate limit makes the token call wait for its turn.
     tokio::time::sleep(SECOND).await;
-    assert_eq!(world.cache.status().generation, 2, "and replaced beside the request");
+    assert_eq!(harness.cache.status().generation, 2, "and replaced in the background");
 
-    // Long enough that no former token stands in.
+    // Wait so long that the previous token is not used instead.
     tokio::time::advance(31 * SECOND).await;
-    world.issuer.ledger().revoke_all();
-    assert_eq!(status().await, StatusCode::OK, "a rejected request goes again");
-    let tokens = world.sent("authorization");
+    harness.issuer.ledger().revoke_all();
+    assert_eq!(status().await, StatusCode::OK, "a rejected request is retried");
+    let tokens = harness.sent("authorization");
     assert_eq!(tokens, ["1", "1", "2", "3"].map(|number| format!("Bearer token-{number}")));
-    assert_eq!(world.issuer.calls().most_at_once(), 1);
+    assert_eq!(harness.issuer.calls().most_at_once(), 1);
 }
 
 // === impl Network ===
@@ -177,7 +177,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        assert!(std::mem::take(&mut self.ready), "called without having been ready");
+        assert!(std::mem::take(&mut self.ready), "called without having been polled ready");
         let (issuer, api) = (self.issuer.clone(), self.api.clone());
         Box::pin(async move {
             let (head, body) = request.into_parts();

@@ -1,4 +1,4 @@
-//! An issuer in memory, a cache with a token of it, and the clients beneath the layer.
+//! An issuer in memory, a cache with a token, and clients for the layer.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -23,14 +23,14 @@ use tower_bearer::oauth2::{self, ClientCredentialsGrant};
 use tower_bearer::testing::{ManualClock, TokenServer, TokenState};
 use tower_bearer::{BearerLayer, Origin, TokenCache};
 
-/// The tokens of a test, and what decides about them.
+/// The issuer, the clock and the cache of a test.
 #[derive(Clone)]
-pub(crate) struct World {
+pub(crate) struct Harness {
     pub(crate) cache: TokenCache,
     issuer: TokenServer,
     clock: ManualClock,
-    /// Token calls read it.
-    door: Arc<RwLock<()>>,
+    /// Token calls hold a read lock.
+    gate: Arc<RwLock<()>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,23 +39,23 @@ pub(crate) enum Protocol {
     Http2,
 }
 
-/// A network in which names lead to loopback, whatever the scheme.
+/// A connector that resolves names to servers on loopback, with any scheme.
 #[derive(Clone)]
 pub(crate) struct Names(Arc<HashMap<String, SocketAddr>>);
 
-// === impl World ===
+// === impl Harness ===
 
-impl World {
-    /// With `token-1` in the cache.
+impl Harness {
+    /// A harness with `token-1` in the cache.
     pub(crate) async fn new() -> Self {
         let issuer = TokenServer::new();
-        let door = Arc::new(RwLock::new(()));
+        let gate = Arc::new(RwLock::new(()));
         let network = service_fn({
-            let (issuer, door) = (issuer.clone(), Arc::clone(&door));
+            let (issuer, gate) = (issuer.clone(), Arc::clone(&gate));
             move |request| {
-                let (issuer, door) = (issuer.clone(), Arc::clone(&door));
+                let (issuer, gate) = (issuer.clone(), Arc::clone(&gate));
                 async move {
-                    let _open = door.read().await;
+                    let _open = gate.read().await;
                     issuer.oneshot(request).await
                 }
             }
@@ -69,35 +69,35 @@ impl World {
         let clock = ManualClock::new();
         let cache = TokenCache::builder(login.expect("a login")).clock(clock.clone()).build().unwrap();
         cache.get().await.expect("a token");
-        Self { cache, issuer, clock, door }
+        Self { cache, issuer, clock, gate }
     }
 
-    /// With `token-1` in the cache, which no API accepts any more.
+    /// A harness with `token-1` in the cache, which is revoked.
     pub(crate) async fn revoked() -> Self {
-        let world = Self::new().await;
-        world.revoke();
-        world
+        let harness = Self::new().await;
+        harness.revoke();
+        harness
     }
 
-    /// No API accepts the tokens there are any more. They are old enough for a rejection to count, and the rejections before
-    /// are long enough ago for one more refresh.
+    /// Revokes all tokens. Advances the clock, so that a rejection counts, and that the pause after earlier rejections
+    /// is over.
     pub(crate) fn revoke(&self) {
         self.issuer.ledger().revoke_all();
         self.clock.advance(Duration::from_secs(15));
     }
 
-    /// What an API says to the token of a request.
+    /// Whether an API accepts the token of a request.
     pub(crate) fn accepts(&self, headers: &HeaderMap) -> bool {
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         token.is_some_and(|token| self.issuer.ledger().state_of(token) == TokenState::Live)
     }
 
-    /// Token calls wait until this is dropped.
+    /// Makes token calls wait until the returned guard is dropped.
     pub(crate) async fn hold_the_issuer(&self) -> impl Sized + use<> {
-        Arc::clone(&self.door).write_owned().await
+        Arc::clone(&self.gate).write_owned().await
     }
 
-    /// How many tokens were asked for.
+    /// The number of token calls.
     pub(crate) fn fetched(&self) -> usize {
         self.issuer.calls().total()
     }
@@ -112,7 +112,7 @@ impl World {
 impl Protocol {
     pub(crate) const BOTH: [Self; 2] = [Self::Http1, Self::Http2];
 
-    /// A client that keeps one connection.
+    /// A client that keeps at most one idle connection.
     pub(crate) fn client<B>(self) -> Client<HttpConnector, B>
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
@@ -124,7 +124,7 @@ impl Protocol {
 // === impl Names ===
 
 impl Names {
-    /// From origins, as the URLs of requests write them, to addresses.
+    /// Maps origins, as in the URLs of requests, to addresses.
     pub(crate) fn new<'a>(names: impl IntoIterator<Item = (&'a str, SocketAddr)>) -> Self {
         Self(Arc::new(names.into_iter().map(|(name, address)| (name.to_owned(), address)).collect()))
     }
@@ -150,7 +150,7 @@ impl Service<Uri> for Names {
         let name = format!("{}://{}", uri.scheme().expect("a scheme"), uri.authority().expect("a host"));
         let address = self.0.get(&name).copied();
         Box::pin(async move {
-            let address = address.ok_or_else(|| io::Error::other(format!("nobody knows {name}")))?;
+            let address = address.ok_or_else(|| io::Error::other(format!("unknown name: {name}")))?;
             TcpStream::connect(address).await.map(TokioIo::new)
         })
     }

@@ -1,4 +1,5 @@
-//! A session from its beginning to its end, as both generations of the documents have it: with a tenant and without.
+//! A session from its start to its end, with a tenant and without one, as both generations of the documentation
+//! describe.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,8 +13,8 @@ use tower_bearer::{BearerLayer, Error, TokenCache};
 
 use crate::sources::{hyper_client, serve};
 
-/// Registers, logs in, calls the API, refreshes, goes on from what was saved, and signs out: over a socket.
-async fn live(tenant: Option<&str>) -> Result<(), BoxError> {
+/// Registers, logs in, calls the API, refreshes, resumes from the saved refresh token, and signs out, over a socket.
+async fn run_session(tenant: Option<&str>) -> Result<(), BoxError> {
     let server = MeshyDbServer::new("acme", "public-key");
     let base = serve(server.clone()).await;
     let http = hyper_client();
@@ -41,7 +42,7 @@ async fn live(tenant: Option<&str>) -> Result<(), BoxError> {
         .unwrap();
     assert_eq!(call(&cache).await?, 200);
     cache.refresh().await?;
-    let [first, second] = saved.lock().unwrap().clone().try_into().expect("each new one is handed out");
+    let [first, second] = saved.lock().unwrap().clone().try_into().expect("each new refresh token is saved");
     assert!(first != second && cache.get().await?.refresh_token() == Some(second.clone()));
 
     let cache = TokenCache::new(account.login_with_refresh_token(second).build()?);
@@ -69,11 +70,11 @@ async fn live(tenant: Option<&str>) -> Result<(), BoxError> {
 }
 
 #[tokio::test]
-async fn the_generation_without_tenants_works() -> Result<(), BoxError> {
-    live(None).await
+async fn a_session_without_a_tenant_works() -> Result<(), BoxError> {
+    run_session(None).await
 }
 
 #[tokio::test]
-async fn the_generation_with_tenants_works() -> Result<(), BoxError> {
-    live(Some("east")).await
+async fn a_session_with_a_tenant_works() -> Result<(), BoxError> {
+    run_session(Some("east")).await
 }
