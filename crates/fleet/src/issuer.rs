@@ -1,4 +1,4 @@
-//! The issuer and its API on a loopback socket, and the issuer's counts of the fleet's calls.
+//! The issuer and its API, and the issuer's counts of the fleet's calls.
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -9,12 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
 use tower::{BoxError, Service};
-use tower_bearer::testing::{Collected, MeshyDbServer};
+use tower_bearer::testing::MeshyDbServer;
 
 use crate::LIFETIME;
 
@@ -53,23 +49,6 @@ impl Issuer {
             server.reuse_grace(REUSE_GRACE);
         }
         Self { server, seen: Arc::default() }
-    }
-
-    /// Serves it on a free port until the program ends. Returns its origin.
-    pub(crate) async fn serve(&self) -> Result<String, BoxError> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let origin = format!("http://{}", listener.local_addr()?);
-        let service = TowerToHyperService::new(Collected::new(self.clone()));
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let service = service.clone();
-                tokio::spawn(async move {
-                    // The client reports a broken connection.
-                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-                });
-            }
-        });
-        Ok(origin)
     }
 
     fn see(&self, form: &[u8]) {

@@ -24,6 +24,8 @@ mod processes;
 mod redis;
 mod report;
 mod run;
+#[path = "../../tour/src/serve.rs"]
+mod serve;
 mod worker;
 
 use std::process::ExitCode;

@@ -11,6 +11,7 @@ use crate::issuer::Issuer;
 use crate::processes::Processes;
 use crate::redis::Redis;
 use crate::report::{self, Report};
+use crate::serve::serve;
 
 /// The longest time between two kills.
 const KILL_EVERY_MS: u64 = 300;
@@ -30,7 +31,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, BoxError> {
         _ => directory.path().join("session").display().to_string(),
     };
     let issuer = Issuer::new(kill);
-    let origin = issuer.serve().await?;
+    let origin = serve(&issuer).await?;
 
     // The progress goes to stderr, so that stdout contains only the report.
     eprintln!("{processes} processes share one session, whose tokens live {} s.\n", LIFETIME.as_secs());

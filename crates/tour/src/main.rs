@@ -22,6 +22,7 @@ mod probe;
 mod provider;
 mod report;
 mod run;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,7 @@ use crate::arguments::{Arguments, USAGE};
 use crate::counting_source::CountingSource;
 use crate::probe::Probe;
 use crate::provider::Provider;
+use crate::serve::serve;
 
 /// The layer works over any tower service of HTTP requests: this client, or a whole stack.
 type HttpClient = Client<HttpConnector, Full<Bytes>>;
@@ -45,7 +47,7 @@ type HttpClient = Client<HttpConnector, Full<Bytes>>;
 /// MeshyDB: the user of a tenant logs in with a password. Each refresh uses up a refresh token and returns the next.
 async fn meshydb(http: &HttpClient) -> Result<Provider, BoxError> {
     let server = MeshyDbServer::new("acme", "public-key").tenant_user("blue", "ann", "secret");
-    let origin = fake::serve(&server).await?;
+    let origin = serve(&server).await?;
 
     // Your own program needs neither the counter nor the probe, which observe for the report. It gives the source to
     // the cache, and its HTTP client to the layer.
@@ -60,7 +62,7 @@ async fn meshydb(http: &HttpClient) -> Result<Provider, BoxError> {
 /// Mesh Connect: each fetch is a JSON login with an id and a secret, because there are no refresh tokens.
 async fn mesh_connect(http: &HttpClient) -> Result<Provider, BoxError> {
     let server = MeshConnectServer::new("my-client-id", "my-client-secret");
-    let origin = fake::serve(&server).await?;
+    let origin = serve(&server).await?;
 
     let login = MeshConnect::builder(http.clone(), "my-client-id", "my-client-secret").base(&origin).build()?;
     let (source, fetches) = CountingSource::new(login);

@@ -186,9 +186,12 @@ async fn a_person_logs_in_at_one_sidecar_for_all() {
     let mut waiting = spawn(&down, &[]);
     let mut lines = tokio::io::BufReader::new(waiting.stderr.take().unwrap()).lines();
     let mut said = String::new();
-    while !said.contains("whether there is a session is not known") {
-        said += &patiently(lines.next_line()).await.unwrap().expect("it waits");
-    }
+    patiently(async {
+        while !said.contains("whether there is a session is not known") {
+            said += &lines.next_line().await.unwrap().expect("it waits");
+        }
+    })
+    .await;
     assert!(!said.contains("enter") && issuer.calls().total() == 0, "{said}");
     drop(waiting);
 
