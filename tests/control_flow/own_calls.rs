@@ -13,8 +13,8 @@ use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 use tower_bearer::json::JsonLogin;
 use tower_bearer::oauth2::{
-    ClientCredentialsGrant, DeviceCodeLogin, Issuer as Metadata, JwtBearerGrant, PasswordGrant, RefreshTokenGrant,
-    Revocation, TokenExchangeGrant,
+    ClientCredentialsGrant, DeviceCodeLogin, ExtensionGrant, Issuer as Metadata, JwtBearerGrant, PasswordGrant,
+    ProtectedResource, RefreshTokenGrant, Revocation, TokenExchangeGrant,
 };
 use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{
@@ -111,6 +111,8 @@ async fn every_source_may_use_the_client_with_the_layer() {
     world.check("token exchange", grant).await;
     let grant = JwtBearerGrant::builder(&crate::sources::at(http()), "assertion").build().expect("a grant");
     world.check("JWT bearer", grant).await;
+    let grant = ExtensionGrant::builder(&crate::sources::at(http()), "account_credentials").build().expect("a grant");
+    world.check("extension", grant).await;
     let login = JsonLogin::new(http(), TOKEN_URL, json!({ "key": "k" })).expect("a login");
     world.check("JSON login", login).await;
     let metadata = Metadata::discover(http(), "https://auth.example.com");
@@ -121,6 +123,10 @@ async fn every_source_may_use_the_client_with_the_layer() {
     world.issuer.queue(Answer::json(200, code));
     device.begin().await.expect("a code").finish().await.expect("a token");
     world.no_bearer("device login");
+    // The document that is there is an issuer's; a call with a token would be answered 400.
+    let resource = ProtectedResource::discover(http(), "https://auth.example.com").metadata().await;
+    let error = resource.expect_err("the document of an issuer").to_string();
+    assert!(error.contains("it names no resource"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
