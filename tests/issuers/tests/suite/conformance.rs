@@ -1,4 +1,4 @@
-//! What any OAuth 2 server does, held against oidc-provider and against the fakes alike.
+//! What any OAuth 2 server does, held against oidc-provider, Authlib and the fakes alike.
 //!
 //! A fake that behaves as no server does would make tests of it worthless; so each behaviour is one function, and runs
 //! against all of them. Where they may differ, the RFC leaves it open, and the behaviour says so.
@@ -8,8 +8,16 @@ use issuers::{encoded, form_to, send};
 
 use crate::subject::{Subject, held};
 
+// Authlib takes a parameter that comes twice, calls a missing grant type unsupported, and knows no third kind of token.
 held! {
     conformance
+    authlib:
+        a_token_answer_has_the_shape_of_the_rfc,
+        a_refresh_brings_another_pair,
+        only_a_post_is_a_token_call,
+        a_client_nobody_knows_is_denied,
+        a_parameter_nobody_knows_is_ignored,
+        a_refresh_cannot_widen_the_scope;
     issuer:
         a_token_answer_has_the_shape_of_the_rfc,
         a_refresh_brings_another_pair,

@@ -1,8 +1,8 @@
-//! The servers under test: oidc-provider, and the fakes of the `testing` feature.
+//! The servers under test: oidc-provider, Authlib, and the fakes of the `testing` feature.
 
 use http::{Request, Uri};
 use http_body_util::Full;
-use issuers::{Got, Http, ODD_PASSWORD, OidcProvider, get, http, post, send};
+use issuers::{Authlib, Got, Http, ODD_PASSWORD, OidcProvider, get, http, post, send};
 use tower::{ServiceExt, service_fn};
 use tower_bearer::SecretSource;
 use tower_bearer::oauth2::{Issuer, PasswordGrant, RefreshTokenGrant, Revocation};
@@ -17,6 +17,7 @@ pub(crate) struct Subject {
     pub(crate) client_id: &'static str,
     scope: &'static str,
     pub(crate) provider: Option<OidcProvider>,
+    _authlib: Option<Authlib>,
 }
 
 const USERNAME: &str = "ann";
@@ -33,6 +34,22 @@ impl Subject {
             client_id: "public",
             scope: "read offline_access",
             provider: Some(provider),
+            _authlib: None,
+        })
+    }
+
+    /// `None`, and a message, where it is not installed.
+    pub(crate) fn authlib() -> Option<Self> {
+        let authlib = Authlib::start()?;
+        Some(Self {
+            http: http(),
+            token_url: authlib.url("/token"),
+            revocation_url: authlib.url("/revoke"),
+            api_url: authlib.url("/test/api"),
+            client_id: "public",
+            scope: "read offline_access",
+            provider: None,
+            _authlib: Some(authlib),
         })
     }
 
@@ -47,6 +64,7 @@ impl Subject {
             client_id: "key",
             scope: "meshy.api offline_access",
             provider: None,
+            _authlib: None,
         })
     }
 
@@ -70,6 +88,7 @@ impl Subject {
             client_id: "app",
             scope: "read offline_access",
             provider: None,
+            _authlib: None,
         })
     }
 
