@@ -24,6 +24,7 @@ use crate::store::error::StoreError;
 /// | [`extend`](Self::extend) | `UPDATE .. SET leased_until WHERE owner = $owner AND leased_until >= now()` |
 /// | [`release`](Self::release) | `UPDATE .. SET leased_until = now() WHERE owner = $owner` |
 /// | [`save`](Self::save) | `UPDATE .. SET bytes, version, saved_at WHERE owner = $owner AND leased_until >= now() AND version = $expected` |
+/// | [`expire`](Self::expire) | `UPDATE .. SET expires_at WHERE` as for `save`, which clears it; a job deletes what has expired |
 pub trait TokenStore: Send + Sync + 'static {
     /// Loads the record of this key; `None` if there is none.
     ///

@@ -16,7 +16,7 @@ use crate::harness::{Issuer, KEY, Mortal, SECOND, Steps, session};
 /// How many fleets each test runs, unless the variable `SEEDS` says more.
 const SEEDS: u64 = 500;
 /// How many processes a large fleet has, unless the variable `PROCESSES` says more:
-/// `PROCESSES=10000 cargo test --release --all-features --test store -- large_fleet`.
+/// `PROCESSES=10000 cargo test --all-features --test store -- large_fleet`.
 const PROCESSES: usize = 600;
 const LIFETIME: u32 = 60;
 
