@@ -345,3 +345,6 @@ fn owner() -> String {
     let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{}-{random}", std::process::id())
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests;

@@ -39,6 +39,8 @@ use crate::store::token_store::{Lease, Saved, Stored, TokenStore};
 /// user can read the directory and the files (0700, 0600). They are rejected if another user owns or can write them. A
 /// lease ends at once when its process dies.
 ///
+/// The record of an ended session expires after 30 days; its file is removed when another session ends.
+///
 /// Use a directory on a local disk, because the locks of network file systems differ. There are no notifications, so
 /// other processes learn of a new login when they next [read the record](crate::store::SharedSession::look_every).
 ///
@@ -350,7 +352,7 @@ impl Files {
 
     fn load(&self) -> io::Result<Option<Stored>> {
         let path = self.path("json");
-        let mut file = match File::open(&path) {
+        let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("open", &path, error)),
@@ -358,8 +360,10 @@ impl Files {
         check(&self.directory, &fs::metadata(&*self.directory)?)?;
         let metadata = file.metadata()?;
         check(&path, &metadata)?;
-        let mut bytes = Vec::new();
-        Read::by_ref(&mut file).take(LONGEST).read_to_end(&mut bytes).map_err(|error| failed("read", &path, error))?;
+        // One more, so that its end is seen without another allocation.
+        let room = metadata.len().min(LONGEST) + 1;
+        let mut bytes = Vec::with_capacity(usize::try_from(room).unwrap_or_default());
+        file.take(LONGEST).read_to_end(&mut bytes).map_err(|error| failed("read", &path, error))?;
         let age = metadata.modified().ok().and_then(|saved| clock::wall_time().duration_since(saved).ok());
         let Header { version, expires, len } = Header::parse(&bytes);
         if expires.is_some_and(|expires| expires <= micros()) {

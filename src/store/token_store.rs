@@ -25,6 +25,7 @@ use crate::store::error::StoreError;
 /// | [`extend`](Self::extend) | `UPDATE .. SET leased_until WHERE owner = $owner AND leased_until >= now()` |
 /// | [`release`](Self::release) | `UPDATE .. SET leased_until = now() WHERE owner = $owner` |
 /// | [`save`](Self::save) | `UPDATE .. SET bytes, version, saved_at WHERE owner = $owner AND leased_until >= now() AND version = $expected` |
+/// | [`expire`](Self::expire) | `UPDATE .. SET expires_at WHERE` as for `save`, which clears it; a job deletes what has expired |
 ///
 /// The repository's `examples/sqlite-store` is such an implementation. `testing::store_conformance` checks one.
 pub trait TokenStore: Send + Sync + 'static {

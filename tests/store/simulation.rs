@@ -3,6 +3,7 @@
 //! Each seed is one fleet. What must hold: no refresh token is spent twice but after a death or a stop in the middle of a
 //! refresh, or after the store lost a write; and no process that lives is without a token for long.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -14,6 +15,9 @@ use crate::harness::{Issuer, KEY, Mortal, SECOND, Steps, session};
 
 /// How many fleets each test runs, unless the variable `SEEDS` says more.
 const SEEDS: u64 = 500;
+/// How many processes a large fleet has, unless the variable `PROCESSES` says more:
+/// `PROCESSES=10000 cargo test --all-features --test store -- large_fleet`.
+const PROCESSES: usize = 600;
 const LIFETIME: u32 = 60;
 
 /// What may happen to a fleet.
@@ -47,7 +51,7 @@ fn fault(rng: &mut Rng) -> (StoreCall, StoreFault) {
 }
 
 /// One fleet; returns how many calls it made, and how many refresh tokens were spent twice.
-async fn run(seed: u64, weather: Weather) -> (usize, usize) {
+async fn run(seed: u64, size: Range<usize>, weather: Weather) -> (usize, usize) {
     let mut rng = Rng::with_seed(seed);
     fastrand::seed(seed);
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
@@ -59,7 +63,7 @@ async fn run(seed: u64, weather: Weather) -> (usize, usize) {
         true => Steps::new(rng.i64(0..60)),
         false => Steps::default(),
     };
-    let mut processes: Vec<_> = (0..rng.usize(2..8)).map(|_| start(&issuer, &store, life(&mut rng))).collect();
+    let mut processes: Vec<_> = (0..rng.usize(size)).map(|_| start(&issuer, &store, life(&mut rng))).collect();
     for _ in 0..60 {
         if weather.faults && rng.u8(..3) == 0 {
             let (call, fault) = fault(&mut rng);
@@ -99,11 +103,10 @@ fn one() {
 }
 
 /// All seeds; returns how many fleets spent a refresh token twice.
-fn fleets(seeds: std::ops::Range<u64>, weather: Weather) -> usize {
+fn fleets(seeds: Range<u64>, weather: Weather) -> usize {
     let mut reused = 0;
     for seed in seeds {
-        let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
-        let (calls, spent_twice) = runtime.block_on(run(seed, weather));
+        let (calls, spent_twice) = in_virtual_time(run(seed, 2..8, weather));
         assert!(calls > 0 && calls < 60, "seed {seed}: {calls} calls");
         reused += usize::from(spent_twice > 0);
         assert!(weather.deaths || spent_twice == 0, "seed {seed}: a refresh token was spent twice");
@@ -111,8 +114,75 @@ fn fleets(seeds: std::ops::Range<u64>, weather: Weather) -> usize {
     reused
 }
 
+fn in_virtual_time<T>(run: impl Future<Output = T>) -> T {
+    let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
+    runtime.block_on(run)
+}
+
+fn variable(name: &str) -> Option<usize> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 fn seeds() -> u64 {
-    std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS)
+    variable("SEEDS").map_or(SEEDS, |seeds| seeds as u64)
+}
+
+// === large fleets ===
+
+/// Processes that share a session, in which nothing goes wrong.
+fn fleet(processes: usize) -> (Issuer, Vec<TokenCache>) {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    issuer.lifetime(LIFETIME * SECOND);
+    store.delay(Duration::from_millis(5));
+    let caches = (0..processes).map(|_| start(&issuer, &store, Steps::default()).cache).collect();
+    (issuer, caches)
+}
+
+/// Each process refreshes ahead of time; returns how many token calls they make over ten lifetimes.
+async fn calls_ahead_of_time(processes: usize) -> usize {
+    let (issuer, caches) = fleet(processes);
+    for cache in &caches {
+        tokio::spawn(cache.keep_warm());
+    }
+    for _ in 0..20 {
+        tokio::time::sleep(LIFETIME * SECOND / 2).await;
+        assert!(caches.iter().all(|cache| cache.peek().is_some()), "each process has a token all the time");
+    }
+    assert_eq!((issuer.reused(), issuer.most_at_once()), (0, 1));
+    issuer.calls()
+}
+
+/// All processes ask at the same moment, at the start and after each of five expiries; returns how many token calls that
+/// makes.
+async fn calls_at_once(processes: usize) -> usize {
+    let (issuer, caches) = fleet(processes);
+    for _ in 0..6 {
+        let asking = caches.iter().cloned().map(|cache| tokio::spawn(async move { cache.get().await }));
+        for answer in asking.collect::<Vec<_>>() {
+            answer.await.unwrap().expect("within the deadline of a request");
+        }
+        tokio::time::sleep(2 * LIFETIME * SECOND).await;
+    }
+    assert_eq!((issuer.reused(), issuer.most_at_once()), (0, 1));
+    issuer.calls()
+}
+
+#[test]
+fn the_token_calls_do_not_grow_with_a_large_fleet() {
+    let processes = variable("PROCESSES").unwrap_or(PROCESSES);
+    // A token is due after 75 to 80 % of its life: the earliest refreshes for all.
+    let [few, many] = [6, processes].map(|processes| in_virtual_time(calls_ahead_of_time(processes)));
+    assert!((12..=14).contains(&few) && (12..=14).contains(&many), "{few} calls, of {processes} processes {many}");
+    let [few, many] = [6, processes].map(|processes| in_virtual_time(calls_at_once(processes)));
+    assert_eq!((few, many), (6, 6), "one for each time that they ask");
+}
+
+#[test]
+fn a_large_fleet_over_a_store_that_fails_spends_no_refresh_token_twice() {
+    let processes = variable("PROCESSES").unwrap_or(PROCESSES) / 4;
+    let (calls, reused) = in_virtual_time(run(1, processes..processes + 1, Weather { faults: true, deaths: false }));
+    assert!(calls > 0 && calls < 60, "{calls} calls");
+    assert_eq!(reused, 0);
 }
 
 #[test]

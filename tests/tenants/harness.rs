@@ -11,6 +11,7 @@ use http::{Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
+use tower_bearer::testing::MemoryStore;
 use tower_bearer::{BearerLayer, Error, FetchContext, KeyedTokenCache, RotatedToken, Token, TokenCache, TokenSource};
 
 pub(crate) type Key = u32;
@@ -87,6 +88,12 @@ impl Issuer {
             })
             .build()
             .unwrap()
+    }
+
+    /// A session that processes share in this store, under its key.
+    pub(crate) fn shared_session(&self, key: Key, store: &MemoryStore) -> TokenCache {
+        let login = Login { issuer: self.clone(), key, session: true };
+        TokenCache::builder(login).store(store.clone(), key.to_string()).build().unwrap()
     }
 
     /// How long tokens live from now on. An hour if it is not called.

@@ -10,4 +10,5 @@ mod layer;
 mod meshydb;
 mod random;
 mod seen;
+mod stores;
 mod storm;

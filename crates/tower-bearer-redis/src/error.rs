@@ -45,7 +45,9 @@ pub(crate) fn describe(address: &ConnectionAddr, error: &RedisError) -> StoreErr
             Some("MISCONF" | "NOREPLICAS") => (true, "accepts no writes, because it cannot persist or replicate them"),
             Some("LOADING") => (true, "is loading its data"),
             Some("MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY") => (true, "cannot serve the key now"),
-            Some("MOVED" | "ASK" | "CROSSSLOT") => (false, "is a cluster, and another node has the key"),
+            Some("MOVED" | "ASK" | "CROSSSLOT") => {
+                (false, "is a cluster, and another node has the key; see the feature `cluster`")
+            }
             _ => (false, "denied the command"),
         },
     };

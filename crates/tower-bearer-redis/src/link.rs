@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use redis::aio::{MultiplexedConnection, SendError};
+use redis::aio::{AsyncPushSender, MultiplexedConnection, SendError};
 use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, PushInfo, PushKind, RedisResult};
+#[cfg(feature = "cluster")]
+use redis::{ConnectionInfo, cluster::ClusterClient, cluster_async::ClusterConnection};
 use tokio::sync::Mutex;
 use tokio::time;
 use tower_bearer::store::StoreError;
@@ -17,9 +19,12 @@ use crate::error;
 ///
 /// redis's own `ConnectionManager` is not used: it keeps a connection on which commands time out, and it hides that the
 /// server rejected the subscription.
-#[derive(Debug)]
 pub(crate) struct Link {
+    /// The server; of a cluster, the first node that was named.
     client: Client,
+    /// The nodes that were named, if it is a cluster.
+    #[cfg(feature = "cluster")]
+    nodes: Option<Arc<[ConnectionInfo]>>,
     channel: String,
     timeout: Duration,
     changes: Arc<Changes>,
@@ -27,18 +32,46 @@ pub(crate) struct Link {
     current: Mutex<Option<Open>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Open {
-    connection: MultiplexedConnection,
+    connection: Connection,
     /// Set when the connection must not be used any more.
     lost: Arc<AtomicBool>,
+}
+
+#[derive(Clone)]
+enum Connection {
+    Server(MultiplexedConnection),
+    /// One connection to each node.
+    #[cfg(feature = "cluster")]
+    Cluster(ClusterConnection),
 }
 
 // === impl Link ===
 
 impl Link {
     pub(crate) fn new(client: Client, channel: String, timeout: Duration) -> Self {
-        Self { client, channel, timeout, changes: Arc::default(), current: Mutex::default() }
+        Self {
+            client,
+            #[cfg(feature = "cluster")]
+            nodes: None,
+            channel,
+            timeout,
+            changes: Arc::default(),
+            current: Mutex::default(),
+        }
+    }
+
+    /// Asks the cluster that these nodes belong to.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn of_cluster(mut self, nodes: Option<Arc<[ConnectionInfo]>>) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    #[cfg(feature = "cluster")]
+    pub(crate) fn nodes(&self) -> Option<Arc<[ConnectionInfo]>> {
+        self.nodes.clone()
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -87,7 +120,11 @@ impl Link {
 
     async fn run_once<T: FromRedisValue>(&self, command: &Cmd, used: &mut Option<Open>) -> RedisResult<T> {
         let open = used.insert(self.open().await?);
-        let result = command.query_async(&mut open.connection.clone()).await;
+        let result = match open.connection.clone() {
+            Connection::Server(mut connection) => command.query_async(&mut connection).await,
+            #[cfg(feature = "cluster")]
+            Connection::Cluster(mut connection) => command.query_async(&mut connection).await,
+        };
         if result.as_ref().is_err_and(error::wants_new_connection) {
             open.discard();
         }
@@ -114,16 +151,30 @@ impl Link {
             changes.on_push(&push);
             Ok::<_, SendError>(())
         };
+        let connection = self.connect(on_push).await?;
+        let open = current.insert(Open { connection, lost }).clone();
+        self.changes.notify_all();
+        Ok(open)
+    }
+
+    /// Connects, and subscribes.
+    async fn connect(&self, on_push: impl AsyncPushSender) -> RedisResult<Connection> {
         // `run` bounds the whole with one timeout.
+        #[cfg(feature = "cluster")]
+        if let Some(nodes) = &self.nodes {
+            let cluster = ClusterClient::builder(nodes.iter().cloned()).push_sender(on_push);
+            let cluster = cluster.connection_timeout(self.timeout).response_timeout(self.timeout).build()?;
+            let mut connection = cluster.get_async_connection().await?;
+            connection.subscribe(&self.channel).await?;
+            return Ok(Connection::Cluster(connection));
+        }
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_push_sender(on_push);
         let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
         connection.subscribe(&self.channel).await?;
-        let open = current.insert(Open { connection, lost }).clone();
-        self.changes.notify_all();
-        Ok(open)
+        Ok(Connection::Server(connection))
     }
 }
 

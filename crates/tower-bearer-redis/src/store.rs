@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Client, Cmd, IntoConnectionInfo, ProtocolVersion};
+use redis::{Client, Cmd, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisError};
 use tower_bearer::store::{Lease, Saved, StoreError, Stored, TokenStore};
 
 use crate::link::Link;
@@ -58,12 +58,25 @@ impl RedisStore {
     /// # Errors
     /// Returns an error if the URL is invalid. The error does not repeat it.
     pub fn new(server: impl IntoConnectionInfo) -> Result<Self, StoreError> {
-        let invalid = |_| StoreError::permanent("the URL of Redis is invalid, or needs a feature that is not enabled");
-        let info = server.into_connection_info().map_err(invalid)?;
-        // RESP3 carries the messages of the subscription on the connection of the commands.
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
-        let client = Client::open(info.set_redis_settings(settings)).map_err(invalid)?;
-        Ok(Self { link: link(client, PREFIX, TIMEOUT), prefix: PREFIX.to_owned(), keep_for: KEEP_FOR })
+        let client = Client::open(info(server)?).map_err(invalid)?;
+        let link = Link::new(client, channel(PREFIX), TIMEOUT);
+        Ok(Self { link: Arc::new(link), prefix: PREFIX.to_owned(), keep_for: KEEP_FOR })
+    }
+
+    /// A store in the Redis Cluster that these nodes belong to; the other nodes are learned from them.
+    ///
+    /// Has a connection to each node, follows redirects, and hears of changes that are saved on any node. Without a
+    /// network call.
+    ///
+    /// # Errors
+    /// Returns an error if there is no node, or if a URL is invalid. The error does not repeat it.
+    #[cfg(feature = "cluster")]
+    pub fn cluster<T: IntoConnectionInfo>(nodes: impl IntoIterator<Item = T>) -> Result<Self, StoreError> {
+        let nodes = nodes.into_iter().map(info).collect::<Result<Arc<[_]>, _>>()?;
+        let first = nodes.first().ok_or_else(|| StoreError::permanent("no node of the Redis Cluster is named"))?;
+        let store = Self::new(first.clone())?;
+        let link = Link::new(store.link.client().clone(), channel(PREFIX), TIMEOUT).of_cluster(Some(nodes));
+        Ok(Self { link: Arc::new(link), ..store })
     }
 
     /// Sets what all names of keys begin with, and the name of the channel: `tower-bearer` by default.
@@ -77,8 +90,8 @@ impl RedisStore {
         if prefix.is_empty() || prefix.contains(['{', '}']) {
             return Err(StoreError::permanent("the prefix of keys in Redis is empty or holds a brace"));
         }
-        let link = link(self.link.client().clone(), &prefix, self.link.timeout());
-        Ok(Self { link, prefix, ..self })
+        let timeout = self.link.timeout();
+        Ok(Self { link: self.link_as(&prefix, timeout), prefix, ..self })
     }
 
     /// Sets how long a call may take before it is an error, with connecting if it has to: 2 s by default.
@@ -86,8 +99,7 @@ impl RedisStore {
     /// A server that is paused or does not answer costs this much. Keep it well below the time to live of a lease.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
-        let link = link(self.link.client().clone(), &self.prefix, timeout);
-        Self { link, ..self }
+        Self { link: self.link_as(&self.prefix, timeout), ..self }
     }
 
     /// Sets how long a record is kept after it was saved last: 365 days by default.
@@ -97,6 +109,14 @@ impl RedisStore {
     #[must_use]
     pub fn keep_for(self, time: Duration) -> Self {
         Self { keep_for: time, ..self }
+    }
+
+    /// Another connection to the same server.
+    fn link_as(&self, prefix: &str, timeout: Duration) -> Arc<Link> {
+        let link = Link::new(self.link.client().clone(), channel(prefix), timeout);
+        #[cfg(feature = "cluster")]
+        let link = link.of_cluster(self.link.nodes());
+        Arc::new(link)
     }
 
     fn names(&self, key: &str) -> Names {
@@ -180,8 +200,19 @@ impl fmt::Debug for RedisStore {
     }
 }
 
-fn link(client: Client, prefix: &str, timeout: Duration) -> Arc<Link> {
-    Arc::new(Link::new(client, format!("{prefix}:changed"), timeout))
+fn channel(prefix: &str) -> String {
+    format!("{prefix}:changed")
+}
+
+fn invalid(_: RedisError) -> StoreError {
+    StoreError::permanent("the URL of Redis is invalid, or needs a feature that is not enabled")
+}
+
+/// With RESP3, which carries the messages of the subscription on the connection of the commands.
+fn info(server: impl IntoConnectionInfo) -> Result<ConnectionInfo, StoreError> {
+    let info = server.into_connection_info().map_err(invalid)?;
+    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
+    Ok(info.set_redis_settings(settings))
 }
 
 fn eval(script: &str, names: &[&str]) -> Cmd {

@@ -12,7 +12,7 @@ use crate::server::{Server, each, save};
 const LONG: Duration = Duration::from_secs(60);
 
 /// The commands that the server has run, each with how often; also those that scripts called.
-async fn commands(server: &Server) -> Vec<(String, u64)> {
+pub(crate) async fn commands(server: &Server) -> Vec<(String, u64)> {
     let info: String = server.admin("INFO commandstats").await;
     let lines = info.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(":calls="));
     let counted = lines.map(|(name, rest)| (name.to_owned(), rest.split(',').next().unwrap().parse().unwrap()));
@@ -20,7 +20,7 @@ async fn commands(server: &Server) -> Vec<(String, u64)> {
     counted.filter(|(name, _)| !["config|resetstat", "info", "client|setinfo"].contains(&&**name)).collect()
 }
 
-fn count(commands: &[(String, u64)], name: &str) -> u64 {
+pub(crate) fn count(commands: &[(String, u64)], name: &str) -> u64 {
     commands.iter().find(|(of, _)| of == name).map_or(0, |(_, count)| *count)
 }
 

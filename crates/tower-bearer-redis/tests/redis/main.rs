@@ -2,9 +2,12 @@
 
 mod caches;
 mod changes;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod commands;
 mod conformance;
 mod issuer;
 mod outages;
 mod proxy;
 mod server;
+mod tenants;

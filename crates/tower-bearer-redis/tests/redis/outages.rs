@@ -187,7 +187,7 @@ const SUBSCRIBED: &str = ">3\r\n$9\r\nsubscribe\r\n$20\r\ntower-bearer:changed\r
 async fn a_node_of_a_cluster_that_does_not_have_the_key_is_an_error() {
     let (port, _tasks) = scripted(&[HELLO, SUBSCRIBED, "-MOVED 866 127.0.0.1:1\r\n"]).await;
     let store = RedisStore::new(format!("redis://127.0.0.1:{port}")).unwrap();
-    says(&failed_look(&store).await, false, "another node has the key (MOVED)");
+    says(&failed_look(&store).await, false, "another node has the key; see the feature `cluster` (MOVED)");
 }
 
 /// Servers repeat what they do not understand.

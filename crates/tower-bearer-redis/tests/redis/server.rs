@@ -22,6 +22,8 @@ const PROGRAMS: [&str; 3] =
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) port: u16,
+    /// For the other nodes of a cluster.
+    pub(crate) cluster_port: Option<u16>,
     program: String,
     options: Vec<String>,
     process: Child,
@@ -69,8 +71,11 @@ impl Server {
         for _ in 0..20 {
             // Another program may take the port before the server does.
             let port = free_port();
-            match spawn(program, port, &options, folder.path()) {
-                Ok(process) => return Some(Self { port, program: program.to_owned(), options, process, folder }),
+            let cluster_port = options.iter().any(|option| option == "--cluster-enabled").then(free_port);
+            match spawn(program, (port, cluster_port), &options, folder.path()) {
+                Ok(process) => {
+                    return Some(Self { port, cluster_port, program: program.to_owned(), options, process, folder });
+                }
                 Err(why) if why.contains("Address already in use") => {}
                 Err(why) if why.contains("No such file") || why.contains("Failed finding TLS support") => return None,
                 Err(why) => panic!("{program} does not start: {why}"),
@@ -121,7 +126,8 @@ impl Server {
     /// Starts it again on its port, without its data.
     pub(crate) fn restart(&mut self) {
         self.stop();
-        self.process = spawn(&self.program, self.port, &self.options, self.folder.path()).expect("it starts again");
+        self.process = spawn(&self.program, (self.port, self.cluster_port), &self.options, self.folder.path())
+            .expect("it starts again");
     }
 }
 
@@ -136,7 +142,12 @@ fn free_port() -> u16 {
 }
 
 /// Returns when it accepts connections; its last lines if it does not.
-fn spawn(program: &str, port: u16, options: &[String], folder: &Path) -> Result<Child, String> {
+fn spawn(
+    program: &str,
+    (port, cluster_port): (u16, Option<u16>),
+    options: &[String],
+    folder: &Path,
+) -> Result<Child, String> {
     let text = |error: &dyn Debug| format!("{error:?}");
     let mut command = Command::new(program);
     command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no", "--logfile", ""]);
@@ -145,9 +156,9 @@ fn spawn(program: &str, port: u16, options: &[String], folder: &Path) -> Result<
     let tls = options.iter().any(|option| option.starts_with("--tls"));
     let ports = if tls { ["--port", "0", "--tls-port"].as_slice() } else { &["--port"] };
     command.args(ports).arg(port.to_string()).args(options);
-    if options.iter().any(|option| option == "--cluster-enabled") {
+    if let Some(cluster_port) = cluster_port {
         // Otherwise it is the port plus 10000, which may be none.
-        command.args(["--cluster-port", &free_port().to_string()]);
+        command.args(["--cluster-port", &cluster_port.to_string()]);
     }
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut process = spawned.map_err(|error| error.to_string())?;

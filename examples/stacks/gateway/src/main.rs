@@ -2,16 +2,22 @@
 //!
 //! ```text
 //! cargo run -p stack-gateway
+//! REDIS_URL=redis://127.0.0.1:6379 cargo run -p stack-gateway
 //! ```
 //!
 //! A browser sends the id of its session. The gateway knows the user's token of that session, exchanges it for one of
 //! the upstream, and forwards the request with that. A logout ends both.
+//!
+//! With a store in Redis, several gateways share one exchange for each session, and a logout at one of them ends the session
+//! at all. Without `REDIS_URL`, the example starts the redis-server of the path for that part.
 #![expect(clippy::disallowed_methods, reason = "the gateway is a task")]
 
 mod fakes;
+mod redis_server;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -26,15 +32,27 @@ use hyper_util::rt::TokioExecutor;
 use tower::{BoxError, Layer, ServiceExt};
 use tower_bearer::oauth2::{Issuer, TokenExchangeGrant};
 use tower_bearer::replay::Never;
+use tower_bearer::store::SharedSession;
 use tower_bearer::{Bearer, BearerLayer, Error, KeyedTokenCache, TokenCache};
+use tower_bearer_redis::RedisStore;
+
+use crate::redis_server::RedisServer;
 
 /// The id of a session, which is the key of its upstream token. Forwarded requests have it as an extension.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct SessionId(Arc<str>);
 
-/// The user's own token of each session, which the gateway's login saved.
+/// The login of each session. Several gateways keep it in a database.
 #[derive(Clone, Default)]
-struct Sessions(Arc<Mutex<HashMap<SessionId, String>>>);
+struct Sessions(Arc<Mutex<HashMap<SessionId, Login>>>);
+
+#[derive(Clone)]
+struct Login {
+    /// Names the session in the store, because the id must not be stored there: it is enough to use the session.
+    number: usize,
+    /// The user's own token.
+    token: String,
+}
 
 #[derive(Clone)]
 struct Gateway {
@@ -48,7 +66,10 @@ struct Gateway {
 
 impl Sessions {
     fn begin(&self, id: &str, token: &str) {
-        self.lock().insert(SessionId(id.into()), token.to_owned());
+        let mut sessions = self.lock();
+        // A login that is renewed keeps its number.
+        let number = sessions.get(&SessionId(id.into())).map_or(sessions.len() + 1, |login| login.number);
+        sessions.insert(SessionId(id.into()), Login { number, token: token.to_owned() });
     }
 
     fn end(&self, id: &SessionId) {
@@ -62,12 +83,12 @@ impl Sessions {
         if self.lock().contains_key(&id) { Ok(id) } else { Err(StatusCode::UNAUTHORIZED) }
     }
 
-    /// The user's current token. Each exchange reads it, because the user's own login may have renewed it.
-    fn token(&self, id: &SessionId) -> Result<String, Error> {
+    /// The current login. Each exchange reads it, because the user's own login may have renewed it.
+    fn login(&self, id: &SessionId) -> Result<Login, Error> {
         self.lock().get(id).cloned().ok_or_else(|| Error::denied("the session has ended"))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, String>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Login>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -75,16 +96,25 @@ impl Sessions {
 // === impl Gateway ===
 
 impl Gateway {
-    fn new(sessions: Sessions, token_url: &str, base: &str) -> Result<Self, BoxError> {
+    fn new(sessions: Sessions, token_url: &str, base: &str, store: Option<RedisStore>) -> Result<Self, BoxError> {
         let http = Client::builder(TokioExecutor::new()).build_http();
         let calls: Client<_, Full<bytes::Bytes>> = Client::builder(TokioExecutor::new()).build_http();
         let issuer = Issuer::new(calls).token_endpoint(token_url);
         let subjects = sessions.clone();
         let tokens = KeyedTokenCache::new(move |id: &SessionId| {
             let (id, subjects) = (id.clone(), subjects.clone());
-            let subject = move || std::future::ready(subjects.token(&id));
+            let number = subjects.login(&id)?.number;
+            let subject = move || std::future::ready(subjects.login(&id).map(|login| login.token));
             let exchange = TokenExchangeGrant::builder(&issuer, subject).client_id("gateway").client_auth("its secret");
-            Ok::<_, Error>(TokenCache::new(exchange.audience("upstream").build()?))
+            let cache = TokenCache::builder(exchange.audience("upstream").build()?);
+            match &store {
+                // One connection for all sessions, and a record and a lease for each.
+                Some(store) => {
+                    let shared = SharedSession::new(store.clone(), format!("upstream/session-{number}"));
+                    cache.shared_session(shared).build()
+                }
+                None => cache.build(),
+            }
         });
         let tokens = tokens.name("upstream").max_keys(50_000).max_token_calls(64);
         let by_session = tokens.by_key(|head| head.extensions.get::<SessionId>().cloned());
@@ -129,18 +159,43 @@ async fn logout(State(gateway): State<Gateway>, headers: HeaderMap) -> Result<St
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
+    println!("one gateway");
+    run(None, 1).await?;
+
+    let (url, _server) = match std::env::var("REDIS_URL") {
+        Ok(url) => (url, None),
+        Err(_) => match RedisServer::start()? {
+            Some(server) => (server.url.clone(), Some(server)),
+            None => {
+                println!("no redis-server on the path and no REDIS_URL: the part with Redis is skipped");
+                return Ok(());
+            }
+        },
+    };
+    println!("two gateways and Redis");
+    run(Some(&url), 2).await
+}
+
+/// Calls the upstream through this many gateways.
+async fn run(redis: Option<&str>, gateways: usize) -> Result<(), BoxError> {
     // In your program: the addresses of your token endpoint and of the upstream.
     let (sts, upstream) = (fakes::token_exchange().await, fakes::upstream().await);
 
     let sessions = Sessions::default();
-    let gateway = Gateway::new(sessions.clone(), &sts.url("/token"), upstream.origin())?;
-    let tokens = gateway.tokens.clone();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let here = format!("http://{}", listener.local_addr()?);
-    tokio::spawn(axum::serve(listener, gateway.router()).into_future());
+    let (mut tokens, mut addresses) = (Vec::new(), Vec::new());
+    for _ in 0..gateways {
+        // Each gateway has a connection of its own. The numbers of sessions begin anew with each run.
+        let prefix = format!("stack-gateway-{}", std::process::id());
+        let store = redis.map(|url| RedisStore::new(url)?.prefix(prefix)).transpose()?;
+        let gateway = Gateway::new(sessions.clone(), &sts.url("/token"), upstream.origin(), store)?;
+        tokens.push(gateway.tokens.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        addresses.push(format!("http://{}", listener.local_addr()?));
+        tokio::spawn(axum::serve(listener, gateway.router()).into_future());
+    }
 
     let caller: Client<_, Full<bytes::Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let ask = async |session: &str, method: &str, path: &str| {
+    let ask = async |here: &str, session: &str, method: &str, path: &str| {
         let request = Request::builder().method(method).uri(format!("{here}{path}")).header("session", session);
         let response = caller.request(request.body(Full::default())?).await?;
         let status = response.status();
@@ -148,22 +203,38 @@ async fn main() -> Result<(), BoxError> {
         Ok::<_, BoxError>((status, text))
     };
 
-    for user in ["ada", "grace", "ada", "grace"] {
+    for (user, here) in ["ada", "grace", "grace", "ada"].into_iter().zip(addresses.iter().cycle()) {
         sessions.begin(&format!("session-of-{user}"), &format!("login-of-{user}"));
-        let (status, who) = ask(&format!("session-of-{user}"), "GET", "/me").await?;
+        let (status, who) = ask(here, &format!("session-of-{user}"), "GET", "/me").await?;
         println!("{user}: {status}, and the upstream saw {who}");
         assert_eq!((status, who), (StatusCode::OK, format!("Bearer upstream-of-login-of-{user}")));
     }
     println!("{} requests, {} exchanges", upstream.seen().len(), sts.seen().len());
-    assert_eq!((upstream.seen().len(), sts.seen().len(), tokens.status().keys), (4, 2, 2));
+    assert_eq!((upstream.seen().len(), sts.seen().len()), (4, 2));
+    assert!(tokens.iter().all(|tokens| tokens.status().keys == 2), "each gateway has both sessions");
 
-    let (status, _) = ask("a-session-of-nobody", "GET", "/me").await?;
+    let here = &addresses[0];
+    let (status, _) = ask(here, "a-session-of-nobody", "GET", "/me").await?;
     println!("without a session: {status}");
     assert_eq!((status, upstream.seen().len()), (StatusCode::UNAUTHORIZED, 4));
 
-    assert_eq!(ask("session-of-ada", "POST", "/logout").await?.0, StatusCode::NO_CONTENT);
-    let (status, _) = ask("session-of-ada", "GET", "/me").await?;
-    println!("after the logout: {status}");
-    assert_eq!((status, tokens.status().keys), (StatusCode::UNAUTHORIZED, 1));
+    assert_eq!(ask(here, "session-of-ada", "POST", "/logout").await?.0, StatusCode::NO_CONTENT);
+    for here in &addresses {
+        let (status, _) = ask(here, "session-of-ada", "GET", "/me").await?;
+        println!("after the logout: {status}");
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(tokens[0].status().keys, 1);
+    for others in &tokens[1..] {
+        // Told by a message: the token of the session is not kept.
+        let cache = others.cache(&SessionId("session-of-ada".into()))?;
+        let told = async {
+            while !cache.status().signed_out {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), told).await?;
+        println!("the other gateway has ended the session, too");
+    }
     Ok(())
 }
