@@ -91,7 +91,7 @@ impl<B: Body> Body for WatchTrailers<B> {
 impl SentToken {
     fn look(self, trailers: &HeaderMap) {
         if rejection::is_unauthenticated(trailers) {
-            let rejected = Rejected { sign: Some(Sign::Standard), challenges: Vec::new() };
+            let rejected = Rejected { sign: Some(Sign::Standard), headers: None };
             // The error is dropped: the caller has the API's status. Without a runtime the next call replaces the token.
             let _ = self.cache.replace_in_background(self.token, rejected);
         }

@@ -24,8 +24,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
 use http::header::WWW_AUTHENTICATE;
+use http::{HeaderMap, HeaderValue};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tower::BoxError;
 use tracing::Instrument;
@@ -90,11 +90,11 @@ struct State {
     token_calls: Option<Arc<Semaphore>>,
 }
 
-/// A rejection of a token: by a response with this sign and these challenges, or, without a sign, as a user says.
-#[derive(Default)]
-pub(crate) struct Rejected {
+/// A rejection of a token: by a response with this sign and these headers, or, without a sign, as a user says.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Rejected<'a> {
     pub(crate) sign: Option<Sign>,
-    pub(crate) challenges: Vec<HeaderValue>,
+    pub(crate) headers: Option<&'a HeaderMap>,
 }
 
 /// How a demand is met: at once, or by a run.
@@ -353,10 +353,9 @@ impl Driver {
     }
 
     /// Notes that an API rejected this token, and starts its replacement without waiting for it.
-    pub(crate) fn replace_in_background(self: &Arc<Self>, token: TokenId, rejected: Rejected) -> Result<(), Error> {
-        let sign = rejected.sign;
+    pub(crate) fn replace_in_background(self: &Arc<Self>, token: TokenId, rejected: Rejected<'_>) -> Result<(), Error> {
         match self.reject(token, rejected) {
-            Rejection::Marked { .. } => self.start_replacement(token, sign),
+            Rejection::Marked { .. } => self.start_replacement(token, rejected.sign),
             _ => Ok(()),
         }
     }
@@ -367,14 +366,19 @@ impl Driver {
     }
 
     /// Notes that an API rejected this token.
-    pub(crate) fn reject(&self, token: TokenId, rejected: Rejected) -> Rejection {
+    pub(crate) fn reject(&self, token: TokenId, rejected: Rejected<'_>) -> Rejection {
         let now = self.clock.now();
         let mut state = self.state();
         let rejection = state.session.on_rejected(token, rejected.sign, now);
         match rejection {
             Rejection::Marked { first } => {
-                state.challenges = rejected.challenges;
+                // As they came: only a fetch reads them.
+                let challenges = rejected
+                    .headers
+                    .map_or_else(Vec::new, |headers| headers.get_all(WWW_AUTHENTICATE).iter().cloned().collect());
+                let former = mem::replace(&mut state.challenges, challenges);
                 drop(state);
+                drop(former);
                 self.telemetry.rejected(token.generation, first);
             }
             Rejection::StandIn { first } => {
@@ -389,14 +393,14 @@ impl Driver {
 
     /// Notes whether an API accepted the second send of a request, which carried this token; `sign` says that it did not.
     pub(crate) fn retried(self: &Arc<Self>, token: TokenId, sign: Option<Sign>) {
+        let Some(sign) = sign else { return self.state().session.on_accepted(token) };
         let now = self.clock.now();
         let mut state = self.state();
-        let Some(sign) = sign else { return state.session.on_accepted(token) };
         let newer = state.session.on_rejected_again(token, sign, now);
         drop(self.publish(state));
         if let Some(newer) = newer {
             // The error is dropped: the caller has the API's response.
-            let _ = self.replace_in_background(newer, Rejected { sign: Some(sign), challenges: Vec::new() });
+            let _ = self.replace_in_background(newer, Rejected { sign: Some(sign), headers: None });
         }
     }
 
