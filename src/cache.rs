@@ -21,7 +21,7 @@ use tower::BoxError;
 
 use crate::cache::driver::Driver;
 use crate::cache::session::Demand;
-use crate::cache::settings::{Save, Saving, Settings};
+use crate::cache::settings::{CachePolicy, Save, Saving, Settings};
 use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::schedule::{RefreshPolicy, Sign};
@@ -426,7 +426,7 @@ impl fmt::Debug for TokenCache {
 
 impl TokenCacheBuilder {
     fn new(source: impl TokenSource) -> Self {
-        let (source, policy, clock) = (Arc::new(source), RefreshPolicy::new(), Clock::System);
+        let (source, policy, clock) = (Arc::new(source), CachePolicy::default(), Clock::System);
         Self {
             settings: Settings {
                 source,
@@ -448,7 +448,7 @@ impl TokenCacheBuilder {
 
     /// Sets when to refresh, and how long a fetch may take. Default: [`RefreshPolicy::new`].
     pub fn refresh_policy(mut self, policy: RefreshPolicy) -> Self {
-        self.settings.policy = policy;
+        self.settings.policy = CachePolicy::new(policy);
         self
     }
 
@@ -529,7 +529,7 @@ impl fmt::Debug for TokenCacheBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenCacheBuilder")
             .field("name", &self.settings.name)
-            .field("policy", &self.settings.policy)
+            .field("policy", &*self.settings.policy)
             .field("on_rotation", &self.settings.on_rotation.is_some())
             .finish_non_exhaustive()
     }

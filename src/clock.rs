@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::time::{Instant, Timeout};
 
 use crate::error::Error;
-use crate::schedule::DualInstant;
+use crate::schedule::{DualInstant, nanos};
 
 /// The source of a cache's time.
 #[derive(Clone, Debug)]
@@ -111,11 +111,6 @@ fn unpaused() -> Instant {
 #[expect(clippy::disallowed_methods, reason = "this module reads clocks")]
 fn wall() -> SystemTime {
     SystemTime::now()
-}
-
-/// Enough for five centuries.
-fn nanos(mono: Duration) -> u64 {
-    u64::try_from(mono.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The deadline that tokio uses if one is too far ahead for its clock: 30 years.

@@ -24,8 +24,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
-use http::{HeaderMap, HeaderValue};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tower::BoxError;
 use tracing::Instrument;
@@ -37,7 +37,7 @@ use crate::cache::session::{
 };
 #[cfg(feature = "store")]
 use crate::cache::session::{Finding, Look, StoreStatus};
-use crate::cache::settings::{Save, Settings};
+use crate::cache::settings::{CachePolicy, Save, Settings};
 #[cfg(feature = "store")]
 use crate::cache::shared::{Content, Found, HeldLease, Polls, SaveEnd, Shared, Taken};
 use crate::challenge::Challenge;
@@ -45,7 +45,9 @@ use crate::clock::{self, Clock};
 use crate::error::Error;
 #[cfg(feature = "store")]
 use crate::error::StoreProblem;
-use crate::schedule::{DualInstant, Phase, RefreshPolicy, Sign, Window};
+#[cfg(feature = "store")]
+use crate::schedule::RefreshPolicy;
+use crate::schedule::{DualInstant, Phase, Sign, Window};
 use crate::secret::Secret;
 use crate::singleflight::{InFlightHandle, SingleFlight, Waiter};
 use crate::source::erased::DynSource;
@@ -62,7 +64,7 @@ pub(crate) struct Driver {
     snapshot: ArcSwap<Snapshot>,
     flight: Arc<SingleFlight<Result<Token, Error>>>,
     state: Mutex<State>,
-    policy: RefreshPolicy,
+    policy: CachePolicy,
     clock: Clock,
     telemetry: Telemetry,
     /// Notified after each run and each save: wakes `keep_warm`, and those that wait for the end of a save. Outlives this
@@ -82,8 +84,6 @@ pub(crate) struct Driver {
 
 struct State {
     session: Session,
-    /// Of the response that rejected the current token last.
-    challenges: Vec<HeaderValue>,
     source: Arc<dyn DynSource>,
     on_rotation: Option<Arc<dyn Save>>,
     /// One permit for each token call that caches which share it make at once.
@@ -195,7 +195,7 @@ impl Driver {
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(Snapshot::new(Arc::clone(session.view()))),
             flight: SingleFlight::new(move || idle.notify_waiters()),
-            state: Mutex::new(State { session, challenges: Vec::new(), source, on_rotation, token_calls: None }),
+            state: Mutex::new(State { session, source, on_rotation, token_calls: None }),
             policy,
             clock,
             telemetry: Telemetry::new(name),
@@ -372,11 +372,10 @@ impl Driver {
         let rejection = state.session.on_rejected(token, rejected.sign, now);
         match rejection {
             Rejection::Marked { first } => {
-                // As they came: only a fetch reads them.
                 let challenges = rejected
                     .headers
                     .map_or_else(Vec::new, |headers| headers.get_all(WWW_AUTHENTICATE).iter().cloned().collect());
-                let former = mem::replace(&mut state.challenges, challenges);
+                let former = state.session.keep_challenges(challenges);
                 drop(state);
                 drop(former);
                 self.telemetry.rejected(token.generation, first);
@@ -628,7 +627,7 @@ impl Driver {
         let (failed_fetches, challenges) = {
             let state = self.state();
             let is_rejection = run.plan.reason == Reason::Rejected;
-            let challenges = if is_rejection { state.challenges.clone() } else { Vec::new() };
+            let challenges = if is_rejection { state.session.challenges().to_vec() } else { Vec::new() };
             (state.session.failed_fetches(), challenges)
         };
         // Read outside the lock, because a server may send much.

@@ -20,8 +20,8 @@ pub(crate) struct Report {
     pub(crate) took: Duration,
 }
 
-/// At most so many bytes beside the token (1024 are aimed at), and so many times moka's lookup.
-const BUDGETS: (f64, f64) = (1400.0, 2.0);
+/// At most so many bytes beside the token, and so many times moka's lookup.
+const BUDGETS: (f64, f64) = (1000.0, 2.0);
 
 impl Report {
     fn lookup_ratio(&self) -> f64 {
@@ -40,7 +40,7 @@ impl Report {
                 format!("{} for {}", self.token_calls, self.keys),
             ),
             (
-                "at most 1.4 kB for each idle key, beside its token",
+                "at most 1 kB for each idle key, beside its token",
                 self.bytes_per_idle_key <= BUDGETS.0,
                 format!("{:.0} bytes", self.bytes_per_idle_key),
             ),
