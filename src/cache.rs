@@ -23,8 +23,8 @@ use tower::BoxError;
 use crate::cache::driver::Driver;
 #[cfg(feature = "store")]
 use crate::cache::driver::shared_store::SharedStore;
-use crate::cache::session::{Demand, Rejection};
-use crate::cache::settings::{Save, Saving, Settings};
+use crate::cache::session::Demand;
+use crate::cache::settings::{CachePolicy, Save, Saving, Settings};
 use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::schedule::{RefreshPolicy, Sign};
@@ -43,6 +43,7 @@ mod shared;
 
 pub(crate) use crate::cache::driver::Rejected;
 pub(crate) use crate::cache::reader::{Freshness, Reader, Snapshot, SnapshotSource, Usable};
+pub(crate) use crate::cache::session::Rejection;
 #[cfg(feature = "store")]
 pub use crate::cache::session::StoreStatus;
 pub use crate::cache::session::{RotatedToken, Status};
@@ -375,17 +376,13 @@ impl TokenCache {
     ///
     /// # Errors
     /// Returns an error if the replacement cannot be started.
-    pub(crate) fn replace_in_background(&self, token: TokenId, rejected: Rejected) -> Result<(), Error> {
+    pub(crate) fn replace_in_background(&self, token: TokenId, rejected: Rejected<'_>) -> Result<(), Error> {
         self.driver.replace_in_background(token, rejected)
     }
 
-    /// Waits for the token that a rejected request is sent again with.
-    ///
-    /// A token that was published only just now may not have reached every server of the API: then the request waits a
-    /// moment, and goes again with what there is.
-    pub(crate) async fn replace(&self, token: TokenId, rejected: Rejected) -> Result<(), Error> {
-        let sign = rejected.sign;
-        self.replacement(token, sign, self.driver.reject(token, rejected)).await.map(drop)
+    /// Notes the rejection of a token.
+    pub(crate) fn reject(&self, token: TokenId, rejected: Rejected<'_>) -> Rejection {
+        self.driver.reject(token, rejected)
     }
 
     /// Notes whether the second send of a request, which carried this token, was accepted.
@@ -393,8 +390,16 @@ impl TokenCache {
         self.driver.retried(token, sign);
     }
 
-    /// The token that takes the place of a rejected one.
-    async fn replacement(&self, token: TokenId, sign: Option<Sign>, rejection: Rejection) -> Result<Token, Error> {
+    /// Waits for the token that takes the place of a rejected one: that a rejected request is sent again with.
+    ///
+    /// A token that was published only just now may not have reached every server of the API: then the caller waits a
+    /// moment, and gets what there is.
+    pub(crate) async fn replacement(
+        &self,
+        token: TokenId,
+        sign: Option<Sign>,
+        rejection: Rejection,
+    ) -> Result<Token, Error> {
         let demand = match rejection {
             Rejection::Unknown | Rejection::SessionEnded => return Err(Error::signed_out()),
             Rejection::Superseded | Rejection::StandIn { .. } => Demand::Usable,
@@ -424,7 +429,7 @@ impl fmt::Debug for TokenCache {
 
 impl TokenCacheBuilder {
     fn new(source: impl TokenSource) -> Self {
-        let (source, policy, clock) = (Arc::new(source), RefreshPolicy::new(), Clock::System);
+        let (source, policy, clock) = (Arc::new(source), CachePolicy::default(), Clock::System);
         Self {
             settings: Settings {
                 source,
@@ -446,7 +451,7 @@ impl TokenCacheBuilder {
 
     /// Sets when to refresh, and how long a fetch may take. Default: [`RefreshPolicy::new`].
     pub fn refresh_policy(mut self, policy: RefreshPolicy) -> Self {
-        self.settings.policy = policy;
+        self.settings.policy = CachePolicy::new(policy);
         self
     }
 
@@ -533,7 +538,7 @@ impl fmt::Debug for TokenCacheBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenCacheBuilder")
             .field("name", &self.settings.name)
-            .field("policy", &self.settings.policy)
+            .field("policy", &*self.settings.policy)
             .field("on_rotation", &self.settings.on_rotation.is_some())
             .finish_non_exhaustive()
     }

@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::time::{Instant, Timeout};
 
 use crate::error::Error;
-use crate::schedule::DualInstant;
+use crate::schedule::{DualInstant, nanos};
 
 /// The source of a cache's time.
 #[derive(Clone, Debug)]
@@ -114,11 +114,6 @@ fn unpaused() -> Instant {
 #[expect(clippy::disallowed_methods, reason = "this module reads clocks")]
 fn wall() -> SystemTime {
     SystemTime::now()
-}
-
-/// The time in nanoseconds, which fits for five centuries.
-fn nanos(mono: Duration) -> u64 {
-    u64::try_from(mono.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// How far ahead tokio puts a deadline that its clock cannot represent: 30 years.

@@ -13,20 +13,21 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Buf;
-use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::sync::OwnedSemaphorePermit;
 use tower::{BoxError, Service};
 
-use crate::cache::{Rejected, Snapshot, SnapshotSource, TokenCache};
+use crate::cache::{Freshness, Reader, Rejected, Rejection, Snapshot, SnapshotSource, TokenCache, Usable};
 use crate::cache_choice::PerRequest;
 use crate::clock::{self, Clock};
 use crate::error::Error;
 use crate::origin::Origins;
 use crate::rejection::{RejectionPolicy, allows_replay};
 use crate::replay::Replay;
+use crate::schedule::Sign;
 use crate::token::{SessionId, Token, TokenId};
 use crate::trailers::SentToken;
 
@@ -176,6 +177,26 @@ impl<S, T> Attempt<S, T> {
     }
 }
 
+// === impl RetryState ===
+
+impl<R, K> RetryState<R, K> {
+    /// The request of the second send.
+    ///
+    /// # Errors
+    /// Returns an error if it cannot be sent after all.
+    fn request<B>(self, cache: &TokenCache, rejected: TokenId) -> Result<Request<R::Body>, Error>
+    where
+        R: Replay<B, Saved = K>,
+    {
+        self.replay.replay(self.saved).ok_or_else(|| {
+            cache
+                .telemetry()
+                .returned_unauthorized(rejected.generation, Some("its body was too long to be kept, or failed"));
+            Error::not_replayed()
+        })
+    }
+}
+
 // === impl LayerConfig ===
 
 impl<S> SnapshotSource for LayerConfig<S> {
@@ -267,30 +288,28 @@ where
         response: Response<S::ResponseBody>,
         cx: &mut Context<'_>,
     ) -> Poll<<Self as Future>::Output> {
-        let Project::Sent { attempt, .. } = self.as_mut().project().state.project() else {
+        let Project::Sent { attempt: sent, .. } = self.as_mut().project().state.project() else {
             unreachable!("it was sent")
         };
-        let Some(Attempt { config, token, stage }) = attempt.take() else { return Poll::Ready(Ok(response)) };
+        let Some(Attempt { config, token, stage }) = sent else { return Poll::Ready(Ok(response)) };
         let (mut response, sign) = config.rejection.classify(response, &config.origins);
         if sign.is_none() && config.rejection.has_trailers(&response) {
-            response.extensions_mut().insert(SentToken { cache: config.cache.clone(), token });
+            response.extensions_mut().insert(SentToken { cache: config.cache.clone(), token: *token });
         }
-        let retry = match stage {
-            Stage::First { retry } => retry,
-            Stage::Second => {
-                config.cache.retried(token, sign);
-                return Poll::Ready(Ok(response));
-            }
+        let Stage::First { retry } = stage else {
+            config.cache.retried(*token, sign);
+            return Poll::Ready(Ok(response));
         };
         let Some(sign) = sign else { return Poll::Ready(Ok(response)) };
-        let rejected = Rejected { sign: Some(sign), challenges: challenges(response.headers()) };
+        let rejected = Rejected { sign: Some(sign), headers: Some(response.headers()) };
         let is_processed =
             |retry: &RetryState<R, R::Saved>| !allows_replay(retry.replay.target(&retry.saved), &response);
         let may_be_processed = retry.as_ref().is_some_and(is_processed);
-        let can_replay = |retry: &RetryState<R, R::Saved>| !may_be_processed && retry.replay.can_replay(&retry.saved);
-        let Some(retry) = retry.filter(can_replay) else {
+        let can_replay =
+            |retry: &mut RetryState<R, R::Saved>| !may_be_processed && retry.replay.can_replay(&retry.saved);
+        let Some(retry) = retry.take_if(can_replay) else {
             let over_budget =
-                config.cache.replace_in_background(token, rejected).is_err_and(|error| error.is_over_budget());
+                config.cache.replace_in_background(*token, rejected).is_err_and(|error| error.is_over_budget());
             let why = if may_be_processed {
                 "a redirect was followed, and its method is not safe"
             } else {
@@ -299,9 +318,20 @@ where
             config.cache.telemetry().returned_unauthorized(token.generation, (!over_budget).then_some(why));
             return Poll::Ready(Ok(response));
         };
-        let step = retry_with_new_token(config, token, retry, rejected, response);
-        // The first future is dropped here, and with it what it holds of the inner service.
-        self.as_mut().project().state.set(State::Pending { step });
+        let (config, token) = (Arc::clone(config), *token);
+        let rejection = config.cache.reject(token, rejected);
+        let Some((mut ready, new)) = ready_at_once(&config, token, rejection, response.body(), cx) else {
+            let step = retry_with_new_token(config, token, retry, rejection, sign, response);
+            // The first future is dropped here, and with it what it holds of the inner service.
+            self.as_mut().project().state.set(State::Pending { step });
+            return self.poll(cx);
+        };
+        let mut request = match retry.request(&config.cache, token) {
+            Ok(request) => request,
+            Err(error) => return Poll::Ready(Waiting::Held { response, _room: None }.with_error(error)),
+        };
+        let attempt = second_send(config, token, request.headers_mut(), new.value, new.token);
+        self.as_mut().project().state.set(State::Sent { response: ready.call(request), attempt: Some(attempt) });
         self.poll(cx)
     }
 
@@ -383,13 +413,36 @@ where
     })
 }
 
+/// What a rejected request goes again with at once. `None` if there is something to wait for: a newer token, the rest of the
+/// response, or the inner service.
+fn ready_at_once<S, B, A: Body>(
+    config: &Arc<LayerConfig<S>>,
+    token: TokenId,
+    rejection: Rejection,
+    response: &A,
+    cx: &mut Context<'_>,
+) -> Option<(S, Usable)>
+where
+    S: Service<B> + Clone,
+{
+    let is_replaced = matches!(rejection, Rejection::Superseded | Rejection::StandIn { .. });
+    if !is_replaced || !response.is_end_stream() {
+        return None;
+    }
+    let mut ready = config.template.service();
+    let Poll::Ready(Ok(())) = ready.poll_ready(cx) else { return None };
+    let new = Reader::new(Arc::clone(config)).usable()?;
+    (new.token.session == token.session && new.freshness != Freshness::Due).then_some((ready, new))
+}
+
 /// The token was rejected: waits for the next one, and sends the request a second and last time. A second rejection is the
 /// caller's, and teaches the cache that the next one did not help.
 fn retry_with_new_token<S, B, R>(
     config: Arc<LayerConfig<S>>,
     token: TokenId,
     retry: RetryState<R, R::Saved>,
-    rejected: Rejected,
+    rejection: Rejection,
+    sign: Sign,
     response: Response<S::ResponseBody>,
 ) -> Pending<S, B, R>
 where
@@ -399,7 +452,8 @@ where
 {
     Box::pin(async move {
         let cache = &config.cache;
-        let (waiting, replaced) = while_waiting(cache, response, cache.replace(token, rejected)).await;
+        let replacement = cache.replacement(token, Some(sign), rejection);
+        let (waiting, replaced) = while_waiting(cache, response, replacement).await;
         if let Err(error) = replaced {
             // Past the budget there is one event for all.
             cache
@@ -407,21 +461,30 @@ where
                 .returned_unauthorized(token.generation, (!error.is_over_budget()).then_some("there is no new token"));
             return waiting.with_error(error).map(Step::Return);
         }
-        let Some(mut request) = retry.replay.replay(retry.saved) else {
-            cache
-                .telemetry()
-                .returned_unauthorized(token.generation, Some("its body was too long to be kept, or failed"));
-            return waiting.with_error(Error::not_replayed()).map(Step::Return);
+        let mut request = match retry.request(cache, token) {
+            Ok(request) => request,
+            Err(error) => return waiting.with_error(error).map(Step::Return),
         };
         if let Waiting::Held { response, .. } = waiting {
             drain(response.into_body()).await;
         }
         let (ready, new) = ready_with_token(&config, token.session).await?;
-        request.headers_mut().insert(AUTHORIZATION, new.header_value().clone());
-        cache.telemetry().retried(token.generation, new.generation());
-        let attempt = Attempt { config: Arc::clone(&config), token: new.id(), stage: Stage::Second };
+        let attempt = second_send(config, token, request.headers_mut(), new.header_value().clone(), new.id());
         Ok(Step::Send { ready, request, attempt: Some(attempt) })
     })
+}
+
+/// Puts the new token on the second and last send of a request.
+fn second_send<S, T>(
+    config: Arc<LayerConfig<S>>,
+    rejected: TokenId,
+    headers: &mut HeaderMap,
+    value: HeaderValue,
+    token: TokenId,
+) -> Attempt<S, T> {
+    headers.insert(AUTHORIZATION, value);
+    config.cache.telemetry().retried(rejected.generation, token.generation);
+    Attempt { config, token, stage: Stage::Second }
 }
 
 /// Waits until the service is ready and there is a token of this session. If the token expired meanwhile, the readiness is
@@ -442,11 +505,6 @@ where
 }
 
 // === rejected responses ===
-
-/// The challenges of a response, as they came: only a fetch reads them.
-fn challenges(headers: &HeaderMap) -> Vec<HeaderValue> {
-    headers.get_all(WWW_AUTHENTICATE).iter().cloned().collect()
-}
 
 /// Waits for a new token. Meanwhile the response holds no connection and no HTTP/2 window that the token call may need: it
 /// is kept only if its body is small and few others wait.

@@ -54,9 +54,6 @@ type When = dyn Fn(&response::Parts) -> bool + Send + Sync;
 
 /// gRPC's `UNAUTHENTICATED`.
 const UNAUTHENTICATED: HeaderValue = HeaderValue::from_static("16");
-/// The errors of the Bearer scheme that a new token of the same kind does not resolve (RFC 6750 section 3.1, RFC 9470
-/// section 3).
-const NOT_THE_TOKENS: [&str; 3] = ["insufficient_scope", "invalid_request", "insufficient_user_authentication"];
 
 // === impl RejectionPolicy ===
 
@@ -121,29 +118,29 @@ impl RejectionPolicy {
     }
 
     /// Classifies the response to a request that carried the layer's token to one of its origins. Returns the response.
-    pub(crate) fn classify<A>(&self, response: Response<A>, origins: &Origins) -> (Response<A>, Option<Sign>) {
-        let is_standard = response.status() == StatusCode::UNAUTHORIZED && self.is_challenged(response.headers())
-            || self.grpc && is_unauthenticated(response.headers());
-        let sign = if is_standard {
-            Some(Sign::Standard)
-        } else {
-            self.statuses.contains(&response.status()).then_some(Sign::Added)
-        };
-        let (response, sign) = match &self.when {
-            Some(when) if sign.is_none() => {
-                let (head, body) = response.into_parts();
-                let sign = when(&head).then_some(Sign::Added);
-                (Response::from_parts(head, body), sign)
-            }
-            _ => (response, sign),
-        };
+    #[inline]
+    pub(crate) fn classify<A>(&self, mut response: Response<A>, origins: &Origins) -> (Response<A>, Option<Sign>) {
+        let mut sign = self.sign_of(response.status(), response.headers());
+        if sign.is_none()
+            && let Some(when) = &self.when
+        {
+            let (head, body) = response.into_parts();
+            sign = when(&head).then_some(Sign::Added);
+            response = Response::from_parts(head, body);
+        }
         let sign = sign.filter(|_| !is_from_other_origin(&response, origins));
         (response, sign)
     }
 
+    fn sign_of(&self, status: StatusCode, headers: &HeaderMap) -> Option<Sign> {
+        let is_standard = status == StatusCode::UNAUTHORIZED && self.is_challenged(headers)
+            || self.grpc && is_unauthenticated(headers);
+        if is_standard { Some(Sign::Standard) } else { self.statuses.contains(&status).then_some(Sign::Added) }
+    }
+
     /// Whether there is no challenge, or a Bearer challenge that a new token can satisfy.
     fn is_challenged(&self, headers: &HeaderMap) -> bool {
-        challenge::asks_for_bearer(headers, &NOT_THE_TOKENS, self.any_scheme)
+        challenge::asks_for_bearer(headers, self.any_scheme)
     }
 }
 

@@ -62,10 +62,11 @@ pub(crate) struct DualInstant {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     asked: DualInstant,
-    /// The following are durations after `asked`.
-    due: Duration,
-    expired: Duration,
-    end: Duration,
+    /// Nanoseconds after `asked`, as the following two. A [`Duration`] has twice the size, and a million keys may have a
+    /// window each.
+    due: u64,
+    expired: u64,
+    end: u64,
 }
 
 /// The refreshes that rejections have caused within the window. It allocates at the first rejection, because most
@@ -238,7 +239,7 @@ impl Window {
         // Twice `early` is a fifth of the life at most, so the bounds never cross.
         let margin = margin.clamp(early * 2, lifetime / 2);
         let jitter = (margin / 4).mul_f64(jitter.clamp(0.0, 1.0));
-        Self { asked, due: lifetime - (margin + jitter), expired: lifetime - early, end: lifetime }
+        Self { asked, due: nanos(lifetime - (margin + jitter)), expired: nanos(lifetime - early), end: nanos(lifetime) }
     }
 
     /// Makes the token due no later than this long after it was requested. Jitter spreads a fleet over the last tenth.
@@ -246,14 +247,14 @@ impl Window {
         // A tiny value would cause a token call for each request.
         let refresh_in = refresh_in.max(SOONEST_REFRESH);
         let due = refresh_in - (refresh_in / 10).mul_f64(jitter.clamp(0.0, 1.0));
-        Self { due: due.min(self.due), ..self }
+        Self { due: nanos(due).min(self.due), ..self }
     }
 
     /// Makes the token due soon, because it replaces a newer one that is tried again then.
     pub(crate) fn standing_in(self, now: DualInstant) -> Self {
         let (expired, end) = (self.expired().wait(now), self.end().wait(now));
         // A token that is due after its end would count as fresh for ever.
-        Self { asked: now, due: STAND_IN.min(expired), expired, end }
+        Self { asked: now, due: nanos(STAND_IN.min(expired)), expired: nanos(expired), end: nanos(end) }
     }
 
     pub(crate) fn phase(&self, now: DualInstant) -> Phase {
@@ -282,16 +283,16 @@ impl Window {
     }
 
     fn due(&self) -> DualInstant {
-        self.asked.after(self.due)
+        self.asked.after(Duration::from_nanos(self.due))
     }
 
     fn expired(&self) -> DualInstant {
-        self.asked.after(self.expired)
+        self.asked.after(Duration::from_nanos(self.expired))
     }
 
     /// The issuer's end of life.
     pub(crate) fn end(&self) -> DualInstant {
-        self.asked.after(self.end)
+        self.asked.after(Duration::from_nanos(self.end))
     }
 }
 
@@ -351,6 +352,11 @@ impl Futility {
     pub(crate) fn forbids(&self, now: DualInstant) -> bool {
         self.until.is_some_and(|until| !until.is_past(now))
     }
+}
+
+/// The time in nanoseconds, which fits for five centuries.
+pub(crate) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// When the token after one that was fetched at `asked` may be fetched, if the reason is only its age.

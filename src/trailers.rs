@@ -92,7 +92,7 @@ impl<B: Body> Body for WatchTrailers<B> {
 impl SentToken {
     fn check(self, trailers: &HeaderMap) {
         if rejection::is_unauthenticated(trailers) {
-            let rejected = Rejected { sign: Some(Sign::Standard), challenges: Vec::new() };
+            let rejected = Rejected { sign: Some(Sign::Standard), headers: None };
             // The error is ignored, because the caller gets the API's status. Without a runtime the next call replaces
             // the token.
             let _ = self.cache.replace_in_background(self.token, rejected);

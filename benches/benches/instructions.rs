@@ -19,7 +19,7 @@ use gungraun::{Callgrind, CallgrindMetrics, EventKind};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tower::{BoxError, Layer, Service};
-use tower_bearer::{Token, TokenCache};
+use tower_bearer::{Bearer, Token, TokenCache};
 
 const SMALL: Inner<1> = Inner { leaks: true };
 const LARGE: Inner<17> = Inner { leaks: true };
@@ -156,38 +156,65 @@ fn six_headers<S: Client>((mut service, request): (S, Request<Body>)) -> (S, Res
     (service, response)
 }
 
-/// A request whose 401 is about to arrive, of a token that was replaced meanwhile.
-fn late_ours() -> Pin<Box<impl Future<Output = Result<Response<Body>, BoxError>>>> {
+/// A service whose first answer is a 401, and the cache behind it.
+fn rejected_ours() -> (TokenCache, Bearer<Rejecting>) {
     static FETCHES: AtomicUsize = AtomicUsize::new(0);
     let cache =
         TokenCache::new(async |_| Token::new(format!("{}{}", token(), FETCHES.fetch_add(1, Ordering::Relaxed))));
-    let mut service = named(&cache, ORIGIN).layer(Rejecting::new());
+    let service = named(&cache, ORIGIN).layer(Rejecting::new());
     fetch(&cache);
-    let mut call = Box::pin(service.call(request(4)));
+    (cache, service)
+}
+
+/// A call that is not answered yet, and the service that it was made by.
+type Called<S, F> = (S, Pin<Box<F>>);
+
+/// The first send, until its answer is waited for.
+fn send<S: Service<Request<Body>>>(service: &mut S, request: Request<Body>) -> Pin<Box<S::Future>> {
+    assert!(service.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready());
+    let mut call = Box::pin(service.call(request));
     assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    fetch(&cache);
     call
+}
+
+/// A request whose 401 is about to arrive, of a token that was replaced meanwhile.
+fn late_ours() -> Called<Bearer<Rejecting>, impl Future<Output = Result<Response<Body>, BoxError>>> {
+    let (cache, mut service) = rejected_ours();
+    let call = send(&mut service, request(4));
+    fetch(&cache);
+    // Other requests carry the newer token already.
+    call_cloned(&service, request(4));
+    (service, call)
 }
 
 /// The same for tower's retry, which sends the same token again.
-fn late_retried() -> Pin<Box<impl Future<Output = Result<Response<Body>, BoxError>>>> {
+fn late_retried() -> Called<impl Sized, impl Future<Output = Result<Response<Body>, BoxError>>> {
     let mut service = retried(Rejecting::new());
-    assert!(service.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready());
-    let mut call = Box::pin(service.call(request(4)));
-    assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    call
+    let call = send(&mut service, request(4));
+    (service, call)
 }
 
-// From the arrival of a 401 to the second answer.
+// The first send of a request whose answer will be a 401.
+#[library_benchmark]
+#[bench::ours((rejected_ours().1, request(4)))]
+#[bench::retried((retried(Rejecting::new()), request(4)))]
+fn early_401<S: Service<Request<Body>>>((mut service, request): (S, Request<Body>)) -> (S, Pin<Box<S::Future>>) {
+    let call = black_box(send(&mut service, request));
+    (service, call)
+}
+
+// From the arrival of a 401 to the second answer. The service lives on, as in every program.
 #[library_benchmark]
 #[bench::ours(late_ours())]
 #[bench::retried(late_retried())]
-fn late_401<F: Future<Output = Result<Response<Body>, BoxError>>>(mut call: Pin<Box<F>>) -> Pin<Box<F>> {
+fn late_401<S, F: Future<Output = Result<Response<Body>, BoxError>>>(
+    (service, mut call): (S, Pin<Box<F>>),
+) -> (S, Pin<Box<F>>) {
     match black_box(call.as_mut().poll(&mut Context::from_waker(Waker::noop()))) {
         Poll::Ready(response) => assert!(response.expect("an answer").status().is_success()),
         Poll::Pending => panic!("the second answer comes at once"),
     }
-    call
+    (service, call)
 }
 
 const WAITERS: u64 = 1000;
@@ -258,7 +285,7 @@ library_benchmark_group!(
 
 library_benchmark_group!(
     name = cached_path,
-    benchmarks = [over_client, client_cloned, odd_request, late_401, small, large, cloned, six_headers]
+    benchmarks = [over_client, client_cloned, odd_request, early_401, late_401, small, large, cloned, six_headers]
 );
 
 main!(

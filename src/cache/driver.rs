@@ -26,7 +26,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
+use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tower::BoxError;
@@ -39,13 +39,13 @@ use crate::cache::session::StoreStatus;
 use crate::cache::session::{
     Decision, Demand, Outcome, Rejection, RotatedToken, Run, SaveStep, SaveTicket, Session, Status, Timing,
 };
-use crate::cache::settings::{Save, Settings};
+use crate::cache::settings::{CachePolicy, Save, Settings};
 #[cfg(feature = "store")]
 use crate::cache::shared::SignOut;
 use crate::challenge::Challenge;
 use crate::clock::{self, Clock};
 use crate::error::Error;
-use crate::schedule::{DualInstant, Phase, RefreshPolicy, Sign, Window};
+use crate::schedule::{DualInstant, Phase, Sign, Window};
 use crate::secret::Secret;
 use crate::singleflight::{InFlightHandle, SingleFlight, Waiter};
 use crate::source::erased::DynSource;
@@ -68,7 +68,7 @@ pub(crate) struct Driver {
     snapshot: ArcSwap<Snapshot>,
     flight: Arc<SingleFlight<Result<Token, Error>>>,
     state: Mutex<State>,
-    policy: RefreshPolicy,
+    policy: CachePolicy,
     clock: Clock,
     telemetry: Telemetry,
     /// Notified after each run and each save: wakes `keep_warm`, and those that wait for the end of a save. Outlives this
@@ -129,19 +129,17 @@ pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 struct State {
     session: Session,
-    /// Of the response that rejected the current token last.
-    challenges: Vec<HeaderValue>,
     source: Arc<dyn DynSource>,
     on_rotation: Option<Arc<dyn Save>>,
     /// One permit for each token call that caches which share it make at once.
     token_calls: Option<Arc<Semaphore>>,
 }
 
-/// A rejection of a token: by a response with this sign and these challenges, or, without a sign, as a user says.
-#[derive(Default)]
-pub(crate) struct Rejected {
+/// A rejection of a token: by a response with this sign and these headers, or, without a sign, as a user says.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Rejected<'a> {
     pub(crate) sign: Option<Sign>,
-    pub(crate) challenges: Vec<HeaderValue>,
+    pub(crate) headers: Option<&'a HeaderMap>,
 }
 
 /// How a demand is met: at once, or by a run.
@@ -186,7 +184,7 @@ impl Driver {
         Self {
             snapshot: ArcSwap::from_pointee(Snapshot::new(Arc::clone(session.view()))),
             flight: SingleFlight::new(move || idle.notify_waiters()),
-            state: Mutex::new(State { session, challenges: Vec::new(), source, on_rotation, token_calls: None }),
+            state: Mutex::new(State { session, source, on_rotation, token_calls: None }),
             policy,
             clock,
             telemetry: Telemetry::new(name),
@@ -351,10 +349,9 @@ impl Driver {
     }
 
     /// Notes that an API rejected this token, and starts its replacement without waiting for it.
-    pub(crate) fn replace_in_background(self: &Arc<Self>, token: TokenId, rejected: Rejected) -> Result<(), Error> {
-        let sign = rejected.sign;
+    pub(crate) fn replace_in_background(self: &Arc<Self>, token: TokenId, rejected: Rejected<'_>) -> Result<(), Error> {
         match self.reject(token, rejected) {
-            Rejection::Marked { .. } => self.start_replacement(token, sign),
+            Rejection::Marked { .. } => self.start_replacement(token, rejected.sign),
             _ => Ok(()),
         }
     }
@@ -365,14 +362,18 @@ impl Driver {
     }
 
     /// Notes that an API rejected this token.
-    pub(crate) fn reject(&self, token: TokenId, rejected: Rejected) -> Rejection {
+    pub(crate) fn reject(&self, token: TokenId, rejected: Rejected<'_>) -> Rejection {
         let now = self.clock.now();
         let mut state = self.state();
         let rejection = state.session.on_rejected(token, rejected.sign, now);
         match rejection {
             Rejection::Marked { first } => {
-                state.challenges = rejected.challenges;
+                let challenges = rejected
+                    .headers
+                    .map_or_else(Vec::new, |headers| headers.get_all(WWW_AUTHENTICATE).iter().cloned().collect());
+                let former = state.session.keep_challenges(challenges);
                 drop(state);
+                drop(former);
                 self.telemetry.rejected(token.generation, first);
             }
             Rejection::StandIn { first } => {
@@ -387,14 +388,14 @@ impl Driver {
 
     /// Notes whether an API accepted the second send of a request, which carried this token; `sign` says that it did not.
     pub(crate) fn retried(self: &Arc<Self>, token: TokenId, sign: Option<Sign>) {
+        let Some(sign) = sign else { return self.state().session.on_accepted(token) };
         let now = self.clock.now();
         let mut state = self.state();
-        let Some(sign) = sign else { return state.session.on_accepted(token) };
         let newer = state.session.on_rejected_again(token, sign, now);
         drop(self.publish(state));
         if let Some(newer) = newer {
             // The error is dropped: the caller has the API's response.
-            let _ = self.replace_in_background(newer, Rejected { sign: Some(sign), challenges: Vec::new() });
+            let _ = self.replace_in_background(newer, Rejected { sign: Some(sign), headers: None });
         }
     }
 
@@ -622,7 +623,7 @@ impl Driver {
         let (failed_fetches, challenges) = {
             let state = self.state();
             let is_rejection = run.plan.reason == Reason::Rejected;
-            let challenges = if is_rejection { state.challenges.clone() } else { Vec::new() };
+            let challenges = if is_rejection { state.session.challenges().to_vec() } else { Vec::new() };
             (state.session.failed_fetches(), challenges)
         };
         // Read outside the lock, because a server may send much.

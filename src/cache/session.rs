@@ -33,6 +33,8 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
+
 use crate::error::Error;
 #[cfg(feature = "store")]
 use crate::error::StoreProblem;
@@ -58,18 +60,12 @@ pub(crate) struct Session {
     /// The newest generation that an API rejected.
     rejected: u64,
     rejections: RejectionBudget,
-    /// Of rejections by a standard sign, and by one that a setting added.
-    futility: [Futility; 2],
+    /// Boxed, as the other token, because most sessions never need them.
+    history: Option<Box<RejectionHistory>>,
     /// The other token that can be sent: the one before the current, or, while that one stands in, the newer.
-    stand_by: Option<CurrentToken>,
+    stand_by: Option<Box<CurrentToken>>,
     /// Whether the former of both was marked as rejected: then it is only of use if the newer did not help.
     former_is_suspect: bool,
-    /// The newest token, if it was fetched because the one before it was rejected.
-    replacement: Option<Replacement>,
-    /// The newest generation that a former token stood in for. The API accepts it later.
-    early: u64,
-    /// When `rejected` was rejected last, and whether it was young then.
-    rejected_at: (DualInstant, bool),
     /// The newest run that was started.
     started_run: u64,
     /// The newest run whose answer was accepted.
@@ -79,6 +75,21 @@ pub(crate) struct Session {
     rotation: Rotation,
     #[cfg(feature = "store")]
     shared: SharedState,
+}
+
+/// What rejections have taught.
+#[derive(Debug, Default)]
+struct RejectionHistory {
+    /// Of rejections by a standard sign, and by one that a setting added.
+    futility: [Futility; 2],
+    /// The newest token, if it was fetched because the one before it was rejected.
+    replacement: Option<Replacement>,
+    /// The newest generation that a former token stood in for. The API accepts it later.
+    early: u64,
+    /// When `rejected` was rejected last, and whether it was young then.
+    rejected_at: (DualInstant, bool),
+    /// Of the response that rejected the current token last.
+    challenges: Vec<HeaderValue>,
 }
 
 /// What is known of the record that processes share.
@@ -417,12 +428,9 @@ impl Session {
             asked: None,
             rejected: 0,
             rejections: RejectionBudget::default(),
-            futility: Default::default(),
+            history: None,
             stand_by: None,
             former_is_suspect: false,
-            replacement: None,
-            early: 0,
-            rejected_at: (DualInstant::default(), false),
             started_run: 0,
             accepted_run: 0,
             newest: None,
@@ -527,7 +535,8 @@ impl Session {
             Demand::NewerThan(_, sign) if reason == Reason::Rejected => sign,
             _ => None,
         };
-        let in_vain = sign.is_some_and(|sign| self.futility[sign as usize].forbids(now));
+        let in_vain =
+            sign.zip(self.history.as_ref()).is_some_and(|(sign, history)| history.futility[sign as usize].forbids(now));
         if reason == Reason::Rejected && (in_vain || !self.rejections.has_room(policy, now)) {
             return Decision::OverBudget;
         }
@@ -568,7 +577,7 @@ impl Session {
         let newest = self.generation;
         let Some(current) = self.view.current.as_ref().filter(|current| current.token.id() == token) else {
             // A request that was on its way says that the token before the current one is not good any more.
-            let is_dead = |other: &mut CurrentToken| {
+            let is_dead = |other: &mut Box<CurrentToken>| {
                 other.token.id() == token && token.generation < newest && !schedule::is_young(other.published_at, now)
             };
             self.stand_by.take_if(is_dead);
@@ -582,11 +591,11 @@ impl Session {
         }
         // What a setting adds may have other causes than the token's age, and a user knows better.
         if sign == Some(Sign::Standard) && is_young && self.is_standing_by(now) {
-            let first = mem::replace(&mut self.early, token.generation) != token.generation;
+            let first = mem::replace(&mut self.history().early, token.generation) != token.generation;
             self.swap(now);
             return Rejection::StandIn { first };
         }
-        let is_early = is_young && self.early == token.generation;
+        let is_early = is_young && self.history.as_ref().is_some_and(|history| history.early == token.generation);
         if sign.is_some()
             && let Some(lag) = schedule::replication_lag(published_at, is_early, now)
         {
@@ -597,8 +606,18 @@ impl Session {
         }
         let first = self.rejected < token.generation;
         self.rejected = self.rejected.max(token.generation);
-        self.rejected_at = (now, is_young);
+        self.history().rejected_at = (now, is_young);
         Rejection::Marked { first }
+    }
+
+    /// Keeps the challenges of the rejection that has just been marked; returns the former ones, to be dropped after the lock.
+    pub(crate) fn keep_challenges(&mut self, challenges: Vec<HeaderValue>) -> Vec<HeaderValue> {
+        mem::replace(&mut self.history().challenges, challenges)
+    }
+
+    /// The challenges of the response that rejected the current token last, as they came.
+    pub(crate) fn challenges(&self) -> &[HeaderValue] {
+        self.history.as_ref().map_or(&[], |history| &history.challenges)
     }
 
     /// A request that was rejected went again with this token, and was rejected again. Returns the newer token that it was
@@ -611,16 +630,17 @@ impl Session {
         }
         // The API rejects both, so it is not for the age of the newer one.
         self.end_stand_in(false, now);
-        self.early = 0;
+        self.history().early = 0;
         let newer = self.view.current.as_ref()?;
         schedule::replication_lag(newer.published_at, false, now).is_none().then(|| newer.token.id())
     }
 
     /// A request that was rejected went again with this token, and was accepted.
     pub(crate) fn on_accepted(&mut self, token: TokenId) {
-        if let Some(replacement) = self.replacement.as_mut().filter(|replacement| replacement.is(token)) {
+        let Some(RejectionHistory { futility, replacement, .. }) = self.history.as_deref_mut() else { return };
+        if let Some(replacement) = replacement.as_mut().filter(|replacement| replacement.is(token)) {
             replacement.helped = Some(true);
-            self.futility[replacement.sign as usize] = Futility::default();
+            futility[replacement.sign as usize] = Futility::default();
         }
     }
 
@@ -639,15 +659,20 @@ impl Session {
         let unsettled = |replacement: &&mut Replacement| {
             replacement.is(token) && replacement.sign == sign && replacement.helped.is_none()
         };
-        if let Some(replacement) = self.replacement.as_mut().filter(unsettled) {
+        let Some(RejectionHistory { futility, replacement, .. }) = self.history.as_deref_mut() else { return };
+        if let Some(replacement) = replacement.as_mut().filter(unsettled) {
             let helped = schedule::has_helped(sign, replacement.fetched_at, now);
             replacement.helped = Some(helped);
             if helped {
-                self.futility[sign as usize] = Futility::default();
+                futility[sign as usize] = Futility::default();
             } else {
-                self.futility[sign as usize].add(sign, now);
+                futility[sign as usize].add(sign, now);
             }
         }
+    }
+
+    fn history(&mut self) -> &mut RejectionHistory {
+        self.history.get_or_insert_default()
     }
 
     /// Whether the current token is a former one that stands in for a newer.
@@ -658,8 +683,9 @@ impl Session {
 
     /// Whether there is a former token that can be sent and may be accepted.
     fn is_standing_by(&self, now: DualInstant) -> bool {
+        let replacement = self.history.as_ref().and_then(|history| history.replacement);
         let is_in_vain =
-            self.replacement.is_some_and(|newer| newer.generation == self.generation && newer.helped == Some(false));
+            replacement.is_some_and(|newer| newer.generation == self.generation && newer.helped == Some(false));
         (!self.former_is_suspect || is_in_vain)
             && self.stand_by.as_ref().is_some_and(|other| other.window.phase(now) != Phase::Expired)
     }
@@ -674,7 +700,8 @@ impl Session {
 
     /// The current token and the other one change places. A former one stands in for a moment only.
     fn swap(&mut self, now: DualInstant) {
-        mem::swap(&mut Arc::make_mut(&mut self.view).current, &mut self.stand_by);
+        let other = self.stand_by.take().map(|other| *other);
+        self.stand_by = mem::replace(&mut Arc::make_mut(&mut self.view).current, other).map(Box::new);
         let stands_in = self.stands_in();
         if let Some(current) = Arc::make_mut(&mut self.view).current.as_mut().filter(|_| stands_in) {
             current.window = current.window.standing_in(now);
@@ -720,8 +747,11 @@ impl Session {
                 let token = self.publish(token, window, now);
                 self.asked = Some(timing.asked);
                 let generation = token.generation();
-                self.replacement =
+                let replacement =
                     run.plan.sign.map(|sign| Replacement { generation, sign, fetched_at: now, helped: None });
+                if replacement.is_some() || self.history.is_some() {
+                    self.history().replacement = replacement;
+                }
                 Outcome::Fetched { token, remaining }
             }
             Ok(Evaluation::Unchanged(token, error)) => {
@@ -1073,7 +1103,10 @@ impl Session {
             self.shared.ended_elsewhere = false;
         }
         self.epoch += 1;
-        (self.stand_by, self.futility) = (None, Default::default());
+        self.stand_by = None;
+        if let Some(history) = &mut self.history {
+            history.futility = Default::default();
+        }
         self.forget();
     }
 
@@ -1152,7 +1185,8 @@ impl Session {
         let view = View { current: Some(current), failure: None, session: self.view.session };
         let former = mem::replace(&mut self.view, Arc::new(view)).current.clone();
         if known.is_none() {
-            let (rejected_at, was_young) = self.rejected_at;
+            let (rejected_at, was_young) =
+                self.history.as_ref().map_or_else(Default::default, |history| history.rejected_at);
             // One that was sent for some time after its rejection is good.
             let is_suspect = |former: &CurrentToken| {
                 former.token.generation() == self.rejected && schedule::is_young(rejected_at, now)
@@ -1162,7 +1196,7 @@ impl Session {
             };
             // One that stood in, and was suspect then, still is.
             self.former_is_suspect = stood_in && self.former_is_suspect || former.as_ref().is_some_and(is_suspect);
-            self.stand_by = former.filter(is_good);
+            self.stand_by = former.filter(is_good).map(Box::new);
         }
         token
     }

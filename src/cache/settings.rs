@@ -1,5 +1,6 @@
 //! What a cache is made of.
 
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -15,12 +16,32 @@ use crate::store::SharedSession;
 /// What [`TokenCacheBuilder`](crate::TokenCacheBuilder) collects.
 pub(crate) struct Settings {
     pub(crate) source: Arc<dyn DynSource>,
-    pub(crate) policy: RefreshPolicy,
+    pub(crate) policy: CachePolicy,
     pub(crate) name: Option<Arc<str>>,
     pub(crate) on_rotation: Option<Arc<dyn Save>>,
     #[cfg(feature = "store")]
     pub(crate) shared: Option<SharedSession>,
     pub(crate) clock: Clock,
+}
+
+/// The refresh policy of a cache. Nearly every cache has the default, which takes no space: there may be a cache for each of
+/// a million keys.
+#[derive(Default)]
+pub(crate) struct CachePolicy(Option<Box<RefreshPolicy>>);
+
+impl CachePolicy {
+    pub(crate) fn new(policy: RefreshPolicy) -> Self {
+        Self(Some(Box::new(policy)))
+    }
+}
+
+impl Deref for CachePolicy {
+    type Target = RefreshPolicy;
+
+    fn deref(&self) -> &RefreshPolicy {
+        static DEFAULT: RefreshPolicy = RefreshPolicy::new();
+        self.0.as_deref().unwrap_or(&DEFAULT)
+    }
 }
 
 /// A user's `on_rotation`.

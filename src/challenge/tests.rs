@@ -1,7 +1,7 @@
 use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
 
-use crate::challenge::Challenge;
+use crate::challenge::{Challenge, NOT_THE_TOKENS, asks_for_bearer};
 
 /// Every challenge as `scheme[token68] name=value ...`, one after another.
 fn read(headers: &[&[u8]]) -> Vec<String> {
@@ -87,7 +87,52 @@ fn debug_does_not_print_a_token68() {
     assert!(!format!("{:?}", Challenge::all(&headers)).contains("c2VjcmV0"));
 }
 
+/// Pieces of challenges, of which many mean something only together.
+fn pieces() -> impl proptest::strategy::Strategy<Value = String> {
+    let pieces = [
+        "Bearer",
+        "bearer",
+        "Basic",
+        "Bearer ",
+        " ",
+        ", ",
+        ",",
+        "\t",
+        "error=",
+        "scope=",
+        "realm=\"a\"",
+        "\"",
+        "\\",
+        "_",
+        "error=\"invalid_token\"",
+        "error_description=\"it is not good\"",
+        "=",
+        "error=\"insufficient_\\scope\"",
+    ];
+    let errors = NOT_THE_TOKENS.iter().flat_map(|error| [format!("error=\"{error}\""), format!("error={error}")]);
+    let pieces: Vec<_> = pieces.iter().copied().map(str::to_owned).chain(errors).collect();
+    proptest::sample::select(pieces)
+}
+
 proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(5000))]
+
+    #[test]
+    fn what_is_told_without_reading_is_what_reading_tells(
+        first in proptest::collection::vec(pieces(), 0..6), second in proptest::collection::vec(pieces(), 0..6),
+        any_scheme: bool,
+    ) {
+        let mut headers = HeaderMap::new();
+        for header in [first, second] {
+            headers.append(WWW_AUTHENTICATE, header.concat().parse().expect("a header"));
+        }
+        let all = Challenge::all(&headers);
+        let mut bearer = all.iter().filter(|challenge| challenge.is("bearer")).peekable();
+        let asks = all.is_empty() || any_scheme || bearer.peek().is_some();
+        let excludes = |challenge: &Challenge| challenge.param("error").is_some_and(|error| NOT_THE_TOKENS.contains(&error));
+        proptest::prop_assert_eq!(asks_for_bearer(&headers, any_scheme), asks && !bearer.any(excludes));
+    }
+
     #[test]
     fn any_bytes_are_read_without_a_panic(bytes: Vec<u8>) {
         if let Ok(value) = http::HeaderValue::from_bytes(&bytes) {

@@ -79,10 +79,10 @@ const BUDGETS: [Budget; 14] = [
     budget("3", "client: cloned per request", ("client_cloned.never", "client_cloned.added"), Some(1.6), 1.38),
     budget(
         "7",
-        "client: from a late 401 to the second answer",
-        ("late_401.ours", "late_401.retried"),
+        "client: a late 401, from the first send to the second answer",
+        ("early_401.ours + late_401.ours", "early_401.retried + late_401.retried"),
         Some(1.25),
-        4.25,
+        1.25,
     ),
     budget("1", "cached path, one-word inner future", ("small.never", "small.added"), Some(1.5), 1.5),
     budget("1", "the same, 136-byte inner future", ("large.never", "large.added"), None, 1.7),
@@ -141,7 +141,11 @@ fn verdict(broken: bool) -> &'static str {
 fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let instructions = instructions()?;
     let mut failed = false;
-    let of = |case: &str| instructions.get(case).copied().ok_or_else(|| format!("no case {case} was measured"));
+    // A path that is measured in parts is their sum.
+    let of = |cases: &str| {
+        let count = |case| instructions.get(case).copied().ok_or_else(|| format!("no case {case} was measured"));
+        cases.split(" + ").map(count).sum::<Result<u64, _>>()
+    };
 
     println!("| budget | what | instructions | floor | ratio | aim | gate | |\n|---|---|--:|--:|--:|--:|--:|---|");
     for Budget { number, what, ours, floor, aim, most } in BUDGETS {

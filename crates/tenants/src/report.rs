@@ -20,8 +20,8 @@ pub(crate) struct Report {
     pub(crate) took: Duration,
 }
 
-/// The limits: bytes of a key without its token (the aim is 1024), and the duration of a lookup in moka's lookups.
-const BUDGETS: (f64, f64) = (1400.0, 2.0);
+/// The limits: bytes of a key without its token, and the duration of a lookup in moka's lookups.
+const BUDGETS: (f64, f64) = (1000.0, 2.0);
 
 impl Report {
     fn lookup_ratio(&self) -> f64 {
@@ -40,7 +40,7 @@ impl Report {
                 format!("{} for {}", self.token_calls, self.keys),
             ),
             (
-                "at most 1.4 kB for each idle key, without token",
+                "at most 1 kB for each idle key, without token",
                 self.bytes_per_idle_key <= BUDGETS.0,
                 format!("{:.0} bytes", self.bytes_per_idle_key),
             ),

@@ -10,10 +10,10 @@ use crate::subject::{Subject, held};
 held! {
     revocation
     authlib:
-        a_session_that_is_signed_out_is_dead_at_the_server,
+        a_signed_out_session_has_ended_at_the_server,
         a_saved_session_that_was_never_used_is_signed_out_too,
-        a_session_signed_out_in_vain_is_alive_at_the_server,
-        a_revoked_refresh_token_is_dead_and_may_be_revoked_again;
+        a_session_whose_revocation_failed_is_live_at_the_server,
+        a_revoked_refresh_token_is_invalid_and_can_be_revoked_again;
     meshydb:
         a_signed_out_session_has_ended_at_the_server,
         a_saved_session_that_was_never_used_is_signed_out_too,

@@ -18,11 +18,11 @@ use crate::subject::{Subject, held};
 held! {
     sessions
     authlib:
-        each_refresh_spends_the_newest_refresh_token,
-        a_session_is_read_from_a_vault_and_saved_back_at_each_rotation,
-        a_revoked_session_begins_anew_with_its_login,
+        each_refresh_uses_the_newest_refresh_token,
+        a_session_is_loaded_from_a_vault_and_saved_at_each_rotation,
+        a_revoked_session_starts_over_with_its_login,
         a_revoked_refresh_token_alone_is_denied,
-        sixty_four_rejected_requests_make_one_new_session;
+        sixty_four_rejected_requests_start_one_new_session;
     meshydb:
         each_refresh_uses_the_newest_refresh_token,
         a_session_is_loaded_from_a_vault_and_saved_at_each_rotation,
