@@ -169,7 +169,9 @@ impl TokenSourceChain {
         let memory = lock(&self.memory);
         let Remembered { token, refresh_token, .. } = &memory.sources[index];
         let is_owner = owner == Some(index);
-        let replaced = if is_owner || memory.current == Some(index) { context.replaced() } else { token.as_ref() };
+        // A store or a former source may have brought the session of a source that has brought nothing yet.
+        let is_current = memory.current == Some(index) || is_owner && token.is_none();
+        let replaced = if is_current { context.replaced() } else { token.as_ref() };
         let refresh_token = if is_owner { context.refresh_token() } else { refresh_token.clone() };
         let (memory, session) = (Arc::clone(&self.memory), context.clone());
         let report = move |refresh_token: Secret| {

@@ -269,6 +269,25 @@ async fn a_restored_session_continues_with_the_only_source_that_can_have_begun_i
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_source_is_told_of_its_own_token_and_its_own_refresh_token() {
+    let (first, second, chain) = two();
+    let second = second.rotating();
+    first.deny(1);
+    let cache = TokenCache::new(chain);
+    cache.get().await.expect("a token of the second source");
+    second.deny(1);
+    cache.refresh().await.expect("a token of the first source, without a refresh token");
+    // The session's refresh token is still that of the second source, and its newest token that of the first.
+    first.queue(Err(Error::denied("revoked")));
+    tokio::time::advance(MINUTE).await;
+    cache.refresh().await.expect("a token of the second source");
+    assert_eq!(first.last_context().replaced().expect("its own").access_token(), "t2");
+    let context = second.last_context();
+    assert_eq!(context.replaced().expect("its own").access_token(), "t1");
+    assert_eq!(refresh_token_of(&context).as_deref(), Some("r1"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_session_begins_with_the_first_source() {
     let (first, second, chain) = two();
     let second = second.rotating();

@@ -56,7 +56,7 @@ fn pages(folder: &Path, ends: &str) -> Vec<(PathBuf, String)> {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str()).expect("a name in UTF-8");
             if path.is_dir() {
-                if !name.starts_with('.') && !["target", "node_modules"].contains(&name) {
+                if !name.starts_with('.') && !["target", "node_modules", "python_modules"].contains(&name) {
                     read(&path, ends, pages)?;
                 }
             } else if name.ends_with(ends) {
