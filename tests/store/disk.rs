@@ -144,10 +144,23 @@ async fn goes_on(directory: &Path, breaks: impl Fn(), remedy: &str, mends: impl 
     assert_eq!(issuer.calls(), 2);
 }
 
+/// A process that begins while the store fails spends no refresh token, and begins once the store works.
+async fn begins_later(directory: &Path, breaks: impl Fn(), mends: impl Fn()) {
+    let issuer = Issuer::new();
+    let cache = process(issuer.login(), &FileStore::new(directory));
+    breaks();
+    let error = cache.get().await.unwrap_err();
+    assert!(error.is_transient() && issuer.calls() == 0, "{}", chain(&error));
+    mends();
+    until(async || cache.get().await.is_ok()).await;
+    assert_eq!((issuer.calls(), issuer.reused()), (1, 0));
+}
+
 #[tokio::test]
 async fn a_full_disk_costs_no_token_and_spends_none() {
     let Some(disk) = Disk::mount() else { return };
     goes_on(&disk.home.path().join("state"), || disk.fill(), "free space", || disk.free()).await;
+    begins_later(&disk.home.path().join("another"), || disk.fill(), || disk.free()).await;
 }
 
 #[tokio::test]
@@ -175,6 +188,7 @@ async fn a_read_only_disk_costs_no_token_and_spends_none() {
     let Some(disk) = Disk::mount() else { return };
     let directory = disk.home.path().join("state");
     goes_on(&directory, || disk.set_read_only(true), "mount its disk for writing", || disk.set_read_only(false)).await;
+    begins_later(&disk.home.path().join("another"), || disk.set_read_only(true), || disk.set_read_only(false)).await;
 }
 
 #[tokio::test]

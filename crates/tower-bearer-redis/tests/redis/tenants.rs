@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tower_bearer::store::SharedSession;
 use tower_bearer::{Error, KeyedTokenCache, TokenCache};
 use tower_bearer_redis::RedisStore;
@@ -25,14 +26,13 @@ fn process(issuers: &[Issuer], store: RedisStore) -> KeyedTokenCache<u64> {
 
 /// All keys at once.
 async fn get_all(process: &KeyedTokenCache<u64>) {
-    let gets: Vec<_> = (0..KEYS)
-        .map(|key| {
-            let cache = process.cache(&key).unwrap();
-            tokio::spawn(async move { bounded(cache.get()).await })
-        })
-        .collect();
-    for get in gets {
-        assert_eq!(get.await.unwrap().unwrap().access_token(), "t1");
+    let mut gets = JoinSet::new();
+    for key in 0..KEYS {
+        let cache = process.cache(&key).unwrap();
+        gets.spawn(async move { bounded(cache.get()).await });
+    }
+    while let Some(get) = gets.join_next().await {
+        assert_eq!(get.unwrap().unwrap().access_token(), "t1");
     }
 }
 
