@@ -114,6 +114,13 @@ impl Origin {
         self.place.secure == secure && self.written == authority.as_str()
     }
 
+    /// Whether an authority without a user can be this one in whatever spelling: all begin with the host's name.
+    fn may_be(&self, authority: &Authority) -> bool {
+        let Host::Name(name) = &self.place.host else { return true };
+        let begin = authority.as_str().as_bytes().get(..name.len());
+        begin.is_some_and(|begin| begin.eq_ignore_ascii_case(name.as_bytes()))
+    }
+
     /// Whether this is the authority in capitals, or with the default port: what most other spellings are.
     fn is_spelled(&self, secure: bool, authority: &str) -> bool {
         let Some((head, tail)) = authority.as_bytes().split_at_checked(self.written.len()) else { return false };
@@ -327,10 +334,13 @@ impl Origins {
             return if joined { OriginMatch::Unplaced } else { self.relative };
         };
         let Some(secure) = is_secure(uri) else { return OriginMatch::Foreign };
-        if let Allowed::Named(origins) = &self.allowed
-            && origins.iter().any(|origin| origin.is_spelled(secure, authority.as_str()))
-        {
-            return OriginMatch::Ours;
+        if let Allowed::Named(origins) = &self.allowed {
+            if origins.iter().any(|origin| origin.is_spelled(secure, authority.as_str())) {
+                return OriginMatch::Ours;
+            }
+            if !has_userinfo(authority) && !origins.iter().any(|origin| origin.may_be(authority)) {
+                return OriginMatch::Foreign;
+            }
         }
         let Some((place, has_userinfo)) = Place::read(secure, authority.as_str()) else { return OriginMatch::Foreign };
         match self.allows(&place) {
@@ -420,6 +430,7 @@ fn default_port(secure: bool) -> u16 {
 }
 
 /// Whether it is https rather than http; `None` for another scheme, and without one.
+#[inline(always)]
 fn is_secure(uri: &Uri) -> Option<bool> {
     match uri.scheme_str()? {
         "https" => Some(true),
