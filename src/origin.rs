@@ -116,6 +116,13 @@ impl Origin {
         self.parts.secure == secure && self.canonical == authority.as_str()
     }
 
+    /// Whether an authority without userinfo can be a spelling of this one. Each spelling begins with the host's name.
+    fn may_be(&self, authority: &Authority) -> bool {
+        let Host::Name(name) = &self.parts.host else { return true };
+        let begin = authority.as_str().as_bytes().get(..name.len());
+        begin.is_some_and(|begin| begin.eq_ignore_ascii_case(name.as_bytes()))
+    }
+
     /// Whether this is the authority in upper case or with the default port, as in most other spellings.
     fn is_common_variant(&self, secure: bool, authority: &str) -> bool {
         let Some((head, tail)) = authority.as_bytes().split_at_checked(self.canonical.len()) else { return false };
@@ -329,10 +336,13 @@ impl Origins {
             return if joined { OriginMatch::Unplaced } else { self.relative };
         };
         let Some(secure) = is_secure(uri) else { return OriginMatch::Foreign };
-        if let Allowed::Named(origins) = &self.allowed
-            && origins.iter().any(|origin| origin.is_common_variant(secure, authority.as_str()))
-        {
-            return OriginMatch::Ours;
+        if let Allowed::Named(origins) = &self.allowed {
+            if origins.iter().any(|origin| origin.is_common_variant(secure, authority.as_str())) {
+                return OriginMatch::Ours;
+            }
+            if !has_userinfo(authority) && !origins.iter().any(|origin| origin.may_be(authority)) {
+                return OriginMatch::Foreign;
+            }
         }
         let Some((parts, has_userinfo)) = OriginParts::read(secure, authority.as_str()) else {
             return OriginMatch::Foreign;
@@ -426,6 +436,7 @@ fn default_port(secure: bool) -> u16 {
 }
 
 /// Whether the scheme is https rather than http; `None` for another scheme or none.
+#[inline(always)]
 fn is_secure(uri: &Uri) -> Option<bool> {
     match uri.scheme_str()? {
         "https" => Some(true),

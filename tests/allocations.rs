@@ -46,7 +46,14 @@ where
     S: Service<Request<Body>, Response = Response<Body>>,
     S::Error: std::fmt::Debug,
 {
-    let request = request();
+    once_with(service, request())
+}
+
+fn once_with<S>(service: &mut S, request: Request<Body>) -> usize
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Error: std::fmt::Debug,
+{
     let before = ALLOCATIONS.with(Cell::get);
     let answer = futures_now_or_never(service.call(request)).expect("ready at once").expect("an answer");
     let after = ALLOCATIONS.with(Cell::get);
@@ -90,6 +97,28 @@ fn a_request_with_a_usable_token_allocates_nothing_in_the_layer() {
     assert_eq!(layered, floor);
     // A copy of the request allocates, which shows that the counter works.
     assert!(allocations(layer.replay(CloneBody).layer(inner())) > floor);
+}
+
+#[test]
+fn a_request_that_gets_no_token_costs_no_allocation_of_ours() {
+    let cache = TokenCache::fixed("t").expect("a token");
+    let layer = BearerLayer::new(cache, ["https://api.example.com"]).expect("an origin").replay(Never);
+    let requests: [fn() -> Request<Body>; 2] = [
+        || {
+            let mut request = request();
+            request.headers_mut().insert("authorization", http::HeaderValue::from_static("Basic bWU6"));
+            request
+        },
+        || {
+            let mut request = request();
+            request.extensions_mut().insert(tower_bearer::NoToken);
+            request
+        },
+    ];
+    let (mut service, mut without) = (layer.layer(inner()), inner());
+    for request in requests {
+        assert_eq!(once_with(&mut service, request()), once_with(&mut without, request()));
+    }
 }
 
 #[tokio::test(start_paused = true)]
