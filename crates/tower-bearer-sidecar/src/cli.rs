@@ -75,7 +75,7 @@ pub(crate) struct Args {
 
     /// How many bytes of memory an upload may take until its answer begins, to be sent again with a new token. The 401
     /// of a longer one is handed to the caller
-    #[arg(long, value_name = "BYTES", default_value = "1048576", env = "SIDECAR_RESEND_LIMIT", hide_env = true)]
+    #[arg(long, value_name = "BYTES", default_value = "1048576", env = "SIDECAR_REPLAY_LIMIT", hide_env = true)]
     #[arg(help_heading = "Where calls go")]
     pub(crate) replay_limit: usize,
 
