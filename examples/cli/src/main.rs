@@ -91,8 +91,8 @@ impl Tool {
         let cache = self.cache(self.saved_session()?)?;
         let api = BearerLayer::new(cache.clone(), [&*self.server])?.layer(self.http.clone());
         let response = api.oneshot(Request::get(format!("{}/me", self.server)).body(Full::default())?).await;
-        // Without this, the end of the program could interrupt a refresh in the background, which has used its refresh
-        // token.
+        // Waits for a refresh in the background. It has used its refresh token, so the end of the program must not
+        // interrupt it.
         cache.shutdown().await;
         let response = response?;
         let status = response.status();
