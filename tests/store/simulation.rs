@@ -20,9 +20,9 @@ const SEEDS: u64 = 500;
 const PROCESSES: usize = 600;
 const LIFETIME: u32 = 60;
 
-/// The faults of a fleet.
+/// What goes wrong in a fleet.
 #[derive(Clone, Copy)]
-struct Weather {
+struct Scenario {
     /// Calls of the store fail, hang, are late, or their answers are lost.
     faults: bool,
     deaths: bool,
@@ -51,7 +51,7 @@ fn fault(rng: &mut Rng) -> (StoreCall, StoreFault) {
 }
 
 /// Runs one fleet. Returns the number of its calls, and of refresh tokens that were used twice.
-async fn run(seed: u64, size: Range<usize>, weather: Weather) -> (usize, usize) {
+async fn run(seed: u64, size: Range<usize>, scenario: Scenario) -> (usize, usize) {
     let mut rng = Rng::with_seed(seed);
     fastrand::seed(seed);
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
@@ -59,13 +59,13 @@ async fn run(seed: u64, size: Range<usize>, weather: Weather) -> (usize, usize) 
     issuer.delay(Duration::from_millis(rng.u64(1..3000)));
     store.delay(Duration::from_millis(rng.u64(0..50)));
     store.notify(rng.bool());
-    let life = |rng: &mut Rng| match weather.deaths && rng.u8(..4) == 0 {
+    let life = |rng: &mut Rng| match scenario.deaths && rng.u8(..4) == 0 {
         true => Steps::new(rng.i64(0..60)),
         false => Steps::default(),
     };
     let mut processes: Vec<_> = (0..rng.usize(size)).map(|_| start(&issuer, &store, life(&mut rng))).collect();
     for _ in 0..60 {
-        if weather.faults && rng.u8(..3) == 0 {
+        if scenario.faults && rng.u8(..3) == 0 {
             let (call, fault) = fault(&mut rng);
             store.inject(call, fault);
         }
@@ -99,17 +99,17 @@ fn one() {
     let seed = std::env::var("SEED").unwrap().parse().unwrap();
     let deaths = std::env::var("DEATHS").is_ok();
     tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false).init();
-    fleets(seed..seed + 1, Weather { faults: !deaths, deaths });
+    fleets(seed..seed + 1, Scenario { faults: !deaths, deaths });
 }
 
 /// Runs the fleets of all seeds. Returns the number of fleets that used a refresh token twice.
-fn fleets(seeds: Range<u64>, weather: Weather) -> usize {
+fn fleets(seeds: Range<u64>, scenario: Scenario) -> usize {
     let mut reused = 0;
     for seed in seeds {
-        let (calls, used_twice) = in_virtual_time(run(seed, 2..8, weather));
+        let (calls, used_twice) = in_virtual_time(run(seed, 2..8, scenario));
         assert!(calls > 0 && calls < 60, "seed {seed}: {calls} calls");
         reused += usize::from(used_twice > 0);
-        assert!(weather.deaths || used_twice == 0, "seed {seed}: a refresh token was used twice");
+        assert!(scenario.deaths || used_twice == 0, "seed {seed}: a refresh token was used twice");
     }
     reused
 }
@@ -180,19 +180,19 @@ fn the_token_calls_do_not_grow_with_a_large_fleet() {
 #[test]
 fn a_large_fleet_over_a_store_that_fails_uses_no_refresh_token_twice() {
     let processes = variable("PROCESSES").unwrap_or(PROCESSES) / 4;
-    let (calls, reused) = in_virtual_time(run(1, processes..processes + 1, Weather { faults: true, deaths: false }));
+    let (calls, reused) = in_virtual_time(run(1, processes..processes + 1, Scenario { faults: true, deaths: false }));
     assert!(calls > 0 && calls < 60, "{calls} calls");
     assert_eq!(reused, 0);
 }
 
 #[test]
 fn a_store_that_fails_delays_and_loses_answers_logs_no_process_out() {
-    assert_eq!(fleets(0..seeds(), Weather { faults: true, deaths: false }), 0);
+    assert_eq!(fleets(0..seeds(), Scenario { faults: true, deaths: false }), 0);
 }
 
 #[test]
 fn a_process_that_dies_costs_the_session_only_in_the_middle_of_a_refresh() {
-    let reused = fleets(0..seeds(), Weather { faults: false, deaths: true });
+    let reused = fleets(0..seeds(), Scenario { faults: false, deaths: true });
     // A death in the middle of a refresh is possible, but a random step rarely hits it.
     assert!(reused > 0 && reused < seeds() as usize / 5, "{reused} of {} fleets", seeds());
 }
