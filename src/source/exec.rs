@@ -45,9 +45,9 @@ mod run;
 /// rule for an `ExecCredential` without `expirationTimestamp`, and its plugins rely on it. For other programs, set
 /// [`default_lifetime`](TokenCommandBuilder::default_lifetime).
 ///
-/// A program with a cache of its own prints the same token again until shortly before it expires. A refresh that gets
-/// the same token counts as a failed fetch, while requests go on. To avoid that, set a
-/// [`RefreshPolicy::margin`](crate::RefreshPolicy::margin) below the program's own.
+/// A program that caches its tokens prints the same one until shortly before it expires. A refresh that gets the same
+/// token counts as a failed fetch, which does not affect requests. To avoid such fetches, set
+/// [`RefreshPolicy::margin`](crate::RefreshPolicy::margin) below the program's margin.
 ///
 /// Arguments, input and output of the program are never shown. If the program fails, the error holds the end of its
 /// standard error, at most 256 characters. Tokens, arguments, values of [`env`](TokenCommandBuilder::env) and the lines
@@ -121,7 +121,7 @@ const SHORTEST_SECRET: usize = 4;
 // === impl TokenCommand ===
 
 impl TokenCommand {
-    /// The program of this name, which is searched in the `PATH`, or at this path.
+    /// The program with this name in the `PATH`, or at this path.
     ///
     /// On Windows, a script needs its extension, such as `az.cmd`.
     pub fn builder(program: impl Into<OsString>) -> TokenCommandBuilder {
@@ -167,7 +167,7 @@ impl TokenCommand {
         let parent = answer::parent(&printed, at);
         let issued = Issued { answer: &printed, parent, token: token.access_token(), at: now, now };
         let lifetime = self.expiry.read(&issued, MAX_LIFETIME);
-        Ok(token.with_lifetime(lifetime.map_err(|problem| problem.describe("it hands out an old one"))?))
+        Ok(token.with_lifetime(lifetime.map_err(|problem| problem.describe("the program printed an old token"))?))
     }
 
     /// An error that names the program and holds the end of its standard error.

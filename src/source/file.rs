@@ -48,9 +48,9 @@ use crate::token::{MAX_LIFETIME, Token};
 /// Bare text may have white space around it. In JSON, [`token_at`](TokenFileBuilder::token_at) says where the token is.
 /// A byte order mark is ignored.
 ///
-/// The first fetch reads the file, which need not exist before. A request reads it again if the last read is a minute
-/// old ([`reread_every`](TokenFileBuilder::reread_every)), and so does a rejection of the token, at once. Reading the
-/// same token again is a failure only if it was rejected.
+/// The first fetch reads the file, which need not exist before. A request causes another read if the last one is a
+/// minute old ([`reread_every`](TokenFileBuilder::reread_every)). A rejection of the token causes a read at once.
+/// Reading the same token again is a failure only if it was rejected.
 ///
 /// A JWT (RFC 7519) lives until its `exp`, which is read and not verified. Any other token lives until the file holds
 /// another. In JSON, a lifetime counts from when the file was written.
@@ -80,7 +80,7 @@ use crate::token::{MAX_LIFETIME, Token};
 /// # Ok(()) }
 /// ```
 ///
-/// Another shape is a setting:
+/// A file in JSON needs a setting:
 ///
 /// ```
 /// # fn main() -> Result<(), tower_bearer::Error> {

@@ -18,8 +18,8 @@ use crate::source::transport::{self, CALL_DEADLINE, EndpointUrl, HttpClient, Htt
 
 /// An authorization server: the URLs of its endpoints, and the client that calls them.
 ///
-/// [`discover`](Issuer::discover) looks the endpoints up in the server's metadata; [`new`](Issuer::new) makes an issuer
-/// whose endpoints are named. Each grant, login and revocation takes an issuer, and checks it when it is built.
+/// [`discover`](Issuer::discover) reads the endpoints from the server's metadata. [`new`](Issuer::new) makes an issuer
+/// whose endpoints the caller names. Each grant, login and revocation takes an issuer, and checks it when it is built.
 ///
 /// ```
 /// # fn main() -> Result<(), tower_bearer::Error> {
@@ -203,7 +203,7 @@ impl Issuer {
     /// - no place has a JSON document, or it names another issuer (RFC 8414 section 3.3).
     ///
     /// # Cancel safety
-    /// Dropping the future drops the call; the next caller asks again.
+    /// Dropping the future drops the call. The next caller reads the metadata again.
     pub async fn metadata(&self) -> Result<Arc<Map<String, Value>>, Error> {
         self.metadata_at(&Clock::System).await
     }
@@ -260,7 +260,7 @@ impl Issuer {
         Ok(url)
     }
 
-    /// Records that the endpoint of this name does not exist any more.
+    /// Records that the endpoint of this name no longer exists.
     pub(crate) fn report_missing(&self, name: &str) {
         if self.named(name).is_none() {
             self.cached.is_outdated.store(true, Ordering::Relaxed);

@@ -309,7 +309,7 @@ impl Login {
         let issued = Issued { answer: body, parent, token: token.access_token(), at: answer.now, now: answer.now };
         let lifetime = self.expiry.read(&issued, DEFAULT_LIFETIME);
         let lifetime =
-            lifetime.map_err(|problem| answer.unusable(problem.describe("the server hands out an old one")))?;
+            lifetime.map_err(|problem| answer.unusable(problem.describe("the server returned an old token")))?;
         Ok(token.with_lifetime(lifetime))
     }
 }

@@ -200,7 +200,7 @@ impl ResponseReader {
         let lifetime = self
             .expiry
             .read(&issued, default)
-            .map_err(|problem| answer.unusable(problem.describe("the server hands out an old one")))?;
+            .map_err(|problem| answer.unusable(problem.describe("the server returned an old token")))?;
         Ok(token.with_lifetime(lifetime))
     }
 
