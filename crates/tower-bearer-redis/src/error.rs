@@ -35,7 +35,7 @@ pub(crate) fn describe(address: &ConnectionAddr, error: &RedisError) -> StoreErr
         ErrorKind::AuthenticationFailed => (false, "denied the user name or the password"),
         ErrorKind::RESP3NotSupported => (false, "is older than version 6 and not supported"),
         ErrorKind::InvalidClientConfig => (false, "cannot be reached as the URL and the features of this crate say"),
-        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => (false, "sent an answer that is invalid"),
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => (false, "sent an invalid answer"),
         _ => match code {
             Some("WRONGPASS" | "NOAUTH") => (false, "denied the user name or the password"),
             Some("NOPERM") => (false, "denied a command, a key or the channel; see the ACL rule in the README"),

@@ -157,7 +157,7 @@ async fn a_rotated_refresh_token_is_written_back_to_its_file() {
         assert_eq!(read(&path), newest);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
-    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "no other file is left");
 }
 
 #[tokio::test]
@@ -385,7 +385,7 @@ async fn mesh_connect_by_its_preset() {
 
 #[tokio::test]
 async fn the_presets_know_their_upstream() {
-    let nobody = ["--issuer", "http://127.0.0.1:1"];
+    let unreachable = ["--issuer", "http://127.0.0.1:1"];
     let meshydb = ["--preset", "meshydb", "--account", "a", "--public-key", "k", "--username", "ann"];
     let mesh_connect = ["--preset", "mesh-connect", "--client-id", "my-client"];
     for (preset, upstream) in
@@ -393,7 +393,7 @@ async fn the_presets_know_their_upstream() {
     {
         let secrets = if preset[1] == "meshydb" { "SIDECAR_PASSWORD" } else { "SIDECAR_CLIENT_SECRET" };
         // The sidecar prints its upstream, and does not call it.
-        let sidecar = Sidecar::start_with(&[preset, &nobody].concat(), &[(secrets, SECRET)]).await;
+        let sidecar = Sidecar::start_with(&[preset, &unreachable].concat(), &[(secrets, SECRET)]).await;
         assert!(sidecar.said.contains(&format!("for {upstream}")), "{}", sidecar.said);
     }
 }
