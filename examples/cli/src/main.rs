@@ -1,7 +1,7 @@
 //! A command line tool that a person logs in to once. Its session is in a file, and any number of copies share it.
 //!
 //! ```text
-//! cargo run -p cli -- serve     a fake server, in a terminal of its own; it prints what the other terminal needs
+//! cargo run -p cli -- serve     in a second terminal: a fake server, which prints the variable for this terminal
 //! cargo run -p cli -- login
 //! cargo run -p cli -- call
 //! cargo run -p cli -- logout

@@ -184,7 +184,7 @@ async fn run(redis: Option<&str>, gateways: usize) -> Result<(), BoxError> {
     let sessions = Sessions::default();
     let (mut tokens, mut addresses) = (Vec::new(), Vec::new());
     for _ in 0..gateways {
-        // Each gateway has a connection of its own. The numbers of sessions begin anew with each run.
+        // Each gateway has its own connection. The prefix differs in each run, because the numbers of sessions do not.
         let prefix = format!("stack-gateway-{}", std::process::id());
         let store = redis.map(|url| RedisStore::new(url)?.prefix(prefix)).transpose()?;
         let gateway = Gateway::new(sessions.clone(), &sts.url("/token"), upstream.origin(), store)?;

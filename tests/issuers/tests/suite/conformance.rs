@@ -119,7 +119,7 @@ async fn an_api_takes_a_live_token_and_challenges_without_one(server: &Subject) 
     let unknown = server.call("unknown").await;
     assert_eq!((unknown.status.as_u16(), unknown.header("www-authenticate")), (401, r#"Bearer error="invalid_token""#));
     let bare = server.call_without_token().await;
-    // "the resource server SHOULD NOT include an error code" where the request lacks any authentication information.
+    // "the resource server SHOULD NOT include an error code" if the request lacks any authentication information.
     assert_eq!((bare.status.as_u16(), bare.header("www-authenticate")), (401, "Bearer"));
 }
 
