@@ -22,7 +22,7 @@ const KEEP_SET_ASIDE_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A [`TokenStore`] in Redis or Valkey, for the processes of a fleet.
 ///
 /// Clones share one connection for all keys, with one subscription. The first command opens the connection, and after a
-/// fault the next command opens another. The store spawns no task of its own before.
+/// fault the next command opens another. Before the first command, the store neither connects nor spawns a task.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -158,7 +158,7 @@ fn default_names(listen: &Address) -> Vec<HostRule> {
 // === impl HostRule ===
 
 impl HostRule {
-    /// Reads the host of a request, without user and password.
+    /// Reads the host of a request. Returns `None` if it is invalid or has a user name.
     fn read(text: &str) -> Option<Self> {
         let authority: Authority = text.parse().ok()?;
         let name = authority.host();

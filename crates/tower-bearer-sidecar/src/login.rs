@@ -73,10 +73,10 @@ pub(crate) fn session(mut login: Login, http: TokenClient) -> Result<Session, Co
     // clap rejects more than one of them.
     let (mut session, name) = match (login.token_file.take(), login.token_command.take(), login.preset, login.grant) {
         (Some(path), ..) => (plain(TokenFile::new(path)), TOKEN_FILE),
-        (_, Some(command), ..) => (plain(printed(login, &command)?), "--token-command"),
+        (_, Some(command), ..) => (plain(token_command(login, &command)?), "--token-command"),
         (_, _, Some(Preset::Meshydb), _) => (meshydb(login, http)?, "--preset meshydb"),
         (_, _, Some(Preset::MeshConnect), _) => (mesh_connect(login, http)?, "--preset mesh-connect"),
-        (_, _, _, Some(grant)) => granted(login, grant, http)?,
+        (_, _, _, Some(grant)) => from_grant(login, grant, http)?,
         (None, None, None, None) => {
             return Err(ConfigError::new(
                 "--grant",
@@ -104,7 +104,7 @@ fn name_of(login: &Login) -> String {
     names.chain(options.into_iter().flatten().cloned()).collect::<Vec<_>>().join(" ")
 }
 
-fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Session, &'static str), ConfigError> {
+fn from_grant(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Session, &'static str), ConfigError> {
     if matches!(grant, Grant::DeviceCode) {
         return Ok((device_code(login, http)?, device::NAME));
     }
@@ -128,11 +128,14 @@ fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Sessio
             if let Some(secret) = secrets::CLIENT_SECRET.find(login.client_secret_file.take())? {
                 grant = grant.client_auth(auth(login, &secret));
             }
-            let saved = resumed(login)?;
+            let saved = saved_refresh_token(login)?;
             if let Some(saved) = &saved {
                 grant = grant.resume(saved.provider());
             }
-            (saving(login, plain(grant.build().map_err(named)?), saved.and_then(|saved| saved.file())), name)
+            (
+                with_saved_rotations(login, plain(grant.build().map_err(named)?), saved.and_then(|saved| saved.file())),
+                name,
+            )
         }
         Grant::RefreshToken => {
             let name = "--grant refresh-token";
@@ -142,7 +145,7 @@ fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Sessio
             if let Some(secret) = secrets::CLIENT_SECRET.find(login.client_secret_file.take())? {
                 grant = grant.client_auth(auth(login, &secret));
             }
-            (saving(login, plain(grant.build().map_err(named)?), saved.file()), name)
+            (with_saved_rotations(login, plain(grant.build().map_err(named)?), saved.file()), name)
         }
         Grant::TokenExchange => {
             let name = "--grant token-exchange";
@@ -213,7 +216,7 @@ fn device_code(login: &mut Login, http: TokenClient) -> Result<Session, ConfigEr
         Some(saved) => plain(saved),
         None => plain(NotLoggedIn),
     };
-    Ok(Session { device: Some(device), ..saving(login, session, file) })
+    Ok(Session { device: Some(device), ..with_saved_rotations(login, session, file) })
 }
 
 fn meshydb(login: &mut Login, http: TokenClient) -> Result<Session, ConfigError> {
@@ -235,13 +238,17 @@ fn meshydb(login: &mut Login, http: TokenClient) -> Result<Session, ConfigError>
     let mut session = if let Some(user) = login.username.take() {
         let password = secrets::PASSWORD.need(login.password_file.take(), name)?;
         let mut grant = meshy.login_with_password(&user, password.provider());
-        let saved = resumed(login)?;
+        let saved = saved_refresh_token(login)?;
         if let Some(saved) = &saved {
             grant = grant.resume(saved.provider());
         }
-        saving(login, plain(grant.build().map_err(named)?), saved.and_then(|saved| saved.file()))
+        with_saved_rotations(login, plain(grant.build().map_err(named)?), saved.and_then(|saved| saved.file()))
     } else if let Some(saved) = secrets::REFRESH_TOKEN.find(login.refresh_token_file.take())? {
-        saving(login, plain(meshy.login_with_refresh_token(saved.provider()).build().map_err(named)?), saved.file())
+        with_saved_rotations(
+            login,
+            plain(meshy.login_with_refresh_token(saved.provider()).build().map_err(named)?),
+            saved.file(),
+        )
     } else {
         return Err(ConfigError::new("--username", "--preset meshydb without a refresh token needs it"));
     };
@@ -265,7 +272,7 @@ fn mesh_connect(login: &mut Login, http: TokenClient) -> Result<Session, ConfigE
     Ok(Session { upstream: Some("https://admin-api.meshconnect.com"), ..plain(source) })
 }
 
-fn printed(login: &mut Login, command: &str) -> Result<TokenCommand, ConfigError> {
+fn token_command(login: &mut Login, command: &str) -> Result<TokenCommand, ConfigError> {
     let mut words = command.split_whitespace();
     let program = words.next().ok_or_else(|| ConfigError::new("--token-command", "it is empty; name a program"))?;
     let mut source = TokenCommand::builder(program).args(words);
@@ -287,7 +294,7 @@ fn plain(source: impl TokenSource) -> Session {
 ///
 /// With a store, the session saves it there. The file stays as it is, because another refresh token in the file means
 /// another login.
-fn saving(login: &Login, mut session: Session, file: Option<PathBuf>) -> Session {
+fn with_saved_rotations(login: &Login, mut session: Session, file: Option<PathBuf>) -> Session {
     if let Some(path) = file.filter(|_| login.store.is_none()) {
         session.cache = session.cache.on_rotation(move |rotated: RotatedToken| {
             let path = path.clone();
@@ -302,7 +309,7 @@ fn saving(login: &Login, mut session: Session, file: Option<PathBuf>) -> Session
 }
 
 /// The refresh token of the session that a login with a password continues. Its file need not exist yet.
-fn resumed(login: &mut Login) -> Result<Option<SecretInput>, ConfigError> {
+fn saved_refresh_token(login: &mut Login) -> Result<Option<SecretInput>, ConfigError> {
     let shared = login.store.is_some();
     match login.refresh_token_file.take_if(|_| !shared) {
         Some(path) => {
