@@ -1,4 +1,4 @@
-//! Any `WWW-Authenticate` headers: what can be read is read, and each part comes from the header.
+//! Parses any `WWW-Authenticate` headers. Each part of the result comes from a header.
 #![no_main]
 
 use http::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};

@@ -1,4 +1,4 @@
-//! What the targets share: a client that answers what it is told, and what holds for whatever came of it.
+//! Shared by the targets: a client with a fixed answer, and the checks of each result.
 
 use std::convert::Infallible;
 use std::error::Error as _;
@@ -8,12 +8,12 @@ use http::{Request, Response};
 use http_body_util::Full;
 use tower_bearer::{Error, HttpClient, Token};
 
-/// What is handed to every source as its secret; no error repeats it.
+/// The secret of every source, which no error may repeat.
 pub const SECRET: &str = "k33p-me:c0vered/";
-/// The longest error: the longest text of an issuer, twice, and our own words around it.
+/// The maximum length of an error: twice the longest text of an issuer, and the library's words around it.
 const LONGEST: usize = 2 * 4 * 256 + 1024;
 
-/// A client that has the same answer for everybody.
+/// A client with the same answer to every request.
 pub fn client(answer: Response<Bytes>) -> impl HttpClient<Full<Bytes>> {
     let (head, body) = answer.into_parts();
     tower::service_fn(move |_: Request<Full<Bytes>>| {
@@ -22,7 +22,7 @@ pub fn client(answer: Response<Bytes>) -> impl HttpClient<Full<Bytes>> {
     })
 }
 
-/// Runs it to its end on this thread.
+/// Runs the future to its end on this thread.
 pub fn run<T>(work: impl Future<Output = T>) -> T {
     thread_local! {
         static RUNTIME: tokio::runtime::Runtime =
@@ -31,7 +31,7 @@ pub fn run<T>(work: impl Future<Output = T>) -> T {
     RUNTIME.with(|runtime| runtime.block_on(work))
 }
 
-/// Whatever the bytes were: a token that can be sent, or an error that can be shown.
+/// Checks that the result is a token that can be sent, or an error that can be shown.
 pub fn check(outcome: Result<Token, Error>) {
     match outcome {
         Ok(token) => {

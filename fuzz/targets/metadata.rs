@@ -1,4 +1,4 @@
-//! Any metadata document of an issuer.
+//! Reads any metadata document of an issuer.
 #![no_main]
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use tower_bearer::oauth2::{ClientCredentialsGrant, DeviceCodeLogin, Issuer};
 const ID: &str = "https://auth.example.com/tenant";
 
 fuzz_target!(|data: &[u8]| {
-    // The same client answers the token call with the document: that is an error, and never a panic.
+    // The client answers the token call with the document too, which must be an error and never a panic.
     let issuer = Issuer::discover(client(Response::new(Bytes::copy_from_slice(data))), ID);
     match run(issuer.metadata()) {
         Ok(metadata) => assert_eq!(metadata["issuer"], ID),

@@ -1,4 +1,4 @@
-//! Any `Retry-After`, beside any `Date`: a pause of five minutes at most, and never none.
+//! Reads any `Retry-After` with any `Date`. The pause is at most five minutes, and never zero.
 #![no_main]
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ const LONGEST: Duration = Duration::from_secs(5 * 60);
 
 fuzz_target!(|data: &[u8]| {
     let mut answer = Response::builder().status(429).body(Bytes::new()).expect("a status");
-    // `Retry-After` in the first line, `Date` in the second.
+    // The first line is `Retry-After`, and the second is `Date`.
     for (name, line) in ["retry-after", "date"].into_iter().zip(data.split(|byte| *byte == b'\n')) {
         match HeaderValue::from_bytes(line) {
             Ok(value) => answer.headers_mut().append(name, value),

@@ -1,4 +1,4 @@
-//! Any answer to a token call, of any status, read by any source.
+//! Reads any answer to a token call, with any status, by any source.
 #![no_main]
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use tower_bearer::providers::meshydb::{MeshyDb, Problem};
 const URL: &str = "https://auth.example.com/token";
 
 fuzz_target!(|data: &[u8]| {
-    // Source and status in the first line, such as `M 400`; the body after it.
+    // The first line is the source and the status, such as `M 400`. The rest is the body.
     let (first, body) = match data.iter().position(|byte| *byte == b'\n') {
         Some(end) => (&data[..end], &data[end + 1..]),
         None => return,

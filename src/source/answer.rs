@@ -1,4 +1,4 @@
-//! What an answer says: its bytes, its token, how long that lives, and denials. Shared by every source.
+//! Reads answers for all sources: bytes, tokens, lifetimes and denials.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ pub(crate) mod denial;
 pub(crate) mod lifetime;
 pub(crate) mod settings;
 
-/// The token that a member of an answer is.
+/// The token in a member of an answer.
 pub(crate) fn token(text: Option<&Value>) -> Result<Token, Cow<'static, str>> {
     match text {
         Some(Value::String(text)) => Token::parse(text).map_err(Cow::Borrowed),
@@ -23,26 +23,27 @@ pub(crate) fn token(text: Option<&Value>) -> Result<Token, Cow<'static, str>> {
     }
 }
 
-/// The token that is all there is in these bytes, but for white space around it.
+/// The token in bytes that hold nothing else apart from white space around it.
 pub(crate) fn bare_token(bytes: &[u8]) -> Result<Token, &'static str> {
     let text = decode::text(bytes);
     let text = text.trim();
-    // Without a space in it, JSON would pass for a token.
+    // JSON without a space would otherwise be taken as a token.
     if text.starts_with(['{', '[', '<', '"']) {
         return Err("it holds JSON, or a page, and not a bare token");
     }
     Token::parse(text)
 }
 
-/// What is secret in the token to be replaced: an issuer may know it.
+/// The secrets in the token to replace. The issuer knows them and may repeat them.
 pub(crate) fn replaced_secrets(context: &FetchContext) -> impl Iterator<Item = Secret> {
     context.replaced().into_iter().flat_map(|token| {
         [Some(token.access_token().into()), token.refresh_token(), token.id_token().cloned()].into_iter().flatten()
     })
 }
 
-/// Checks a setting of the sources that is a JSON pointer. RFC 6901 section 3: empty, or each step behind a slash, where `~0` is a tilde
-/// and `~1` a slash.
+/// Checks a setting that is a JSON pointer.
+///
+/// RFC 6901 section 3: it is empty, or a slash precedes each step. `~0` is a tilde and `~1` a slash.
 pub(crate) fn check_pointer(field: &'static str, pointer: &str) -> Result<(), Error> {
     let stray_tilde = pointer.split('~').skip(1).any(|after| !after.starts_with(['0', '1']));
     if !pointer.is_empty() && !pointer.starts_with('/') || stray_tilde {
@@ -51,12 +52,12 @@ pub(crate) fn check_pointer(field: &'static str, pointer: &str) -> Result<(), Er
     Ok(())
 }
 
-/// The object in which the member at this pointer lies.
+/// The object that has the member at this pointer.
 pub(crate) fn parent<'a>(answer: &'a Value, pointer: &str) -> &'a Value {
     pointer.rsplit_once('/').and_then(|(parent, _)| answer.pointer(parent)).unwrap_or(answer)
 }
 
-/// The first text that is a member of this name, wherever it lies.
+/// The first string member of this name, at any depth.
 pub(crate) fn find_string<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
     match value {
         Value::Array(items) => items.iter().find_map(|item| find_string(item, name)),
@@ -68,7 +69,7 @@ pub(crate) fn find_string<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
     }
 }
 
-/// Every text that is a member of one of these names, wherever it lies.
+/// Collects every string member of these names, at any depth.
 pub(crate) fn collect_members(value: &Value, names: &[&str], found: &mut Vec<Secret>) {
     match value {
         Value::Array(items) => items.iter().for_each(|item| collect_members(item, names, found)),
@@ -80,7 +81,7 @@ pub(crate) fn collect_members(value: &Value, names: &[&str], found: &mut Vec<Sec
     }
 }
 
-/// Every text, and every number long enough for a PIN.
+/// Collects every string, and every number that is long enough for a PIN.
 pub(crate) fn collect_strings(value: &Value, found: &mut Vec<Secret>) {
     match value {
         Value::Number(number) => {

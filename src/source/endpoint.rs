@@ -1,4 +1,4 @@
-//! A token endpoint: where it is, and with which headers it is called.
+//! A token endpoint: its URL, and the headers of calls to it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::secret::Secret;
 use crate::source::issuer::Issuer;
 use crate::source::transport::{CALL_DEADLINE, EndpointUrl, HttpSend, TokenResponse};
 
-/// The address of an endpoint and the way there.
+/// The location of an endpoint, and the client that calls it.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     http: Arc<dyn HttpSend>,
@@ -25,7 +25,7 @@ pub(crate) struct Endpoint {
 #[derive(Clone)]
 enum Location {
     At(EndpointUrl),
-    /// Where the issuer has it, by its name in metadata.
+    /// The issuer's endpoint of this name in the metadata.
     Of(Issuer, &'static str),
 }
 
@@ -36,7 +36,7 @@ impl Endpoint {
         Self { http, location: Location::At(address), headers: HeaderMap::new() }
     }
 
-    /// The endpoint of an issuer, by its name in metadata.
+    /// The issuer's endpoint of this name in the metadata.
     pub(crate) fn of(issuer: &Issuer, name: &'static str) -> Self {
         Self { http: issuer.http(), location: Location::Of(issuer.clone(), name), headers: HeaderMap::new() }
     }
@@ -49,7 +49,7 @@ impl Endpoint {
         }
     }
 
-    /// Where it is; reads the issuer's metadata if that has not been read yet.
+    /// Returns the URL, after reading the issuer's metadata if necessary.
     pub(crate) async fn address(&self, clock: &Clock) -> Result<EndpointUrl, Error> {
         match &self.location {
             Location::At(address) => Ok(address.clone()),
@@ -57,7 +57,7 @@ impl Endpoint {
         }
     }
 
-    /// The issuer that this is an endpoint of.
+    /// The issuer, if the endpoint belongs to one.
     pub(crate) fn issuer(&self) -> Option<&Issuer> {
         match &self.location {
             Location::At(_) => None,
@@ -65,7 +65,7 @@ impl Endpoint {
         }
     }
 
-    /// What errors call the server that answers here: the endpoint if its address is named, else the issuer.
+    /// The name of the server in errors: the endpoint's URL if the caller gave it, else the issuer.
     fn name(&self) -> &str {
         match &self.location {
             Location::At(address) => address.name(),
@@ -76,14 +76,14 @@ impl Endpoint {
         }
     }
 
-    /// What shapes the tokens that come from here: the address, and the headers that are no secrets.
+    /// The settings that decide which tokens the endpoint issues: the URL, and the headers that are not secret.
     pub(crate) fn identity(&self) -> Vec<String> {
         let headers = self.headers.iter().filter(|(_, value)| !value.is_sensitive());
         let headers = headers.map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
         [self.name().to_owned()].into_iter().chain(headers).collect()
     }
 
-    /// Adds a header to every call, in the place of an earlier one of that name. It may hold a secret.
+    /// Sets a header of every call. The value may hold a secret.
     pub(crate) fn header(&mut self, field: &'static str, name: &str, value: &str) -> Result<(), Error> {
         let name = HeaderName::try_from(name).map_err(|_| Error::invalid(field, "not a header name"))?;
         let mut value = header_value(field, value)?;
@@ -92,7 +92,7 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Adds a header that may be seen; none takes an earlier one back.
+    /// Sets a header that is not secret. `None` removes it.
     pub(crate) fn plain_header(&mut self, name: &'static str, value: Option<HeaderValue>) {
         match value {
             Some(value) => drop(self.headers.insert(name, value)),
@@ -100,12 +100,12 @@ impl Endpoint {
         }
     }
 
-    /// One POST outside a fetch, with a deadline of its own, and no secret in it.
+    /// Sends one POST outside a fetch, with its own deadline. The body holds no secret.
     pub(crate) async fn call(&self, content_type: &'static str, body: Bytes) -> Result<TokenResponse, Error> {
         self.in_time(self.post(&Clock::System, content_type, None, body, Vec::new())).await
     }
 
-    /// Waits for an answer as long as a login or a revocation waits. Without a runtime there is no timer to wait with.
+    /// Waits for an answer until [`CALL_DEADLINE`]. Returns an error without a runtime, because the timer needs one.
     pub(crate) async fn in_time(
         &self,
         call: impl Future<Output = Result<TokenResponse, Error>>,
@@ -116,7 +116,7 @@ impl Endpoint {
         self.within(CALL_DEADLINE, call).await
     }
 
-    /// Waits for an answer this long; the error names who was silent.
+    /// Waits for an answer this long. The error of a timeout names the server.
     pub(crate) async fn within(
         &self,
         timeout: Duration,
@@ -128,7 +128,7 @@ impl Endpoint {
         }
     }
 
-    /// One GET, of which the same is true as of a [`post`](Endpoint::post).
+    /// Sends one GET, as [`post`](Endpoint::post) sends a POST.
     pub(crate) async fn get(&self, clock: &Clock, mut secrets: Vec<Secret>) -> Result<TokenResponse, Error> {
         let address = self.address(clock).await?;
         let mut request = Request::new(Bytes::new());
@@ -137,8 +137,8 @@ impl Endpoint {
         address.send(&*self.http, clock, request, secrets).await
     }
 
-    /// One POST. The status is not evaluated; a redirect is an answer like any other. `secrets` and the headers' values
-    /// are what no error repeats.
+    /// Sends one POST. The caller evaluates the status, also that of a redirect. `secrets` and the values of sensitive
+    /// headers are redacted from errors.
     pub(crate) async fn post(
         &self,
         clock: &Clock,
@@ -168,7 +168,7 @@ impl Endpoint {
     }
 }
 
-/// Headers may hold secrets of the user.
+/// Leaves out the headers, because they may hold secrets.
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.location {
@@ -183,7 +183,7 @@ pub(crate) fn header_value(field: &'static str, value: &str) -> Result<HeaderVal
         .map_err(|_| Error::invalid(field, "it holds a character that no header may carry, such as a line break"))
 }
 
-/// What is secret in a header: its value, without the scheme that may stand before it.
+/// The secret in a sensitive header: its value without the scheme before it.
 fn credentials(value: &HeaderValue) -> Option<Secret> {
     let text = str::from_utf8(value.as_bytes()).ok().filter(|_| value.is_sensitive())?;
     Some(text.split_once(' ').map_or(text, |(_, credentials)| credentials).into())

@@ -1,11 +1,11 @@
 //! A token that a program prints (feature `exec`).
 //!
-//! | program | what [`TokenCommand`] is told |
+//! | program | settings of [`TokenCommand`] |
 //! |---|---|
 //! | kubectl's credential plugins: `aws eks get-token`, `aws-iam-authenticator`, `gke-gcloud-auth-plugin`, `kubelogin` | nothing |
 //! | `az account get-access-token --output json` | `token_at("/accessToken")`, `expires_at("/expires_on")` |
 //! | `gcloud config config-helper --format=json` | `token_at("/credential/access_token")`, `expires_at("/credential/token_expiry")` |
-//! | one that prints what an OAuth 2 server answers | `token_at("/access_token")` |
+//! | a program that prints the answer of an OAuth 2 server | `token_at("/access_token")` |
 //! | `gcloud auth print-access-token`, `gh auth token`, `az .. --query accessToken --output tsv` | `bare_token()` |
 //! | `git credential fill` | `stdin("protocol=https\nhost=git.example.com\n\n")`, `token_at("/password")` |
 //! | Docker's credential helpers: `docker-credential-pass get` | `stdin("https://registry.example.com")`, `token_at("/Secret")` |
@@ -30,25 +30,29 @@ use crate::token::{MAX_LIFETIME, Token};
 
 mod run;
 
-/// A program that prints a token: by default as an `ExecCredential`, as kubectl's credential plugins do.
+/// A program that prints a token.
 ///
-/// It is run for each fetch, so also when an API rejects the token, and never by a shell. It finds its standard input closed
-/// unless [`stdin`](TokenCommandBuilder::stdin) says what to write there. It has nine tenths of the fetch deadline
-/// ([`RefreshPolicy::deadline`](crate::RefreshPolicy::deadline)), 27 s by default: a program that asks a person has to be run
-/// by hand first. When the time is over, or more than 1 MiB was printed, it is killed, on Unix with those it has started in
-/// its process group. The status it ends with must be zero.
+/// By default the program prints an `ExecCredential`, as kubectl's credential plugins do.
 ///
-/// An `ExecCredential` without `expirationTimestamp`, and another answer that tells no end, is kept until an API
-/// rejects it. That is kubectl's rule, and the plugins rely on it; [`default_lifetime`](TokenCommandBuilder::default_lifetime)
-/// is for the programs that are no such plugins.
+/// Each fetch runs the program, without a shell. A rejection of the token by an API causes a fetch too. The program's
+/// standard input is closed, unless [`stdin`](TokenCommandBuilder::stdin) says what to write there. The program must
+/// exit with status zero within nine tenths of the fetch deadline
+/// ([`RefreshPolicy::deadline`](crate::RefreshPolicy::deadline)), which is 27 s by default. Run a program that asks a
+/// person by hand first. A program that takes longer, or prints more than 1 MiB, is killed. On Unix, the processes that
+/// it started in its process group are killed too.
 ///
-/// A program that keeps its tokens prints the same one again until shortly before its end, which counts as a failed fetch
-/// beside requests that go on; a [`RefreshPolicy::margin`](crate::RefreshPolicy::margin) below the program's own avoids that.
+/// If the program does not say when the token expires, the token is kept until an API rejects it. kubectl has the same
+/// rule for an `ExecCredential` without `expirationTimestamp`, and its plugins rely on it. For other programs, set
+/// [`default_lifetime`](TokenCommandBuilder::default_lifetime).
 ///
-/// Neither arguments nor input nor what the program prints are shown. Where it fails, the error holds the end of what it
-/// wrote to its standard error, 256 characters at most, in which arguments, values of [`env`](TokenCommandBuilder::env), the
-/// lines of the input and tokens are replaced, other than those of less than 4 characters: of `key=value`, `--key=value` and
-/// `-kvalue` the value as well.
+/// A program that caches its tokens prints the same one until shortly before it expires. A refresh that gets the same
+/// token counts as a failed fetch, which does not affect requests. To avoid such fetches, set
+/// [`RefreshPolicy::margin`](crate::RefreshPolicy::margin) below the program's margin.
+///
+/// Arguments, input and output of the program are never shown. If the program fails, the error holds the end of its
+/// standard error, at most 256 characters. Tokens, arguments, values of [`env`](TokenCommandBuilder::env) and the lines
+/// of the input are redacted there, if they have at least 4 characters. The value alone is redacted as well in
+/// `key=value`, `--key=value` and `-kvalue`.
 ///
 /// ```
 /// # #[cfg(unix)] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
@@ -71,14 +75,14 @@ mod run;
 /// # #[cfg(not(unix))] fn main() {}
 /// ```
 ///
-/// It needs a runtime with its I/O driver enabled (`enable_all`), and real time: tokio's paused time does not wait for
-/// programs.
+/// A fetch needs a runtime with its I/O driver enabled (`enable_all`). It also needs real time, because tokio's paused
+/// time does not wait for programs.
 #[derive(Clone)]
 pub struct TokenCommand {
     program: OsString,
     args: Vec<OsString>,
     env: Vec<(String, Secret)>,
-    /// What is written to its standard input.
+    /// The text for the program's standard input.
     stdin: Option<Secret>,
     place: Place,
     expiry: Expiry,
@@ -91,34 +95,35 @@ pub struct TokenCommandBuilder {
     command: TokenCommand,
 }
 
-/// Where in what the program prints the token lies.
+/// The shape of the output, and where the token is in it.
 #[derive(Clone)]
 enum Place {
-    /// Where an `ExecCredential` has it, and it has to be one.
     ExecCredential,
+    /// JSON, or lines of `name=value`, with the token at this JSON pointer.
     At(String),
-    /// It is all there is.
+    /// The token and nothing else.
     Bare,
 }
 
 expiry_settings!(TokenCommandBuilder, command.expiry, "Default: [`MAX_LIFETIME`], which is until an API rejects it.");
 
-/// The ends of an `ExecCredential` (client.authentication.k8s.io/v1).
+/// Where an `ExecCredential` has its token and its expiry (client.authentication.k8s.io/v1).
 const TOKEN_AT: &str = "/status/token";
 const EXPIRES_AT: &str = "/status/expirationTimestamp";
-/// What kubectl tells its plugins: which shape it wants, and that nobody is there to be asked.
+/// kubectl tells its plugins the shape that it expects, and that they cannot ask a person.
 const EXEC_INFO: (&str, &str) = (
     "KUBERNETES_EXEC_INFO",
     r#"{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/v1","spec":{"interactive":false}}"#,
 );
-/// A shorter text is a switch or a number, and replacing it would make the words unreadable.
+/// A shorter text is a switch or a number. Redacting it would make the error unreadable.
 const SHORTEST_SECRET: usize = 4;
 
 // === impl TokenCommand ===
 
 impl TokenCommand {
-    /// The program of this name, looked for in the `PATH`, or at this path. On Windows a script needs its ending:
-    /// `az.cmd`.
+    /// The program with this name in the `PATH`, or at this path.
+    ///
+    /// On Windows, a script needs its extension, such as `az.cmd`.
     pub fn builder(program: impl Into<OsString>) -> TokenCommandBuilder {
         let command = Self {
             program: program.into(),
@@ -131,7 +136,7 @@ impl TokenCommand {
         TokenCommandBuilder { command }
     }
 
-    /// The token it printed; `now` is the time before it was started.
+    /// Reads the token from the output. `now` is the time before the program was started.
     fn token(&self, output: &Output, now: SystemTime) -> Result<Token, String> {
         if !output.status.success() {
             return Err(format!("it ended with {}", output.status));
@@ -142,12 +147,12 @@ impl TokenCommand {
                 let lines = || lines(&output.stdout).filter(|_| matches!(place, Place::At(_)));
                 let printed = decode::json(&output.stdout)
                     .or_else(lines)
-                    .ok_or("it printed no JSON; one that prints a bare token is told by `bare_token`")?;
+                    .ok_or("it printed no JSON; if it prints a bare token, set `bare_token`")?;
                 let at = match place {
                     Place::At(place) => place,
                     _ if printed["kind"] == "ExecCredential" => TOKEN_AT,
                     _ => {
-                        let remedy = "where the token is in another shape lies is said by `token_at`";
+                        let remedy = "if it prints the token in another shape, set `token_at`";
                         return Err(format!("it printed no ExecCredential; {remedy}"));
                     }
                 };
@@ -159,13 +164,13 @@ impl TokenCommand {
                 (printed, at, token)
             }
         };
-        let beside = answer::parent(&printed, at);
-        let issued = Issued { answer: &printed, beside, token: token.access_token(), at: now, now };
+        let parent = answer::parent(&printed, at);
+        let issued = Issued { answer: &printed, parent, token: token.access_token(), at: now, now };
         let lifetime = self.expiry.read(&issued, MAX_LIFETIME);
-        Ok(token.with_lifetime(lifetime.map_err(|problem| problem.describe("it hands out an old one"))?))
+        Ok(token.with_lifetime(lifetime.map_err(|problem| problem.describe("the program printed an old token"))?))
     }
 
-    /// An error that names the program, with what it said of it.
+    /// An error that names the program and holds the end of its standard error.
     fn failed(&self, problem: &str, output: &Output, context: &FetchContext) -> Error {
         let said = clean_end(&String::from_utf8_lossy(&output.stderr), &self.secrets(output, context));
         let said = if said.is_empty() { "it gave no reason".into() } else { format!("it said: {said}") };
@@ -176,9 +181,9 @@ impl TokenCommand {
         Error::unusable(Some(self.name()), problem)
     }
 
-    /// What its words must not repeat.
+    /// The texts to redact in the program's standard error.
     fn secrets(&self, output: &Output, context: &FetchContext) -> Vec<Secret> {
-        // What is not where a token should be may be one all the same.
+        // Any printed text may be a token, even if it is not where a token should be.
         let mut secrets: Vec<_> = answer::replaced_secrets(context).collect();
         match decode::json(&output.stdout).or_else(|| lines(&output.stdout)) {
             Some(printed) => answer::collect_strings(&printed, &mut secrets),
@@ -223,7 +228,7 @@ impl TokenSource for TokenCommand {
     }
 }
 
-/// Arguments may be secrets.
+/// Leaves out the arguments, because they may be secrets.
 impl fmt::Debug for TokenCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenCommand").field("program", &self.program).finish_non_exhaustive()
@@ -239,17 +244,20 @@ impl TokenCommandBuilder {
         self
     }
 
-    /// Adds a variable to the environment, which is otherwise that of this process. It may be a secret.
+    /// Adds a variable to the environment, which the program inherits from this process.
     ///
-    /// `KUBERNETES_EXEC_INFO` is set as kubectl sets it, for `client.authentication.k8s.io/v1`, unless
-    /// [`token_at`](TokenCommandBuilder::token_at) asks for another shape; a value given here wins.
+    /// The value may be a secret. The source sets `KUBERNETES_EXEC_INFO` as kubectl does, for
+    /// `client.authentication.k8s.io/v1`, unless [`token_at`](TokenCommandBuilder::token_at) or
+    /// [`bare_token`](TokenCommandBuilder::bare_token) sets another shape. A value given here takes precedence.
     pub fn env(mut self, name: impl Into<String>, value: impl Into<Secret>) -> Self {
         self.command.env.push((name.into(), value.into()));
         self
     }
 
-    /// Writes this text to the program's standard input, and closes it: the question to a program that is asked so, as
-    /// credential helpers are. It may be a secret. A program that reads lines wants a line break at its end.
+    /// Writes this text to the program's standard input, and closes it.
+    ///
+    /// Credential helpers read their question there. The text may be a secret. A program that reads lines needs a line
+    /// break at the end.
     ///
     /// ```
     /// # #[cfg(unix)] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
@@ -273,15 +281,17 @@ impl TokenCommandBuilder {
         self
     }
 
-    /// Where in another shape than an `ExecCredential` the token lies: a JSON pointer (RFC 6901). A program that prints
-    /// `name=value` on each line, as git's credential helpers do, is read as an object of these names.
+    /// Where the token is in other JSON than an `ExecCredential`, as a JSON pointer (RFC 6901).
+    ///
+    /// Lines of `name=value`, as git's credential helpers print them, are read as an object with these names.
     pub fn token_at(mut self, pointer: impl Into<String>) -> Self {
         self.command.place = Place::At(pointer.into());
         self
     }
 
-    /// The program prints the token itself and nothing else, as `gcloud auth print-access-token` and `gh auth token` do. A
-    /// JWT (RFC 7519) lives until its `exp`.
+    /// The program prints the token and nothing else.
+    ///
+    /// Examples are `gcloud auth print-access-token` and `gh auth token`. A JWT (RFC 7519) lives until its `exp`.
     pub fn bare_token(mut self) -> Self {
         self.command.place = Place::Bare;
         self
@@ -290,8 +300,8 @@ impl TokenCommandBuilder {
     /// Checks the settings, and builds the source. The program need not exist yet.
     ///
     /// # Errors
-    /// Returns an error that names the field if the program's name is empty, a pointer is no JSON pointer, or a duration is
-    /// zero.
+    /// Returns an error that names the field if the program's name is empty, a JSON pointer is invalid, or a duration
+    /// is zero.
     pub fn build(self) -> Result<TokenCommand, Error> {
         if self.command.program.is_empty() {
             return Err(Error::invalid("program", "it is empty"));
@@ -304,7 +314,7 @@ impl TokenCommandBuilder {
     }
 }
 
-/// What a program prints as `name=value` on each line (git-credential, "Input/output format").
+/// Reads lines of `name=value` (git-credential, "Input/output format").
 fn lines(bytes: &[u8]) -> Option<Value> {
     let text = decode::text(bytes);
     let lines = text.lines().filter(|line| !line.is_empty()).map(|line| {
@@ -315,8 +325,10 @@ fn lines(bytes: &[u8]) -> Option<Value> {
     lines.collect::<Option<Map<_, _>>>().filter(|lines| !lines.is_empty()).map(Value::Object)
 }
 
-/// What may be secret in an argument: all of it but for a switch such as `--verbose`, what follows `=` or `:`, and what is
-/// written together with an option of one letter.
+/// Collects the parts of an argument that may be secret.
+///
+/// They are the whole argument, unless it is a switch such as `--verbose`; the text after `=` or `:`; and the text
+/// after an option of one letter.
 fn argument_secrets(arg: &str, secrets: &mut Vec<Secret>) {
     let is_switch = arg.starts_with("--");
     secrets.extend(Some(arg).filter(|arg| !is_switch && !arg.is_empty()).map(Secret::from));

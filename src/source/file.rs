@@ -1,8 +1,8 @@
-//! A token in a file that something else rewrites.
+//! A token in a file that another program rewrites.
 //!
-//! Kubernetes writes a service account's token into a file and replaces it before it ends; agents of vaults and clouds
-//! do the same. [`TokenFile`] is for the API that takes this very token. Where an issuer wants it as a proof instead, no
-//! source of its own is needed: a secret can be an async closure, which is called at each fetch.
+//! Kubernetes writes a service account's token into a file and replaces it before it expires. Agents of vaults and
+//! clouds do the same. [`TokenFile`] is for an API that takes this token itself. If an issuer takes the token as a
+//! proof instead, give its grant an async closure as the secret, which is called at each fetch.
 //!
 //! ```
 //! # fn main() -> Result<(), tower_bearer::Error> {
@@ -43,18 +43,22 @@ use crate::source::answer::{self, decode};
 use crate::source::{FetchContext, TokenSource};
 use crate::token::{MAX_LIFETIME, Token};
 
-/// A file that holds a token and nothing else, but for white space around it; or JSON, with the token where
-/// [`token_at`](TokenFileBuilder::token_at) says. A byte order mark is no part of either.
+/// A token in a file, as bare text or in JSON.
 ///
-/// The file is read at the first fetch, again when a request comes and the last look is a minute old
-/// ([`reread_every`](TokenFileBuilder::reread_every)), and at once when an API rejects the token. It need not exist before
-/// that. The same token again is no failure, unless it was rejected.
+/// Bare text may have white space around it. In JSON, [`token_at`](TokenFileBuilder::token_at) says where the token is.
+/// A byte order mark is ignored.
 ///
-/// A JWT (RFC 7519) is taken to live until its `exp`, which is read and not verified; another token until the file says
-/// otherwise. In JSON a lifetime counts from when the file was written. While the file cannot be read, or holds no token, the last good one goes on being sent until its end, and
-/// [`status`](crate::TokenCache::status) and a WARN event say why: so a look into the middle of a rotation does no harm.
-/// A JWT that breaks off before its signature is known to be half written; of other texts nobody can tell, so whoever
-/// writes them should rename a whole file over the old one.
+/// The first fetch reads the file, which need not exist before. A request causes another read if the last one is a
+/// minute old ([`reread_every`](TokenFileBuilder::reread_every)). A rejection of the token causes a read at once.
+/// Reading the same token again is a failure only if it was rejected.
+///
+/// A JWT (RFC 7519) lives until its `exp`, which is read and not verified. Any other token lives until the file holds
+/// another. In JSON, a lifetime counts from when the file was written.
+///
+/// If the file cannot be read or holds no token, the last good token stays in use until it expires. A read in the
+/// middle of a rotation therefore does no harm. [`status`](crate::TokenCache::status) and a WARN event say why the read
+/// failed. A JWT that ends before its signature is rejected as half written. Other half-written texts cannot be
+/// detected, so the writer should write a new file and rename it over the old one.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower::BoxError> {
@@ -76,7 +80,7 @@ use crate::token::{MAX_LIFETIME, Token};
 /// # Ok(()) }
 /// ```
 ///
-/// Another shape is a setting:
+/// A file in JSON needs a setting:
 ///
 /// ```
 /// # fn main() -> Result<(), tower_bearer::Error> {
@@ -100,24 +104,26 @@ pub struct TokenFileBuilder {
     file: TokenFile,
 }
 
-/// What was in the file.
+/// The content of the file.
 struct Content {
     bytes: Vec<u8>,
-    /// When it was written, if the file system knows that.
+    /// When the file was written, if the file system knows that.
     written: Option<SystemTime>,
 }
 
 expiry_settings!(TokenFileBuilder, file.expiry, "Default: [`MAX_LIFETIME`], which is until the file holds another.");
 
-/// As often as Kubernetes' own clients look; its kubelet replaces a token a fifth of its life before it ends.
+/// Kubernetes' own clients use the same interval. A kubelet replaces a token when a fifth of its lifetime remains.
 const REREAD_EVERY: Duration = Duration::from_secs(60);
-/// No token is longer.
-const LONGEST: u64 = 1024 * 1024;
+/// The longest file that is read.
+const MAX_LENGTH: u64 = 1024 * 1024;
 
 // === impl TokenFile ===
 
 impl TokenFile {
-    /// The file at this path, which holds a bare token. It is looked up anew each time: symbolic links may change.
+    /// The file at this path, which holds a bare token.
+    ///
+    /// Each read resolves the path anew, because symbolic links may change.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), reread_every: REREAD_EVERY, token_at: None, expiry: Expiry::new() }
     }
@@ -127,7 +133,7 @@ impl TokenFile {
         TokenFileBuilder { file: Self::new(path) }
     }
 
-    /// What the file holds, as a token; `now` is the time before it was read.
+    /// Reads the token from the content. `now` is the time before the file was read.
     fn token(&self, content: &Content, now: SystemTime) -> Result<Token, Error> {
         let unusable = |problem: Cow<'static, str>| {
             let remedy = match &self.token_at {
@@ -148,9 +154,9 @@ impl TokenFile {
                 (json, token)
             }
         };
-        let beside = self.token_at.as_deref().map_or(&Value::Null, |place| answer::parent(&printed, place));
+        let parent = self.token_at.as_deref().map_or(&Value::Null, |place| answer::parent(&printed, place));
         let issued =
-            Issued { answer: &printed, beside, token: token.access_token(), at: content.written.unwrap_or(now), now };
+            Issued { answer: &printed, parent, token: token.access_token(), at: content.written.unwrap_or(now), now };
         let lifetime = self.expiry.read(&issued, MAX_LIFETIME);
         let lifetime = lifetime.map_err(|problem| self.error(problem.describe("whatever rewrites it has stopped")))?;
         Ok(token.with_lifetime(lifetime).with_refresh_in(self.reread_every))
@@ -165,7 +171,7 @@ impl TokenSource for TokenFile {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
         let path = self.path.clone();
         let now = context.now();
-        // One blocking task for all of it; `tokio::fs` would take one for each step.
+        // `tokio::fs` would use one blocking task for each step.
         let content = tokio::task::spawn_blocking(move || read(&path)).await.map_err(Error::transient)??;
         self.token(&content, now)
     }
@@ -174,14 +180,15 @@ impl TokenSource for TokenFile {
 // === impl TokenFileBuilder ===
 
 impl TokenFileBuilder {
-    /// Where the token lies in a file that holds JSON: a JSON pointer (RFC 6901).
+    /// Where the token is in a JSON file, as a JSON pointer (RFC 6901).
     pub fn token_at(mut self, pointer: impl Into<String>) -> Self {
         self.file.token_at = Some(pointer.into());
         self
     }
 
-    /// How old the last look at the file may get. Default: 60 s. Without requests, and without
-    /// [`keep_warm`](crate::TokenCache::keep_warm), nobody looks.
+    /// How old the last read of the file may get. Default: 60 s.
+    ///
+    /// Only requests and [`keep_warm`](crate::TokenCache::keep_warm) cause the file to be read.
     pub fn reread_every(mut self, interval: Duration) -> Self {
         self.file.reread_every = interval;
         self
@@ -190,7 +197,7 @@ impl TokenFileBuilder {
     /// Checks the settings, and builds the source. The file need not exist yet.
     ///
     /// # Errors
-    /// Returns an error that names the field if a pointer is no JSON pointer, or a duration is zero.
+    /// Returns an error that names the field if a JSON pointer is invalid, or a duration is zero.
     pub fn build(self) -> Result<TokenFile, Error> {
         let TokenFile { reread_every, token_at, expiry, .. } = &self.file;
         token_at.as_deref().map_or(Ok(()), |place| answer::check_pointer("token_at", place))?;
@@ -208,15 +215,15 @@ fn read(path: &Path) -> Result<Content, Error> {
     };
     let unreadable =
         |error| failed(format!("could not be read: {error}"), "check the path, its permissions, and what writes it");
-    // A pipe or a terminal would block the thread for as long as nobody writes to it.
+    // Reading a pipe or a terminal blocks the thread until something is written to it.
     let metadata = fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {
-        return Err(failed("is no regular file".into(), "name one that can be read again and again"));
+        return Err(failed("is no regular file".into(), "name a file that can be read repeatedly"));
     }
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(unreadable)?;
-    file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > LONGEST {
+    file.take(MAX_LENGTH + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_LENGTH {
         return Err(failed("is longer than 1 MiB, which no token is".into(), "check the path"));
     }
     Ok(Content { bytes, written: metadata.modified().ok() })

@@ -1,4 +1,4 @@
-//! What an authorization server says of itself: its metadata (RFC 8414, OpenID Connect Discovery), or what the caller says.
+//! An authorization server, whose endpoints come from its metadata (RFC 8414, OpenID Connect Discovery) or the caller.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::schedule::DualInstant;
 use crate::source::answer::decode;
 use crate::source::transport::{self, CALL_DEADLINE, EndpointUrl, HttpClient, HttpSend, TokenResponse};
 
-/// An authorization server: where its endpoints are, and the client that calls them.
+/// An authorization server: the URLs of its endpoints, and the client that calls them.
 ///
-/// [`discover`](Issuer::discover) looks the endpoints up in the server's metadata; [`new`](Issuer::new) makes an issuer
-/// whose endpoints are named. Each grant, login and revocation takes an issuer, and checks it when it is built.
+/// [`discover`](Issuer::discover) reads the endpoints from the server's metadata. [`new`](Issuer::new) makes an issuer
+/// whose endpoints the caller names. Each grant, login and revocation takes an issuer, and checks it when it is built.
 ///
 /// ```
 /// # fn main() -> Result<(), tower_bearer::Error> {
@@ -38,16 +38,16 @@ use crate::source::transport::{self, CALL_DEADLINE, EndpointUrl, HttpClient, Htt
 /// # Ok(()) }
 /// ```
 ///
-/// An issuer asks for nothing when it is made. The first fetch of a grant reads the metadata, once for all clones of the
-/// issuer; the next fetch asks again if that failed. When an endpoint from the metadata answers 404, the metadata is read
+/// Making an issuer calls no server. The first fetch of a grant reads the metadata, once for all clones of the issuer.
+/// If that fails, the next fetch reads it. If an endpoint from the metadata answers 404 or 410, the metadata is read
 /// again, at most every three minutes.
 ///
-/// Every URL is `https://`, or plain `http://` on loopback; [`allow_insecure`](Issuer::allow_insecure) allows plain
-/// `http://` elsewhere. An endpoint that the metadata of an `https://` issuer names is `https://`.
+/// Every URL must be `https://`, or plain `http://` on loopback. [`allow_insecure`](Issuer::allow_insecure) allows
+/// plain `http://` elsewhere. An endpoint in the metadata of an `https://` issuer must be `https://`.
 #[derive(Clone)]
 pub struct Issuer {
     http: Arc<dyn HttpSend>,
-    /// What the metadata is looked up for; `None` if all endpoints are named.
+    /// `None` if the caller names all endpoints, so that there is no metadata.
     identifier: Option<Arc<str>>,
     metadata_url: Option<Arc<str>>,
     /// The endpoints that the caller named, by their name in the metadata.
@@ -57,11 +57,11 @@ pub struct Issuer {
     cached: Arc<Cached>,
 }
 
-/// The metadata as it was read last.
+/// The metadata that was read last.
 #[derive(Default)]
 struct Cached {
     document: Mutex<Option<Document>>,
-    /// Whether an endpoint of the document is no longer there.
+    /// Whether an endpoint of the document answered that it does not exist.
     is_outdated: AtomicBool,
 }
 
@@ -70,13 +70,13 @@ struct Document {
     read_at: DualInstant,
 }
 
-/// Why a place has no metadata for us, and how much that tells: of several failures the most telling one is the error.
+/// Why a place has no usable metadata. If all places fail, the caller gets the error with the largest weight.
 struct Failure {
     weight: u8,
     error: Error,
 }
 
-/// The member of an issuer's metadata that has the address of its token endpoint.
+/// The member of an issuer's metadata with the URL of its token endpoint.
 pub(crate) const TOKEN_ENDPOINT: &str = "token_endpoint";
 pub(crate) const DEVICE_AUTHORIZATION_ENDPOINT: &str = "device_authorization_endpoint";
 pub(crate) const REVOCATION_ENDPOINT: &str = "revocation_endpoint";
@@ -85,15 +85,16 @@ pub(crate) const AUTHORIZATION_ENDPOINT: &str = "authorization_endpoint";
 #[cfg(feature = "authorization-code")]
 pub(crate) const PAR_ENDPOINT: &str = "pushed_authorization_request_endpoint";
 
-/// How old metadata is, at least, before an endpoint that is gone has it read again.
+/// A missing endpoint causes the metadata to be read again only if it is older than this.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(3 * 60);
 
 // === impl Issuer ===
 
 impl Issuer {
-    /// An issuer whose endpoints the caller names, such as [`token_endpoint`](Issuer::token_endpoint).
+    /// An issuer whose endpoints the caller names.
     ///
-    /// `http` carries the token calls: any tower HTTP client, the same that carries the requests or another.
+    /// Methods such as [`token_endpoint`](Issuer::token_endpoint) name them. `http` sends the token calls. It is any
+    /// tower HTTP client, and may be the one that sends the requests.
     pub fn new<B: 'static>(http: impl HttpClient<B>) -> Self {
         Self::over(transport::sync_client(http))
     }
@@ -110,21 +111,22 @@ impl Issuer {
         }
     }
 
-    /// The issuer with this identifier, exactly as it writes it; its metadata says where its endpoints are.
+    /// The issuer with this identifier, whose metadata has the URLs of its endpoints.
     ///
-    /// The identifier is a URL without query and fragment. The metadata is looked for in the places of OpenID Connect
-    /// Discovery and RFC 8414, and taken from the first place that has it. `http` carries the token calls as well.
+    /// The identifier is a URL without query and fragment, written exactly as in the metadata. The metadata is searched
+    /// in the places of OpenID Connect Discovery and RFC 8414, and taken from the first place that has it. `http` also
+    /// sends the token calls.
     pub fn discover<B: 'static>(http: impl HttpClient<B>, identifier: &str) -> Self {
         Self { identifier: Some(identifier.into()), ..Self::new(http) }
     }
 
-    /// Names the token endpoint; an endpoint that is named comes before the one in the metadata.
+    /// Names the token endpoint. A named endpoint takes precedence over the one in the metadata.
     #[must_use]
     pub fn token_endpoint(self, url: &str) -> Self {
         self.with_endpoint(TOKEN_ENDPOINT, url)
     }
 
-    /// Names the endpoint where a login on another device begins (RFC 8628).
+    /// Names the endpoint at which a login on another device begins (RFC 8628).
     #[must_use]
     pub fn device_authorization_endpoint(self, url: &str) -> Self {
         self.with_endpoint(DEVICE_AUTHORIZATION_ENDPOINT, url)
@@ -136,14 +138,16 @@ impl Issuer {
         self.with_endpoint(REVOCATION_ENDPOINT, url)
     }
 
-    /// Names the endpoint that a person's browser is sent to (RFC 6749 section 3.1).
+    /// Names the endpoint that the user's browser opens (RFC 6749 section 3.1).
     #[cfg(feature = "authorization-code")]
     #[must_use]
     pub fn authorization_endpoint(self, url: &str) -> Self {
         self.with_endpoint(AUTHORIZATION_ENDPOINT, url)
     }
 
-    /// Names the endpoint that takes authorization requests in advance (RFC 9126); logins in a browser then use it.
+    /// Names the endpoint that takes authorization requests in advance (RFC 9126).
+    ///
+    /// Logins in a browser then use it.
     #[cfg(feature = "authorization-code")]
     #[must_use]
     pub fn pushed_authorization_request_endpoint(self, url: &str) -> Self {
@@ -156,53 +160,55 @@ impl Issuer {
         self
     }
 
-    /// Names the address of the metadata, if it is not where the identifier says.
+    /// Sets the URL of the metadata, if the identifier does not lead to it.
     ///
-    /// The identifier then need not be a URL that can be called: of a server in a container, which is reached by another
-    /// name, or of one with many tenants, whose document names them by a placeholder.
+    /// The identifier then need not be a URL that can be called. Examples are a server in a container that has another
+    /// name outside, and a server with many tenants whose document has a placeholder for the tenant.
     #[must_use]
     pub fn metadata_url(self, url: &str) -> Self {
         Self { metadata_url: Some(url.into()), cached: Arc::default(), ..self }
     }
 
-    /// Prefers the endpoints of the metadata that take client certificates (`mtls_endpoint_aliases`, RFC 8705 section 5).
+    /// Prefers the endpoints in the metadata that take client certificates.
     ///
-    /// The certificate is a matter of the HTTP client. One that authenticates by its certificate alone has
-    /// [`ClientAuth::none`](crate::oauth2::ClientAuth::none).
+    /// They are the `mtls_endpoint_aliases` of RFC 8705 section 5. The HTTP client presents the certificate. A client
+    /// that authenticates by its certificate alone uses [`ClientAuth::none`](crate::oauth2::ClientAuth::none).
     #[must_use]
     pub fn prefer_mtls_endpoints(self) -> Self {
         Self { prefers_mtls: true, ..self }
     }
 
-    /// Allows plain `http://` beyond loopback, for every URL of this issuer: where the network itself is trusted.
+    /// Allows plain `http://` beyond loopback for every URL of this issuer.
     ///
-    /// Credentials and tokens can then be read on the way. The event `insecure_issuer` warns of it whenever a grant, login
-    /// or revocation is built.
+    /// Use it only on a trusted network, because others on the network can read the credentials and tokens. Building a
+    /// grant, login or revocation then emits the event `insecure_issuer` as a warning.
     #[must_use]
     pub fn allow_insecure(self) -> Self {
         Self { allows_insecure: true, ..self }
     }
 
-    /// The issuer identifier; `None` for an issuer whose endpoints are named.
+    /// The issuer identifier, or `None` for an issuer whose endpoints are named.
     pub fn identifier(&self) -> Option<&str> {
         self.identifier.as_deref()
     }
 
-    /// The metadata: its members are named in RFC 8414 section 2, such as `token_endpoint` and `jwks_uri`.
+    /// The metadata, with the members of RFC 8414 section 2.
+    ///
+    /// Examples are `token_endpoint` and `jwks_uri`.
     ///
     /// # Errors
     /// Returns an error if
-    /// - the issuer has no identifier, or a URL of it is invalid,
+    /// - the issuer has no identifier, or one of its URLs is invalid,
     /// - no answer comes within 30 s,
     /// - no place has a JSON document, or it names another issuer (RFC 8414 section 3.3).
     ///
     /// # Cancel safety
-    /// Dropping the future drops the call; the next caller asks again.
+    /// Dropping the future drops the call. The next caller reads the metadata again.
     pub async fn metadata(&self) -> Result<Arc<Map<String, Value>>, Error> {
         self.metadata_at(&Clock::System).await
     }
 
-    /// Checks every URL, and that the issuer has these endpoints or metadata to look them up in.
+    /// Checks every URL, and that the issuer has metadata or these endpoints.
     pub(crate) fn check(&self, endpoints: &[&'static str]) -> Result<(), Error> {
         let mut urls = match &self.identifier {
             Some(_) => self.places()?,
@@ -229,7 +235,7 @@ impl Issuer {
         Ok(())
     }
 
-    /// Where the endpoint of this name is.
+    /// The URL of the endpoint of this name.
     pub(crate) async fn endpoint(&self, clock: &Clock, name: &'static str) -> Result<EndpointUrl, Error> {
         match self.named(name) {
             Some(url) => EndpointUrl::checked(name, url, self.allows_insecure),
@@ -248,13 +254,13 @@ impl Issuer {
             .map_err(|error| unusable(format!("in its metadata, {error}")))?;
         let is_downgrade = !url.is_https() && self.places()?.iter().any(EndpointUrl::is_https);
         if is_downgrade && !self.allows_insecure {
-            let problem = format!("in its metadata, {name} is plain http://, which no https:// issuer may name");
+            let problem = format!("in its metadata, {name} is plain http://, and the issuer is https://");
             return Err(unusable(problem));
         }
         Ok(url)
     }
 
-    /// Takes note that the endpoint of this name answered that it is not there.
+    /// Records that the endpoint of this name no longer exists.
     pub(crate) fn report_missing(&self, name: &str) {
         if self.named(name).is_none() {
             self.cached.is_outdated.store(true, Ordering::Relaxed);
@@ -265,7 +271,7 @@ impl Issuer {
         self.named.iter().find(|(named, _)| *named == name).map(|(_, url)| &**url)
     }
 
-    /// What errors call the issuer, and whom an assertion is meant for (RFC 7523 section 3): the identifier, else the token
+    /// The issuer's name in errors, and the audience of assertions (RFC 7523 section 3): the identifier, else the token
     /// endpoint.
     pub(crate) fn name(&self) -> &str {
         let named = || self.named(TOKEN_ENDPOINT).or(self.named.first().map(|(_, url)| &**url));
@@ -291,7 +297,7 @@ impl Issuer {
         };
         let metadata = match (read, &*document) {
             (Ok(metadata), _) => Arc::new(metadata),
-            // What was true once is more than nothing; it is asked for again in a while.
+            // Old metadata is better than none. `read_at` is set anew, so a later call tries again.
             (Err(_), Some(former)) => Arc::clone(&former.metadata),
             (Err(error), None) => return Err(error),
         };
@@ -300,14 +306,14 @@ impl Issuer {
         Ok(metadata)
     }
 
-    /// Where the metadata may be, in this order.
+    /// The URLs at which the metadata may be, in order.
     ///
     /// | place | for the issuer `https://a.example/b` |
     /// |---|---|
     /// | OpenID Connect Discovery section 4 | `https://a.example/b/.well-known/openid-configuration` |
     /// | RFC 8414 section 3 | `https://a.example/.well-known/oauth-authorization-server/b` |
     /// | RFC 8414 section 5 | `https://a.example/.well-known/openid-configuration/b` |
-    /// | what some servers do in its place | `https://a.example/b/.well-known/oauth-authorization-server` |
+    /// | not in a standard, but used by some servers | `https://a.example/b/.well-known/oauth-authorization-server` |
     fn places(&self) -> Result<Vec<EndpointUrl>, Error> {
         if let Some(url) = &self.metadata_url {
             return Ok(vec![EndpointUrl::checked("metadata_url", url, self.allows_insecure)?]);
@@ -334,7 +340,7 @@ impl Issuer {
         let mut partial = None;
         for place in self.places()? {
             let answer = place.send(&*self.http, clock, Request::new(Bytes::new()), Vec::new()).await;
-            // The other places are at the same server: it is not asked again if it is down, or asks for fewer calls.
+            // The other places are on the same server. If it is down or limits the rate, do not call it again.
             let is_last = match &answer {
                 Ok(answer) => answer.status == StatusCode::TOO_MANY_REQUESTS,
                 Err(error) => error.is_ambiguous(),
@@ -390,7 +396,7 @@ impl fmt::Debug for Issuer {
     }
 }
 
-/// RFC 8414 section 3: the well-known part stands between host and path.
+/// Inserts the well-known part between host and path (RFC 8414 section 3).
 fn inserted(identifier: &str, well_known: &str) -> String {
     let identifier = identifier.trim_end_matches('/');
     let host = identifier.find("://").map_or(0, |scheme| scheme + 3);
@@ -398,7 +404,7 @@ fn inserted(identifier: &str, well_known: &str) -> String {
     format!("{}/{well_known}{}", &identifier[..path], &identifier[path..])
 }
 
-/// What a server says to people in place of its metadata: a member of a JSON object, or a sentence.
+/// The message of a server that does not send its metadata: a member of a JSON object, or a sentence.
 fn words(body: &[u8]) -> Option<String> {
     if let Some(Value::Object(body)) = decode::json(body) {
         let text = |name: &&str| body.get(*name)?.as_str().map(str::to_owned);

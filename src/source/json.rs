@@ -1,4 +1,4 @@
-//! Any login that takes JSON and answers JSON: where in the answer the token lies is a setting.
+//! Any login with a JSON answer. A setting says where in the answer the token is.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::source::transport::{self, EndpointUrl, HttpClient, HttpSend, TokenRes
 use crate::source::{FetchContext, TokenSource};
 use crate::token::{DEFAULT_LIFETIME, Token};
 
-/// A login that is no OAuth 2: one POST with a JSON body, or one GET, answered with JSON.
+/// A login without OAuth 2: one POST with a JSON body, or one GET. The answer is JSON.
 ///
 /// ```
 /// # fn main() -> Result<(), tower_bearer::Error> {
@@ -52,12 +52,12 @@ pub struct JsonLoginBuilder {
     login: Login,
 }
 
-/// What is sent, and how the answer is read.
+/// The request to send, and how to read the answer.
 #[derive(Clone)]
 struct Login {
-    /// `None`: the login is a GET, which has none.
+    /// `None` for a GET, which has no body.
     body: Option<Value>,
-    /// What is put into the body at each fetch, and where.
+    /// The pointers into the body, and the secrets that each fetch puts there.
     providers: Vec<(String, SecretProvider)>,
     token_at: String,
     expiry: Expiry,
@@ -68,26 +68,26 @@ expiry_settings!(JsonLoginBuilder, login.expiry, "Default: [`DEFAULT_LIFETIME`].
 
 type Evaluate = dyn Fn(StatusCode, &Value) -> LoginOutcome + Send + Sync;
 
-/// What the answer to a login says, beside the token.
+/// What the answer to a login says apart from the token.
 ///
-/// `code` and `message` are the issuer's words; they are bounded, cleaned and freed of the login's own texts before
-/// they become part of an [`Error`].
+/// `code` and `message` are the issuer's words. Before they become part of an [`Error`], they are shortened and
+/// cleaned, and the login's own texts are redacted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LoginOutcome {
     /// The token is in the answer.
     Granted,
-    /// The credentials are wrong, and stay wrong: the next attempt waits 30 s, doubling to 15 min.
+    /// The credentials are wrong and stay wrong. The next attempt waits 30 s, doubling to 15 min.
     Denied {
-        /// The provider's code for it.
+        /// The provider's error code.
         code: Option<String>,
-        /// What it says to people.
+        /// The provider's message to people.
         message: Option<String>,
     },
-    /// Not now: the next attempt waits out the ordinary backoff.
+    /// The login failed and may succeed later. The next attempt waits for the ordinary backoff.
     Failed {
-        /// The provider's code for it.
+        /// The provider's error code.
         code: Option<String>,
-        /// What it says to people.
+        /// The provider's message to people.
         message: Option<String>,
     },
 }
@@ -95,14 +95,17 @@ pub enum LoginOutcome {
 // === impl JsonLogin ===
 
 impl JsonLogin {
-    /// A login at this address with this body. The token is looked for at `/access_token`, its lifetime in seconds at
-    /// `/expires_in`.
+    /// A login that sends this body to this URL.
+    ///
+    /// By default, the token is at `/access_token` and its lifetime in seconds at `/expires_in`.
     pub fn builder<B: 'static>(http: impl HttpClient<B>, url: &str, body: Value) -> JsonLoginBuilder {
         JsonLoginBuilder::over(transport::sync_client(http), url, Some(body))
     }
 
-    /// A login that is a GET of this address, with the [headers](JsonLoginBuilder::header) that say who asks: metadata
-    /// services of clouds, job tokens of code hosts. The rest is as with [`builder`](JsonLogin::builder).
+    /// A login by a GET of this URL, such as a cloud's metadata service.
+    ///
+    /// [Headers](JsonLoginBuilder::header) identify the client. The defaults are those of
+    /// [`builder`](JsonLogin::builder).
     ///
     /// ```
     /// # fn main() -> Result<(), tower_bearer::Error> {
@@ -122,13 +125,13 @@ impl JsonLogin {
 
 impl TokenSource for JsonLogin {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
-        // What the issuer's words must not repeat: every text in the body, and its longer numbers.
+        // Errors must not repeat the body's texts and longer numbers, even if the issuer's answer does.
         let mut secrets = answer::replaced_secrets(&context).collect();
         let answer = match self.login.body.clone() {
             Some(mut body) => {
                 for (pointer, provider) in &self.login.providers {
                     let secret = provider.get("secret", context.now()).await?;
-                    *body.pointer_mut(pointer).expect("looked for before") = secret.expose().into();
+                    *body.pointer_mut(pointer).expect("checked by `build`") = secret.expose().into();
                 }
                 answer::collect_strings(&body, &mut secrets);
                 let body = body.to_string().into();
@@ -143,7 +146,7 @@ impl TokenSource for JsonLogin {
         self.login.read(answer)
     }
 
-    /// The address alone: the body may hold a password, of which no digest is to be written anywhere.
+    /// The URL alone. The body may hold a password, and no digest of a password may be stored.
     fn identity(&self) -> Vec<String> {
         [vec!["json".to_owned()], self.endpoint.identity()].concat()
     }
@@ -173,8 +176,9 @@ impl JsonLoginBuilder {
         Self { http, url: url.to_owned(), headers: Vec::new(), allows_insecure: false, login }
     }
 
-    /// A secret in the body that is asked for at each fetch: it takes the place of what the body has at this JSON pointer
-    /// (RFC 6901).
+    /// Asks for a secret at each fetch, and puts it into the body.
+    ///
+    /// The secret replaces the value at this JSON pointer (RFC 6901).
     ///
     /// ```
     /// # fn main() -> Result<(), tower_bearer::Error> {
@@ -198,32 +202,35 @@ impl JsonLoginBuilder {
         self
     }
 
-    /// Where in the answer the token lies: a JSON pointer (RFC 6901). An empty one is for an answer that is the token and
-    /// nothing else, in JSON or not.
+    /// Where in the answer the token is, as a JSON pointer (RFC 6901).
+    ///
+    /// The empty pointer is for an answer that is the token and nothing else, in JSON or not.
     pub fn token_at(mut self, pointer: impl Into<String>) -> Self {
         self.login.token_at = pointer.into();
         self
     }
 
-    /// Adds a header to the login, in the place of an earlier one of that name. It may hold a secret.
+    /// Sets a header of the login. The value may hold a secret.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.into()));
         self
     }
 
-    /// Allows plain `http://` beyond loopback: where the network itself is trusted, as on the way from a machine to its
-    /// cloud's metadata service.
+    /// Allows plain `http://` beyond loopback, for a network that is trusted.
     ///
-    /// Credentials and tokens can otherwise be read on the way. The event `insecure_issuer` warns of it whenever a login is
-    /// built.
+    /// An example is a machine that calls its cloud's metadata service. On any other network, others can read the
+    /// credentials and tokens. Building such a login emits the event `insecure_issuer` as a warning.
     pub fn allow_insecure(self) -> Self {
         Self { allows_insecure: true, ..self }
     }
 
-    /// How an answer is evaluated before its token is looked at; the body is `Null` where it is not JSON.
+    /// How to evaluate an answer before its token is read.
     ///
-    /// By default a 2xx grants unless it holds an error in the place of a token; a 401 or 403 with a JSON body denies, as
-    /// does a code of RFC 6749 with which the same login can never succeed; everything else failed.
+    /// The body is `Null` if the answer is not JSON. By default:
+    /// - a 2xx is granted, unless it holds an error and no token,
+    /// - a 401 or 403 with a JSON body is denied,
+    /// - a 4xx is denied if its code means that the same login can never succeed, such as `invalid_grant`,
+    /// - any other answer is a failure.
     pub fn evaluate(mut self, evaluate: impl Fn(StatusCode, &Value) -> LoginOutcome + Send + Sync + 'static) -> Self {
         self.login.evaluate = Arc::new(evaluate);
         self
@@ -234,8 +241,8 @@ impl JsonLoginBuilder {
     /// # Errors
     /// Returns an error that names the field if
     /// - the URL is invalid, or is plain `http://` that is not allowed,
-    /// - no header may carry a name or value,
-    /// - a pointer is no JSON pointer, or that of a secret leads to nothing in the body,
+    /// - the name or value of a header is invalid,
+    /// - a JSON pointer is invalid, or the body has nothing at the pointer of a secret,
     /// - a secret is empty, or a duration is zero.
     pub fn build(self) -> Result<JsonLogin, Error> {
         let address = EndpointUrl::checked("url", &self.url, self.allows_insecure)?;
@@ -249,7 +256,7 @@ impl JsonLoginBuilder {
     }
 }
 
-/// Headers, the body and the query of the address may hold secrets.
+/// Leaves out the headers, the body and the URL, because they may hold secrets.
 impl fmt::Debug for JsonLoginBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JsonLoginBuilder").field("token_at", &self.login.token_at).finish_non_exhaustive()
@@ -277,7 +284,7 @@ impl Login {
         let body = decode::answer(&answer.body).or_else(|| bare().map(|token| token.access_token().into()));
         let body = body.unwrap_or(Value::Null);
         let text = body.pointer(&self.token_at);
-        // Also a token that is not taken is a secret.
+        // A token is a secret even if it is not used.
         answer.secrets.extend(text.and_then(Value::as_str).map(Secret::from));
         let error = |denied, code: Option<Cow<'static, str>>, message: Option<&str>| {
             Err(answer.error(denied && answer.status != StatusCode::TOO_MANY_REQUESTS, code, message))
@@ -298,11 +305,11 @@ impl Login {
 
     fn token(&self, answer: &TokenResponse, body: &Value) -> Result<Token, Error> {
         let token = answer::token(body.pointer(&self.token_at)).map_err(|problem| answer.unusable(problem))?;
-        let beside = answer::parent(body, &self.token_at);
-        let issued = Issued { answer: body, beside, token: token.access_token(), at: answer.now, now: answer.now };
+        let parent = answer::parent(body, &self.token_at);
+        let issued = Issued { answer: body, parent, token: token.access_token(), at: answer.now, now: answer.now };
         let lifetime = self.expiry.read(&issued, DEFAULT_LIFETIME);
         let lifetime =
-            lifetime.map_err(|problem| answer.unusable(problem.describe("the server hands out an old one")))?;
+            lifetime.map_err(|problem| answer.unusable(problem.describe("the server returned an old token")))?;
         Ok(token.with_lifetime(lifetime))
     }
 }

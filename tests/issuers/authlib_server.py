@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-# Tokens over plain http: loopback.
+# Allows tokens over plain http, because the server listens on loopback.
 os.environ["AUTHLIB_INSECURE_TRANSPORT"] = "1"
 
 from authlib.integrations.flask_oauth2 import AuthorizationServer, ResourceProtector
@@ -30,8 +30,8 @@ SCOPES = {"read", "write", "offline_access"}
 ODD_SECRET = "s cr:t&=+%41/\""
 PASSWORDS = {"ann": "päss wörd&=+"}
 
-# Every token that was issued, and the device codes; no test has two threads write the same.
-tokens, devices, verdicts, counts = [], {}, {}, {"token_calls": 0}
+# All issued tokens, and the device codes. No two threads of a test write the same entry, so there is no lock.
+tokens, devices, decisions, counts = [], {}, {}, {"token_calls": 0}
 
 
 class Client(ClientMixin):
@@ -127,10 +127,10 @@ class Device(DeviceCodeGrant):
         return devices.get(device_code)
 
     def query_user_grant(self, user_code):
-        return verdicts.get(user_code)
+        return decisions.get(user_code)
 
     def should_slow_down(self, credential):
-        # The second question is told to be too early.
+        # The second poll is answered with `slow_down`.
         credential["polls"] += 1
         return credential["polls"] == 2
 
@@ -204,7 +204,7 @@ def count():
 
 @app.post("/test/device")
 def person():
-    verdicts[request.args["user_code"]] = ("ann", "deny" not in request.args)
+    decisions[request.args["user_code"]] = ("ann", "deny" not in request.args)
     return jsonify({})
 
 

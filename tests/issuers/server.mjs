@@ -1,7 +1,7 @@
 // oidc-provider on a free port of loopback, with its state in memory. It prints {"port":...} and ends when stdin ends.
 //
-// In addition to the provider's routes there are some for tests, below /test: the counts, an API that accepts the
-// provider's access tokens, a simulated person, and the clients' keys.
+// The routes under /test are for tests: the counts, an API that accepts the provider's access tokens, a simulated
+// person, and the clients' keys.
 
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { createServer } from 'node:http';
@@ -21,7 +21,8 @@ const DEVICE_CODE = 'urn:ietf:params:oauth:grant-type:device_code';
 const ODD_SECRET = 's cr:t&=+%41/"';
 const LONG_SECRET = 'a secret of thirty-two bytes or more, as HS256 needs it';
 const PASSWORDS = new Map([['ann', 'päss wörd&=+'], ['bob b+%', 'other']]);
-// Lifetimes in seconds. The provider counts whole seconds, so a token ends up to a second before `expires_in` has passed.
+// Lifetimes in seconds. The provider counts whole seconds, so a token ends up to a second before `expires_in` has
+// passed.
 const LIFE = 3600;
 const SHORT_LIFE = 6;
 const BRIEF_LIFE = 3;

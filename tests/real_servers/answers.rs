@@ -1,4 +1,4 @@
-//! What a token answer looks like.
+//! The forms of token answers.
 
 use serde_json::json;
 use tower_bearer::json::JsonLogin;
@@ -84,7 +84,7 @@ async fn a_byte_order_mark_is_ignored_in_every_answer() {
     let source = RefreshTokenGrant::builder(&at(issuer.clone()), "my-app", secret).build().unwrap();
     TokenCache::new(source).get().await.unwrap();
     assert_eq!(issuer.requests().pop().unwrap().form()["refresh_token"], "saved");
-    // A value is handed over by a person, who can be told.
+    // In a fixed text, a byte order mark is an error, because the caller can correct the text.
     let error = RefreshTokenGrant::builder(&at(issuer), "my-app", "\u{feff}saved").build().unwrap_err();
     assert!(error.is_invalid() && error.to_string().contains("byte order mark"), "{error}");
 }
@@ -132,7 +132,7 @@ async fn a_json_login_reads_what_other_sources_read() {
 }
 
 #[tokio::test]
-async fn a_rotated_refresh_token_is_kept_though_the_rest_is_of_no_use() {
+async fn a_rotated_refresh_token_is_kept_although_the_rest_is_invalid() {
     for body in [
         r#"{"access_token":"t","refresh_token":"rotated-2","expires_"#,
         r#"{"access_token":"t","refresh_token":"rotated-2"}}"#,
@@ -147,7 +147,7 @@ async fn a_rotated_refresh_token_is_kept_though_the_rest_is_of_no_use() {
         cache.get().await.unwrap_err();
         assert_eq!(sent_next(Answer::raw(200, body)).await, "rotated-2", "{body}");
     }
-    // One that is cut off itself is of no use, nor is one of an error.
+    // A refresh token that is cut off is ignored, and so is one in an error.
     for body in [r#"{"access_token":"t","refresh_token":"rotat"#, r#"{"error":"x","refresh_token":"other"}"#, "", "{}"]
     {
         assert_eq!(sent_next(Answer::raw(200, body)).await, "saved", "{body}");
@@ -177,7 +177,7 @@ async fn an_envelope_is_opened_by_pointers() {
     });
     let issuer = TokenServer::new();
     issuer.queue(Answer::json(200, slack));
-    // An answer without the envelope is read as it is.
+    // An answer without the envelope is read, too.
     issuer.queue(Answer::json(200, json!({ "ok": true, "access_token": "b", "expires_in": 60 })));
     let source = refresh_token(&issuer).answer_at("/authed_user").token_type("user").build().unwrap();
     let cache = TokenCache::new(source);
@@ -200,7 +200,7 @@ async fn an_envelope_is_opened_by_pointers() {
 }
 
 #[tokio::test]
-async fn an_error_names_a_content_encoding_that_nobody_asked_for() {
+async fn an_error_names_a_content_encoding_that_was_not_requested() {
     let gzip = &b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xabV*I-.Q\xb2R*\x01\0"[..];
     for status in [200, 400, 502] {
         for answer in [
@@ -217,7 +217,7 @@ async fn an_error_names_a_content_encoding_that_nobody_asked_for() {
             }
         }
     }
-    // A client that decompresses may leave the header.
+    // A client that decompresses may keep the header.
     let plain = Answer::json(200, json!({ "access_token": "t" })).header("content-encoding", "gzip");
     assert_eq!(ask(plain).await.unwrap().access_token(), "t");
 }
@@ -235,7 +235,7 @@ async fn every_call_asks_for_an_answer_that_is_not_compressed() {
         requests.iter().map(|request| request.headers["accept-encoding"].clone()).collect()
     };
     assert_eq!(sent(issuer.requests()), ["identity"; 3]);
-    // A client that decompresses may be asked for more.
+    // A client that decompresses may add other encodings.
     let login = login().header("accept-encoding", "gzip").build().unwrap();
     TokenCache::new(login).get().await.unwrap();
     assert_eq!(sent(issuer.requests())[3], "gzip");

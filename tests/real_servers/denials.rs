@@ -1,4 +1,4 @@
-//! What a denial looks like.
+//! The forms of denials.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tower_bearer::{TokenCache, providers::mesh_connect::MeshConnect};
 use crate::session;
 use crate::sources::{HOUR, TOKEN_URL, ask, at, each, now, pass, password, refresh_token};
 
-/// How many token calls an hour of one request a second costs, if every refresh is answered so.
+/// The number of token calls in an hour with one request a second, if every refresh gets this answer.
 async fn calls_in_an_hour(answer: Answer) -> usize {
     let issuer = TokenServer::new();
     issuer.fail(Some(answer));
@@ -72,7 +72,7 @@ async fn a_refresh_that_is_denied_in_the_servers_own_words_is_denied() {
         assert!(error.to_string().contains("log in again"), "{error}");
         assert!(calls_in_an_hour(Answer::raw(status, body)).await <= 12, "{status} {body}");
 
-        // A session with a login logs in in the same fetch.
+        // A session with a password logs in during the same fetch.
         let issuer = TokenServer::new();
         issuer.rotate_refresh_tokens(true);
         let cache = TokenCache::new(password(&issuer).build().unwrap());
@@ -85,7 +85,7 @@ async fn a_refresh_that_is_denied_in_the_servers_own_words_is_denied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_passes_denies_no_refresh() {
+async fn a_temporary_error_denies_no_refresh() {
     let wait = |answer: Answer| answer.header("retry-after", "7");
     for answer in [
         Answer::oauth_error(400, "temporarily_unavailable"),
@@ -110,18 +110,18 @@ async fn what_passes_denies_no_refresh() {
         let error = cache.get().await.unwrap_err();
         assert!(error.is_transient() && !error.is_denied(), "{answer:?}: {error}");
     }
-    // Words of the server's own are understood of a refresh only: elsewhere too much is an error that passes.
+    // Such a code denies only a refresh, because in other calls too many of these errors are temporary.
     assert!(!ask(Answer::oauth_error(401, "invalid_token")).await.unwrap_err().is_denied());
 }
 
 #[tokio::test]
-async fn an_empty_access_token_beside_an_error_is_the_error() {
+async fn an_empty_access_token_with_an_error_is_the_error() {
     for token in [json!(""), json!(null)] {
         let answer = json!({ "access_token": token, "error": "invalid_grant" });
         let error = ask(Answer::json(200, answer)).await.unwrap_err();
         assert!(error.is_denied() && error.code() == Some("invalid_grant"), "{error}");
     }
-    // No error, though it has a place for one.
+    // An answer with a token is not an error, even if it has a member `error`.
     for error in [json!(""), json!(null), json!(false), json!({}), json!("deprecated_client")] {
         let answer = json!({ "access_token": "t", "error": error, "errors": [] });
         assert_eq!(ask(Answer::json(200, answer)).await.unwrap().access_token(), "t");
@@ -176,7 +176,7 @@ async fn the_issuers_words_are_in_the_error() {
     ] {
         let said = ask(Answer::json(status, body.clone())).await.unwrap_err().to_string();
         assert!(words.iter().all(|word| said.contains(word)), "{body}: {said}");
-        // A JSON login finds them in the same places.
+        // A JSON login finds the words in the same places.
         let issuer = TokenServer::new();
         issuer.queue(Answer::json(status, body.clone()));
         let login = JsonLogin::builder(issuer, TOKEN_URL, json!({})).build().unwrap();
@@ -197,7 +197,7 @@ async fn a_retry_after_with_a_fraction_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_judgement_of_the_users_own_decides() {
+async fn the_users_own_evaluation_decides() {
     let evaluated = async |status: u16, body: serde_json::Value| {
         let issuer = TokenServer::new();
         issuer.queue(Answer::json(status, body));
@@ -267,7 +267,7 @@ async fn a_problem_of_meshydb_is_one_of_meshydb_only() {
 }
 
 #[tokio::test]
-async fn a_problem_is_read_from_what_the_server_really_said() {
+async fn a_problem_is_read_from_the_answer_before_redaction() {
     let issuer = TokenServer::new();
     let meshy = MeshyDb::builder(issuer.clone(), "acme", "public-key").build().unwrap();
     issuer.queue(Answer::json(400, json!({ "message": "Password is invalid." })));
@@ -312,9 +312,9 @@ async fn a_json_login_is_denied_by_the_codes_of_the_rfcs_too() {
     assert!(login(200, json!({ "access_token": "t", "error": "invalid_grant" })).await.is_ok());
 }
 
-/// A device login whose client secret ends as a code begins.
+/// The beginning of the code is the end of the client secret.
 #[tokio::test(start_paused = true)]
-async fn a_device_login_goes_on_though_a_secret_looks_like_its_code() {
+async fn a_device_login_continues_although_a_secret_looks_like_its_code() {
     let issuer = TokenServer::new();
     let code =
         json!({ "device_code": "d", "user_code": "u", "verification_uri": "https://example.com", "interval": 5 });
@@ -331,7 +331,7 @@ async fn a_device_login_goes_on_though_a_secret_looks_like_its_code() {
 }
 
 #[tokio::test]
-async fn a_code_is_read_though_a_secret_looks_like_its_end() {
+async fn a_code_is_read_although_a_secret_looks_like_its_end() {
     let issuer = TokenServer::new();
     let cache = TokenCache::new(refresh_token(&issuer).build().unwrap());
     assert_eq!(cache.get().await.unwrap().access_token(), "token-1");

@@ -1,4 +1,4 @@
-//! When a token ends.
+//! The lifetime of tokens.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tower_bearer::{Error, FetchContext, MAX_LIFETIME, Reason, Token, TokenCache,
 
 use crate::sources::{HOUR, TOKEN_URL, at, client_credentials, pass};
 
-/// The time at which a clock that is moved by hand begins.
+/// The start of a `ManualClock`.
 pub(crate) const NOW: u64 = 1_700_000_000;
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -20,7 +20,7 @@ async fn fetch(source: impl TokenSource) -> Result<Token, Error> {
     source.fetch(FetchContext::new(Reason::First).with_clock(ManualClock::new())).await
 }
 
-/// What each source makes of this answer.
+/// The result of each source for this answer.
 async fn each_source(answer: Answer) -> [Result<Token, Error>; 2] {
     let issuer = TokenServer::new();
     issuer.fail(Some(answer));
@@ -63,9 +63,9 @@ async fn a_token_that_has_ended_is_an_error_that_says_so() {
 }
 
 #[tokio::test]
-async fn a_moment_is_held_against_the_servers_clock_if_it_tells_it() {
+async fn a_moment_is_compared_with_the_servers_clock_if_it_is_known() {
     let answer = Answer::json(200, json!({ "access_token": "t", "expires_at": NOW + 7500 }));
-    // The server's clock is two hours ahead.
+    // The server's clock is two hours fast.
     let answer = answer.header("date", "Wed, 15 Nov 2023 00:13:20 GMT");
     for token in each_source(answer).await {
         assert_eq!(token.unwrap().lifetime().as_secs(), 300);
@@ -100,7 +100,7 @@ async fn place_and_unit_of_the_lifetime_are_settings_of_every_source() {
 }
 
 #[tokio::test]
-async fn a_lifetime_is_looked_for_beside_the_token() {
+async fn a_lifetime_is_read_from_the_object_that_has_the_token() {
     let issuer = TokenServer::new();
     issuer.fail(Some(Answer::json(200, json!({ "data": { "jwt": "t", "expires_in": 60 }, "expires_in": 7 }))));
     let login = JsonLogin::builder(issuer.clone(), TOKEN_URL, json!({})).token_at("/data/jwt").build().unwrap();
@@ -126,7 +126,7 @@ async fn a_default_is_taken_only_if_nothing_else_says_so() {
     assert_eq!(fetch_with_default(json!({ "access_token": "t", "expires_at": NOW + 300 })).await, 300);
 }
 
-/// The session that a login on another device began, which was answered so.
+/// The session of a login on another device that got this answer.
 async fn login(
     answer: Value,
     set: impl FnOnce(DeviceCodeLoginBuilder) -> DeviceCodeLoginBuilder,
@@ -160,7 +160,7 @@ async fn a_login_of_which_nothing_says_when_it_ends_is_sent_until_it_is_rejected
     assert_eq!(token.lifetime(), HOUR);
     let set = |device: DeviceCodeLoginBuilder| device.default_lifetime(2 * HOUR);
     assert_eq!(login(json!({ "access_token": "t" }), set).await.1.lifetime(), 2 * HOUR);
-    // A service's own token is cheap to replace.
+    // A token of a service is cheap to replace.
     let answer = Answer::json(200, json!({ "access_token": "t" }));
     assert!(each_source(answer).await.into_iter().all(|token| token.unwrap().lifetime() == HOUR));
 }

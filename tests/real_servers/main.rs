@@ -1,4 +1,4 @@
-//! What real servers send, reduced from public reports and documents: answers, denials, lifetimes.
+//! Answers, denials and lifetimes of real servers, reduced from public reports and documents.
 
 #[path = "../sources/mod.rs"]
 mod sources;
@@ -15,14 +15,14 @@ use tower_bearer::testing::{Answer, TokenServer};
 
 use crate::sources::{each, refresh_token};
 
-/// A session from a saved refresh token whose first refresh is answered so.
+/// A session from a saved refresh token. Its first refresh gets this answer.
 fn session(answer: Answer) -> (TokenCache, TokenServer) {
     let issuer = TokenServer::new();
     issuer.queue(answer);
     (TokenCache::new(refresh_token(&issuer).build().unwrap()), issuer)
 }
 
-/// The refresh token that is sent after the first refresh was answered so.
+/// The refresh token that is sent after the first refresh got this answer.
 async fn sent_next(answer: Answer) -> String {
     let (cache, issuer) = session(answer);
     let _ = cache.get().await;

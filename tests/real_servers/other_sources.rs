@@ -1,4 +1,4 @@
-//! The same answers from files, programs, and logins that are a GET.
+//! The same answers from files, programs, and logins by GET.
 #![allow(clippy::disallowed_methods, reason = "files are written by the wall clock")]
 
 use std::fs;
@@ -28,7 +28,7 @@ async fn read(
     TokenCache::new(set(TokenFile::builder(path)).build().unwrap()).get().await
 }
 
-/// Whether it lives about so long: the test took some of it.
+/// Checks the remaining lifetime, of which the test has taken some.
 #[track_caller]
 fn assert_lives(token: &Token, seconds: u64) {
     let left = token.lifetime().as_secs();
@@ -65,7 +65,7 @@ async fn a_file_may_hold_json() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_token_in_a_file_is_told_in_all_ways_that_an_answer_has() {
+async fn a_file_says_when_its_token_ends_in_every_way_of_an_answer() {
     let at = |file: TokenFileBuilder| file.token_at("/token");
     let ms = |file| at(file).lifetime_at("/ms").lifetime_unit(Duration::from_millis(1));
     assert_lives(&read(json!({ "token": "t", "ms": "600000" }).to_string(), ms).await.unwrap(), 600);

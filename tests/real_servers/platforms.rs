@@ -1,4 +1,4 @@
-//! Tokens that clouds and code hosts hand out, by fakes of their documented answers.
+//! Tokens of clouds and code hosts, from fakes with their documented answers.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::sources::{HOUR, TOKEN_URL, at, each, headers, map, now, pass};
 const AZURE: &str = "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://management.azure.com/";
 const GOOGLE: &str = "http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default";
 
-/// What a GET of this address comes to that is answered so, and the request.
+/// The result of a GET of this URL that gets this answer, and the request.
 async fn get(
     url: &str,
     answer: Answer,
@@ -32,7 +32,7 @@ async fn get(
     (token, server.requests().remove(0))
 }
 
-/// The token, its life in seconds, and the request, which is the GET of this address with these headers.
+/// Checks the token, its lifetime in seconds, and the request, which is a GET of this URL with these headers.
 async fn lives(
     url: &str,
     answer: Answer,
@@ -65,7 +65,7 @@ async fn azures_instance_metadata_service_is_understood() {
     };
     let sent = [("metadata", "true")];
     assert_eq!(lives(AZURE, answer("3599", 3599), azure, &sent).await, ("eyJ0eXAi".into(), 3599));
-    // From its cache: the lifetime counts from when the token was issued.
+    // The answer is from the service's cache. Its lifetime counts from when the token was issued.
     assert_eq!(lives(AZURE, answer("86399", 600), azure, &sent).await, ("eyJ0eXAi".into(), 600));
 }
 
@@ -81,7 +81,7 @@ async fn azures_instance_metadata_service_denies_or_asks_for_patience() {
         json!({ "error": "bad_request_102", "error_description": "Required metadata header not specified" });
     let error = failed(400, without_header).await.to_string();
     assert!(error.contains("bad_request_102") && error.contains("Required metadata header"), "{error}");
-    // While it is updated, while an identity is being assigned, and when it was asked too often.
+    // The service answers so during an update, while an identity is assigned, and after too many calls.
     for status in [404, 410, 429, 500] {
         assert!(failed(status, json!({ "error": "unknown" })).await.is_transient(), "{status}");
     }
@@ -113,11 +113,11 @@ async fn googles_metadata_server_is_understood() {
     let sent = [("metadata-flavor", "Google")];
     let answer = Answer::json(200, json!({ "access_token": "ya29.c.b0A", "expires_in": 3454, "token_type": "Bearer" }));
     assert_eq!(lives(&format!("{GOOGLE}/token"), answer, google, &sent).await, ("ya29.c.b0A".into(), 3454));
-    // Its ID tokens are text.
+    // The server sends ID tokens as text.
     let (url, id_token) = (format!("{GOOGLE}/identity?audience=https://api.example.com"), jwt(NOW + 3600));
     let bare = |login| google(login).token_at("");
     assert_eq!(lives(&url, Answer::raw(200, id_token.clone()), bare, &sent).await, (id_token, 3600));
-    // No service account; without the header.
+    // The 404 means that there is no service account, and the 403 that the header is missing.
     for (status, body) in
         [(404, "<!DOCTYPE html><title>Error 404 (Not Found)</title>"), (403, "<title>Missing</title>")]
     {
@@ -126,7 +126,7 @@ async fn googles_metadata_server_is_understood() {
     }
 }
 
-/// The token of a metadata server that hands out the same one until few minutes are left of it.
+/// The token of a metadata server that returns the same token until few minutes of its lifetime remain.
 #[derive(Default)]
 struct Cached {
     number: u32,
@@ -142,7 +142,7 @@ async fn a_margin_below_that_of_a_metadata_server_spares_fetches_that_bring_noth
         let mut cached = server.lock().unwrap();
         cached.calls += 1;
         let left = |ends: Option<tokio::time::Instant>| ends.map_or(Duration::ZERO, |ends| ends - now());
-        // The shortest that Google's libraries know.
+        // This is the shortest remaining lifetime in Google's libraries.
         if left(cached.ends) <= Duration::from_secs(4 * 60) {
             cached.number += 1;
             cached.ends = Some(now() + HOUR);
@@ -207,7 +207,7 @@ async fn the_job_token_of_actions_is_understood() {
     let job = |login: JsonLoginBuilder| login.header("authorization", "bearer s3cret").token_at("/value");
     let answer = Answer::json(200, json!({ "count": 1857, "value": jwt(NOW + 600) }));
     assert_eq!(lives(url, answer, job, &[("authorization", "bearer s3cret")]).await, (jwt(NOW + 600), 600));
-    // The job has ended.
+    // This is the answer after the job has ended.
     let error = get(url, Answer::json(401, json!({ "message": "no such job: s3cret" })), job).await.0.unwrap_err();
     assert!(error.is_denied() && error.to_string().contains("no such job: [redacted]"), "{error}");
 }
@@ -226,7 +226,7 @@ async fn the_id_token_of_a_gitlab_job_is_the_subject_of_each_exchange() {
         cache.get().await.unwrap();
         pass(Duration::from_secs(600)).await;
     }
-    // The job took longer than its timeout.
+    // This is the answer after the job's timeout.
     issuer.queue(Answer::json(400, json!({ "error": "invalid_grant", "error_description": "the token has expired" })));
     let error = cache.get().await.unwrap_err();
     assert!(error.is_denied() && error.description() == Some("the token has expired"), "{error}");

@@ -1,4 +1,4 @@
-//! Text of the issuer that is made to be slow to clean.
+//! Texts of an issuer that make redaction slow.
 
 use serde_json::json;
 use tower_bearer::TokenCache;
@@ -6,7 +6,7 @@ use tower_bearer::testing::{Answer, TokenServer};
 
 use crate::sources::{client_credentials, refresh_token};
 
-/// The unit tests count the work; this one ends in reasonable time only if it is little.
+/// Ends in reasonable time only if redaction does little work, which the unit tests count.
 #[tokio::test]
 async fn a_quarter_of_a_mebibyte_of_backslashes_is_an_error_like_any_other() {
     let backslashes = "\\".repeat(128 * 1024);

@@ -1,4 +1,4 @@
-//! Where metadata is found, which of several documents is taken, and when it is read again.
+//! The places of metadata, the choice between several documents, and when metadata is read again.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,7 +22,7 @@ fn metadata() -> Value {
     json!({ "issuer": ID, "token_endpoint": TOKEN_URL })
 }
 
-/// An issuer whose documents lie where this says, and nowhere else; and the calls that it saw.
+/// An issuer with this answer at each path, and the calls that it received.
 fn serving(place: impl Fn(&str) -> Answer + Send + Sync + 'static) -> (impl HttpClient<Full<Bytes>>, Calls) {
     let (calls, place) = (Calls::default(), Arc::new(place));
     let seen = calls.clone();
@@ -55,7 +55,7 @@ fn cache(issuer: &Issuer) -> TokenCache {
     TokenCache::new(ClientCredentialsGrant::builder(issuer, "my-app", "its secret").build().unwrap())
 }
 
-/// What comes of documents that are answered so, place by place.
+/// The result if the places, in order, give these answers.
 async fn read(answers: impl IntoIterator<Item = Answer>) -> Result<(), Error> {
     let (documents, tokens) = (TokenServer::new(), TokenServer::new());
     answers.into_iter().for_each(|answer| documents.queue(answer));
@@ -107,7 +107,7 @@ async fn the_first_place_that_has_the_document_counts() {
 }
 
 #[tokio::test]
-async fn a_document_without_the_endpoint_is_told_if_there_is_no_better_one() {
+async fn a_document_without_the_endpoint_is_an_error_if_there_is_no_better_one() {
     let error = read([Answer::json(200, json!({ "issuer": ID }))]).await.unwrap_err();
     assert!(error.to_string().contains("its metadata names no token_endpoint"), "{error}");
 }
@@ -134,7 +134,7 @@ async fn the_most_telling_failure_is_the_error() {
 
 #[tokio::test]
 async fn the_address_of_the_document_may_be_another_than_the_identifier_says() {
-    // A server in a container, and one with many tenants.
+    // The first is a server in a container, and the second has many tenants.
     for identifier in ["http://localhost:8080/realms/x", "https://login.example.com/{tenantid}/v2.0"] {
         let document = json!({ "issuer": identifier, "token_endpoint": "http://keycloak:8080/token" });
         let (http, calls) = serving(move |_| Answer::json(200, document.clone()));
@@ -145,7 +145,7 @@ async fn the_address_of_the_document_may_be_another_than_the_identifier_says() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_named_comes_before_the_metadata() {
+async fn a_named_endpoint_takes_precedence_over_the_metadata() {
     let mut document = metadata();
     document["token_endpoint"] = json!("https://unreachable.example/token");
     let (http, calls) = serving(move |_| Answer::json(200, document.clone()));
@@ -155,7 +155,7 @@ async fn an_endpoint_that_is_named_comes_before_the_metadata() {
 
 // === endpoints that moved ===
 
-/// An issuer whose token endpoint was at `/old` until now, and what its metadata says of that by turns.
+/// An issuer whose token endpoint has moved from `/old`. `named` is the endpoint in its metadata.
 fn moving(named: Arc<Mutex<&'static str>>) -> (Issuer, Calls) {
     let (http, calls) = serving(move |uri| {
         if uri.ends_with("/old") {
@@ -186,7 +186,7 @@ async fn an_endpoint_that_is_gone_is_looked_up_again_within_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn metadata_that_goes_on_naming_a_dead_endpoint_is_read_every_few_minutes_at_most() {
+async fn metadata_that_still_names_a_dead_endpoint_is_read_every_few_minutes_at_most() {
     let (issuer, calls) = moving(Arc::new(Mutex::new("https://auth.example.com/old")));
     let cache = cache(&issuer);
     for _ in 0..60 {
@@ -232,7 +232,7 @@ async fn an_https_issuer_names_no_endpoint_on_plain_http_loopback() {
     document["token_endpoint"] = json!("http://127.0.0.1:8080/token");
     let error = read([Answer::json(200, document.clone())]).await.unwrap_err();
     assert!(error.to_string().contains("token_endpoint is plain http://"), "{error}");
-    // On loopback itself it is as good as the issuer.
+    // An issuer on loopback may name such an endpoint.
     document["issuer"] = json!("http://127.0.0.1:8080");
     let (http, _) = serving(move |_| Answer::json(200, document.clone()));
     cache(&Issuer::discover(http, "http://127.0.0.1:8080")).get().await.unwrap();

@@ -1,4 +1,4 @@
-//! Plain http beyond loopback, by its name.
+//! Plain http beyond loopback, which `allow_insecure` allows.
 
 use serde_json::json;
 use tower_bearer::TokenCache;
@@ -68,7 +68,7 @@ async fn so_is_a_json_login_that_posts_or_gets() {
 }
 
 #[test]
-fn what_is_no_url_is_not_allowed_by_any_name() {
+fn an_invalid_url_is_never_allowed() {
     for url in ["ftp://auth.example.com/token", "auth.example.com", "http://ann:pw@auth.example.com/token"] {
         let issuer = Issuer::new(TokenServer::new()).token_endpoint(url).allow_insecure();
         assert!(grant(&issuer).unwrap_err().is_invalid(), "{url}");

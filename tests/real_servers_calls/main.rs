@@ -1,4 +1,4 @@
-//! What token calls to real servers carry, and where their endpoints are.
+//! The content of token calls to real servers, and the URLs of their endpoints.
 
 #[path = "../sources/signed.rs"]
 mod signed;

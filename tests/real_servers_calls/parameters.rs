@@ -1,4 +1,4 @@
-//! What a call may carry.
+//! The parameters of token calls.
 
 use std::io;
 use std::time::Duration;
@@ -82,7 +82,7 @@ fn a_parameter_that_the_client_sends_is_no_parameter_of_a_grant() {
 // === a refresh ===
 
 #[tokio::test]
-async fn a_refresh_carries_the_scope_that_it_is_told_to() {
+async fn a_refresh_carries_the_scope_that_is_set() {
     let server = TokenServer::new();
     server.rotate_refresh_tokens(true);
     let cache = TokenCache::new(password(&server).scope("read write").refresh_scope("read").build().unwrap());
@@ -103,7 +103,7 @@ async fn a_resource_need_not_be_a_uri() {
 }
 
 #[tokio::test]
-async fn the_client_id_stands_in_the_body_beside_basic_if_asked_for() {
+async fn the_client_id_is_in_the_body_in_addition_to_basic_if_set() {
     let server = TokenServer::new();
     let auth = ClientAuth::basic("its secret").client_id_in_body();
     let grant = ClientCredentialsGrant::builder(&at(server.clone()), "my-app", auth).build().unwrap();
@@ -138,7 +138,7 @@ async fn an_issuer_whose_clock_is_behind_takes_an_assertion() {
 }
 
 #[tokio::test]
-async fn a_login_of_ones_own_signs_an_assertion_at_the_time_of_the_cache() {
+async fn a_custom_login_signs_an_assertion_at_the_time_of_the_cache() {
     let key = key(Algorithm::EdDSA, ED25519);
     let app = Assertion::builder(key, "my-app-id").lifetime(Duration::from_secs(540)).build().unwrap();
     let source = move |context: FetchContext| {
@@ -148,6 +148,6 @@ async fn a_login_of_ones_own_signs_an_assertion_at_the_time_of_the_cache() {
     let token = TokenCache::builder(source).clock(ManualClock::new()).build().unwrap().get().await.unwrap();
     let claims = claims(token.access_token());
     assert_eq!((&claims["iss"], claims.get("aud")), (&json!("my-app-id"), None));
-    // Ten minutes, which is as long as code hosts take.
+    // Code hosts accept at most ten minutes.
     assert_eq!((&claims["iat"], &claims["exp"]), (&json!(1_699_999_940), &json!(1_700_000_540)));
 }

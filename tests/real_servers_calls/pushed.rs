@@ -18,7 +18,7 @@ fn pushed() -> Answer {
     Answer::json(201, json!({ "request_uri": REFERENCE, "expires_in": 60 }))
 }
 
-/// A login at a server whose endpoint for pushed requests is named.
+/// A login at a server with an endpoint for pushed requests.
 fn login(server: &TokenServer) -> AuthorizationCodeLoginBuilder {
     let issuer = at(server.clone()).authorization_endpoint(AUTHORIZATION_URL);
     AuthorizationCodeLogin::builder(&issuer.pushed_authorization_request_endpoint(PAR_URL), "my-app", BACK)

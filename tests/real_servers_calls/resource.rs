@@ -20,7 +20,7 @@ fn document() -> Value {
     json!({ "resource": API, "authorization_servers": [ISSUER], "scopes_supported": ["read", "write"] })
 }
 
-/// A server whose documents lie where this says, and the addresses that were read.
+/// A server with this answer at each path, and the URLs that were read.
 fn serving(place: impl Fn(&str) -> Option<Answer> + Send + Sync + 'static) -> (impl HttpClient<Full<Bytes>>, Reads) {
     let (reads, place) = (Reads::default(), Arc::new(place));
     let seen = Arc::clone(&reads);
@@ -37,7 +37,7 @@ fn serving(place: impl Fn(&str) -> Option<Answer> + Send + Sync + 'static) -> (i
 
 type Reads = Arc<Mutex<Vec<String>>>;
 
-/// What comes of a document, for the API with this identifier.
+/// The result of this document for the API with this identifier.
 async fn read(identifier: &str, document: Answer) -> Result<ResourceMetadata, Error> {
     let (http, _) = serving(move |_| Some(document.clone()));
     ProtectedResource::discover(http, identifier).metadata().await
@@ -122,7 +122,7 @@ async fn the_document_is_where_the_rfc_has_it_else_at_the_root_of_the_host() {
             assert_eq!(servers(&metadata), [""; 0]);
         }
     }
-    // What is wrong at the first place is not hidden by the second.
+    // The second place does not hide an error at the first.
     let (http, _) = serving(|url| (url == AT_PATH).then(|| Answer::raw(403, "your address is not allowed")));
     let error = ProtectedResource::discover(http, API).metadata().await.unwrap_err();
     assert_eq!(error.status().map(|status| status.as_u16()), Some(403), "{error}");
@@ -162,7 +162,7 @@ async fn a_challenge_names_an_address_of_the_apis_origin_and_the_caller_any() {
     }
     discover(&mut reads).metadata_url(elsewhere).metadata().await.unwrap();
     assert_eq!(*reads.lock().unwrap(), [elsewhere]);
-    // Challenges that name none change nothing.
+    // A challenge without a URL changes nothing.
     discover(&mut reads).challenged_by(&challenges("Bearer, Basic realm=x")).metadata().await.unwrap();
     assert_eq!(*reads.lock().unwrap(), [AT_PATH]);
 }
@@ -198,7 +198,7 @@ async fn an_authorization_server_is_https_or_as_local_as_the_api() {
     let local = "http://127.0.0.1:8000/mcp";
     let metadata = read(local, document(local)).await.unwrap();
     assert_eq!(servers(&metadata), [ISSUER, "http://127.0.0.1:9000", "https://b.example"]);
-    // Of those that are there none can be used: not the same as none.
+    // Servers that cannot be used are another error than no servers.
     let plain = json!({ "resource": API, "authorization_servers": ["http://auth.example.com"] });
     let error = read(API, Answer::json(200, plain.clone())).await.unwrap_err();
     assert!(error.to_string().contains("https://"), "{error}");
@@ -208,7 +208,7 @@ async fn an_authorization_server_is_https_or_as_local_as_the_api() {
 }
 
 #[tokio::test]
-async fn an_identifier_that_is_none_is_named() {
+async fn an_invalid_identifier_is_named() {
     for identifier in ["http://mcp.example.com/", "https://mcp.example.com/#part", "mcp.example.com", "https://"] {
         let error = read(identifier, Answer::json(200, document())).await.unwrap_err();
         assert_eq!(error.field(), Some("resource"), "{identifier}: {error}");
@@ -216,7 +216,7 @@ async fn an_identifier_that_is_none_is_named() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_no_document_is_told() {
+async fn an_answer_that_is_not_a_document_is_an_error() {
     for (answer, says) in [
         (Answer::raw(200, "<html>sign in</html>"), "JSON object"),
         (Answer::raw(200, "[]"), "JSON object"),

@@ -1,4 +1,4 @@
-//! A session that goes on from a saved refresh token, and logs in if that is dead.
+//! A session that continues from a saved refresh token, and logs in if it is no longer valid.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use crate::sources::{each, password};
 const GRANTS: &str = "grant_type";
 
 #[tokio::test(start_paused = true)]
-async fn a_saved_session_goes_on_without_a_login() {
+async fn a_saved_session_continues_without_a_login() {
     let server = TokenServer::new();
     server.rotate_refresh_tokens(true);
     let cache = TokenCache::new(password(&server).resume("saved").build().unwrap());
@@ -28,7 +28,7 @@ async fn a_saved_session_that_is_dead_logs_in_within_the_same_fetch_and_is_not_t
     server.queue(Answer::oauth_error(400, "invalid_grant"));
     let cache = TokenCache::new(password(&server).resume("dead").build().unwrap());
     cache.get().await.unwrap();
-    // The login brought no refresh token.
+    // The login returned no refresh token.
     cache.refresh().await.unwrap();
     assert_eq!(each(&server.requests(), GRANTS), ["refresh_token", "password", "password"]);
 }
@@ -58,7 +58,7 @@ async fn a_saved_session_that_fetched_nothing_is_revoked_when_it_is_signed_out()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_of_meshydb_resumes_and_logs_in_if_it_cannot() {
+async fn a_session_of_meshydb_resumes_or_logs_in() {
     let server = MeshyDbServer::new("acme", "public-key").user("ann", "her password");
     let meshy = MeshyDb::builder(server.clone(), "acme", "public-key").build().unwrap();
     let login = || meshy.login_with_password("ann", "her password");

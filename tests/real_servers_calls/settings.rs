@@ -1,4 +1,4 @@
-//! Settings are checked once, where a grant or a login is built.
+//! Settings are checked once, when a grant or a login is built.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn server() -> TokenServer {
     TokenServer::new()
 }
 
-/// An invalid value, of this field.
+/// Checks that the error names this field.
 #[track_caller]
 fn invalid<T: std::fmt::Debug>(field: &str, built: Result<T, Error>) {
     let error = built.unwrap_err();
@@ -49,7 +49,7 @@ fn each_url_of_an_issuer_is_checked_also_one_that_the_grant_does_not_use() {
 }
 
 #[test]
-fn the_first_setting_that_is_invalid_is_told() {
+fn the_first_invalid_setting_is_the_error() {
     let grant = || ClientCredentialsGrant::builder(&at(server()), "my-app", "its secret");
     invalid("header", grant().header("x y", "z").default_lifetime(Duration::ZERO).scope("read").build());
     invalid("default_lifetime", grant().default_lifetime(Duration::ZERO).header("x y", "z").build());

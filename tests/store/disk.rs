@@ -1,6 +1,7 @@
-//! Disks that are full or read-only, and files of others.
+//! Disks that are full or read-only, and files of other users.
 //!
-//! A disk of a few kilobytes is mounted for a test, which only root may do; for others such tests say that they are skipped.
+//! Some tests mount a disk of a few kilobytes, which only root may do. For other users they print that they are
+//! skipped.
 
 use std::error::Error as _;
 use std::fs;
@@ -30,7 +31,7 @@ struct Meanwhile<F> {
 // === impl Disk ===
 
 impl Disk {
-    /// `None` if this user may not mount one.
+    /// Returns `None` if this user may not mount a disk.
     fn mount() -> Option<Self> {
         let disk = Self { home: tempfile::tempdir().unwrap() };
         if !disk.command("mount", &["-t", "tmpfs", "-o", "size=64k,mode=700", "none"]) {
@@ -49,7 +50,7 @@ impl Disk {
         self.home.path().join("ballast")
     }
 
-    /// Leaves no byte free.
+    /// Fills the disk to the last byte.
     fn fill(&self) {
         let mut ballast = fs::File::create(self.ballast()).unwrap();
         while ballast.write_all(&[0; 512]).is_ok() {}
@@ -86,7 +87,7 @@ impl<F: Fn() + Send + Sync + 'static> TokenSource for Meanwhile<F> {
     }
 }
 
-/// Not `println!`, which is not shown for a test that passes.
+/// Writes to stderr, because the output of `println!` is hidden if the test passes.
 fn skipped(why: &str) {
     std::io::stderr().write_all(format!("skipped: {why}\n").as_bytes()).unwrap();
 }
@@ -101,8 +102,8 @@ fn chain(error: &Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// What the status says of the store.
-fn told(cache: &TokenCache) -> String {
+/// The error of the store in the status.
+fn store_error(cache: &TokenCache) -> String {
     chain(&cache.status().store.unwrap().error.expect("the store has failed"))
 }
 
@@ -121,8 +122,9 @@ async fn until(condition: impl AsyncFn() -> bool) {
     tokio::time::timeout(60 * SECOND, waiting).await.expect("it happens");
 }
 
-/// The store fails: a live token is sent on, users are told what to do, no refresh token is spent. Then it works again.
-async fn goes_on(directory: &Path, breaks: impl Fn(), remedy: &str, mends: impl Fn()) {
+/// The store fails. A live token is still sent, the error says what to do, and no refresh token is used. Then the store
+/// works again.
+async fn outage_is_harmless(directory: &Path, breaks: impl Fn(), remedy: &str, mends: impl Fn()) {
     let (issuer, store) = (Issuer::new(), FileStore::new(directory));
     let (cache, newcomer) = (process(issuer.login(), &store), process(issuer.login(), &store));
     assert_eq!(text(cache.get().await), "t1");
@@ -130,9 +132,9 @@ async fn goes_on(directory: &Path, breaks: impl Fn(), remedy: &str, mends: impl 
     breaks();
     cache.refresh().await.unwrap_err();
     assert_eq!((text(cache.get().await), issuer.calls()), ("t1".into(), 1));
-    assert!(told(&cache).contains(remedy), "{}", told(&cache));
+    assert!(store_error(&cache).contains(remedy), "{}", store_error(&cache));
     assert_eq!(fs::read(record(directory)).unwrap(), before, "the record is what it was");
-    // Adopts what can be read, and spends nothing otherwise.
+    // Another process adopts a record that can be read, and otherwise uses no refresh token.
     let answer = newcomer.get().await;
     assert!(answer.is_err() || text(answer) == "t1");
     assert_eq!(issuer.calls(), 1);
@@ -144,8 +146,8 @@ async fn goes_on(directory: &Path, breaks: impl Fn(), remedy: &str, mends: impl 
     assert_eq!(issuer.calls(), 2);
 }
 
-/// A process that begins while the store fails spends no refresh token, and begins once the store works.
-async fn begins_later(directory: &Path, breaks: impl Fn(), mends: impl Fn()) {
+/// A process that starts while the store fails uses no refresh token, and starts its session once the store works.
+async fn starts_later(directory: &Path, breaks: impl Fn(), mends: impl Fn()) {
     let issuer = Issuer::new();
     let cache = process(issuer.login(), &FileStore::new(directory));
     breaks();
@@ -157,10 +159,10 @@ async fn begins_later(directory: &Path, breaks: impl Fn(), mends: impl Fn()) {
 }
 
 #[tokio::test]
-async fn a_full_disk_costs_no_token_and_spends_none() {
+async fn a_full_disk_costs_no_token_and_no_refresh_token() {
     let Some(disk) = Disk::mount() else { return };
-    goes_on(&disk.home.path().join("state"), || disk.fill(), "free space", || disk.free()).await;
-    begins_later(&disk.home.path().join("another"), || disk.fill(), || disk.free()).await;
+    outage_is_harmless(&disk.home.path().join("state"), || disk.fill(), "free space", || disk.free()).await;
+    starts_later(&disk.home.path().join("another"), || disk.fill(), || disk.free()).await;
 }
 
 #[tokio::test]
@@ -174,7 +176,7 @@ async fn a_disk_that_is_full_when_the_answer_comes_loses_nothing() {
     let cache = TokenCache::builder(source).shared_session(session()).build().unwrap();
     assert_eq!(text(cache.get().await), "t1", "it is used though it is not saved");
     assert!(cache.status().store.unwrap().unsaved.is_some_and(|error| chain(&error).contains("free space")));
-    // Another process does not spend the refresh token again meanwhile.
+    // In the meantime, another process does not use the refresh token again.
     let other = TokenCache::builder(issuer.login()).shared_session(session()).build().unwrap();
     assert!(tokio::time::timeout(2 * SECOND, other.get()).await.is_err());
     disk.free();
@@ -184,15 +186,21 @@ async fn a_disk_that_is_full_when_the_answer_comes_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_read_only_disk_costs_no_token_and_spends_none() {
+async fn a_read_only_disk_costs_no_token_and_no_refresh_token() {
     let Some(disk) = Disk::mount() else { return };
     let directory = disk.home.path().join("state");
-    goes_on(&directory, || disk.set_read_only(true), "mount its disk for writing", || disk.set_read_only(false)).await;
-    begins_later(&disk.home.path().join("another"), || disk.set_read_only(true), || disk.set_read_only(false)).await;
+    outage_is_harmless(
+        &directory,
+        || disk.set_read_only(true),
+        "mount its disk for writing",
+        || disk.set_read_only(false),
+    )
+    .await;
+    starts_later(&disk.home.path().join("another"), || disk.set_read_only(true), || disk.set_read_only(false)).await;
 }
 
 #[tokio::test]
-async fn a_read_only_directory_costs_no_token_and_spends_none() {
+async fn a_read_only_directory_costs_no_token_and_no_refresh_token() {
     if is_root() {
         return skipped("root may write everywhere");
     }
@@ -211,11 +219,11 @@ async fn a_read_only_directory_costs_no_token_and_spends_none() {
         set(0o700);
         set_lock(0o600);
     };
-    goes_on(&directory, breaks, "chmod u+rwX", mends).await;
+    outage_is_harmless(&directory, breaks, "chmod u+rwX", mends).await;
 }
 
 #[tokio::test]
-async fn files_that_others_may_write_cost_no_token_and_spend_none() {
+async fn files_that_others_may_write_cost_no_token_and_no_refresh_token() {
     let home = tempfile::tempdir().unwrap();
     for end in ["json", "lock", ""] {
         let directory = home.path().join(format!("state-{end}"));
@@ -224,12 +232,12 @@ async fn files_that_others_may_write_cost_no_token_and_spend_none() {
             end => record(&directory).with_extension(end),
         };
         let set = |mode| fs::set_permissions(path(), fs::Permissions::from_mode(mode)).unwrap();
-        goes_on(&directory, || set(0o777), "chmod go-w", || set(0o700)).await;
+        outage_is_harmless(&directory, || set(0o777), "chmod go-w", || set(0o700)).await;
     }
 }
 
 #[tokio::test]
-async fn files_of_another_user_cost_no_token_and_spend_none() {
+async fn files_of_another_user_cost_no_token_and_no_refresh_token() {
     if !is_root() {
         return skipped("only root gives files away");
     }
@@ -241,6 +249,6 @@ async fn files_of_another_user_cost_no_token_and_spend_none() {
             end => record(&directory).with_extension(end),
         };
         let give = |user| std::os::unix::fs::chown(path(), Some(user), None).unwrap();
-        goes_on(&directory, || give(65534), "chown", || give(0)).await;
+        outage_is_harmless(&directory, || give(65534), "chown", || give(0)).await;
     }
 }

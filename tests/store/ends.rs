@@ -1,4 +1,4 @@
-//! Signing out ends the session of all processes, and a login begins one for all.
+//! A sign-out ends the session of all processes, and a login begins one for all.
 
 use tower_bearer::testing::{MemoryStore, StoreCall, StoreFault};
 use tower_bearer::{Error, TokenCache};
@@ -19,9 +19,9 @@ async fn signing_out_in_one_process_ends_the_session_in_all_and_revokes_once() {
         for process in &processes {
             assert!(process.get().await.unwrap_err().is_signed_out() && process.status().signed_out);
         }
-        // Nor does one that starts now.
+        // A process that starts now has no session either.
         assert!(process(issuer.login(), &store).get().await.unwrap_err().is_signed_out());
-        // Each has the right to sign out, too.
+        // Each process can sign out, too.
         for process in &processes {
             process.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
         }
@@ -58,7 +58,7 @@ async fn a_sign_out_revokes_what_another_process_rotated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sign_out_that_was_dropped_revokes_when_it_is_repeated_by_anybody() {
+async fn any_process_can_repeat_a_sign_out_that_was_dropped() {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     let (first, second) = (process(issuer.login(), &store), process(issuer.login(), &store));
     first.get().await.unwrap();
@@ -72,7 +72,7 @@ async fn a_sign_out_that_was_dropped_revokes_when_it_is_repeated_by_anybody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sign_out_without_the_store_revokes_what_this_process_holds() {
+async fn a_sign_out_without_the_store_revokes_the_token_of_this_process() {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     let process = process(issuer.login(), &store);
     process.get().await.unwrap();
@@ -114,7 +114,7 @@ async fn after_a_sign_out_a_login_in_any_process_revives_the_others() {
     first.get().await.unwrap();
     sleep(1).await;
     assert_eq!(text(second.get().await), "t2");
-    // A request of the former session does not go out with the new token.
+    // A request of the former session is not sent with the new token.
     assert!(second.report_rejected(&old).await.unwrap_err().is_signed_out());
     assert!(!second.status().signed_out);
 }
@@ -164,7 +164,8 @@ async fn the_record_of_a_session_that_has_ended_expires_when_no_process_knows_it
         assert_eq!(says_so(), Some(true));
         sleep(29 * DAY).await;
         assert_eq!(says_so(), Some(true), "{end}");
-        // A process that knows of a denied refresh token writes the record again: its own would be sent otherwise.
+        // A process that knows of a denied refresh token writes the record again, because the refresh token would
+        // otherwise be sent again.
         sleep(2 * DAY).await;
         assert_eq!(says_so(), if signs_out { None } else { Some(true) }, "{end}");
         drop(cache);

@@ -1,4 +1,4 @@
-//! What may go wrong with a shared session, and what happens then.
+//! Faults of a shared session.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn a_live_token_is_sent_on_while_the_store_fails() {
     }
     let error = process.status().store.unwrap().error.expect("the error is shown");
     assert!(error.is_transient(), "{error}");
-    assert_eq!(issuer.calls(), 1, "the refresh token was not spent");
+    assert_eq!(issuer.calls(), 1, "the refresh token was not used");
     store.set_down(false);
     sleep(15).await;
     assert_eq!(text(process.get().await), "t2");
@@ -33,7 +33,7 @@ async fn a_live_token_is_sent_on_while_the_store_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_token_the_refresh_token_is_not_spent_unless_a_setting_allows_it() {
+async fn without_a_token_the_refresh_token_is_not_used_unless_a_setting_allows_it() {
     for allow in [false, true] {
         let (issuer, store) = (Issuer::new(), MemoryStore::new());
         let process = TokenCache::builder(issuer.login())
@@ -52,7 +52,7 @@ async fn without_a_token_the_refresh_token_is_not_spent_unless_a_setting_allows_
         }
         assert_eq!(text(answer), "t2");
         assert!(process.status().store.unwrap().unsaved.is_some());
-        // It is written as soon as the store is back.
+        // The record is written when the store works again.
         store.set_down(false);
         sleep(40).await;
         assert!(process.status().store.unwrap().unsaved.is_none() && record(&store).contains("\"t2\""));
@@ -69,7 +69,7 @@ async fn a_grant_that_needs_no_refresh_token_fetches_for_its_process_alone() {
     }
     store.set_down(false);
     sleep(80).await;
-    // One of the two logins is what all go on with.
+    // All processes continue with one of the two logins.
     let [a, b] = &processes;
     assert_eq!(a.peek().unwrap().access_token(), b.peek().unwrap().access_token());
     let calls = issuer.calls();
@@ -86,7 +86,7 @@ async fn a_store_that_hangs_is_a_store_that_fails() {
             store.inject(call, StoreFault::Hangs);
         }
         let process = process(issuer.login(), &store);
-        let error = process.get().await.expect_err("nothing was spent");
+        let error = process.get().await.expect_err("nothing was used");
         assert!(error.is_transient(), "{call:?}: {error}");
         assert_eq!(issuer.calls(), 0, "{call:?}");
     }
@@ -114,7 +114,7 @@ async fn a_save_is_repeated_while_the_lease_lives() {
     let faults = [StoreFault::Fails, StoreFault::AnswerLost, StoreFault::Hangs];
     for fault in faults {
         let (issuer, store) = (Issuer::new(), MemoryStore::new());
-        // The first save marks that the refresh token is being spent.
+        // The first save marks the refresh token as in use.
         store.inject(StoreCall::Save, fault);
         store.inject(StoreCall::Save, StoreFault::Late(SECOND / 100));
         store.inject(StoreCall::Save, fault);
@@ -146,7 +146,7 @@ async fn a_token_that_cannot_be_saved_is_used_and_saved_later() {
 async fn after_a_conflict_the_newer_record_stands() {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     issuer.forgive();
-    // Stopped past its lease, while another process refreshes; its extensions do not arrive, either.
+    // The process is stopped past its lease while another process refreshes. Its extensions do not arrive, either.
     (0..20).for_each(|_| store.inject(StoreCall::Extend, StoreFault::Fails));
     let stopped = process(issuer.login().stopped(20 * SECOND), &store);
     let other = process(issuer.login(), &store);
@@ -164,7 +164,7 @@ async fn after_a_conflict_with_an_older_record_the_token_stays_in_memory_and_is_
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     let process = process(issuer.login(), &store);
     store.inject(StoreCall::Save, StoreFault::Late(SECOND / 100));
-    // The second is for the first attempt in the background, which may come before this task is polled.
+    // The second fault is for the first attempt in the background, which may run before this task is polled.
     (0..2).for_each(|_| store.inject(StoreCall::Save, StoreFault::Conflict));
     assert_eq!(text(process.get().await), "t1");
     assert!(process.status().store.unwrap().unsaved.is_some() && !record(&store).contains("\"t1\""));
@@ -204,7 +204,7 @@ async fn a_denied_refresh_token_is_marked_so_that_siblings_do_not_send_it() {
     assert!(restarted.get().await.unwrap_err().is_denied());
     assert_eq!(issuer.calls(), calls);
     assert!(!record(&store).contains("\"r1\""));
-    // A process with a new login brings it to all.
+    // All processes adopt the new login of one process.
     let fresh = process(issuer.login_with("seed-2"), &store);
     assert_eq!(text(fresh.get().await), "t2");
     sleep(31).await;
@@ -239,7 +239,7 @@ async fn an_unreadable_record_is_set_aside() {
         let process = process(issuer.login(), &store);
         assert_eq!(text(process.get().await), "t1");
         assert_eq!(store.set_aside_records(KEY), std::slice::from_ref(&bytes));
-        // While a token lives, it is told of and left alone.
+        // While a token lives, the error is in the status, and the record stays.
         store.set_record(KEY, Some(bytes.clone()));
         sleep(40).await;
         assert_eq!(store.set_aside_records(KEY).len(), 1);
@@ -298,7 +298,7 @@ async fn a_worse_record_is_not_written() {
     cache.get().await.unwrap();
     issuer.lifetime(Duration::ZERO);
     cache.refresh().await.unwrap_err();
-    // The refresh token is new, the token is the one that lives.
+    // The record has a new refresh token and the current token.
     assert!(record(&store).contains("\"t1\"") && record(&store).contains("\"r2\""), "{}", record(&store));
     let before = record(&store);
     issuer.fail(Error::transient("down"));
@@ -325,7 +325,7 @@ async fn a_process_may_die_at_any_step() {
         let died = life.are_over();
         let called = issuer.calls() == 2;
         let saved = record(&store).contains("\"t2\"");
-        // The next one goes on within one lease.
+        // The next process continues within one lease.
         let next = process(issuer.login(), &store);
         next.get().await.unwrap();
         let start = tokio::time::Instant::now();

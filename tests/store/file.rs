@@ -17,7 +17,7 @@ fn store() -> (FileStore, PathBuf, TempDir) {
     (FileStore::new(&directory), directory, home)
 }
 
-/// The files whose names end so.
+/// The files whose names have this ending.
 fn files(directory: &Path, end: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     entries.filter(|path| path.to_str().unwrap().ends_with(end)).collect()
@@ -52,7 +52,7 @@ async fn nothing_is_made_before_the_first_record_and_all_is_private() {
 }
 
 #[tokio::test]
-async fn what_others_may_write_is_rejected() {
+async fn a_directory_that_others_may_write_is_rejected() {
     let (store, directory, _home) = store();
     save(&store, b"record").await;
     let [record] = &files(&directory, ".json")[..] else { panic!("one record") };
@@ -142,7 +142,7 @@ async fn a_record_that_has_expired_is_gone_and_its_file_goes_with_the_next_searc
     assert!(store.load("at once").await.unwrap().is_none());
     assert_eq!(store.load("later").await.unwrap().unwrap().bytes, b"record");
     assert_eq!(files(&directory, ".json").len(), 3);
-    // A process that has not searched yet.
+    // A new process has not searched yet.
     let other = FileStore::new(&directory);
     expire(&other, "another", Duration::ZERO).await;
     assert_eq!(files(&directory, ".json").len(), 3, "all but the first");

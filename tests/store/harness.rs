@@ -1,4 +1,4 @@
-//! An issuer that rotates refresh tokens and detects their reuse, and processes that share a session of it.
+//! An issuer that rotates refresh tokens and detects their reuse, and processes that share a session.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,7 +11,7 @@ use tower_bearer::{Error, FetchContext, Secret, Token, TokenCache, TokenSource};
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const KEY: &str = "ada";
 
-/// Shared by all processes. Each refresh token works once; the second use ends the session.
+/// The issuer of all processes. Each refresh token works once, and its second use ends the session.
 #[derive(Clone)]
 pub(crate) struct Issuer(Arc<Mutex<State>>);
 
@@ -19,37 +19,37 @@ struct State {
     lifetime: Duration,
     delay: Duration,
     issued: usize,
-    /// The refresh tokens that work.
+    /// The valid refresh tokens.
     live: HashSet<String>,
-    spent: HashSet<String>,
+    used: HashSet<String>,
     calls: Vec<Option<String>>,
     at_once: usize,
     most_at_once: usize,
     reused: usize,
     revoked: Vec<String>,
-    /// Whether a refresh token may be sent again.
+    /// Whether a used refresh token works again.
     forgiving: bool,
-    /// How the next calls end, if not well.
+    /// The errors of the next calls.
     failures: Vec<Error>,
 }
 
-/// What one process is configured with.
+/// The configuration of one process.
 #[derive(Clone)]
 pub(crate) struct Login {
     issuer: Issuer,
-    /// The refresh token that it begins with; `None`: it logs in with a password.
+    /// The refresh token that it begins with, or `None` to log in with a password.
     seed: Option<String>,
     user: &'static str,
-    /// How long the process is stopped before its call leaves.
+    /// How long the process is stopped before it sends its call.
     stopped: Duration,
     steps: Steps,
 }
 
-/// How many steps a process has left to live. A step is a call of the store or of the issuer, or its answer.
+/// The number of steps until the process dies. A step is a call of the store or of the issuer, or its answer.
 #[derive(Clone, Default)]
 pub(crate) struct Steps(Option<Arc<AtomicI64>>);
 
-/// The store as a process sees it that dies after a number of steps.
+/// The store of a process that dies after a number of steps.
 #[derive(Clone)]
 pub(crate) struct Mortal<S> {
     store: S,
@@ -61,14 +61,14 @@ struct Call<'a>(&'a Issuer);
 // === impl Issuer ===
 
 impl Issuer {
-    /// Tokens of 100 s. The refresh token `seed` works.
+    /// Tokens live for 100 s. The refresh token `seed` is valid.
     pub(crate) fn new() -> Self {
         Self(Arc::new(Mutex::new(State {
             lifetime: 100 * SECOND,
             delay: SECOND / 10,
             issued: 0,
             live: HashSet::from(["seed".to_owned()]),
-            spent: HashSet::new(),
+            used: HashSet::new(),
             calls: Vec::new(),
             at_once: 0,
             most_at_once: 0,
@@ -108,12 +108,12 @@ impl Issuer {
         self.lock().lifetime = lifetime;
     }
 
-    /// Takes a spent refresh token once more, as many servers do for a while.
+    /// Accepts a used refresh token once more, as many servers do for a while.
     pub(crate) fn forgive(&self) {
         self.lock().forgiving = true;
     }
 
-    /// How long a refresh token lives: it ends now.
+    /// Ends all refresh tokens.
     pub(crate) fn end_session(&self) {
         self.lock().live.clear();
     }
@@ -126,7 +126,7 @@ impl Issuer {
         self.lock().calls.len()
     }
 
-    /// With which refresh tokens it was called.
+    /// The refresh tokens of its calls.
     pub(crate) fn asked_with(&self) -> Vec<Option<String>> {
         self.lock().calls.clone()
     }
@@ -170,21 +170,21 @@ impl Issuer {
         answer
     }
 
-    /// The work is done when the call arrives; the answer may be lost.
+    /// Rotates when the call arrives. The answer may be lost afterwards.
     fn evaluate(&self, refresh_token: Option<&str>) -> Result<Token, Error> {
         let mut state = self.lock();
         if let Some(error) = state.failures.pop() {
             return Err(error);
         }
         if let Some(refresh_token) = refresh_token.filter(|_| !state.forgiving) {
-            if state.spent.contains(refresh_token) {
+            if state.used.contains(refresh_token) {
                 state.reused += 1;
                 state.live.clear();
             }
             if !state.live.remove(refresh_token) {
                 return Err(Error::denied("invalid_grant"));
             }
-            state.spent.insert(refresh_token.to_owned());
+            state.used.insert(refresh_token.to_owned());
         }
         state.issued += 1;
         let number = state.issued;
@@ -203,7 +203,7 @@ impl Drop for Call<'_> {
 // === impl Login ===
 
 impl Login {
-    /// Stopped for this long before each call.
+    /// Stops the process for this long before each call.
     pub(crate) fn stopped(self, stopped: Duration) -> Self {
         Self { stopped, ..self }
     }
@@ -244,7 +244,7 @@ impl Steps {
         Self(Some(Arc::new(AtomicI64::new(steps))))
     }
 
-    /// Lives on, or never comes back.
+    /// Counts a step. Never completes if no steps are left.
     pub(crate) async fn step(&self) {
         let Some(left) = &self.0 else { return };
         if left.fetch_sub(1, Ordering::Relaxed) <= 0 {

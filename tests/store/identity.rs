@@ -1,4 +1,4 @@
-//! Nobody gets another's token, although they share a key by mistake (promise 24).
+//! Processes of other users get no token, even if they share a key by mistake (promise 24).
 
 use serde_json::json;
 use tower_bearer::chain::TokenSourceChain;
@@ -12,7 +12,7 @@ use crate::harness::session;
 
 const URL: &str = "https://issuer.test/token";
 
-/// Whether the second of two processes takes the token that the first fetched; else it gets an error that says why.
+/// Whether the second of two processes adopts the token of the first. Otherwise it gets an error that says why.
 async fn share(first: impl TokenSource, second: impl TokenSource) -> bool {
     let store = MemoryStore::new();
     let first = TokenCache::builder(first).shared_session(session(&store)).build().unwrap();
@@ -31,7 +31,7 @@ async fn share(first: impl TokenSource, second: impl TokenSource) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_shapes_the_token_tells_sessions_apart_and_a_secret_does_not() {
+async fn settings_of_the_token_separate_sessions_and_secrets_do_not() {
     let issuer = TokenServer::new();
     let at = |url: &str| Issuer::new(issuer.clone()).token_endpoint(url);
     issuer.rotate_refresh_tokens(true);
@@ -87,7 +87,7 @@ async fn a_chain_goes_on_with_the_refresh_token_of_another_process() {
     first.get().await.expect("a token");
     second.get().await.expect("the same");
     for cache in [&second, &first, &process()] {
-        // The first of these may find what another process has saved.
+        // The first source may find the record of another process.
         cache.refresh().await.expect("a token");
         cache.refresh().await.expect("a token");
     }

@@ -1,4 +1,4 @@
-//! One session for several processes (promises 22 and 23).
+//! Several processes share one session (promises 22 and 23).
 #![allow(clippy::disallowed_methods, reason = "tests spawn")]
 
 #[cfg(unix)]

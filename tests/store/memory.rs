@@ -1,4 +1,4 @@
-//! The store in memory does what a store must do.
+//! The store in memory passes the conformance suite.
 
 use std::time::Duration;
 
@@ -36,15 +36,15 @@ async fn each_fault_does_what_it_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_is_told_unless_notifications_are_off() {
+async fn a_change_notifies_unless_notifications_are_off() {
     let store = MemoryStore::new();
-    let told = async || tokio::time::timeout(LEASE / 10, store.changed("k")).await.is_ok();
+    let is_notified = async || tokio::time::timeout(LEASE / 10, store.changed("k")).await.is_ok();
     store.acquire("k", "a", LEASE).await.unwrap();
-    let (was_told, ()) = tokio::join!(told(), async { drop(store.save("k", "a", None, b"1").await) });
-    assert!(was_told);
+    let (was_notified, ()) = tokio::join!(is_notified(), async { drop(store.save("k", "a", None, b"1").await) });
+    assert!(was_notified);
     store.notify(false);
-    let (was_told, ()) = tokio::join!(told(), async { drop(store.save("k", "a", Some(1), b"2").await) });
-    assert!(!was_told);
+    let (was_notified, ()) = tokio::join!(is_notified(), async { drop(store.save("k", "a", Some(1), b"2").await) });
+    assert!(!was_notified);
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! Real processes that share a session in a directory: many at once, killed at each step, stopped past their lease.
+//! Real processes share a session in a directory. Many run at once, are killed at each step, or stop past their lease.
 //!
-//! A process is this test binary, started again with the test `process` alone. The issuer is in the parent, behind a socket.
+//! A process is this test binary, which runs only the test `process`. The issuer is in the parent, behind a socket.
 
 use std::env;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::harness::{Issuer, KEY, Mortal, SECOND, Steps};
 
 // === the issuer ===
 
-/// Serves the issuer on loopback: a line with a refresh token, a line with the answer.
+/// Serves the issuer on loopback. A request is a line with a refresh token, and its answer is a line.
 async fn serve(issuer: Issuer) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -48,11 +48,11 @@ async fn serve(issuer: Issuer) -> String {
     address
 }
 
-/// The issuer as a process sees it.
+/// A process's client of the issuer.
 struct Remote {
     address: String,
     steps: Steps,
-    /// Whether the process is stopped once it has its answer.
+    /// Whether the process is stopped after it gets its answer.
     stops: bool,
 }
 
@@ -86,7 +86,7 @@ fn signal(name: &str, process: u32) {
 
 // === a process ===
 
-/// What a process does: `get` or `refresh` once, or `work` for so many milliseconds.
+/// Starts a process with a task: `get` or `refresh` once, or `work` for a number of milliseconds.
 fn start(address: &str, directory: &Path, task: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", "processes::process", "--ignored", "--nocapture", "--test-threads", "1"]);
@@ -95,7 +95,7 @@ fn start(address: &str, directory: &Path, task: &str) -> Command {
     command
 }
 
-/// What it printed: `token ..` or `error ..`.
+/// The line that the process printed: `token ..` or `error ..`.
 fn printed(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().find_map(|line| line.split_once("answer: ").map(|(_, answer)| answer.to_owned()));
@@ -166,7 +166,7 @@ async fn twenty_four_processes_started_at_once_make_one_call() {
 }
 
 #[tokio::test]
-async fn processes_with_tokens_of_seconds_log_each_other_out_never() {
+async fn processes_with_tokens_of_seconds_never_log_each_other_out() {
     let (issuer, home) = (Issuer::new(), tempfile::tempdir().unwrap());
     issuer.lifetime(3 * SECOND);
     let address = serve(issuer.clone()).await;
@@ -206,7 +206,8 @@ async fn a_process_may_be_killed_at_any_step() {
             break;
         }
     }
-    // The answer on its way, and the save on its way; on a slow machine an extension of the lease comes between.
+    // A process dies with its answer in flight and with its save in flight. On a slow machine, an extension of the
+    // lease is between them.
     assert!((1..8).contains(&windows), "{windows} windows");
 }
 
@@ -221,7 +222,7 @@ async fn a_process_that_is_stopped_past_its_lease_does_not_overwrite_the_newer_r
     while issuer.calls() < 2 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // It stops before it saves its answer, so the next one has the lease only after that.
+    // The process stops before it saves its answer. The next process gets the lease after that.
     assert_eq!(printed(&run(start(&address, &directory, "refresh")).await), "token t3");
     signal("CONT", stopped.id());
     let output = tokio::task::spawn_blocking(move || stopped.wait_with_output().unwrap()).await.unwrap();

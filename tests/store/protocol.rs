@@ -1,4 +1,4 @@
-//! One refresh for all processes that share a session.
+//! One refresh serves all processes that share a session.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn the_second_process_adopts_what_the_first_fetched() {
     assert_eq!((token.access_token(), issuer.calls()), ("t1", 1));
     assert_eq!(store.calls(StoreCall::Acquire), saves, "adopting takes no lease");
     assert_eq!(token.refresh_token().unwrap().expose(), "r1");
-    // What is left of its life was carried over.
+    // The record keeps the remaining lifetime.
     let usable = second.status().usable_for.unwrap();
     assert!(usable > 84 * SECOND && usable < 86 * SECOND, "{usable:?}");
     let store = second.status().store.unwrap();
@@ -27,7 +27,7 @@ async fn the_second_process_adopts_what_the_first_fetched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn twenty_four_processes_make_one_call_per_expiry_and_nobody_is_logged_out() {
+async fn twenty_four_processes_make_one_call_per_expiry_and_none_is_logged_out() {
     for notify in [true, false] {
         let (issuer, store) = (Issuer::new(), MemoryStore::new());
         store.notify(notify);
@@ -42,7 +42,7 @@ async fn twenty_four_processes_make_one_call_per_expiry_and_nobody_is_logged_out
                 process.get().await.unwrap();
             }
         }
-        // A token of 100 s is due after 75 to 80 s; whoever is first refreshes for all.
+        // A token of 100 s is due after 75 to 80 s. The first process refreshes for all.
         let calls = issuer.calls();
         assert!((12..=14).contains(&calls), "{calls} calls in 1000 s");
         assert_eq!((issuer.reused(), issuer.most_at_once()), (0, 1));
@@ -76,7 +76,7 @@ async fn a_lease_shorter_than_the_call_is_extended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_cannot_be_had_is_an_error_that_names_its_owner_and_nobody_refreshes() {
+async fn a_taken_lease_is_an_error_that_names_its_owner_and_no_process_refreshes() {
     use tower_bearer::store::TokenStore;
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     store.acquire(KEY, "4711-elsewhere", 3600 * SECOND).await.unwrap();
@@ -120,7 +120,7 @@ async fn adopting_costs_no_rejection_budget() {
     let mut token = process.get().await.unwrap();
     for number in 2..5 {
         other.refresh().await.unwrap();
-        // Long enough for the token to have reached every server of the API.
+        // By now, the token has reached every server of the API.
         sleep(3).await;
         token = process.report_rejected(&token).await.unwrap();
         assert_eq!((token.access_token(), issuer.calls()), (&*format!("t{number}"), number));
@@ -131,7 +131,7 @@ async fn adopting_costs_no_rejection_budget() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_goes_on_with_what_others_rotated() {
+async fn a_process_continues_with_the_refresh_token_that_others_rotated() {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     store.notify(false);
     let long_running = process(issuer.login(), &store);
@@ -193,7 +193,7 @@ async fn the_watching_ends_with_the_cache() {
 async fn an_answer_is_saved_before_its_token_is_used() {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     let process = process(issuer.login(), &store);
-    // The first save marks that the refresh token is being spent.
+    // The first save marks the refresh token as in use.
     store.inject(StoreCall::Save, StoreFault::Late(SECOND / 10));
     store.inject(StoreCall::Save, StoreFault::Late(2 * SECOND));
     assert!(tokio::time::timeout(SECOND, process.get()).await.is_err());

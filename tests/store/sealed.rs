@@ -15,13 +15,13 @@ async fn it_passes_the_conformance_suite() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_of_the_record_can_be_read_and_no_two_are_alike() {
+async fn a_record_is_unreadable_and_no_two_are_equal() {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     let sealed = Sealed::new(store.clone(), "k1", OLD).unwrap();
     let cache = process(issuer.login(), &sealed);
     cache.get().await.unwrap();
     let bytes = store.record(KEY).unwrap();
-    // Shorter words may be there by chance.
+    // Shorter words may occur by chance.
     for plain in ["access_token", "refresh_token", "serial"] {
         assert!(!bytes.windows(plain.len()).any(|window| window == plain.as_bytes()), "{plain}");
     }
@@ -50,14 +50,14 @@ async fn keys_are_rotated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_open_is_set_aside_and_nothing_of_it_is_used() {
+async fn a_record_that_cannot_be_opened_is_set_aside_and_not_used() {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     let sealed = Sealed::new(store.clone(), "k1", OLD).unwrap();
     process(issuer.login(), &sealed).get().await.unwrap();
     let good = store.record(KEY).unwrap();
     let mut changed = good.clone();
     *changed.last_mut().unwrap() ^= 1;
-    // A record in the clear is not trusted, either.
+    // An unencrypted record is not trusted, either.
     let plain = MemoryStore::new();
     process(Issuer::new().login(), &plain).get().await.unwrap();
     let other_key = Sealed::new(store.clone(), "k2", NEW).unwrap();

@@ -1,7 +1,7 @@
-//! Random fleets over a store that fails, delays and loses, with processes that die and are stopped, in virtual time.
+//! Random fleets in virtual time, over a store that fails, delays and loses answers. Processes die and are stopped.
 //!
-//! Each seed is one fleet. What must hold: no refresh token is spent twice but after a death or a stop in the middle of a
-//! refresh, or after the store lost a write; and no process that lives is without a token for long.
+//! Each seed is one fleet. No process that lives may be without a token for long. No refresh token may be used twice,
+//! unless a process dies or is stopped in the middle of a refresh, or the store loses a write.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -20,9 +20,9 @@ const SEEDS: u64 = 500;
 const PROCESSES: usize = 600;
 const LIFETIME: u32 = 60;
 
-/// What may happen to a fleet.
+/// What goes wrong in a fleet.
 #[derive(Clone, Copy)]
-struct Weather {
+struct Scenario {
     /// Calls of the store fail, hang, are late, or their answers are lost.
     faults: bool,
     deaths: bool,
@@ -50,8 +50,8 @@ fn fault(rng: &mut Rng) -> (StoreCall, StoreFault) {
     (rng.choice(calls).expect("one"), rng.choice(faults).expect("one"))
 }
 
-/// One fleet; returns how many calls it made, and how many refresh tokens were spent twice.
-async fn run(seed: u64, size: Range<usize>, weather: Weather) -> (usize, usize) {
+/// Runs one fleet. Returns the number of its calls, and of refresh tokens that were used twice.
+async fn run(seed: u64, size: Range<usize>, scenario: Scenario) -> (usize, usize) {
     let mut rng = Rng::with_seed(seed);
     fastrand::seed(seed);
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
@@ -59,13 +59,13 @@ async fn run(seed: u64, size: Range<usize>, weather: Weather) -> (usize, usize) 
     issuer.delay(Duration::from_millis(rng.u64(1..3000)));
     store.delay(Duration::from_millis(rng.u64(0..50)));
     store.notify(rng.bool());
-    let life = |rng: &mut Rng| match weather.deaths && rng.u8(..4) == 0 {
+    let life = |rng: &mut Rng| match scenario.deaths && rng.u8(..4) == 0 {
         true => Steps::new(rng.i64(0..60)),
         false => Steps::default(),
     };
     let mut processes: Vec<_> = (0..rng.usize(size)).map(|_| start(&issuer, &store, life(&mut rng))).collect();
     for _ in 0..60 {
-        if weather.faults && rng.u8(..3) == 0 {
+        if scenario.faults && rng.u8(..3) == 0 {
             let (call, fault) = fault(&mut rng);
             store.inject(call, fault);
         }
@@ -99,17 +99,17 @@ fn one() {
     let seed = std::env::var("SEED").unwrap().parse().unwrap();
     let deaths = std::env::var("DEATHS").is_ok();
     tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false).init();
-    fleets(seed..seed + 1, Weather { faults: !deaths, deaths });
+    fleets(seed..seed + 1, Scenario { faults: !deaths, deaths });
 }
 
-/// All seeds; returns how many fleets spent a refresh token twice.
-fn fleets(seeds: Range<u64>, weather: Weather) -> usize {
+/// Runs the fleets of all seeds. Returns the number of fleets that used a refresh token twice.
+fn fleets(seeds: Range<u64>, scenario: Scenario) -> usize {
     let mut reused = 0;
     for seed in seeds {
-        let (calls, spent_twice) = in_virtual_time(run(seed, 2..8, weather));
+        let (calls, used_twice) = in_virtual_time(run(seed, 2..8, scenario));
         assert!(calls > 0 && calls < 60, "seed {seed}: {calls} calls");
-        reused += usize::from(spent_twice > 0);
-        assert!(weather.deaths || spent_twice == 0, "seed {seed}: a refresh token was spent twice");
+        reused += usize::from(used_twice > 0);
+        assert!(scenario.deaths || used_twice == 0, "seed {seed}: a refresh token was used twice");
     }
     reused
 }
@@ -129,7 +129,7 @@ fn seeds() -> u64 {
 
 // === large fleets ===
 
-/// Processes that share a session, in which nothing goes wrong.
+/// Processes that share a session, without faults.
 fn fleet(processes: usize) -> (Issuer, Vec<TokenCache>) {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     issuer.lifetime(LIFETIME * SECOND);
@@ -138,7 +138,7 @@ fn fleet(processes: usize) -> (Issuer, Vec<TokenCache>) {
     (issuer, caches)
 }
 
-/// Each process refreshes ahead of time; returns how many token calls they make over ten lifetimes.
+/// Lets each process refresh ahead of time. Returns the number of token calls over ten lifetimes.
 async fn calls_ahead_of_time(processes: usize) -> usize {
     let (issuer, caches) = fleet(processes);
     for cache in &caches {
@@ -152,8 +152,8 @@ async fn calls_ahead_of_time(processes: usize) -> usize {
     issuer.calls()
 }
 
-/// All processes ask at the same moment, at the start and after each of five expiries; returns how many token calls that
-/// makes.
+/// Lets all processes ask at the same moment, at the start and after each of five expiries. Returns the number of token
+/// calls.
 async fn calls_at_once(processes: usize) -> usize {
     let (issuer, caches) = fleet(processes);
     for _ in 0..6 {
@@ -170,7 +170,7 @@ async fn calls_at_once(processes: usize) -> usize {
 #[test]
 fn the_token_calls_do_not_grow_with_a_large_fleet() {
     let processes = variable("PROCESSES").unwrap_or(PROCESSES);
-    // A token is due after 75 to 80 % of its life: the earliest refreshes for all.
+    // A token is due after 75 to 80 % of its life, and the earliest process refreshes for all.
     let [few, many] = [6, processes].map(|processes| in_virtual_time(calls_ahead_of_time(processes)));
     assert!((12..=14).contains(&few) && (12..=14).contains(&many), "{few} calls, of {processes} processes {many}");
     let [few, many] = [6, processes].map(|processes| in_virtual_time(calls_at_once(processes)));
@@ -178,21 +178,21 @@ fn the_token_calls_do_not_grow_with_a_large_fleet() {
 }
 
 #[test]
-fn a_large_fleet_over_a_store_that_fails_spends_no_refresh_token_twice() {
+fn a_large_fleet_over_a_store_that_fails_uses_no_refresh_token_twice() {
     let processes = variable("PROCESSES").unwrap_or(PROCESSES) / 4;
-    let (calls, reused) = in_virtual_time(run(1, processes..processes + 1, Weather { faults: true, deaths: false }));
+    let (calls, reused) = in_virtual_time(run(1, processes..processes + 1, Scenario { faults: true, deaths: false }));
     assert!(calls > 0 && calls < 60, "{calls} calls");
     assert_eq!(reused, 0);
 }
 
 #[test]
-fn a_store_that_fails_delays_and_loses_answers_logs_nobody_out() {
-    assert_eq!(fleets(0..seeds(), Weather { faults: true, deaths: false }), 0);
+fn a_store_that_fails_delays_and_loses_answers_logs_no_process_out() {
+    assert_eq!(fleets(0..seeds(), Scenario { faults: true, deaths: false }), 0);
 }
 
 #[test]
 fn a_process_that_dies_costs_the_session_only_in_the_middle_of_a_refresh() {
-    let reused = fleets(0..seeds(), Weather { faults: false, deaths: true });
-    // The window is real, and it is narrow: a death at a random step hits it rarely.
+    let reused = fleets(0..seeds(), Scenario { faults: false, deaths: true });
+    // A death in the middle of a refresh is possible, but a random step rarely hits it.
     assert!(reused > 0 && reused < seeds() as usize / 5, "{reused} of {} fleets", seeds());
 }

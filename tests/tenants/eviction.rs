@@ -1,4 +1,4 @@
-//! What is evicted, and what is not.
+//! Which caches are evicted.
 
 use std::future::ready;
 
@@ -14,7 +14,7 @@ fn saved(issuer: &Issuer) -> KeyedTokenCache<Key> {
     KeyedTokenCache::new(move |key| Ok::<_, Error>(issuer.saved_session(*key)))
 }
 
-/// Uses this key again and again until there are so many keys. The search for idle caches has a thread of its own.
+/// Uses this key repeatedly until there are this many keys. A separate thread searches for idle caches.
 async fn keys_become(tenants: &KeyedTokenCache<Key>, keys: usize, in_use: Key) {
     for _ in 0..1000 {
         if tenants.status().keys == keys {
@@ -52,7 +52,7 @@ async fn a_cache_that_is_held_is_not_evicted() {
 }
 
 #[tokio::test]
-async fn a_waiting_request_and_a_second_session_do_not_meet() {
+async fn a_key_with_a_waiting_request_gets_no_second_session() {
     let (issuer, api) = (Issuer::new(), Api::new());
     let tenants = issuer.sessions().max_keys(2);
     let client = api.client(&tenants);
@@ -62,7 +62,7 @@ async fn a_waiting_request_and_a_second_session_do_not_meet() {
         async move { ask(&client, 1000).await.unwrap() }
     });
     until(|| issuer.calls_of(1000) == 1).await;
-    // The fetch goes on by itself, so only its task holds the cache.
+    // The fetch continues without its caller, so only its task holds the cache.
     waiting.abort();
     issuer.hold_no_more();
     for key in 0..50 {
@@ -88,7 +88,7 @@ async fn a_refresh_token_that_is_saved_nowhere_is_not_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn threads_that_crowd_each_other_out_share_each_session() {
+async fn threads_that_evict_each_others_keys_share_each_session() {
     let (issuer, api) = (Issuer::new(), Api::new());
     let client = api.client(&saved(&issuer).max_keys(3));
     let callers: Vec<_> = (0..8)
@@ -109,7 +109,7 @@ async fn threads_that_crowd_each_other_out_share_each_session() {
 }
 
 #[tokio::test]
-async fn a_saved_one_is_evicted() {
+async fn a_saved_session_is_evicted() {
     let issuer = Issuer::new();
     let tenants = saved(&issuer).max_keys(5);
     for key in 0..50 {

@@ -1,4 +1,4 @@
-//! An issuer whose tokens say whose they are, and an API that looks.
+//! An issuer whose tokens name their tenant, and an API that checks that.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -19,16 +19,16 @@ pub(crate) type Client = BoxCloneSyncService<Request<()>, Response<String>, BoxE
 
 pub(crate) const API: &str = "https://api.example.com";
 
-/// Issues tokens `KEY.NUMBER`, and with them refresh tokens `KEY.rNUMBER` that can be spent once.
+/// Issues tokens `KEY.NUMBER` and refresh tokens `KEY.rNUMBER`, which work once.
 #[derive(Clone, Default)]
 pub(crate) struct Issuer(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
     calls: BTreeMap<Key, usize>,
-    /// The refresh token of each session that can be spent.
+    /// The valid refresh token of each session.
     refresh_tokens: BTreeMap<Key, String>,
-    /// What the application has saved of each session.
+    /// The refresh token of each session that the application has saved.
     saved: BTreeMap<Key, String>,
     /// How many sessions of each key have ended.
     ended: BTreeMap<Key, usize>,
@@ -36,7 +36,7 @@ struct State {
     failing: Vec<Key>,
     in_progress: usize,
     most_in_progress: usize,
-    /// How often a refresh token was spent twice, which ends a session at real issuers.
+    /// How often a refresh token was used twice, which ends a session at real issuers.
     reused: usize,
     lifetime: Option<Duration>,
     delay: Duration,
@@ -44,7 +44,7 @@ struct State {
     order: Vec<Key>,
 }
 
-/// The login of one key. `session`: begins with a refresh token that is rotated with each fetch.
+/// The login of one key. If `session` is set, it begins with a refresh token, which each fetch rotates.
 struct Login {
     issuer: Issuer,
     key: Key,
@@ -58,12 +58,12 @@ impl Issuer {
         Self::default()
     }
 
-    /// A cache per key, whose tokens come without refresh tokens.
+    /// A cache for each key, without refresh tokens.
     pub(crate) fn clients(&self) -> KeyedTokenCache<Key> {
         self.keyed(false)
     }
 
-    /// A cache per key, each of them a session that begins with a saved refresh token.
+    /// A cache for each key, with a session that begins with a saved refresh token.
     pub(crate) fn sessions(&self) -> KeyedTokenCache<Key> {
         self.keyed(true)
     }
@@ -96,7 +96,7 @@ impl Issuer {
         TokenCache::builder(login).store(store.clone(), key.to_string()).build().unwrap()
     }
 
-    /// How long tokens live from now on. An hour if it is not called.
+    /// Sets how long the next tokens live. Default: an hour.
     pub(crate) fn lifetime(&self, lifetime: Duration) {
         self.state().lifetime = Some(lifetime);
     }
@@ -105,7 +105,7 @@ impl Issuer {
         self.state().delay = delay;
     }
 
-    /// Calls from now on wait until permits are added.
+    /// Makes the next calls wait until permits are added.
     pub(crate) fn hold(&self) -> Arc<Semaphore> {
         let gate = Arc::new(Semaphore::new(0));
         self.state().gate = Some(Arc::clone(&gate));
@@ -160,7 +160,7 @@ impl Issuer {
         Ok(())
     }
 
-    /// The refresh token that a new cache of this key begins with: the one that was saved, or that of the login.
+    /// The refresh token that a new cache of this key begins with: the saved one, or else that of the login.
     fn saved(&self, key: Key) -> String {
         let state = self.state();
         let ended = state.ended.get(&key).copied().unwrap_or_default();
@@ -175,7 +175,7 @@ impl Issuer {
 impl TokenSource for Login {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
         let Self { issuer, key, session } = self;
-        let spent = match context.refresh_token() {
+        let used = match context.refresh_token() {
             Some(refresh_token) => refresh_token.expose().to_owned(),
             None => issuer.saved(*key),
         };
@@ -206,7 +206,7 @@ impl TokenSource for Login {
         if *session {
             let mut state = issuer.state();
             let expected = state.refresh_tokens.insert(*key, format!("{key}.r{number}"));
-            state.reused += usize::from(expected.is_some_and(|expected| expected != spent));
+            state.reused += usize::from(expected.is_some_and(|expected| expected != used));
         }
         let token = Token::new(format!("{key}.{number}"))?.with_lifetime(lifetime);
         Ok(if *session { token.with_refresh_token(format!("{key}.r{number}")) } else { token })
@@ -272,7 +272,7 @@ impl Api {
         if rejected { unauthorized() } else { Response::new(token) }
     }
 
-    /// This token is answered 401 from now on.
+    /// Answers requests with this token with 401 from now on.
     pub(crate) fn reject(&self, token: &str) {
         self.seen().rejected.push(token.to_owned());
     }
@@ -305,7 +305,7 @@ pub(crate) fn request(tenant: Key) -> Request<()> {
     Request::get(format!("{API}/things")).header("tenant", tenant).body(()).unwrap()
 }
 
-/// The token that a request of this tenant was answered with.
+/// Sends a request of this tenant, and returns the token that it carried.
 pub(crate) async fn ask(client: &Client, tenant: Key) -> Result<String, BoxError> {
     Ok(client.clone().oneshot(request(tenant)).await?.into_body())
 }

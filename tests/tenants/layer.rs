@@ -19,7 +19,7 @@ async fn each_tenant_has_its_own_token() {
 #[tokio::test]
 async fn without_a_key_there_is_an_error_and_no_request() {
     let (issuer, api) = (Issuer::new(), Api::new());
-    // A token that is there must not be taken for another's either.
+    // An existing token of another key must not be used either.
     let tenants = issuer.clients();
     tenants.cache(&1).unwrap().get().await.unwrap();
     let layer = BearerLayer::new(tenants.by_key(|_| None), [API]).unwrap();
@@ -86,7 +86,7 @@ async fn a_rejected_request_goes_again_with_the_next_token_of_its_own_tenant() {
     for tenant in [1, 2] {
         ask(&client, tenant).await.unwrap();
     }
-    // Older than a token that may not have reached every server.
+    // The cache does not act on a rejection of a younger token, which may not have reached every server.
     tokio::time::advance(5 * SECOND).await;
     api.reject("1.1");
     assert_eq!(ask(&client, 1).await.unwrap(), "1.2");

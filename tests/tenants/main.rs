@@ -1,4 +1,4 @@
-//! A token per tenant or user: nobody gets another's, no session is lost, and the issuer is not stormed.
+//! A token for each tenant or user. None gets another's token, no session is lost, and concurrent calls are bounded.
 #![allow(clippy::disallowed_methods, reason = "tests spawn, and read clocks to give up")]
 
 #[path = "../common/mod.rs"]

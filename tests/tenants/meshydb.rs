@@ -1,4 +1,4 @@
-//! Tenants of MeshyDB: each has its own login, its own session and its own header.
+//! Tenants of MeshyDB. Each has its own login, session and header.
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -26,7 +26,7 @@ async fn one_client_serves_all_tenants_and_each_logs_in_for_itself() {
     });
     let account = MeshyDb::builder(server.clone(), "acme", "public-key");
     let tenants = tenants(&account);
-    // The host says it, where the header does not.
+    // Without the header, the host names the tenant.
     let choice = tenants.by_key(|head| match head.headers.get("tenant") {
         Some(tenant) => Some(tenant.to_str().ok()?.to_owned()),
         None => Some(head.uri.host()?.strip_suffix(".api.example.com")?.to_owned()),

@@ -1,4 +1,4 @@
-//! Random walks of many tenants: nobody sees another's token, and no session is ended by a refresh token spent twice.
+//! Random walks of many tenants. None gets another's token, and no refresh token is used twice.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,25 +14,25 @@ use crate::harness::{Api, Client, Issuer, Key, request};
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A request that runs beside the others.
+    /// Starts a request, concurrently with the others.
     Ask(Key),
-    /// The caller of the oldest request that is running gives up.
+    /// Drops the oldest request in flight.
     GiveUp,
-    /// The API rejects the token that this tenant was sent last.
+    /// Makes the API reject the tenant's last token.
     Reject(Key),
     SignOut(Key),
     Refresh(Key),
-    /// The issuer lets one call go on, or all.
+    /// Lets the issuer answer this many calls.
     Answer(usize),
-    /// So many other tenants come by once, and crowd others out.
+    /// Sends a request of each of this many other tenants, which evict others.
     Crowd(Key),
     Wait(Duration),
 }
 
-/// What the tenants' caches are.
+/// The configuration of the tenants' caches.
 #[derive(Clone, Copy, Debug)]
 struct Setting {
-    /// Sessions with refresh tokens, and whether these are saved.
+    /// Whether there are refresh tokens. `saves` says whether the application saves them.
     session: bool,
     saves: bool,
     max_keys: usize,
@@ -119,13 +119,13 @@ impl Walk {
         settle().await;
     }
 
-    /// All go through one service, which could remember whom it sent for last.
+    /// Sends all requests through one service, which must not keep the cache of an earlier request.
     async fn ask(&mut self, key: Key) {
         let response = self.client.ready().await.unwrap().call(request(key));
         self.running.push((key, tokio::spawn(async move { Ok(response.await?.into_body()) })));
     }
 
-    /// Lets all come to its end, and looks at what the tenants got.
+    /// Waits for all requests, and checks the tenants' tokens.
     async fn end(self, setting: Setting) -> Result<(), TestCaseError> {
         self.issuer.hold_no_more();
         for signing_out in self.signing_out {
@@ -134,7 +134,7 @@ impl Walk {
         for (key, running) in self.running {
             let Ok(result) = running.await else { continue };
             match result {
-                // A second rejection is the caller's, and its body is empty.
+                // The caller gets a second rejection, whose body is empty.
                 Ok(token) => prop_assert!(token.is_empty() || token.split('.').next() == Some(&*key.to_string())),
                 Err(error) => {
                     let error = Error::find(&*error).expect("an error of this crate");

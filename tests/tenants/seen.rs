@@ -1,4 +1,4 @@
-//! What can be seen of many keys: sums, and no key.
+//! Status and metrics of many keys, which show sums and no key.
 
 use std::collections::BTreeMap;
 
@@ -63,6 +63,6 @@ fn the_metrics_count_keys_and_name_none() {
     assert_eq!(seen["tower_bearer_sign_outs_total"], 1.0);
     let (keys, evicted) = (seen["tower_bearer_keys"], seen["tower_bearer_keys_evicted_total"]);
     assert!(keys <= 3.0 && keys + evicted == 9.0, "{keys} keys and {evicted} evicted");
-    // It would be the end of whichever token came last.
+    // With several keys, the gauge would show the end of an arbitrary token.
     assert!(!seen.contains_key("tower_bearer_token_expires_at_seconds"));
 }

@@ -1,4 +1,4 @@
-//! A session per key that processes share: one record and one lease for each key, in one store.
+//! Processes share a session for each key. Each key has a record and a lease in one store.
 
 use tower_bearer::store::{Lease, TokenStore};
 use tower_bearer::testing::{MemoryStore, StoreCall, StoreFault};
@@ -9,7 +9,7 @@ use crate::harness::{Api, Issuer, Key, ask};
 
 const KEYS: Key = 50;
 
-/// A process: a cache for each key, over this store.
+/// A process with a cache for each key, over this store.
 fn process(issuer: &Issuer, store: &MemoryStore) -> KeyedTokenCache<Key> {
     let (issuer, store) = (issuer.clone(), store.clone());
     KeyedTokenCache::new(move |key| Ok::<_, Error>(issuer.shared_session(*key, &store)))
@@ -31,7 +31,7 @@ async fn each_key_has_a_record_and_takes_one_lease() {
         assert_eq!(get(&first, key).await, format!("{key}.1"));
     }
     let keys = KEYS as usize;
-    // A mark before the call, and the answer.
+    // A call makes two saves: a mark before it, and its answer.
     for (call, times) in [(StoreCall::Acquire, keys), (StoreCall::Save, 2 * keys), (StoreCall::Release, keys)] {
         assert_eq!(store.calls(call), times, "{call:?}");
     }
@@ -45,7 +45,7 @@ async fn each_key_has_a_record_and_takes_one_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_whose_lease_is_taken_holds_up_no_other() {
+async fn a_key_whose_lease_is_taken_delays_no_other() {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     assert_eq!(store.acquire("7", "elsewhere", 20 * SECOND).await.unwrap(), Lease::Held);
     let process = process(&issuer, &store);
@@ -60,14 +60,14 @@ async fn a_key_whose_lease_is_taken_holds_up_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_eviction_loses_no_refresh_token_that_was_rotated() {
+async fn an_eviction_loses_no_rotated_refresh_token() {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     let process = process(&issuer, &store).max_keys(5);
     for round in 1..4 {
         for key in 0..KEYS {
             let cache = process.cache(&key).unwrap();
             let token = cache.get().await.unwrap();
-            // The cache was evicted since, and made again with the refresh token of its login.
+            // The cache has been evicted, and made again with the refresh token of its login.
             if round > 1 {
                 assert_eq!(token.access_token(), format!("{key}.{}", round - 1));
                 assert_eq!(cache.refresh().await.unwrap().access_token(), format!("{key}.{round}"));
@@ -85,14 +85,14 @@ async fn an_eviction_loses_no_refresh_token_that_was_rotated() {
 async fn a_refresh_token_that_could_not_be_saved_keeps_its_cache_until_it_is() {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     let process = process(&issuer, &store).max_keys(2);
-    // The mark is saved, and the answer is not.
+    // The store saves the mark, and not the answer.
     store.inject(StoreCall::Save, StoreFault::Late(SECOND / 100));
     (0..1000).for_each(|_| store.inject(StoreCall::Save, StoreFault::Fails));
     assert_eq!(get(&process, 1000).await, "1000.1");
     assert!(!record(&store, 1000).contains("1000.r1"));
     store.set_down(true);
     for key in 0..KEYS {
-        process.cache(&key).unwrap().get().await.expect_err("the refresh token is not spent");
+        process.cache(&key).unwrap().get().await.expect_err("the refresh token is not used");
         settle().await;
     }
     assert!(process.status().unsaved == 1 && issuer.calls() == 1, "{:?}", process.status());
@@ -129,11 +129,11 @@ async fn removing_a_key_ends_its_record_for_all_processes_and_no_other() {
     tokio::time::sleep(SECOND).await;
     assert!(before.get().await.unwrap_err().is_signed_out());
     assert_eq!((get(second, 2).await, record(&store, 2)), ("2.1".to_owned(), other));
-    // The next login begins with another refresh token, and the others use it.
+    // The next login begins with another refresh token, and the other processes use it.
     assert_eq!(ask(&api.client(first), 1).await.unwrap(), "1.2");
     tokio::time::sleep(SECOND).await;
     assert_eq!(ask(&api.client(second), 1).await.unwrap(), "1.2");
-    // Once for all of them.
+    // The refresh token is revoked once for all processes.
     for process in &processes {
         process.remove(&2, async |secret| issuer.revoke(secret.expose())).await.unwrap();
     }

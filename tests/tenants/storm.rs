@@ -1,4 +1,4 @@
-//! Many keys at once.
+//! Many keys fetch at once.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::common::{MINUTE, SECOND, until};
 use crate::harness::{Api, Issuer, Key, ask};
 
 #[tokio::test(start_paused = true)]
-async fn no_more_token_calls_are_made_at_once_than_may_be_and_every_key_is_served() {
+async fn concurrent_token_calls_are_bounded_and_every_key_is_served() {
     const KEYS: Key = 10_000;
     let issuer = Issuer::new();
     issuer.delay(Duration::from_millis(50));
@@ -63,7 +63,7 @@ async fn keys_are_served_in_the_order_in_which_they_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_key_holds_up_no_more_than_its_own_turn() {
+async fn a_slow_key_delays_no_more_than_its_own_turn() {
     let issuer = Issuer::new();
     let tenants = issuer.clients().max_token_calls(2);
     let _gate = issuer.hold();
@@ -82,7 +82,7 @@ async fn a_slow_key_holds_up_no_more_than_its_own_turn() {
     for caller in callers {
         caller.await.unwrap().unwrap();
     }
-    // One at a time in the other turn.
+    // The other turn serves one key at a time.
     assert!(start.elapsed() < 6 * SECOND, "{:?}", start.elapsed());
     assert!(!slow.is_finished());
 }
@@ -111,7 +111,7 @@ async fn a_fetch_whose_turn_does_not_come_fails_and_makes_no_call() {
     for caller in callers {
         results.push(caller.await.unwrap());
     }
-    // The second one's turn came after 20 s, too late for its caller's 30 s, and its call has the whole deadline.
+    // The second key's turn comes after 20 s. Its call has the whole deadline, so it ends after its caller's 30 s.
     assert!(results[0].is_ok());
     assert!(results[1].as_ref().is_err_and(Error::is_timeout) && results[2].as_ref().is_err_and(Error::is_timeout));
     tokio::time::sleep(15 * SECOND).await;
@@ -149,7 +149,7 @@ async fn one_call_for_each_key_and_lifetime_and_no_growth_over_an_hour() {
         for key in 0..KEYS {
             ask(&client, key).await.unwrap();
         }
-        // Each of these comes once.
+        // Each of these keys sends one request.
         for key in 0..KEYS {
             ask(&client, 1_000_000 + minute * KEYS + key).await.unwrap();
         }
@@ -160,9 +160,9 @@ async fn one_call_for_each_key_and_lifetime_and_no_growth_over_an_hour() {
         }
     }
     let calls: Vec<_> = (0..KEYS).map(|key| issuer.calls_of(key)).collect();
-    // Each is due after 15 to 16 minutes.
+    // Each token is due after 15 to 16 minutes.
     assert!(calls.iter().all(|calls| *calls == 4), "{calls:?}");
-    // Those of 10 minutes, and of the quarter in which they are searched for.
+    // At most the keys of the last 10 minutes remain, and those of the interval between two searches.
     assert!(most <= 15 * KEYS as usize, "{most}");
     assert_eq!(api.wrong_token(), 0);
 }

@@ -10,7 +10,7 @@ use tower_bearer_redis::RedisStore;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let process = std::process::id();
-    // In place of a call to an issuer.
+    // This stands for a call to an issuer.
     let source = move |_: FetchContext| async move {
         println!("process {process} calls the issuer");
         let text = format!("token-of-{process}-{}", SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs());

@@ -1,4 +1,4 @@
-//! Which keys may have changed, told to the futures that wait for it.
+//! Wakes the futures that wait for the change of a key.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,16 +6,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::watch;
 
-/// The waiters of each key, by the key.
+/// The waiters of each key.
 ///
-/// A message wakes the waiters of its key. A connection that is lost or new wakes all, because messages may have been
-/// missed in between.
+/// A message wakes the waiters of its key. A connection that is lost or new wakes all waiters, because the store may
+/// have missed messages.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     waiters: Mutex<HashMap<String, watch::Sender<()>>>,
 }
 
-/// Completes once its key may have changed. Counts from its creation on.
+/// Waits until the key may have changed after the creation of this value.
 #[derive(Debug)]
 pub(crate) struct Change(watch::Receiver<()>);
 
@@ -25,15 +25,15 @@ impl Changes {
     pub(crate) fn subscribe(&self, key: &str) -> Change {
         let mut waiters = self.waiters();
         if waiters.len() == waiters.capacity() {
-            // Instead of growing, if there are entries of keys that nothing waits for any more.
+            // Drops entries without a waiter before the map grows.
             waiters.retain(|_, waiters| waiters.receiver_count() > 0);
         }
         Change(waiters.entry(key.to_owned()).or_default().subscribe())
     }
 
-    /// Takes what the server sends without being asked.
+    /// Handles a push message of the server.
     pub(crate) fn on_push(&self, push: &PushInfo) {
-        // The channel, and the key as the message.
+        // The data is the channel and the message, which is the key.
         if let (PushKind::Message, [_, Value::BulkString(key)]) = (&push.kind, push.data.as_slice()) {
             self.notify(&String::from_utf8_lossy(key));
         }
@@ -45,7 +45,7 @@ impl Changes {
 
     fn notify(&self, key: &str) {
         let mut waiters = self.waiters();
-        // It fails if there is no waiter any more; then the entry has no user.
+        // Sending fails if no waiter is left, and then nothing uses the entry.
         if waiters.get(key).is_some_and(|waiters| waiters.send(()).is_err()) {
             waiters.remove(key);
         }
@@ -60,7 +60,7 @@ impl Changes {
 
 impl Change {
     pub(crate) async fn wait(mut self) {
-        // It fails if the sender was dropped, which is done only after a message; then there is one.
+        // An error means that the sender was dropped, which happens only after a message. So there was a message.
         let _ = self.0.changed().await;
     }
 }
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_that_nothing_waits_for_are_forgotten() {
+    fn keys_without_waiters_are_removed() {
         let changes = Changes::default();
         let kept = changes.subscribe("kept");
         for number in 0..10_000 {

@@ -1,4 +1,4 @@
-//! What a fault means, and what to do about it.
+//! Classifies and describes errors of Redis.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use redis::{ConnectionAddr, ErrorKind, RedisError, ServerErrorKind};
 use tower_bearer::store::StoreError;
 
-/// Whether the next command must not use the connection on which this came.
+/// Whether the next command needs a new connection after this error.
 pub(crate) fn wants_new_connection(error: &RedisError) -> bool {
     match error.kind() {
-        // The server has been made a replica: the name may lead to the new primary by now.
+        // The server has become a replica, and its name may resolve to the new primary now.
         ErrorKind::Server(kind) => matches!(kind, ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown),
-        // `NOAUTH`, `OOM` and others that redis has no kind for.
+        // The crate `redis` has no kind for `NOAUTH`, `OOM` and others.
         ErrorKind::Extension => error.code() == Some("NOAUTH"),
         _ => true,
     }
@@ -21,10 +21,10 @@ pub(crate) fn timed_out(address: &ConnectionAddr, after: Duration) -> StoreError
     StoreError::transient(format!("timed out after {after:?}: Redis at {address} does not answer"))
 }
 
-/// An error whose text is ours.
+/// Describes an error without the server's text.
 ///
-/// The server's own text is left out, because it may repeat what it was sent: a server that does not know `HELLO` or
-/// `EVAL` shows the password or the record. So does redis with an answer that it does not understand.
+/// The server's text may repeat the command. A server that does not know `HELLO` or `EVAL` shows the password or the
+/// record in it. The crate `redis` may repeat an answer that it cannot parse.
 pub(crate) fn describe(address: &ConnectionAddr, error: &RedisError) -> StoreError {
     let code = error.code().filter(|code| code.len() <= 32 && code.bytes().all(|byte| byte.is_ascii_uppercase()));
     let (transient, what) = match error.kind() {
@@ -35,7 +35,7 @@ pub(crate) fn describe(address: &ConnectionAddr, error: &RedisError) -> StoreErr
         ErrorKind::AuthenticationFailed => (false, "denied the user name or the password"),
         ErrorKind::RESP3NotSupported => (false, "is older than version 6 and not supported"),
         ErrorKind::InvalidClientConfig => (false, "cannot be reached as the URL and the features of this crate say"),
-        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => (false, "sent an answer that is not of this store"),
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => (false, "sent an invalid answer"),
         _ => match code {
             Some("WRONGPASS" | "NOAUTH") => (false, "denied the user name or the password"),
             Some("NOPERM") => (false, "denied a command, a key or the channel; see the ACL rule in the README"),

@@ -1,4 +1,4 @@
-//! The one connection: opened by the first command, shared by all, replaced by the next command after it was lost.
+//! The shared connection. The first command opens it, and after a loss the next command opens another.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,15 +20,15 @@ use crate::error;
 /// redis's own `ConnectionManager` is not used: it keeps a connection on which commands time out, and it hides that the
 /// server rejected the subscription.
 pub(crate) struct Link {
-    /// The server; of a cluster, the first node that was named.
+    /// The server, or the first configured node of a cluster.
     client: Client,
-    /// The nodes that were named, if it is a cluster.
+    /// The configured nodes of a cluster.
     #[cfg(feature = "cluster")]
     nodes: Option<Arc<[ConnectionInfo]>>,
     channel: String,
     timeout: Duration,
     changes: Arc<Changes>,
-    /// Locked while a connection is opened, so that one is opened for all.
+    /// Locked while a connection is opened, so that concurrent commands open only one.
     current: Mutex<Option<Open>>,
 }
 
@@ -62,7 +62,7 @@ impl Link {
         }
     }
 
-    /// Asks the cluster that these nodes belong to.
+    /// Connects to the cluster of these nodes instead of one server.
     #[cfg(feature = "cluster")]
     pub(crate) fn of_cluster(mut self, nodes: Option<Arc<[ConnectionInfo]>>) -> Self {
         self.nodes = nodes;
@@ -86,7 +86,7 @@ impl Link {
         self.timeout
     }
 
-    /// Runs a command. What it does may be done twice, because it is repeated if the connection ends under it.
+    /// Runs a command, and repeats it if the connection is lost. So the server may run it twice.
     pub(crate) async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
         let mut used = None;
         let repeated = async {
@@ -100,7 +100,7 @@ impl Link {
         };
         let result = time::timeout(self.timeout, repeated).await;
         if let (Some(used), Err(_)) = (used, &result) {
-            // Data may not arrive any more, though the connection is open.
+            // The connection may be dead although it is open.
             used.discard();
         }
         let address = self.client.get_connection_info().addr();
@@ -112,8 +112,8 @@ impl Link {
 
     /// Completes once the record or the lease of this key may have changed.
     ///
-    /// Does not connect: a future that is polled once and then left would keep other calls from connecting. Without a
-    /// connection it waits for the next command to open one, which wakes all waiters.
+    /// Does not connect, because a future that is polled once and then kept would prevent other calls from connecting.
+    /// Without a connection, it waits until the next command opens one, which wakes all waiters.
     pub(crate) async fn changed(&self, key: &str) {
         self.changes.subscribe(key).wait().await;
     }
@@ -159,7 +159,7 @@ impl Link {
 
     /// Connects, and subscribes.
     async fn connect(&self, on_push: impl AsyncPushSender) -> RedisResult<Connection> {
-        // `run` bounds the whole with one timeout.
+        // `run` applies one timeout to connecting and the command.
         #[cfg(feature = "cluster")]
         if let Some(nodes) = &self.nodes {
             let cluster = ClusterClient::builder(nodes.iter().cloned()).push_sender(on_push);
@@ -186,11 +186,11 @@ impl Open {
     }
 }
 
-/// rustls panics if an application has compiled several providers and chosen none.
+/// Installs a default provider. Without one, rustls panics if the application has compiled several.
 #[cfg(feature = "tls")]
 fn choose_crypto_provider() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // It fails if another thread was first; then there is one.
+        // An error means that another thread has installed one.
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
 }

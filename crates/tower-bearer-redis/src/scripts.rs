@@ -1,10 +1,10 @@
-//! The commands: one Lua script for each operation, which makes it one atomic step and one round trip.
+//! One Lua script for each operation, so that it is atomic and takes one round trip.
 //!
-//! `EVAL` sends a script whole each time. `EVALSHA` would save some hundred bytes, but needs two more round trips and one
-//! more command in the ACL rule when the server has forgotten the script. All keys of a call share a hash tag, so a
-//! cluster runs it on one node.
+//! `EVAL` sends the whole script each time. `EVALSHA` would save some hundred bytes. But it needs one more command in
+//! the ACL rule, and two more round trips if the server has forgotten the script. All keys of a call share a hash tag,
+//! so a cluster runs the script on one node.
 
-/// `KEYS`: record. Returns the version, the bytes and the age in milliseconds; nil if there is no record.
+/// `KEYS`: record. Returns the version, the bytes and the age in milliseconds, or nil if there is no record.
 pub(crate) const LOAD: &str = "
 local record = redis.call('HMGET', KEYS[1], 'version', 'bytes', 'saved')
 if not record[1] then return false end
@@ -12,8 +12,8 @@ local now = redis.call('TIME')
 return {record[1], record[2], now[1] * 1000 + math.floor(now[2] / 1000) - record[3]}
 ";
 
-/// `KEYS`: lease. `ARGV`: owner, time to live in milliseconds. Returns nil if the lease is this owner's, or else the
-/// owner that has it and for how many milliseconds.
+/// `KEYS`: lease. `ARGV`: owner, time to live in milliseconds. Returns nil if this owner has the lease, or else its
+/// owner and the remaining milliseconds.
 pub(crate) const ACQUIRE: &str = "
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return false end
 local owner = redis.call('GET', KEYS[1])
@@ -22,7 +22,7 @@ redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return false
 ";
 
-/// `KEYS`: lease. `ARGV`: owner, time to live in milliseconds. Returns 1 if the lease is this owner's, or else 0.
+/// `KEYS`: lease. `ARGV`: owner, time to live in milliseconds. Returns 1 if this owner has the lease, or else 0.
 pub(crate) const EXTEND: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
@@ -30,20 +30,20 @@ return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 
 /// `KEYS`: lease, record. `ARGV`: owner, channel, message.
 ///
-/// Waiters are told that the lease has ended, unless a save by this owner has told them already.
+/// Publishes the end of the lease, unless the record's last save is by this owner and has published already.
 pub(crate) const RELEASE: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return end
 redis.call('DEL', KEYS[1])
 if redis.call('HGET', KEYS[2], 'owner') ~= ARGV[1] then redis.call('PUBLISH', ARGV[2], ARGV[3]) end
 ";
 
-/// `KEYS`: lease, record. `ARGV`: owner, expected version or an empty text, bytes, time to live in milliseconds, channel,
-/// message. Returns the new version, or nil for a conflict.
+/// `KEYS`: lease, record. `ARGV`: owner, expected version or an empty text, bytes, time to live in milliseconds,
+/// channel, message. Returns the new version, or nil for a conflict.
 ///
-/// The version is the server's time in microseconds, or one more than the last if that is greater. So a number does not
-/// come again after the record was lost with the server's memory. Lua's numbers are exact up to the year 2255.
+/// The version is the server's time in microseconds, or one more than the last version if that is greater. So a version
+/// is not used again after the server lost its data. Lua's numbers are exact up to the year 2255.
 ///
-/// A save that is repeated because its answer was lost returns what the first one returned.
+/// A save may be repeated because its answer was lost. The repetition returns the version of the first save.
 pub(crate) const SAVE: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return false end
 local record = redis.call('HMGET', KEYS[2], 'version', 'owner', 'expected', 'bytes')
@@ -58,8 +58,8 @@ redis.call('PUBLISH', ARGV[5], ARGV[6])
 return version
 ";
 
-/// `KEYS`: lease, record. `ARGV`: owner, expected version, time to live in milliseconds. Returns 1 if the record will be
-/// removed, or else 0.
+/// `KEYS`: lease, record. `ARGV`: owner, expected version, time to live in milliseconds. Returns 1 if the record will
+/// expire, or else 0.
 pub(crate) const EXPIRE: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if redis.call('HGET', KEYS[2], 'version') ~= ARGV[2] then return 0 end

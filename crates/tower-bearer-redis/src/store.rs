@@ -1,4 +1,4 @@
-//! The store: names of keys, and one script for each operation.
+//! The store, which names the keys and runs one script for each operation.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use tower_bearer::store::{Lease, Saved, StoreError, Stored, TokenStore};
 use crate::link::Link;
 use crate::scripts;
 
-/// What the names of keys begin with.
+/// The default prefix of keys.
 const PREFIX: &str = "tower-bearer";
 /// How long a call may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a record is kept. Longer than refresh tokens of the large providers live without use.
+/// How long a record is kept. Refresh tokens of the large providers expire sooner if they are not used.
 const KEEP_FOR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long a record that was set aside is kept.
 const KEEP_SET_ASIDE_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// A [`TokenStore`] in Redis or Valkey, for the processes of a fleet.
 ///
-/// Clones share one connection, which carries the commands of all keys and one subscription for all keys. The first
-/// command opens it, and after a fault the next command opens another one. Nothing is connected or spawned before.
+/// Clones share one connection for all keys, with one subscription. The first command opens the connection, and after a
+/// fault the next command opens another. Before the first command, the store neither connects nor spawns a task.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -39,7 +39,7 @@ pub struct RedisStore {
     keep_for: Duration,
 }
 
-/// The names of what belongs to one key. A hash tag, the part in braces, puts them on one node of a cluster.
+/// The Redis keys of one session. A hash tag, the part in braces, puts them on one node of a cluster.
 struct Names {
     record: String,
     lease: String,
@@ -49,11 +49,11 @@ struct Names {
 // === impl RedisStore ===
 
 impl RedisStore {
-    /// A store in the server that this URL names: `redis://`, or `rediss://` with TLS.
+    /// A store in the server at this URL: `redis://`, or `rediss://` with TLS.
     ///
-    /// Without a network call. `rediss://` needs the feature `tls` and trusts the certificates of the operating system.
-    /// For other certificates, or a client certificate, hand over the `ConnectionInfo` of a client that was made with
-    /// `redis::Client::build_with_tls`.
+    /// Makes no network call. `rediss://` needs the feature `tls` and trusts the certificates of the operating system.
+    /// For other certificates, or a client certificate, pass the `ConnectionInfo` of a client that
+    /// `redis::Client::build_with_tls` made.
     ///
     /// # Errors
     /// Returns an error if the URL is invalid. The error does not repeat it.
@@ -63,10 +63,10 @@ impl RedisStore {
         Ok(Self { link: Arc::new(link), prefix: PREFIX.to_owned(), keep_for: KEEP_FOR })
     }
 
-    /// A store in the Redis Cluster that these nodes belong to; the other nodes are learned from them.
+    /// A store in the Redis Cluster that these nodes belong to.
     ///
-    /// Has a connection to each node, follows redirects, and hears of changes that are saved on any node. Without a
-    /// network call.
+    /// The store learns of the other nodes from these. It has a connection to each node, follows redirects, and
+    /// receives the messages of every node. Makes no network call.
     ///
     /// # Errors
     /// Returns an error if there is no node, or if a URL is invalid. The error does not repeat it.
@@ -79,12 +79,13 @@ impl RedisStore {
         Ok(Self { link: Arc::new(link), ..store })
     }
 
-    /// Sets what all names of keys begin with, and the name of the channel: `tower-bearer` by default.
+    /// Sets the prefix of all keys and of the channel. Default: `tower-bearer`.
     ///
-    /// Applications that share a server and not their sessions have different prefixes, and ACL rules for them.
+    /// Applications that share a server but not their sessions need different prefixes, and ACL rules for them.
     ///
     /// # Errors
-    /// Returns an error if the prefix is empty or holds a brace, which would tear apart the keys of a record in a cluster.
+    /// Returns an error if the prefix is empty or holds a brace, which would put the keys of a record on different
+    /// nodes of a cluster.
     pub fn prefix(self, prefix: impl Into<String>) -> Result<Self, StoreError> {
         let prefix = prefix.into();
         if prefix.is_empty() || prefix.contains(['{', '}']) {
@@ -94,24 +95,26 @@ impl RedisStore {
         Ok(Self { link: self.link_as(&prefix, timeout), prefix, ..self })
     }
 
-    /// Sets how long a call may take before it is an error, with connecting if it has to: 2 s by default.
+    /// Sets how long a call may take, including connecting. Default: 2 s.
     ///
-    /// A server that is paused or does not answer costs this much. Keep it well below the time to live of a lease.
+    /// A call to a server that does not answer takes this long. Keep the timeout well below the time to live of a
+    /// lease.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { link: self.link_as(&self.prefix, timeout), ..self }
     }
 
-    /// Sets how long a record is kept after it was saved last: 365 days by default.
+    /// Sets how long a record is kept after it was last saved. Default: 365 days.
     ///
-    /// Each refresh saves the record anew. The time is for sessions that nobody uses any more. Choose at least what a
-    /// refresh token lives without use. The record of a session that has ended is kept for 30 days at most.
+    /// Each refresh saves the record anew, so the time matters only for sessions that are not used any more. Choose at
+    /// least the time that a refresh token lives without use. The record of a session that has ended is kept for at
+    /// most 30 days.
     #[must_use]
     pub fn keep_for(self, time: Duration) -> Self {
         Self { keep_for: time, ..self }
     }
 
-    /// Another connection to the same server.
+    /// A new connection to the same server.
     fn link_as(&self, prefix: &str, timeout: Duration) -> Arc<Link> {
         let link = Link::new(self.link.client().clone(), channel(prefix), timeout);
         #[cfg(feature = "cluster")]
@@ -120,7 +123,7 @@ impl RedisStore {
     }
 
     fn names(&self, key: &str) -> Names {
-        // Not the key alone: an empty tag is none, and the key may begin with a closing brace.
+        // The tag is not the key alone, because a tag must not be empty or begin with a closing brace.
         let record = format!("{}:{{session:{key}}}", self.prefix);
         Names { lease: format!("{record}:lease"), set_aside: format!("{record}:set-aside"), record }
     }
@@ -131,7 +134,7 @@ impl TokenStore for RedisStore {
         let names = self.names(key);
         let command = eval(scripts::LOAD, &[&names.record]);
         let record: Option<(u64, Vec<u8>, i64)> = self.link.run(&command).await?;
-        // Less than zero if the server's clock was put back, or another server with another clock took over.
+        // The age is negative if the server's clock went back, or a server with another clock took over.
         Ok(record.map(|(version, bytes, age)| {
             Stored::new(bytes, version, Duration::from_millis(u64::try_from(age).unwrap_or_default()))
         }))
@@ -143,7 +146,7 @@ impl TokenStore for RedisStore {
         command.arg(owner).arg(millis(ttl));
         let busy: Option<(String, i64)> = self.link.run(&command).await?;
         Ok(busy.map_or(Lease::Held, |(owner, remaining)| {
-            // Less than zero if the lease has no end, which is not of this store's making.
+            // The time is negative if the lease has no expiry, which this store never creates.
             let remaining = u64::try_from(remaining).map_or(ttl, Duration::from_millis);
             Lease::Busy { owner: Some(owner), remaining }
         }))
@@ -192,7 +195,7 @@ impl TokenStore for RedisStore {
     }
 }
 
-/// Shows nothing of the user name and the password.
+/// Leaves out the user name and the password.
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = self.link.client().get_connection_info().addr().to_string();
@@ -208,7 +211,7 @@ fn invalid(_: RedisError) -> StoreError {
     StoreError::permanent("the URL of Redis is invalid, or needs a feature that is not enabled")
 }
 
-/// With RESP3, which carries the messages of the subscription on the connection of the commands.
+/// Selects RESP3, which sends the messages of the subscription on the connection of the commands.
 fn info(server: impl IntoConnectionInfo) -> Result<ConnectionInfo, StoreError> {
     let info = server.into_connection_info().map_err(invalid)?;
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
@@ -221,7 +224,7 @@ fn eval(script: &str, names: &[&str]) -> Cmd {
     command
 }
 
-/// Redis rejects zero, and times that do not fit.
+/// Clamps the time, because Redis rejects zero and very long times.
 fn millis(time: Duration) -> u64 {
     const CENTURY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, CENTURY)

@@ -1,6 +1,6 @@
-//! What browsers want to read before a page may call, and with each answer to it.
+//! The CORS headers for pages of an allowed origin.
 //!
-//! The guard has let through no page but those of `--allow-origin`: a request that comes here with an `Origin` may call.
+//! The guard rejects pages of any other origin, so a request with an `Origin` may call if it gets here.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -9,10 +9,9 @@ use http::header::{
 use http::{Method, Request, Response};
 
 use crate::forward::Body;
-use crate::problem::Own;
+use crate::problem::AnsweredBy;
 
-/// The answer to a preflight (Fetch standard, CORS preflight request), which is the browser's own question. Any other
-/// `OPTIONS` is the upstream's.
+/// Answers a CORS preflight request of a browser (Fetch standard). Any other `OPTIONS` goes to the upstream.
 pub(crate) fn preflight<B>(request: &Request<B>) -> Option<Response<Body>> {
     let headers = request.headers();
     let method = headers.get(ACCESS_CONTROL_REQUEST_METHOD)?;
@@ -24,11 +23,11 @@ pub(crate) fn preflight<B>(request: &Request<B>) -> Option<Response<Body>> {
     if let Some(names) = headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
         answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
     }
-    response.extensions_mut().insert(Own("preflight"));
+    response.extensions_mut().insert(AnsweredBy("preflight"));
     Some(response)
 }
 
-/// Lets the page read the answer, whatever the upstream says of other pages.
+/// Lets the page read the answer, whatever the upstream allows.
 pub(crate) fn allow<B>(response: &mut Response<B>, origin: HeaderValue) {
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);

@@ -1,4 +1,4 @@
-//! The way of a request: to the upstream with a token, and of its answer back. Bodies stream both ways.
+//! Forwards requests to the upstream with a token, and returns the answers. Bodies stream both ways.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -29,13 +29,13 @@ use crate::outage::{self, Outages};
 use crate::problem::Problem;
 use crate::upstream::{CallClient, Clients};
 
-/// The upstream's body, or our own.
+/// The body of an answer of the upstream, or of the sidecar.
 pub(crate) type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
-/// A client with the token.
+/// A client that adds the token.
 type Api = Timeout<Bearer<tower::util::Either<Tenant<CallClient>, CallClient>, Buffered>>;
 
-/// What forwards.
+/// Forwards requests to the upstream.
 #[derive(Clone)]
 pub(crate) struct Proxy {
     inner: Arc<Inner>,
@@ -51,18 +51,18 @@ struct Inner {
     outages: Outages,
 }
 
-/// WebSockets that are open. They have no end of their own: they are cut when the requests are done.
+/// The open WebSockets. They may stay open forever, so a shutdown closes them after the requests have ended.
 #[derive(Clone, Default)]
 pub(crate) struct Tunnels {
     tasks: TaskTracker,
     cut: CancellationToken,
 }
 
-/// Methods that are not forwarded, however they are written.
-const NO_METHODS: [&str; 3] = ["CONNECT", "TRACE", "TRACK"];
+/// Methods that are not forwarded, in upper or lower case.
+const REJECTED_METHODS: [&str; 3] = ["CONNECT", "TRACE", "TRACK"];
 
-/// A body of the sidecar's own.
-pub(crate) fn own(body: Full<Bytes>) -> Body {
+/// The body of an answer of the sidecar.
+pub(crate) fn sidecar_body(body: Full<Bytes>) -> Body {
     Body::new(body.map_err(|never| match never {}))
 }
 
@@ -96,7 +96,7 @@ impl Proxy {
         Self { inner: Arc::new(inner) }
     }
 
-    /// The answer to a request that the guard let through.
+    /// Answers a request that the guard has allowed.
     pub(crate) async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         if let Some(answer) = cors::preflight(&request) {
             return Ok(answer);
@@ -104,13 +104,13 @@ impl Proxy {
         let (version, page) = (request.version(), request.headers().get(ORIGIN).cloned());
         let mut answer = self.inner.forward(request).await.unwrap_or_else(|problem| {
             tracing::debug!(code = problem.code(), "request not forwarded");
-            problem.into_response().map(own)
+            problem.into_response().map(sidecar_body)
         });
         if let Some(page) = page {
             cors::allow(&mut answer, page);
         }
-        // In HTTP/1.0 an answer without a length ends with its connection. Of this version hyper keeps none, also if the
-        // caller would.
+        // In HTTP/1.0, an answer without a length ends with its connection. hyper closes the connection after an answer
+        // of this version, even if the caller asks to keep it.
         if version == Version::HTTP_10 && answer.body().size_hint().exact().is_none() {
             *answer.version_mut() = Version::HTTP_10;
         }
@@ -128,28 +128,28 @@ impl Inner {
         *request.uri_mut() = uri;
         *request.method_mut() = head.method;
         *request.headers_mut() = head.headers;
-        headers::inward(request.headers_mut(), head.version, caller.is_some());
+        headers::prepare_request(request.headers_mut(), head.version, caller.is_some());
 
         let api = if caller.is_some() { &self.upgrades } else { &self.calls };
-        let begun = outage::now();
+        let started = outage::now();
         let response = api.clone().oneshot(request).await.map_err(|error| {
             let next_attempt = self.cache.status().next_attempt_in;
-            let problem = Problem::of(&error).or_after(next_attempt);
+            let problem = Problem::of(&error).with_retry_after(next_attempt);
             self.outages.failed(&problem, &error);
             problem
         })?;
-        self.outages.succeeded(begun);
-        self.hand_back(response, caller)
+        self.outages.succeeded(started);
+        self.return_response(response, caller)
     }
 
-    fn hand_back(
+    fn return_response(
         &self,
         mut response: Response<Incoming>,
         caller: Option<OnUpgrade>,
     ) -> Result<Response<Body>, Problem> {
         let version = std::mem::replace(response.version_mut(), Version::HTTP_11);
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        headers::outward(response.headers_mut(), version, switching);
+        headers::prepare_response(response.headers_mut(), version, switching);
         if !switching {
             return Ok(response.map(UnsyncBoxBody::new));
         }
@@ -157,22 +157,22 @@ impl Inner {
             return Err(Problem::new(
                 StatusCode::BAD_GATEWAY,
                 "unasked-upgrade",
-                "The upstream changes the protocol, and nobody asked.",
+                "The upstream changes the protocol, but the request did not ask for it.",
             ));
         };
         self.tunnels.open(caller, hyper::upgrade::on(&mut response));
         Ok(response.map(|_| Body::default()))
     }
 
-    /// Where a request goes: its path, at the upstream.
+    /// The URI at the upstream, with the path of the request.
     fn target(&self, request: &Request<Incoming>) -> Result<Uri, Problem> {
-        // TRACE would have the upstream show the token to the caller (RFC 9110 section 9.3.8), and so would TRACK, IIS's own.
-        // Methods are case-sensitive, but not every server knows it.
-        if NO_METHODS.iter().any(|method| request.method().as_str().eq_ignore_ascii_case(method)) {
+        // TRACE makes the upstream show the token to the caller (RFC 9110 section 9.3.8), and so does TRACK in IIS.
+        // Methods are case-sensitive, but some servers ignore the case.
+        if REJECTED_METHODS.iter().any(|method| request.method().as_str().eq_ignore_ascii_case(method)) {
             let detail = format!("This is no proxy for {}: it forwards requests to one upstream.", request.method());
             return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "method-rejected", detail));
         }
-        // In HTTP/2 the target always names the host; the guard has looked at it.
+        // In HTTP/2 the target always names the host, which the guard has checked.
         if request.uri().authority().is_some() && request.version() != Version::HTTP_2 {
             return Err(Problem::new(
                 StatusCode::BAD_REQUEST,
@@ -189,7 +189,7 @@ impl Inner {
 // === impl Tunnels ===
 
 impl Tunnels {
-    /// Copies bytes both ways once both sides have switched.
+    /// Copies bytes both ways after both sides have switched protocols.
     fn open(&self, caller: OnUpgrade, upstream: OnUpgrade) {
         let cut = self.cut.clone();
         self.tasks.spawn(async move {
@@ -209,7 +209,7 @@ impl Tunnels {
         });
     }
 
-    /// Ends them all.
+    /// Closes all WebSockets.
     pub(crate) async fn close(&self) {
         self.cut.cancel();
         self.tasks.close();

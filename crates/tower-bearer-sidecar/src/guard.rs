@@ -1,15 +1,18 @@
-//! Who may call: the sidecar must not lend its token to a web page.
+//! Decides which requests may use the token. A web page may not.
 //!
-//! # The story
-//! A browser on this machine can reach loopback, on behalf of any page. Two headers that no script can write tell:
+//! # Threat model
+//! A browser on this machine lets any page send requests to loopback. Scripts cannot set the headers that reveal such a
+//! request:
 //!
-//! - `Host` names the server as the page knows it. A page whose own name was pointed at 127.0.0.1 (DNS rebinding) is of
-//!   one origin with us for the browser; its requests carry its name, and that is not one of ours.
-//! - `Origin` comes with every request of another origin that can have an effect (fetch, form POST, WebSocket), and
-//!   `Sec-Fetch-Site` with all requests, so that images and plain links of other sites are known as well. Without
-//!   `Origin`, `none` is an address that somebody typed, and `same-origin` a page that came through us.
+//! - `Host` is the name of the server in the page's URL. A page whose own name resolves to 127.0.0.1 (DNS rebinding)
+//!   has the same origin as the sidecar for the browser. Its requests carry the page's name, which is not a name of the
+//!   sidecar.
+//! - `Origin` is in every request of another origin that can have an effect (fetch, form POST, WebSocket).
+//! - `Sec-Fetch-Site` is in every request, also that of an image or a plain link of another site. Without `Origin`,
+//!   `none` means that the user typed the URL, and `same-origin` that the page came through the sidecar.
 //!
-//! Programs send neither, and call us by the address they were given.
+//! Other programs send neither `Origin` nor `Sec-Fetch-Site`. Their `Host` is the address that they are configured
+//! with.
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,19 +28,19 @@ use crate::forward::{self, Body};
 use crate::listen::Address;
 use crate::problem::Problem;
 
-/// The rule of one listener.
+/// The rules of one listener.
 #[derive(Clone)]
 pub(crate) struct Guard {
     rules: Arc<Rules>,
 }
 
 struct Rules {
-    /// `None`: any name.
+    /// `None` allows any name.
     hosts: Option<Vec<HostRule>>,
     origins: Vec<Origin>,
 }
 
-/// A name that callers may use, with a port or with any.
+/// A host name that callers may use, with one port or any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HostRule {
     name: String,
@@ -49,15 +52,15 @@ const SEC_FETCH_SITE: &str = "sec-fetch-site";
 // === impl Guard ===
 
 impl Guard {
-    /// For the address that lends the token.
+    /// The guard of the address that adds the token.
     pub(crate) fn new(listen: &Address, hosts: Vec<HostRule>, origins: Vec<Origin>) -> Self {
-        let hosts = Some(own_names(listen).into_iter().chain(hosts).collect());
+        let hosts = Some(default_names(listen).into_iter().chain(hosts).collect());
         Self { rules: Arc::new(Rules { hosts, origins }) }
     }
 
-    /// For the address that tells how it goes: on loopback it has the same names; a probe from elsewhere may use any.
+    /// The guard of the status address. On loopback the same names are allowed, and otherwise any name.
     pub(crate) fn of_status(listen: &Address, hosts: Vec<HostRule>) -> Self {
-        let hosts = listen.is_local().then(|| own_names(listen).into_iter().chain(hosts).collect());
+        let hosts = listen.is_local().then(|| default_names(listen).into_iter().chain(hosts).collect());
         Self { rules: Arc::new(Rules { hosts, origins: Vec::new() }) }
     }
 
@@ -69,7 +72,8 @@ impl Guard {
     fn check_host<B>(&self, request: &Request<B>) -> Result<(), Problem> {
         let Some(allowed) = &self.rules.hosts else { return Ok(()) };
         let mut headers = request.headers().get_all(HOST).iter();
-        // HTTP/2 names the host in the request's target, HTTP/1 in the header; where both do, both count.
+        // HTTP/2 names the host in the request's target, and HTTP/1 in the header. If a request has both, both are
+        // checked.
         let header = headers.next().map(|host| host.to_str().unwrap_or_default());
         let target = request.uri().authority().map(Authority::as_str);
         if headers.next().is_some() || (header.is_none() && target.is_none()) {
@@ -92,7 +96,7 @@ impl Guard {
 
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let known = |origin: &str| {
-            // Also of plain http: no token goes there.
+            // The origin may be plain http, because it never gets the token.
             Origin::allow_insecure(origin).is_ok_and(|origin| self.rules.origins.contains(&origin))
         };
         let mut origins = headers.get_all(ORIGIN).iter().peekable();
@@ -123,7 +127,7 @@ impl<B> ValidateRequest<B> for Guard {
     fn validate(&mut self, request: &mut Request<B>) -> Result<(), Response<Body>> {
         self.check(request).map_err(|problem| {
             tracing::info!(rejected = problem.code(), "request rejected");
-            problem.into_response().map(forward::own)
+            problem.into_response().map(forward::sidecar_body)
         })
     }
 }
@@ -132,8 +136,8 @@ fn rejected(code: &'static str, detail: &'static str) -> Problem {
     Problem::new(StatusCode::FORBIDDEN, code, detail)
 }
 
-/// The names that an address has by itself.
-fn own_names(listen: &Address) -> Vec<HostRule> {
+/// The names that are allowed by default.
+fn default_names(listen: &Address) -> Vec<HostRule> {
     match listen {
         Address::Tcp(address) => {
             let own = address.ip();
@@ -141,12 +145,12 @@ fn own_names(listen: &Address) -> Vec<HostRule> {
                 std::net::IpAddr::V4(ip) => ip.to_string(),
                 std::net::IpAddr::V6(ip) => format!("[{ip}]"),
             };
-            // 0.0.0.0 and [::] are no addresses that anybody calls.
+            // Callers cannot use 0.0.0.0 and [::].
             let own = (!own.is_unspecified()).then_some(ip);
             let names = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).into_iter().chain(own);
             names.map(|name| HostRule { name, port: Some(address.port()) }).collect()
         }
-        // Clients write something there; no browser reaches a Unix socket.
+        // HTTP clients send `localhost` over a Unix socket. A browser cannot reach one.
         Address::Unix(_) => vec![HostRule { name: "localhost".to_owned(), port: None }],
     }
 }
@@ -154,7 +158,7 @@ fn own_names(listen: &Address) -> Vec<HostRule> {
 // === impl HostRule ===
 
 impl HostRule {
-    /// A host as a request writes it, without a trailing dot and without user and password.
+    /// Reads the host of a request. Returns `None` if it is invalid or has a user name.
     fn read(text: &str) -> Option<Self> {
         let authority: Authority = text.parse().ok()?;
         let name = authority.host();
@@ -166,7 +170,7 @@ impl HostRule {
     }
 
     fn allows(&self, host: &Self) -> bool {
-        // A host without a port is called at the port of its scheme.
+        // A host without a port means the port of the scheme.
         self.name == host.name && self.port.is_none_or(|port| port == host.port.unwrap_or(80))
     }
 }

@@ -1,4 +1,4 @@
-//! What a proxy takes off and puts on (RFC 9110 section 7.6).
+//! The headers that a proxy removes and adds (RFC 9110 section 7.6).
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
@@ -6,7 +6,7 @@ use http::header::{
 };
 use http::{HeaderMap, Request, Version};
 
-/// Of one connection only, whether `Connection` names them or not.
+/// The headers of one connection. They are removed even if `Connection` does not name them.
 const HOP_BY_HOP: [HeaderName; 7] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -17,23 +17,23 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     UPGRADE,
 ];
 
-/// Whether this request asks for a WebSocket (RFC 6455 section 4.1). No other protocol is passed on: what speaks HTTP
-/// inside a tunnel (h2c) would pass by the guard.
+/// Whether this request asks for a WebSocket (RFC 6455 section 4.1). No other upgrade is forwarded, because HTTP in a
+/// tunnel (h2c) would bypass the guard.
 pub(crate) fn wants_websocket<B>(request: &Request<B>) -> bool {
     request.version() == Version::HTTP_11
         && words(request.headers(), &CONNECTION).any(|word| word.eq_ignore_ascii_case("upgrade"))
         && words(request.headers(), &UPGRADE).any(|word| word.eq_ignore_ascii_case("websocket"))
 }
 
-/// A request's headers as they go to the upstream, still without the token.
-pub(crate) fn inward(headers: &mut HeaderMap, version: Version, websocket: bool) {
-    // gRPC depends on the one word of TE that may be passed on, where the proxy passes trailers (RFC 9110 section 10.1.4).
+/// Changes a request's headers for the upstream. The token is added later.
+pub(crate) fn prepare_request(headers: &mut HeaderMap, version: Version, websocket: bool) {
+    // gRPC needs `TE: trailers`, which a proxy that forwards trailers may forward (RFC 9110 section 10.1.4).
     let trailers = words(headers, &TE).any(|word| word.eq_ignore_ascii_case("trailers"));
     strip(headers);
     headers.remove(TE);
-    // The client below writes the upstream's.
+    // The client adds the upstream's host.
     headers.remove(HOST);
-    // A local program's own must not take the token's place: the README says why.
+    // The caller's credentials must not replace the token. The README says why.
     if headers.remove(AUTHORIZATION).is_some() {
         tracing::debug!("the caller's own Authorization is replaced by the token");
     }
@@ -42,26 +42,26 @@ pub(crate) fn inward(headers: &mut HeaderMap, version: Version, websocket: bool)
     }
     headers.append(VIA, via(version));
     if websocket {
-        ask_upgrade(headers);
+        set_upgrade(headers);
     }
 }
 
-/// A response's headers as they go to the caller.
-pub(crate) fn outward(headers: &mut HeaderMap, version: Version, websocket: bool) {
+/// Changes a response's headers for the caller.
+pub(crate) fn prepare_response(headers: &mut HeaderMap, version: Version, websocket: bool) {
     strip(headers);
     headers.append(VIA, via(version));
     if websocket {
-        ask_upgrade(headers);
+        set_upgrade(headers);
     }
 }
 
-fn ask_upgrade(headers: &mut HeaderMap) {
+fn set_upgrade(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
 fn strip(headers: &mut HeaderMap) {
-    // RFC 9112 section 6.3: beside Transfer-Encoding a length is a lie.
+    // With Transfer-Encoding, a length must be ignored (RFC 9112 section 6.3).
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
@@ -71,13 +71,13 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// The comma-separated words of a header, without the parameters behind them.
+/// The comma-separated words of a header, without their parameters.
 fn words<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).filter_map(|word| word.split(';').next()).map(str::trim)
 }
 
-/// RFC 9110 section 7.6.3: the protocol that the message came by, and a pseudonym.
+/// The protocol of the received message, and a pseudonym (RFC 9110 section 7.6.3).
 fn via(version: Version) -> HeaderValue {
     HeaderValue::from_static(match version {
         Version::HTTP_2 => "2 sidecar",

@@ -1,4 +1,4 @@
-//! Where it listens: loopback, or a Unix socket that only this user can open.
+//! Listens on a TCP address, or on a Unix socket that only this user can open.
 
 use std::fmt;
 use std::io;
@@ -10,16 +10,16 @@ use std::str::FromStr;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::either::Either;
 
-use crate::Wrong;
+use crate::ConfigError;
 
-/// An address to listen at, as it is written.
+/// An address to listen at.
 #[derive(Clone, Debug)]
 pub(crate) enum Address {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
-/// A socket that is open.
+/// An open socket.
 pub(crate) enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
@@ -28,7 +28,7 @@ pub(crate) enum Listener {
 // === impl Address ===
 
 impl Address {
-    /// Whether only this machine reaches it.
+    /// Whether only this machine can reach the address.
     pub(crate) fn is_local(&self) -> bool {
         match self {
             Self::Tcp(address) => address.ip().is_loopback(),
@@ -36,10 +36,10 @@ impl Address {
         }
     }
 
-    pub(crate) async fn bind(&self, option: &str) -> Result<Listener, Wrong> {
+    pub(crate) async fn bind(&self, option: &str) -> Result<Listener, ConfigError> {
         match self {
             Self::Tcp(address) => TcpListener::bind(address).await.map(Listener::Tcp).map_err(|error| {
-                Wrong::new(
+                ConfigError::new(
                     option,
                     format_args!("cannot listen at {address} ({error}); name another port, or 0 for a free one"),
                 )
@@ -47,7 +47,7 @@ impl Address {
             Self::Unix(path) => {
                 bind_unix(path).map(|listener| Listener::Unix(listener, path.clone())).map_err(|error| {
                     let path = path.display();
-                    Wrong::new(option, format_args!("cannot listen at unix:{path} ({error}); name another path"))
+                    ConfigError::new(option, format_args!("cannot listen at unix:{path} ({error}); name another path"))
                 })
             }
         }
@@ -78,7 +78,7 @@ impl FromStr for Address {
 // === impl Listener ===
 
 impl Listener {
-    /// Where it really listens, for a port that was 0.
+    /// The actual address, also if the configured port is 0.
     pub(crate) fn address(&self) -> io::Result<Address> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Address::Tcp),
@@ -98,7 +98,7 @@ impl Listener {
     }
 }
 
-/// The socket's file goes with it.
+/// Removes the file of a Unix socket.
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Self::Unix(_, path) = self {
@@ -107,7 +107,7 @@ impl Drop for Listener {
     }
 }
 
-/// As programs show it: a URL, but for a Unix socket.
+/// Writes a URL, or `unix:` and the path of a Unix socket.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -117,14 +117,16 @@ impl fmt::Display for Address {
     }
 }
 
-/// Made in a directory that only this user can enter, and moved to its place when its mode is right: there is no moment
-/// in which others could open it.
+/// Binds a Unix socket that only this user can open.
+///
+/// The socket is created in a private directory, and moved to its path after its mode is set. So other users can never
+/// open it.
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
         }
-        // What a killed process left behind has nobody listening.
+        // A killed process leaves its socket behind, and no process listens on it.
         Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there"));
         }

@@ -1,4 +1,4 @@
-//! Where the token comes from, as the command line says it.
+//! Makes the cache and its source from the options.
 
 use std::error::Error as _;
 use std::path::PathBuf;
@@ -17,35 +17,37 @@ use tower_bearer::providers::mesh_connect::MeshConnect;
 use tower_bearer::providers::meshydb::{MeshyDb, TenantLayer};
 use tower_bearer::{Error, FetchContext, RotatedToken, Secret, Token, TokenCache, TokenCacheBuilder, TokenSource};
 
-use crate::Wrong;
+use crate::ConfigError;
 use crate::cli::{Auth, Grant, Login, Preset};
 use crate::device::{self, DeviceLogin, NotLoggedIn, not_logged_in};
 use crate::problem::chain;
-use crate::secrets::{self, Given};
+use crate::secrets::{self, SecretInput};
 use crate::store::{self, StoreSettings};
 use crate::upstream::Connector;
 
-/// The client that carries the token calls.
+/// The client that sends the token calls.
 pub(crate) type TokenClient = Client<Connector, Full<Bytes>>;
 
 const TOKEN_FILE: &str = "--token-file";
 
-/// What a login comes to.
+/// What the options of a login configure.
 pub(crate) struct Session {
     pub(crate) cache: TokenCacheBuilder,
-    /// The upstream of the provider, where it is known.
+    /// The provider's upstream, if the preset knows it.
     pub(crate) upstream: Option<&'static str>,
-    /// What each call says besides the token.
+    /// Adds the tenant to each call.
     pub(crate) tenant: Option<TenantLayer>,
-    /// The person's part, where there is one.
+    /// The login by a person, if the grant needs one.
     pub(crate) device: Option<DeviceLogin>,
-    /// The sidecars that have the same session, where there are any.
+    /// The store in which sidecars share the session.
     pub(crate) shared: Option<StoreSettings>,
 }
 
-/// A source that logs what lies beneath a failure. The library's own events leave that out: it cannot know what the error
-/// of a user's client shows, a key in a URL perhaps. Those of ours are known: hosts, files and reasons.
-pub(crate) struct Explained<S>(pub(crate) S);
+/// A source that logs the causes of a failure.
+///
+/// The library's events leave the causes out, because the error of a user's client may show a secret, such as a key in
+/// a URL. The sidecar's clients show only hosts, files and reasons.
+pub(crate) struct LogCauses<S>(pub(crate) S);
 
 /// The settings that all grants have.
 macro_rules! settings {
@@ -64,33 +66,33 @@ macro_rules! settings {
     }};
 }
 
-/// Makes the cache. Nothing is fetched yet.
-pub(crate) fn session(mut login: Login, http: TokenClient) -> Result<Session, Wrong> {
+/// Makes the cache, without fetching a token.
+pub(crate) fn session(mut login: Login, http: TokenClient) -> Result<Session, ConfigError> {
     let login = &mut login;
     let key = name_of(login);
-    // clap has seen to it that there is one at most.
+    // clap rejects more than one of them.
     let (mut session, name) = match (login.token_file.take(), login.token_command.take(), login.preset, login.grant) {
         (Some(path), ..) => (plain(TokenFile::new(path)), TOKEN_FILE),
-        (_, Some(command), ..) => (plain(printed(login, &command)?), "--token-command"),
+        (_, Some(command), ..) => (plain(token_command(login, &command)?), "--token-command"),
         (_, _, Some(Preset::Meshydb), _) => (meshydb(login, http)?, "--preset meshydb"),
         (_, _, Some(Preset::MeshConnect), _) => (mesh_connect(login, http)?, "--preset mesh-connect"),
-        (_, _, _, Some(grant)) => granted(login, grant, http)?,
+        (_, _, _, Some(grant)) => from_grant(login, grant, http)?,
         (None, None, None, None) => {
-            return Err(Wrong::new(
+            return Err(ConfigError::new(
                 "--grant",
-                "nobody knows how to get a token; say --grant client-credentials or another, --preset, --token-file, or \
-                 --token-command",
+                "no option says how to get a token; say --grant client-credentials or another, --preset, --token-file, \
+                 or --token-command",
             ));
         }
     };
     if name != TOKEN_FILE {
         session.shared = store::settings(login, key)?;
     }
-    nothing_left(login, name, session.shared.is_some())?;
+    reject_unused(login, name, session.shared.is_some())?;
     Ok(session)
 }
 
-/// What tells this login's session from others, for people.
+/// A readable name for the session of this login, which differs from that of other logins.
 fn name_of(login: &Login) -> String {
     let grant = login.grant.and_then(|grant| grant.to_possible_value());
     let preset = login.preset.and_then(|preset| preset.to_possible_value());
@@ -102,13 +104,13 @@ fn name_of(login: &Login) -> String {
     names.chain(options.into_iter().flatten().cloned()).collect::<Vec<_>>().join(" ")
 }
 
-fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Session, &'static str), Wrong> {
+fn from_grant(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Session, &'static str), ConfigError> {
     if matches!(grant, Grant::DeviceCode) {
         return Ok((device_code(login, http)?, device::NAME));
     }
     let issuer = issuer(login, &http)?;
     Ok(match grant {
-        Grant::DeviceCode => unreachable!("it has a place of its own"),
+        Grant::DeviceCode => unreachable!("handled above"),
         Grant::ClientCredentials => {
             let name = "--grant client-credentials";
             let id = need(&mut login.client_id, "--client-id", name)?;
@@ -122,30 +124,33 @@ fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Sessio
             let id = need(&mut login.client_id, "--client-id", name)?;
             let user = need(&mut login.username, "--username", name)?;
             let password = secrets::PASSWORD.need(login.password_file.take(), name)?;
-            let mut grant = settings!(login, PasswordGrant::builder(&issuer, id, user, password.supply()));
+            let mut grant = settings!(login, PasswordGrant::builder(&issuer, id, user, password.provider()));
             if let Some(secret) = secrets::CLIENT_SECRET.find(login.client_secret_file.take())? {
                 grant = grant.client_auth(auth(login, &secret));
             }
-            let saved = resumed(login)?;
+            let saved = saved_refresh_token(login)?;
             if let Some(saved) = &saved {
-                grant = grant.resume(saved.supply());
+                grant = grant.resume(saved.provider());
             }
-            (saving(login, plain(grant.build().map_err(named)?), saved.and_then(|saved| saved.file())), name)
+            (
+                with_saved_rotations(login, plain(grant.build().map_err(named)?), saved.and_then(|saved| saved.file())),
+                name,
+            )
         }
         Grant::RefreshToken => {
             let name = "--grant refresh-token";
             let id = need(&mut login.client_id, "--client-id", name)?;
             let saved = secrets::REFRESH_TOKEN.need(login.refresh_token_file.take(), name)?;
-            let mut grant = settings!(login, RefreshTokenGrant::builder(&issuer, id, saved.supply()));
+            let mut grant = settings!(login, RefreshTokenGrant::builder(&issuer, id, saved.provider()));
             if let Some(secret) = secrets::CLIENT_SECRET.find(login.client_secret_file.take())? {
                 grant = grant.client_auth(auth(login, &secret));
             }
-            (saving(login, plain(grant.build().map_err(named)?), saved.file()), name)
+            (with_saved_rotations(login, plain(grant.build().map_err(named)?), saved.file()), name)
         }
         Grant::TokenExchange => {
             let name = "--grant token-exchange";
             let subject = secrets::SUBJECT_TOKEN.need(login.subject_token_file.take(), name)?;
-            let mut grant = settings!(login, TokenExchangeGrant::builder(&issuer, subject.supply()));
+            let mut grant = settings!(login, TokenExchangeGrant::builder(&issuer, subject.provider()));
             if let Some(identifier) = login.subject_token_type.take() {
                 grant = grant.subject_token_type(identifier);
             }
@@ -157,7 +162,7 @@ fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Sessio
         Grant::JwtBearer => {
             let name = "--grant jwt-bearer";
             let assertion = secrets::ASSERTION.need(login.assertion_file.take(), name)?;
-            let mut grant = settings!(login, JwtBearerGrant::builder(&issuer, assertion.supply()));
+            let mut grant = settings!(login, JwtBearerGrant::builder(&issuer, assertion.provider()));
             if let Some((id, auth)) = client(login)? {
                 grant = grant.client_id(id).client_auth(auth);
             }
@@ -166,12 +171,12 @@ fn granted(login: &mut Login, grant: Grant, http: TokenClient) -> Result<(Sessio
     })
 }
 
-/// A login that is made before the sidecar serves, or that was saved by an earlier start.
-fn device_code(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
+/// A login that a person makes before the sidecar serves, or the session that an earlier run saved.
+fn device_code(login: &mut Login, http: TokenClient) -> Result<Session, ConfigError> {
     let id = need(&mut login.client_id, "--client-id", device::NAME)?;
     let shared = login.store.is_some();
     let file = login.refresh_token_file.take_if(|_| !shared);
-    let is_kept = file.as_ref().map_or(Ok(false), |path| secrets::REFRESH_TOKEN.is_kept_in(path))?;
+    let is_kept = file.as_ref().map_or(Ok(false), |path| secrets::REFRESH_TOKEN.is_saved_in(path))?;
     let secret = secrets::CLIENT_SECRET.find(login.client_secret_file.take())?;
     let auth = secret.map(|secret| auth(login, &secret)).unwrap_or(ClientAuth::none());
     let device_url = login.device_authorization_url.take();
@@ -180,24 +185,24 @@ fn device_code(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
         (issuer, None) if at_issuer => issuer,
         (_, Some(_)) if at_issuer => {
             let problem = "the issuer's metadata says it; leave it out, or name --token-url in place of --issuer";
-            return Err(Wrong::new("--device-authorization-url", problem));
+            return Err(ConfigError::new("--device-authorization-url", problem));
         }
         (issuer, Some(url)) => issuer.device_authorization_endpoint(&url),
         (_, None) => {
             let problem = format_args!("{} with --token-url needs it", device::NAME);
-            return Err(Wrong::new("--device-authorization-url", problem));
+            return Err(ConfigError::new("--device-authorization-url", problem));
         }
     };
-    // The saved session asks for the same as the login did.
+    // The saved session needs the same settings as the login.
     let again = &mut login.clone();
     let device = settings!(login, DeviceCodeLogin::builder(&issuer, &*id)).client_auth(auth.clone());
     let saved = match &file {
         Some(path) if is_kept => {
-            let refresh_token = Given::File(path.clone()).supply();
+            let refresh_token = SecretInput::File(path.clone()).provider();
             let grant = settings!(again, RefreshTokenGrant::builder(&issuer, id, refresh_token));
             Some(grant.client_auth(auth).build().map_err(named)?)
         }
-        // The session is in the store, or nowhere.
+        // If there is a session, it is in the store.
         _ if shared => {
             let grant =
                 settings!(again, RefreshTokenGrant::builder(&issuer, id, async || Err::<Secret, _>(not_logged_in())));
@@ -211,10 +216,10 @@ fn device_code(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
         Some(saved) => plain(saved),
         None => plain(NotLoggedIn),
     };
-    Ok(Session { device: Some(device), ..saving(login, session, file) })
+    Ok(Session { device: Some(device), ..with_saved_rotations(login, session, file) })
 }
 
-fn meshydb(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
+fn meshydb(login: &mut Login, http: TokenClient) -> Result<Session, ConfigError> {
     let name = "--preset meshydb";
     let account = need(&mut login.account, "--account", name)?;
     let public_key = need(&mut login.public_key, "--public-key", name)?;
@@ -232,27 +237,31 @@ fn meshydb(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
     let meshy = meshy.build().map_err(named)?;
     let mut session = if let Some(user) = login.username.take() {
         let password = secrets::PASSWORD.need(login.password_file.take(), name)?;
-        let mut grant = meshy.login_with_password(&user, password.supply());
-        let saved = resumed(login)?;
+        let mut grant = meshy.login_with_password(&user, password.provider());
+        let saved = saved_refresh_token(login)?;
         if let Some(saved) = &saved {
-            grant = grant.resume(saved.supply());
+            grant = grant.resume(saved.provider());
         }
-        saving(login, plain(grant.build().map_err(named)?), saved.and_then(|saved| saved.file()))
+        with_saved_rotations(login, plain(grant.build().map_err(named)?), saved.and_then(|saved| saved.file()))
     } else if let Some(saved) = secrets::REFRESH_TOKEN.find(login.refresh_token_file.take())? {
-        saving(login, plain(meshy.login_with_refresh_token(saved.supply()).build().map_err(named)?), saved.file())
+        with_saved_rotations(
+            login,
+            plain(meshy.login_with_refresh_token(saved.provider()).build().map_err(named)?),
+            saved.file(),
+        )
     } else {
-        return Err(Wrong::new("--username", "--preset meshydb without a refresh token needs it"));
+        return Err(ConfigError::new("--username", "--preset meshydb without a refresh token needs it"));
     };
     session.upstream = Some("https://api.meshydb.com");
     session.tenant = Some(meshy.tenant_layer());
     Ok(session)
 }
 
-fn mesh_connect(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> {
+fn mesh_connect(login: &mut Login, http: TokenClient) -> Result<Session, ConfigError> {
     let name = "--preset mesh-connect";
     let id = need(&mut login.client_id, "--client-id", name)?;
     let secret = secrets::CLIENT_SECRET.need(login.client_secret_file.take(), name)?;
-    let mut source = MeshConnect::builder(http, &id, secret.supply());
+    let mut source = MeshConnect::builder(http, &id, secret.provider());
     if let Some(base) = login.issuer.take() {
         source = source.base(&base);
     }
@@ -263,9 +272,9 @@ fn mesh_connect(login: &mut Login, http: TokenClient) -> Result<Session, Wrong> 
     Ok(Session { upstream: Some("https://admin-api.meshconnect.com"), ..plain(source) })
 }
 
-fn printed(login: &mut Login, command: &str) -> Result<TokenCommand, Wrong> {
+fn token_command(login: &mut Login, command: &str) -> Result<TokenCommand, ConfigError> {
     let mut words = command.split_whitespace();
-    let program = words.next().ok_or_else(|| Wrong::new("--token-command", "it is empty; name a program"))?;
+    let program = words.next().ok_or_else(|| ConfigError::new("--token-command", "it is empty; name a program"))?;
     let mut source = TokenCommand::builder(program).args(words);
     if let Some(pointer) = login.token_at.take() {
         source = source.token_at(pointer);
@@ -277,13 +286,15 @@ fn printed(login: &mut Login, command: &str) -> Result<TokenCommand, Wrong> {
 }
 
 fn plain(source: impl TokenSource) -> Session {
-    let cache = TokenCache::builder(Explained(source));
+    let cache = TokenCache::builder(LogCauses(source));
     Session { cache, upstream: None, tenant: None, device: None, shared: None }
 }
 
-/// A session whose refresh tokens go back to the file they came from: the one in it is spent with the first rotation. With
-/// a store they go there: another refresh token in the file would be another login.
-fn saving(login: &Login, mut session: Session, file: Option<PathBuf>) -> Session {
+/// Saves each new refresh token to the file, because a rotation uses up the one in it.
+///
+/// With a store, the session saves it there. The file stays as it is, because another refresh token in the file means
+/// another login.
+fn with_saved_rotations(login: &Login, mut session: Session, file: Option<PathBuf>) -> Session {
     if let Some(path) = file.filter(|_| login.store.is_none()) {
         session.cache = session.cache.on_rotation(move |rotated: RotatedToken| {
             let path = path.clone();
@@ -297,56 +308,56 @@ fn saving(login: &Login, mut session: Session, file: Option<PathBuf>) -> Session
     session
 }
 
-/// The refresh token that a login with a password goes on from. Its file need not be there yet.
-fn resumed(login: &mut Login) -> Result<Option<Given>, Wrong> {
+/// The refresh token of the session that a login with a password continues. Its file need not exist yet.
+fn saved_refresh_token(login: &mut Login) -> Result<Option<SecretInput>, ConfigError> {
     let shared = login.store.is_some();
     match login.refresh_token_file.take_if(|_| !shared) {
         Some(path) => {
-            secrets::REFRESH_TOKEN.is_kept_in(&path)?;
-            Ok(Some(Given::File(path)))
+            secrets::REFRESH_TOKEN.is_saved_in(&path)?;
+            Ok(Some(SecretInput::File(path)))
         }
         None => secrets::REFRESH_TOKEN.find(None),
     }
 }
 
-fn issuer(login: &mut Login, http: &TokenClient) -> Result<Issuer, Wrong> {
+fn issuer(login: &mut Login, http: &TokenClient) -> Result<Issuer, ConfigError> {
     let issuer = match (login.issuer.take(), login.token_url.take()) {
         (Some(id), _) => Issuer::discover(http.clone(), &id),
         (None, Some(url)) => Issuer::new(http.clone()).token_endpoint(&url),
         (None, None) => {
-            return Err(Wrong::new(
+            return Err(ConfigError::new(
                 "--issuer",
-                "a grant needs a place to ask; name the issuer, or the token endpoint with --token-url",
+                "a grant needs an issuer; name it, or name the token endpoint with --token-url",
             ));
         }
     };
     Ok(if std::mem::take(&mut login.allow_plain_http) { issuer.allow_insecure() } else { issuer })
 }
 
-/// The client of a grant that can do without one.
-fn client(login: &mut Login) -> Result<Option<(String, ClientAuth)>, Wrong> {
+/// The client, for a grant that does not need one.
+fn client(login: &mut Login) -> Result<Option<(String, ClientAuth)>, ConfigError> {
     let secret = secrets::CLIENT_SECRET.find(login.client_secret_file.take())?;
     match (login.client_id.take(), secret) {
         (Some(id), Some(secret)) => Ok(Some((id, auth(login, &secret)))),
         (Some(id), None) => Ok(Some((id, ClientAuth::none()))),
-        (None, Some(_)) => Err(Wrong::new("--client-id", "there is a client secret; say whose it is")),
+        (None, Some(_)) => Err(ConfigError::new("--client-id", "there is a client secret; say whose it is")),
         (None, None) => Ok(None),
     }
 }
 
-fn auth(login: &mut Login, secret: &Given) -> ClientAuth {
+fn auth(login: &mut Login, secret: &SecretInput) -> ClientAuth {
     match login.client_auth.take().unwrap_or(Auth::Basic) {
-        Auth::Basic => ClientAuth::basic(secret.supply()),
-        Auth::Post => ClientAuth::post(secret.supply()),
+        Auth::Basic => ClientAuth::basic(secret.provider()),
+        Auth::Post => ClientAuth::post(secret.provider()),
     }
 }
 
-fn need(value: &mut Option<String>, option: &str, login: &str) -> Result<String, Wrong> {
-    value.take().ok_or_else(|| Wrong::new(option, format_args!("{login} needs it")))
+fn need(value: &mut Option<String>, option: &str, login: &str) -> Result<String, ConfigError> {
+    value.take().ok_or_else(|| ConfigError::new(option, format_args!("{login} needs it")))
 }
 
-/// An option that nothing reads is a mistake of who gave it: it was taken to matter.
-fn nothing_left(login: &Login, name: &str, shared: bool) -> Result<(), Wrong> {
+/// Rejects options that the login does not use. The user expects an effect that they do not have.
+fn reject_unused(login: &Login, name: &str, shared: bool) -> Result<(), ConfigError> {
     let left = [
         ("--token-at", login.token_at.is_some()),
         ("--expires-at", login.expires_at.is_some()),
@@ -374,15 +385,15 @@ fn nothing_left(login: &Login, name: &str, shared: bool) -> Result<(), Wrong> {
     match left.iter().find(|(_, given)| *given) {
         Some((option, _)) => {
             let with = if shared { " with --store" } else { "" };
-            Err(Wrong::new(option, format_args!("{name}{with} does not use it; leave it out")))
+            Err(ConfigError::new(option, format_args!("{name}{with} does not use it; leave it out")))
         }
         None => Ok(()),
     }
 }
 
-/// The library's words under the name of the option.
-pub(crate) fn named(error: Error) -> Wrong {
-    let (Some(field), Some(problem)) = (error.field(), error.problem()) else { return Wrong(error.to_string()) };
+/// The library's error under the name of the option.
+pub(crate) fn named(error: Error) -> ConfigError {
+    let (Some(field), Some(problem)) = (error.field(), error.problem()) else { return ConfigError(error.to_string()) };
     let option = match field {
         "account_name" => "account",
         "key" => "store-key",
@@ -392,12 +403,12 @@ pub(crate) fn named(error: Error) -> Wrong {
         field => field,
     };
     let problem = problem.replace("call `allow_insecure`", "say --allow-plain-http");
-    Wrong::new(&format!("--{}", option.replace('_', "-")), problem)
+    ConfigError::new(&format!("--{}", option.replace('_', "-")), problem)
 }
 
-// === impl Explained ===
+// === impl LogCauses ===
 
-impl<S: TokenSource> TokenSource for Explained<S> {
+impl<S: TokenSource> TokenSource for LogCauses<S> {
     async fn fetch(&self, context: FetchContext) -> Result<Token, Error> {
         self.0.fetch(context).await.inspect_err(|error| {
             if error.source().is_some() {

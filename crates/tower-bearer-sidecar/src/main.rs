@@ -1,11 +1,11 @@
-//! A sidecar: a local address where the calls of any program leave with a live token.
+//! A sidecar: a local address that adds a live token to the calls of any program.
 //!
 //! ```text
 //! program  →  http://127.0.0.1:8420  →  guard  →  tower-bearer  →  https://api.example.com
 //! ```
 //!
-//! A reverse proxy to one upstream. Who may call it is in [`guard`], what it changes on the way in [`headers`], the way
-//! itself in [`forward`], where the token comes from in [`login`]. The README beside says how it is used.
+//! The sidecar is a reverse proxy to one upstream. [`guard`] decides which calls are allowed, [`headers`] changes the
+//! headers, [`forward`] forwards the calls, and [`login`] makes the source of the token. The README says how to use it.
 #![forbid(unsafe_code)]
 
 mod cli;
@@ -34,18 +34,18 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::Args;
 
-/// What is wrong with the configuration: which option, why, and what to do.
+/// An error in the configuration: the option, the problem, and the next step.
 #[derive(Debug)]
-pub(crate) struct Wrong(String);
+pub(crate) struct ConfigError(String);
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // Before clap, whose messages repeat what was given.
-    if let Err(wrong) = secrets::none_on_the_command_line(std::env::args_os()) {
-        return wrong.exit();
+    // Runs before clap, because clap's messages repeat the arguments.
+    if let Err(error) = secrets::reject_on_command_line(std::env::args_os()) {
+        return error.exit();
     }
     let args = Args::parse();
-    // Libraries beneath see headers and bodies: at the finest level too they only warn.
+    // Other libraries see headers and bodies, so they only log warnings at every level.
     let targets = Targets::new()
         .with_default(LevelFilter::WARN)
         .with_targets([env!("CARGO_CRATE_NAME"), "tower_bearer", "tower_http"].map(|target| (target, args.log)));
@@ -53,25 +53,25 @@ async fn main() -> ExitCode {
     tracing_subscriber::registry().with(targets).with(lines).init();
     match serve::run(args).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(wrong) => wrong.exit(),
+        Err(error) => error.exit(),
     }
 }
 
-// === impl Wrong ===
+// === impl ConfigError ===
 
-impl Wrong {
+impl ConfigError {
     pub(crate) fn new(option: &str, problem: impl fmt::Display) -> Self {
         Self(format!("{option}: {problem}"))
     }
 
-    /// As clap ends where it finds something wrong.
+    /// Exits as clap does after an error.
     fn exit(&self) -> ExitCode {
         eprintln!("error: {self}\n\nFor more information, try '--help'.");
         ExitCode::from(2)
     }
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }

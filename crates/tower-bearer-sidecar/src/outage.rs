@@ -1,4 +1,4 @@
-//! Calls that fail for one reason are one outage: a line when it begins, and one with their number when it is over.
+//! Groups failed calls with the same problem into an outage. An outage is logged when it begins and when it ends.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,27 +9,27 @@ use tower::BoxError;
 
 use crate::problem::Problem;
 
-/// The outages that have begun, by the code of their problem.
+/// The current outages, by the code of their problem.
 #[derive(Default)]
 pub(crate) struct Outages {
-    /// Whether there is one, so that no other call takes the lock.
+    /// Whether there is an outage. Without one, a successful call does not take the lock.
     ///
-    /// Ordering: relaxed, because a call that misses it leaves the end of the outage to the next one.
+    /// Ordering: relaxed, because if a call reads an old value, the next call ends the outage.
     any: AtomicBool,
     open: Mutex<BTreeMap<&'static str, Outage>>,
 }
 
-/// Calls that failed, without one of them going through.
+/// Consecutive calls that failed with the same problem.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Outage {
     began: Instant,
-    /// When the last of them failed.
+    /// When the last call failed.
     last: Instant,
     calls: u64,
     quiet: Duration,
 }
 
-/// An upstream may fail some of its calls and answer others: its outage is over when none has failed for so long.
+/// How long no call may fail before an outage of the upstream ends, because it may fail only some of its calls.
 const QUIET: Duration = Duration::from_secs(10);
 
 #[expect(clippy::disallowed_methods, reason = "the library's clock is its own; this is a program")]
@@ -40,11 +40,11 @@ pub(crate) fn now() -> Instant {
 // === impl Outages ===
 
 impl Outages {
-    /// A call failed.
+    /// Records a failed call.
     pub(crate) fn failed(&self, problem: &Problem, error: &BoxError) {
         let (code, error) = (problem.code(), &**error);
-        // Without a token each call fails.
-        let quiet = if problem.is_of_token() { Duration::ZERO } else { QUIET };
+        // Without a token every call fails, so the first success ends the outage.
+        let quiet = if problem.is_about_token() { Duration::ZERO } else { QUIET };
         if self.note(code, quiet, now()) {
             tracing::warn!(code, error, "calls begin to fail");
         } else {
@@ -52,17 +52,17 @@ impl Outages {
         }
     }
 
-    /// A call that was begun at this time got its answer.
-    pub(crate) fn succeeded(&self, begun: Instant) {
+    /// Records that a call that started at this time succeeded.
+    pub(crate) fn succeeded(&self, started: Instant) {
         if !self.any.load(Ordering::Relaxed) {
             return;
         }
-        for (code, Outage { began, last, calls, .. }) in self.end(begun) {
+        for (code, Outage { began, last, calls, .. }) in self.end(started) {
             tracing::warn!(code, calls, lasted = ?(last - began), "calls no longer fail");
         }
     }
 
-    /// Counts one more; `true` for the first of an outage.
+    /// Counts a failed call. Returns `true` for the first call of an outage.
     fn note(&self, code: &'static str, quiet: Duration, now: Instant) -> bool {
         let mut open = self.open();
         let outage = open.entry(code).or_insert(Outage { began: now, last: now, calls: 0, quiet });
@@ -72,11 +72,12 @@ impl Outages {
         outage.calls == 1
     }
 
-    /// Takes out what is over because a call went through that was begun at this time. One that was begun before the last
-    /// failure shows nothing: it may have had its token by then.
-    fn end(&self, begun: Instant) -> BTreeMap<&'static str, Outage> {
+    /// Removes and returns the outages that end because a call succeeded that started at this time.
+    ///
+    /// A call that started before the last failure ends no outage, because it may have got its token before the outage.
+    fn end(&self, started: Instant) -> BTreeMap<&'static str, Outage> {
         let mut open = self.open();
-        let over = |outage: &Outage| begun > outage.last + outage.quiet;
+        let over = |outage: &Outage| started > outage.last + outage.quiet;
         let ended = open.iter().filter(|(_, outage)| over(outage)).map(|(code, outage)| (*code, *outage)).collect();
         open.retain(|_, outage| !over(outage));
         self.any.store(!open.is_empty(), Ordering::Relaxed);

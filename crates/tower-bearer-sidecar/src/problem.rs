@@ -1,4 +1,4 @@
-//! Answers of the sidecar's own: RFC 9457 problem details.
+//! The sidecar's own answers: problem details (RFC 9457).
 
 use std::fmt::Write;
 use std::io;
@@ -13,7 +13,7 @@ use tower::BoxError;
 use tower::timeout::error::Elapsed;
 use tower_bearer::Error;
 
-/// Why a call got no answer of the upstream's.
+/// Why a call got no answer from the upstream.
 #[derive(Debug)]
 pub(crate) struct Problem {
     status: StatusCode,
@@ -22,9 +22,9 @@ pub(crate) struct Problem {
     retry_after: Option<Duration>,
 }
 
-/// In the extensions of an answer that is the sidecar's own: what it was.
+/// Marks the sidecar's own answers, in their extensions, with a code.
 #[derive(Clone, Copy)]
-pub(crate) struct Own(pub(crate) &'static str);
+pub(crate) struct AnsweredBy(pub(crate) &'static str);
 
 const UNAVAILABLE: &str = "token-unavailable";
 const DENIED: &str = "token-denied";
@@ -36,7 +36,7 @@ impl Problem {
         Self { status, code, detail: detail.into(), retry_after: None }
     }
 
-    /// What became of a call that ended in an error.
+    /// The problem of a call that ended with this error.
     pub(crate) fn of(error: &BoxError) -> Self {
         if error.is::<Elapsed>() {
             return Self::new(
@@ -55,7 +55,7 @@ impl Problem {
         Self::new(status, code, format!("The upstream gave no answer: {}", chain(&**error)))
     }
 
-    /// 502 where somebody has to do something, 503 where it may pass.
+    /// Returns 503 if the error is temporary, and 502 if someone has to act.
     fn of_token(error: &Error) -> Self {
         let text = format!("There is no token for this call: {}", chain(error));
         match error.is_transient() || error.is_closed() {
@@ -64,13 +64,13 @@ impl Problem {
         }
     }
 
-    /// Says when it may help to come again: not before the next attempt to get a token.
-    pub(crate) fn or_after(self, next_attempt: Option<Duration>) -> Self {
+    /// Sets `Retry-After` to the next attempt to get a token, if the token is unavailable.
+    pub(crate) fn with_retry_after(self, next_attempt: Option<Duration>) -> Self {
         Self { retry_after: next_attempt.filter(|_| self.code == UNAVAILABLE), ..self }
     }
 
-    /// Whether it is for want of a token.
-    pub(crate) fn is_of_token(&self) -> bool {
+    /// Whether the call failed because there was no token.
+    pub(crate) fn is_about_token(&self) -> bool {
         matches!(self.code, UNAVAILABLE | DENIED)
     }
 
@@ -94,12 +94,12 @@ impl Problem {
         if let Some(wait) = self.retry_after {
             headers.insert(RETRY_AFTER, (wait.as_secs() + 1).into());
         }
-        response.extensions_mut().insert(Own(self.code));
+        response.extensions_mut().insert(AnsweredBy(self.code));
         response
     }
 }
 
-/// An error and what lies beneath it: hosts and reasons, no secrets.
+/// The texts of an error and its causes. They hold hosts and reasons, and no secrets.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

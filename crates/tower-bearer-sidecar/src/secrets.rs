@@ -1,4 +1,4 @@
-//! Secrets: from a variable or a file, never from the command line.
+//! Reads secrets from variables and files, never from the command line.
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -8,14 +8,14 @@ use std::pin::Pin;
 
 use tower_bearer::Secret;
 
-use crate::Wrong;
+use crate::ConfigError;
 
-/// One of the secrets there are.
+/// A kind of secret.
 #[derive(Clone, Copy)]
 pub(crate) struct Kind {
-    /// What people call it.
+    /// The name in messages.
     name: &'static str,
-    /// Where it may not be.
+    /// The flag that is rejected.
     flag: &'static str,
     variable: &'static str,
     file_flag: &'static str,
@@ -23,7 +23,7 @@ pub(crate) struct Kind {
 
 /// Where a secret comes from.
 #[derive(Clone)]
-pub(crate) enum Given {
+pub(crate) enum SecretInput {
     Variable(Secret),
     File(PathBuf),
 }
@@ -46,8 +46,8 @@ kind!(STORE_SEAL_KEY, "seal key", "--store-seal-key", "SIDECAR_STORE_SEAL_KEY");
 
 const KINDS: [Kind; 6] = [CLIENT_SECRET, PASSWORD, REFRESH_TOKEN, SUBJECT_TOKEN, ASSERTION, STORE_SEAL_KEY];
 
-/// Says where a secret belongs that somebody put on the command line; does not repeat it.
-pub(crate) fn none_on_the_command_line(args: impl Iterator<Item = OsString>) -> Result<(), Wrong> {
+/// Rejects secrets on the command line. The error says where the secret belongs, and does not repeat it.
+pub(crate) fn reject_on_command_line(args: impl Iterator<Item = OsString>) -> Result<(), ConfigError> {
     let mut former = OsString::new();
     for arg in args {
         let is_store = former == "--store";
@@ -55,14 +55,14 @@ pub(crate) fn none_on_the_command_line(args: impl Iterator<Item = OsString>) -> 
         let arg = arg.to_string_lossy();
         let (flag, value) = arg.split_once('=').unwrap_or((&arg, ""));
         if is_store && has_password(&arg) || flag == "--store" && has_password(value) {
-            return Err(Wrong::new(
+            return Err(ConfigError::new(
                 "--store",
                 "every user of this machine can read a command line (ps), so no password belongs there; put the whole URL \
                  into the variable SIDECAR_STORE",
             ));
         }
         if let Some(Kind { name, variable, file_flag, .. }) = KINDS.iter().find(|kind| kind.flag == flag) {
-            return Err(Wrong::new(
+            return Err(ConfigError::new(
                 flag,
                 format_args!(
                     "every user of this machine can read a command line (ps), so no {name} belongs there; put it into \
@@ -82,18 +82,18 @@ fn has_password(url: &str) -> bool {
 // === impl Kind ===
 
 impl Kind {
-    /// Where this secret comes from, checked as far as it can be before the first token is asked for.
-    pub(crate) fn find(self, file: Option<PathBuf>) -> Result<Option<Given>, Wrong> {
+    /// Finds the variable or file of this secret, and checks that it can be read and is not empty.
+    pub(crate) fn find(self, file: Option<PathBuf>) -> Result<Option<SecretInput>, ConfigError> {
         let Self { name, variable, file_flag, .. } = self;
         match (std::env::var_os(variable), file) {
             (None, None) => Ok(None),
-            (Some(_), Some(_)) => Err(Wrong::new(
+            (Some(_), Some(_)) => Err(ConfigError::new(
                 file_flag,
                 format_args!("the {name} is in the variable {variable} as well; unset it, or leave out the file"),
             )),
             (Some(value), None) => match value.into_string() {
-                Ok(value) if !value.trim().is_empty() => Ok(Some(Given::Variable(value.into()))),
-                _ => Err(Wrong::new(
+                Ok(value) if !value.trim().is_empty() => Ok(Some(SecretInput::Variable(value.into()))),
+                _ => Err(ConfigError::new(
                     variable,
                     format_args!("it is empty or not UTF-8; put the {name} there, or unset it"),
                 )),
@@ -102,10 +102,10 @@ impl Kind {
                 let shown = path.display();
                 match std::fs::read_to_string(&path).map(Secret::from) {
                     Ok(text) if text.expose().trim().is_empty() => {
-                        Err(Wrong::new(file_flag, format_args!("{shown} is empty; write the {name} into it")))
+                        Err(ConfigError::new(file_flag, format_args!("{shown} is empty; write the {name} into it")))
                     }
-                    Ok(_) => Ok(Some(Given::File(path))),
-                    Err(error) => Err(Wrong::new(
+                    Ok(_) => Ok(Some(SecretInput::File(path))),
+                    Err(error) => Err(ConfigError::new(
                         file_flag,
                         format_args!(
                             "{shown} cannot be read ({error}); name a file that holds the {name} and that this user \
@@ -117,25 +117,26 @@ impl Kind {
         }
     }
 
-    /// Whether a file that the sidecar itself writes holds this secret already. If not, its directory must take it.
-    pub(crate) fn is_kept_in(self, path: &Path) -> Result<bool, Wrong> {
-        let wrong = |error: io::Error| {
+    /// Whether the file, which the sidecar writes, already holds this secret. Returns an error if the sidecar cannot
+    /// write in its directory.
+    pub(crate) fn is_saved_in(self, path: &Path) -> Result<bool, ConfigError> {
+        let invalid = |error: io::Error| {
             let shown = path.display();
             let remedy = "name a file in a directory that this user may write";
-            Wrong::new(self.file_flag, format_args!("{shown} cannot be kept ({error}); {remedy}"))
+            ConfigError::new(self.file_flag, format_args!("{shown} cannot be kept ({error}); {remedy}"))
         };
-        tempfile::NamedTempFile::new_in(directory(path)).map_err(wrong)?;
+        tempfile::NamedTempFile::new_in(directory(path)).map_err(invalid)?;
         match std::fs::read_to_string(path).map(Secret::from) {
             Ok(text) => Ok(!text.expose().trim().is_empty()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(wrong(error)),
+            Err(error) => Err(invalid(error)),
         }
     }
 
-    /// The same for a secret that this login cannot do without.
-    pub(crate) fn need(self, file: Option<PathBuf>, login: &str) -> Result<Given, Wrong> {
+    /// Like [`find`](Kind::find), for a secret that this login needs.
+    pub(crate) fn need(self, file: Option<PathBuf>, login: &str) -> Result<SecretInput, ConfigError> {
         self.find(file)?.ok_or_else(|| {
-            Wrong::new(
+            ConfigError::new(
                 self.file_flag,
                 format_args!(
                     "{login} needs the {}; put it into the variable {}, or name a file that holds it",
@@ -146,11 +147,11 @@ impl Kind {
     }
 }
 
-// === impl Given ===
+// === impl SecretInput ===
 
-impl Given {
-    /// What the sources ask at each fetch. A file is read anew: it may have been rewritten.
-    pub(crate) fn supply(&self) -> impl Fn() -> Asked + Send + Sync + use<> {
+impl SecretInput {
+    /// The closure that sources call at each fetch. It reads a file anew, because the file may have changed.
+    pub(crate) fn provider(&self) -> impl Fn() -> Asked + Send + Sync + use<> {
         let given = self.clone();
         move || -> Asked {
             match given.clone() {
@@ -164,7 +165,7 @@ impl Given {
         }
     }
 
-    /// The secret as it is now.
+    /// The current secret.
     pub(crate) fn read(&self) -> io::Result<Secret> {
         match self {
             Self::Variable(secret) => Ok(secret.clone()),
@@ -180,7 +181,7 @@ impl Given {
     }
 }
 
-/// Puts a secret in the place of the one in a file, so that there is a whole one at any time. Only this user can read it.
+/// Replaces the secret in a file atomically. Only this user can read the new file.
 pub(crate) async fn rewrite(path: PathBuf, secret: Secret) -> io::Result<()> {
     let write = move || {
         let mut file = tempfile::NamedTempFile::new_in(directory(&path))?;

@@ -1,4 +1,4 @@
-//! From the first look at the configuration to the last request.
+//! Runs the sidecar, from the check of its configuration to the last request.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,7 +19,7 @@ use tower_bearer::{BearerLayer, Origin};
 use tower_http::trace::TraceLayer;
 use tower_http::validate_request::ValidateRequestHeaderLayer;
 
-use crate::Wrong;
+use crate::ConfigError;
 use crate::cli::Args;
 use crate::forward::{Proxy, Tunnels};
 use crate::guard::Guard;
@@ -28,15 +28,16 @@ use crate::login;
 use crate::status::{self, Reporter};
 use crate::upstream::Clients;
 
-/// How long a caller's connection may be idle, or take to send a head: longer than clients keep idle connections, so that
-/// they close them, and none is closed just as the next request comes.
+/// How long a caller's connection may be idle, or take to send a head.
+///
+/// Clients close idle connections sooner. So the sidecar does not close a connection at the moment of the next request.
 const IDLE: Duration = Duration::from_secs(300);
-/// How long no connection is accepted after the system would not give one: most likely it is out of file descriptors.
-const BREATH: Duration = Duration::from_millis(100);
+/// How long to wait after a connection could not be accepted. Most likely, the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Runs until it is told to end.
-pub(crate) async fn run(args: Args) -> Result<(), Wrong> {
+/// Runs until a signal ends it.
+pub(crate) async fn run(args: Args) -> Result<(), ConfigError> {
     check_listen(&args)?;
     let clients = Clients::new(args.ca_file.as_deref())?;
     let session = login::session(args.login, clients.tokens.clone())?;
@@ -46,7 +47,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Wrong> {
     }
     let cache = cache.build().map_err(login::named)?;
     let upstream = upstream(args.upstream.as_deref().or(session.upstream))?;
-    let layer = BearerLayer::new(cache.clone(), [upstream.clone()]).map_err(|error| Wrong::new("--upstream", error))?;
+    let layer =
+        BearerLayer::new(cache.clone(), [upstream.clone()]).map_err(|error| ConfigError::new("--upstream", error))?;
     let layer = layer.replay(Buffered::new(args.replay_limit));
 
     let prometheus = status::recorder().install_recorder().expect("it is the only recorder");
@@ -55,7 +57,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Wrong> {
     let tunnels = Tunnels::default();
     let proxy = Proxy::new(&upstream, clients, cache.clone(), &layer, session.tenant, args.timeout, tunnels.clone());
 
-    let mut told = Told::new().map_err(|error| Wrong::new("signals", error))?;
+    let mut signals = Signals::new().map_err(|error| ConfigError::new("signals", error))?;
     let (listener, address) = bind(&args.listen, "--listen").await?;
     check_loop(&address, &upstream)?;
     let guard = Guard::new(&address, args.allow_host.clone(), args.allow_origin.clone());
@@ -80,13 +82,13 @@ pub(crate) async fn run(args: Args) -> Result<(), Wrong> {
     if let Some(device) = session.device {
         tokio::select! {
             logged_in = device.log_in(&cache) => logged_in?,
-            () = told.end() => return Ok(()),
+            () = signals.recv() => return Ok(()),
         }
     }
-    // The token is there before the first call, and `/ready` tells.
+    // Fetches the token before the first call, so that `/ready` shows whether it works.
     tasks.spawn(cache.keep_warm());
     tasks.spawn(async move {
-        // What was measured is kept one by one until somebody looks, and nobody may ever look.
+        // The recorder keeps each value of a histogram until upkeep or a scrape, and there may never be a scrape.
         loop {
             tokio::time::sleep(UPKEEP).await;
             prometheus.run_upkeep();
@@ -95,7 +97,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Wrong> {
     let serving = tasks.spawn(serve(listener, calls, stop.clone()));
     println!("listening at {address} for {upstream}");
 
-    told.end().await;
+    signals.recv().await;
     tracing::info!("ending: no new connections, requests in flight have {:?}", args.grace);
     reporter.drain();
     let drained = async {
@@ -104,57 +106,57 @@ pub(crate) async fn run(args: Args) -> Result<(), Wrong> {
             tracing::warn!("ended with requests in flight");
         }
         tunnels.close().await;
-        // A refresh token on its way is written down before the end.
+        // Waits for a fetch in flight, and until its refresh token is saved.
         cache.shutdown().await;
-        // Until here it could be asked how it goes.
+        // The status address answers until here.
         stop_reports.cancel();
     };
     tokio::select! {
         () = drained => {}
-        () = told.end() => tracing::warn!("told twice: ended at once"),
+        () = signals.recv() => tracing::warn!("second signal: ended at once"),
     }
     Ok(())
 }
 
-/// Read here and not by clap, which repeats what it cannot read; there may be a password in it.
-fn upstream(given: Option<&str>) -> Result<Origin, Wrong> {
-    let wrong = |problem: &dyn std::fmt::Display| Wrong::new("--upstream", problem);
-    let given = given.ok_or_else(|| wrong(&"say which API calls go to, such as https://api.example.com"))?;
+/// Parses the upstream. clap is not used, because its errors repeat the value, which may hold a password.
+fn upstream(given: Option<&str>) -> Result<Origin, ConfigError> {
+    let invalid = |problem: &dyn std::fmt::Display| ConfigError::new("--upstream", problem);
+    let given = given.ok_or_else(|| invalid(&"say which API calls go to, such as https://api.example.com"))?;
     given.parse().map_err(|error: tower_bearer::Error| match Origin::allow_insecure(given) {
         Ok(_) => {
-            wrong(&"plain http:// shows the token to everyone on the way; write https:// (http:// is for loopback)")
+            invalid(&"plain http:// shows the token to everyone on the way; write https:// (http:// is for loopback)")
         }
-        Err(_) => wrong(&error),
+        Err(_) => invalid(&error),
     })
 }
 
-fn check_listen(args: &Args) -> Result<(), Wrong> {
+fn check_listen(args: &Args) -> Result<(), ConfigError> {
     if args.listen.is_local() || args.allow_remote_callers {
         return Ok(());
     }
-    Err(Wrong::new(
+    Err(ConfigError::new(
         "--listen",
         format_args!(
-            "other machines reach {}, and whoever reaches it acts with your token; listen at 127.0.0.1 or at \
+            "other machines can reach {}, and every program that does acts with your token; listen at 127.0.0.1 or at \
              unix:/PATH, or say --allow-remote-callers",
             args.listen
         ),
     ))
 }
 
-async fn bind(address: &Address, option: &str) -> Result<(Listener, Address), Wrong> {
+async fn bind(address: &Address, option: &str) -> Result<(Listener, Address), ConfigError> {
     let listener = address.bind(option).await?;
-    let address = listener.address().map_err(|error| Wrong::new(option, error))?;
+    let address = listener.address().map_err(|error| ConfigError::new(option, error))?;
     Ok((listener, address))
 }
 
-/// A sidecar that is its own upstream would call itself until it is out of connections.
-fn check_loop(address: &Address, upstream: &Origin) -> Result<(), Wrong> {
+/// Rejects an upstream that is the sidecar itself, which would call itself until it is out of connections.
+fn check_loop(address: &Address, upstream: &Origin) -> Result<(), ConfigError> {
     let Address::Tcp(address) = address else { return Ok(()) };
     let port = address.port();
     let own = ["localhost", "127.0.0.1", "[::1]"].map(|name| format!("http://{name}:{port}").parse::<Origin>());
     if own.iter().any(|own| own.as_ref().is_ok_and(|own| own == upstream)) {
-        return Err(Wrong::new(
+        return Err(ConfigError::new(
             "--upstream",
             "it is this sidecar's own address; name the API, or listen at another port",
         ));
@@ -162,12 +164,12 @@ fn check_loop(address: &Address, upstream: &Origin) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Method and path; a query may hold a secret of the caller.
+/// Has the method and the path, and no query, because that may hold a secret of the caller.
 fn span<B>(request: &Request<B>) -> tracing::Span {
     tracing::info_span!("request", method = %request.method(), path = request.uri().path())
 }
 
-/// Serves HTTP/1 and HTTP/2 until it is told to stop; ends when the requests in flight have ended.
+/// Serves HTTP/1 and HTTP/2 until `stop`, and returns when the requests in flight have ended.
 async fn serve<S, B>(listener: Listener, service: S, stop: CancellationToken)
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
@@ -185,7 +187,7 @@ where
                 Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
-                    tokio::time::sleep(BREATH).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             },
@@ -199,25 +201,25 @@ where
             }
         });
     }
-    // No new ones from here on.
+    // Accepts no more connections.
     drop(listener);
     connections.shutdown().await;
 }
 
-/// The signals that end it.
-struct Told {
+/// The signals that end the sidecar.
+struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-// === impl Told ===
+// === impl Signals ===
 
-impl Told {
+impl Signals {
     fn new() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn end(&mut self) {
+    async fn recv(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

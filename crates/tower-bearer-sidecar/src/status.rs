@@ -1,7 +1,7 @@
-//! How it goes: `/health`, `/ready` and `/metrics`, at an address of their own.
+//! Answers `/health`, `/ready` and `/metrics` at a separate address.
 //!
-//! Apart from the address that lends the token, for two reasons: every path there belongs to the upstream, and what a
-//! probe or a Prometheus on another machine must reach is not what lends a token.
+//! The address is separate for two reasons. Every path of the other address belongs to the upstream. A probe or
+//! Prometheus on another machine must not need the address that adds the token.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use serde_json::json;
 use tower_bearer::{Phase, Status, TokenCache};
 
 use crate::forward::{self, Body};
-use crate::problem::{Own, Problem, chain};
+use crate::problem::{AnsweredBy, Problem, chain};
 
-/// What the status address answers from.
+/// Answers the requests to the status address.
 #[derive(Clone)]
 pub(crate) struct Reporter {
     cache: TokenCache,
@@ -34,7 +34,7 @@ impl Reporter {
         Self { cache, prometheus, draining: Arc::default() }
     }
 
-    /// From here on it is not ready: no new requests are wanted.
+    /// Makes `/ready` answer 503 from now on.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -55,10 +55,10 @@ impl Reporter {
             }
         };
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        Ok(response.map(forward::own))
+        Ok(response.map(forward::sidecar_body))
     }
 
-    /// Whether calls get a token: 503 where there is none and none can be had.
+    /// Whether calls get a token. Returns 503 if there is no token and fetching one fails.
     fn health(&self) -> Response<Full<Bytes>> {
         let status = self.cache.status();
         let usable = usable(&status);
@@ -84,7 +84,7 @@ impl Reporter {
         json(healthy, &body)
     }
 
-    /// Whether it wants requests: there is a token, and it is not ending.
+    /// Whether the sidecar can take requests: there is a token, and the sidecar is not shutting down.
     fn ready(&self) -> Response<Full<Bytes>> {
         let ready = usable(&self.cache.status()) && !self.draining.load(Ordering::Relaxed);
         json(ready, &json!({ "ready": ready }))
@@ -104,34 +104,36 @@ impl Reporter {
     }
 }
 
-/// Histograms as Prometheus adds them up: times from a millisecond to a minute, rests of a token's life to a day.
+/// Records histograms in buckets, which Prometheus can add up. Times go up to a minute, and remaining lifetimes to a
+/// day.
 pub(crate) fn recorder() -> PrometheusBuilder {
     const TIMES: [f64; 13] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
     const COUNTS: [f64; 8] = [0.0, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6];
-    const RESTS: [f64; 9] = [0.0, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 86400.0];
+    const REMAINING: [f64; 9] = [0.0, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 86400.0];
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &TIMES)
         .and_then(|recorder| recorder.set_buckets_for_metric(Matcher::Suffix("_waiters".to_owned()), &COUNTS))
         .and_then(|recorder| {
-            recorder.set_buckets_for_metric(Matcher::Full("tower_bearer_token_remaining_seconds".to_owned()), &RESTS)
+            recorder
+                .set_buckets_for_metric(Matcher::Full("tower_bearer_token_remaining_seconds".to_owned()), &REMAINING)
         })
-        .expect("there are buckets")
+        .expect("no list of buckets is empty")
 }
 
-/// What the sidecar counts, besides what tower-bearer does.
+/// Describes the metrics of tower-bearer and of the sidecar.
 pub(crate) fn describe() {
     tower_bearer::describe_metrics();
-    describe_counter!("sidecar_requests_total", "Requests by the status they were answered with, and by whom");
-    describe_gauge!("sidecar_websockets", "WebSockets that are open");
+    describe_counter!("sidecar_requests_total", "Requests by the status of the answer, and by what answered");
+    describe_gauge!("sidecar_websockets", "Open WebSockets");
     describe_gauge!("sidecar_token_usable_seconds", "How long the token can still be sent; 0 without one");
     describe_gauge!("sidecar_token_generation", "The token's number; 0 before the first");
     describe_gauge!("sidecar_token_fetching", "1 while a token is being fetched");
-    describe_gauge!("sidecar_token_failing", "1 while the last fetch is one that failed");
+    describe_gauge!("sidecar_token_failing", "1 if the last fetch failed");
 }
 
-/// Counts an answer: the upstream's, or one of our own by its code.
+/// Counts an answer of the upstream, or of the sidecar by its code.
 pub(crate) fn count<B>(response: &Response<B>) {
-    let by = response.extensions().get::<Own>().map_or("upstream", |own| own.0);
+    let by = response.extensions().get::<AnsweredBy>().map_or("upstream", |own| own.0);
     counter!("sidecar_requests_total", "status" => response.status().as_u16().to_string(), "answered_by" => by)
         .increment(1);
 }

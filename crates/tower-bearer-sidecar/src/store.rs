@@ -6,11 +6,11 @@ use std::time::Duration;
 use tower_bearer::store::{FileStore, Sealed, SharedSession, StoreError, TokenStore};
 use tower_bearer_redis::RedisStore;
 
-use crate::Wrong;
+use crate::ConfigError;
 use crate::cli::Login;
 use crate::secrets::STORE_SEAL_KEY;
 
-/// A store that was named, and what is kept there.
+/// The configured store, and the key of the session in it.
 pub(crate) struct StoreSettings {
     place: Place,
     key: String,
@@ -23,28 +23,28 @@ enum Place {
 }
 
 const OPTION: &str = "--store";
-/// What sealed a record. There is one key at a time.
+/// The id of the key that seals records. There is only one key.
 const SEAL_KEY_ID: &str = "sidecar";
 
-/// What the command line says of a store, or nothing. Without a name, the session has this one.
-pub(crate) fn settings(login: &mut Login, name: String) -> Result<Option<StoreSettings>, Wrong> {
+/// Reads the options of the store. `name` is the session's default name.
+pub(crate) fn settings(login: &mut Login, name: String) -> Result<Option<StoreSettings>, ConfigError> {
     let Some(store) = login.store.take() else { return Ok(None) };
-    // What was given is not repeated: there may be a password in it.
+    // The error does not repeat the value, because it may hold a password.
     let place = match store.split_once(':') {
         Some(("file", path)) if !path.is_empty() => Place::Directory(path.into()),
-        Some(("redis" | "rediss", _)) => Place::Redis(RedisStore::new(store).map_err(wrong)?),
-        _ => return Err(wrong("write file:/DIRECTORY, redis://HOST:PORT or rediss://HOST:PORT")),
+        Some(("redis" | "rediss", _)) => Place::Redis(RedisStore::new(store).map_err(invalid)?),
+        _ => return Err(invalid("write file:/DIRECTORY, redis://HOST:PORT or rediss://HOST:PORT")),
     };
     Ok(Some(StoreSettings { place, key: login.store_key.take().unwrap_or(name), seal_key: seal_key(login)? }))
 }
 
-fn seal_key(login: &mut Login) -> Result<Option<[u8; 32]>, Wrong> {
+fn seal_key(login: &mut Login) -> Result<Option<[u8; 32]>, ConfigError> {
     let Some(given) = STORE_SEAL_KEY.find(login.store_seal_key_file.take())? else { return Ok(None) };
-    let wrong = |problem: String| Wrong::new("--store-seal-key-file", problem);
-    let text = given.read().map_err(|error| wrong(error.to_string()))?;
+    let invalid = |problem: String| ConfigError::new("--store-seal-key-file", problem);
+    let text = given.read().map_err(|error| invalid(error.to_string()))?;
     let key = from_hex(text.expose().trim());
     key.map(Some)
-        .ok_or_else(|| wrong("the key is not 64 hexadecimal digits; make one with `openssl rand -hex 32`".into()))
+        .ok_or_else(|| invalid("the key is not 64 hexadecimal digits; make one with `openssl rand -hex 32`".into()))
 }
 
 fn from_hex(text: &str) -> Option<[u8; 32]> {
@@ -56,19 +56,19 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
 // === impl StoreSettings ===
 
 impl StoreSettings {
-    /// Asks the store once, so that a mistake shows at the start. A server that is down may come back.
-    pub(crate) async fn open(self) -> Result<SharedSession, Wrong> {
+    /// Calls the store once, so that a mistake is an error at the start. A server that is down is only a warning.
+    pub(crate) async fn open(self) -> Result<SharedSession, ConfigError> {
         let Self { place, key, seal_key } = self;
         match place {
             Place::Directory(path) => {
                 let store = FileStore::new(path);
-                ask(&store, &key).await.map_err(wrong)?;
+                ask(&store, &key).await.map_err(invalid)?;
                 session(store, &key, seal_key)
             }
             Place::Redis(store) => {
                 match ask(&store, &key).await {
                     Err(error) if error.is_transient() => tracing::warn!(%error, "the store is not there yet"),
-                    asked => asked.map_err(wrong)?,
+                    asked => asked.map_err(invalid)?,
                 }
                 session(store, &key, seal_key)
             }
@@ -76,18 +76,18 @@ impl StoreSettings {
     }
 }
 
-/// What changes nothing and needs the same permissions as a refresh: extends a lease that is not held.
+/// Extends a lease that is not held. The call changes nothing, and needs the same permissions as a refresh.
 async fn ask(store: &impl TokenStore, key: &str) -> Result<(), StoreError> {
     store.extend(key, "none", Duration::from_secs(1)).await.map(drop)
 }
 
-fn session(store: impl TokenStore, key: &str, seal_key: Option<[u8; 32]>) -> Result<SharedSession, Wrong> {
+fn session(store: impl TokenStore, key: &str, seal_key: Option<[u8; 32]>) -> Result<SharedSession, ConfigError> {
     Ok(match seal_key {
-        Some(seal_key) => SharedSession::new(Sealed::new(store, SEAL_KEY_ID, seal_key).map_err(wrong)?, key),
+        Some(seal_key) => SharedSession::new(Sealed::new(store, SEAL_KEY_ID, seal_key).map_err(invalid)?, key),
         None => SharedSession::new(store, key),
     })
 }
 
-fn wrong(problem: impl std::fmt::Display) -> Wrong {
-    Wrong::new(OPTION, problem)
+fn invalid(problem: impl std::fmt::Display) -> ConfigError {
+    ConfigError::new(OPTION, problem)
 }

@@ -1,4 +1,4 @@
-//! The way out: TLS, and the clients over it.
+//! The clients for the upstream and the issuer, and their TLS settings.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,30 +15,30 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tower_bearer::replay::ReplayBody;
 
-use crate::Wrong;
+use crate::ConfigError;
 use crate::login::TokenClient;
 
 pub(crate) type Connector = HttpsConnector<HttpConnector>;
 
-/// The client that carries the calls.
+/// The client that sends the calls to the upstream.
 pub(crate) type CallClient = Client<Connector, ReplayBody<Incoming>>;
 
-/// One for each kind of traffic, over the same TLS settings.
+/// A client for each kind of traffic, with the same TLS settings.
 pub(crate) struct Clients {
     pub(crate) tokens: TokenClient,
-    /// HTTP/2 where the upstream speaks it over TLS.
+    /// Uses HTTP/2 if the upstream supports it over TLS.
     pub(crate) calls: CallClient,
-    /// HTTP/1.1 only: a WebSocket begins as an upgrade, which HTTP/2 does not have.
+    /// Uses HTTP/1.1 only, because a WebSocket begins as an upgrade, which HTTP/2 does not have.
     pub(crate) upgrades: CallClient,
 }
 
-/// How long a connection may take, TLS not included.
+/// How long connecting may take, without TLS.
 const CONNECT: Duration = Duration::from_secs(10);
 
 // === impl Clients ===
 
 impl Clients {
-    pub(crate) fn new(ca_file: Option<&Path>) -> Result<Self, Wrong> {
+    pub(crate) fn new(ca_file: Option<&Path>) -> Result<Self, ConfigError> {
         let tls = tls(ca_file)?;
         let builder = || HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http().enable_http1();
         let both = builder().enable_http2().wrap_connector(tcp());
@@ -59,22 +59,23 @@ fn tcp() -> HttpConnector {
     tcp
 }
 
-/// The public certificate authorities, which are compiled in so that they are the same everywhere, and those of the file.
-fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, Wrong> {
+/// Trusts the public certificate authorities and those of the file. The public ones are compiled in, so that they are
+/// the same everywhere.
+fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, ConfigError> {
     let mut roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     if let Some(path) = ca_file {
-        let wrong = |problem: String| {
+        let invalid = |problem: String| {
             let path = path.display();
-            Wrong::new("--ca-file", format_args!("{path} {problem}; name a PEM file of certificate authorities"))
+            ConfigError::new("--ca-file", format_args!("{path} {problem}; name a PEM file of certificate authorities"))
         };
         let certificates = CertificateDer::pem_file_iter(path)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| wrong(format!("cannot be read ({error})")))?;
+            .map_err(|error| invalid(format!("cannot be read ({error})")))?;
         if certificates.is_empty() {
-            return Err(wrong("holds no certificate".to_owned()));
+            return Err(invalid("holds no certificate".to_owned()));
         }
         for certificate in certificates {
-            roots.add(certificate).map_err(|error| wrong(format!("holds a certificate that is none ({error})")))?;
+            roots.add(certificate).map_err(|error| invalid(format!("holds an invalid certificate ({error})")))?;
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -59,7 +59,7 @@ impl Fake {
         self.issued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Serves it on a free port of loopback.
+    /// Serves the fake on a free port of loopback.
     pub(crate) async fn start(&self) -> Server {
         let fake = self.clone();
         let api = Api::new(self.ledger.clone());

@@ -1,7 +1,7 @@
 //! A command line tool that a person logs in to once. Its session is in a file, and any number of copies share it.
 //!
 //! ```text
-//! cargo run -p cli -- serve     a fake server, in a terminal of its own; it prints what the other terminal needs
+//! cargo run -p cli -- serve     in a second terminal: a fake server, which prints the variable for this terminal
 //! cargo run -p cli -- login
 //! cargo run -p cli -- call
 //! cargo run -p cli -- logout
@@ -91,8 +91,8 @@ impl Tool {
         let cache = self.cache(self.saved_session()?)?;
         let api = BearerLayer::new(cache.clone(), [&*self.server])?.layer(self.http.clone());
         let response = api.oneshot(Request::get(format!("{}/me", self.server)).body(Full::default())?).await;
-        // Without this, the end of the program could interrupt a refresh in the background, which has used its refresh
-        // token.
+        // Waits for a refresh in the background. It has used its refresh token, so the end of the program must not
+        // interrupt it.
         cache.shutdown().await;
         let response = response?;
         let status = response.status();

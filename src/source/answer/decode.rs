@@ -2,9 +2,9 @@
 //!
 //! | sent | read as |
 //! |---|---|
-//! | a byte order mark before the text (RFC 8259 section 8.1) | ignored; UTF-16 behind one is decoded |
+//! | a byte order mark before the text (RFC 8259 section 8.1) | ignored; UTF-16 after it is decoded |
 //! | bytes that are not UTF-8 | Latin-1 |
-//! | control characters inside of a JSON string, such as a line break | part of the string |
+//! | control characters in a JSON string, such as a line break | part of the string |
 //! | half of a surrogate pair (`"\ud83d"`) | U+FFFD |
 //! | a JSON string that holds a JSON object | that object |
 //! | `access_token=t&expires_in=3600` | an object of strings |
@@ -27,7 +27,7 @@ pub(crate) fn text(bytes: &[u8]) -> Cow<'_, str> {
         [0xfe, 0xff, rest @ ..] => utf16(u16::from_be_bytes, rest),
         _ => match str::from_utf8(bytes) {
             Ok(text) => Cow::Borrowed(text),
-            // In Latin-1 each byte is the character of that number.
+            // In Latin-1, each byte is the number of a Unicode character.
             Err(_) => Cow::Owned(bytes.iter().map(|byte| char::from(*byte)).collect()),
         },
     }
@@ -39,7 +39,7 @@ pub(crate) fn json(bytes: &[u8]) -> Option<Value> {
     serde_json::from_str(&text).ok().or_else(|| serde_json::from_str(&repaired(&text)).ok())
 }
 
-/// The answer that these bytes hold: JSON, JSON inside of a JSON string, or a form.
+/// The answer that these bytes hold: JSON, a JSON string that holds JSON, or a form.
 pub(crate) fn answer(bytes: &[u8]) -> Option<Value> {
     match json(bytes) {
         Some(Value::String(text)) if text.trim_start().starts_with('{') => {
@@ -50,7 +50,7 @@ pub(crate) fn answer(bytes: &[u8]) -> Option<Value> {
     }
 }
 
-/// Finds the text of this member in an answer that cannot be read, such as one that is cut off behind it.
+/// Finds the string of this member in an answer that cannot be parsed, such as an answer that is cut off after it.
 pub(crate) fn find_member(bytes: &[u8], name: &str) -> Option<Secret> {
     let text = text(bytes);
     text.match_indices(name).find_map(|(start, _)| {
@@ -62,7 +62,7 @@ pub(crate) fn find_member(bytes: &[u8], name: &str) -> Option<Secret> {
             }
             None => {
                 let value = rest.strip_prefix('"')?.trim_start().strip_prefix(':')?.trim_start();
-                // The first value of what may go on with anything. A string that is cut off is an error.
+                // Reads one value and ignores the rest. A string that is cut off is an error.
                 serde_json::Deserializer::from_str(value).into_iter::<String>().next()?.ok()?
             }
         };
@@ -70,7 +70,7 @@ pub(crate) fn find_member(bytes: &[u8], name: &str) -> Option<Secret> {
     })
 }
 
-/// The same text with each control character and each half of a surrogate pair in a string written as JSON wants it.
+/// The same text with the control characters and the halves of surrogate pairs in its strings made valid JSON.
 fn repaired(text: &str) -> String {
     let mut repaired = String::with_capacity(text.len());
     let (mut in_string, mut rest) = (false, text);
@@ -91,7 +91,7 @@ fn repaired(text: &str) -> String {
                     repaired.push(char::REPLACEMENT_CHARACTER);
                 }
                 _ => {
-                    // The character behind it belongs to the escape: it ends no string.
+                    // The next character belongs to the escape, so a quote there does not end the string.
                     let escaped = rest[1..].chars().next();
                     repaired.push(c);
                     repaired.extend(escaped);
@@ -106,13 +106,14 @@ fn repaired(text: &str) -> String {
     repaired
 }
 
-/// The UTF-16 unit that an escape at the start of the text stands for.
+/// The UTF-16 unit of the escape at the start of the text.
 fn unit(text: &str) -> Option<u16> {
     let digits = text.strip_prefix("\\u")?.get(..4)?;
     digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok())?
 }
 
-/// A body in `application/x-www-form-urlencoded`. Several servers label it as something else, so the type is not asked.
+/// Reads a body in `application/x-www-form-urlencoded`. Several servers send another content type, so it is not
+/// checked.
 fn form(text: &str) -> Option<Value> {
     let text = text.trim();
     let (name, _) = text.split_once('=')?;

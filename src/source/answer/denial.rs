@@ -1,7 +1,7 @@
-//! What an error answer says: which members hold its code and its words, and whether it denies for good.
+//! Reads an error answer: its code, its message, and whether it denies the credentials.
 //!
-//! An error is looked for in the answer itself, in its member `error`, `fault` or `data` if that is an object, and in the
-//! first item of `errors`, of `error` or of the answer if that is a list.
+//! The error may be in the answer itself, in an object `error`, `fault` or `data`, or in the first item of a list. The
+//! list is `errors`, `error` or the answer itself.
 //!
 //! | | members |
 //! |---|---|
@@ -10,12 +10,12 @@
 //!
 //! | answer | taken as |
 //! |---|---|
-//! | 429 | passing |
+//! | 429 | temporary |
 //! | a code with which the same call can never succeed, such as `invalid_grant`, whatever the status says | denied |
 //! | to a refresh: 2xx, 400 or 401 with another code | denied |
-//! | to a refresh: 403, or words only, if they speak of a token, a session, a login or credentials | denied |
-//! | to a refresh: the same with `Retry-After`, or with a code or words that speak of limits, outages or patience | passing |
-//! | anything else: 404, 5xx, a page of HTML, a code that is not known | passing |
+//! | to a refresh: 403, or words without a code, if they name a token, a session, a login or credentials | denied |
+//! | to a refresh: the same with `Retry-After`, or with a code or words that name limits, outages or a later attempt | temporary |
+//! | anything else: 404, 5xx, a page of HTML, an unknown code | temporary |
 
 use std::borrow::Cow;
 
@@ -24,21 +24,21 @@ use serde_json::{Map, Value};
 
 use crate::source::answer::decode;
 
-/// What an answer says of an error.
+/// The error in an answer.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Denial {
     pub(crate) code: Option<String>,
     pub(crate) words: Option<String>,
-    /// Whether the answer says by itself that it is an error, also with a status that says otherwise.
+    /// Whether the body says that it is an error, whatever the status says.
     pub(crate) is_explicit: bool,
-    /// Whether the code is a text. A number is as much the number of a line as of a problem.
+    /// Whether the code is a text. A number may be the number of a line instead of that of a problem.
     has_named_code: bool,
 }
 
 pub(crate) const INVALID_CLIENT: &str = "invalid_client";
 
-/// The codes with which the same call can never succeed: of RFC 6749 sections 5.2 and 4.1.2.1, RFC 8707 section 2, RFC 8628
-/// section 3.5, and OpenID Connect Core section 3.1.2.6, which want a person.
+/// The codes after which the same call can never succeed. They are those of RFC 6749 sections 5.2 and 4.1.2.1, RFC 8707
+/// section 2 and RFC 8628 section 3.5, and those of OpenID Connect Core section 3.1.2.6 that need a person.
 const FINAL: [&str; 13] = [
     "invalid_request",
     INVALID_CLIENT,
@@ -54,7 +54,7 @@ const FINAL: [&str; 13] = [
     "consent_required",
     "account_selection_required",
 ];
-/// The codes that pass, and those that belong to other calls: known, so that no redaction changes them.
+/// Temporary codes, and codes of other calls. They are listed so that redaction does not change them.
 const OTHER: [&str; 8] = [
     "authorization_pending",
     "slow_down",
@@ -84,8 +84,8 @@ const WORDS: [&str; 13] = [
     "reason",
     "faultstring",
 ];
-/// What speaks of something that passes.
-const PASSING: [&str; 21] = [
+/// Words that name a temporary problem.
+const TEMPORARY: [&str; 21] = [
     "limit",
     "quota",
     "throttl",
@@ -108,7 +108,7 @@ const PASSING: [&str; 21] = [
     "unknown_error",
     "pending",
 ];
-/// What speaks of credentials.
+/// Words that name credentials.
 const CREDENTIALS: [&str; 11] = [
     "token",
     "grant",
@@ -123,14 +123,14 @@ const CREDENTIALS: [&str; 11] = [
     "consent",
 ];
 
-/// What speaks of the client.
+/// Words that name the client.
 const CLIENT: [&str; 6] =
     ["client id", "client_id", "clientid", "client secret", "client authentication", "public key"];
 
 // === impl Denial ===
 
 impl Denial {
-    /// What this answer says; `body` is what its bytes hold.
+    /// Reads this answer. `body` is the JSON value of its bytes.
     pub(crate) fn read(body: Option<&Value>, bytes: &[u8], status: StatusCode) -> Self {
         let body = body.unwrap_or(&Value::Null);
         let errors = errors(body);
@@ -150,17 +150,17 @@ impl Denial {
         }
     }
 
-    /// What a user's evaluation says.
+    /// The result of the user's own evaluation.
     pub(crate) fn evaluated(code: Option<String>, words: Option<String>) -> Self {
         Self { code, words, ..Self::default() }
     }
 
-    /// The code, if it is one that this crate knows: such a one may be shown as it is.
+    /// The code, if this crate knows it. A known code needs no redaction.
     pub(crate) fn known(&self) -> Option<&'static str> {
         known(self.code.as_deref()?)
     }
 
-    /// The code, as an error takes it.
+    /// The code in the type that an error takes.
     pub(crate) fn code(&self) -> Option<Cow<'static, str>> {
         self.known().map(Cow::Borrowed).or_else(|| self.code.clone().map(Cow::Owned))
     }
@@ -170,32 +170,32 @@ impl Denial {
         self.known().is_some_and(|code| FINAL.contains(&code))
     }
 
-    /// Whether this answer to a refresh denies the refresh token, in words of the server's own.
+    /// Whether this answer to a refresh denies the refresh token, in a code or words outside the RFCs.
     pub(crate) fn denies_refresh(&self, status: StatusCode) -> bool {
-        let said =
+        let text =
             format!("{} {}", self.code.as_deref().unwrap_or_default(), self.words.as_deref().unwrap_or_default());
-        let said = said.to_ascii_lowercase();
-        let speaks_of = |words: &[&str]| words.iter().any(|word| said.contains(word));
-        let is_of_credentials = match status {
-            StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED => self.has_named_code || speaks_of(&CREDENTIALS),
-            StatusCode::FORBIDDEN => speaks_of(&CREDENTIALS),
-            status => status.is_success() && self.is_explicit && (self.has_named_code || speaks_of(&CREDENTIALS)),
+        let text = text.to_ascii_lowercase();
+        let mentions = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        let is_about_credentials = match status {
+            StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED => self.has_named_code || mentions(&CREDENTIALS),
+            StatusCode::FORBIDDEN => mentions(&CREDENTIALS),
+            status => status.is_success() && self.is_explicit && (self.has_named_code || mentions(&CREDENTIALS)),
         };
-        is_of_credentials && !speaks_of(&PASSING)
+        is_about_credentials && !mentions(&TEMPORARY)
     }
 
-    /// Whether it is the client that is denied: no login of a person would help.
+    /// Whether the issuer denies the client, so that a login of a person would not help.
     pub(crate) fn is_about_client(&self) -> bool {
         let words = self.words.as_deref().unwrap_or_default().to_ascii_lowercase();
-        let speaks_of = |names: &[&str]| names.iter().any(|name| words.contains(name));
-        // A token or a code may belong to another client, which is about the token.
-        self.known() == Some(INVALID_CLIENT) || speaks_of(&CLIENT) && !speaks_of(&["token", "code"])
+        let mentions = |names: &[&str]| names.iter().any(|name| words.contains(name));
+        // "Token was issued to another client" is about the token.
+        self.known() == Some(INVALID_CLIENT) || mentions(&CLIENT) && !mentions(&["token", "code"])
     }
 }
 
 // === reading ===
 
-/// The objects that are there for an error only.
+/// The objects that only an error has.
 fn errors(body: &Value) -> Vec<&Map<String, Value>> {
     let members = ["error", "fault", "errors"].iter().filter_map(|name| first(body).get(*name));
     members.filter_map(|member| first(member).as_object()).collect()
@@ -206,7 +206,7 @@ fn first(value: &Value) -> &Value {
     value.as_array().and_then(|items| items.first()).unwrap_or(value)
 }
 
-/// The members of these names.
+/// The members with these names.
 fn texts(objects: &[&Map<String, Value>], names: &[&str]) -> Vec<Value> {
     let members = objects.iter().flat_map(|object| names.iter().filter_map(|name| object.get(*name)));
     members.cloned().collect()
@@ -225,11 +225,11 @@ fn is_explicit(object: &Map<String, Value>) -> bool {
     let number = object.get("code").and_then(Value::as_i64);
     names.iter().any(|name| object.get(*name).is_some_and(is_error))
         || ["ok", "success"].iter().any(|name| object.get(*name) == Some(&Value::Bool(false)))
-        // The numbers with which envelopes say that all is well.
+        // Envelopes report success with these numbers.
         || number.is_some_and(|number| ![0, 200].contains(&number))
 }
 
-/// A text that can be a code: no address, as RFC 9457 has for types of problems.
+/// A text that can be a code. The URL of a problem type (RFC 9457) is not a code.
 fn code_text(value: &Value) -> Option<&str> {
     value.as_str().filter(|text| !text.is_empty() && !text.contains("://") && *text != "about:blank")
 }
@@ -238,7 +238,7 @@ fn known(code: &str) -> Option<&'static str> {
     FINAL.into_iter().chain(OTHER).find(|known| *known == code)
 }
 
-/// Each text once.
+/// Joins the texts, each of them once.
 fn words(body: &Value, texts: &[Value]) -> Option<String> {
     let mut words: Vec<&str> = Vec::new();
     for text in texts.iter().filter_map(Value::as_str).filter(|text| !text.is_empty()) {
@@ -261,13 +261,13 @@ fn first_string(value: &Value) -> Option<&str> {
     }
 }
 
-/// A body that is a sentence: neither JSON nor a page.
+/// The body, if it is a sentence and neither JSON nor a page.
 fn sentence(bytes: &[u8]) -> Option<String> {
     let text = decode::text(bytes);
     text.trim_start().starts_with(char::is_alphabetic).then(|| text.into_owned())
 }
 
-/// Whether the body is a page of some gateway.
+/// Whether the body is a page of HTML or XML, such as that of a gateway.
 pub(crate) fn is_page(bytes: &[u8]) -> bool {
     decode::text(bytes).trim_start().starts_with('<')
 }

@@ -1,17 +1,17 @@
-//! When a token ends: the one account that all sources share.
+//! When a token expires. All sources share these rules.
 //!
-//! The first of these that is there and can be read counts:
+//! The first of these that is present and can be read counts:
 //!
 //! | place | read as |
 //! |---|---|
-//! | what `expires_at` names | a moment; one that cannot be read is an error |
-//! | what `lifetime_at` names, else `expires_in` | a number of units (`lifetime_unit`, 1 s) from when it was asked for |
-//! | `expires_on`, `expires_at` | a moment; before 2001 it says nothing, as Go's zero time and 0 do |
+//! | the member at the setting `expires_at` | a moment; if it cannot be read, that is an error |
+//! | the member at the setting `lifetime_at`, else `expires_in` | a number of units (`lifetime_unit`, 1 s) since the request |
+//! | `expires_on`, `expires_at` | a moment; one before 2001, such as 0 or Go's zero time, is ignored |
 //! | the `exp` of a token that is a JWT (RFC 7519 section 4.1.4) | a moment |
 //! | nothing | the source's `default_lifetime` |
 //!
-//! A moment is seconds since 1970, milliseconds if the number is beyond 1e11, a date of RFC 3339, or an HTTP date. Numbers
-//! may be texts and have fractions. A moment is held against the server's own clock if the answer tells it (`Date`).
+//! A moment is a number of seconds since 1970, or of milliseconds above 1e11, a date of RFC 3339, or an HTTP date.
+//! Numbers may be texts and have fractions. A moment is compared with the server's clock if the answer has a `Date`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::source::answer;
 use crate::token::MAX_LIFETIME;
 
-/// Where an answer says when its token ends, and what is taken if it does not.
+/// Where an answer says when its token expires, and the lifetime if it does not.
 #[derive(Clone, Debug)]
 pub(crate) struct Expiry {
     lifetime_at: Option<String>,
@@ -34,32 +34,32 @@ pub(crate) struct Expiry {
     default: Option<Duration>,
 }
 
-/// A token, what came with it, and when.
+/// A token, the answer it came in, and the time.
 pub(crate) struct Issued<'a> {
     pub(crate) answer: &'a Value,
-    /// The object in which the token lies.
-    pub(crate) beside: &'a Value,
+    /// The object that has the token.
+    pub(crate) parent: &'a Value,
     pub(crate) token: &'a str,
     /// When the answer was written.
     pub(crate) at: SystemTime,
     pub(crate) now: SystemTime,
 }
 
-/// Why an answer's end of a token is of no use.
+/// Why the expiry in an answer cannot be used.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NoLifetime {
-    /// What lies at the place that was named is no moment.
+    /// The member at this pointer is not a moment.
     Unreadable(String),
-    /// The token ended so long ago.
+    /// The token expired this long ago.
     Ended(Duration),
 }
 
-/// A place that nothing names: the lifetime by RFC 6749 section 5.1, and the moments that many servers send.
+/// Where the lifetime is by default (RFC 6749 section 5.1), and the moments that many servers send.
 const LIFETIME: &str = "/expires_in";
 const MOMENTS: [&str; 2] = ["/expires_on", "/expires_at"];
-/// No number of seconds since 1970 before the year 5138 is larger.
+/// Seconds since 1970 reach this number in the year 5138, so a larger number counts milliseconds.
 const MILLISECONDS_BEYOND: f64 = 1e11;
-/// An earlier moment (2001) is the way of some servers to say that they know none.
+/// Some servers send an earlier moment (before 2001) if the token does not expire.
 const NO_MOMENT_BEFORE: Duration = Duration::from_secs(1_000_000_000);
 
 // === impl Expiry ===
@@ -91,24 +91,24 @@ impl Expiry {
             place.as_deref().map_or(Ok(()), |place| answer::check_pointer(field, place))?;
         }
         if self.unit.is_zero() {
-            return Err(Error::invalid("lifetime_unit", "a unit without a length counts nothing"));
+            return Err(Error::invalid("lifetime_unit", "the unit is zero"));
         }
         if self.default.is_some_and(|lifetime| lifetime.is_zero()) {
-            return Err(Error::invalid("default_lifetime", "a token without a life cannot be used"));
+            return Err(Error::invalid("default_lifetime", "the lifetime is zero"));
         }
         Ok(())
     }
 
-    /// How long this token lives; `default` if nothing says so and nothing was set.
+    /// How long this token lives. `default` applies if neither the answer nor a setting says so.
     pub(crate) fn read(&self, issued: &Issued<'_>, default: Duration) -> Result<Duration, NoLifetime> {
-        let Issued { answer, beside, token, at, now } = *issued;
+        let Issued { answer, parent, token, at, now } = *issued;
         let named = |pointer: &str| answer.pointer(pointer).filter(|value| !value.is_null());
         if let Some(place) = &self.expires_at
             && let Some(end) = named(place)
         {
             return until(moment(end).ok_or_else(|| NoLifetime::Unreadable(place.clone()))?, now);
         }
-        let unnamed = |pointer: &str| beside.pointer(pointer).or_else(|| named(pointer));
+        let unnamed = |pointer: &str| parent.pointer(pointer).or_else(|| named(pointer));
         let lifetime = match &self.lifetime_at {
             Some(place) => named(place),
             None => unnamed(LIFETIME),
@@ -130,7 +130,7 @@ impl Expiry {
 // === impl NoLifetime ===
 
 impl NoLifetime {
-    /// What is wrong, and why a token that has ended may come from here.
+    /// Describes the problem. `cause` says why the source may return an expired token.
     pub(crate) fn describe(&self, cause: &str) -> String {
         match self {
             Self::Unreadable(place) => {
@@ -147,26 +147,26 @@ impl NoLifetime {
 
 // === reading ===
 
-/// How long it is until this moment, counted from 1970.
+/// The time until this moment, which is counted from 1970.
 fn until(end: Duration, now: SystemTime) -> Result<Duration, NoLifetime> {
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     end.checked_sub(now).filter(|left| !left.is_zero()).ok_or(NoLifetime::Ended(now.saturating_sub(end)))
 }
 
-/// A number of seconds, in whatever form it comes: zero if it is negative, 100 years at most.
+/// Reads a number of seconds. A negative number is zero, and the maximum is 100 years.
 pub(crate) fn seconds(value: &Value) -> Option<Duration> {
     Some(units(number(value)?, Duration::from_secs(1)))
 }
 
-/// A moment, counted from 1970.
+/// Reads a moment, counted from 1970.
 pub(crate) fn moment(value: &Value) -> Option<Duration> {
     if let Some(number) = number(value) {
         let seconds = if number > MILLISECONDS_BEYOND { number / 1000.0 } else { number };
-        // Cut first: a `Duration` cannot hold every number.
+        // Clamps first, because `Duration` panics on numbers that it cannot hold.
         return Some(Duration::from_secs_f64(seconds.clamp(0.0, MILLISECONDS_BEYOND)));
     }
     let text = value.as_str()?.trim();
-    // RFC 3339 section 5.6 leaves a space between date and time to applications.
+    // RFC 3339 section 5.6 lets applications write a space between date and time.
     let date =
         OffsetDateTime::parse(text, &Rfc3339).or_else(|_| OffsetDateTime::parse(&text.replacen(' ', "T", 1), &Rfc3339));
     match date {
@@ -175,24 +175,24 @@ pub(crate) fn moment(value: &Value) -> Option<Duration> {
     }
 }
 
-/// The claims of a JWT (RFC 7519 section 3), none for every other text; an error for a JWT that breaks off.
+/// The claims of a JWT (RFC 7519 section 3). Any other text has no claims. A JWT that is cut off is an error.
 pub(crate) fn jwt_claims(text: &str) -> Result<Map<String, Value>, &'static str> {
-    const BREAKS_OFF: &str = "it begins as a JWT and breaks off, as if it were half written";
+    const CUT_OFF: &str = "it begins as a JWT and is cut off, as if it were half written";
     let mut parts = text.split('.');
     let header = parts.next().and_then(object);
     match (header, parts.next(), parts.next()) {
-        // The beginning of `{"`, in the alphabet of JWTs, and no whole object.
-        (None, ..) if text.starts_with("eyJ") && text.bytes().all(is_of_a_jwt) => Err(BREAKS_OFF),
-        // RFC 7515 section 4.1.1, RFC 7516 section 4.1.1: the header of every JWT names an algorithm.
+        // The text begins with `{"` in base64url and is not a whole object.
+        (None, ..) if text.starts_with("eyJ") && text.bytes().all(is_jwt_byte) => Err(CUT_OFF),
+        // The header of every JWT names an algorithm (RFC 7515 section 4.1.1, RFC 7516 section 4.1.1).
         (Some(header), ..) if !header.contains_key("alg") => Ok(Map::new()),
-        (Some(_), None, _) | (Some(_), _, None) => Err(BREAKS_OFF),
-        // One that is encrypted has other parts, which only the API can read.
+        (Some(_), None, _) | (Some(_), _, None) => Err(CUT_OFF),
+        // An encrypted JWT has other parts, which only the API can read.
         (Some(_), Some(claims), Some(_)) => Ok(object(claims).unwrap_or_default()),
         (None, ..) => Ok(Map::new()),
     }
 }
 
-fn is_of_a_jwt(byte: u8) -> bool {
+fn is_jwt_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
 }
 
@@ -201,7 +201,7 @@ fn object(part: &str) -> Option<Map<String, Value>> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
 }
 
-/// A number, or a text that is one.
+/// Reads a number, which may be a text.
 fn number(value: &Value) -> Option<f64> {
     let number: f64 = match value {
         Value::Number(number) => number.as_f64(),
@@ -212,7 +212,7 @@ fn number(value: &Value) -> Option<f64> {
 }
 
 fn units(count: f64, unit: Duration) -> Duration {
-    // Cut first: a `Duration` cannot hold every number.
+    // Clamps first, because `Duration` panics on numbers that it cannot hold.
     Duration::from_secs_f64((count * unit.as_secs_f64()).clamp(0.0, MAX_LIFETIME.as_secs_f64()))
 }
 

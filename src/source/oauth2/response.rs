@@ -196,11 +196,11 @@ impl ResponseReader {
         let refreshable = members.get("refresh_token").is_some_and(Value::is_string);
         let default = if is_login && !refreshable { MAX_LIFETIME } else { DEFAULT_LIFETIME };
         let (token_text, now) = (token.access_token(), answer.now);
-        let issued = Issued { answer: &object, beside: &object, token: token_text, at: now, now };
+        let issued = Issued { answer: &object, parent: &object, token: token_text, at: now, now };
         let lifetime = self
             .expiry
             .read(&issued, default)
-            .map_err(|problem| answer.unusable(problem.describe("the server hands out an old one")))?;
+            .map_err(|problem| answer.unusable(problem.describe("the server returned an old token")))?;
         Ok(token.with_lifetime(lifetime))
     }
 

@@ -1,4 +1,4 @@
-//! oidc-provider and Authlib, real OAuth 2 servers, started for a test; and plain calls to them or to a fake.
+//! Starts oidc-provider and Authlib, which are real OAuth 2 servers, and calls them or a fake.
 
 use std::io::{BufRead, BufReader, Write, stderr};
 use std::path::Path;
@@ -18,7 +18,7 @@ use tower::{BoxError, ServiceExt};
 use tower_bearer::Token;
 use tower_bearer::oauth2::{Algorithm, Issuer, SigningKey};
 
-/// What carries calls: to a server over a socket, or to a fake.
+/// A client of a server over a socket, or of a fake.
 pub type Http = BoxCloneSyncService<Request<Full<Bytes>>, Response<Full<Bytes>>, BoxError>;
 
 /// A running oidc-provider, as `server.mjs` configures it. It ends with this value, or with the test's process.
@@ -61,7 +61,7 @@ pub const RESOURCE: &str = "https://api.example.com/";
 // === impl OidcProvider ===
 
 impl OidcProvider {
-    /// Starts it; `None`, and a message, where it is not installed.
+    /// Starts the server. Prints a message and returns `None` if it is not installed.
     ///
     /// # Panics
     /// If it is installed and does not start.
@@ -87,7 +87,7 @@ impl OidcProvider {
         format!("{}{path}", self.base())
     }
 
-    /// It as its metadata describe it.
+    /// The issuer, by discovery.
     pub fn issuer(&self) -> Issuer {
         Issuer::discover(http(), self.base())
     }
@@ -98,13 +98,13 @@ impl OidcProvider {
         SigningKey::from_pem(algorithm, pem).expect("a key").key_id(format!("{algorithm:?}"))
     }
 
-    /// What the API says of a token.
+    /// The API's answer to a request with this token.
     pub async fn call(&self, token: &Token) -> Got {
         let request = Request::get(self.url("/test/api")).header("authorization", token.header_value());
         send(&http(), request, "").await
     }
 
-    /// One of the numbers `server.mjs` counts.
+    /// One of the counts of `server.mjs`.
     pub async fn count(&self, name: &str) -> u64 {
         let counts = get(&http(), &self.url("/test/counts")).await.json();
         counts[name].as_u64().unwrap_or_else(|| panic!("{name} is not counted: {counts}"))
@@ -114,7 +114,7 @@ impl OidcProvider {
 // === impl Authlib ===
 
 impl Authlib {
-    /// Starts it; `None`, and a message, where it is not installed.
+    /// Starts the server. Prints a message and returns `None` if it is not installed.
     ///
     /// # Panics
     /// If it is installed and does not start.
@@ -134,7 +134,7 @@ impl Authlib {
         format!("{}{path}", self.0.base)
     }
 
-    /// It as its metadata describe it.
+    /// The issuer, by discovery.
     pub fn issuer(&self) -> Issuer {
         Issuer::discover(http(), &self.0.base)
     }
@@ -158,7 +158,7 @@ impl Running {
     }
 }
 
-/// Not `println!`, which nobody sees of a test that passes.
+/// Writes to stderr, because the output of `println!` is hidden if the test passes.
 fn note(text: &str) {
     stderr().write_all(text.as_bytes()).expect("stderr");
 }
@@ -176,15 +176,15 @@ impl Got {
     /// The body as JSON.
     ///
     /// # Panics
-    /// If it is none.
+    /// If the body is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
     }
 
-    /// A member of the body that is a text.
+    /// A string member of the body.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there is no such member.
     pub fn text(&self, member: &str) -> String {
         self.json()[member].as_str().unwrap_or_else(|| panic!("no {member}: {self:?}")).to_owned()
     }
@@ -194,7 +194,7 @@ impl Got {
         (self.status.as_u16(), self.text("error"))
     }
 
-    /// The header of this name; empty where there is none.
+    /// The header of this name, or an empty text.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
     }
@@ -207,7 +207,7 @@ pub fn client() -> Client<HttpConnector, Full<Bytes>> {
     Client::builder(TokioExecutor::new()).build_http()
 }
 
-/// The same, in the type that a fake fits as well.
+/// The same client, in the type that fakes have too.
 pub fn http() -> Http {
     let collected = client().map_err(BoxError::from).and_then(async |response: Response<_>| {
         let (head, body) = response.into_parts();
@@ -220,7 +220,7 @@ pub fn http() -> Http {
 /// Sends a request.
 ///
 /// # Panics
-/// Without an answer.
+/// If there is no answer.
 pub async fn send(http: &Http, request: request::Builder, body: impl Into<Bytes>) -> Got {
     let request = request.body(Full::new(body.into())).expect("a request");
     let (head, body) = http.clone().oneshot(request).await.expect("an answer").into_parts();
@@ -228,10 +228,10 @@ pub async fn send(http: &Http, request: request::Builder, body: impl Into<Bytes>
     Got { status: head.status, headers: head.headers, body: body.to_bytes() }
 }
 
-/// Gets an address.
+/// Sends a GET.
 ///
 /// # Panics
-/// Without an answer.
+/// If there is no answer.
 pub async fn get(http: &Http, url: &str) -> Got {
     send(http, Request::get(url), "").await
 }
@@ -239,7 +239,7 @@ pub async fn get(http: &Http, url: &str) -> Got {
 /// Posts a form.
 ///
 /// # Panics
-/// Without an answer.
+/// If there is no answer.
 pub async fn post(http: &Http, url: &str, form: &[(&str, &str)]) -> Got {
     send(http, form_to(url), encoded(form)).await
 }
@@ -249,7 +249,7 @@ pub fn form_to(url: &str) -> request::Builder {
     Request::post(url).header(CONTENT_TYPE, "application/x-www-form-urlencoded").header(ACCEPT, "application/json")
 }
 
-/// A form as it is sent.
+/// Encodes a form.
 pub fn encoded(form: &[(&str, &str)]) -> String {
     form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish()
 }

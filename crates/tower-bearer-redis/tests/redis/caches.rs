@@ -1,4 +1,4 @@
-//! Caches, each with a store and a connection of its own as processes have them, that share a session.
+//! Caches that share a session. Each has its own store and connection, as in a separate process.
 
 use std::time::Duration;
 
@@ -30,14 +30,14 @@ async fn record(server: &Server) -> String {
 }
 
 #[tokio::test]
-async fn two_caches_share_a_session_and_tell_each_other_what_is_new() {
+async fn two_caches_share_a_session_and_notify_each_other() {
     for server in each(&[]) {
         let issuer = Issuer::new(HOUR);
         let (first, second) = (issuer.process(server.store(), HOUR), issuer.process(server.store(), HOUR));
         first.get().await.unwrap();
         second.get().await.unwrap();
         assert_eq!((token(&first), token(&second), issuer.calls()), (Some("t1".into()), Some("t1".into()), 1));
-        // Told by a message, because they look once in an hour.
+        // A message notified them, because they check the record only once in an hour.
         second.refresh().await.unwrap();
         until(async || token(&first).as_deref() == Some("t2")).await;
         first.refresh().await.unwrap();
@@ -54,7 +54,7 @@ async fn two_caches_share_a_session_and_tell_each_other_what_is_new() {
 }
 
 #[tokio::test]
-async fn twelve_caches_over_several_expiries_spend_no_refresh_token_twice() {
+async fn twelve_caches_over_several_expiries_use_no_refresh_token_twice() {
     for server in each(&[]) {
         let issuer = Issuer::new(Duration::from_secs(1));
         let mut processes = JoinSet::new();
@@ -80,7 +80,7 @@ async fn requests_with_a_token_do_not_ask_the_server() {
     for server in each(&[]) {
         let cache = Issuer::new(HOUR).process(server.store(), HOUR);
         cache.get().await.unwrap();
-        // The messages of its own saves make it look.
+        // The messages of its own saves make the cache check the record.
         until(async || {
             let before = server.info("commandstats", "cmdstat_eval").await;
             for _ in 0..10_000 {
@@ -93,7 +93,7 @@ async fn requests_with_a_token_do_not_ask_the_server() {
 }
 
 #[tokio::test]
-async fn no_outage_takes_a_live_token_from_a_request_and_afterwards_the_record_is_there_again() {
+async fn requests_have_a_live_token_in_every_outage_and_the_record_is_restored() {
     for mut server in each(&["--maxmemory-policy", "noeviction"]) {
         let issuer = Issuer::new(HOUR);
         let cache = issuer.process(server.store().timeout(Duration::from_millis(300)), OFTEN);
@@ -110,7 +110,7 @@ async fn no_outage_takes_a_live_token_from_a_request_and_afterwards_the_record_i
         server.stop();
         until(failed).await;
         assert_eq!(cache.get().await.unwrap().access_token(), "t1");
-        // Without its data.
+        // The server restarts without its data.
         server.restart();
         until(async || record(&server).await.contains("\"t1\"")).await;
         until(works).await;

@@ -1,4 +1,4 @@
-//! Who is told of a change.
+//! Notifications of changes.
 
 use std::future::{Future, ready};
 use std::pin::{Pin, pin};
@@ -26,7 +26,7 @@ async fn published(server: &Server) -> u64 {
 }
 
 #[tokio::test]
-async fn a_save_wakes_those_who_wait_for_its_key() {
+async fn a_save_wakes_the_waiters_of_its_key() {
     for server in each(&[]) {
         let (first, second) = (server.store(), server.store());
         second.load("key").await.unwrap();
@@ -48,15 +48,15 @@ async fn stores_with_other_prefixes_share_neither_records_nor_messages() {
         let mut key = pin!(second.changed("key"));
         assert!(!is_done(&mut key).await);
         save(&first, "key", None, b"record").await;
-        // An answer comes after the messages that were sent before it.
+        // The server sends messages before a later answer.
         assert_eq!(second.load("key").await.unwrap(), None);
         assert!(!is_done(&mut key).await);
     }
 }
 
-/// One message for one refresh: a second one would make every process look twice.
+/// A refresh publishes one message. A second one would make every process check the record twice.
 #[tokio::test]
-async fn a_release_is_told_unless_the_save_before_it_was() {
+async fn a_release_notifies_unless_the_save_before_it_did() {
     for server in each(&[]) {
         let (first, second) = (server.store(), server.store());
         save(&first, "key", None, b"record").await;
@@ -85,7 +85,7 @@ async fn a_connection_that_is_lost_or_new_wakes_all_because_a_message_may_have_b
             bounded(key).await;
             let mut key = pin!(second.changed("key"));
             assert!(!is_done(&mut key).await);
-            // Connects anew.
+            // This call opens a new connection.
             second.load("key").await.unwrap();
             bounded(key).await;
         }
@@ -107,7 +107,7 @@ async fn a_wait_that_is_polled_once_keeps_no_call_from_connecting() {
     }
 }
 
-/// Without a server it waits; the first call that reaches one wakes it.
+/// Without a server it waits, and the first call that reaches one wakes it.
 #[tokio::test]
 async fn a_wait_that_began_without_a_server_is_woken_by_the_next_connection() {
     for mut server in each(&[]) {
@@ -148,7 +148,7 @@ async fn all_keys_share_one_connection_and_one_subscription() {
             while waiting.try_join_next().is_some() {}
             assert!(saves < 100_000);
         }
-        // This one, and the one that asks.
+        // The two connections are the store's and that of this test.
         assert_eq!(server.info("clients", "connected_clients").await.as_deref(), Some("2"));
         let subscribed: (String, u64) = server.admin("PUBSUB NUMSUB tower-bearer:changed").await;
         assert_eq!(subscribed.1, 1);

@@ -14,7 +14,7 @@ use crate::server::{Server, bounded, each, save};
 const LONG: Duration = Duration::from_secs(60);
 const KEYS: usize = 30;
 
-/// Three nodes with a third of the slots each, of each program that is there.
+/// Three nodes with a third of the slots each, for each installed program.
 async fn clusters() -> Vec<Vec<Server>> {
     let mut nodes = [(); 3].map(|()| each(&["--cluster-enabled", "yes"]).into_iter());
     let mut clusters = Vec::new();
@@ -27,7 +27,7 @@ async fn clusters() -> Vec<Vec<Server>> {
         }
         bounded(async {
             for node in &cluster {
-                // They know of each other's slots.
+                // The nodes know each other's slots.
                 while !node.admin::<String>("CLUSTER INFO").await.contains("cluster_state:ok") {}
             }
         })
@@ -69,9 +69,9 @@ async fn a_store_in_a_cluster_does_what_the_trait_says_on_every_node() {
     }
 }
 
-/// Whichever node has the record, processes that are connected to all of them hear of it.
+/// Processes are notified of changes on every node.
 #[tokio::test]
-async fn caches_over_a_cluster_share_a_session_and_tell_each_other() {
+async fn caches_over_a_cluster_share_a_session_and_notify_each_other() {
     for cluster in clusters().await {
         let issuer = Issuer::new(60 * LONG);
         let (first, second) = (issuer.process(store(&cluster), 60 * LONG), issuer.process(store(&cluster), 60 * LONG));
@@ -88,7 +88,7 @@ async fn caches_over_a_cluster_share_a_session_and_tell_each_other() {
     }
 }
 
-/// What a store that was made for one server does: the keys of that node work, and others are an error.
+/// In a store for one server, the keys of that node work, and other keys are an error.
 #[tokio::test]
 async fn a_store_for_one_server_says_that_another_node_has_the_key() {
     for cluster in clusters().await {
@@ -113,7 +113,7 @@ async fn a_store_for_one_server_says_that_another_node_has_the_key() {
 async fn a_node_that_stops_is_an_error_for_its_keys_alone() {
     for mut cluster in clusters().await {
         let store = store(&cluster).timeout(Duration::from_millis(500));
-        // So that the others go on serving their slots.
+        // With this setting, the other nodes still serve their slots.
         for node in &cluster {
             node.admin::<()>("CONFIG SET cluster-require-full-coverage no").await;
         }

@@ -1,4 +1,4 @@
-//! Which commands are sent, and how many.
+//! The commands that the store sends, and their number.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::server::{Server, each, save};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// The commands that the server has run, each with how often; also those that scripts called.
+/// The commands that the server has run, with their counts. They include those that scripts called.
 pub(crate) async fn commands(server: &Server) -> Vec<(String, u64)> {
     let info: String = server.admin("INFO commandstats").await;
     let lines = info.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(":calls="));
     let counted = lines.map(|(name, rest)| (name.to_owned(), rest.split(',').next().unwrap().parse().unwrap()));
-    // Those of the connection that asks.
+    // The connection of this test sends these.
     counted.filter(|(name, _)| !["config|resetstat", "info", "client|setinfo"].contains(&&**name)).collect()
 }
 
@@ -24,9 +24,9 @@ pub(crate) fn count(commands: &[(String, u64)], name: &str) -> u64 {
     commands.iter().find(|(of, _)| of == name).map_or(0, |(_, count)| *count)
 }
 
-/// One command is one round trip, because the next is sent after its answer.
+/// One command is one round trip, because the store sends the next after its answer.
 #[tokio::test]
-async fn a_look_that_finds_nothing_new_is_one_round_trip() {
+async fn a_check_that_finds_no_new_record_is_one_round_trip() {
     for server in each(&[]) {
         let store = server.store();
         save(&store, "key", None, b"record").await;
@@ -58,7 +58,7 @@ async fn each_operation_is_one_round_trip() {
     }
 }
 
-/// So that the rule gives no more than is needed.
+/// The rule must not allow more than the store needs.
 #[tokio::test]
 async fn the_acl_rule_of_the_readme_names_the_commands_that_are_sent_and_no_others() {
     for server in each(&[]) {
@@ -71,7 +71,7 @@ async fn the_acl_rule_of_the_readme_names_the_commands_that_are_sent_and_no_othe
     }
 }
 
-/// What is left behind goes by itself.
+/// Keys that are left behind expire.
 #[tokio::test]
 async fn every_key_has_a_time_to_live() {
     for server in each(&[]) {
@@ -86,14 +86,14 @@ async fn every_key_has_a_time_to_live() {
         assert_eq!(name, "tower-bearer:{session:aside}:set-aside");
         assert!(left(&name).await > 29 * 24 * 60 * 60);
         assert_eq!(server.admin::<u64>("DBSIZE").await, 3);
-        // The record of a session that has ended.
+        // This is the record of a session that has ended.
         assert_eq!(store.acquire("key", "owner", LONG).await.unwrap(), Lease::Held);
         let version = store.load("key").await.unwrap().unwrap().version;
         store.expire("key", "owner", version, LONG).await.unwrap();
         assert!((1..=60).contains(&left("tower-bearer:{session:key}").await));
         store.expire("key", "owner", version, 4 * LONG).await.unwrap();
         assert!((61..=120).contains(&left("tower-bearer:{session:key}").await), "not longer than any record");
-        // The longest times that can be said.
+        // These are the longest possible times.
         let store = server.store().keep_for(Duration::MAX);
         assert_eq!(store.acquire("long", "owner", Duration::MAX).await.unwrap(), Lease::Held);
         store.save("long", "owner", None, b"record").await.unwrap();

@@ -1,4 +1,4 @@
-//! What every store must do, on each kind of server, with each kind of user.
+//! The conformance suite, on each kind of server and with each kind of user.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use tower_bearer_redis::RedisStore;
 
 use crate::server::each;
 
-/// The line of the README, in words.
+/// The words of the rule in the README.
 pub(crate) fn acl_rule() -> Vec<&'static str> {
     let readme = include_str!("../../README.md");
     let line = readme.lines().find_map(|line| line.strip_prefix("user app on ")).expect("the rule");
@@ -28,7 +28,7 @@ async fn a_store_does_what_the_trait_says() {
     }
 }
 
-/// The rule names each command, the keys and the channel; whatever is missing in it would be denied.
+/// The rule names the commands, the keys and the channel. The server denies everything else.
 #[tokio::test]
 async fn the_acl_rule_of_the_readme_is_enough() {
     let rule = acl_rule().join(" ").replace(">password", ">pass#word");
@@ -44,7 +44,7 @@ async fn the_acl_rule_of_the_readme_is_enough() {
     }
 }
 
-/// One node that has all slots: it still denies a command whose keys are of several.
+/// A node that has all slots still denies a command with keys in several slots.
 #[tokio::test]
 async fn the_keys_of_a_record_are_in_one_slot_of_a_cluster() {
     for server in each(&["--cluster-enabled", "yes"]) {
@@ -67,7 +67,7 @@ async fn the_keys_of_a_record_are_in_one_slot_of_a_cluster() {
 }
 
 #[tokio::test]
-async fn a_store_speaks_tls_and_trusts_only_what_it_was_told() {
+async fn a_store_supports_tls_and_trusts_only_the_configured_certificates() {
     let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();

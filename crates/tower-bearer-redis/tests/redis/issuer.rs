@@ -1,4 +1,4 @@
-//! An issuer that rotates refresh tokens and ends the session at the second use of one.
+//! An issuer that rotates refresh tokens and ends the session at the second use of a refresh token.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -8,14 +8,14 @@ use tower_bearer::store::SharedSession;
 use tower_bearer::{Error, FetchContext, Secret, Token, TokenCache, TokenSource};
 use tower_bearer_redis::RedisStore;
 
-/// A source of tokens as each process has it. It begins with the refresh token `r0`.
+/// The source of each process, which begins with the refresh token `r0`.
 #[derive(Clone)]
 pub(crate) struct Issuer(Arc<Mutex<State>>);
 
 struct State {
     lifetime: Duration,
     /// The refresh tokens that were sent.
-    spent: Vec<String>,
+    used: Vec<String>,
     at_once: usize,
     most_at_once: usize,
     revoked: Vec<String>,
@@ -25,18 +25,18 @@ struct State {
 
 impl Issuer {
     pub(crate) fn new(lifetime: Duration) -> Self {
-        let (spent, revoked) = (Vec::new(), Vec::new());
-        Self(Arc::new(Mutex::new(State { lifetime, spent, at_once: 0, most_at_once: 0, revoked })))
+        let (used, revoked) = (Vec::new(), Vec::new());
+        Self(Arc::new(Mutex::new(State { lifetime, used, at_once: 0, most_at_once: 0, revoked })))
     }
 
-    /// A cache as another process has it, with a connection of its own.
+    /// The cache of another process, which has its own connection.
     pub(crate) fn process(&self, store: RedisStore, look_every: Duration) -> TokenCache {
         let session = SharedSession::new(store, "key").look_every(look_every);
         TokenCache::builder(self.clone()).shared_session(session).build().unwrap()
     }
 
     pub(crate) fn calls(&self) -> usize {
-        self.0.lock().unwrap().spent.len()
+        self.0.lock().unwrap().used.len()
     }
 
     pub(crate) fn most_at_once(&self) -> usize {
@@ -46,7 +46,7 @@ impl Issuer {
     /// How many calls sent a refresh token that was sent before.
     pub(crate) fn reused(&self) -> usize {
         let state = self.0.lock().unwrap();
-        state.spent.len() - state.spent.iter().collect::<HashSet<_>>().len()
+        state.used.len() - state.used.iter().collect::<HashSet<_>>().len()
     }
 
     pub(crate) async fn revoke(&self, refresh_token: Secret) -> Result<(), Error> {
@@ -67,10 +67,10 @@ impl TokenSource for Issuer {
             let mut state = self.0.lock().unwrap();
             state.at_once += 1;
             state.most_at_once = state.most_at_once.max(state.at_once);
-            state.spent.push(refresh_token);
-            (state.spent.len(), state.lifetime)
+            state.used.push(refresh_token);
+            (state.used.len(), state.lifetime)
         };
-        // Others have a chance to come between.
+        // Lets concurrent calls overlap.
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }

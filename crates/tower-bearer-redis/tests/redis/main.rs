@@ -1,4 +1,4 @@
-//! The store against real servers: `redis-server`, and `valkey-server` where it can be found.
+//! Tests of the store with real servers: `redis-server`, and `valkey-server` if they are installed.
 
 mod caches;
 mod changes;

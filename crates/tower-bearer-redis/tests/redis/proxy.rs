@@ -1,4 +1,4 @@
-//! A proxy before a server, which holds answers back or loses them; and a server that answers what it is told to.
+//! A proxy that delays or loses a server's answers, and a server with fixed answers.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower_bearer_redis::RedisStore;
 
-/// A proxy. It ends when this is dropped.
+/// A proxy, which ends when this is dropped.
 pub(crate) struct Proxy {
     port: u16,
     state: watch::Sender<State>,
@@ -17,13 +17,13 @@ pub(crate) struct Proxy {
 
 #[derive(Clone, Copy, Default)]
 struct State {
-    /// Answers wait.
+    /// Whether answers wait.
     held: bool,
-    /// The next answer is lost with its connection.
+    /// Whether the next answer is lost with its connection.
     loses: bool,
-    /// How many connections there were.
+    /// The number of connections so far.
     connections: usize,
-    /// The answers on the first so many connections wait.
+    /// The number of the first connections whose answers wait.
     dead: usize,
 }
 
@@ -56,11 +56,11 @@ impl Proxy {
         self.state.send_modify(|state| state.held = true);
     }
 
-    pub(crate) fn go_on(&self) {
+    pub(crate) fn resume(&self) {
         self.state.send_modify(|state| state.held = false);
     }
 
-    /// Lets the connections of now stay open and carry no more answers.
+    /// Keeps the current connections open, and stops their answers.
     pub(crate) fn kill_silently(&self) {
         self.state.send_modify(|state| state.dead = state.connections);
     }
@@ -93,7 +93,7 @@ async fn carry(client: TcpStream, server: TcpStream, number: usize, state: watch
     }
 }
 
-/// A server that gives these answers, one for whatever arrives at once. Returns its port.
+/// Starts a server that sends one of these answers after each read. Returns its port.
 pub(crate) async fn scripted(answers: &'static [&'static str]) -> (u16, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();

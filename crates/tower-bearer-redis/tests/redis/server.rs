@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tower_bearer::store::{Lease, Saved, TokenStore};
 use tower_bearer_redis::RedisStore;
 
-/// The programs, with the place where `tests/install-valkey` puts one.
+/// The programs. `tests/install-valkey` installs the last one.
 const PROGRAMS: [&str; 3] =
     ["redis-server", "valkey-server", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/valkey/valkey-server")];
 
@@ -22,7 +22,7 @@ const PROGRAMS: [&str; 3] =
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) port: u16,
-    /// For the other nodes of a cluster.
+    /// The port for the other nodes of a cluster.
     pub(crate) cluster_port: Option<u16>,
     program: String,
     options: Vec<String>,
@@ -30,11 +30,11 @@ pub(crate) struct Server {
     folder: TempDir,
 }
 
-/// Starts one server of each program that is there. Without any: a message, and no server.
+/// Starts a server of each installed program. Prints a message if there is none.
 pub(crate) fn each(options: &[&str]) -> Vec<Server> {
     let servers: Vec<_> = PROGRAMS.iter().filter_map(|program| Server::start(program, options)).collect();
     if servers.is_empty() {
-        // Not `println!`, which is not shown for a test that passes.
+        // The output of `println!` is hidden if the test passes.
         let note = "skipped: no redis-server here that has what the test needs (apt-get install redis-server)\n";
         stderr().write_all(note.as_bytes()).expect("stderr");
     }
@@ -46,12 +46,12 @@ pub(crate) async fn bounded<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), future).await.expect("it ends in bounded time")
 }
 
-/// Looks until it succeeds, without any other step.
+/// Loads until it succeeds, without any other step.
 pub(crate) async fn recovers(store: &RedisStore) {
     bounded(async { while store.load("key").await.is_err() {} }).await;
 }
 
-/// Saves a record under a lease of its own, and returns its version.
+/// Saves a record under a new lease, and returns its version.
 pub(crate) async fn save(store: &RedisStore, key: &str, expected: Option<u64>, bytes: &[u8]) -> u64 {
     let owner = format!("owner-{key}-{expected:?}");
     assert_eq!(store.acquire(key, &owner, Duration::from_secs(60)).await.expect("a lease"), Lease::Held);
@@ -64,7 +64,7 @@ pub(crate) async fn save(store: &RedisStore, key: &str, expected: Option<u64>, b
 // === impl Server ===
 
 impl Server {
-    /// `None` if the program is not there, or was built without what the options say.
+    /// Returns `None` if the program is not installed, or was built without a feature of the options.
     fn start(program: &str, options: &[&str]) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
         let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
@@ -92,7 +92,7 @@ impl Server {
         RedisStore::new(self.url()).expect("a URL")
     }
 
-    /// Runs one command, over a connection of its own. Words are separated by spaces.
+    /// Runs one command over a new connection. Spaces separate the words.
     pub(crate) async fn admin<T: FromRedisValue>(&self, words: &str) -> T {
         let client = redis::Client::open(self.url()).expect("a URL");
         let mut connection = client.get_multiplexed_async_connection().await.expect("a connection");
@@ -104,7 +104,7 @@ impl Server {
         command.query_async(&mut connection).await.expect("an answer")
     }
 
-    /// What `INFO` says under this name.
+    /// The value of this name in `INFO`.
     pub(crate) async fn info(&self, section: &str, name: &str) -> Option<String> {
         let info: String = self.admin(&format!("INFO {section}")).await;
         let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -118,12 +118,12 @@ impl Server {
     }
 
     pub(crate) fn stop(&mut self) {
-        // It fails if the process has ended, which is what is wanted.
+        // An error means that the process has already ended.
         let _ = self.process.kill();
         self.process.wait().expect("its end");
     }
 
-    /// Starts it again on its port, without its data.
+    /// Restarts the server on its port, without its data.
     pub(crate) fn restart(&mut self) {
         self.stop();
         self.process = spawn(&self.program, (self.port, self.cluster_port), &self.options, self.folder.path())
@@ -141,7 +141,7 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port()
 }
 
-/// Returns when it accepts connections; its last lines if it does not.
+/// Waits until the server accepts connections. Returns its last lines if it does not.
 fn spawn(
     program: &str,
     (port, cluster_port): (u16, Option<u16>),
@@ -152,31 +152,31 @@ fn spawn(
     let mut command = Command::new(program);
     command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no", "--logfile", ""]);
     command.arg("--dir").arg(folder);
-    // With TLS the port is that of TLS.
+    // With TLS, this is the TLS port.
     let tls = options.iter().any(|option| option.starts_with("--tls"));
     let ports = if tls { ["--port", "0", "--tls-port"].as_slice() } else { &["--port"] };
     command.args(ports).arg(port.to_string()).args(options);
     if let Some(cluster_port) = cluster_port {
-        // Otherwise it is the port plus 10000, which may be none.
+        // By default it is the port plus 10000, which may be too large.
         command.args(["--cluster-port", &cluster_port.to_string()]);
     }
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut process = spawned.map_err(|error| error.to_string())?;
 
-    // Read to their ends, so that the server never waits for a reader.
+    // Reads the pipes to their ends, so that the server never waits for a reader.
     let (ready, wait) = mpsc::channel();
-    let told = ready.clone();
+    let lines = ready.clone();
     let (out, err) = (process.stdout.take().expect("piped"), process.stderr.take().expect("piped"));
     for stream in [Box::new(out) as Box<dyn std::io::Read + Send>, Box::new(err)] {
-        let told = told.clone();
+        let lines = lines.clone();
         thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                // The receiver is gone after the start.
-                let _ = told.send(line);
+                // The receiver is dropped after the start.
+                let _ = lines.send(line);
             }
         });
     }
-    drop((ready, told));
+    drop((ready, lines));
     let mut said = String::new();
     loop {
         match wait.recv_timeout(Duration::from_secs(60)) {

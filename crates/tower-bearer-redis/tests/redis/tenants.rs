@@ -1,4 +1,4 @@
-//! A session per key: one record and one lease for each, over one connection.
+//! A session for each key. Each has a record and a lease, over one connection.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::server::{bounded, each};
 const KEYS: u64 = 40;
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A cache for each key, over this store. Each key has an issuer of its own.
+/// A cache for each key, over this store. Each key has its own issuer.
 fn process(issuers: &[Issuer], store: RedisStore) -> KeyedTokenCache<u64> {
     let issuers = issuers.to_vec();
     KeyedTokenCache::new(move |key: &u64| {
@@ -24,7 +24,7 @@ fn process(issuers: &[Issuer], store: RedisStore) -> KeyedTokenCache<u64> {
     })
 }
 
-/// All keys at once.
+/// Gets the tokens of all keys at once.
 async fn get_all(process: &KeyedTokenCache<u64>) {
     let mut gets = JoinSet::new();
     for key in 0..KEYS {
@@ -44,11 +44,11 @@ async fn many_keys_over_one_connection_have_a_record_and_a_lease_each() {
         server.admin::<()>("CONFIG RESETSTAT").await;
         get_all(&first).await;
         let sent = commands(&server).await;
-        // A lease and its end; the mark before the call, and the answer.
+        // Each key acquires and releases a lease, and saves a mark before the call and its answer.
         let counted = ["set", "del", "hset", "publish", "subscribe"].map(|name| count(&sent, name));
         assert_eq!(counted, [KEYS, KEYS, 2 * KEYS, 2 * KEYS, 1], "{sent:?}");
         assert_eq!(server.admin::<u64>("DBSIZE").await, KEYS, "a record for each key, and no lease is left");
-        // The store's, and the one that asks.
+        // The two connections are the store's and that of this test.
         assert_eq!(server.info("clients", "connected_clients").await.as_deref(), Some("2"));
 
         let second = process(&issuers, server.store());

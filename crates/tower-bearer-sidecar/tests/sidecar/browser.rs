@@ -6,15 +6,15 @@ use std::time::Duration;
 use tokio::process::Command;
 use tower_bearer::testing::{Answer, Api, TokenServer};
 
-use crate::world::{PATIENCE, Sidecar, issuer, serve, there_is};
+use crate::harness::{PATIENCE, Sidecar, issuer, serve, there_is};
 
-/// Tries all that a page can, tells its own server what came of it.
+/// Tries every kind of request that a page can make, and sends the results to the page's server.
 const PAGE: &str = r#"<!doctype html><meta charset="utf-8"><title>tries</title>
 <iframe name="hidden"></iframe>
 <form id="form" method="post" target="hidden"><input name="a" value="b"></form>
 <script>
 const target = "TARGET", rebound = "REBOUND";
-const told = attempt => attempt.then(value => "got " + value, error => "failed " + error.name);
+const run = attempt => attempt.then(value => "got " + value, error => "failed " + error.name);
 const loaded = (name, attributes) => new Promise((resolve, reject) => {
   const element = Object.assign(document.createElement(name), attributes);
   element.onload = () => resolve("loaded");
@@ -30,19 +30,19 @@ const socket = url => new Promise((resolve, reject) => {
 const read = response => response.text().then(text => response.status + " " + text);
 (async () => {
   const results = {
-    fetch: await told(fetch(target + "/fetch").then(read)),
-    preflighted: await told(fetch(target + "/put", { method: "PUT", headers: { "x-mine": "1" } }).then(read)),
-    "no-cors": await told(fetch(target + "/no-cors", { mode: "no-cors" }).then(r => r.type)),
-    "no-cors post": await told(fetch(target + "/post", { mode: "no-cors", method: "POST", body: "a" }).then(r => r.type)),
-    beacon: await told(Promise.resolve(navigator.sendBeacon(target + "/beacon", "a"))),
-    rebound: await told(fetch(rebound + "/rebound", { mode: "no-cors" }).then(r => r.type)),
-    websocket: await told(socket(target.replace("http", "ws") + "/socket")),
-    "rebound websocket": await told(socket(rebound.replace("http", "ws") + "/socket")),
-    image: await told(loaded("img", { src: target + "/image" })),
-    script: await told(loaded("script", { src: target + "/script" })),
-    frame: await told(loaded("iframe", { src: target + "/frame" })),
-    "rebound frame": await told(loaded("iframe", { src: rebound + "/frame" })),
-    sandboxed: await told(loaded("iframe", { sandbox: "allow-scripts", srcdoc:
+    fetch: await run(fetch(target + "/fetch").then(read)),
+    preflighted: await run(fetch(target + "/put", { method: "PUT", headers: { "x-mine": "1" } }).then(read)),
+    "no-cors": await run(fetch(target + "/no-cors", { mode: "no-cors" }).then(r => r.type)),
+    "no-cors post": await run(fetch(target + "/post", { mode: "no-cors", method: "POST", body: "a" }).then(r => r.type)),
+    beacon: await run(Promise.resolve(navigator.sendBeacon(target + "/beacon", "a"))),
+    rebound: await run(fetch(rebound + "/rebound", { mode: "no-cors" }).then(r => r.type)),
+    websocket: await run(socket(target.replace("http", "ws") + "/socket")),
+    "rebound websocket": await run(socket(rebound.replace("http", "ws") + "/socket")),
+    image: await run(loaded("img", { src: target + "/image" })),
+    script: await run(loaded("script", { src: target + "/script" })),
+    frame: await run(loaded("iframe", { src: target + "/frame" })),
+    "rebound frame": await run(loaded("iframe", { src: rebound + "/frame" })),
+    sandboxed: await run(loaded("iframe", { sandbox: "allow-scripts", srcdoc:
       `<script>fetch("${target}/null", { mode: "no-cors", method: "POST", body: "a" })<` + `/script>` })),
   };
   const form = document.getElementById("form");
@@ -53,7 +53,7 @@ const read = response => response.text().then(text => response.status + " " + te
 })();
 </script>"#;
 
-/// Opens the page at `name` in a browser; returns what it told. `*.example` are names of loopback for it.
+/// Opens the page at `name` in a browser, and returns its results. The browser resolves `*.example` to loopback.
 async fn visit(target: &str, rebound: &str, name: &str, pages: &(TokenServer, String)) -> serde_json::Value {
     let (fake, base) = pages;
     let page = PAGE.replace("TARGET", target).replace("REBOUND", rebound);
@@ -83,7 +83,7 @@ async fn visit(target: &str, rebound: &str, name: &str, pages: &(TokenServer, St
     })
     .await;
     browser.kill().await.unwrap();
-    results.expect("the page has told what came of its attempts")
+    results.expect("the results of the page")
 }
 
 #[tokio::test]
@@ -96,7 +96,7 @@ async fn a_page_in_a_real_browser_gets_nothing_through() {
     let base = serve(api.clone()).await;
     let page = TokenServer::new();
     let pages = (page.clone(), serve(page).await);
-    // Of another site (evil.example), and of the same site on another port (127.0.0.1).
+    // One page is of another site (evil.example), and one of the same site on another port (127.0.0.1).
     for name in ["evil.example", "127.0.0.1"] {
         let sidecar = Sidecar::of(&tokens, &base, &[]).await;
         let rebound = format!("http://evil.example:{}", sidecar.port());
@@ -105,7 +105,7 @@ async fn a_page_in_a_real_browser_gets_nothing_through() {
         for attempt in ["fetch", "preflighted", "websocket", "rebound websocket"] {
             assert!(results[attempt].as_str().unwrap().starts_with("failed"), "{attempt}: {results}");
         }
-        // The attempts did arrive, and each rule has rejected some.
+        // The attempts arrived, and each rule rejected some.
         for code in ["origin-rejected", "cross-site-rejected", "host-rejected"] {
             let rejected = sidecar.answered(code).await;
             println!("{name}: {code} {rejected}");
@@ -115,7 +115,7 @@ async fn a_page_in_a_real_browser_gets_nothing_through() {
     }
     assert_eq!(api.calls().total(), 0, "{:?}", api.requests());
 
-    // The same page where it is allowed: what was rejected above could have come through.
+    // If the page's origin is allowed, the same requests succeed. So only the guard rejected them above.
     let origin = format!("http://evil.example:{}", pages.1.rsplit(':').next().unwrap());
     let sidecar = Sidecar::of(&tokens, &base, &["--allow-origin", &origin]).await;
     let results = visit(&sidecar.base, &sidecar.base, "evil.example", &pages).await;

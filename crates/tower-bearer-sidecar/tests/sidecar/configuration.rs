@@ -1,8 +1,8 @@
-//! What is wrong with the configuration is said before it listens, with what to do.
+//! A wrong configuration is an error before the sidecar listens. The error says what to do.
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::world::{SECRET, ended, fails, write};
+use crate::harness::{SECRET, ended, fails, write};
 
 const GRANT: [&str; 8] = [
     "--upstream",
@@ -15,7 +15,7 @@ const GRANT: [&str; 8] = [
     "my-app",
 ];
 
-/// A token endpoint that is reached over a network in clear text.
+/// A token endpoint with plain http beyond loopback.
 const PLAIN: [&str; 4] = ["--upstream", "https://api.example.com", "--token-url", "http://auth.internal/token"];
 
 /// Arguments, variables, and the words of the error.
@@ -43,7 +43,7 @@ async fn each_mistake_names_its_option_and_what_to_do() {
     let empty = file("empty", "\n");
     let secret = file("secret", SECRET);
     let missing = directory.path().join("missing").to_str().unwrap().to_owned();
-    // Also for a user who may read every file.
+    // Reading a directory fails also for root, which may read every file.
     let unreadable = directory.path().to_str().unwrap().to_owned();
     let not_pem = file("not.pem", "hello");
     let given: &[(&str, &str)] = &[("SIDECAR_CLIENT_SECRET", SECRET)];
@@ -105,7 +105,7 @@ async fn each_mistake_names_its_option_and_what_to_do() {
         (&["--preset", "meshydb", "--token-file", "t"], &[], &["--preset", "--token-file"]),
         (&[&PLAIN[..], &GRANT[4..]].concat(), given, &["--token-url", "plain http://", "--allow-plain-http"]),
         (
-            // What is told next: the address is accepted.
+            // The error is about the next option, so the address is accepted.
             &[&PLAIN[..], &GRANT[4..], &["--allow-plain-http", "--username", "me"]].concat(),
             given,
             &["--username", "does not use it"],
@@ -147,7 +147,7 @@ async fn a_secret_file_that_this_user_may_not_read_is_an_error_before_it_listens
 }
 
 #[tokio::test]
-async fn it_is_not_its_own_upstream() {
+async fn it_rejects_itself_as_its_upstream() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let own = format!("http://localhost:{}", free.port());
     let listen = free.to_string();
@@ -157,10 +157,10 @@ async fn it_is_not_its_own_upstream() {
 }
 
 #[tokio::test]
-async fn help_is_for_people() {
+async fn help_is_readable() {
     let mut help = tokio::process::Command::new(env!("CARGO_BIN_EXE_tower-bearer-sidecar"));
     help.arg("--help").stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-    // What the machine has in its variables is nobody's business.
+    // The help must not show the values of variables.
     help.env("SIDECAR_UPSTREAM", "https://private.example");
     let help = ended(help.spawn().unwrap()).await;
     assert!(help.status.success());
@@ -173,7 +173,7 @@ async fn help_is_for_people() {
             >= 3
     );
     assert!(!help.said.contains("private.example"));
-    assert!(help.said.contains("[default: 127.0.0.1:8420]"), "loopback, unless somebody says otherwise");
+    assert!(help.said.contains("[default: 127.0.0.1:8420]"), "loopback by default");
     let longest = help.said.lines().map(str::len).max().unwrap();
     assert!(longest <= 110, "{longest}");
 }

@@ -1,4 +1,4 @@
-//! What becomes of a request on its way.
+//! Forwarding of requests and answers.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tower_bearer::testing::{Answer, Api};
 
+use crate::harness::{Sidecar, client, get, issuer, json, patiently, raw, send, serve, status_of, text};
 use crate::upstream::Upstream;
-use crate::world::{Sidecar, client, get, issuer, json, patiently, raw, send, serve, status_of, text};
 
 async fn sidecar(more: &[&str]) -> (Sidecar, Upstream) {
     let (_, tokens) = issuer().await;
@@ -68,15 +68,15 @@ async fn headers_of_one_connection_go_no_further() {
 }
 
 #[tokio::test]
-async fn it_is_no_proxy_for_other_servers() {
+async fn it_is_not_an_open_proxy() {
     let (sidecar, upstream) = sidecar(&["--allow-host", "elsewhere.example"]).await;
     let own = sidecar.host();
     for (head, status) in [
         (format!("GET http://{own}/ HTTP/1.1\r\nHost: {own}"), "400"),
         (format!("GET http://elsewhere.example/ HTTP/1.1\r\nHost: {own}"), "400"),
-        (format!("GET http://stranger.example/ HTTP/1.1\r\nHost: {own}"), "403"),
+        (format!("GET http://other.example/ HTTP/1.1\r\nHost: {own}"), "403"),
         ("CONNECT elsewhere.example:443 HTTP/1.1\r\nHost: elsewhere.example".to_owned(), "501"),
-        ("CONNECT stranger.example:443 HTTP/1.1\r\nHost: stranger.example".to_owned(), "403"),
+        ("CONNECT other.example:443 HTTP/1.1\r\nHost: other.example".to_owned(), "403"),
         (format!("TRACE / HTTP/1.1\r\nHost: {own}"), "501"),
         (format!("trace / HTTP/1.1\r\nHost: {own}"), "501"),
         (format!("Track / HTTP/1.1\r\nHost: {own}"), "501"),
@@ -101,7 +101,7 @@ async fn odd_targets_go_to_the_upstream_as_they_are() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_the_callers() {
+async fn the_caller_gets_a_redirect_unchanged() {
     let (sidecar, upstream) = sidecar(&[]).await;
     let response = send(get(&format!("{}/redirect", sidecar.base))).await;
     assert_eq!(
@@ -119,7 +119,7 @@ async fn bodies_stream_both_ways_frame_by_frame() {
         let client: Client<_, Channel<Bytes>> = Client::builder(TokioExecutor::new()).http2_only(http2).build_http();
         let asked = tokio::spawn(client.request(Request::post(format!("{}/echo", sidecar.base)).body(body).unwrap()));
         upload.send_data(Bytes::from_static(b"one")).await.unwrap();
-        // The answer begins while the upload has not ended, and each frame comes back before the next one is there.
+        // The answer begins before the upload has ended, and each frame comes back before the next is sent.
         let mut answer = patiently(asked).await.unwrap().unwrap().into_body();
         for word in ["one", "two", "three"] {
             let frame = patiently(answer.frame()).await.unwrap().unwrap();
@@ -130,7 +130,7 @@ async fn bodies_stream_both_ways_frame_by_frame() {
                 _ => {}
             }
         }
-        // HTTP/1.1 forwards trailers only where they are announced; here it is enough that it ends.
+        // HTTP/1.1 forwards trailers only if they are announced, so this only checks that the body ends.
         drop(upload);
         while let Some(frame) = patiently(answer.frame()).await {
             assert!(frame.unwrap().into_data().is_ok_and(|data| data.is_empty()));
@@ -139,11 +139,11 @@ async fn bodies_stream_both_ways_frame_by_frame() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_rejected_goes_again_with_all_of_its_body() {
+async fn a_rejected_upload_is_sent_again_with_its_whole_body() {
     let (issuer, tokens) = issuer().await;
     let api = Api::new(issuer.ledger());
     let sidecar = Sidecar::of(&tokens, &serve(api.clone()).await, &["--replay-limit", "100000"]).await;
-    // The limit is memory: each piece in which a body arrives takes some more than its bytes.
+    // The limit counts memory, and each frame of a body takes more than its bytes.
     for (length, status, sends) in [(90_000, 200, 2), (100_001, 401, 1)] {
         let before = api.calls().total();
         api.queue(Answer::raw(401, "no"));
@@ -156,7 +156,7 @@ async fn an_upload_that_is_rejected_goes_again_with_all_of_its_body() {
 }
 
 #[tokio::test]
-async fn what_the_upstream_says_of_the_token_reaches_the_caller() {
+async fn a_challenge_of_the_upstream_reaches_the_caller() {
     let (issuer, tokens) = issuer().await;
     let api = Api::new(issuer.ledger());
     let sidecar = Sidecar::of(&tokens, &serve(api.clone()).await, &[]).await;
@@ -184,7 +184,7 @@ async fn without_a_token_the_caller_reads_why() {
         let problem = json(&body);
         assert_eq!((answered.as_u16(), problem["code"].as_str()), (status, Some(code)), "{body}");
         assert!(problem["detail"].as_str().unwrap().contains(&format!("{tokens}/token answered")), "{body}");
-        // The issuer's 60 s, of which some have passed.
+        // The issuer asked for 60 s, of which some have passed.
         let seconds = retry_after.map(|seconds| seconds.to_str().unwrap().parse::<u64>().unwrap());
         assert!(if status == 503 { (1..=61).contains(&seconds.unwrap()) } else { seconds.is_none() }, "{seconds:?}");
     }
@@ -192,7 +192,7 @@ async fn without_a_token_the_caller_reads_why() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_not_there_is_a_502_and_one_that_is_silent_a_504() {
+async fn an_unreachable_upstream_is_a_502_and_a_silent_one_a_504() {
     let (_, tokens) = issuer().await;
     let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let absent = Sidecar::of(&tokens, &format!("http://{gone}"), &[]).await;
@@ -218,7 +218,7 @@ async fn callers_may_speak_http2_and_http1() {
 async fn an_http10_caller_knows_where_each_answer_ends() {
     let (sidecar, _) = sidecar(&[]).await;
     let ask = |path: &str| format!("GET {path} HTTP/1.0\r\nHost: {}\r\nConnection: keep-alive\r\n\r\n", sidecar.host());
-    // The first answer has a length, so the connection goes on; the second ends with it.
+    // The first answer has a length, so the connection stays open. The second ends with the connection.
     let both = raw(sidecar.host(), &(ask("/me") + &ask("/unsized"))).await.to_lowercase();
     let (first, second) = both.rsplit_once("http/1.0 200 ok\r\n").expect("HTTP/1.0");
     assert!(first.starts_with("http/1.0 200 ok\r\n"), "{both}");
@@ -229,7 +229,7 @@ async fn an_http10_caller_knows_where_each_answer_ends() {
     assert!(without.starts_with("HTTP/1.0 200 OK\r\n") && without.ends_with("\r\n\r\nunsized"), "{without}");
 }
 
-/// What the caller gives away goes to the upstream only, and what the sidecar knows goes nowhere else.
+/// The log holds no secret of the caller, and none of the sidecar.
 #[tokio::test]
 async fn nothing_secret_is_logged_at_the_finest_level() {
     let (issuer, tokens) = issuer().await;
@@ -244,13 +244,13 @@ async fn nothing_secret_is_logged_at_the_finest_level() {
             .body(Full::from("in-the-body"));
         assert_eq!(patiently(client.request(request.unwrap())).await.unwrap().status(), 200);
     }
-    issuer.fail(Some(Answer::raw(400, format!("echo {}", crate::world::SECRET))));
+    issuer.fail(Some(Answer::raw(400, format!("echo {}", crate::harness::SECRET))));
     sidecar.get("/rejected-host").await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let log = sidecar.log();
     assert!(log.contains("/seen-path") && log.contains("token fetched"), "it logs: {log}");
     let secrets =
-        [crate::world::SECRET, "token-1", "refresh-1", "key-in-query", "callers-own", "in-a-cookie", "in-the-body"];
+        [crate::harness::SECRET, "token-1", "refresh-1", "key-in-query", "callers-own", "in-a-cookie", "in-the-body"];
     for secret in secrets {
         assert!(!log.contains(secret), "{secret} in {log}");
     }

@@ -1,4 +1,4 @@
-//! Who may call.
+//! The requests that the guard allows.
 
 use bytes::Bytes;
 use http::Request;
@@ -6,8 +6,8 @@ use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
+use crate::harness::{Sidecar, issuer, json, patiently, raw, status_of, text};
 use crate::upstream::Upstream;
-use crate::world::{Sidecar, issuer, json, patiently, raw, status_of, text};
 
 /// The status of a GET with these header lines.
 async fn asked(sidecar: &Sidecar, lines: &[String]) -> String {
@@ -34,7 +34,7 @@ async fn only_its_own_names_are_answered() {
     }
     let answered = upstream.seen().len();
     assert_eq!(answered, own.len());
-    // A name that leads to loopback is what DNS rebinding is made of.
+    // DNS rebinding uses names that resolve to loopback.
     for host in hosts(&[
         "evil.example:*",
         "evil.example",
@@ -126,7 +126,7 @@ async fn requests_of_web_pages_are_rejected_but_those_of_allowed_origins() {
         &["Origin: http://localhost:3000"][..],
         &["Origin: https://ui.example", "Sec-Fetch-Site: cross-site"],
         &["Origin: https://UI.example:443"],
-        // Typed by somebody, and a page that came through us.
+        // The user typed the URL, or the page came through the sidecar.
         &["Sec-Fetch-Site: none"],
         &["Sec-Fetch-Site: same-origin"],
     ] {
@@ -177,12 +177,12 @@ async fn a_page_that_may_call_gets_the_headers_that_its_browser_wants() {
 }
 
 #[tokio::test]
-async fn an_options_request_that_is_no_preflight_is_the_upstreams() {
+async fn an_options_request_that_is_not_a_preflight_goes_to_the_upstream() {
     let (_, tokens) = issuer().await;
     let upstream = Upstream::default();
     let sidecar = Sidecar::of(&tokens, &upstream.serve().await, &["--allow-origin", "http://localhost:3000"]).await;
     let host = sidecar.host();
-    // WebDAV, and a page that reads what the upstream allows.
+    // One request is of WebDAV, and one of a page that asks for the allowed methods.
     for (seen, lines) in [(1, ""), (2, "Origin: http://localhost:3000\r\n")] {
         let head = format!("OPTIONS /dav HTTP/1.1\r\nHost: {host}\r\n{lines}Connection: close\r\n\r\n");
         let answer = raw(host, &head).await;

@@ -1,4 +1,4 @@
-//! Many calls while tokens rotate.
+//! Many concurrent calls while tokens rotate.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,21 +9,21 @@ use http_body_util::BodyExt;
 use tokio::task::JoinSet;
 use tower_bearer::testing::Api;
 
-use crate::world::{Sidecar, client, get, issuer, serve};
+use crate::harness::{Sidecar, client, get, issuer, serve};
 
 const REQUESTS: usize = 10_000;
 const CONCURRENCY: usize = 64;
-/// The issuer announces the whole seconds of it, 2. For the last one the API still takes the token, as APIs are lenient
-/// with clocks, so that a machine may be busy; who waits for the API's 401 gets it all the same.
+/// The issuer announces 2 whole seconds. The API accepts a token for almost one second more, as APIs are lenient with
+/// clocks, so that a busy machine does not fail the test. A sidecar that waits for the API's 401 still gets one.
 const LIFETIME: Duration = Duration::from_millis(2_999);
 
-/// And each token is replaced while it lives: none goes out until an API rejects it.
+/// Each token is replaced before it expires, and none is sent until an API rejects it.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_requests_at_concurrency_64_while_2_second_tokens_rotate_and_none_fails() {
     let (issuer, tokens) = issuer().await;
     issuer.lifetime(LIFETIME);
     let api = Api::new(issuer.ledger());
-    // A fast machine takes long enough for tokens to rotate: 157 rounds of 40 ms are 6 s.
+    // With 157 rounds of 40 ms, the test takes 6 s on a fast machine, so tokens rotate.
     api.delay(Duration::from_millis(40));
     let sidecar = Sidecar::of(&tokens, &serve(api.clone()).await, &[]).await;
     let (url, client) = (format!("{}/me", sidecar.base), client());

@@ -1,10 +1,10 @@
-//! What an operator reads when there is no token.
+//! The log if there is no token.
 
 use std::time::Duration;
 
 use tower_bearer::testing::{Answer, Api};
 
-use crate::world::{SECRET, Sidecar, issuer, read, serve, until, write};
+use crate::harness::{SECRET, Sidecar, issuer, read, serve, until, write};
 
 const UPSTREAM: &str = "http://127.0.0.1:1";
 
@@ -52,7 +52,7 @@ async fn an_issuer_that_is_not_reached_is_logged_with_its_endpoint_and_the_cause
     let sidecar = Sidecar::of(&format!("http://{gone}"), UPSTREAM, &[]).await;
     says(&sidecar, &["WARN", &format!("failed to get an answer from http://{gone}/token"), "Connection refused"]).await;
 
-    // Plain HTTP where TLS is expected.
+    // The server speaks plain HTTP, and the client expects TLS.
     let (_, tokens) = issuer().await;
     let over_tls = tokens.replace("http://", "https://");
     let sidecar = Sidecar::of(&over_tls, UPSTREAM, &[]).await;

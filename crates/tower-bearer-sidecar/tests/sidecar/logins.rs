@@ -1,4 +1,4 @@
-//! Each way to a token, end to end.
+//! Each login, end to end.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,12 +8,12 @@ use tower_bearer::TokenCache;
 use tower_bearer::providers::meshydb::MeshyDb;
 use tower_bearer::testing::{Answer, Api, Ledger, MeshConnectServer, MeshyDbServer, TokenServer};
 
-use crate::world::{SECRET, Sidecar, fails, issuer, json as parsed, raw, read, serve, status_of, until, write};
+use crate::harness::{SECRET, Sidecar, fails, issuer, json as parsed, raw, read, serve, status_of, until, write};
 
 const UPSTREAM: &str = "http://127.0.0.1:1";
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A sidecar of this grant before an API that knows the issuer's tokens; what the issuer was asked.
+/// A sidecar with this grant, and its issuer. The API accepts the issuer's tokens.
 async fn granted(grant: &str, args: &[&str], variables: &[(&str, &str)]) -> (Sidecar, TokenServer) {
     let (issuer, tokens) = issuer().await;
     let upstream = serve(Api::new(issuer.ledger())).await;
@@ -132,7 +132,7 @@ async fn a_secret_file_is_read_again_for_every_token() {
     let (sidecar, issuer) = granted("password", &args, &[]).await;
     write(&path, "second\n");
     issuer.ledger().revoke_all();
-    // Past the two seconds in which a rejected token is taken for one that has not arrived everywhere.
+    // For two seconds, a rejected token may not have reached every server of the API.
     tokio::time::sleep(Duration::from_millis(2100)).await;
     assert_eq!(sidecar.get("/me").await.0, 200);
     let passwords: Vec<_> = issuer.requests().iter().map(|request| request.form()["password"].clone()).collect();
@@ -150,18 +150,18 @@ async fn a_rotated_refresh_token_is_written_back_to_its_file() {
     let token_url = format!("{tokens}/token");
     let args =
         ["--upstream", &upstream, "--token-url", &token_url, "--grant", "refresh-token", "--client-id", "my-app"];
-    for (spent, newest) in [("saved", "refresh-1\n"), ("refresh-1", "refresh-2\n")] {
+    for (used, newest) in [("saved", "refresh-1\n"), ("refresh-1", "refresh-2\n")] {
         let sidecar = Sidecar::start_with(&[&args[..], &["--refresh-token-file", &file]].concat(), &[]).await;
         assert_eq!(sidecar.get("/me").await.0, 200);
-        assert_eq!(issuer.requests().last().unwrap().form()["refresh_token"], spent);
+        assert_eq!(issuer.requests().last().unwrap().form()["refresh_token"], used);
         assert_eq!(read(&path), newest);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
-    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "no other file is left");
 }
 
 #[tokio::test]
-async fn a_password_logs_in_where_there_is_no_saved_session_or_a_dead_one() {
+async fn a_password_logs_in_if_there_is_no_saved_session_or_it_has_ended() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("refresh");
     let file = path.to_str().unwrap().to_owned();
@@ -243,7 +243,7 @@ async fn a_person_logs_in_once_and_the_session_goes_on_at_the_next_start() {
     until(async || read(&path) == "refresh-2\n").await;
     drop(sidecar);
 
-    // The session has ended: somebody logs in again.
+    // The session has ended, so a person logs in again.
     issuer.queue(Answer::oauth_error(400, "invalid_grant"));
     ask("XKCD-NINE");
     let sidecar = Sidecar::start_with(&args, &[]).await;
@@ -256,7 +256,7 @@ async fn a_person_logs_in_once_and_the_session_goes_on_at_the_next_start() {
 }
 
 #[tokio::test]
-async fn a_login_that_nobody_makes_ends_the_sidecar() {
+async fn a_login_that_is_not_made_in_time_ends_the_sidecar() {
     let (issuer, tokens) = issuer().await;
     issuer.queue(device_code("WDJB-MJHT"));
     issuer.queue(Answer::oauth_error(400, "access_denied"));
@@ -303,7 +303,7 @@ async fn a_program_prints_the_token() {
     let command = format!(" /bin/cat  {file} ");
     let sidecar = Sidecar::start_with(&["--upstream", &upstream, "--token-command", &command], &[]).await;
     assert_eq!(sidecar.get("/me").await.0, 200);
-    // It is run again.
+    // The sidecar runs the program again.
     print("credential", credential("second-printed"));
     ledger.revoke("first-printed");
     until(async || sidecar.get("/me").await.0 == 200).await;
@@ -327,7 +327,7 @@ async fn a_program_prints_the_token() {
 }
 
 #[tokio::test]
-async fn a_program_that_prints_none_is_named_with_what_it_said() {
+async fn an_error_names_the_program_that_prints_no_token_and_its_message() {
     let args = ["--upstream", "http://127.0.0.1:1", "--token-command", "/bin/cat /no/such/file"];
     let sidecar = Sidecar::start_with(&args, &[]).await;
     let (status, body) = sidecar.get("/me").await;
@@ -349,7 +349,7 @@ async fn meshydb_by_its_preset() {
     let sidecar = Sidecar::start_with(&args, &[("SIDECAR_PASSWORD", "pw-of-ann")]).await;
     assert_eq!(sidecar.get("/acme/meshes/person").await.0, 200);
     assert_eq!(server.api().requests()[0].headers["tenant"], "blue");
-    // The session goes on with its refresh tokens.
+    // The session continues with its refresh tokens.
     until(async || server.token_calls().total() >= 3).await;
     assert_eq!(sidecar.get("/acme/meshes/person").await.0, 200);
     assert_eq!(server.api().rejected(), 0);
@@ -385,15 +385,15 @@ async fn mesh_connect_by_its_preset() {
 
 #[tokio::test]
 async fn the_presets_know_their_upstream() {
-    let nobody = ["--issuer", "http://127.0.0.1:1"];
+    let unreachable = ["--issuer", "http://127.0.0.1:1"];
     let meshydb = ["--preset", "meshydb", "--account", "a", "--public-key", "k", "--username", "ann"];
     let mesh_connect = ["--preset", "mesh-connect", "--client-id", "my-client"];
     for (preset, upstream) in
         [(&meshydb[..], "https://api.meshydb.com"), (&mesh_connect, "https://admin-api.meshconnect.com")]
     {
         let secrets = if preset[1] == "meshydb" { "SIDECAR_PASSWORD" } else { "SIDECAR_CLIENT_SECRET" };
-        // It says where it sends to; it is not called.
-        let sidecar = Sidecar::start_with(&[preset, &nobody].concat(), &[(secrets, SECRET)]).await;
+        // The sidecar prints its upstream, and does not call it.
+        let sidecar = Sidecar::start_with(&[preset, &unreachable].concat(), &[(secrets, SECRET)]).await;
         assert!(sidecar.said.contains(&format!("for {upstream}")), "{}", sidecar.said);
     }
 }

@@ -1,10 +1,12 @@
-//! The built binary as a child process, against fakes over loopback sockets.
+//! Runs the built binary as a child process, with fakes over loopback sockets.
 #![expect(clippy::disallowed_methods, reason = "tests of a program: they spawn servers and look at the clock")]
 
 mod browser;
 mod configuration;
 mod forwarding;
 mod guarding;
+mod harness;
+mod harness;
 mod load;
 mod logging;
 mod logins;
@@ -16,4 +18,3 @@ mod status;
 mod tls;
 mod upstream;
 mod websocket;
-mod world;

@@ -1,15 +1,15 @@
-//! What it is installed with.
+//! The files of the installation.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use tower_bearer::testing::Api;
 
-use crate::world::{SECRET, Sidecar, issuer, serve, there_is, write};
+use crate::harness::{SECRET, Sidecar, issuer, serve, there_is, write};
 
 const UNIT: &str = include_str!("../../packaging/tower-bearer-sidecar@.service");
 
-/// The unit's settings of this name, for the user `app` and with directories of the test.
+/// The unit's settings of this name, for the user `app` and the directories of the test.
 fn settings(name: &str, root: &str) -> Vec<String> {
     let values = UNIT.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     let specifiers = [("%t", format!("{root}/run")), ("%d", format!("{root}/credentials")), ("%i", "app".to_owned())];
@@ -33,7 +33,7 @@ async fn the_units_variables_and_credential_start_it_at_a_socket() {
 
     let environment = settings("Environment", root);
     let mut variables: Vec<_> = environment.iter().map(|line| line.split_once('=').unwrap()).collect();
-    // What the environment file says.
+    // The environment file sets these.
     variables.extend([("SIDECAR_UPSTREAM", &*upstream), ("SIDECAR_TOKEN_URL", &token_url)]);
     variables.extend([("SIDECAR_GRANT", "client-credentials"), ("SIDECAR_CLIENT_ID", "my-app")]);
     let sidecar = Sidecar::start_by_variables(&variables).await;
@@ -52,7 +52,7 @@ fn systemd_takes_the_unit() {
     let directory = tempfile::tempdir().unwrap();
     let program = env!("CARGO_BIN_EXE_tower-bearer-sidecar");
     let unit = UNIT.replace("/usr/local/bin/tower-bearer-sidecar", program);
-    // For a user that there is.
+    // `root` is a user that exists.
     let path = write(&directory.path().join("tower-bearer-sidecar@root.service"), &unit);
     let verified = Command::new("systemd-analyze").args(["verify", &path]).output().unwrap();
     let said = String::from_utf8_lossy(&verified.stderr);

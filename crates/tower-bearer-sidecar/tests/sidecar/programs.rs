@@ -1,12 +1,12 @@
-//! curl and Python's requests, as people use them.
+//! curl and Python's `requests`, as users run them.
 
 use std::process::Stdio;
 
 use tokio::process::Command;
 use tower_bearer::testing::Api;
 
+use crate::harness::{Sidecar, ended, fails, issuer, json, read, serve, there_is, write};
 use crate::upstream::Upstream;
-use crate::world::{Sidecar, ended, fails, issuer, json, read, serve, there_is, write};
 
 async fn output(program: &str, args: &[&str]) -> String {
     let mut command = Command::new(program);
@@ -31,7 +31,7 @@ async fn curl_works_through_it() {
     assert_eq!(json(&output("curl", &["-sS", &url]).await)["accepted"], true);
     output("curl", &["-sSf", "-X", "POST", "--json", r#"{"a":1}"#, &url]).await;
     assert_eq!(api.requests()[1].json()["a"], 1);
-    // Larger than what is kept for a second send, with `Expect: 100-continue`, and from a pipe without a length.
+    // The upload is longer than the replay limit, with `Expect: 100-continue`, and from a pipe without a length.
     let directory = tempfile::tempdir().unwrap();
     let file = write(&directory.path().join("big"), &"x".repeat(3 << 20));
     output("curl", &["-sSf", "-T", &file, "-H", "Expect: 100-continue", &url]).await;
@@ -59,7 +59,7 @@ async fn curl_reaches_a_unix_socket_that_only_this_user_can_open() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s.sock");
     let socket = path.to_str().unwrap();
-    // What a killed process leaves behind is no obstacle.
+    // A socket that a killed process left behind is replaced.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let listen = format!("unix:{socket}");
     let mut sidecar = Sidecar::of(&tokens, &base, &["--listen", &listen]).await;

@@ -1,4 +1,4 @@
-//! Several sidecars, one session in a store.
+//! Several sidecars share one session in a store.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
@@ -11,16 +11,16 @@ use std::time::Duration;
 use tokio::io::AsyncBufReadExt;
 use tower_bearer::testing::{Answer, Api, MeshyDbServer};
 
-use crate::world::{SECRET, Sidecar, fails, issuer, json, patiently, read, serve, spawn, until, write};
+use crate::harness::{SECRET, Sidecar, fails, issuer, json, patiently, read, serve, spawn, until, write};
 
 const LIFETIME: Duration = Duration::from_secs(2);
 const HOUR: Duration = Duration::from_secs(3600);
-/// How many tokens end while the sidecars run.
+/// How many tokens expire while the sidecars run.
 const EXPIRIES: usize = 3;
 const PATH: &str = "/acme/meshes/person";
 const SEAL_KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
 
-/// A server whose refresh tokens work once: a second use ends the session.
+/// A server whose refresh tokens work once. A second use ends the session.
 fn meshydb() -> MeshyDbServer {
     MeshyDbServer::new("acme", "public-key").user("ann", "pw-of-ann")
 }
@@ -29,12 +29,12 @@ fn meshydb() -> MeshyDbServer {
 async fn sidecar(base: &str, store: &str, more: &[&str]) -> Sidecar {
     let account = ["--preset", "meshydb", "--account", "acme", "--public-key", "public-key", "--username", "ann"];
     let places = ["--upstream", base, "--issuer", base];
-    // A URL with a password is for the variable.
+    // A URL with a password is allowed only in the variable.
     let variables = [("SIDECAR_PASSWORD", "pw-of-ann"), ("SIDECAR_STORE", store)];
     Sidecar::start_with(&[&account[..], &places, more].concat(), &variables).await
 }
 
-/// The refresh tokens that were sent, and how often a password was.
+/// The refresh tokens that were sent, and the number of logins with a password.
 fn sent(server: &MeshyDbServer) -> (Vec<String>, usize) {
     let forms = server.requests().into_iter().filter(|request| request.uri.path().ends_with("/connect/token"));
     let forms: Vec<_> = forms.map(|request| request.form()).collect();
@@ -42,7 +42,7 @@ fn sent(server: &MeshyDbServer) -> (Vec<String>, usize) {
     (forms.into_iter().filter_map(|mut form| form.remove("refresh_token")).collect(), logins)
 }
 
-/// One login and one token call for each token that ends, for all; also after one sidecar was killed.
+/// All sidecars together make one login, and one token call for each token that expires, even after one was killed.
 async fn share(store: &str) {
     let server = meshydb();
     server.lifetime(LIFETIME);
@@ -53,7 +53,7 @@ async fn share(store: &str) {
     assert_eq!(second.get(PATH).await.0, 200);
 
     until(async || server.token_calls().total() >= EXPIRIES).await;
-    // The next one does not end.
+    // The next token does not expire.
     server.lifetime(HOUR);
     let newest = async |sidecar: &Sidecar| {
         assert_eq!(sidecar.get(PATH).await.0, 200);
@@ -84,7 +84,7 @@ async fn sidecars_of_one_machine_share_a_session_in_a_directory() {
     assert_eq!(std::fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
 }
 
-/// A server on a free port, killed by its id when the test is over.
+/// A server on a free port, which is killed by its id when this is dropped.
 struct Redis {
     port: u16,
     process: Child,
@@ -103,7 +103,7 @@ impl Redis {
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
         let redis = Self { port, process };
         assert!(lines.any(|line| line.contains("Ready to accept connections")), "it does not start");
-        // Read to the end, so that the server never waits for a reader.
+        // Reads the pipe to its end, so that the server never waits for a reader.
         std::thread::spawn(move || lines.for_each(drop));
         Some(redis)
     }
@@ -134,7 +134,7 @@ async fn a_sidecar_starts_while_the_server_of_its_store_is_down() {
     let server = meshydb();
     let base = serve(server.clone()).await;
     let sidecar = sidecar(&base, "redis://127.0.0.1:1", &[]).await;
-    // A login spends nothing that others hold.
+    // A login uses no refresh token of another sidecar.
     assert_eq!(sidecar.get(PATH).await.0, 200);
     let (_, health) = sidecar.status("/health").await;
     assert!(json(&health)["store"]["error"].as_str().unwrap().contains("the token store"), "{health}");
@@ -181,7 +181,7 @@ async fn a_person_logs_in_at_one_sidecar_for_all() {
     });
     issuer.queue(Answer::json(200, code));
 
-    // While the store is down, nobody is asked to log in: there may be a session.
+    // While the store is down, the sidecar asks no person to log in, because there may be a session.
     let down = [&args[..args.len() - 1], &["redis://127.0.0.1:1"]].concat();
     let mut waiting = spawn(&down, &[]);
     let mut lines = tokio::io::BufReader::new(waiting.stderr.take().unwrap()).lines();
@@ -207,7 +207,7 @@ async fn a_person_logs_in_at_one_sidecar_for_all() {
     assert_eq!(issuer.calls().total(), 2, "a code, and a token");
 }
 
-/// A sidecar that starts anew brings the refresh token of its file once more: the session goes on from the store.
+/// A restarted sidecar has the old refresh token of its file, and continues the session of the store.
 #[tokio::test]
 async fn a_refresh_token_begins_the_session_and_its_file_is_left_alone() {
     let home = tempfile::tempdir().unwrap();
@@ -226,7 +226,7 @@ async fn a_refresh_token_begins_the_session_and_its_file_is_left_alone() {
         let mut sidecar = Sidecar::start_with(&args, &[]).await;
         until(async || issuer.calls().total() > before + 1).await;
         assert_eq!(sidecar.get("/me").await.0, 200);
-        // Not in the middle of a refresh.
+        // SIGTERM waits for a refresh in flight.
         sidecar.signal("TERM").await;
         sidecar.ended().await;
     }
@@ -253,7 +253,7 @@ async fn sidecars_of_other_users_do_not_take_the_session_under_a_key_that_they_s
     let bob = Sidecar::start_with(&of_bob(&["--store-key", "ours"]), &variables).await;
     let (status, problem) = bob.get(PATH).await;
     assert!(status != 200 && problem.contains("belongs to another user"), "{status} {problem}");
-    // Without a name, each has a session of its own.
+    // Without --store-key, each user has a separate session.
     let bob = Sidecar::start_with(&of_bob(&[]), &variables).await;
     assert_eq!(bob.get(PATH).await.0, 200);
 }

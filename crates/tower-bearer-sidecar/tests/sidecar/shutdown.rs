@@ -1,4 +1,4 @@
-//! How it ends.
+//! The end of the sidecar.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::net::TcpStream;
 
+use crate::harness::{Sidecar, client, get, issuer, patiently, read, until, write};
 use crate::upstream::Upstream;
-use crate::world::{Sidecar, client, get, issuer, patiently, read, until, write};
 
 #[tokio::test]
-async fn after_sigterm_requests_in_flight_end_well_and_new_ones_are_not_taken() {
+async fn after_sigterm_requests_in_flight_end_well_and_new_ones_are_rejected() {
     let (_, tokens) = issuer().await;
     let upstream = Upstream::default();
     let mut sidecar = Sidecar::of(&tokens, &upstream.serve().await, &[]).await;
@@ -35,7 +35,7 @@ async fn after_sigterm_requests_in_flight_end_well_and_new_ones_are_not_taken() 
 }
 
 #[tokio::test]
-async fn a_refresh_token_on_its_way_is_written_down_before_the_end() {
+async fn a_refresh_token_in_flight_is_saved_before_the_end() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("refresh");
     let file = write(&path, "saved");
@@ -46,7 +46,7 @@ async fn a_refresh_token_on_its_way_is_written_down_before_the_end() {
     let place = ["--upstream", "http://127.0.0.1:1", "--token-url", &token_url, "--grant", "refresh-token"];
     let saved = ["--client-id", "my-app", "--refresh-token-file", &file];
     let mut sidecar = Sidecar::start_with(&[&place[..], &saved].concat(), &[]).await;
-    // From here on the issuer takes the saved one as spent.
+    // From here on, the issuer treats the saved refresh token as used.
     until(async || issuer.calls().total() == 1).await;
     sidecar.signal("TERM").await;
     assert!(sidecar.ended().await.success());
@@ -54,7 +54,7 @@ async fn a_refresh_token_on_its_way_is_written_down_before_the_end() {
 }
 
 #[tokio::test]
-async fn what_does_not_end_is_given_up_after_the_grace() {
+async fn requests_that_do_not_end_are_dropped_after_the_grace() {
     let (_, tokens) = issuer().await;
     let upstream = Upstream::default();
     let mut sidecar = Sidecar::of(&tokens, &upstream.serve().await, &["--grace", "1"]).await;
@@ -67,7 +67,7 @@ async fn what_does_not_end_is_given_up_after_the_grace() {
 }
 
 #[tokio::test]
-async fn told_twice_it_ends_at_once() {
+async fn a_second_signal_ends_it_at_once() {
     let (_, tokens) = issuer().await;
     let upstream = Upstream::default();
     let mut sidecar = Sidecar::of(&tokens, &upstream.serve().await, &["--grace", "3600"]).await;
@@ -81,7 +81,7 @@ async fn told_twice_it_ends_at_once() {
     gave_up(patiently(stuck).await.unwrap());
 }
 
-/// As the process goes, the connection to the upstream may go before the one to the caller, who then reads a 502.
+/// At the end, the connection to the upstream may close before that to the caller. The caller then gets a 502.
 fn gave_up<E>(answer: Result<Response<Incoming>, E>) {
     assert!(answer.map_or(true, |answer| answer.status() == 502));
 }

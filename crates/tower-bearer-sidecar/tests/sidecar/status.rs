@@ -1,8 +1,8 @@
-//! What it says of itself.
+//! The status address.
 
 use tower_bearer::testing::{Answer, Api};
 
-use crate::world::{Sidecar, issuer, json, raw, serve, status_of, until};
+use crate::harness::{Sidecar, issuer, json, raw, serve, status_of, until};
 
 #[tokio::test]
 async fn health_follows_the_token() {
@@ -16,7 +16,7 @@ async fn health_follows_the_token() {
     assert_eq!((&health["phase"], &health["usable_for_seconds"]), (&json("null"), &json("null")));
     assert_eq!(sidecar.status("/ready").await.0, 503);
     issuer.fail(None);
-    // Nobody calls: it is kept warm.
+    // The token is refreshed without a call.
     until(async || sidecar.status("/ready").await.0 == 200).await;
     let (status, health) = sidecar.status("/health").await;
     let health = json(&health);
@@ -25,7 +25,7 @@ async fn health_follows_the_token() {
 }
 
 #[tokio::test]
-async fn metrics_count_what_it_does_and_what_tower_bearer_does() {
+async fn metrics_of_the_sidecar_and_of_tower_bearer_are_there() {
     let (issuer, tokens) = issuer().await;
     let api = Api::new(issuer.ledger());
     let sidecar = Sidecar::of(&tokens, &serve(api.clone()).await, &[]).await;
@@ -67,7 +67,7 @@ async fn every_metric_that_the_dashboard_and_the_alerts_ask_for_is_there_after_t
 }
 
 #[tokio::test]
-async fn the_status_address_has_its_own_names_and_lends_no_token() {
+async fn the_status_address_has_its_own_names_and_adds_no_token() {
     let (issuer, tokens) = issuer().await;
     let api = Api::new(issuer.ledger());
     let sidecar = Sidecar::of(&tokens, &serve(api.clone()).await, &[]).await;
@@ -87,7 +87,7 @@ async fn the_status_address_has_its_own_names_and_lends_no_token() {
 }
 
 #[tokio::test]
-async fn every_path_of_the_calls_address_is_the_upstreams() {
+async fn every_path_of_the_calls_address_goes_to_the_upstream() {
     let (issuer, tokens) = issuer().await;
     let api = Api::new(issuer.ledger());
     let sidecar = Sidecar::of(&tokens, &serve(api.clone()).await, &[]).await;

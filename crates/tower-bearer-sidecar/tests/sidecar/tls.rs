@@ -12,10 +12,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::harness::{Sidecar, issuer, json, patiently, write};
 use crate::upstream::Upstream;
-use crate::world::{Sidecar, issuer, json, patiently, write};
 
-/// Serves over TLS; returns the origin and the authority's certificate.
+/// Serves over TLS. Returns the origin and the authority's certificate.
 async fn serve(upstream: &Upstream) -> (String, String) {
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -49,12 +49,12 @@ async fn serve(upstream: &Upstream) -> (String, String) {
 }
 
 #[tokio::test]
-async fn a_private_authority_is_trusted_when_it_is_named_and_not_before() {
+async fn a_private_authority_is_trusted_only_if_it_is_configured() {
     let (_, tokens) = issuer().await;
     let upstream = Upstream::default();
     let (origin, authority) = serve(&upstream).await;
-    let stranger = Sidecar::of(&tokens, &origin, &[]).await;
-    let (status, body) = stranger.get("/me").await;
+    let untrusting = Sidecar::of(&tokens, &origin, &[]).await;
+    let (status, body) = untrusting.get("/me").await;
     assert_eq!((status.as_u16(), json(&body)["code"].as_str()), (502, Some("unreachable")));
     assert!(body.contains("certificate"), "{body}");
     assert!(upstream.seen().is_empty());
@@ -64,7 +64,7 @@ async fn a_private_authority_is_trusted_when_it_is_named_and_not_before() {
     let sidecar = Sidecar::of(&tokens, &origin, &["--ca-file", &file]).await;
     assert!(sidecar.get("/me").await.1.contains("Bearer token-"));
     assert_eq!(upstream.only().version, Version::HTTP_2);
-    // HTTP/2 has no upgrades: a WebSocket goes over HTTP/1.1.
+    // HTTP/2 has no upgrades, so a WebSocket uses HTTP/1.1.
     let (mut socket, _) = patiently(connect_async(format!("ws://{}/socket", sidecar.host()))).await.unwrap();
     socket.send(Message::text("one")).await.unwrap();
     assert_eq!(patiently(socket.next()).await.unwrap().unwrap(), Message::text("one"));

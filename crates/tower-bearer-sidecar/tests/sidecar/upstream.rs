@@ -1,4 +1,4 @@
-//! An API that streams, speaks WebSocket, and tells what it was asked.
+//! An API that streams, supports WebSockets, and records its requests.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-/// What it saw.
+/// A recorded request.
 #[derive(Clone, Default)]
 pub(crate) struct Upstream {
     heads: Arc<Mutex<Vec<Seen>>>,
@@ -59,7 +59,7 @@ impl Upstream {
         self.heads.lock().unwrap().clone()
     }
 
-    /// The one request it saw.
+    /// The only recorded request.
     pub(crate) fn only(&self) -> Seen {
         let seen = self.seen();
         assert_eq!(seen.len(), 1, "{:?}", seen.iter().map(|seen| &seen.target).collect::<Vec<_>>());
@@ -74,7 +74,7 @@ impl Upstream {
         });
         let mut response = Response::new(Body::default());
         match request.uri().path() {
-            // What comes goes back as it comes.
+            // Sends each frame back when it arrives.
             "/echo" => return Ok(Response::new(request.into_body().boxed())),
             "/redirect" => {
                 *response.status_mut() = StatusCode::FOUND;
@@ -86,7 +86,7 @@ impl Upstream {
                 }
                 response.headers_mut().insert("x-public", "2".parse().unwrap());
             }
-            // Mapped, a body forgets its length.
+            // A mapped body has no known length.
             "/unsized" => {
                 let body = Full::from("unsized").map_err(|never| match never {});
                 return Ok(Response::new(body.map_frame(|frame| frame).boxed()));

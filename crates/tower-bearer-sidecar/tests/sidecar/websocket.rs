@@ -6,8 +6,8 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use crate::harness::{Sidecar, issuer, patiently};
 use crate::upstream::Upstream;
-use crate::world::{Sidecar, issuer, patiently};
 
 #[tokio::test]
 async fn a_websocket_is_opened_with_the_token_and_echoes_both_ways() {
@@ -54,7 +54,7 @@ async fn a_websocket_of_a_web_page_is_rejected() {
 }
 
 #[tokio::test]
-async fn an_open_websocket_does_not_hold_up_the_end() {
+async fn an_open_websocket_does_not_delay_the_end() {
     let (_, tokens) = issuer().await;
     let upstream = Upstream::default();
     let mut sidecar = Sidecar::of(&tokens, &upstream.serve().await, &["--grace", "3600"]).await;

@@ -8,8 +8,8 @@
 //! A browser sends the id of its session. The gateway knows the user's token of that session, exchanges it for one of
 //! the upstream, and forwards the request with that. A logout ends both.
 //!
-//! With a store in Redis, several gateways share one exchange for each session, and a logout at one of them ends the session
-//! at all. Without `REDIS_URL`, the example starts the redis-server of the path for that part.
+//! With a store in Redis, several gateways share one exchange for each session, and a logout at one of them ends the
+//! session at all. Without `REDIS_URL`, the example starts the redis-server of the path for that part.
 #![expect(clippy::disallowed_methods, reason = "the gateway is a task")]
 
 mod fakes;
@@ -42,7 +42,7 @@ use crate::redis_server::RedisServer;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct SessionId(Arc<str>);
 
-/// The login of each session. Several gateways keep it in a database.
+/// The login of each session. If there are several gateways, keep it in a database.
 #[derive(Clone, Default)]
 struct Sessions(Arc<Mutex<HashMap<SessionId, Login>>>);
 
@@ -184,7 +184,7 @@ async fn run(redis: Option<&str>, gateways: usize) -> Result<(), BoxError> {
     let sessions = Sessions::default();
     let (mut tokens, mut addresses) = (Vec::new(), Vec::new());
     for _ in 0..gateways {
-        // Each gateway has a connection of its own. The numbers of sessions begin anew with each run.
+        // Each gateway has its own connection. The prefix differs in each run, because the numbers of sessions do not.
         let prefix = format!("stack-gateway-{}", std::process::id());
         let store = redis.map(|url| RedisStore::new(url)?.prefix(prefix)).transpose()?;
         let gateway = Gateway::new(sessions.clone(), &sts.url("/token"), upstream.origin(), store)?;
@@ -226,14 +226,14 @@ async fn run(redis: Option<&str>, gateways: usize) -> Result<(), BoxError> {
     }
     assert_eq!(tokens[0].status().keys, 1);
     for others in &tokens[1..] {
-        // Told by a message: the token of the session is not kept.
+        // The other gateways drop the token of the session when they receive the message of the logout.
         let cache = others.cache(&SessionId("session-of-ada".into()))?;
-        let told = async {
+        let signed_out = async {
             while !cache.status().signed_out {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), told).await?;
+        tokio::time::timeout(Duration::from_secs(30), signed_out).await?;
         println!("the other gateway has ended the session, too");
     }
     Ok(())

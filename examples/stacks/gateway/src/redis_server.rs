@@ -13,7 +13,7 @@ pub(crate) struct RedisServer {
 }
 
 impl RedisServer {
-    /// Returns when it accepts connections; `None` if there is no redis-server.
+    /// Waits until the server accepts connections. Returns `None` if there is no redis-server.
     pub(crate) fn start() -> Result<Option<Self>, BoxError> {
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
         let mut command = Command::new("redis-server");
@@ -25,7 +25,7 @@ impl RedisServer {
         if !lines.by_ref().any(|line| line.contains("Ready to accept connections")) {
             return Err("redis-server does not start".into());
         }
-        // Read to their end, so that the server never waits for a reader.
+        // Reads the pipes to their end, so that the server never waits for a reader.
         std::thread::spawn(move || lines.for_each(drop));
         Ok(Some(server))
     }
@@ -33,7 +33,7 @@ impl RedisServer {
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        // It fails if the process has ended, which is what is wanted.
+        // An error means that the process has already ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -17,9 +17,9 @@ fn a_byte_order_mark_is_ignored() {
 }
 
 #[test]
-fn what_is_not_utf_8_is_latin_1() {
+fn bytes_that_are_not_utf_8_are_latin_1() {
     assert_eq!(read(b"{\"a\":\"no est\xe1 activo\"}"), json!({ "a": "no está activo" }));
-    // UTF-8 stays UTF-8.
+    // UTF-8 is not taken as Latin-1.
     assert_eq!(read("{\"a\":\"está\"}"), json!({ "a": "está" }));
 }
 
@@ -55,7 +55,7 @@ fn a_form_is_an_object_of_strings() {
 }
 
 #[test]
-fn a_refresh_token_is_found_in_what_cannot_be_read() {
+fn a_refresh_token_is_found_in_an_unreadable_answer() {
     let found = |bytes: &[u8]| find_member(bytes, "refresh_token").map(|secret| secret.expose().to_owned());
     for whole in [
         &br#"{"access_token":"t","refresh_token":"r/2","expires_"#[..],

@@ -16,14 +16,14 @@ fn now() -> SystemTime {
 }
 
 fn read(expiry: &Expiry, answer: &Value, token: &str) -> Result<Duration, NoLifetime> {
-    expiry.read(&Issued { answer, beside: answer, token, at: now(), now: now() }, DEFAULT)
+    expiry.read(&Issued { answer, parent: answer, token, at: now(), now: now() }, DEFAULT)
 }
 
 fn of(expires_in: Value) -> Duration {
     read(&Expiry::new(), &json!({ "expires_in": expires_in }), "t").unwrap()
 }
 
-/// The lifetime in seconds that this answer with an opaque token tells.
+/// The lifetime, in seconds, of an opaque token in this answer.
 fn seconds(answer: Value) -> u64 {
     read(&Expiry::new(), &answer, "t").unwrap().as_secs()
 }
@@ -45,7 +45,7 @@ fn a_number_in_any_form_is_that_many_seconds() {
 }
 
 #[test]
-fn zero_and_less_is_no_life_at_all() {
+fn zero_and_less_is_no_lifetime() {
     for dead in [json!(0), json!(-1), json!(-0.0), json!("0"), json!("-3600"), json!(-1e300), json!(i64::MIN)] {
         assert_eq!(of(dead.clone()), Duration::ZERO, "{dead}");
     }
@@ -59,7 +59,7 @@ fn an_absurd_number_is_a_hundred_years() {
 }
 
 #[test]
-fn what_is_no_number_is_the_default() {
+fn the_default_replaces_what_is_not_a_number() {
     let not_numbers = ["", "soon", "3600s", "3,600", "NaN", "inf", "-infinity", "0x10", "1e999"];
     let others = [json!(null), json!(true), json!({}), json!([3600])];
     for odd in not_numbers.into_iter().map(Value::from).chain(others) {
@@ -87,7 +87,7 @@ fn a_moment_is_a_number_of_seconds_or_milliseconds_or_a_date() {
 }
 
 #[test]
-fn a_moment_counts_where_there_is_no_lifetime() {
+fn a_moment_counts_if_there_is_no_lifetime() {
     assert_eq!(seconds(json!({ "expires_on": (NOW + 300).to_string() })), 300);
     assert_eq!(seconds(json!({ "expires_at": NOW + 300 })), 300);
     assert_eq!(seconds(json!({ "expires_at": (NOW + 300) * 1000 })), 300);
@@ -95,7 +95,7 @@ fn a_moment_counts_where_there_is_no_lifetime() {
     assert_eq!(seconds(json!({ "expires_at": NOW + 300, "expires_in": 60 })), 60);
     assert_eq!(seconds(json!({ "expires_at": NOW + 300, "expires_in": null })), 300);
     assert_eq!(seconds(json!({ "expires_at": NOW + 300, "expires_on": "soon" })), 300);
-    // Go's zero time, and the zero of others.
+    // Some servers send Go's zero time, and others zero.
     for nothing in [json!("0001-01-01T00:00:00Z"), json!(0), json!("")] {
         assert_eq!(seconds(json!({ "expires_at": nothing })), DEFAULT.as_secs());
     }
@@ -104,7 +104,7 @@ fn a_moment_counts_where_there_is_no_lifetime() {
 }
 
 #[test]
-fn the_exp_of_a_jwt_counts_where_nothing_else_says_so() {
+fn the_exp_of_a_jwt_counts_if_nothing_else_says_so() {
     let of = |answer: Value, claims: Value| read(&Expiry::new(), &answer, &jwt(claims)).map(|life| life.as_secs());
     assert_eq!(of(json!({}), json!({ "exp": NOW + 300 })), Ok(300));
     assert_eq!(of(json!({ "expires_in": 60 }), json!({ "exp": NOW + 300 })), Ok(60));
@@ -126,7 +126,7 @@ fn places_unit_and_default_are_settings() {
     assert_eq!(read(&named.clone().expires_at("/nowhere"), &answer, "t"), Ok(Duration::from_secs(3600)));
     let odd = read(&named.expires_at("/odd"), &answer, "t");
     assert_eq!(odd, Err(NoLifetime::Unreadable("/odd".into())));
-    // Another place is not a lifetime in this unit.
+    // Without a lifetime at the pointer, the default applies, and not `expires_in`.
     let elsewhere = Expiry::new().lifetime_at("/nowhere").default_lifetime(Duration::from_secs(5));
     assert_eq!(read(&elsewhere, &answer, "t"), Ok(Duration::from_secs(5)));
     assert!(Expiry::new().default_lifetime(Duration::ZERO).check().unwrap_err().is_invalid());
@@ -139,7 +139,7 @@ fn a_lifetime_counts_from_when_the_answer_was_written() {
     let answer = json!({ "expires_in": 60 });
     let at = |age| {
         let at = now() - Duration::from_secs(age);
-        Expiry::new().read(&Issued { answer: &answer, beside: &answer, token: "t", at, now: now() }, DEFAULT)
+        Expiry::new().read(&Issued { answer: &answer, parent: &answer, token: "t", at, now: now() }, DEFAULT)
     };
     assert_eq!(at(20), Ok(Duration::from_secs(40)));
     assert_eq!(at(70), Err(NoLifetime::Ended(Duration::from_secs(10))));

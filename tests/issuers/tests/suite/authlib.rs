@@ -1,4 +1,4 @@
-//! What Authlib does in its own way; what it has in common with the others is in their modules.
+//! Behaviour that only Authlib has. Other modules test the behaviour that all servers share.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ async fn an_odd_id_and_secret_log_in_in_the_header_and_in_the_body() {
 async fn the_metadata_of_rfc_8414_name_the_endpoints() {
     let Some(authlib) = Authlib::start() else { return };
     let issuer = authlib.issuer();
-    // The places of OpenID Connect are not there.
+    // Authlib does not serve the URLs of OpenID Connect.
     let metadata = issuer.metadata().await.expect("metadata");
     assert_eq!(metadata["token_endpoint"], authlib.url("/token"));
     let grant = PasswordGrant::builder(&issuer, "public", "ann", ODD_PASSWORD).build().expect("a grant");
@@ -52,7 +52,7 @@ async fn a_wrong_password_is_denied_although_it_is_called_an_invalid_request() {
     assert!(error.to_string().contains("Invalid 'username' or 'password'"), "{error}");
 }
 
-/// Here the session goes on with the newest refresh token.
+/// Authlib continues the session with the newest refresh token.
 #[tokio::test]
 async fn a_spent_refresh_token_is_denied_and_its_session_goes_on() {
     let Some(server) = Subject::authlib() else { return };
@@ -80,14 +80,14 @@ async fn a_scope_that_is_too_small_is_a_403_without_a_challenge_and_costs_no_tok
 }
 
 #[tokio::test]
-async fn a_device_slows_down_when_told_to_and_its_session_rotates() {
+async fn a_device_obeys_slow_down_and_its_session_rotates() {
     let Some(authlib) = Authlib::start() else { return };
     let login = DeviceCodeLogin::builder(&authlib.issuer(), "public").scope("read").build().expect("a login");
     let code = login.begin().await.expect("a code");
     assert_eq!(code.verification_uri(), authlib.url("/device"));
     let url = authlib.url(&format!("/test/device?user_code={}", code.user_code()));
     let agrees_late = async {
-        // The first question is too early, the second is told to slow down.
+        // The first poll is answered with `authorization_pending`, and the second with `slow_down`.
         while authlib.token_calls().await < 2 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -1,22 +1,22 @@
-//! What any OAuth 2 server does, held against oidc-provider, Authlib and the fakes alike.
+//! Behaviour of every OAuth 2 server, tested with oidc-provider, Authlib and the fakes.
 //!
-//! A fake that behaves as no server does would make tests of it worthless; so each behaviour is one function, and runs
-//! against all of them. Where they may differ, the RFC leaves it open, and the behaviour says so.
+//! Tests with a fake are worthless if no server behaves like it. So each behaviour is one function, which runs against
+//! all of them. If the RFC allows several behaviours, the function says so.
 
 use http::Request;
 use issuers::{encoded, form_to, send};
 
 use crate::subject::{Subject, held};
 
-// Authlib takes a parameter that comes twice, calls a missing grant type unsupported, and knows no third kind of token.
+// Authlib accepts a parameter twice, calls a missing grant type unsupported, and has no third kind of token.
 held! {
     conformance
     authlib:
         a_token_answer_has_the_shape_of_the_rfc,
         a_refresh_brings_another_pair,
         only_a_post_is_a_token_call,
-        a_client_nobody_knows_is_denied,
-        a_parameter_nobody_knows_is_ignored,
+        an_unknown_client_is_denied,
+        an_unknown_parameter_is_ignored,
         a_refresh_cannot_widen_the_scope;
     issuer:
         a_token_answer_has_the_shape_of_the_rfc,
@@ -31,14 +31,14 @@ held! {
         a_spent_refresh_token_ends_its_session,
         of_eight_refreshes_at_once_one_wins_at_most_and_the_session_ends,
         what_is_wrong_with_a_call_is_told_by_a_code,
-        a_client_nobody_knows_is_denied,
+        an_unknown_client_is_denied,
         a_parameter_may_not_come_twice,
         a_parameter_without_a_value_counts_as_absent,
-        a_parameter_nobody_knows_is_ignored,
+        an_unknown_parameter_is_ignored,
         a_form_is_read_from_the_body_alone,
         a_refresh_cannot_widen_the_scope,
         a_revoked_refresh_token_ends_its_session,
-        revoking_a_token_nobody_knows_succeeds,
+        revoking_an_unknown_token_succeeds,
         what_is_wrong_with_a_revocation_is_told_by_a_code;
     oidc_provider:
         a_token_answer_has_the_shape_of_the_rfc,
@@ -48,14 +48,14 @@ held! {
         a_spent_refresh_token_ends_its_session,
         of_eight_refreshes_at_once_one_wins_at_most_and_the_session_ends,
         what_is_wrong_with_a_call_is_told_by_a_code,
-        a_client_nobody_knows_is_denied,
+        an_unknown_client_is_denied,
         a_parameter_may_not_come_twice,
         a_parameter_without_a_value_counts_as_absent,
-        a_parameter_nobody_knows_is_ignored,
+        an_unknown_parameter_is_ignored,
         a_form_is_read_from_the_body_alone,
         a_refresh_cannot_widen_the_scope,
         a_revoked_refresh_token_ends_its_session,
-        revoking_a_token_nobody_knows_succeeds,
+        revoking_an_unknown_token_succeeds,
         what_is_wrong_with_a_revocation_is_told_by_a_code;
 }
 
@@ -119,7 +119,7 @@ async fn an_api_takes_a_live_token_and_challenges_without_one(server: &Subject) 
     let unknown = server.call("unknown").await;
     assert_eq!((unknown.status.as_u16(), unknown.header("www-authenticate")), (401, r#"Bearer error="invalid_token""#));
     let bare = server.call_without_token().await;
-    // "the resource server SHOULD NOT include an error code" where the request lacks any authentication information.
+    // "the resource server SHOULD NOT include an error code" if the request lacks any authentication information.
     assert_eq!((bare.status.as_u16(), bare.header("www-authenticate")), (401, "Bearer"));
 }
 
@@ -140,7 +140,7 @@ async fn a_spent_refresh_token_ends_its_session(server: &Subject) {
     }
 }
 
-/// What a client without single flight meets.
+/// Two refreshes at once, as a client without single flight makes them.
 async fn of_eight_refreshes_at_once_one_wins_at_most_and_the_session_ends(server: &Subject) {
     let first = server.login().await.text("refresh_token");
     let mut running = tokio::task::JoinSet::new();
@@ -185,7 +185,7 @@ async fn what_is_wrong_with_a_call_is_told_by_a_code(server: &Subject) {
 }
 
 /// RFC 6749 section 5.2: "The authorization server MAY return an HTTP 401 (Unauthorized) status code".
-async fn a_client_nobody_knows_is_denied(server: &Subject) {
+async fn an_unknown_client_is_denied(server: &Subject) {
     let stranger = with(server.login_form(), "client_id", Some("stranger"));
     let (status, code) = server.token(&stranger).await.denial();
     assert!([400, 401].contains(&status) && code == "invalid_client", "{status} {code}");
@@ -216,7 +216,7 @@ async fn a_parameter_without_a_value_counts_as_absent(server: &Subject) {
 }
 
 /// RFC 6749 section 3.2: "The authorization server MUST ignore unrecognized request parameters."
-async fn a_parameter_nobody_knows_is_ignored(server: &Subject) {
+async fn an_unknown_parameter_is_ignored(server: &Subject) {
     let mut form = server.login_form();
     form.push(("colour", "green"));
     assert_eq!(server.token(&form).await.status, 200);
@@ -265,7 +265,7 @@ async fn a_revoked_refresh_token_ends_its_session(server: &Subject) {
 }
 
 /// RFC 7009 section 2.2: "invalid tokens do not cause an error response".
-async fn revoking_a_token_nobody_knows_succeeds(server: &Subject) {
+async fn revoking_an_unknown_token_succeeds(server: &Subject) {
     let session = server.login().await;
     let got = server.revoke(&[("token", "unknown")]).await;
     assert_eq!((got.status.as_u16(), got.body.len()), (200, 0));

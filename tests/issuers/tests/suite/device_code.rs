@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tower_bearer::TokenCache;
 use tower_bearer::oauth2::{Algorithm, ClientAuth, DeviceCodeLogin, Issuer};
 
-/// The person's decision on this user code: an empty `decision` approves, `&deny=1` denies.
+/// Decides on this user code as the person does: an empty `decision` approves, and `&deny=1` denies.
 async fn person(provider: &OidcProvider, user_code: &str, decision: &str) {
     let url = provider.url(&format!("/test/device?user_code={user_code}{decision}"));
     assert_eq!(post(&http(), &url, &[]).await.status, 200);

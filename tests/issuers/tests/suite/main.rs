@@ -1,7 +1,7 @@
-//! The sources and the cache against real OAuth 2 servers; and what these have in common with the fakes.
+//! Tests of the sources and the cache with real OAuth 2 servers, and of the behaviour that these share with the fakes.
 //!
-//! Tests of a real server are skipped, with a message, where it is not installed (`tests/issuers/install`,
-//! `tests/issuers/install-authlib`). They run in real time, because it does.
+//! If a real server is not installed, its tests are skipped with a message (`tests/issuers/install`,
+//! `tests/issuers/install-authlib`). They run in real time, because the servers do.
 
 mod assertions;
 mod authentication;

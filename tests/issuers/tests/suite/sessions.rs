@@ -115,7 +115,7 @@ async fn a_wrong_password_is_denied(server: &Subject) {
     assert!(error.is_denied() && error.code() == Some("invalid_grant"), "{error}");
 }
 
-/// The result if two caches share a rotating refresh token.
+/// Two caches that share a rotating refresh token log each other out.
 async fn a_refresh_token_that_another_cache_used_is_denied_and_ends_both_sessions(server: &Subject) {
     let saved = server.login().await.text("refresh_token");
     let [one, other] = [(); 2].map(|()| TokenCache::new(server.refresh_token(&saved)));

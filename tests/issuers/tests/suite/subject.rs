@@ -23,7 +23,7 @@ pub(crate) struct Subject {
 const USERNAME: &str = "ann";
 
 impl Subject {
-    /// `None`, and a message, where it is not installed.
+    /// Prints a message and returns `None` if the server is not installed.
     pub(crate) fn oidc_provider() -> Option<Self> {
         let provider = OidcProvider::start()?;
         Some(Self {
@@ -38,7 +38,7 @@ impl Subject {
         })
     }
 
-    /// `None`, and a message, where it is not installed.
+    /// Prints a message and returns `None` if the server is not installed.
     pub(crate) fn authlib() -> Option<Self> {
         let authlib = Authlib::start()?;
         Some(Self {
@@ -68,7 +68,7 @@ impl Subject {
         })
     }
 
-    /// The scripted one knows no users, and evaluates no refresh token.
+    /// `TokenServer` has no users, and does not check refresh tokens.
     pub(crate) fn issuer() -> Option<Self> {
         let issuer = TokenServer::new();
         issuer.rotate_refresh_tokens(true);
@@ -92,7 +92,7 @@ impl Subject {
         })
     }
 
-    /// The login as a form; tests change it.
+    /// The form of a login, which tests change.
     pub(crate) fn login_form(&self) -> Vec<(&str, &str)> {
         vec![
             ("client_id", self.client_id),
@@ -124,7 +124,7 @@ impl Subject {
         post(&self.http, &self.revocation_url, &form).await
     }
 
-    /// What the API says of an access token.
+    /// The API's answer to a request with this token.
     pub(crate) async fn call(&self, access_token: &str) -> Got {
         let request = Request::get(&self.api_url).header("authorization", format!("Bearer {access_token}"));
         send(&self.http, request, "").await
@@ -171,7 +171,7 @@ impl Subject {
     }
 }
 
-/// The behaviours of a room as tests: a module for each server, a test for each behaviour.
+/// Makes tests of a module's behaviours, with a module for each server and a test for each behaviour.
 macro_rules! held {
     ($room:ident $($server:ident: $($behaviour:ident),+;)+) => {$(
         mod $server {

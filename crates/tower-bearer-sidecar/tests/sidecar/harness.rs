@@ -1,4 +1,4 @@
-//! The child process, and what is around it.
+//! The sidecar as a child process, and its fake servers.
 
 use std::io::Read;
 use std::path::Path;
@@ -21,22 +21,22 @@ use tokio::process::{Child, Command};
 use tower::{BoxError, Service};
 use tower_bearer::testing::{Collected, TokenServer};
 
-/// No step of a test takes longer, however busy the machine.
+/// The timeout of each step of a test, long enough for a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const SECRET: &str = "sekrit-of-the-client";
 
-/// A running sidecar; killed by its id when the test is over.
+/// A running sidecar, which is killed by its id when this is dropped.
 pub(crate) struct Sidecar {
     pub(crate) child: Child,
-    /// Where it listens: `http://127.0.0.1:..` or `unix:..`.
+    /// Its address: `http://127.0.0.1:..` or `unix:..`.
     pub(crate) base: String,
     pub(crate) status: Option<String>,
-    /// What it says where it listens.
+    /// Its standard output at the start.
     pub(crate) said: String,
     log: Arc<Mutex<String>>,
 }
 
-/// What a command came to.
+/// The exit status and the output of a command.
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
     pub(crate) said: String,
@@ -45,12 +45,12 @@ pub(crate) struct Ended {
 // === impl Sidecar ===
 
 impl Sidecar {
-    /// One on a free port, with a status address, whose client has the secret.
+    /// Starts a sidecar on a free port, with a status address and the client's secret.
     pub(crate) async fn start(args: &[&str]) -> Self {
         Self::start_with(args, &[("SIDECAR_CLIENT_SECRET", SECRET)]).await
     }
 
-    /// The same for client credentials of this issuer.
+    /// Starts a sidecar with client credentials of this issuer.
     pub(crate) async fn of(issuer: &str, upstream: &str, more: &[&str]) -> Self {
         let token_url = format!("{issuer}/token");
         let mut args = vec!["--upstream", upstream, "--token-url", &token_url];
@@ -68,7 +68,7 @@ impl Sidecar {
         Self::started(command).await
     }
 
-    /// One that is told everything by variables.
+    /// Starts a sidecar that only variables configure.
     pub(crate) async fn start_by_variables(variables: &[(&str, &str)]) -> Self {
         Self::started(command(variables)).await
     }
@@ -117,17 +117,17 @@ impl Sidecar {
         text(send(get(&format!("{}{path}", self.base))).await).await
     }
 
-    /// What the status address says.
+    /// The answer of the status address.
     pub(crate) async fn status(&self, path: &str) -> (StatusCode, String) {
         text(send(get(&format!("{}{path}", self.status.as_ref().unwrap()))).await).await
     }
 
-    /// How many requests were answered so: `by` is `upstream` or the code of an answer of its own.
+    /// The number of answers by `by`, which is `upstream` or a code of the sidecar.
     pub(crate) async fn answered(&self, by: &str) -> u64 {
         self.counted("sidecar_requests_total", by).await.unwrap_or_default()
     }
 
-    /// The sum of a counter with this value of a label; none where it was never registered.
+    /// The sum of a counter with this value of a label, or `None` if it is not registered.
     pub(crate) async fn counted(&self, counter: &str, label: &str) -> Option<u64> {
         let (_, metrics) = self.status("/metrics").await;
         let of_this = |line: &&str| {
@@ -150,12 +150,12 @@ impl Sidecar {
     }
 }
 
-/// A sidecar that is expected not to start.
+/// Runs a sidecar that must not start.
 pub(crate) async fn fails(args: &[&str], variables: &[(&str, &str)]) -> Ended {
     ended(spawn(args, variables)).await
 }
 
-/// A sidecar that does not listen yet.
+/// Starts a sidecar, and does not wait until it listens.
 pub(crate) fn spawn(args: &[&str], variables: &[(&str, &str)]) -> Child {
     command(variables).args(args).spawn().unwrap()
 }
@@ -166,7 +166,7 @@ pub(crate) async fn ended(child: Child) -> Ended {
     Ended { status: output.status, said: String::from_utf8_lossy(&said).into_owned() }
 }
 
-/// The binary with these variables, and none of the machine's that it would read.
+/// The binary with these variables, and no others.
 fn command(variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tower-bearer-sidecar"));
     command.env_clear().envs(variables.iter().copied()).kill_on_drop(true);
@@ -186,7 +186,7 @@ fn collect(mut from: tokio::process::ChildStderr, into: &Arc<Mutex<String>>) {
 
 // === servers and calls ===
 
-/// Serves a fake on a free port; returns its base address.
+/// Serves a fake on a free port, and returns its base URL.
 pub(crate) async fn serve<S>(fake: S) -> String
 where
     S: Service<Request<Full<Bytes>>, Response = Response<Full<Bytes>>, Error = BoxError> + Clone + Send + 'static,
@@ -229,7 +229,7 @@ pub(crate) async fn text(response: Response<Incoming>) -> (StatusCode, String) {
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
-/// Writes these bytes, and reads until the other side closes: for requests that no client would make.
+/// Writes these bytes, and reads until the other side closes. No client sends such requests.
 pub(crate) async fn raw(host: &str, request: &str) -> String {
     let mut stream = TcpStream::connect(host).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -242,7 +242,7 @@ pub(crate) fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| panic!("no JSON: {text}"))
 }
 
-/// The status of a raw answer, and what else it says.
+/// The status of a raw answer.
 pub(crate) fn status_of(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or_default()
 }
@@ -251,7 +251,7 @@ pub(crate) async fn patiently<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("within a minute")
 }
 
-/// Waits until it is so.
+/// Waits until the condition is true.
 pub(crate) async fn until<F: Future<Output = bool>>(mut so: impl FnMut() -> F) {
     patiently(async {
         while !so().await {
@@ -261,7 +261,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(mut so: impl FnMut() -> F) {
     .await;
 }
 
-/// Whether a program is there; where it is not, says that its test is skipped.
+/// Whether a program is installed. If not, prints that its test is skipped.
 pub(crate) fn there_is(program: &str, args: &[&str]) -> bool {
     let asked = std::process::Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).status();
     let there = asked.is_ok_and(|status| status.success());

@@ -1,6 +1,6 @@
-//! A lookalike of MeshyDB on a port of loopback, to try the sidecar without an account anywhere:
-//! `cargo run -p tower-bearer-sidecar --example lookalike`. Its tokens live for ten seconds.
-#![expect(clippy::disallowed_methods, reason = "a program of its own: it may spawn tasks")]
+//! A fake server of MeshyDB on a port of loopback, to try the sidecar without an account:
+//! `cargo run -p tower-bearer-sidecar --example fake`. Its tokens live for ten seconds.
+#![expect(clippy::disallowed_methods, reason = "this is a program, which may spawn tasks")]
 
 use std::time::Duration;
 
