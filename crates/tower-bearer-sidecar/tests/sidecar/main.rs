@@ -6,7 +6,6 @@ mod configuration;
 mod forwarding;
 mod guarding;
 mod harness;
-mod harness;
 mod load;
 mod logging;
 mod logins;
