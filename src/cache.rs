@@ -402,7 +402,7 @@ impl TokenCache {
     ) -> Result<Token, Error> {
         let demand = match rejection {
             Rejection::Unknown | Rejection::SessionEnded => return Err(Error::signed_out()),
-            Rejection::Superseded | Rejection::StandIn { .. } => Demand::Usable,
+            Rejection::Superseded | Rejection::Fallback { .. } => Demand::Usable,
             Rejection::Early(lag) => {
                 clock::pause(lag).await?;
                 Demand::Usable

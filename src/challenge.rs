@@ -57,7 +57,7 @@ enum Value<'a> {
 
 /// Errors of the Bearer scheme that another token of the same kind does not mend: RFC 6750 section 3.1, RFC 9470
 /// section 3. [`is_for_any_token`] knows them by what follows their first `_`.
-const NOT_THE_TOKENS: [&str; 3] = ["insufficient_scope", "invalid_request", "insufficient_user_authentication"];
+const NOT_FIXED_BY_REFRESH: [&str; 3] = ["insufficient_scope", "invalid_request", "insufficient_user_authentication"];
 const BEARER: &[u8] = b"bearer";
 
 // === impl Challenge ===
@@ -112,7 +112,7 @@ impl fmt::Debug for Challenge {
 }
 
 /// Whether the challenges of a response are for another Bearer token: a Bearer challenge, or none at all, and none with one of
-/// [`NOT_THE_TOKENS`]. `any_scheme`: challenges of other schemes count as none. Builds nothing.
+/// [`NOT_FIXED_BY_REFRESH`]. `any_scheme`: challenges of other schemes count as none. Builds nothing.
 pub(crate) fn asks_for_bearer(headers: &HeaderMap, any_scheme: bool) -> bool {
     let (mut any, mut any_bearer, mut in_bearer, mut excluded) = (false, false, false, false);
     let mut visit = |item: Item<'_>| match item {
@@ -124,7 +124,7 @@ pub(crate) fn asks_for_bearer(headers: &HeaderMap, any_scheme: bool) -> bool {
         // Of an error that stands there twice, the first counts, as for `Challenge::param`.
         Item::Param(name, value) if in_bearer && name.eq_ignore_ascii_case(b"error") => {
             in_bearer = false;
-            excluded |= NOT_THE_TOKENS.iter().any(|error| value.is(error));
+            excluded |= NOT_FIXED_BY_REFRESH.iter().any(|error| value.is(error));
         }
         Item::Param(..) | Item::Token68(_) => {}
     };
@@ -137,7 +137,7 @@ pub(crate) fn asks_for_bearer(headers: &HeaderMap, any_scheme: bool) -> bool {
     (any_bearer || any_scheme || !any) && !excluded
 }
 
-/// Whether a header begins with a Bearer challenge and cannot hold one of [`NOT_THE_TOKENS`]. Nearly every rejection is told
+/// Whether a header begins with a Bearer challenge and cannot hold one of [`NOT_FIXED_BY_REFRESH`]. Nearly every rejection is told
 /// by that, for a tenth of what reading it costs. `false` if only reading tells.
 fn is_for_any_token(header: &[u8]) -> bool {
     let Some((scheme, rest)) = header.split_at_checked(BEARER.len()) else { return false };

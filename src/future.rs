@@ -425,7 +425,7 @@ fn ready_at_once<S, B, A: Body>(
 where
     S: Service<B> + Clone,
 {
-    let is_replaced = matches!(rejection, Rejection::Superseded | Rejection::StandIn { .. });
+    let is_replaced = matches!(rejection, Rejection::Superseded | Rejection::Fallback { .. });
     if !is_replaced || !response.is_end_stream() {
         return None;
     }

@@ -77,19 +77,19 @@ impl<S, R> Bearer<S, R> {
     fn classify<B>(&self, request: &Request<B>, verdict: OriginMatch) -> Disposition {
         let telemetry = self.reader.owner().cache.telemetry();
         // A request to another origin passes in any case; only the event asks for more.
-        if verdict == OriginMatch::Foreign && !telemetry.reports_unmatched_origins() {
+        if verdict == OriginMatch::Other && !telemetry.reports_unmatched_origins() {
             return Disposition::PassThrough;
         }
         if request.headers().contains_key(AUTHORIZATION) {
             return Disposition::PassThrough;
         }
         match verdict {
-            OriginMatch::Ours => Disposition::Wait,
-            OriginMatch::Foreign => {
+            OriginMatch::Matched => Disposition::Wait,
+            OriginMatch::Other => {
                 telemetry.unmatched_origin(request.uri());
                 Disposition::PassThrough
             }
-            OriginMatch::Unplaced => Disposition::Reject(Error::request(
+            OriginMatch::NoHost => Disposition::Reject(Error::request(
                 "the request's URI names no host, so it is unknown whether the token belongs there; give the whole URL, \
                  or say with `allow_relative_uris` that such requests go to the origins of this layer",
             )),
@@ -183,7 +183,7 @@ where
         }
         let origins = &self.reader.owner().origins;
         let mut verdict = origins.classify(request.uri());
-        if verdict == OriginMatch::Ours && has_deciding(request.headers()) {
+        if verdict == OriginMatch::Matched && has_deciding(request.headers()) {
             if request.headers().contains_key(AUTHORIZATION) {
                 return ResponseFuture::passed_through(&mut self.inner, &self.replay, request);
             }
@@ -193,7 +193,7 @@ where
                 verdict = OriginMatch::Host;
             }
         }
-        let usable = if verdict == OriginMatch::Ours { self.reader.usable() } else { None };
+        let usable = if verdict == OriginMatch::Matched { self.reader.usable() } else { None };
         let Some(Usable { value, token, freshness }) = usable else {
             return match self.classify(&request, verdict) {
                 Disposition::Wait => match self.reader.owner().per_request.clone() {

@@ -91,7 +91,7 @@ impl Token {
         if text.is_empty() {
             return Err("the access token is empty");
         }
-        if text.len() > LONGEST_TOKEN {
+        if text.len() > MAX_TOKEN_BYTES {
             return Err("the access token is longer than 64 KiB, which no API takes in a header");
         }
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -279,7 +279,7 @@ impl SessionId {
 
 const PREFIX: &str = "Bearer ";
 /// Far more than servers take in all headers together.
-const LONGEST_TOKEN: usize = 64 * 1024;
+const MAX_TOKEN_BYTES: usize = 64 * 1024;
 
 /// Several servers and files have the header's value in the place of the token (RFC 9110 section 11.1: in any case).
 fn without_scheme(text: &str) -> &str {

@@ -280,7 +280,7 @@ impl Driver {
     }
 
     /// Tells the telemetry when the current token ends. Outside all locks, because a recorder is user code.
-    fn tell_token_end(&self) {
+    fn report_token_end(&self) {
         let end = self.snapshot.load().view.current.as_ref().and_then(|current| current.token.expires_at());
         self.telemetry.token_ends(end);
     }
@@ -376,9 +376,9 @@ impl Driver {
                 drop(former);
                 self.telemetry.rejected(token.generation, first);
             }
-            Rejection::StandIn { first } => {
+            Rejection::Fallback { first } => {
                 drop(self.publish(state));
-                self.tell_token_end();
+                self.report_token_end();
                 self.telemetry.rejected(token.generation, first);
             }
             _ => {}
@@ -572,7 +572,7 @@ impl Driver {
         };
         match outcome {
             Outcome::Fetched { token, remaining } => {
-                self.tell_token_end();
+                self.report_token_end();
                 self.telemetry.fetched(&fetch, token.generation(), token.lifetime(), remaining);
                 Some(Ok(token))
             }
@@ -703,7 +703,7 @@ impl Driver {
         let former = (mem::replace(&mut state.source, source), self.publish(state));
         slot.detach();
         drop(former);
-        self.tell_token_end();
+        self.report_token_end();
         self.changed.notify_waiters();
     }
 
@@ -724,7 +724,7 @@ impl Driver {
             (epoch, slot.handle(), self.publish(state))
         };
         drop(former);
-        self.tell_token_end();
+        self.report_token_end();
         if let Some(running) = &running {
             running.resolve_waiters(Err(Error::signed_out()));
         }

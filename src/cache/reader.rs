@@ -97,7 +97,7 @@ impl Snapshot {
     fn recheck(&self, current: &CurrentToken, clock: &Clock, tick: Option<u64>) -> Option<Freshness> {
         let now = clock.now();
         if let Some(tick) = tick {
-            let until = tick.saturating_add(clock::ticks(current.window.sure_for(now)));
+            let until = tick.saturating_add(clock::ticks(current.window.recheck_after(now)));
             self.fresh_until.store(until, Ordering::Relaxed);
         }
         Freshness::of(current.window.phase(now))

@@ -38,7 +38,7 @@ use http::HeaderValue;
 use crate::error::Error;
 #[cfg(feature = "store")]
 use crate::error::StoreProblem;
-use crate::schedule::{self, DualInstant, Futility, Phase, RefreshPolicy, RejectionBudget, Sign, Window};
+use crate::schedule::{self, DualInstant, Phase, RefreshPolicy, RejectionBackoff, RejectionBudget, Sign, Window};
 use crate::secret::Secret;
 use crate::source::Reason;
 #[cfg(feature = "store")]
@@ -63,9 +63,9 @@ pub(crate) struct Session {
     /// Boxed, as the other token, because most sessions never need them.
     history: Option<Box<RejectionHistory>>,
     /// The other token that can be sent: the one before the current, or, while that one stands in, the newer.
-    stand_by: Option<Box<CurrentToken>>,
+    other: Option<Box<CurrentToken>>,
     /// Whether the former of both was marked as rejected: then it is only of use if the newer did not help.
-    former_is_suspect: bool,
+    previous_is_suspect: bool,
     /// The newest run that was started.
     started_run: u64,
     /// The newest run whose answer was accepted.
@@ -81,7 +81,7 @@ pub(crate) struct Session {
 #[derive(Debug, Default)]
 struct RejectionHistory {
     /// Of rejections by a standard sign, and by one that a setting added.
-    futility: [Futility; 2],
+    backoffs: [RejectionBackoff; 2],
     /// The newest token, if it was fetched because the one before it was rejected.
     replacement: Option<Replacement>,
     /// The newest generation that a former token stood in for. The API accepts it later.
@@ -131,7 +131,7 @@ pub(crate) enum Finding {
     /// There is no session for this process.
     Ended(Error),
     /// The record belongs to someone else.
-    Foreign(Error),
+    OtherIdentity(Error),
     /// The token has to be fetched: with the refresh token of `base`, over the record that was found.
     Fetch { base: Record, is_login: bool },
     /// The record is missing or older than this one, which is to be written again.
@@ -286,7 +286,7 @@ pub(crate) enum Rejection {
     Superseded,
     /// The token is young, and the one before it was put back into use, or takes its turn again; `first` if for the first
     /// time.
-    StandIn { first: bool },
+    Fallback { first: bool },
     /// Nothing: the token may not have reached every server of the API yet. The request waits this long.
     Early(Duration),
     /// The current token is suspect until it is replaced; `first` if it was not so before.
@@ -411,7 +411,7 @@ impl View {
     }
 
     fn remaining(&self, now: DualInstant) -> Duration {
-        self.current.as_ref().map_or(Duration::ZERO, |current| current.window.left(now))
+        self.current.as_ref().map_or(Duration::ZERO, |current| current.window.remaining(now))
     }
 }
 
@@ -429,8 +429,8 @@ impl Session {
             rejected: 0,
             rejections: RejectionBudget::default(),
             history: None,
-            stand_by: None,
-            former_is_suspect: false,
+            other: None,
+            previous_is_suspect: false,
             started_run: 0,
             accepted_run: 0,
             newest: None,
@@ -477,7 +477,7 @@ impl Session {
         Status {
             phase: current.as_ref().map(|current| current.window.phase(now)),
             generation: current.as_ref().map_or(0, |current| current.token.generation()),
-            usable_for: current.as_ref().map(|current| current.window.left(now)),
+            usable_for: current.as_ref().map(|current| current.window.remaining(now)),
             suspect: current.as_ref().is_some_and(|current| current.token.generation() == self.rejected),
             fetching,
             last_failure: failure.as_ref().map(|failure| failure.error.clone()),
@@ -535,9 +535,10 @@ impl Session {
             Demand::NewerThan(_, sign) if reason == Reason::Rejected => sign,
             _ => None,
         };
-        let in_vain =
-            sign.zip(self.history.as_ref()).is_some_and(|(sign, history)| history.futility[sign as usize].forbids(now));
-        if reason == Reason::Rejected && (in_vain || !self.rejections.has_room(policy, now)) {
+        let is_suspended = sign
+            .zip(self.history.as_ref())
+            .is_some_and(|(sign, history)| history.backoffs[sign as usize].is_active(now));
+        if reason == Reason::Rejected && (is_suspended || !self.rejections.has_capacity(policy, now)) {
             return Decision::OverBudget;
         }
         Decision::Start(FetchPlan { epoch: self.epoch, reason, sign })
@@ -556,7 +557,7 @@ impl Session {
     pub(crate) fn on_started(&mut self, run: Run, policy: &RefreshPolicy, now: DualInstant) {
         self.started_run = run.number;
         if run.plan.reason == Reason::Rejected {
-            self.rejections.spend(policy, now);
+            self.rejections.record(policy, now);
         }
     }
 
@@ -580,20 +581,20 @@ impl Session {
             let is_dead = |other: &mut Box<CurrentToken>| {
                 other.token.id() == token && token.generation < newest && !schedule::is_young(other.published_at, now)
             };
-            self.stand_by.take_if(is_dead);
+            self.other.take_if(is_dead);
             return Rejection::Superseded;
         };
         let published_at = current.published_at;
         let is_young = schedule::is_young(published_at, now);
-        if self.stands_in() {
-            self.end_stand_in(is_young, now);
-            return Rejection::StandIn { first: false };
+        if self.uses_fallback() {
+            self.end_fallback(is_young, now);
+            return Rejection::Fallback { first: false };
         }
         // What a setting adds may have other causes than the token's age, and a user knows better.
-        if sign == Some(Sign::Standard) && is_young && self.is_standing_by(now) {
+        if sign == Some(Sign::Standard) && is_young && self.has_fallback(now) {
             let first = mem::replace(&mut self.history().early, token.generation) != token.generation;
             self.swap(now);
-            return Rejection::StandIn { first };
+            return Rejection::Fallback { first };
         }
         let is_early = is_young && self.history.as_ref().is_some_and(|history| history.early == token.generation);
         if sign.is_some()
@@ -625,11 +626,11 @@ impl Session {
     pub(crate) fn on_rejected_again(&mut self, token: TokenId, sign: Sign, now: DualInstant) -> Option<TokenId> {
         self.on_replacement_rejected(token, sign, now);
         let current = self.view.current.as_ref().filter(|current| current.token.id() == token)?;
-        if sign != Sign::Standard || !self.stands_in() || schedule::is_young(current.published_at, now) {
+        if sign != Sign::Standard || !self.uses_fallback() || schedule::is_young(current.published_at, now) {
             return None;
         }
         // The API rejects both, so it is not for the age of the newer one.
-        self.end_stand_in(false, now);
+        self.end_fallback(false, now);
         self.history().early = 0;
         let newer = self.view.current.as_ref()?;
         schedule::replication_lag(newer.published_at, false, now).is_none().then(|| newer.token.id())
@@ -637,16 +638,16 @@ impl Session {
 
     /// A request that was rejected went again with this token, and was accepted.
     pub(crate) fn on_accepted(&mut self, token: TokenId) {
-        let Some(RejectionHistory { futility, replacement, .. }) = self.history.as_deref_mut() else { return };
+        let Some(RejectionHistory { backoffs, replacement, .. }) = self.history.as_deref_mut() else { return };
         if let Some(replacement) = replacement.as_mut().filter(|replacement| replacement.is(token)) {
             replacement.helped = Some(true);
-            futility[replacement.sign as usize] = Futility::default();
+            backoffs[replacement.sign as usize] = RejectionBackoff::default();
         }
     }
 
     /// Ends the time in which a former token stands in. Returns whether the current token is another now.
     pub(crate) fn on_time(&mut self, now: DualInstant) -> bool {
-        let is_over = self.stands_in() && self.view.usable_at(now).is_none_or(|(_, phase)| phase != Phase::Fresh);
+        let is_over = self.uses_fallback() && self.view.usable_at(now).is_none_or(|(_, phase)| phase != Phase::Fresh);
         if is_over {
             self.swap(now);
         }
@@ -656,17 +657,17 @@ impl Session {
     /// A token that was fetched because of a rejection was rejected, too: so the refresh was in vain, unless that was long
     /// ago.
     fn on_replacement_rejected(&mut self, token: TokenId, sign: Sign, now: DualInstant) {
-        let unsettled = |replacement: &&mut Replacement| {
+        let undecided = |replacement: &&mut Replacement| {
             replacement.is(token) && replacement.sign == sign && replacement.helped.is_none()
         };
-        let Some(RejectionHistory { futility, replacement, .. }) = self.history.as_deref_mut() else { return };
-        if let Some(replacement) = replacement.as_mut().filter(unsettled) {
+        let Some(RejectionHistory { backoffs, replacement, .. }) = self.history.as_deref_mut() else { return };
+        if let Some(replacement) = replacement.as_mut().filter(undecided) {
             let helped = schedule::has_helped(sign, replacement.fetched_at, now);
             replacement.helped = Some(helped);
             if helped {
-                futility[sign as usize] = Futility::default();
+                backoffs[sign as usize] = RejectionBackoff::default();
             } else {
-                futility[sign as usize].add(sign, now);
+                backoffs[sign as usize].add(sign, now);
             }
         }
     }
@@ -676,35 +677,35 @@ impl Session {
     }
 
     /// Whether the current token is a former one that stands in for a newer.
-    fn stands_in(&self) -> bool {
+    fn uses_fallback(&self) -> bool {
         let current = self.view.current.as_ref().map_or(0, |current| current.token.generation());
-        self.stand_by.as_ref().is_some_and(|other| other.token.generation() > current)
+        self.other.as_ref().is_some_and(|other| other.token.generation() > current)
     }
 
     /// Whether there is a former token that can be sent and may be accepted.
-    fn is_standing_by(&self, now: DualInstant) -> bool {
+    fn has_fallback(&self, now: DualInstant) -> bool {
         let replacement = self.history.as_ref().and_then(|history| history.replacement);
-        let is_in_vain =
+        let is_futile =
             replacement.is_some_and(|newer| newer.generation == self.generation && newer.helped == Some(false));
-        (!self.former_is_suspect || is_in_vain)
-            && self.stand_by.as_ref().is_some_and(|other| other.window.phase(now) != Phase::Expired)
+        (!self.previous_is_suspect || is_futile)
+            && self.other.as_ref().is_some_and(|other| other.window.phase(now) != Phase::Expired)
     }
 
     /// The newer token takes its place again. `keep`: the former one may be of use once more.
-    fn end_stand_in(&mut self, keep: bool, now: DualInstant) {
+    fn end_fallback(&mut self, keep: bool, now: DualInstant) {
         self.swap(now);
         if !keep {
-            self.stand_by = None;
+            self.other = None;
         }
     }
 
     /// The current token and the other one change places. A former one stands in for a moment only.
     fn swap(&mut self, now: DualInstant) {
-        let other = self.stand_by.take().map(|other| *other);
-        self.stand_by = mem::replace(&mut Arc::make_mut(&mut self.view).current, other).map(Box::new);
-        let stands_in = self.stands_in();
-        if let Some(current) = Arc::make_mut(&mut self.view).current.as_mut().filter(|_| stands_in) {
-            current.window = current.window.standing_in(now);
+        let other = self.other.take().map(|other| *other);
+        self.other = mem::replace(&mut Arc::make_mut(&mut self.view).current, other).map(Box::new);
+        let uses_fallback = self.uses_fallback();
+        if let Some(current) = Arc::make_mut(&mut self.view).current.as_mut().filter(|_| uses_fallback) {
+            current.window = current.window.as_fallback(now);
         }
     }
 
@@ -834,7 +835,7 @@ impl Session {
             Some(record) if record.identity != *look.identity => {
                 let ended = matches!(record.state, State::Ended(_));
                 if !ended || self.shared.known.is_some() && !self.has_new_login() {
-                    return Finding::Foreign(Error::shared(
+                    return Finding::OtherIdentity(Error::shared(
                         "the record under this key belongs to another user, tenant, scope, client or issuer; give each session a key of its own",
                         StoreProblem::Permanent,
                     ));
@@ -919,7 +920,7 @@ impl Session {
             self.accepted_run = run.number;
             if run.plan.reason == Reason::Rejected {
                 // No token call was made.
-                self.rejections.refund();
+                self.rejections.remove_last();
             }
         }
         Finding::Usable { token: adopted, adopted: true }
@@ -1065,7 +1066,7 @@ impl Session {
             self.shared.ended_elsewhere = false;
         }
         self.view = Arc::new(View { session: self.view.session.next(), ..View::default() });
-        self.stand_by = None;
+        self.other = None;
         self.epoch
     }
 
@@ -1103,9 +1104,9 @@ impl Session {
             self.shared.ended_elsewhere = false;
         }
         self.epoch += 1;
-        self.stand_by = None;
+        self.other = None;
         if let Some(history) = &mut self.history {
-            history.futility = Default::default();
+            history.backoffs = Default::default();
         }
         self.forget();
     }
@@ -1181,7 +1182,7 @@ impl Session {
         let token = token.published(id, window.end().system_time());
         self.newest = Some(token.clone());
         let current = CurrentToken { token: token.clone(), window, published_at };
-        let stood_in = self.stands_in();
+        let used_fallback = self.uses_fallback();
         let view = View { current: Some(current), failure: None, session: self.view.session };
         let former = mem::replace(&mut self.view, Arc::new(view)).current.clone();
         if known.is_none() {
@@ -1195,8 +1196,9 @@ impl Session {
                 former.window.phase(now) != Phase::Expired && (was_young || !is_suspect(former))
             };
             // One that stood in, and was suspect then, still is.
-            self.former_is_suspect = stood_in && self.former_is_suspect || former.as_ref().is_some_and(is_suspect);
-            self.stand_by = former.filter(is_good).map(Box::new);
+            self.previous_is_suspect =
+                used_fallback && self.previous_is_suspect || former.as_ref().is_some_and(is_suspect);
+            self.other = former.filter(is_good).map(Box::new);
         }
         token
     }

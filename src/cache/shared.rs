@@ -45,7 +45,7 @@ pub(crate) enum Content {
 }
 
 /// The lease, or who has it.
-pub(crate) enum Taken {
+pub(crate) enum Leasing {
     Held(HeldLease),
     Busy { owner: Option<String>, remaining: Duration },
 }
@@ -161,15 +161,15 @@ impl Shared {
     }
 
     /// Takes the lease, under an owner that no other attempt has.
-    pub(crate) async fn acquire(self: &Arc<Self>) -> Result<Taken, Error> {
+    pub(crate) async fn acquire(self: &Arc<Self>) -> Result<Leasing, Error> {
         let owner = owner();
         let before = self.clock.now().mono;
         let SharedSession { store, key, lease, .. } = &self.config;
         Ok(match self.call("acquire", store.acquire(key, &owner, *lease)).await? {
             Lease::Held => {
-                Taken::Held(HeldLease { shared: Arc::clone(self), owner, until: Mutex::new(before + *lease) })
+                Leasing::Held(HeldLease { shared: Arc::clone(self), owner, until: Mutex::new(before + *lease) })
             }
-            Lease::Busy { owner, remaining } => Taken::Busy { owner, remaining },
+            Lease::Busy { owner, remaining } => Leasing::Busy { owner, remaining },
         })
     }
 

@@ -40,19 +40,19 @@ impl<'a> Participant<'a> {
         match &finding {
             Finding::Usable { token, adopted: true } => {
                 let remaining =
-                    driver.snapshot.load().view.current.as_ref().map(|current| current.window.left(look.now));
+                    driver.snapshot.load().view.current.as_ref().map(|current| current.window.remaining(look.now));
                 driver.telemetry.shared(&Sharing::Adopted {
                     generation: token.generation(),
                     serial: record.map_or(0, |record| record.serial),
                     remaining: remaining.unwrap_or_default(),
                 });
-                driver.tell_token_end();
+                driver.report_token_end();
             }
             Finding::Ended(_) if ended => {
                 driver.telemetry.shared(&Sharing::Ended { signed_out: true });
-                driver.tell_token_end();
+                driver.report_token_end();
             }
-            Finding::Foreign(_) => {
+            Finding::OtherIdentity(_) => {
                 driver
                     .telemetry
                     .shared(&Sharing::Unusable { why: "it belongs to another user, tenant, scope or issuer" });

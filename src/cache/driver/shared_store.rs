@@ -7,7 +7,7 @@ use crate::cache::driver::participant::Participant;
 use crate::cache::driver::store_run::StoreRun;
 use crate::cache::driver::{BoxFuture, Driver, SessionStore};
 use crate::cache::session::Run;
-use crate::cache::shared::{Content, HeldLease, Polls, SaveEnd, Shared, SignOut, Taken};
+use crate::cache::shared::{Content, HeldLease, Leasing, Polls, SaveEnd, Shared, SignOut};
 use crate::clock::{self, Clock};
 use crate::error::{Error, StoreProblem};
 use crate::secret::Secret;
@@ -89,13 +89,13 @@ impl SharedStore {
         loop {
             let changed = self.shared.subscribe().await;
             match self.shared.acquire().await? {
-                Taken::Held(lease) => return Ok(lease),
-                Taken::Busy { .. } if give_up_at.is_past(driver.clock.now()) => {
+                Leasing::Held(lease) => return Ok(lease),
+                Leasing::Busy { .. } if give_up_at.is_past(driver.clock.now()) => {
                     let problem =
                         "another process holds the lease on the shared session, which it may not know to have ended";
                     return Err(Error::shared(problem, StoreProblem::Transient));
                 }
-                Taken::Busy { remaining, .. } => clock::at_most(polls.next(remaining), changed).await,
+                Leasing::Busy { remaining, .. } => clock::at_most(polls.next(remaining), changed).await,
             }
         }
     }

@@ -7,7 +7,7 @@ use crate::cache::driver::Driver;
 use crate::cache::driver::participant::Participant;
 use crate::cache::driver::store_tasks::{save_later, watch};
 use crate::cache::session::{Finding, Look, Run};
-use crate::cache::shared::{Content, Found, HeldLease, Polls, SaveEnd, Shared, Taken};
+use crate::cache::shared::{Content, Found, HeldLease, Leasing, Polls, SaveEnd, Shared};
 use crate::clock;
 use crate::error::{Error, StoreProblem};
 use crate::schedule::DualInstant;
@@ -92,7 +92,7 @@ impl<'a> StoreRun<'a> {
             let waited = driver.clock.now().mono.saturating_sub(began.mono);
             match taken {
                 Err(error) => return self.run_without_store(error).await,
-                Ok(Taken::Held(lease)) => {
+                Ok(Leasing::Held(lease)) => {
                     if mem::take(&mut waits) {
                         driver.telemetry.shared(&Sharing::LeaseWaited { waited, obtained: true });
                     }
@@ -111,7 +111,7 @@ impl<'a> StoreRun<'a> {
                         Leased::Lost => lease.release().await,
                     }
                 }
-                Ok(Taken::Busy { owner, remaining }) => {
+                Ok(Leasing::Busy { owner, remaining }) => {
                     waits = true;
                     if waited >= driver.policy.fetch_deadline() {
                         driver.telemetry.shared(&Sharing::LeaseWaited { waited, obtained: false });
@@ -284,7 +284,7 @@ impl<'a> StoreRun<'a> {
                 Step::Done(Some(Ok(token)))
             }
             Finding::Ended(error) if error.is_signed_out() => Step::Done(Some(Err(error))),
-            Finding::Ended(error) | Finding::Foreign(error) => Step::Failed(error),
+            Finding::Ended(error) | Finding::OtherIdentity(error) => Step::Failed(error),
             Finding::Fetch { base, is_login } => Step::Fetch { base, is_login },
             Finding::Lost(known) => Step::Fetch { base: known, is_login: false },
             Finding::Discarded => {

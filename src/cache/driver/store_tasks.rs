@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use crate::cache::driver::Driver;
 use crate::cache::driver::participant::Participant;
 use crate::cache::session::Finding;
-use crate::cache::shared::{Content, HeldLease, Shared, Taken};
+use crate::cache::shared::{Content, HeldLease, Leasing, Shared};
 use crate::clock;
 use crate::schedule::DualInstant;
 use crate::store::record::{Record, SavedToken, State as RecordState};
@@ -91,7 +91,7 @@ async fn watch_once(participant: Participant<'_>) {
             driver.changed.notify_waiters();
         }
         Finding::Lost(known) if is_worth_restoring(&known, driver.clock.now()) => {
-            if let Ok(Taken::Held(lease)) = shared.acquire().await {
+            if let Ok(Leasing::Held(lease)) = shared.acquire().await {
                 lease.keep(participant.restore(&lease, &identity)).await;
                 lease.release().await;
             }

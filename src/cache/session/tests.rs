@@ -265,8 +265,8 @@ impl Model {
                             former.window.phase(*at) != Phase::Expired && marked(former.generation) != Some(false)
                         };
                         let generation = current.as_ref().map_or(0, |current| current.generation);
-                        let stood_in = other.is_some_and(|other| other.generation > generation);
-                        suspect = stood_in && suspect || marked(generation).is_some();
+                        let used_fallback = other.is_some_and(|other| other.generation > generation);
+                        suspect = used_fallback && suspect || marked(generation).is_some();
                         other = current.filter(is_good);
                     }
                     current = Some(token.clone());
@@ -275,7 +275,7 @@ impl Model {
                     (current, other) = (other, current);
                     let (now, newer) = (current.as_mut().expect("another"), other.as_ref().expect("another"));
                     if now.generation < newer.generation {
-                        now.window = now.window.standing_in(*at);
+                        now.window = now.window.as_fallback(*at);
                     }
                 }
                 Event::Dropped { .. } => other = None,
@@ -289,7 +289,7 @@ impl Model {
         self.both().0
     }
 
-    fn stands_in(&self) -> bool {
+    fn uses_fallback(&self) -> bool {
         let (current, other) = self.both();
         let generation = current.map_or(0, |current| current.generation);
         other.is_some_and(|other| other.generation > generation)
@@ -317,7 +317,7 @@ impl Model {
     }
 
     /// The token that the last fetch brought, if it replaced a rejected one and it is not known yet whether that helped.
-    fn unsettled(&self) -> Option<(u64, Sign)> {
+    fn undecided(&self) -> Option<(u64, Sign)> {
         let (generation, sign) = self.replacement()?;
         let settles = |event: &Event| match event {
             Event::InVain { generation: of, .. } | Event::Helped { generation: of, .. } => *of == generation,
@@ -382,16 +382,16 @@ impl Model {
             return (Rejection::Superseded, events);
         };
         let is_young = self.is_young(&current, now);
-        if self.stands_in() {
+        if self.uses_fallback() {
             let mut events = vec![Event::Swapped { at: now, early: None }];
             events.extend((!is_young).then_some(Event::Dropped { both: false }));
-            return (Rejection::StandIn { first: false }, events);
+            return (Rejection::Fallback { first: false }, events);
         }
         let is_other_usable = other.is_some_and(|other| other.window.phase(now) != Phase::Expired);
         let in_vain = self.replacement().is_some_and(|(of, _)| of == generation) && self.was_in_vain(generation);
         if sign == Some(Sign::Standard) && is_young && is_other_usable && (!self.tokens().2 || in_vain) {
             let first = !self.is_early(generation);
-            return (Rejection::StandIn { first }, vec![Event::Swapped { at: now, early: Some(generation) }]);
+            return (Rejection::Fallback { first }, vec![Event::Swapped { at: now, early: Some(generation) }]);
         }
         let settles = if is_young && self.is_early(generation) { 30 * SECOND } else { 2 * SECOND };
         let settled_at = current.first_seen.after(settles);
@@ -407,7 +407,7 @@ impl Model {
 
     fn in_vain(&self, generation: u64, sign: Option<Sign>, now: DualInstant) -> Vec<Event> {
         match sign {
-            Some(sign) if self.unsettled() == Some((generation, sign)) => {
+            Some(sign) if self.undecided() == Some((generation, sign)) => {
                 let fetched = self.log.iter().rev().find_map(|event| match event {
                     Event::Published { at, fetched: true, .. } => Some(*at),
                     _ => None,
@@ -743,7 +743,7 @@ impl Walk {
             demand => demand,
         };
         let is_over =
-            self.model.stands_in() && self.model.usable(self.now).is_none_or(|(_, phase)| phase != Phase::Fresh);
+            self.model.uses_fallback() && self.model.usable(self.now).is_none_or(|(_, phase)| phase != Phase::Fresh);
         prop_assert_eq!(self.session.on_time(self.now), is_over);
         if is_over {
             self.model.log.push(Event::Swapped { at: self.now, early: None });
@@ -831,7 +831,7 @@ impl Walk {
                     let Outcome::Fetched { token: published, remaining } = outcome else {
                         return Err(TestCaseError::fail(format!("a token was expected: {outcome:?}")));
                     };
-                    let left = self.model.current().map_or(Duration::ZERO, |held| held.window.left(self.now));
+                    let left = self.model.current().map_or(Duration::ZERO, |held| held.window.remaining(self.now));
                     prop_assert_eq!(remaining, left);
                     self.published(&published, window, run.plan.sign, true);
                     self.seen.insert("published".to_owned());
@@ -855,7 +855,7 @@ impl Walk {
 
     fn failed(&mut self, denied: bool, retry_after: Option<Duration>, backoff: Duration) -> Result<(), TestCaseError> {
         let streak = self.model.next_streak(denied);
-        let left = self.model.current().map_or(Duration::ZERO, |held| held.window.left(self.now));
+        let left = self.model.current().map_or(Duration::ZERO, |held| held.window.remaining(self.now));
         let expected = if denied {
             schedule::denied_backoff(streak, retry_after)
         } else {
@@ -908,9 +908,9 @@ impl Walk {
         let (current, newer) = self.model.both();
         let current =
             current.filter(|current| current.generation == token.generation && token.session == self.model.session());
-        let stood_in = current.filter(|current| !self.model.is_young(current, self.now));
+        let used_fallback = current.filter(|current| !self.model.is_young(current, self.now));
         let mut expected = None;
-        if sign == Sign::Standard && self.model.stands_in() && stood_in.is_some() {
+        if sign == Sign::Standard && self.model.uses_fallback() && used_fallback.is_some() {
             self.model.log.push(Event::Swapped { at: self.now, early: None });
             self.model.log.push(Event::Dropped { both: true });
             let newer = newer.expect("a newer one");
@@ -985,7 +985,7 @@ impl Walk {
         let current = model.current();
         prop_assert_eq!(status.phase, current.as_ref().map(|current| current.window.phase(*now)));
         prop_assert_eq!(status.generation, current.as_ref().map_or(0, |current| current.generation));
-        prop_assert_eq!(status.usable_for, current.as_ref().map(|current| current.window.left(*now)));
+        prop_assert_eq!(status.usable_for, current.as_ref().map(|current| current.window.remaining(*now)));
         prop_assert_eq!(status.suspect, current.is_some() && model.is_suspect());
         prop_assert_eq!(status.closed, model.is_closed());
         prop_assert_eq!(status.signed_out, model.is_signed_out());
@@ -1068,7 +1068,7 @@ fn every_walk_agrees_with_the_list_of_what_happened() {
         "rejection Marked { first: false }",
         "rejection Superseded",
         "rejection SessionEnded",
-        "rejection StandIn { first: true }",
+        "rejection Fallback { first: true }",
         "rejection Early",
         "the newer is tried again",
         "both rejected",
