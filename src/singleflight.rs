@@ -1,31 +1,32 @@
 //! Single flight: at most one run at a time, and every waiter gets its result.
 //!
 //! # How it works
-//! A [`SingleFlight`] has one *slot*. In one step, a caller locks the slot, checks whether a run is in flight, and joins
-//! that run or starts another ([`Slot`]). The run is a separate task, so a caller's timeout, drop or panic does not stop
-//! it. The work publishes its result **before** the run completes. So a caller that finds the slot empty can also see the
-//! published result.
+//! A [`SingleFlight`] has one *slot*. In one step, a caller locks the slot, checks whether a run is in flight, and
+//! joins that run or starts another ([`Slot`]). The run is a separate task, so a caller's timeout, drop or panic does
+//! not stop it. The work publishes its result **before** the run completes. So a caller that finds the slot empty can
+//! also see the published result.
 //!
 //! A run completes in this order:
 //! 1. It empties the slot.
 //! 2. It sets the result.
 //! 3. It calls `on_idle`.
-//! 4. It wakes the waiters, in batches. It yields after each batch, so that the first of a million waiters runs at once.
+//! 4. It wakes the waiters, in batches. It yields after each batch, so that the first of a million waiters runs at
+//!    once.
 //!
 //! So a woken waiter that locks the slot never finds the run that has just ended. Each woken waiter wakes
 //! [`WAKE_FANOUT`] others when it takes the result or is dropped. So all waiters are woken even if the run's runtime
 //! stalls after the first.
 //!
-//! No wake-up is lost, because a waiter registers its waker under the same lock under which the run sets the result. Once
-//! the result is set, any task may wake the registered waiters. A registered waiter that takes the result wakes others
-//! even if it was not woken itself. It also removes its own waker, so that no other waiter wakes it again.
+//! No wake-up is lost, because a waiter registers its waker under the same lock under which the run sets the result.
+//! Once the result is set, any task may wake the registered waiters. A registered waiter that takes the result wakes
+//! others even if it was not woken itself. It also removes its own waker, so that no other waiter wakes it again.
 //!
-//! A runtime that shuts down may drop the task at any await. The [`CompletionGuard`] is dropped with it, and completes the
-//! run as [`Abandoned`]. That is not a failure of the work, so the waiters start over. A runtime may also stall without
-//! dropping the task. So each run has a deadline, after which the next caller replaces it.
+//! A runtime that shuts down may drop the task at any await. The [`CompletionGuard`] is dropped with it, and completes
+//! the run as [`Abandoned`]. That is not a failure of the work, so the waiters start over. A runtime may also stall
+//! without dropping the task. So each run has a deadline, after which the next caller replaces it.
 //!
-//! [`InFlightHandle::resolve_waiters`] gives the waiters a result early, while the run continues. The run keeps the slot until
-//! its work ends, and [`InFlightHandle::ended`] waits for that.
+//! [`InFlightHandle::resolve_waiters`] gives the waiters a result early, while the run continues. The run keeps the
+//! slot until its work ends, and [`InFlightHandle::ended`] waits for that.
 //!
 //! Locks: the slot, then the progress of its run. No user code runs while either is held. Wakers are cloned before
 //! locking, and woken or dropped after unlocking.
@@ -47,8 +48,8 @@ pub(crate) struct SingleFlight<T> {
     current: Mutex<Current<T>>,
     /// The deadline of the run in the slot, in nanoseconds on the caller's clock. It is 0 without a run.
     ///
-    /// Ordering: relaxed, because it is a hint that saves a lock. A caller that relies on it skips only work that the run
-    /// in flight does anyway.
+    /// Ordering: relaxed, because it is a hint that saves a lock. A caller that relies on it skips only work that the
+    /// run in flight does anyway.
     in_flight_until: AtomicU64,
     /// Called after each run, once the slot is empty and the result is set.
     on_idle: Box<dyn Fn() + Send + Sync>,
