@@ -888,14 +888,14 @@ impl Session {
     /// The record of a new login. It is newer than the found and the known record.
     #[cfg(feature = "store")]
     pub(crate) fn login_over(&self, found: Option<&Record>, look: &Look<'_>) -> Record {
-        let former = |number: fn(&Record) -> u64| {
+        let previous = |number: fn(&Record) -> u64| {
             found.into_iter().chain(&self.shared.known).map(number).max().unwrap_or_default() + 1
         };
         let seeds = found.filter(|found| found.identity == *look.identity).map(|found| found.seeds.clone());
         let record = Record {
             identity: look.identity.clone(),
-            login: former(|record| record.login),
-            serial: former(|record| record.serial),
+            login: previous(|record| record.login),
+            serial: previous(|record| record.serial),
             seeds: seeds.unwrap_or_default(),
             state: State::Active { token: None, refresh_token: look.seed.cloned(), refreshing: None },
         };
@@ -1053,14 +1053,14 @@ impl Session {
         }
         // The save of an older refresh token, or of a previous source's, does not change the status of the newest.
         let is_newest = number == rotation.newest && number > rotation.forgotten;
-        let former = match result {
+        let previous = match result {
             Some(result) if is_newest => {
                 mem::replace(&mut rotation.not_saved, result.err().map(Box::new)).map(|error| *error)
             }
             Some(result) => result.err(),
             None => None,
         };
-        (number < rotation.newest && rotation.refresh_token.is_some(), former)
+        (number < rotation.newest && rotation.refresh_token.is_some(), previous)
     }
 
     // --- sources, sessions and the end ---
@@ -1201,21 +1201,21 @@ impl Session {
         let current = CurrentToken { token: token.clone(), window, published_at };
         let used_fallback = self.uses_fallback();
         let view = View { current: Some(current), failure: None, session: self.view.session };
-        let former = mem::replace(&mut self.view, Arc::new(view)).current.clone();
+        let previous = mem::replace(&mut self.view, Arc::new(view)).current.clone();
         if known.is_none() {
             let (rejected_at, was_young) =
                 self.history.as_ref().map_or_else(Default::default, |history| history.rejected_at);
             // A token that was used for some time after its rejection is probably valid.
-            let is_suspect = |former: &CurrentToken| {
-                former.token.generation() == self.rejected && schedule::is_young(rejected_at, now)
+            let is_suspect = |previous: &CurrentToken| {
+                previous.token.generation() == self.rejected && schedule::is_young(rejected_at, now)
             };
-            let is_good = |former: &CurrentToken| {
-                former.window.phase(now) != Phase::Expired && (was_young || !is_suspect(former))
+            let is_good = |previous: &CurrentToken| {
+                previous.window.phase(now) != Phase::Expired && (was_young || !is_suspect(previous))
             };
             // A suspect fallback stays suspect.
             self.previous_is_suspect =
-                used_fallback && self.previous_is_suspect || former.as_ref().is_some_and(is_suspect);
-            self.other = former.filter(is_good).map(Box::new);
+                used_fallback && self.previous_is_suspect || previous.as_ref().is_some_and(is_suspect);
+            self.other = previous.filter(is_good).map(Box::new);
         }
         token
     }

@@ -125,8 +125,8 @@ impl Shared {
 
     /// Notes a failure of the store; returns whether it is the first since the store last did what it was asked.
     pub(crate) fn note_failure(&self, error: &Error) -> bool {
-        let former = self.lock().error.replace(error.clone());
-        former.is_none()
+        let previous = self.lock().error.replace(error.clone());
+        previous.is_none()
     }
 
     /// Notes that the store does what it is asked; returns whether it did not before.

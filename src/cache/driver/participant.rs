@@ -35,8 +35,8 @@ impl<'a> Participant<'a> {
         let finding = state.session.on_found(record, &look);
         let ended = !was_ended && state.session.is_ended_elsewhere();
         let adopted = matches!(finding, Finding::Usable { adopted: true, .. });
-        let former = (adopted || ended || was_ended).then(|| driver.publish(state));
-        drop(former);
+        let previous = (adopted || ended || was_ended).then(|| driver.publish(state));
+        drop(previous);
         match &finding {
             Finding::Usable { token, adopted: true } => {
                 let remaining =
