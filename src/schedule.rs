@@ -251,7 +251,7 @@ impl Window {
     }
 
     /// Makes the token due soon, because the cache then tries the newer token again.
-    pub(crate) fn as_fallback(self, now: DualInstant) -> Self {
+    pub(crate) fn for_fallback(self, now: DualInstant) -> Self {
         let (expired, end) = (self.expired().wait(now), self.end().wait(now));
         // A token that becomes due after its end would count as fresh forever.
         Self { asked: now, due: nanos(FALLBACK_TIME.min(expired)), expired: nanos(expired), end: nanos(end) }

@@ -104,7 +104,7 @@ impl<S, R> Bearer<S, R> {
                  not for; leave the header out, name that origin too, or mark the request with `NoToken`",
             )),
             OriginMatch::Userinfo => Disposition::Reject(Error::request(
-                "the request's URI carries a user and password before its host, beside the token; leave them out, or \
+                "the request's URI carries a user and password before its host, in addition to the token; leave them out, or \
                  mark the request with `NoToken`",
             )),
         }

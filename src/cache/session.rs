@@ -705,13 +705,13 @@ impl Session {
     }
 
     /// Swaps the current token with the other one. A previous token becomes current for [some
-    /// seconds](Window::as_fallback).
+    /// seconds](Window::for_fallback).
     fn swap(&mut self, now: DualInstant) {
         let other = self.other.take().map(|other| *other);
         self.other = mem::replace(&mut Arc::make_mut(&mut self.view).current, other).map(Box::new);
         let uses_fallback = self.uses_fallback();
         if let Some(current) = Arc::make_mut(&mut self.view).current.as_mut().filter(|_| uses_fallback) {
-            current.window = current.window.as_fallback(now);
+            current.window = current.window.for_fallback(now);
         }
     }
 

@@ -103,7 +103,7 @@ impl Shared {
     /// How much longer a run may take than without a store.
     ///
     /// It may wait for the lease as long as another process may hold it, and then hold it as long itself. Each of them
-    /// may spend the length of a lease on saving.
+    /// may take the length of a lease to save.
     pub(crate) fn run_budget(&self, fetch_deadline: Duration) -> Duration {
         (fetch_deadline + self.config.lease + CALL_DEADLINE) * 2
     }

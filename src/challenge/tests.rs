@@ -129,7 +129,9 @@ proptest::proptest! {
         let all = Challenge::all(&headers);
         let mut bearer = all.iter().filter(|challenge| challenge.is("bearer")).peekable();
         let asks = all.is_empty() || any_scheme || bearer.peek().is_some();
-        let excludes = |challenge: &Challenge| challenge.param("error").is_some_and(|error| NOT_FIXED_BY_REFRESH.contains(&error));
+        let excludes = |challenge: &Challenge| {
+            challenge.param("error").is_some_and(|error| NOT_FIXED_BY_REFRESH.contains(&error))
+        };
         proptest::prop_assert_eq!(asks_for_bearer(&headers, any_scheme), asks && !bearer.any(excludes));
     }
 

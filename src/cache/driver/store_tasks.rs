@@ -61,7 +61,7 @@ pub(crate) async fn watch(driver: Weak<Driver>, shared: Arc<Shared>, changed: Ar
 /// One look in the background, for which no caller waits.
 async fn watch_once(participant: Participant<'_>) {
     let Participant { driver, shared } = participant;
-    // A run looks by itself.
+    // The run in flight looks at the record itself.
     if driver.flight.is_in_flight(driver.clock.now().mono) {
         return;
     }

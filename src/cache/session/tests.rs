@@ -276,7 +276,7 @@ impl Model {
                     (current, other) = (other, current);
                     let (now, newer) = (current.as_mut().expect("another"), other.as_ref().expect("another"));
                     if now.generation < newer.generation {
-                        now.window = now.window.as_fallback(*at);
+                        now.window = now.window.for_fallback(*at);
                     }
                 }
                 Event::Dropped { .. } => other = None,
@@ -455,11 +455,11 @@ impl Model {
     }
 
     fn has_budget(&self, now: DualInstant) -> bool {
-        let spent = self.log.iter().filter(|event| match event {
+        let refreshes = self.log.iter().filter(|event| match event {
             Event::Started(run, at) => run.plan.reason == Reason::Rejected && !at.after(BUDGET_WINDOW).is_past(now),
             _ => false,
         });
-        spent.count() < BUDGET
+        refreshes.count() < BUDGET
     }
 
     fn newest_started(&self) -> u64 {
@@ -1003,7 +1003,7 @@ impl Walk {
             let id = current.token.id();
             prop_assert_eq!(id.session, view.session, "a token of another session");
         }
-        let mut met = Vec::new();
+        let mut covered = Vec::new();
         // Every next demand, by any caller, with and without a run in flight.
         let newest = current.map_or(0, |current| current.generation);
         let demands = [
@@ -1021,10 +1021,10 @@ impl Walk {
                 let decision = session.decide(demand, id, &policy(), *now, in_flight);
                 let expected = model.decision(demand, former, *now, in_flight);
                 prop_assert_eq!(describe(&decision), expected.clone());
-                met.push(expected);
+                covered.push(expected);
             }
         }
-        self.seen.extend(met.iter().map(|decision| kind(decision)));
+        self.seen.extend(covered.iter().map(|decision| kind(decision)));
         Ok(())
     }
 }
@@ -1043,9 +1043,9 @@ fn every_walk_agrees_with_the_list_of_what_happened() {
     let outcome = runner.run(&steps(), |steps| {
         let mut walk = Walk::new();
         steps.iter().try_for_each(|step| walk.step(step))?;
-        let mut met = cell.borrow_mut();
-        met.0.append(&mut walk.seen);
-        *met.1 += steps.len();
+        let mut covered = cell.borrow_mut();
+        covered.0.append(&mut walk.seen);
+        *covered.1 += steps.len();
         Ok(())
     });
     outcome.unwrap_or_else(|error| panic!("{error}"));
@@ -1079,6 +1079,6 @@ fn every_walk_agrees_with_the_list_of_what_happened() {
         "saved again",
         "a rejected token again",
     ] {
-        assert!(seen.contains(wanted), "no walk met {wanted:?}: {seen:?}");
+        assert!(seen.contains(wanted), "no walk covers {wanted:?}: {seen:?}");
     }
 }
