@@ -97,7 +97,7 @@ impl TokenCache {
         Self::builder(source).finish()
     }
 
-    /// Returns a builder, which sets the name, the refresh policy and where refresh tokens are saved.
+    /// Returns a builder of a cache for a token source.
     pub fn builder(source: impl TokenSource) -> TokenCacheBuilder {
         TokenCacheBuilder::new(source)
     }
@@ -454,24 +454,26 @@ impl TokenCacheBuilder {
         }
     }
 
-    /// Names the cache in events, spans and metrics, for programs that hold several. Default: no name.
+    /// Names the cache in events, spans and metrics. Default: no name.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.settings.name = Some(name.into().into());
         self
     }
 
-    /// Sets when to refresh, and how long a fetch may take. Default: [`RefreshPolicy::new`].
+    /// Sets when to refresh, and how long a fetch may take.
+    ///
+    /// Default: [`RefreshPolicy::new`].
     pub fn refresh_policy(mut self, policy: RefreshPolicy) -> Self {
         self.settings.policy = CachePolicy::new(policy);
         self
     }
 
-    /// Calls `save` with every new refresh token, before the token that came with it is used.
+    /// Calls `save` with every new refresh token.
     ///
-    /// The cache waits for `save` for at most 5 s. If it fails, an ERROR event and
-    /// [`Status::not_saved`](crate::Status::not_saved) report it. The refresh token stays in memory, requests are sent,
-    /// and the next fetch calls `save` again. Calls never overlap, and an older refresh token is never saved after a
-    /// newer one. A second `on_rotation` replaces the first.
+    /// It does so before it publishes the token that came with it. The cache waits for `save` for at most 5 s. If it
+    /// fails, an ERROR event and [`Status::not_saved`](crate::Status::not_saved) report it. The refresh token stays in
+    /// memory, requests are sent, and the next fetch calls `save` again. Calls never overlap, and an older refresh
+    /// token is never saved after a newer one. A second `on_rotation` replaces the first.
     ///
     /// If `save` sends requests through the layer of this cache, it has to mark them with [`NoToken`](crate::NoToken).
     /// Without a usable token such a request would wait for itself, and fails instead.
@@ -491,12 +493,13 @@ impl TokenCacheBuilder {
         self
     }
 
-    /// Shares the session with other processes, through a store: a file, Redis, or your own.
+    /// Shares the session with other processes, through a store.
     ///
-    /// Before each fetch the cache reads the record in the store. If the record has a newer token, the cache uses it
-    /// without a token call. Otherwise one process takes the lease, refreshes, and saves the result before it is used.
-    /// The other processes wait for it and use it, too. A sign-out in one process signs out all of them. The key
-    /// contains everything that distinguishes one session from another: user, tenant, issuer and scope.
+    /// The store is a file, Redis, or your own. Before each fetch the cache reads the record in the store. If the
+    /// record has a newer token, the cache uses it without a token call. Otherwise one process takes the lease,
+    /// refreshes, and saves the result before it is used. The other processes wait for it and use it, too. A sign-out
+    /// in one process signs out all of them. The key contains everything that distinguishes one session from another:
+    /// user, tenant, issuer and scope.
     ///
     /// A request never waits for the store while there is a usable token. If the store fails, requests carry the
     /// current token until it expires. [`shared_session`](Self::shared_session) also takes the settings of the shared

@@ -18,7 +18,9 @@ use crate::secret::Secret;
 /// MeshyDB and Mesh Connect among them. If a token ends sooner, a 401 reveals it.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// The longest lifetime: 100 years. Longer ones (`expires_in: 1e300`) count as 100 years.
+/// The longest lifetime: 100 years.
+///
+/// A longer one (`expires_in: 1e300`) counts as 100 years.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// An access token and what the issuer said about it.
@@ -134,7 +136,9 @@ impl Token {
         self.with(|details| details.refresh_token = Some(refresh_token.into()))
     }
 
-    /// Sets the scope that the issuer granted (RFC 6749 section 3.3: words separated by spaces).
+    /// Sets the scope that the issuer granted.
+    ///
+    /// It consists of words that are separated by spaces (RFC 6749 section 3.3).
     #[must_use]
     pub fn with_scope(self, scope: impl Into<String>) -> Self {
         self.with(|details| details.scope = Some(scope.into().into()))

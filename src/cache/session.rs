@@ -380,7 +380,9 @@ enum Evaluation {
 // === impl RotatedToken ===
 
 impl RotatedToken {
-    /// Returns the refresh token to save. The issuer may no longer accept the previous one.
+    /// Returns the refresh token to save.
+    ///
+    /// The issuer may no longer accept the previous one.
     pub fn refresh_token(&self) -> &Secret {
         &self.refresh_token
     }
@@ -582,7 +584,7 @@ impl Session {
         }
         let newest = self.generation;
         let Some(current) = self.view.current.as_ref().filter(|current| current.token.id() == token) else {
-            // A response to a request that carried the previous token: that token is no longer a fallback.
+            // A rejected request may have carried the previous token. Then that token is no fallback any more.
             let is_dead = |other: &mut Box<CurrentToken>| {
                 other.token.id() == token && token.generation < newest && !schedule::is_young(other.published_at, now)
             };
