@@ -2,7 +2,7 @@
 //!
 //! # How it works
 //! Requests read one immutable [`Snapshot`] behind an `ArcSwap`, and never lock. Fetches use the [`State`] behind a
-//! mutex. No request locks it while its token is usable. The driver handles each event in the same order: lock the
+//! mutex. No request locks it while its token is fresh. The driver handles each event in the same order: lock the
 //! state, pass the event to the [`Session`], publish the session's view, unlock, and only then notify waiters,
 //! telemetry and `keep_warm`.
 //!
