@@ -62,8 +62,8 @@ pub(crate) struct DualInstant {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     asked: DualInstant,
-    /// Nanoseconds after `asked`, as the following two. A [`Duration`] has twice the size, and a million keys may have a
-    /// window each.
+    /// Nanoseconds after `asked`, as the following two. A [`Duration`] has twice the size, and a million keys may have
+    /// a window each.
     due: u64,
     expired: u64,
     end: u64,

@@ -96,16 +96,16 @@ impl<S, R> Bearer<S, R> {
                 Disposition::PassThrough
             }
             OriginMatch::NoHost => Disposition::Reject(Error::request(
-                "the request's URI names no host, so it is unknown whether the token belongs there; give the whole URL, \
-                 or say with `allow_relative_uris` that such requests go to the origins of this layer",
+                "the request's URI names no host, so it is unknown whether the token belongs there; \
+                 give the whole URL, or say with `allow_relative_uris` that such requests go to the origins of this layer",
             )),
             OriginMatch::Host => Disposition::Reject(Error::request(
-                "the request's `Host` header names another site than its URI, so the token could reach a site that it is \
-                 not for; leave the header out, name that origin too, or mark the request with `NoToken`",
+                "the request's `Host` header names another site than its URI, so the token could reach a \
+                 site that it is not for; leave the header out, name that origin too, or mark the request with `NoToken`",
             )),
             OriginMatch::Userinfo => Disposition::Reject(Error::request(
-                "the request's URI carries a user and password before its host, in addition to the token; leave them out, or \
-                 mark the request with `NoToken`",
+                "the request's URI carries a user and password before its host, in addition to the token; \
+                 leave them out, or mark the request with `NoToken`",
             )),
         }
     }
