@@ -1,14 +1,14 @@
-//! The handle on one token, kept fresh.
+//! The token cache: a handle on one token that is kept fresh.
 //!
-//! | file | what it holds |
+//! | file | contents |
 //! |---|---|
-//! | `cache/settings.rs` | what a cache is made of |
-//! | `cache/session.rs` | what the cache holds and what each event does: pure decisions |
-//! | `cache/driver.rs` | locks, the single flight, the source, publishing, events |
-//! | `cache/own_run.rs` | which runs the current task is part of, so that none waits for itself |
-//! | `cache/shared.rs` | the store of a session that processes share: looking, leasing, saving |
-//! | `cache/driver/*.rs` | what the driver does with it: one fetch, the watching, the end of a record |
-//! | `cache/reader.rs` | what requests see, without a lock |
+//! | `cache/settings.rs` | the settings that the builder collects |
+//! | `cache/session.rs` | the state machine: it decides, and has no side effects |
+//! | `cache/driver.rs` | locks, the single flight, the source, publishing, telemetry |
+//! | `cache/own_run.rs` | the runs that the current task is part of, so that no run waits for itself |
+//! | `cache/shared.rs` | the store operations of a shared session: load, lease, save |
+//! | `cache/driver/*.rs` | the driver's use of the store: the fetch, the background tasks, the sign-out |
+//! | `cache/reader.rs` | the lock-free view of a service |
 
 use std::fmt;
 use std::pin::pin;
@@ -48,11 +48,11 @@ pub(crate) use crate::cache::session::Rejection;
 pub use crate::cache::session::StoreStatus;
 pub use crate::cache::session::{RotatedToken, Status};
 
-/// One token, kept fresh.
+/// A cache of one token, which it keeps fresh.
 ///
-/// A cheap handle: clones share the token. Building one spawns nothing and needs no runtime; the first
-/// [`get`](TokenCache::get), or the first request through a [`BearerLayer`](crate::BearerLayer), fetches. Fetching needs a
-/// tokio runtime with its timer enabled.
+/// It is a cheap handle, and its clones share the token. Building one spawns nothing and needs no runtime. The first
+/// [`get`](TokenCache::get), or the first request through a [`BearerLayer`](crate::BearerLayer), starts a fetch. A
+/// fetch needs a tokio runtime with its timer enabled.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
@@ -70,7 +70,7 @@ pub struct TokenCache {
 
 /// The settings of a [`TokenCache`].
 ///
-/// Made by [`TokenCache::builder`]; nothing is checked, built or spawned before [`build`](TokenCacheBuilder::build).
+/// [`TokenCache::builder`] returns it. Nothing is checked, built or spawned before [`build`](TokenCacheBuilder::build).
 ///
 /// ```
 /// use std::time::Duration;
@@ -92,22 +92,22 @@ pub struct TokenCacheBuilder {
 // === impl TokenCache ===
 
 impl TokenCache {
-    /// A cache over a token source, with the default settings.
+    /// Creates a cache for a token source, with the default settings.
     pub fn new(source: impl TokenSource) -> Self {
         Self::builder(source).finish()
     }
 
-    /// The settings of a cache over a token source: its name, when it refreshes, where refresh tokens are saved.
+    /// Returns a builder of a cache for a token source.
     pub fn builder(source: impl TokenSource) -> TokenCacheBuilder {
         TokenCacheBuilder::new(source)
     }
 
-    /// A cache that holds this token and never fetches another: for tests, and for tokens made by hand.
+    /// Creates a cache of this token that never fetches another.
     ///
-    /// A rejected fixed token is not replaced; the 401 goes to the caller.
+    /// It is for tests and for tokens that a person issued. If an API rejects the token, the caller gets the 401.
     ///
     /// # Errors
-    /// As [`Token::new`]: give it without `Bearer ` and without a line break.
+    /// Returns an error if the text is not a token, as for [`Token::new`].
     pub fn fixed(access_token: impl AsRef<str>) -> Result<Self, Error> {
         let token = Token::parse(access_token.as_ref()).map_err(|problem| Error::invalid("access_token", problem))?;
         let token = token.with_lifetime(MAX_LIFETIME);
@@ -116,55 +116,60 @@ impl TokenCache {
         Ok(cache)
     }
 
-    /// A token that can be sent now.
+    /// Returns a usable token.
     ///
-    /// Returns at once with a usable token, and starts a fetch in the background if the token is due. Without a usable
+    /// If there is one, it returns at once, and starts a fetch in the background if the token is due. Without a usable
     /// token it waits for the fetch in flight, or starts one.
     ///
     /// # Errors
     /// Returns an error if
     /// - the fetch failed;
-    /// - an earlier fetch failed, its backoff is not over, and no usable token is left: the remembered error, at once;
+    /// - an earlier fetch failed, its backoff has not ended, and there is no usable token (this returns the stored
+    ///   error at once);
     /// - there is no token within the fetch deadline;
-    /// - there is no tokio runtime to fetch on, or one without timers;
+    /// - there is no tokio runtime to fetch on, or it has no timers;
     /// - the session was signed out, or another one began while this call waited;
-    /// - there is no usable token, and this cache's own source or `on_rotation` asks, which would wait for itself;
-    /// - the cache was shut down.
+    /// - there is no usable token, and this cache's own source or `on_rotation` calls, because it would wait for
+    ///   itself;
+    /// - there is no usable token, and the cache was shut down.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the fetch running; the next caller joins it.
+    /// Dropping the future does not stop the fetch. The next caller joins it.
     pub async fn get(&self) -> Result<Token, Error> {
         self.driver.acquire(Demand::Usable, None).await
     }
 
-    /// Fetches a new token, even if there is a usable one: joins the fetch in flight or starts one, even within the backoff
-    /// after a failure. If this fetch fails too, the next backoff is as long as if the last one had been waited out.
+    /// Fetches a new token, even if there is a usable one.
+    ///
+    /// It joins the fetch in flight or starts one, even within the backoff after a failure. If this fetch fails too, it
+    /// lengthens the backoff as any failure does.
     ///
     /// # Errors
-    /// As [`get`](TokenCache::get), but for the remembered error.
+    /// Returns an error as [`get`](TokenCache::get) does, except for the stored error of an earlier fetch.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the fetch running.
+    /// Dropping the future does not stop the fetch.
     pub async fn refresh(&self) -> Result<Token, Error> {
         self.driver.acquire(Demand::Fetched, None).await
     }
 
     /// Reports that an API rejected this token, and returns the token that replaces it.
     ///
-    /// For rejections that the layer does not see: a GraphQL error, a WebSocket that was closed. A token that was replaced
-    /// before is not marked: the newer one comes back at once. Until there is a new one, other requests still carry the
-    /// rejected token. A token that this cache did not issue changes nothing: the current one comes back.
+    /// It is for rejections that the layer does not see, such as a GraphQL error or a closed WebSocket. If the token
+    /// was already replaced, the newer one is returned at once. Until there is a new token, other requests still carry
+    /// the rejected one. If this cache did not issue the token, the report has no effect, and the current token is
+    /// returned.
     ///
     /// # Errors
     /// Returns an error if
     /// - the replacement cannot be fetched, as for [`get`](TokenCache::get);
-    /// - rejections have used their [budget](RefreshPolicy::rejection_budget);
+    /// - the [rejection budget](RefreshPolicy::rejection_budget) is exhausted;
     /// - the token's session has ended;
-    /// - this cache did not issue the token, and holds none that can be sent.
+    /// - this cache did not issue the token, and has no usable one.
     ///
     /// # Cancel safety
-    /// The rejection is noted and the fetch started when the future is first polled; dropping it after that leaves the
-    /// fetch running.
+    /// The first poll records the rejection and starts the fetch. Dropping the future after that does not stop the
+    /// fetch.
     pub async fn report_rejected(&self, token: &Token) -> Result<Token, Error> {
         match self.driver.reject(token.id(), Rejected::default()) {
             Rejection::Unknown => self.peek().ok_or_else(|| {
@@ -174,22 +179,22 @@ impl TokenCache {
         }
     }
 
-    /// The token there is, without fetching; `None` where there is none or it has expired.
+    /// Returns the usable token without fetching, or `None` if there is none.
     pub fn peek(&self) -> Option<Token> {
         self.driver.peek()
     }
 
-    /// What this cache holds and does, for health checks.
+    /// Returns the state of this cache, for health checks.
     pub fn status(&self) -> Status {
         self.driver.status()
     }
 
-    /// A future that keeps the token fresh without requests: spawn it, and the token is ready before the first call
-    /// and is refreshed when due.
+    /// Returns a future that keeps the token fresh without requests.
     ///
-    /// It ends when the last clone of the cache is dropped or the cache is shut down, and does not keep the cache alive.
-    /// Without it, a token is fetched only when a request or a call needs one. On another executor than tokio's it waits
-    /// and fetches nothing.
+    /// The caller spawns it. It fetches a token before the first call, and refreshes each token when it is due. It ends
+    /// when the last clone of the cache is dropped or the cache is shut down, and does not keep the cache alive.
+    /// Without it, a token is fetched only when a request or a call needs one. On an executor other than tokio's it
+    /// only waits.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -200,17 +205,17 @@ impl TokenCache {
     /// ```
     ///
     /// # Errors
-    /// None: a failure is remembered, and tried again after its pause.
+    /// It returns no error. The fetch is repeated after a failure, when the backoff ends.
     ///
     /// # Cancel safety
-    /// Dropping it ends the refreshing; a fetch in flight goes on.
+    /// Dropping it ends the refreshing. A fetch in flight continues.
     pub fn keep_warm(&self) -> impl Future<Output = ()> + Send + 'static {
         let driver = Arc::downgrade(&self.driver);
         let changed = Arc::clone(self.driver.changed());
         async move {
             loop {
                 let mut change = pin!(changed.notified());
-                // Listens before it looks, so that no change is missed.
+                // Registered before the check, so that no change is missed.
                 change.as_mut().enable();
                 let Some(idle) = driver.upgrade().and_then(|driver| driver.warm()) else { return };
                 clock::at_most(idle, change).await;
@@ -218,21 +223,23 @@ impl TokenCache {
         }
     }
 
-    /// Replaces the source, for new credentials of the same login, such as a rotated client secret.
+    /// Replaces the source with one for the same login.
     ///
-    /// The token, the remembered failure and the refresh token of the old source are dropped, and the result of a fetch in
-    /// flight is not used. Requests that wait go on waiting, and go out with the new source's token: for another person's
-    /// login use [`sign_in`](TokenCache::sign_in). After a [`sign_out`](TokenCache::sign_out) it begins another
-    /// session, as `sign_in` does.
+    /// It is for new credentials, such as a rotated client secret. The token, the stored failure and the refresh token
+    /// of the old source are dropped, and the result of a fetch in flight is discarded. Waiting requests keep waiting,
+    /// and are sent with the new source's token. So use [`sign_in`](TokenCache::sign_in) for another person's login.
+    /// After a [`sign_out`](TokenCache::sign_out) this method begins another session, as `sign_in` does.
     pub fn set_source(&self, source: impl TokenSource) {
         self.driver.set_source(source, true);
     }
 
     /// Begins another session, for another person's login.
     ///
-    /// As [`set_source`](TokenCache::set_source), but no request of the former session goes out with a token of the new one:
-    /// a request that waits fails with an error that [says so](Error::is_signed_out), and one that is answered 401 gets the
-    /// 401 with this error in its extensions. The former session is forgotten and not revoked; [`sign_out`](TokenCache::sign_out) does that, before this call.
+    /// It replaces the source as [`set_source`](TokenCache::set_source) does, but no request of the previous session is
+    /// sent with a token of the new one. A waiting request fails with an error for which
+    /// [`is_signed_out`](Error::is_signed_out) is true. A rejected request gets its 401, with this error in the
+    /// extensions. The tokens of the previous session are dropped but not revoked. To revoke them, call
+    /// [`sign_out`](TokenCache::sign_out) first.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
@@ -247,13 +254,15 @@ impl TokenCache {
         self.driver.set_source(source, false);
     }
 
-    /// Ends the session: waits for the fetch in flight, hands the newest refresh token to `revoke`, and forgets token,
-    /// refresh token and source, even if the revocation fails.
+    /// Ends the session, and revokes its refresh token.
     ///
-    /// From its first poll on, each caller that needs a token or waits for one gets an error that
-    /// [says so](Error::is_signed_out), until [`sign_in`](TokenCache::sign_in) begins another session. No fetch revives the
-    /// old session, however late it ends, and no request of the old session goes out with a token of another. Without a
-    /// refresh token there is nothing to revoke, and `revoke` is not called.
+    /// It waits for the fetch in flight, passes the newest refresh token to `revoke`, and then drops the token, the
+    /// refresh token and the source, even if the revocation fails. Without a refresh token it does not call `revoke`.
+    ///
+    /// From the first poll on, each caller that needs a token or waits for one gets an error for which
+    /// [`is_signed_out`](Error::is_signed_out) is true, until [`sign_in`](TokenCache::sign_in) begins another session.
+    /// A fetch that ends late does not revive the old session, and no request of the old session is sent with a token
+    /// of another.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_bearer::Error> {
@@ -267,15 +276,17 @@ impl TokenCache {
     /// ```
     ///
     /// # Errors
-    /// This cache's own source or `on_rotation` calls it: nothing happens, because it would wait for itself.
+    /// Returns an error if
+    /// - this cache's own source or `on_rotation` calls it, which would wait for itself: the session does not end;
+    /// - `revoke` failed: its error is the [source](std::error::Error::source) of this one;
+    /// - another session began meanwhile.
     ///
-    /// Otherwise the session has ended here, and its refresh token may still work: `revoke` failed (its error is the
-    /// [source](std::error::Error::source)), or another session began meanwhile.
-    /// It is forgotten even so, and a second call revokes nothing: to try again, keep the [`Secret`] that `revoke` was given.
+    /// In the last two cases the session has ended, but its refresh token may still be valid. A second call does not
+    /// revoke it, because the cache has dropped it. To try again, keep the [`Secret`] that `revoke` gets.
     ///
     /// # Cancel safety
-    /// The cache is signed out when the future is first polled. Where it is dropped after that, the refresh token may
-    /// not be revoked; calling it again does that.
+    /// The first poll signs the cache out. If the future is dropped after that, the refresh token may not be revoked. A
+    /// second call revokes it.
     pub async fn sign_out<F, T, E>(&self, revoke: F) -> Result<(), Error>
     where
         F: FnOnce(Secret) -> T,
@@ -285,29 +296,29 @@ impl TokenCache {
         self.driver.sign_out(revoke).await
     }
 
-    /// Ends fetching: waits for the fetch in flight and for its `on_rotation`, and starts none after it.
+    /// Stops fetching, and waits for the fetch in flight and its `on_rotation`.
     ///
-    /// The token there is goes on being served until it expires; after that callers get an error that
-    /// [says so](Error::is_closed). Called by this cache's own source or `on_rotation`, it does not wait.
+    /// Callers get the current token until it expires. After that they get an error for which
+    /// [`is_closed`](Error::is_closed) is true. If this cache's own source or `on_rotation` calls it, it does not wait.
     ///
     /// # Errors
-    /// None: how the fetch ended is told to those who waited for it, and by [`status`](TokenCache::status).
+    /// It returns no error. The waiters of the fetch and [`status`](TokenCache::status) get the fetch's error.
     ///
     /// # Cancel safety
-    /// The cache is shut down when the future is first polled; dropping it after that only ends the waiting.
+    /// The first poll shuts the cache down. Dropping the future after that only ends the waiting.
     pub async fn shutdown(&self) {
         self.driver.shut_down().await;
     }
 
     // --- for a keyed cache ---
 
-    /// Makes this cache one of many: its token calls share these permits, and its metrics those of the others.
+    /// Adds this cache to a keyed cache, whose caches share these permits and one set of metrics.
     #[cfg(feature = "keyed")]
     pub(crate) fn join_group(&self, name: Option<Arc<str>>, token_calls: Arc<Semaphore>) {
         self.driver.join_group(name, token_calls);
     }
 
-    /// Notes that this cache was handed out.
+    /// Records that the keyed cache returned this cache.
     #[cfg(feature = "keyed")]
     pub(crate) fn touch(&self, tick: u64) {
         self.driver.touch(tick);
@@ -329,7 +340,7 @@ impl TokenCache {
         Arc::strong_count(&self.driver) == 1
     }
 
-    /// Whether the newest refresh token would be lost with this cache.
+    /// Whether dropping this cache would lose the newest refresh token.
     #[cfg(feature = "keyed")]
     pub(crate) fn holds_unsaved_refresh_token(&self) -> bool {
         self.driver.holds_unsaved_refresh_token()
@@ -354,12 +365,12 @@ impl TokenCache {
         self.driver.telemetry()
     }
 
-    /// A token for a request that began in this session.
+    /// Waits for a usable token, for a request that began in this session.
     pub(crate) async fn get_in(&self, session: SessionId) -> Result<Token, Error> {
         self.driver.acquire(Demand::Usable, Some(session)).await
     }
 
-    /// The token that a request of this session can be sent with now.
+    /// The usable token of this session, without fetching.
     ///
     /// # Errors
     /// Returns an error if the session has ended.
@@ -372,7 +383,7 @@ impl TokenCache {
         self.driver.refresh_in_background();
     }
 
-    /// Notes the rejection of a token and starts its replacement, without waiting for it.
+    /// Records the rejection of a token and starts its replacement, without waiting for it.
     ///
     /// # Errors
     /// Returns an error if the replacement cannot be started.
@@ -380,20 +391,20 @@ impl TokenCache {
         self.driver.replace_in_background(token, rejected)
     }
 
-    /// Notes the rejection of a token.
+    /// Records the rejection of a token.
     pub(crate) fn reject(&self, token: TokenId, rejected: Rejected<'_>) -> Rejection {
         self.driver.reject(token, rejected)
     }
 
-    /// Notes whether the second send of a request, which carried this token, was accepted.
+    /// Records the response to a retry with this token. The API accepted the token if `sign` is `None`.
     pub(crate) fn retried(&self, token: TokenId, sign: Option<Sign>) {
         self.driver.retried(token, sign);
     }
 
-    /// Waits for the token that takes the place of a rejected one: that a rejected request is sent again with.
+    /// Waits for the token that replaces a rejected one, for the retry of the rejected request.
     ///
-    /// A token that was published only just now may not have reached every server of the API: then the caller waits a
-    /// moment, and gets what there is.
+    /// A very young token may not have reached every server of the API. Then the caller waits up to a second, and gets
+    /// the token that is usable then.
     pub(crate) async fn replacement(
         &self,
         token: TokenId,
@@ -402,7 +413,7 @@ impl TokenCache {
     ) -> Result<Token, Error> {
         let demand = match rejection {
             Rejection::Unknown | Rejection::SessionEnded => return Err(Error::signed_out()),
-            Rejection::Superseded | Rejection::StandIn { .. } => Demand::Usable,
+            Rejection::Superseded | Rejection::Fallback { .. } => Demand::Usable,
             Rejection::Early(lag) => {
                 clock::pause(lag).await?;
                 Demand::Usable
@@ -412,7 +423,7 @@ impl TokenCache {
         self.driver.acquire(demand, Some(token.session)).await
     }
 
-    /// Room for an unread response of this size; `None` if the response is not to be kept.
+    /// A permit to keep a response of this size unread, or `None` if the response has to be read or dropped.
     pub(crate) fn reserve_unread(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         self.driver.reserve_unread(bytes)
     }
@@ -443,27 +454,29 @@ impl TokenCacheBuilder {
         }
     }
 
-    /// Names the cache in events, spans and metrics, for programs that hold several. Default: no name.
+    /// Names the cache in events, spans and metrics. Default: no name.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.settings.name = Some(name.into().into());
         self
     }
 
-    /// Sets when to refresh, and how long a fetch may take. Default: [`RefreshPolicy::new`].
+    /// Sets when to refresh, and how long a fetch may take.
+    ///
+    /// Default: [`RefreshPolicy::new`].
     pub fn refresh_policy(mut self, policy: RefreshPolicy) -> Self {
         self.settings.policy = CachePolicy::new(policy);
         self
     }
 
-    /// Hands every new refresh token to `save` before the token that came with it is used.
+    /// Calls `save` with every new refresh token.
     ///
-    /// The cache calls it, and waits for it for at most 5 s, whenever the refresh token is another than the one saved
-    /// last. If it fails, an ERROR event and [`Status::not_saved`](crate::Status::not_saved) say so, the refresh token stays
-    /// in memory, requests go on, and the next fetch calls it again. Calls never overlap, and an older refresh token is never
-    /// saved after a newer one. Setting another replaces the first.
+    /// It does so before it publishes the token that came with it. The cache waits for `save` for at most 5 s. If it
+    /// fails, an ERROR event and [`Status::not_saved`](crate::Status::not_saved) report it. The refresh token stays in
+    /// memory, requests are sent, and the next fetch calls `save` again. Calls never overlap, and an older refresh
+    /// token is never saved after a newer one. A second `on_rotation` replaces the first.
     ///
-    /// A `save` that sends through the layer of this cache marks its requests with [`NoToken`](crate::NoToken): while there is
-    /// no usable token, it would wait for itself, and gets an error instead.
+    /// If `save` sends requests through the layer of this cache, it has to mark them with [`NoToken`](crate::NoToken).
+    /// Without a usable token such a request would wait for itself, and fails instead.
     pub fn on_rotation<F, T, E>(mut self, save: F) -> Self
     where
         F: Fn(RotatedToken) -> T + Send + Sync + 'static,
@@ -473,42 +486,44 @@ impl TokenCacheBuilder {
         let save = Arc::new(save);
         let save: Arc<dyn Save> = Arc::new(move |rotated| -> Saving {
             let save = Arc::clone(&save);
-            // The call itself belongs into the future, where its panic is caught.
+            // The future calls `save`, so that a panic of the call itself is caught, too.
             Box::pin(async move { save(rotated).await.map_err(Into::into) })
         });
         self.settings.on_rotation = Some(save);
         self
     }
 
-    /// Shares the session with other processes, through a store: a file, Redis, or one of your own.
+    /// Shares the session with other processes, through a store.
     ///
-    /// Before each fetch the cache looks at the record in the store. A newer token is used without a token call. Otherwise
-    /// one process takes the lease, refreshes, and saves the result before it is used; the others wait for it and use it,
-    /// too. Signing out in one process signs out all of them. The key names everything that tells one session from another:
-    /// user, tenant, issuer, scope.
+    /// The store is a file, Redis, or your own. Before each fetch the cache reads the record in the store. If the
+    /// record has a newer token, the cache uses it without a token call. Otherwise one process takes the lease,
+    /// refreshes, and saves the result before it is used. The other processes wait for it and use it, too. A sign-out
+    /// in one process signs out all of them. The key contains everything that distinguishes one session from another:
+    /// user, tenant, issuer and scope.
     ///
-    /// Requests with a token never wait for the store. If the store fails, the token that there is goes on being sent.
-    /// [`shared_session`](Self::shared_session) takes the settings of the sharing, too.
+    /// A request never waits for the store while there is a usable token. If the store fails, requests carry the
+    /// current token until it expires. [`shared_session`](Self::shared_session) also takes the settings of the shared
+    /// session.
     #[cfg(feature = "store")]
     pub fn store(self, store: impl crate::store::TokenStore, key: impl AsRef<str>) -> Self {
         self.shared_session(crate::store::SharedSession::new(store, key))
     }
 
-    /// Shares the session with other processes, as [`store`](Self::store) does, with settings of its own.
+    /// Shares the session as [`store`](Self::store) does, with your own settings.
     #[cfg(feature = "store")]
     pub fn shared_session(mut self, session: crate::store::SharedSession) -> Self {
         self.settings.shared = Some(session);
         self
     }
 
-    /// Makes the token's life follow a clock that is moved by hand.
+    /// Sets a clock that the caller advances, instead of the system's.
     #[cfg(feature = "testing")]
     pub fn clock(mut self, clock: crate::clock::ManualClock) -> Self {
         self.settings.clock = Clock::Manual(clock);
         self
     }
 
-    /// Makes the cache.
+    /// Builds the cache.
     ///
     /// # Errors
     /// Returns an error if the [deadline](RefreshPolicy::deadline) is zero, or if the key or a setting of the store is

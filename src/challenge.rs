@@ -1,14 +1,14 @@
-//! What a 401 says: the grammar of `WWW-Authenticate` (RFC 9110 section 11.6.1), and the Bearer scheme's own words
-//! (RFC 6750 section 3).
+//! The challenges of a 401: a parser of `WWW-Authenticate` (RFC 9110 section 11.6.1), and the Bearer scheme's
+//! parameters (RFC 6750 section 3).
 //!
 //! ```text
 //! challenge  = auth-scheme [ 1*SP ( token68 / #auth-param ) ]
 //! auth-param = token BWS "=" BWS ( token / quoted-string )
 //! ```
 //!
-//! Challenges and parameters are separated by the same comma. What follows one is a parameter where a `=` comes after
-//! its first word, and a new challenge otherwise. Servers get this wrong in many ways; what cannot be read ends the
-//! reading of its header, and what was read before it counts.
+//! A comma separates challenges, and also parameters. If a `=` follows the first word after a comma, that word names a
+//! parameter. Otherwise it begins a new challenge. Servers often send invalid challenges. The parser stops at the first
+//! invalid part of a header, and keeps what it has parsed.
 
 use std::fmt;
 
@@ -36,34 +36,34 @@ pub struct Challenge {
     params: Vec<(String, String)>,
 }
 
-/// What is left of one header value.
+/// A parser of one header value. It holds the unparsed rest.
 struct Reader<'a>(&'a [u8]);
 
-/// What a reader comes upon, in order.
+/// One parsed part of a header value.
 enum Item<'a> {
-    /// A challenge begins.
+    /// The scheme, which begins a challenge.
     Scheme(&'a [u8]),
     Token68(&'a [u8]),
     Param(&'a [u8], Value<'a>),
 }
 
-/// The value of a parameter, as it stands in the header.
+/// The unparsed value of a parameter.
 #[derive(Clone, Copy)]
 enum Value<'a> {
     Word(&'a [u8]),
-    /// Without its quotes, with its escapes.
+    /// A quoted string, without its quotes but with its escapes.
     Quoted(&'a [u8]),
 }
 
-/// Errors of the Bearer scheme that another token of the same kind does not mend: RFC 6750 section 3.1, RFC 9470
-/// section 3. [`is_for_any_token`] knows them by what follows their first `_`.
-const NOT_THE_TOKENS: [&str; 3] = ["insufficient_scope", "invalid_request", "insufficient_user_authentication"];
+/// Errors of the Bearer scheme that a new token of the same kind does not fix (RFC 6750 section 3.1, RFC 9470 section
+/// 3). [`is_for_any_token`] recognizes them by the letter after their first `_`.
+const NOT_FIXED_BY_REFRESH: [&str; 3] = ["insufficient_scope", "invalid_request", "insufficient_user_authentication"];
 const BEARER: &[u8] = b"bearer";
 
 // === impl Challenge ===
 
 impl Challenge {
-    /// All challenges of a response, over all its `WWW-Authenticate` headers, in order.
+    /// Returns all challenges of a response's `WWW-Authenticate` headers, in order.
     pub fn all(headers: &HeaderMap) -> Vec<Self> {
         let mut all: Vec<Self> = Vec::new();
         each(headers, |item| match (item, all.last_mut()) {
@@ -77,42 +77,46 @@ impl Challenge {
         all
     }
 
-    /// The scheme as it was written; compare with [`is`](Challenge::is).
+    /// Returns the scheme as the server wrote it. [`is`](Challenge::is) compares it.
     pub fn scheme(&self) -> &str {
         &self.scheme
     }
 
-    /// Whether this is the scheme, in any case.
+    /// Returns whether this is the scheme. The comparison ignores case.
     pub fn is(&self, scheme: &str) -> bool {
         self.scheme.eq_ignore_ascii_case(scheme)
     }
 
-    /// The value of a parameter, its name in any case, quotes and escapes taken away: `realm`, `scope`, `error`,
-    /// `error_description`, `error_uri` (RFC 6750), `resource_metadata` (RFC 9728), `max_age`, `acr_values` (RFC 9470).
+    /// Returns the value of a parameter, without quotes and escapes.
+    ///
+    /// The comparison of names ignores case. Registered names are `realm`, `scope`, `error`, `error_description`,
+    /// `error_uri` (RFC 6750), `resource_metadata` (RFC 9728), `max_age` and `acr_values` (RFC 9470).
     pub fn param(&self, name: &str) -> Option<&str> {
         self.params.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| &**value)
     }
 
-    /// All parameters, in order.
+    /// Returns all parameters, in order.
     pub fn params(&self) -> impl Iterator<Item = (&str, &str)> {
         self.params.iter().map(|(name, value)| (&**name, &**value))
     }
 
-    /// What schemes such as Negotiate send instead of parameters.
+    /// Returns the token68, which schemes such as Negotiate send instead of parameters.
     pub fn token68(&self) -> Option<&str> {
         self.token68.as_deref()
     }
 }
 
-/// Without the `token68`, which may be a secret of the scheme it belongs to.
+/// It leaves out the `token68`, which may be a secret of another scheme.
 impl fmt::Debug for Challenge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Challenge").field("scheme", &self.scheme).field("params", &self.params).finish_non_exhaustive()
     }
 }
 
-/// Whether the challenges of a response are for another Bearer token: a Bearer challenge, or none at all, and none with one of
-/// [`NOT_THE_TOKENS`]. `any_scheme`: challenges of other schemes count as none. Builds nothing.
+/// Whether the response asks for another Bearer token.
+///
+/// It does if it has a Bearer challenge or no challenge at all, and none of the errors in [`NOT_FIXED_BY_REFRESH`].
+/// `any_scheme`: challenges of other schemes do not count. It does not allocate.
 pub(crate) fn asks_for_bearer(headers: &HeaderMap, any_scheme: bool) -> bool {
     let (mut any, mut any_bearer, mut in_bearer, mut excluded) = (false, false, false, false);
     let mut visit = |item: Item<'_>| match item {
@@ -121,10 +125,10 @@ pub(crate) fn asks_for_bearer(headers: &HeaderMap, any_scheme: bool) -> bool {
             in_bearer = scheme.eq_ignore_ascii_case(BEARER);
             any_bearer |= in_bearer;
         }
-        // Of an error that stands there twice, the first counts, as for `Challenge::param`.
+        // If a challenge has two errors, the first counts, as for `Challenge::param`.
         Item::Param(name, value) if in_bearer && name.eq_ignore_ascii_case(b"error") => {
             in_bearer = false;
-            excluded |= NOT_THE_TOKENS.iter().any(|error| value.is(error));
+            excluded |= NOT_FIXED_BY_REFRESH.iter().any(|error| value.is(error));
         }
         Item::Param(..) | Item::Token68(_) => {}
     };
@@ -137,12 +141,14 @@ pub(crate) fn asks_for_bearer(headers: &HeaderMap, any_scheme: bool) -> bool {
     (any_bearer || any_scheme || !any) && !excluded
 }
 
-/// Whether a header begins with a Bearer challenge and cannot hold one of [`NOT_THE_TOKENS`]. Nearly every rejection is told
-/// by that, for a tenth of what reading it costs. `false` if only reading tells.
+/// Whether a header begins with a Bearer challenge and cannot contain an error of [`NOT_FIXED_BY_REFRESH`].
+///
+/// This recognizes nearly every rejection, for a tenth of the cost of parsing. If it returns `false`, the header has to
+/// be parsed.
 fn is_for_any_token(header: &[u8]) -> bool {
     let Some((scheme, rest)) = header.split_at_checked(BEARER.len()) else { return false };
     let ends_there = rest.first().is_none_or(|byte| b" \t,".contains(byte));
-    // Without a branch, so that many bytes are compared at once. An escape could hide an error.
+    // Without a branch, so that the compiler vectorizes it. A backslash counts, because an escape could hide an error.
     let may_exclude =
         |(byte, next): (&u8, &u8)| (*byte == b'\\') | (*byte == b'_') & matches!(next, b's' | b'r' | b'u');
     ends_there
@@ -156,7 +162,7 @@ fn each<'a>(headers: &'a HeaderMap, mut visit: impl FnMut(Item<'a>)) {
     }
 }
 
-/// Latin-1, which every header value is.
+/// Decodes Latin-1, which every header value is.
 fn text(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char::from).collect()
 }
@@ -164,7 +170,7 @@ fn text(bytes: &[u8]) -> String {
 // === impl Value ===
 
 impl Value<'_> {
-    /// RFC 9110 section 5.6.4: an escape stands for what follows it. Text that is not UTF-8 is read as far as it goes.
+    /// Decodes the value. RFC 9110 section 5.6.4: a backslash escapes the next byte. Invalid UTF-8 is replaced.
     fn text(self) -> String {
         match self {
             Self::Word(word) => text(word),
@@ -204,21 +210,21 @@ impl<'a> Reader<'a> {
                 visit(Item::Token68(token68));
                 continue;
             }
-            // Also behind `Bearer,`: to no grammar is that comma the end of a challenge when a parameter follows it.
+            // Also after `Bearer,`, because a parameter that follows cannot begin a new challenge.
             while let Some((name, value)) = self.param() {
                 visit(Item::Param(name, value));
             }
         }
     }
 
-    /// The next parameter, if there is one. The comma before it is not insisted on: some servers forget it.
+    /// Parses the next parameter, if there is one. The comma before it is optional, because some servers leave it out.
     fn param(&mut self) -> Option<(&'a [u8], Value<'a>)> {
         let before = self.0;
         self.skip(b" \t,");
         let name = self.token();
         self.skip(b" \t");
         if name.is_none() || self.next() != Some(b'=') {
-            // A new challenge, or nothing that can be read.
+            // A new challenge begins, or the rest is invalid.
             self.0 = before;
             return None;
         }
@@ -227,7 +233,7 @@ impl<'a> Reader<'a> {
         Some((name?, value))
     }
 
-    /// RFC 9110 section 5.6.4. A text that has no closing quote is read as far as it goes.
+    /// Parses a quoted string (RFC 9110 section 5.6.4). A missing closing quote is accepted.
     fn quoted(&mut self) -> Value<'a> {
         self.next();
         let text = self.0;
@@ -241,20 +247,20 @@ impl<'a> Reader<'a> {
         Value::Quoted(&text[..end])
     }
 
-    /// A value without quotes: a token, or what a careless server took for one.
+    /// Parses an unquoted value: a token, or invalid text up to the next space or comma.
     fn word(&mut self) -> Value<'a> {
         let end = self.0.iter().position(|byte| b" \t,".contains(byte)).unwrap_or(self.0.len());
         Value::Word(self.cut(end))
     }
 
-    /// RFC 9110 section 5.6.2.
+    /// Parses a token (RFC 9110 section 5.6.2).
     fn token(&mut self) -> Option<&'a [u8]> {
         let of_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
         let end = self.0.iter().position(|byte| !of_token(byte)).unwrap_or(self.0.len());
         (end > 0).then(|| self.cut(end))
     }
 
-    /// RFC 9110 section 11.2: one word, perhaps with `=` at its end, and nothing after it.
+    /// Parses a token68 (RFC 9110 section 11.2): one word, perhaps with `=` at its end, and nothing after it.
     fn token68(&mut self) -> Option<&'a [u8]> {
         let of_token68 = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(byte);
         let word = self.0.iter().position(|byte| !of_token68(byte)).unwrap_or(self.0.len());

@@ -1,8 +1,13 @@
-//! The response: on its way, or waiting for a token.
+//! The response future: it polls the inner service's future, or waits for a token.
 //!
-//! A request that finds a usable token and is not rejected never leaves the first state, which holds the inner future as
-//! it is. Everything else is rare and slow: a boxed async block that reads as prose and ends where a request can be sent,
-//! in the first state again. So what waits is no larger than what it waits for.
+//! It has two main states:
+//! - `Sent` contains the inner future, unboxed. A request that finds a usable token and is not rejected never leaves
+//!   it.
+//! - `Pending` is a boxed async block, which waits for a token and a ready service. Then it returns the request to
+//!   send, and the state is `Sent` again. It is boxed, because it is rare and would make every future larger.
+//!
+//! A rejected request is sent a second and last time. An [`Attempt`] says which of the two sends it is, and what the
+//! retry needs.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -31,10 +36,11 @@ use crate::schedule::Sign;
 use crate::token::{SessionId, Token, TokenId};
 use crate::trailers::SentToken;
 
-/// What the layer needs of the service that it wraps: a tower HTTP client that is `Clone`.
+/// The inner service's bounds: a tower HTTP client that is `Clone`.
 ///
-/// Implemented for every `Service<http::Request<B>, Response = http::Response<A>>` that is `Clone + Send + 'static`, whose
-/// future is `Send`, and whose error turns into a boxed error. It is the one bound that generic code needs:
+/// It is implemented for every `Service<http::Request<B>, Response = http::Response<A>>` that is
+/// `Clone + Send + 'static`, whose future is `Send`, and whose error converts into a boxed error. Generic code needs no
+/// other bound:
 ///
 /// ```
 /// use http::Request;
@@ -97,58 +103,56 @@ pin_project! {
 
 type Pending<S, B, R> = Pin<Box<dyn Future<Output = Result<Step<S, B, R>, BoxError>> + Send>>;
 
-/// What comes after a wait.
+/// The result of a wait.
 #[expect(clippy::large_enum_variant, reason = "lives for one poll, and a box would be an allocation for each wait")]
 enum Step<S, B, R>
 where
     S: Service<Request<R::Body>>,
     R: Replay<B>,
 {
-    /// A request with its token, and a service that is ready for it.
-    Send {
-        ready: S,
-        request: Request<R::Body>,
-        attempt: Option<Attempt<S, RetryState<R, R::Saved>>>,
-    },
+    /// The future sends the request, which has its token, with a service that is ready.
+    Send { ready: S, request: Request<R::Body>, attempt: Option<Attempt<S, RetryState<R, R::Saved>>> },
+    /// The caller gets this response.
     Return(S::Response),
 }
 
-/// What one layer decides by, shared by its services and their requests. On cache lines of its own, because each request
-/// writes its count.
+/// The configuration of one layer, shared by its services and their requests.
+///
+/// It has its own cache lines, because each request writes its reference count.
 #[repr(align(128))]
 pub(crate) struct LayerConfig<S> {
-    /// The cache of all requests, or of one if each request has its own.
+    /// The cache of all requests. If each request has its own, the cache of this one.
     pub(crate) cache: TokenCache,
-    /// Chooses the cache of each request. Then `cache` never has a token.
+    /// Chooses the cache of each request. If it is set, `cache` never has a token.
     pub(crate) per_request: Option<PerRequest>,
     pub(crate) origins: Origins,
     pub(crate) rejection: RejectionPolicy,
     pub(crate) template: Arc<Template<S>>,
 }
 
-/// The inner service as the layer was given it. It is never polled, only cloned: for a request that waits or is sent again.
+/// The inner service that the layer wrapped. It is never polled. A request that waits or is retried clones it.
 ///
-/// The lock makes a service that is not `Sync` shareable. Cloning the service is user code under it, so a panic there leaves
-/// it poisoned, and as whole as it was.
+/// The mutex makes a service that is not `Sync` shareable. The service's `clone` is user code that runs while it is
+/// locked. If that panics, the mutex is poisoned, but the service has not changed.
 pub(crate) struct Template<S>(Mutex<S>);
 
-/// What is kept of a request that was sent with our token.
+/// The state of a request that was sent with the layer's token.
 pub(crate) struct Attempt<S, T> {
     pub(crate) config: Arc<LayerConfig<S>>,
-    /// The token it was sent with.
+    /// The token of the request.
     pub(crate) token: TokenId,
     pub(crate) stage: Stage<T>,
 }
 
 /// Which send of a request it is.
 pub(crate) enum Stage<T> {
-    /// The first, and what a second needs; nothing if it cannot be sent twice.
+    /// The first. `retry` is `None` if the request cannot be sent twice.
     First { retry: Option<T> },
-    /// The second, after a rejection: it is the last.
+    /// The second and last, after a rejection.
     Second,
 }
 
-/// What a second send needs, beside a service.
+/// The replay and its saved request, from which a retry is built.
 pub(crate) struct RetryState<R, K> {
     pub(crate) replay: R,
     pub(crate) saved: K,
@@ -156,21 +160,22 @@ pub(crate) struct RetryState<R, K> {
 
 /// A rejected response while its request waits for a new token.
 enum Waiting<A> {
-    /// Kept, because it holds next to nothing of its connection.
-    Held { response: Response<A>, _room: Option<OwnedSemaphorePermit> },
-    /// Its body is read or dropped, so that no connection and no HTTP/2 window is starved.
+    /// The response is kept, because its body is small.
+    Held { response: Response<A>, _permit: Option<OwnedSemaphorePermit> },
+    /// The body was read or dropped, so that it blocks no connection and no HTTP/2 flow-control window.
     Dropped(Response<()>),
 }
 
-/// How much of a rejected response is read so that its connection can be used again, and for how long.
+/// How many bytes of a rejected response are read so that its connection can be reused, and for how long.
 const DRAIN_LIMIT: (usize, Duration) = (64 * 1024, Duration::from_millis(50));
-/// How many frames of it are read. A body of empty frames that is always ready would not let a timer run.
+/// How many frames of it are read. Without this limit, an always ready body of empty frames would never let a timer
+/// run.
 const DRAIN_FRAMES: usize = 256;
 
 // === impl Attempt ===
 
 impl<S, T> Attempt<S, T> {
-    /// Whether the response may change anything.
+    /// Whether the response has to be evaluated.
     #[inline]
     fn concerns<A>(&self, response: &Response<A>) -> bool {
         self.config.rejection.concerns(response) || matches!(self.stage, Stage::Second)
@@ -180,10 +185,10 @@ impl<S, T> Attempt<S, T> {
 // === impl RetryState ===
 
 impl<R, K> RetryState<R, K> {
-    /// The request of the second send.
+    /// Builds the request of the retry.
     ///
     /// # Errors
-    /// Returns an error if it cannot be sent after all.
+    /// Returns an error if its body was not completely saved.
     fn request<B>(self, cache: &TokenCache, rejected: TokenId) -> Result<Request<R::Body>, Error>
     where
         R: Replay<B, Saved = K>,
@@ -210,7 +215,7 @@ impl<S> SnapshotSource for LayerConfig<S> {
 }
 
 impl<S> LayerConfig<S> {
-    /// The same for one request, whose cache this is.
+    /// The same configuration for one request, with that request's cache.
     pub(crate) fn with_cache(&self, cache: TokenCache) -> Self {
         Self {
             cache,
@@ -247,7 +252,7 @@ impl<S> Template<S> {
         Self(Mutex::new(service))
     }
 
-    /// A service that is not ready yet.
+    /// A clone of the service, which is not ready yet.
     pub(crate) fn service(&self) -> S
     where
         S: Clone,
@@ -268,7 +273,7 @@ where
         Self { state: State::Sent { response, attempt } }
     }
 
-    /// The request is sent as it is, whatever is answered.
+    /// Sends the request unchanged, and does not evaluate the response.
     pub(crate) fn passed_through(inner: &mut S, replay: &R, request: Request<B>) -> Self {
         Self::sent(inner.call(replay.pass_through(request)), None)
     }
@@ -281,7 +286,7 @@ where
         Self { state: State::Failed { error: Some(error) } }
     }
 
-    /// The response may be a rejection.
+    /// Evaluates a response that may be a rejection. Starts the retry if it is one.
     #[cold]
     fn evaluate(
         mut self: Pin<&mut Self>,
@@ -322,20 +327,20 @@ where
         let rejection = config.cache.reject(token, rejected);
         let Some((mut ready, new)) = ready_at_once(&config, token, rejection, response.body(), cx) else {
             let step = retry_with_new_token(config, token, retry, rejection, sign, response);
-            // The first future is dropped here, and with it what it holds of the inner service.
+            // This drops the first inner future, which may hold resources of the inner service.
             self.as_mut().project().state.set(State::Pending { step });
             return self.poll(cx);
         };
         let mut request = match retry.request(&config.cache, token) {
             Ok(request) => request,
-            Err(error) => return Poll::Ready(Waiting::Held { response, _room: None }.with_error(error)),
+            Err(error) => return Poll::Ready(Waiting::Held { response, _permit: None }.with_error(error)),
         };
         let attempt = second_send(config, token, request.headers_mut(), new.value, new.token);
         self.as_mut().project().state.set(State::Sent { response: ready.call(request), attempt: Some(attempt) });
         self.poll(cx)
     }
 
-    /// There is no response to wait for yet.
+    /// Polls the states in which no request is in flight.
     #[cold]
     fn poll_pending(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
         let step = match self.as_mut().project().state.project() {
@@ -364,13 +369,13 @@ where
 {
     type Output = Result<Response<S::ResponseBody>, BoxError>;
 
-    // Inlined into the future around it, so that the response is moved once less.
+    // Inlined into the outer future, which saves one move of the response.
     #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let result = match self.as_mut().project().state.project() {
             Project::Sent { response, attempt } => {
                 let result = ready!(response.poll(cx)).map_err(Into::into);
-                // Nearly every response is told apart here, where it lies.
+                // Nearly every response returns here, without a move.
                 match (&result, attempt) {
                     (Ok(response), Some(attempt)) if attempt.concerns(response) => {}
                     _ => return Poll::Ready(result),
@@ -395,14 +400,14 @@ where
 
 // === the waits ===
 
-/// There is no usable token: waits for one of the session in which the request began.
+/// Waits for a token of the session in which the request began, and prepares the first send.
 fn wait<S, B, R>(config: Arc<LayerConfig<S>>, session: SessionId, replay: R, request: Request<B>) -> Pending<S, B, R>
 where
     S: InnerService<R::Body>,
     R: Replay<B>,
     B: Send + 'static,
 {
-    // A block, because a function would hold its arguments twice.
+    // An async block, because an async function would store its arguments twice.
     Box::pin(async move {
         config.cache.get_in(session).await?;
         let (ready, token) = ready_with_token(&config, session).await?;
@@ -413,8 +418,9 @@ where
     })
 }
 
-/// What a rejected request goes again with at once. `None` if there is something to wait for: a newer token, the rest of the
-/// response, or the inner service.
+/// A ready service and a token with which a rejected request can be retried at once.
+///
+/// Returns `None` if the retry has to wait for a newer token, the rest of the response, or the inner service.
 fn ready_at_once<S, B, A: Body>(
     config: &Arc<LayerConfig<S>>,
     token: TokenId,
@@ -425,7 +431,7 @@ fn ready_at_once<S, B, A: Body>(
 where
     S: Service<B> + Clone,
 {
-    let is_replaced = matches!(rejection, Rejection::Superseded | Rejection::StandIn { .. });
+    let is_replaced = matches!(rejection, Rejection::Superseded | Rejection::Fallback { .. });
     if !is_replaced || !response.is_end_stream() {
         return None;
     }
@@ -435,8 +441,8 @@ where
     (new.token.session == token.session && new.freshness != Freshness::Due).then_some((ready, new))
 }
 
-/// The token was rejected: waits for the next one, and sends the request a second and last time. A second rejection is the
-/// caller's, and teaches the cache that the next one did not help.
+/// Waits for the token that replaces the rejected one, and prepares the retry. If the API rejects the retry too, the
+/// caller gets that response, and the cache records that the replacement did not help.
 fn retry_with_new_token<S, B, R>(
     config: Arc<LayerConfig<S>>,
     token: TokenId,
@@ -455,7 +461,7 @@ where
         let replacement = cache.replacement(token, Some(sign), rejection);
         let (waiting, replaced) = while_waiting(cache, response, replacement).await;
         if let Err(error) = replaced {
-            // Past the budget there is one event for all.
+            // If the budget is exhausted, the cache emits one event for all requests.
             cache
                 .telemetry()
                 .returned_unauthorized(token.generation, (!error.is_over_budget()).then_some("there is no new token"));
@@ -474,7 +480,7 @@ where
     })
 }
 
-/// Puts the new token on the second and last send of a request.
+/// Puts the new token on the retry, which is the last send of a request.
 fn second_send<S, T>(
     config: Arc<LayerConfig<S>>,
     rejected: TokenId,
@@ -487,8 +493,10 @@ fn second_send<S, T>(
     Attempt { config, token, stage: Stage::Second }
 }
 
-/// Waits until the service is ready and there is a token of this session. If the token expired meanwhile, the readiness is
-/// given back before the wait for the next.
+/// Waits until the service is ready and there is a token of this session.
+///
+/// If the token expired meanwhile, the ready service is dropped before the wait for the next token, because a waiting
+/// request must not hold a permit or a connection.
 async fn ready_with_token<S, B>(config: &LayerConfig<S>, session: SessionId) -> Result<(S, Token), BoxError>
 where
     S: Service<B, Error: Into<BoxError>> + Clone,
@@ -506,8 +514,10 @@ where
 
 // === rejected responses ===
 
-/// Waits for a new token. Meanwhile the response holds no connection and no HTTP/2 window that the token call may need: it
-/// is kept only if its body is small and few others wait.
+/// Waits for a new token.
+///
+/// The token call may need the connection or the HTTP/2 flow-control window of the rejected response. So the response
+/// is kept only if its body is small and few other responses are kept. Otherwise its body is read or dropped.
 async fn while_waiting<A: Body, T>(
     cache: &TokenCache,
     response: Response<A>,
@@ -515,20 +525,20 @@ async fn while_waiting<A: Body, T>(
 ) -> (Waiting<A>, T) {
     let body = response.body();
     let size = if body.is_end_stream() { Some(0) } else { body.size_hint().upper() };
-    let room = match size {
+    let permit = match size {
         Some(0) => Some(None),
         Some(size) => cache.reserve_unread(size).map(Some),
         None => None,
     };
-    if let Some(room) = room {
+    if let Some(permit) = permit {
         let result = wait.await;
-        return (Waiting::Held { response, _room: room }, result);
+        return (Waiting::Held { response, _permit: permit }, result);
     }
     let (head, body) = response.into_parts();
     let (mut drained, mut wait) = (pin!(drain(body)), pin!(wait));
     let (mut is_drained, mut waited) = (false, None);
     let result = poll_fn(|cx| {
-        // First, because it starts the refresh.
+        // The wait is polled first, because it starts the refresh.
         if waited.is_none()
             && let Poll::Ready(result) = wait.as_mut().poll(cx)
         {
@@ -542,7 +552,7 @@ async fn while_waiting<A: Body, T>(
 }
 
 impl<A> Waiting<A> {
-    /// What the caller gets: the response with the error in its extensions, or the error with the response's head.
+    /// The caller's result: the response with the error in its extensions, or the error with the response's head.
     fn with_error(self, error: Error) -> Result<Response<A>, BoxError> {
         match self {
             Self::Held { mut response, .. } => {
@@ -554,7 +564,7 @@ impl<A> Waiting<A> {
     }
 }
 
-/// Reads the rest of a rejected response if that is cheap, so that its connection can be used again.
+/// Reads the rest of a rejected response, up to [`DRAIN_LIMIT`], so that its connection can be reused.
 async fn drain<A: Body>(body: A) {
     if body.is_end_stream() {
         return;
@@ -571,10 +581,10 @@ async fn drain<A: Body>(body: A) {
             }
         }
     };
-    // Without timers nothing bounds the reading.
+    // Without timers the body is dropped unread, because no deadline would limit the reading.
     if let Ok(read) = clock::timeout(longest, read) {
         let _ = read.await;
-        // The client's own tasks see the end after this one, and give the connection back only then.
+        // The client's own tasks return the connection to its pool, and need a turn to do so.
         tokio::task::yield_now().await;
     }
 }

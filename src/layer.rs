@@ -1,4 +1,4 @@
-//! The layer: which cache, which origins, how to send again. Its own builder.
+//! The layer: its cache, its origins, and how it retries. It is its own builder.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use crate::rejection::RejectionPolicy;
 use crate::replay::CloneBody;
 use crate::service::Bearer;
 
-/// Puts `Authorization: Bearer` on requests, from a [`TokenCache`](crate::TokenCache), to the origins named.
+/// A layer that adds `Authorization: Bearer` to requests to named origins.
 ///
-/// See the [crate documentation](crate) for examples. `R` is how a rejected request is sent again, one of the choices in
-/// [`replay`](crate::replay).
+/// The token is from a [`TokenCache`](crate::TokenCache). `R` says how a rejected request is retried. It is one of the
+/// types in [`replay`](crate::replay). See the [crate documentation](crate) for examples.
 #[derive(Clone, Debug)]
 pub struct BearerLayer<R = CloneBody> {
     cache: CacheChoice,
@@ -27,12 +27,12 @@ pub struct BearerLayer<R = CloneBody> {
 // === impl BearerLayer ===
 
 impl BearerLayer {
-    /// A layer that puts the token of `cache` on requests to these origins, and on no others.
+    /// Creates a layer that adds the token to requests to these origins only.
     ///
     /// `cache` is a [`TokenCache`](crate::TokenCache), or a [`CacheChoice`] if each request has its own.
     ///
-    /// A request that was rejected is sent once more, its body cloned ([`CloneBody`]); for a body that is not `Clone`,
-    /// choose another with [`replay`](BearerLayer::replay).
+    /// The layer retries a rejected request once, with a clone of its body ([`CloneBody`]). If the body is not `Clone`,
+    /// choose another type with [`replay`](BearerLayer::replay).
     ///
     /// ```
     /// use tower_bearer::{BearerLayer, Origin, TokenCache};
@@ -44,7 +44,10 @@ impl BearerLayer {
     /// ```
     ///
     /// # Errors
-    /// An origin that is none, that has a path, that is plain `http://` beyond loopback; or no origin at all.
+    /// Returns an error if
+    /// - an origin is invalid, or has a path;
+    /// - an origin is plain `http://` other than loopback;
+    /// - there is no origin.
     pub fn new<O>(cache: impl Into<CacheChoice>, origins: impl IntoIterator<Item = O>) -> Result<Self, Error>
     where
         O: TryInto<Origin>,
@@ -55,10 +58,10 @@ impl BearerLayer {
         Ok(Self { cache, origins: Origins::named(origins)?, rejection: RejectionPolicy::new(), replay: CloneBody })
     }
 
-    /// A layer that puts the token on **every** request over `https://`, or to loopback.
+    /// Creates a layer that adds the token to **every** https or loopback request.
     ///
-    /// Whoever can choose the URL of a request gets the token: only for clients whose URLs are all your own. Beneath a
-    /// layer that follows redirects, a redirect chooses the URL.
+    /// Anyone who can choose the URL of a request gets the token. So use it only for clients whose URLs are all your
+    /// own. If an outer layer follows redirects, the redirect target chooses the URL.
     pub fn any_https_origin(cache: impl Into<CacheChoice>) -> Self {
         Self {
             cache: cache.into(),
@@ -70,24 +73,26 @@ impl BearerLayer {
 }
 
 impl<R> BearerLayer<R> {
-    /// How a rejected request is sent again: [`CloneBody`], [`IfEmpty`](crate::replay::IfEmpty),
-    /// [`Never`](crate::replay::Never), [`Buffered`](crate::replay::Buffered), or a closure `Fn(&B) -> Option<B>`.
+    /// Sets how a rejected request is retried. Default: [`CloneBody`].
+    ///
+    /// The others are [`IfEmpty`](crate::replay::IfEmpty), [`Never`](crate::replay::Never),
+    /// [`Buffered`](crate::replay::Buffered), and a closure `Fn(&B) -> Option<B>`.
     #[must_use]
     pub fn replay<R2>(self, replay: R2) -> BearerLayer<R2> {
         BearerLayer { cache: self.cache, origins: self.origins, rejection: self.rejection, replay }
     }
 
-    /// Which responses say that the token was rejected. Default: a 401, as its challenges say.
+    /// Sets which responses reject the token. Default: [`RejectionPolicy::new`].
     #[must_use]
     pub fn rejection_policy(self, rejection: RejectionPolicy) -> Self {
         Self { rejection, ..self }
     }
 
-    /// Puts the token on requests whose URI is a path only, too.
+    /// Adds the token also to requests whose URI has no host.
     ///
-    /// Such requests are what a tonic `Channel` gets, or an inner service with a base URL, and only that service knows
-    /// where they go: the caller of this method says that it is one of this layer's origins. Without it such a request is an
-    /// error.
+    /// A tonic `Channel` gets such requests, and so does an inner service with a base URL. Only that service knows
+    /// where they go, so the caller of this method asserts that they go to one of this layer's origins. By default such
+    /// a request fails.
     #[must_use]
     pub fn allow_relative_uris(self) -> Self {
         Self { origins: self.origins.with_relative_uris(), ..self }

@@ -51,10 +51,12 @@ enum Host<N> {
 /// Whether a request goes to one of the layer's origins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OriginMatch {
-    Ours,
-    Foreign,
-    /// A path without a host, and the layer does not know where such requests go.
-    Unplaced,
+    /// One of the layer's origins.
+    Matched,
+    /// Another origin.
+    Other,
+    /// The URI is a path without a host, and the layer does not know where such requests go.
+    NoHost,
     /// One of the layer's origins, with `user:password@` before the host. The two credentials contradict each other.
     Userinfo,
     /// One of the layer's origins, and a `Host` header that names another site.
@@ -299,16 +301,16 @@ impl Origins {
         if origins.is_empty() {
             return Err(Error::invalid("origins", "name at least one, such as https://api.example.com"));
         }
-        Ok(Self { allowed: Allowed::Named(origins.into()), relative: OriginMatch::Unplaced })
+        Ok(Self { allowed: Allowed::Named(origins.into()), relative: OriginMatch::NoHost })
     }
 
     pub(crate) fn any_secure() -> Self {
-        Self { allowed: Allowed::AnySecure, relative: OriginMatch::Unplaced }
+        Self { allowed: Allowed::AnySecure, relative: OriginMatch::NoHost }
     }
 
     /// Treats requests without a host as requests to one of these origins.
     pub(crate) fn with_relative_uris(self) -> Self {
-        Self { relative: OriginMatch::Ours, ..self }
+        Self { relative: OriginMatch::Matched, ..self }
     }
 
     #[inline(always)]
@@ -323,7 +325,7 @@ impl Origins {
                 Allowed::AnySecure => secure && !has_userinfo(authority),
             }
         {
-            return OriginMatch::Ours;
+            return OriginMatch::Matched;
         }
         self.read(uri)
     }
@@ -333,24 +335,24 @@ impl Origins {
         let Some(authority) = uri.authority() else {
             // If a client joins `//evil.test` to a base URL, it names a host.
             let joined = uri.path().starts_with("//") || uri.path().starts_with("/\\");
-            return if joined { OriginMatch::Unplaced } else { self.relative };
+            return if joined { OriginMatch::NoHost } else { self.relative };
         };
-        let Some(secure) = is_secure(uri) else { return OriginMatch::Foreign };
+        let Some(secure) = is_secure(uri) else { return OriginMatch::Other };
         if let Allowed::Named(origins) = &self.allowed {
             if origins.iter().any(|origin| origin.is_common_variant(secure, authority.as_str())) {
-                return OriginMatch::Ours;
+                return OriginMatch::Matched;
             }
             if !has_userinfo(authority) && !origins.iter().any(|origin| origin.may_be(authority)) {
-                return OriginMatch::Foreign;
+                return OriginMatch::Other;
             }
         }
         let Some((parts, has_userinfo)) = OriginParts::read(secure, authority.as_str()) else {
-            return OriginMatch::Foreign;
+            return OriginMatch::Other;
         };
         match self.allows(&parts) {
             true if has_userinfo => OriginMatch::Userinfo,
-            true => OriginMatch::Ours,
-            false => OriginMatch::Foreign,
+            true => OriginMatch::Matched,
+            false => OriginMatch::Other,
         }
     }
 

@@ -202,7 +202,7 @@ pub(crate) fn allows_replay<A>((method, sent): (&Method, &Uri), response: &Respo
 pub struct SentMethod(pub Method);
 
 fn is_from_other_origin<A>(response: &Response<A>, origins: &Origins) -> bool {
-    answered_uri(response).is_some_and(|uri| uri.authority().is_some() && origins.classify(uri) != OriginMatch::Ours)
+    answered_uri(response).is_some_and(|uri| uri.authority().is_some() && origins.classify(uri) != OriginMatch::Matched)
 }
 
 /// The URI that answered, if an inner layer that follows redirects names it.

@@ -62,8 +62,8 @@ pub(crate) struct DualInstant {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     asked: DualInstant,
-    /// Nanoseconds after `asked`, as the following two. A [`Duration`] has twice the size, and a million keys may have a
-    /// window each.
+    /// Nanoseconds after `asked`, as the following two. A [`Duration`] has twice the size, and a million keys may have
+    /// a window each.
     due: u64,
     expired: u64,
     end: u64,
@@ -90,11 +90,11 @@ pub(crate) enum Sign {
     Added,
 }
 
-/// Suspends the refreshes for one kind of rejection after replacements that were rejected, too.
+/// A pause of the refreshes for one sign of rejection, after a replacement that was rejected, too.
 #[derive(Debug, Default)]
-pub(crate) struct Futility {
+pub(crate) struct RejectionBackoff {
     /// How many replacements in a row were rejected.
-    in_vain: u32,
+    streak: u32,
     /// When rejections may cause a refresh again.
     until: Option<DualInstant>,
 }
@@ -106,30 +106,30 @@ const RECHECK_AFTER: Duration = Duration::from_millis(100);
 const COARSE_CLOCK_LAG: Duration = Duration::from_millis(20);
 /// The age at which a token has reached every server of an API.
 const REPLICATION_GRACE: Duration = Duration::from_secs(2);
-/// The longest wait of a request that was rejected with a younger token.
-const LONGEST_LAG: Duration = Duration::from_secs(1);
+/// How long a rejected request with a younger token waits at most.
+const MAX_LAG: Duration = Duration::from_secs(1);
 /// The age below which an API may reject a token because its clock is behind, or because not all of its servers know
 /// the token. The previous token is then used instead.
 const YOUNG: Duration = Duration::from_secs(30);
-/// How long the previous token is used before the newer one is tried again.
-const STAND_IN: Duration = Duration::from_secs(10);
+/// How long the previous token is used before the cache tries the newer one again.
+const FALLBACK_TIME: Duration = Duration::from_secs(10);
 /// How long rejections of one kind cause no refresh after a replacement that did not help: the first pause, and the cap
 /// of the doubling. A 401 says that the token is invalid; a status that the user added often has other causes.
-const IN_VAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
-const IN_VAIN_BY_SETTING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+const STANDARD_BACKOFF: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
+const ADDED_BACKOFF: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 /// A replacement that is first rejected after this time counts as one that helped.
-const HELPED: Duration = Duration::from_secs(30);
-const HELPED_BY_SETTING: Duration = Duration::from_secs(10 * 60);
+const STANDARD_HELPED_AFTER: Duration = Duration::from_secs(30);
+const ADDED_HELPED_AFTER: Duration = Duration::from_secs(10 * 60);
 /// The minimum time between the fetch of a token and its refresh ahead of time.
 const SOONEST_REFRESH: Duration = Duration::from_secs(1);
 /// The pause after a failed fetch: the first one, and the cap of the doubling.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// The pause after a denied fetch. It is long, so that the issuer does not lock the account.
 const DENIED: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(15 * 60));
-/// The shortest pause, because a backoff of zero would spin.
-const SHORTEST: Duration = Duration::from_millis(100);
+/// The minimum pause, because a backoff of zero would spin.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// The cap of an issuer's `Retry-After`.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
 
 // === impl RefreshPolicy ===
 
@@ -250,11 +250,11 @@ impl Window {
         Self { due: nanos(due).min(self.due), ..self }
     }
 
-    /// Makes the token due soon, because it replaces a newer one that is tried again then.
-    pub(crate) fn standing_in(self, now: DualInstant) -> Self {
+    /// Makes the token due soon, because the cache then tries the newer token again.
+    pub(crate) fn for_fallback(self, now: DualInstant) -> Self {
         let (expired, end) = (self.expired().wait(now), self.end().wait(now));
-        // A token that is due after its end would count as fresh for ever.
-        Self { asked: now, due: nanos(STAND_IN.min(expired)), expired: nanos(expired), end: nanos(end) }
+        // A token that becomes due after its end would count as fresh forever.
+        Self { asked: now, due: nanos(FALLBACK_TIME.min(expired)), expired: nanos(expired), end: nanos(end) }
     }
 
     pub(crate) fn phase(&self, now: DualInstant) -> Phase {
@@ -268,7 +268,7 @@ impl Window {
     }
 
     /// How long the token is still usable.
-    pub(crate) fn left(&self, now: DualInstant) -> Duration {
+    pub(crate) fn remaining(&self, now: DualInstant) -> Duration {
         self.expired().wait(now)
     }
 
@@ -277,8 +277,8 @@ impl Window {
         self.due().wait(now)
     }
 
-    /// How long the token is certainly fresh, by the monotonic clock alone.
-    pub(crate) fn sure_for(&self, now: DualInstant) -> Duration {
+    /// How long the token is certainly fresh, if only the monotonic clock is read.
+    pub(crate) fn recheck_after(&self, now: DualInstant) -> Duration {
         self.until_due(now).saturating_sub(COARSE_CLOCK_LAG).min(RECHECK_AFTER)
     }
 
@@ -300,23 +300,23 @@ impl Window {
 
 impl RejectionBudget {
     /// Whether one more refresh is within the budget.
-    pub(crate) fn has_room(&self, settings: &RefreshPolicy, now: DualInstant) -> bool {
+    pub(crate) fn has_capacity(&self, settings: &RefreshPolicy, now: DualInstant) -> bool {
         let (most, window) = settings.budget;
         let started = self.0.iter().flat_map(|rejections| &rejections.started);
         started.filter(|start| !start.after(window).is_past(now)).count() < most
     }
 
-    /// Takes one refresh from the budget.
-    pub(crate) fn spend(&mut self, settings: &RefreshPolicy, now: DualInstant) {
+    /// Records a refresh that starts now.
+    pub(crate) fn record(&mut self, settings: &RefreshPolicy, now: DualInstant) {
         let (_, window) = settings.budget;
         let Rejections { started, .. } = self.0.get_or_insert_default().as_mut();
         started.retain(|start| !start.after(window).is_past(now));
         started.push_back(now);
     }
 
-    /// Gives back the refresh that was taken last: it made no call.
+    /// Removes the last recorded refresh, because it made no token call.
     #[cfg(feature = "store")]
-    pub(crate) fn refund(&mut self) {
+    pub(crate) fn remove_last(&mut self) {
         if let Some(rejections) = &mut self.0 {
             rejections.started.pop_back();
         }
@@ -334,22 +334,22 @@ impl RejectionBudget {
     }
 }
 
-// === impl Futility ===
+// === impl RejectionBackoff ===
 
-impl Futility {
+impl RejectionBackoff {
     /// Counts one more replacement that was rejected.
     pub(crate) fn add(&mut self, sign: Sign, now: DualInstant) {
-        self.in_vain = self.in_vain.saturating_add(1);
+        self.streak = self.streak.saturating_add(1);
         let pauses = match sign {
-            Sign::Standard => IN_VAIN,
-            Sign::Added => IN_VAIN_BY_SETTING,
+            Sign::Standard => STANDARD_BACKOFF,
+            Sign::Added => ADDED_BACKOFF,
         };
-        let pause = exponential(pauses, self.in_vain, 1.0);
+        let pause = exponential(pauses, self.streak, 1.0);
         self.until = Some(now.after(pause));
     }
 
-    /// Whether a rejection causes no refresh.
-    pub(crate) fn forbids(&self, now: DualInstant) -> bool {
+    /// Whether rejections cause no refresh now.
+    pub(crate) fn is_active(&self, now: DualInstant) -> bool {
         self.until.is_some_and(|until| !until.is_past(now))
     }
 }
@@ -365,15 +365,15 @@ pub(crate) fn nanos(time: Duration) -> u64 {
 /// time. A lifetime below 100 ms is too short for a request and is probably in another unit. It counts as 3 s, because
 /// otherwise each request would cause a token call.
 pub(crate) fn next_refresh(asked: DualInstant, lifetime: Duration) -> DualInstant {
-    let pause = if lifetime < SHORTEST { SOONEST_REFRESH } else { (lifetime / 3).min(SOONEST_REFRESH) };
+    let pause = if lifetime < MIN_PAUSE { SOONEST_REFRESH } else { (lifetime / 3).min(SOONEST_REFRESH) };
     asked.after(pause)
 }
 
 /// Whether a replacement that is rejected now has helped for some time.
 pub(crate) fn has_helped(sign: Sign, since: DualInstant, now: DualInstant) -> bool {
     let enough = match sign {
-        Sign::Standard => HELPED,
-        Sign::Added => HELPED_BY_SETTING,
+        Sign::Standard => STANDARD_HELPED_AFTER,
+        Sign::Added => ADDED_HELPED_AFTER,
     };
     since.after(enough).is_past(now)
 }
@@ -383,13 +383,13 @@ pub(crate) fn is_young(since: DualInstant, now: DualInstant) -> bool {
     !since.after(YOUNG).is_past(now)
 }
 
-/// How long a request waits that was rejected with a token published at `since`.
+/// How long a rejected request waits, if its token was published at `since`.
 ///
 /// Returns `None` if the token is old enough that the rejection counts. `is_early`: the API is expected to accept the
 /// token later.
 pub(crate) fn replication_lag(since: DualInstant, is_early: bool, now: DualInstant) -> Option<Duration> {
     let known_everywhere = since.after(if is_early { YOUNG } else { REPLICATION_GRACE });
-    (!known_everywhere.is_past(now)).then(|| known_everywhere.wait(now).min(LONGEST_LAG))
+    (!known_everywhere.is_past(now)).then(|| known_everywhere.wait(now).min(MAX_LAG))
 }
 
 // === pauses ===
@@ -401,13 +401,13 @@ pub(crate) fn replication_lag(since: DualInstant, is_early: bool, now: DualInsta
 pub(crate) fn backoff(streak: u32, remaining: Duration, retry_after: Option<Duration>, jitter: f64) -> Duration {
     let wait = exponential(BACKOFF, streak, jitter);
     let wait = if remaining.is_zero() { wait } else { wait.min(remaining) };
-    wait.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)).max(SHORTEST)
+    wait.max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER)).max(MIN_PAUSE)
 }
 
 /// How long to wait after the credentials were denied `streak` times in a row.
 pub(crate) fn denied_backoff(streak: u32, retry_after: Option<Duration>) -> Duration {
-    // No jitter, because 30 s is a promise, and a denied client causes no stampede.
-    exponential(DENIED, streak, 1.0).max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
+    // No jitter, because the documented pause is 30 s, and a denied client causes no stampede.
+    exponential(DENIED, streak, 1.0).max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER))
 }
 
 /// Doubles `first` with each step, up to `cap`. Jitter chooses between half and all of that.

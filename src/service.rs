@@ -1,10 +1,10 @@
-//! The service: decides for each request whether a token goes on it, and puts it there.
+//! The service: decides whether each request gets the token, and adds it.
 //!
-//! # The story
-//! The path of a request that finds a usable token is all here, and is what a static header costs and a little more: one
-//! match of the origin, one look at the snapshot and at one clock, one search in the headers. No lock, no await, nothing
-//! that other threads write. Only when something is unusual is it found out what, with care ([`Bearer::classify`]).
-//! Everything slower is in [`future`](crate::future).
+//! # How it works
+//! This file contains the whole path of a request that finds a usable token. It costs little more than a static header:
+//! it matches the origin, checks the snapshot and one clock, and searches the headers. It does not lock or await, and
+//! reads nothing that other threads often write. Any other request takes the slow path, [`Bearer::classify`]. Waiting
+//! and retrying are in [`future`](crate::future).
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,26 +22,30 @@ use crate::no_token::NoToken;
 use crate::origin::OriginMatch;
 use crate::replay::{CloneBody, Replay};
 
-/// An HTTP client that puts a bearer token on its requests; made by [`BearerLayer`](crate::BearerLayer).
+/// A service that adds a bearer token to requests.
 ///
-/// It is ready when the inner service is. A request without a usable token waits in its future, having given its
-/// readiness back. Dropping the future of a request never ends a fetch.
+/// [`BearerLayer`](crate::BearerLayer) returns it. It is ready when the inner service is. A request without a usable
+/// token waits in its future, and does not hold the inner service's readiness meanwhile. Dropping the future of a
+/// request never stops a fetch.
 ///
 /// # Errors
-/// The future fails with the error of the inner service, boxed, or with [`Error`]: if there is no token to send, if the
-/// session of the request has ended, if the request's URI names no host
-/// ([`allow_relative_uris`](crate::BearerLayer::allow_relative_uris)), if its `Host` header names a site that is neither the
-/// URI's nor another of the layer's origins, or if no cache belongs to the request ([`CacheChoice`](crate::CacheChoice)).
+/// The future returns the boxed error of the inner service, or an [`Error`] if
+/// - there is no usable token, and none can be fetched;
+/// - the session of the request has ended;
+/// - the request's URI names no host (see [`allow_relative_uris`](crate::BearerLayer::allow_relative_uris));
+/// - the request's URI contains a user and password;
+/// - the `Host` header names a site that is neither the URI's nor another of the layer's origins;
+/// - no cache belongs to the request (see [`CacheChoice`](crate::CacheChoice)).
 pub struct Bearer<S, R = CloneBody> {
     inner: S,
-    /// Each request counts a reference to its owner. If each request has its own cache, this one never finds a token.
+    /// Each request holds a reference to its owner. If each request has its own cache, this reader never finds a token.
     reader: Reader<LayerConfig<S>>,
     replay: R,
 }
 
-/// What becomes of a request without a usable token.
+/// How a request without a usable token is handled.
 enum Disposition {
-    /// It is sent as it is, whatever is answered.
+    /// It is sent unchanged, and its response is not evaluated.
     PassThrough,
     /// It waits for a token.
     Wait,
@@ -56,64 +60,66 @@ impl<S, R> Bearer<S, R> {
         Self { inner, reader: Reader::new(Arc::new(config)), replay }
     }
 
-    /// The inner service.
+    /// Returns the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The inner service. A request that waits for a token, or is sent again, goes through a clone of the service that the
-    /// layer was given, and does not see what is changed here.
+    /// Returns the inner service.
+    ///
+    /// A request that waits for a token or is retried uses a clone of the service that the layer wrapped. So changes
+    /// made here do not affect it.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The inner service, without the layer.
+    /// Returns the inner service, and drops the rest.
     pub fn into_inner(self) -> S {
         self.inner
     }
 
-    /// What becomes of a request that finds no usable token, or none of ours: with care.
+    /// Classifies a request that finds no usable token, or that goes to another origin.
     #[cold]
-    fn classify<B>(&self, request: &Request<B>, verdict: OriginMatch) -> Disposition {
+    fn classify<B>(&self, request: &Request<B>, origin_match: OriginMatch) -> Disposition {
         let telemetry = self.reader.owner().cache.telemetry();
-        // A request to another origin passes in any case; only the event asks for more.
-        if verdict == OriginMatch::Foreign && !telemetry.reports_unmatched_origins() {
+        // A request to another origin passes through in any case. The rest is only for the event.
+        if origin_match == OriginMatch::Other && !telemetry.reports_unmatched_origins() {
             return Disposition::PassThrough;
         }
         if request.headers().contains_key(AUTHORIZATION) {
             return Disposition::PassThrough;
         }
-        match verdict {
-            OriginMatch::Ours => Disposition::Wait,
-            OriginMatch::Foreign => {
+        match origin_match {
+            OriginMatch::Matched => Disposition::Wait,
+            OriginMatch::Other => {
                 telemetry.unmatched_origin(request.uri());
                 Disposition::PassThrough
             }
-            OriginMatch::Unplaced => Disposition::Reject(Error::request(
-                "the request's URI names no host, so it is unknown whether the token belongs there; give the whole URL, \
-                 or say with `allow_relative_uris` that such requests go to the origins of this layer",
+            OriginMatch::NoHost => Disposition::Reject(Error::request(
+                "the request's URI names no host, so it is unknown whether the token belongs there; \
+                 give the whole URL, or say with `allow_relative_uris` that such requests go to the origins of this layer",
             )),
             OriginMatch::Host => Disposition::Reject(Error::request(
-                "the request's `Host` header names another site than its URI, so the token could reach a site that it is \
-                 not for; leave the header out, name that origin too, or mark the request with `NoToken`",
+                "the request's `Host` header names another site than its URI, so the token could reach a \
+                 site that it is not for; leave the header out, name that origin too, or mark the request with `NoToken`",
             )),
             OriginMatch::Userinfo => Disposition::Reject(Error::request(
-                "the request's URI carries a user and password before its host, beside the token; leave them out, or \
-                 mark the request with `NoToken`",
+                "the request's URI carries a user and password before its host, in addition to the token; \
+                 leave them out, or mark the request with `NoToken`",
             )),
         }
     }
 }
 
 impl<S: Clone, R> Bearer<S, R> {
-    /// Gives back the readiness that `poll_ready` took: what it stands for may be needed by others, such as the token call.
-    fn give_back_readiness(&mut self) {
+    /// Releases what `poll_ready` reserved, such as a permit, because the token call or another request may need it.
+    fn release_readiness(&mut self) {
         self.inner = self.reader.owner().template.service();
     }
 }
 
 impl<S, R> Bearer<S, R> {
-    /// Calls with the cache that belongs to this request, and with no other: also for the second send.
+    /// Handles a request that has its own cache. A retry uses the same cache.
     fn call_with_own_cache<B>(&mut self, per_request: &PerRequest, request: Request<B>) -> ResponseFuture<S, B, R>
     where
         S: InnerService<R::Body>,
@@ -124,7 +130,7 @@ impl<S, R> Bearer<S, R> {
         let cache = match per_request.choose(&head) {
             Ok(cache) => cache,
             Err(error) => {
-                self.give_back_readiness();
+                self.release_readiness();
                 return ResponseFuture::failed(error);
             }
         };
@@ -132,7 +138,7 @@ impl<S, R> Bearer<S, R> {
         let config = Arc::new(self.reader.owner().with_cache(cache));
         let mut reader = Reader::new(Arc::clone(&config));
         let Some(Usable { value, token, freshness }) = reader.usable() else {
-            self.give_back_readiness();
+            self.release_readiness();
             return ResponseFuture::waiting(config, reader.session(), self.replay.clone(), request);
         };
         request.headers_mut().insert(AUTHORIZATION, value);
@@ -146,16 +152,17 @@ impl<S, R> Bearer<S, R> {
     }
 }
 
-/// Whether the request gets no token of ours wherever it goes.
+/// Whether the request never gets the layer's token.
 fn is_exempt<B>(request: &Request<B>) -> bool {
     // RFC 9110 section 9.3.6: a tunnel's credentials are the proxy's (Proxy-Authorization), not the origin's.
     request.method() == Method::CONNECT || request.extensions().get::<NoToken>().is_some()
 }
 
-/// Whether there are headers that decide whether the request gets a token. Most requests have a few headers and none of these:
-/// looking through them once costs less than one search by a hash.
+/// Whether the request has a `Host` or an `Authorization` header, which decide whether it gets a token.
+///
+/// Most requests have few headers and neither of these. To iterate over few headers costs less than a hash lookup.
 #[inline]
-fn has_deciding(headers: &HeaderMap) -> bool {
+fn has_host_or_authorization(headers: &HeaderMap) -> bool {
     const FEW: usize = 12;
     match headers.len() {
         ..=FEW => headers.keys().any(|name| name == HOST || name == AUTHORIZATION),
@@ -182,36 +189,36 @@ where
             return ResponseFuture::passed_through(&mut self.inner, &self.replay, request);
         }
         let origins = &self.reader.owner().origins;
-        let mut verdict = origins.classify(request.uri());
-        if verdict == OriginMatch::Ours && has_deciding(request.headers()) {
+        let mut origin_match = origins.classify(request.uri());
+        if origin_match == OriginMatch::Matched && has_host_or_authorization(request.headers()) {
             if request.headers().contains_key(AUTHORIZATION) {
                 return ResponseFuture::passed_through(&mut self.inner, &self.replay, request);
             }
-            // Servers go by this header, some of them also in HTTP/2.
+            // Servers route by this header, some of them also in HTTP/2.
             let mut hosts = request.headers().get_all(HOST).iter();
             if !hosts.all(|host| origins.allow_host(request.uri(), host)) {
-                verdict = OriginMatch::Host;
+                origin_match = OriginMatch::Host;
             }
         }
-        let usable = if verdict == OriginMatch::Ours { self.reader.usable() } else { None };
+        let usable = if origin_match == OriginMatch::Matched { self.reader.usable() } else { None };
         let Some(Usable { value, token, freshness }) = usable else {
-            return match self.classify(&request, verdict) {
+            return match self.classify(&request, origin_match) {
                 Disposition::Wait => match self.reader.owner().per_request.clone() {
                     None => {
                         let session = self.reader.session();
-                        self.give_back_readiness();
+                        self.release_readiness();
                         ResponseFuture::waiting(Arc::clone(self.reader.owner()), session, self.replay.clone(), request)
                     }
                     Some(per_request) => self.call_with_own_cache(&per_request, request),
                 },
                 Disposition::PassThrough => ResponseFuture::passed_through(&mut self.inner, &self.replay, request),
                 Disposition::Reject(error) => {
-                    self.give_back_readiness();
+                    self.release_readiness();
                     ResponseFuture::failed(error)
                 }
             };
         };
-        // There is none: cheaper than `insert`, which returns what was there.
+        // There is no such header yet, and `append` is cheaper than `insert`, which returns the old values.
         request.headers_mut().append(AUTHORIZATION, value);
         match freshness {
             Freshness::Fresh { seen_before: false } => {}

@@ -1,28 +1,35 @@
-//! At most one run at a time, detached from its callers; every caller that waits gets the result.
+//! Single flight: at most one run at a time, and every waiter gets its result.
 //!
-//! # The story
-//! A [`SingleFlight`] has one *slot*. A caller locks it, looks whether a run is in flight, and joins that run or starts
-//! another, all in one step ([`Slot`]). The run is a task of its own, so no caller's timeout, drop or panic reaches it. The
-//! work publishes its result **before** the run completes, so a caller that finds the slot empty finds the result too.
+//! # How it works
+//! A [`SingleFlight`] has one *slot*. In one step, a caller locks the slot, checks whether a run is in flight, and
+//! joins that run or starts another ([`Slot`]). The run is a separate task, so a caller's timeout, drop or panic does
+//! not stop it. The work publishes its result **before** the run completes. So a caller that finds the slot empty can
+//! also see the published result.
 //!
-//! A run completes in this order: the slot is emptied, the result is set, `on_idle` is called, then the waiters are woken.
-//! So a caller that was woken never finds the run that has just ended in the slot. Waiters are woken in batches with a
-//! yield between, so that the first of a million is served at once. Each woken waiter wakes [`WAKE_FANOUT`] others when it
-//! takes the result or is dropped, so that all are woken even if the runtime of the run stands still from then on.
+//! A run completes in this order:
+//! 1. It empties the slot.
+//! 2. It sets the result.
+//! 3. It calls `on_idle`.
+//! 4. It wakes the waiters, in batches. It yields after each batch, so that the first of a million waiters runs at
+//!    once.
 //!
-//! No wake-up is lost, because a waiter registers its waker and completion sets the result under the same lock. The chain
-//! has no hole, because each registered waiter that takes the result wakes others, woken or not, and from the moment of the
-//! result the list can be woken from. It also removes its own waker, so that no wake-up is spent on it.
+//! So a woken waiter that locks the slot never finds the run that has just ended. Each woken waiter wakes
+//! [`WAKE_FANOUT`] others when it takes the result or is dropped. So all waiters are woken even if the run's runtime
+//! stalls after the first.
 //!
-//! A task can be dropped anywhere, by the end of its runtime. [`CompletionGuard`] is dropped with it and completes the run
-//! as [`Abandoned`]: no failure of the work, so the waiters start over. A runtime can also stand still without being
-//! dropped, so each run has a deadline, after which the next caller replaces it.
+//! No wake-up is lost, because a waiter registers its waker under the same lock under which the run sets the result.
+//! Once the result is set, any task may wake the registered waiters. A registered waiter that takes the result wakes
+//! others even if it was not woken itself. It also removes its own waker, so that no other waiter wakes it again.
 //!
-//! Waiters can be given another result while the run goes on ([`InFlightHandle::resolve_waiters`]): the run keeps the slot
-//! until its work ends, and [`InFlightHandle::ended`] tells of that.
+//! A runtime that shuts down may drop the task at any await. The [`CompletionGuard`] is dropped with it, and completes
+//! the run as [`Abandoned`]. That is not a failure of the work, so the waiters start over. A runtime may also stall
+//! without dropping the task. So each run has a deadline, after which the next caller replaces it.
 //!
-//! Locks: the slot, then the progress of its run. No user code runs while either is held: wakers are cloned before, and
-//! woken and dropped after.
+//! [`InFlightHandle::resolve_waiters`] gives the waiters a result early, while the run continues. The run keeps the
+//! slot until its work ends, and [`InFlightHandle::ended`] waits for that.
+//!
+//! Locks: the slot, then the progress of its run. No user code runs while either is held. Wakers are cloned before
+//! locking, and woken or dropped after unlocking.
 
 use std::mem;
 use std::pin::Pin;
@@ -33,16 +40,16 @@ use slab::Slab;
 
 use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, PoisonError, WAKE_BATCH, yield_now};
 
-/// How many others a woken waiter wakes.
+/// How many other waiters each woken waiter wakes.
 const WAKE_FANOUT: usize = 2;
 
-/// The place where at most one run is in flight.
+/// Runs work at most once at a time, and shares the result.
 pub(crate) struct SingleFlight<T> {
     current: Mutex<Current<T>>,
-    /// The deadline of the run in the slot, in nanoseconds of the caller's clock; 0 without a run.
+    /// The deadline of the run in the slot, in nanoseconds on the caller's clock. It is 0 without a run.
     ///
-    /// Ordering: relaxed, because it is a hint that spares the lock. A caller that trusts it only leaves undone what the run
-    /// in flight does anyway.
+    /// Ordering: relaxed, because it is a hint that saves a lock. A caller that relies on it skips only work that the
+    /// run in flight does anyway.
     in_flight_until: AtomicU64,
     /// Called after each run, once the slot is empty and the result is set.
     on_idle: Box<dyn Fn() + Send + Sync>,
@@ -50,59 +57,59 @@ pub(crate) struct SingleFlight<T> {
 
 struct Current<T> {
     run: Option<Arc<InFlight<T>>>,
-    /// How many runs were started.
+    /// The number of runs so far.
     started: u64,
 }
 
-/// The locked slot: a decision and its consequence are one step.
+/// The locked slot, so that a caller decides and acts in one step.
 pub(crate) struct Slot<'a, T> {
     flight: &'a Arc<SingleFlight<T>>,
     current: MutexGuard<'a, Current<T>>,
 }
 
 struct InFlight<T> {
-    /// When it may be replaced, on the caller's clock.
+    /// When a caller may replace the run, on the caller's clock.
     deadline: Duration,
     progress: Mutex<Progress<T>>,
 }
 
 struct Progress<T> {
-    /// When the first caller began to wait, on the caller's clock.
+    /// When the first waiter began to wait, on the caller's clock.
     first_wait_at: Option<Duration>,
     /// What the waiters get.
     result: Option<Result<T, Abandoned>>,
     waiters: Slab<Waker>,
-    /// With a result: the waiters below this key have been woken.
+    /// Once there is a result: all waiters with a smaller key have been woken.
     next_to_wake: usize,
-    /// Whether the work has ended, or goes on by itself.
+    /// Whether the work has ended, or was detached.
     ended: bool,
-    /// Those who wait for the end and not for the result.
+    /// The tasks that wait for the end instead of the result.
     end_waiters: Slab<Waker>,
 }
 
-/// The result of a run, awaited. Dropping it leaves the run alone.
+/// A future of a run's result. Dropping it does not affect the run.
 #[must_use = "a waiter does nothing unless awaited"]
 pub(crate) struct Waiter<T> {
     run: Arc<InFlight<T>>,
     key: Option<usize>,
 }
 
-/// The run in the slot, for a caller that needs its end and not its result.
+/// A handle on the run in the slot, for a caller that needs its end instead of its result.
 pub(crate) struct InFlightHandle<T> {
     run: Arc<InFlight<T>>,
 }
 
-/// The end of a run, awaited.
+/// A future of a run's end.
 struct Ended<'a, T> {
     run: &'a InFlight<T>,
     key: Option<usize>,
 }
 
-/// The run ended without a result: its runtime was shut down, or its result is not wanted.
+/// The run ended without a result, because its runtime shut down or because its result was discarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Abandoned;
 
-/// Completes its run on drop at the latest.
+/// Completes its run, at the latest when it is dropped.
 struct CompletionGuard<T> {
     flight: Arc<SingleFlight<T>>,
     run: Arc<InFlight<T>>,
@@ -111,7 +118,7 @@ struct CompletionGuard<T> {
 // === impl SingleFlight ===
 
 impl<T> SingleFlight<T> {
-    /// `on_idle` is called after each run, once the slot is empty and the result is set; no lock is held then.
+    /// `on_idle` is called after each run, once the slot is empty and the result is set. No lock is held then.
     pub(crate) fn new(on_idle: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             current: Mutex::new(Current { run: None, started: 0 }),
@@ -125,12 +132,12 @@ impl<T> SingleFlight<T> {
         Slot { flight: this, current: lock(&this.current) }
     }
 
-    /// Whether a run is in flight that a caller would join: without the lock, so it may have just ended.
+    /// Whether a run is in flight that a caller would join. It does not lock, so the run may have just ended.
     pub(crate) fn is_in_flight(&self, now: Duration) -> bool {
         nanos(now) < self.in_flight_until.load(Ordering::Relaxed)
     }
 
-    /// How many callers wait for the run in flight, and since when the first.
+    /// The number of waiters of the run in flight, and when the first began to wait.
     pub(crate) fn waiting(&self) -> (usize, Option<Duration>) {
         let current = lock(&self.current);
         let Some(run) = &current.run else { return (0, None) };
@@ -147,12 +154,12 @@ impl<'a, T> Slot<'a, T> {
         self.joinable(now).is_some()
     }
 
-    /// The number of the run that is started next: 1 for the first.
+    /// The number of the next run. The first run has the number 1.
     pub(crate) fn next_run(&self) -> u64 {
         self.current.started + 1
     }
 
-    /// Joins the run in flight; `None` without one, or if its deadline has passed.
+    /// Joins the run in flight. Returns `None` if there is none or its deadline has passed.
     pub(crate) fn join(&self, now: Duration) -> Option<Waiter<T>> {
         self.joinable(now).map(|run| Waiter { run: Arc::clone(run), key: None })
     }
@@ -161,13 +168,15 @@ impl<'a, T> Slot<'a, T> {
         self.current.run.as_ref().filter(|run| now < run.deadline)
     }
 
-    /// The run in the slot, before its deadline or after.
+    /// The run in the slot, even if its deadline has passed.
     pub(crate) fn handle(&self) -> Option<InFlightHandle<T>> {
         self.current.run.clone().map(|run| InFlightHandle { run })
     }
 
-    /// Starts a run, in the place of one whose deadline has passed, and unlocks. Returns its waiter, and the task to be
-    /// spawned: dropped before its end, it abandons the run. `work` returns `None` for a result that is not wanted.
+    /// Starts a run and unlocks the slot. The new run replaces one whose deadline has passed.
+    ///
+    /// Returns a waiter, and the task, which the caller spawns. A task that is dropped before it ends abandons the run.
+    /// `work` returns `None` to discard its result.
     pub(crate) fn start<F>(mut self, deadline: Duration, work: F) -> (Waiter<T>, impl Future<Output = ()> + use<F, T>)
     where
         F: Future<Output = Option<T>>,
@@ -182,7 +191,7 @@ impl<'a, T> Slot<'a, T> {
         };
         let run = Arc::new(InFlight { deadline, progress: Mutex::new(progress) });
         self.current.started += 1;
-        // A run that is replaced goes on, and its waiters wait on.
+        // A replaced run continues, and its waiters still wait for it.
         let replaced = self.current.run.replace(Arc::clone(&run));
         self.flight.in_flight_until.store(nanos(deadline), Ordering::Relaxed);
         let guard = CompletionGuard { flight: Arc::clone(self.flight), run: Arc::clone(&run) };
@@ -196,7 +205,7 @@ impl<'a, T> Slot<'a, T> {
         (Waiter { run, key: None }, task)
     }
 
-    /// Empties the slot and unlocks: the waiters start over, and the work goes on by itself.
+    /// Empties the slot and unlocks it. The waiters start over, and the work continues detached.
     pub(crate) fn detach(mut self) {
         self.flight.in_flight_until.store(0, Ordering::Relaxed);
         let run = self.current.run.take();
@@ -218,9 +227,9 @@ impl<T> CompletionGuard<T> {
         }
     }
 
-    /// Everything but the waking of the waiters. Does nothing the second time.
+    /// Completes the run without waking the waiters. The second call has no effect.
     fn finish(&self, result: Result<T, Abandoned>) {
-        // Invariant: the slot is emptied before the result is set, so that no caller that was woken joins this run again.
+        // Invariant: the slot is emptied before the result is set, so that no woken waiter joins this run again.
         let mut current = lock(&self.flight.current);
         let is_current = current.run.as_ref().is_some_and(|run| Arc::ptr_eq(run, &self.run));
         let emptied = if is_current {
@@ -255,7 +264,7 @@ impl<T> Drop for CompletionGuard<T> {
 // === impl InFlight ===
 
 impl<T> InFlight<T> {
-    /// Wakes the next of the waiters; `false` if all have been woken.
+    /// Wakes up to `most` waiters. Returns `false` if none is left to wake.
     fn wake(&self, most: usize) -> bool {
         for _ in 0..most {
             let next = lock(&self.progress).next_waker();
@@ -269,7 +278,7 @@ impl<T> InFlight<T> {
 }
 
 impl<T> Progress<T> {
-    /// Sets what the waiters get, and returns it if they have a result already.
+    /// Sets the result of the waiters. Returns it unused if they already have one.
     fn set_result(&mut self, result: Result<T, Abandoned>) -> Option<Result<T, Abandoned>> {
         if self.result.is_some() {
             return Some(result);
@@ -278,12 +287,12 @@ impl<T> Progress<T> {
         None
     }
 
-    /// The waker of the next waiter that has not been woken. Its place in the list is free then.
+    /// Takes the waker of the next waiter out of the list.
     fn next_waker(&mut self) -> Option<Waker> {
         if self.result.is_none() || self.waiters.is_empty() {
             return None;
         }
-        // No waker is added once there is a result, so the keys only become fewer.
+        // Invariant: no waker is added once there is a result, so `next_to_wake` passes each waiter.
         loop {
             let key = self.next_to_wake;
             self.next_to_wake += 1;
@@ -297,7 +306,7 @@ impl<T> Progress<T> {
 // === impl InFlightHandle ===
 
 impl<T> InFlightHandle<T> {
-    /// From when on the run may be replaced, on the caller's clock.
+    /// When a caller may replace the run, on the caller's clock.
     pub(crate) fn deadline(&self) -> Duration {
         self.run.deadline
     }
@@ -311,7 +320,7 @@ impl<T> InFlightHandle<T> {
         while self.run.wake(WAKE_BATCH) {}
     }
 
-    /// Waits until the work ends, or goes on by itself.
+    /// Waits until the work ends or is detached.
     pub(crate) async fn ended(&self) {
         Ended { run: &self.run, key: None }.await;
     }
@@ -326,9 +335,9 @@ impl<T> Future for Ended<'_, T> {
         if progress.ended {
             return Poll::Ready(());
         }
-        let former = register(&mut progress.end_waiters, &mut self.key, waker);
+        let previous = register(&mut progress.end_waiters, &mut self.key, waker);
         drop(progress);
-        drop(former);
+        drop(previous);
         Poll::Pending
     }
 }
@@ -344,8 +353,9 @@ impl<T> Drop for Ended<'_, T> {
 // === impl Waiter ===
 
 impl<T> Waiter<T> {
-    /// Says that its caller waits from now on, and returns how long until the run may be replaced. All at once, for an
-    /// async function: it would keep a borrowed waiter in addition to this one.
+    /// Records that its caller waits from now on. Returns how long until the run may be replaced.
+    ///
+    /// It takes and returns the waiter, because an async function that borrows it would store it twice.
     pub(crate) fn start_waiting(self, now: Duration) -> (Self, Duration) {
         lock(&self.run.progress).first_wait_at.get_or_insert(now);
         let remaining = self.run.deadline.saturating_sub(now);
@@ -358,7 +368,7 @@ impl<T: Clone> Future for Waiter<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { run, key } = &mut *self;
-        // Nearly every waiter registers once.
+        // Cloned before locking, because nearly every waiter registers once.
         let mut waker = key.is_none().then(|| cx.waker().clone());
         loop {
             let mut progress = lock(&run.progress);
@@ -379,9 +389,9 @@ impl<T: Clone> Future for Waiter<T> {
                 return Poll::Pending;
             }
             if let Some(waker) = waker.take() {
-                let former = register(&mut progress.waiters, key, waker);
+                let previous = register(&mut progress.waiters, key, waker);
                 drop(progress);
-                drop(former);
+                drop(previous);
                 return Poll::Pending;
             }
             drop(progress);
@@ -399,16 +409,16 @@ impl<T> Drop for Waiter<T> {
         drop(progress);
         drop(own);
         if has_result {
-            // It may have been woken, and the others with it.
+            // It may have been woken, and then it has to wake others.
             self.run.wake(WAKE_FANOUT);
         }
     }
 }
 
-/// Puts the waker into the list, in the place of the former one, which is returned to be dropped after the lock.
+/// Registers the waker in place of the previous one. Returns that one, which the caller drops after unlocking.
 fn register(list: &mut Slab<Waker>, key: &mut Option<usize>, waker: Waker) -> Option<Waker> {
     match key.and_then(|key| list.get_mut(key)) {
-        Some(former) => Some(mem::replace(former, waker)),
+        Some(previous) => Some(mem::replace(previous, waker)),
         None => {
             *key = Some(list.insert(waker));
             None
@@ -417,7 +427,7 @@ fn register(list: &mut Slab<Waker>, key: &mut Option<usize>, waker: Waker) -> Op
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No user code runs under these locks, so a panic of our own leaves the state whole.
+    // No user code runs while these locks are held, so a poisoned lock still guards consistent state.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

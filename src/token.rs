@@ -14,16 +14,18 @@ use crate::secret::Secret;
 
 /// The lifetime of a token for which the issuer names none: one hour.
 ///
-/// RFC 6749 section 5.1 lets a server leave out `expires_in` and document its own value. Most servers use an hour, MeshyDB
-/// and Mesh Connect among them. If a token ends sooner, a 401 reveals it.
+/// RFC 6749 section 5.1 lets a server leave out `expires_in` and document its own value. Most servers use an hour,
+/// MeshyDB and Mesh Connect among them. If a token ends sooner, a 401 reveals it.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// The longest lifetime: 100 years. Longer ones (`expires_in: 1e300`) count as 100 years.
+/// The longest lifetime: 100 years.
+///
+/// A longer one (`expires_in: 1e300`) counts as 100 years.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// An access token and what the issuer said about it.
 ///
-/// Cheap to clone. A token source makes one with [`Token::new`]; the cache stamps it with a
+/// It is cheap to clone. A token source creates one with [`Token::new`]. The cache sets its
 /// [generation](Token::generation) when it publishes it. `Debug` prints no part of a secret.
 ///
 /// ```
@@ -78,9 +80,8 @@ impl Token {
     /// Creates a token from its text, with a lifetime of [`DEFAULT_LIFETIME`].
     ///
     /// # Errors
-    /// Returns an error if the text is empty, longer than 64 KiB, or contains a character that is not visible ASCII (RFC 6750
-    /// section 2.1 allows fewer still), because a header cannot carry white space, line breaks and control characters. Only
-    /// the word `Bearer` may stand before it, and is left out.
+    /// Returns an error if the text is empty, longer than 64 KiB, or contains a character that is not visible ASCII
+    /// (RFC 6750 section 2.1 allows even fewer characters). A leading `Bearer ` is removed.
     pub fn new(access_token: impl AsRef<str>) -> Result<Self, Error> {
         Self::parse(access_token.as_ref()).map_err(|problem| Error::unusable(None, problem))
     }
@@ -91,7 +92,7 @@ impl Token {
         if text.is_empty() {
             return Err("the access token is empty");
         }
-        if text.len() > LONGEST_TOKEN {
+        if text.len() > MAX_TOKEN_BYTES {
             return Err("the access token is longer than 64 KiB, which no API takes in a header");
         }
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -113,57 +114,62 @@ impl Token {
 
     /// Sets how long the token lives: the issuer's `expires_in`.
     ///
-    /// The cache counts it from **before** the token was requested. A token of zero is dead on arrival. More than
-    /// [`MAX_LIFETIME`] counts as [`MAX_LIFETIME`].
+    /// The cache counts it from **before** the token was requested. A token with a lifetime of zero is unusable. A
+    /// lifetime of more than [`MAX_LIFETIME`] counts as [`MAX_LIFETIME`].
     #[must_use]
     pub fn with_lifetime(self, lifetime: Duration) -> Self {
         self.with(|details| details.lifetime = lifetime.min(MAX_LIFETIME))
     }
 
-    /// Sets when to refresh the token at the latest, counted like the lifetime: an issuer's `refresh_in`, or the interval at
-    /// which a file is read again. Has no effect if the margin before the end begins sooner.
+    /// Sets when to refresh the token at the latest, counted like the lifetime.
+    ///
+    /// It is an issuer's `refresh_in`, or the interval at which a file is read again. It has no effect if the margin
+    /// before the end begins sooner.
     #[must_use]
     pub fn with_refresh_in(self, refresh_in: Duration) -> Self {
         self.with(|details| details.refresh_in = Some(refresh_in))
     }
 
-    /// Sets the refresh token that came with it, or the old one if the issuer sent none.
+    /// Sets the new refresh token, or the previous one if the issuer sent none.
     #[must_use]
     pub fn with_refresh_token(self, refresh_token: impl Into<Secret>) -> Self {
         self.with(|details| details.refresh_token = Some(refresh_token.into()))
     }
 
-    /// Sets the scope that the issuer granted (RFC 6749 section 3.3: words separated by spaces).
+    /// Sets the scope that the issuer granted.
+    ///
+    /// It consists of words that are separated by spaces (RFC 6749 section 3.3).
     #[must_use]
     pub fn with_scope(self, scope: impl Into<String>) -> Self {
         self.with(|details| details.scope = Some(scope.into().into()))
     }
 
-    /// Sets the OpenID Connect ID token that came with it.
+    /// Sets the OpenID Connect ID token that the issuer sent with it.
     #[must_use]
     pub fn with_id_token(self, id_token: impl Into<Secret>) -> Self {
         self.with(|details| details.id_token = Some(id_token.into()))
     }
 
-    /// Sets the other members of the issuer's answer.
+    /// Sets the other members of the issuer's response.
     #[must_use]
     pub fn with_extra(self, extra: Map<String, Value>) -> Self {
         self.with(|details| details.extra = (!extra.is_empty()).then(|| Box::new(extra)))
     }
 
-    /// The access token's text. The caller is responsible for where it goes.
+    /// Returns the access token's text. The caller has to keep it secret.
     pub fn access_token(&self) -> &str {
         let value = self.0.header.to_str().expect("made from visible ASCII");
         &value[PREFIX.len()..]
     }
 
-    /// The `Authorization` value, `Bearer <token>`, marked sensitive: for a request that does not pass the layer, such
-    /// as a WebSocket handshake.
+    /// Returns the `Authorization` value, `Bearer <token>`, marked sensitive.
+    ///
+    /// It is for a request that does not pass the layer, such as a WebSocket handshake.
     pub fn header_value(&self) -> &HeaderValue {
         &self.0.header
     }
 
-    /// The number of this token in its cache: 1 for the first, 0 before it was published.
+    /// Returns this token's number in its cache: 1 for the first, 0 if unpublished.
     pub fn generation(&self) -> u64 {
         self.0.id.generation
     }
@@ -172,44 +178,44 @@ impl Token {
         self.0.id
     }
 
-    /// How long the token lives from when it was requested, as the issuer said.
+    /// Returns how long the token lives from when it was requested.
     pub fn lifetime(&self) -> Duration {
         self.0.details.lifetime
     }
 
-    /// When to refresh it at the latest, counted from when it was requested, if that was set.
+    /// Returns the value of [`with_refresh_in`](Token::with_refresh_in), if it was set.
     pub fn refresh_in(&self) -> Option<Duration> {
         self.0.details.refresh_in
     }
 
-    /// When it ends by the wall clock, as the issuer said; `None` before it was published.
+    /// Returns when it ends, by the wall clock, or `None` if it was not published.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.0.expires_at
     }
 
-    /// The refresh token, for saving.
+    /// Returns the refresh token, to be saved.
     #[doc(alias("RetrievePersistanceToken", "RetrievePersistanceTokenAsync", "retrievePersistanceToken"))]
     #[doc(alias("RetrieveRefreshToken", "RetrieveRefreshTokenAsync", "retrieveRefreshToken"))]
     pub fn refresh_token(&self) -> Option<Secret> {
         self.0.details.refresh_token.clone()
     }
 
-    /// The granted scope, if the issuer named it.
+    /// Returns the granted scope, if the issuer named it.
     pub fn scope(&self) -> Option<&str> {
         self.0.details.scope.as_deref()
     }
 
-    /// The OpenID Connect ID token, if the issuer sent one.
+    /// Returns the OpenID Connect ID token, if the issuer sent one.
     pub fn id_token(&self) -> Option<&Secret> {
         self.0.details.id_token.as_ref()
     }
 
-    /// A member of the issuer's answer that has no method of its own.
+    /// Returns another member of the issuer's response, which has no method here.
     pub fn extra(&self, name: &str) -> Option<&Value> {
         self.0.details.extra.as_ref()?.get(name)
     }
 
-    /// All members of the issuer's answer that have no method of their own.
+    /// All members of the issuer's response that have no method here.
     #[cfg(feature = "store")]
     pub(crate) fn extras(&self) -> Option<&Map<String, Value>> {
         self.0.details.extra.as_deref()
@@ -225,7 +231,7 @@ impl Token {
     /// The same token with its own copy of the header value, so that clones of the copy and of this token write to
     /// different reference counts.
     pub(crate) fn with_private_header(&self) -> Self {
-        /// Wider than two cache lines, because processors fetch two together; so no other value shares them.
+        /// Aligned to two cache lines, because processors fetch two together. So no other value shares them.
         #[repr(align(128))]
         struct CachePadded(Box<[u8]>);
 
@@ -278,10 +284,11 @@ impl SessionId {
 }
 
 const PREFIX: &str = "Bearer ";
-/// Far more than servers take in all headers together.
-const LONGEST_TOKEN: usize = 64 * 1024;
+/// Far more than servers accept for all headers together.
+const MAX_TOKEN_BYTES: usize = 64 * 1024;
 
-/// Several servers and files have the header's value in the place of the token (RFC 9110 section 11.1: in any case).
+/// Removes `Bearer `, in any case (RFC 9110 section 11.1). Some servers and files contain the header's value instead of
+/// the token.
 fn without_scheme(text: &str) -> &str {
     match text.split_at_checked(PREFIX.len()) {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case(PREFIX) => token.trim_start_matches(' '),

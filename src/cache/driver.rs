@@ -1,16 +1,17 @@
 //! The driver: asks the session what to do, and does it.
 //!
-//! # The story
-//! What requests need lies in one immutable [`Snapshot`] behind an `ArcSwap`; readers never lock. What fetches need lies in
-//! [`State`] behind a mutex that no request takes while its token is usable. Each event goes the same way: lock the state,
-//! tell the [`Session`], publish its view, unlock, and only then tell others (waiters, events, `keep_warm`).
+//! # How it works
+//! Requests read one immutable [`Snapshot`] behind an `ArcSwap`, and never lock. Fetches use the [`State`] behind a
+//! mutex. No request locks it while its token is fresh. The driver handles each event in the same order: lock the
+//! state, pass the event to the [`Session`], publish the session's view, unlock, and only then notify waiters,
+//! telemetry and `keep_warm`.
 //!
-//! A fetch is one run of the single flight. It calls the source, keeps the new refresh token *before* anything else can
-//! fail, saves it, and only then publishes the token. So a run that is superseded because its runtime stands still leaves
-//! the newest refresh token behind, and the run after it does not spend a refresh token twice.
+//! A fetch is one run of the single flight. It calls the source, stores the new refresh token in memory *before*
+//! anything else can fail, saves it, and only then publishes the token. If its runtime stalls after that, another run
+//! replaces it. That run finds the newest refresh token in memory, so no refresh token is used twice.
 //!
 //! Locks: the slot of the single flight, then the state. No user code runs while either is held, and neither is held
-//! across an await. What a lock holder replaces may be a user's (a source, an error), so it is dropped after the lock.
+//! across an await. A replaced source or error is a user's type, so the lock holder drops it after unlocking.
 
 use std::mem;
 use std::num::NonZeroU32;
@@ -53,7 +54,7 @@ use crate::source::{FetchContext, Fixed, Reason, TokenSource};
 use crate::telemetry::{Fetch, Telemetry};
 use crate::token::{SessionId, Token, TokenId};
 
-// What a store adds. These files import this one, and the cache hands their `SharedStore` to the driver.
+// The store's part. These modules import this one, and the cache passes their `SharedStore` to the driver.
 #[cfg(feature = "store")]
 mod participant;
 #[cfg(feature = "store")]
@@ -63,7 +64,7 @@ mod store_run;
 #[cfg(feature = "store")]
 mod store_tasks;
 
-/// What all clones of one cache share.
+/// The state and the services that all clones of one cache share.
 pub(crate) struct Driver {
     snapshot: ArcSwap<Snapshot>,
     flight: Arc<SingleFlight<Result<Token, Error>>>,
@@ -71,14 +72,14 @@ pub(crate) struct Driver {
     policy: CachePolicy,
     clock: Clock,
     telemetry: Telemetry,
-    /// Notified after each run and each save: wakes `keep_warm`, and those that wait for the end of a save. Outlives this
-    /// struct, to tell of its end.
+    /// Notified after each run and each save. It wakes `keep_warm` and the tasks that wait for the end of a save. It
+    /// outlives this struct, because it also signals that the struct was dropped.
     changed: Arc<Notify>,
-    /// One permit for each KiB of rejected responses that wait unread. Made with the first of them.
+    /// One permit for each KiB of rejected responses that are kept unread. Created for the first of them.
     unread: OnceLock<Arc<Semaphore>>,
     /// When a keyed cache last handed this cache out, in ticks of the coarse clock.
     ///
-    /// Ordering: relaxed, because eviction compares it with a time long past, under the lock of the map.
+    /// Ordering: relaxed, because eviction compares it with a time long ago, while the map is locked.
     #[cfg(feature = "keyed")]
     last_used: AtomicU64,
     /// The store of a session that processes share.
@@ -86,18 +87,18 @@ pub(crate) struct Driver {
     store: Option<Arc<dyn SessionStore>>,
 }
 
-/// The store of a session that processes share, as the driver calls it.
+/// The store of a shared session, as the driver calls it.
 ///
-/// A trait, because what implements it calls the driver.
+/// It is a trait, because its implementation calls the driver.
 #[cfg(feature = "store")]
 pub(crate) trait SessionStore: Send + Sync {
     /// How much longer a run may take than without a store.
     fn run_budget(&self, fetch_deadline: Duration) -> Duration;
 
-    /// Why the store did not do what it was asked the last time, and how long ago the record was seen.
+    /// Why the last operation of the store failed, if it did, and how long ago the record was read.
     fn health(&self) -> (Option<Error>, Option<Duration>);
 
-    /// One fetch of the shared session. `held`: the generation that it is to replace.
+    /// Runs one fetch of the shared session. `held`: the generation that it replaces.
     fn run<'a>(
         &'a self,
         driver: &'a Arc<Driver>,
@@ -114,7 +115,7 @@ pub(crate) trait SessionStore: Send + Sync {
         newest: Result<Option<Secret>, Error>,
     ) -> BoxFuture<'a, (Result<Option<Secret>, Error>, SignOut)>;
 
-    /// Removes the refresh token from the record, now that it is revoked.
+    /// Removes the revoked refresh token from the record, and releases the lease.
     fn finish_sign_out<'a>(
         &'a self,
         driver: &'a Driver,
@@ -131,44 +132,44 @@ struct State {
     session: Session,
     source: Arc<dyn DynSource>,
     on_rotation: Option<Arc<dyn Save>>,
-    /// One permit for each token call that caches which share it make at once.
+    /// Limits the concurrent token calls of all caches that share it.
     token_calls: Option<Arc<Semaphore>>,
 }
 
-/// A rejection of a token: by a response with this sign and these headers, or, without a sign, as a user says.
+/// A rejection: the sign and headers of the response, or neither if the user reported it.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Rejected<'a> {
     pub(crate) sign: Option<Sign>,
     pub(crate) headers: Option<&'a HeaderMap>,
 }
 
-/// How a demand is met: at once, or by a run.
+/// The token for a demand, or the run to wait for.
 enum Acquired {
     Ready(Token),
     Wait(Waiter<Result<Token, Error>>),
 }
 
-/// Tells the session that its save was dropped half-way.
+/// Reports to the session that a save was dropped before it ended.
 struct SaveGuard<'a> {
     driver: &'a Driver,
     ticket: SaveTicket,
 }
 
-/// A user's code panicked. The message went to the panic hook, which is the user's as well.
+/// User code panicked. The panic hook got the message.
 struct Panicked;
 
-/// How long `on_rotation` may take. After that the token is published, saved or not.
+/// How long `on_rotation` may take. After that the cache publishes the token even if it is not saved.
 const SAVE_DEADLINE: Duration = Duration::from_secs(5);
-/// How long after its deadlines a run is superseded. On a runtime that is driven it has completed long before.
+/// How long after its deadlines a run may be replaced. It has ended long before, unless its runtime has stalled.
 const GRACE: Duration = Duration::from_secs(1);
-/// How long `keep_warm` sleeps at most, so that it notices when a suspended machine wakes up.
+/// How long `keep_warm` sleeps at most, so that it notices when a suspended machine resumes.
 const MAX_IDLE: Duration = Duration::from_secs(10);
-/// How many runs of one source a waiter sees end without a result before it gives up.
+/// How many runs of one source may end without a usable result before their waiter gives up.
 const MAX_ROUNDS: u8 = 8;
-/// How many KiB of rejected responses wait unread at most: half of the smallest window of an HTTP/2 connection
-/// (RFC 9113 section 6.9.2).
+/// How many KiB of rejected responses are kept unread at most. This is half of the initial flow-control window of an
+/// HTTP/2 connection (RFC 9113 section 6.9.2).
 const MAX_UNREAD_KIB: usize = 32;
-/// A longer response is not kept while its request waits.
+/// The longest response, in bytes, that is kept while its request waits.
 const MAX_UNREAD_RESPONSE: u64 = 8 * 1024;
 
 // === impl Driver: construction and views ===
@@ -216,21 +217,21 @@ impl Driver {
         &self.telemetry
     }
 
-    /// The token that can be sent, without fetching.
+    /// The usable token, without fetching.
     pub(crate) fn peek(&self) -> Option<Token> {
         let now = self.clock.now();
         let token = self.snapshot.load().view.usable_token(now);
         token.or_else(|| {
-            // A token that stood in has ended, and the newer one is there.
+            // If the current token is an expired fallback, the newer token becomes current again.
             let mut state = self.state();
-            let former = state.session.on_time(now).then(|| self.replace_snapshot(&state));
+            let previous = state.session.on_time(now).then(|| self.replace_snapshot(&state));
             let token = state.session.view().usable_token(now);
-            drop((state, former));
+            drop((state, previous));
             token
         })
     }
 
-    /// The same for a caller of this session; an error if the session has ended.
+    /// The usable token of this session, or an error if the session has ended.
     pub(crate) fn peek_in(&self, session: SessionId) -> Result<Option<Token>, Error> {
         let snapshot = self.snapshot.load();
         if snapshot.view.session != session {
@@ -256,21 +257,21 @@ impl Driver {
         Some(StoreStatus { error, unsaved: session.unsaved().cloned(), looked, serial })
     }
 
-    /// Room for an unread response of this size; `None` if the response is not to be kept.
+    /// A permit to keep a response of this size unread, or `None` if the response has to be read or dropped.
     pub(crate) fn reserve_unread(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
-        // Each response counts, because it may hold a connection.
+        // Even an empty response counts, because it may hold a connection.
         let kib = u32::try_from(bytes.div_ceil(1024).max(1)).ok().filter(|_| bytes <= MAX_UNREAD_RESPONSE)?;
         let unread = self.unread.get_or_init(|| Arc::new(Semaphore::new(MAX_UNREAD_KIB)));
         Arc::clone(unread).try_acquire_many_owned(kib).ok()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // No user code runs under the lock, so a panic leaves the state whole.
+        // No user code runs while the lock is held, so a poisoned lock still guards consistent state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Publishes what requests see of the session, and unlocks the state. Returns the former snapshot, to be dropped after
-    /// all locks.
+    /// Publishes the session's view, and unlocks the state. Returns the previous snapshot, to drop when no lock is
+    /// held.
     fn publish(&self, state: MutexGuard<'_, State>) -> Arc<Snapshot> {
         self.replace_snapshot(&state)
     }
@@ -279,16 +280,16 @@ impl Driver {
         self.snapshot.swap(Arc::new(Snapshot::new(Arc::clone(state.session.view()))))
     }
 
-    /// Tells the telemetry when the current token ends. Outside all locks, because a recorder is user code.
-    fn tell_token_end(&self) {
+    /// Reports to the telemetry when the current token ends. No lock may be held, because a recorder is user code.
+    fn report_token_end(&self) {
         let end = self.snapshot.load().view.current.as_ref().and_then(|current| current.token.expires_at());
         self.telemetry.token_ends(end);
     }
 
     // --- callers ---
 
-    /// Waits until the demand is met, or until an error says why not. The caller began in this session; `None`: in the
-    /// present one.
+    /// Waits for a token that meets the demand. The caller belongs to `session`, or to the current one if that is
+    /// `None`.
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         demand: Demand,
@@ -297,7 +298,7 @@ impl Driver {
         let mut give_up_at = None;
         let (mut epoch, mut rounds) = (0, 0);
         let error = loop {
-            // Nothing that is made here is kept across the wait: every waiter would pay for it.
+            // A block, so that no local variable lives across the wait and enlarges every waiter's future.
             let (wait, last) = {
                 // Each caller enforces its own deadline, because the runtime that fetches may have stalled.
                 let (now, here) = self.clock.now_here();
@@ -322,11 +323,11 @@ impl Driver {
                     break Error::signed_out();
                 }
                 Ok(Ok(Err(error))) => break error,
-                // The run was abandoned, or its token is not newer than the one demanded.
+                // The run was abandoned, or its token does not meet the demand.
                 Ok(_) => {
-                    let former = mem::replace(&mut epoch, self.state().session.epoch());
-                    // A run of a former source was detached: nothing was lost.
-                    rounds = if former == epoch { rounds + 1 } else { 1 };
+                    let previous = mem::replace(&mut epoch, self.state().session.epoch());
+                    // If the source was replaced, its run was detached, and the count starts again.
+                    rounds = if previous == epoch { rounds + 1 } else { 1 };
                     if rounds == MAX_ROUNDS {
                         break Error::lost();
                     }
@@ -335,7 +336,7 @@ impl Driver {
                 Err(_) => {}
             }
         };
-        // Other demands fail while there may be a token that can be sent.
+        // Only this demand fails for lack of a usable token. Other demands may fail while there is one.
         if demand == Demand::Usable {
             self.telemetry.unavailable(&error);
         }
@@ -344,11 +345,11 @@ impl Driver {
 
     /// Starts a refresh ahead of time, without waiting for it.
     pub(crate) fn refresh_in_background(self: &Arc<Self>) {
-        // The error is dropped, because the token can still be sent. A caller that has to wait gets it.
+        // The error is dropped, because the token is still usable. A caller that has to wait gets the error.
         let _ = self.start_in_background(Demand::Fresh, None, self.clock.now());
     }
 
-    /// Notes that an API rejected this token, and starts its replacement without waiting for it.
+    /// Records that an API rejected this token, and starts its replacement without waiting for it.
     pub(crate) fn replace_in_background(self: &Arc<Self>, token: TokenId, rejected: Rejected<'_>) -> Result<(), Error> {
         match self.reject(token, rejected) {
             Rejection::Marked { .. } => self.start_replacement(token, rejected.sign),
@@ -361,7 +362,7 @@ impl Driver {
         self.start_in_background(demand, Some(token.session), self.clock.now())
     }
 
-    /// Notes that an API rejected this token.
+    /// Records that an API rejected this token.
     pub(crate) fn reject(&self, token: TokenId, rejected: Rejected<'_>) -> Rejection {
         let now = self.clock.now();
         let mut state = self.state();
@@ -371,14 +372,14 @@ impl Driver {
                 let challenges = rejected
                     .headers
                     .map_or_else(Vec::new, |headers| headers.get_all(WWW_AUTHENTICATE).iter().cloned().collect());
-                let former = state.session.keep_challenges(challenges);
+                let previous = state.session.keep_challenges(challenges);
                 drop(state);
-                drop(former);
+                drop(previous);
                 self.telemetry.rejected(token.generation, first);
             }
-            Rejection::StandIn { first } => {
+            Rejection::Fallback { first } => {
                 drop(self.publish(state));
-                self.tell_token_end();
+                self.report_token_end();
                 self.telemetry.rejected(token.generation, first);
             }
             _ => {}
@@ -386,7 +387,7 @@ impl Driver {
         rejection
     }
 
-    /// Notes whether an API accepted the second send of a request, which carried this token; `sign` says that it did not.
+    /// Records the response to a retry with this token. The API accepted the token if `sign` is `None`.
     pub(crate) fn retried(self: &Arc<Self>, token: TokenId, sign: Option<Sign>) {
         let Some(sign) = sign else { return self.state().session.on_accepted(token) };
         let now = self.clock.now();
@@ -394,12 +395,12 @@ impl Driver {
         let newer = state.session.on_rejected_again(token, sign, now);
         drop(self.publish(state));
         if let Some(newer) = newer {
-            // The error is dropped: the caller has the API's response.
+            // The error is dropped, because the caller gets the API's response.
             let _ = self.replace_in_background(newer, Rejected { sign: Some(sign), headers: None });
         }
     }
 
-    /// Starts what meets the demand, without waiting for it. `session`: as for [`acquire`](Self::acquire).
+    /// Starts a run for the demand, without waiting for it. `session`: as for [`acquire`](Self::acquire).
     fn start_in_background(
         self: &Arc<Self>,
         demand: Demand,
@@ -418,14 +419,14 @@ impl Driver {
         self.join_or_start(demand, session, now).map(drop)
     }
 
-    /// Meets the demand without waiting for it, or finds out what to wait for.
+    /// Returns a token for the demand, or the run to wait for.
     fn acquire_now(
         self: &Arc<Self>,
         demand: Demand,
         session: &mut Option<SessionId>,
         now: DualInstant,
     ) -> Result<Acquired, Error> {
-        // A token that is there needs no lock.
+        // If the snapshot has the token, no lock is needed.
         let snapshot = self.snapshot.load();
         let session = *session.get_or_insert(snapshot.view.session);
         if snapshot.view.session == session
@@ -443,18 +444,18 @@ impl Driver {
         self.join_or_start(demand, session, now)
     }
 
-    /// One decision and its consequence, in one step.
+    /// Asks the session for a decision and carries it out, while the slot stays locked.
     fn join_or_start(
         self: &Arc<Self>,
         demand: Demand,
         session: SessionId,
         now: DualInstant,
     ) -> Result<Acquired, Error> {
-        // Declared first, so that it is dropped after the locks.
-        let _former;
+        // Declared first, so that it is dropped after unlocking.
+        let _previous;
         let slot = SingleFlight::lock(&self.flight);
         let mut state = self.state();
-        _former = state.session.on_time(now).then(|| self.replace_snapshot(&state));
+        _previous = state.session.on_time(now).then(|| self.replace_snapshot(&state));
         match state.session.decide(demand, session, &self.policy, now, slot.is_in_flight(now.mono)) {
             Decision::Join | Decision::Start(_) if own_run::is_within(session) => Err(Error::waits_for_itself()),
             Decision::Use(token) => Ok(Acquired::Ready(token)),
@@ -467,23 +468,24 @@ impl Driver {
             }
             Decision::Join => Ok(Acquired::Wait(slot.join(now.mono).expect("a run is in flight"))),
             Decision::Start(plan) => {
-                // Before anything is spent on a run that cannot start.
+                // Checked first, so that a run that cannot start changes nothing.
                 let runtime = clock::runtime().ok_or_else(Error::no_runtime)?;
                 let run = Run { number: slot.next_run(), plan };
                 state.session.on_started(run, &self.policy, now);
                 let pause = state.session.pause_before(plan, now);
-                // Of now: until the first poll of the run, another token may be adopted, which is what the run is to find.
+                // Read now, because another token may be adopted before the run is first polled. The run then uses
+                // that.
                 let held = state.session.view().current.as_ref().map_or(0, |current| current.token.generation());
                 let fetch = Arc::clone(self).run(run, Arc::clone(&state.source), held);
                 let work = own_run::within(session, async move {
                     if !pause.is_zero() {
-                        // The error is dropped: without timers the fetch fails by itself.
+                        // The error is dropped, because without timers the fetch fails anyway.
                         let _ = clock::pause(pause).await;
                     }
                     fetch.await
                 });
                 let saving = if state.on_rotation.is_some() { SAVE_DEADLINE } else { Duration::ZERO };
-                // The wait for a permit has a deadline of its own, as long as that of the call.
+                // The wait for a permit has its own deadline, which is as long as that of the call.
                 let queueing = if state.token_calls.is_some() { self.policy.fetch_deadline() } else { Duration::ZERO };
                 drop(state);
                 let deadline = now.mono + pause + queueing + self.policy.fetch_deadline() + saving + GRACE;
@@ -493,7 +495,7 @@ impl Driver {
                     None => deadline,
                 };
                 let (waiter, task) = slot.start(deadline, work);
-                // Outside the locks: a runtime that is shutting down drops the task right here.
+                // No lock may be held here, because a runtime that is shutting down drops the task at once.
                 runtime.spawn(task);
                 Ok(Acquired::Wait(waiter))
             }
@@ -502,12 +504,12 @@ impl Driver {
 
     // --- one fetch ---
 
-    /// One fetch, from the question to the published answer; `None` if the answer is not wanted any more. `held`: the
-    /// generation that it is to replace.
+    /// Fetches and publishes a token. Returns `None` if the session ignores the result. `held`: the generation that it
+    /// replaces.
     #[cfg_attr(not(feature = "store"), expect(unused_variables, reason = "another token is never adopted"))]
     async fn run(self: Arc<Self>, run: Run, source: Arc<dyn DynSource>, held: u64) -> Option<Result<Token, Error>> {
         let permit = self.token_call_permit().await;
-        // The wait for a permit may be long, and the session may have been signed out: then nothing is asked for.
+        // The session may have been signed out during a long wait for the permit. Then no token call is made.
         if !matches!(permit, Ok(None)) && !self.state().session.wants(run) {
             return None;
         }
@@ -522,7 +524,7 @@ impl Driver {
         let asked = self.clock.now();
         let (replaced, refresh_token) = {
             let state = self.state();
-            // Between the start and this first poll the source may have been replaced.
+            // The source may have been replaced before this first poll.
             if state.session.epoch() != run.plan.epoch {
                 return None;
             }
@@ -533,7 +535,7 @@ impl Driver {
         self.conclude(run, asked, received).await
     }
 
-    /// Writes down what the source answered; `None` if it is not wanted any more.
+    /// Passes the source's result to the session. Returns `None` if the session ignores it.
     fn receive(&self, run: Run, answer: Result<Token, Error>) -> Option<Result<Token, Error>> {
         match answer.map(|token| self.state().session.on_received(run, token)) {
             Ok(Some(token)) => Some(Ok(token)),
@@ -545,7 +547,7 @@ impl Driver {
         }
     }
 
-    /// Saves the refresh token, publishes the token, and tells of both.
+    /// Saves the refresh token, publishes the token, and reports both to the telemetry.
     async fn conclude(
         &self,
         run: Run,
@@ -553,7 +555,7 @@ impl Driver {
         received: Result<Token, Error>,
     ) -> Option<Result<Token, Error>> {
         let reason = run.plan.reason;
-        // Also after a failure: the source may have reported a new refresh token before.
+        // Also after a failure, because the source may have reported a new refresh token before it failed.
         self.save().await;
         let (waiters, first_wait_at) = self.flight.waiting();
         let now = self.clock.now();
@@ -572,7 +574,7 @@ impl Driver {
         };
         match outcome {
             Outcome::Fetched { token, remaining } => {
-                self.tell_token_end();
+                self.report_token_end();
                 self.telemetry.fetched(&fetch, token.generation(), token.lifetime(), remaining);
                 Some(Ok(token))
             }
@@ -587,9 +589,10 @@ impl Driver {
         }
     }
 
-    /// Waits for the permit to make a token call, if this cache shares permits with others. They are given out in the order
-    /// in which they were asked for, and each cache asks for one, so none waits longer because of another's slow issuer than
-    /// for the permit that it holds.
+    /// Waits for the permit to make a token call, if this cache shares permits with others.
+    ///
+    /// The semaphore is fair, and each cache holds one permit at most. So a slow issuer delays the other caches only by
+    /// the permit that its own cache holds.
     async fn token_call_permit(&self) -> Result<Option<OwnedSemaphorePermit>, Error> {
         let Some(token_calls) = self.state().token_calls.clone() else { return Ok(None) };
         let deadline = self.policy.fetch_deadline();
@@ -600,8 +603,8 @@ impl Driver {
         }
     }
 
-    /// Asks the source, within the fetch deadline. Returns also the newest refresh token, which the source may have reported
-    /// before it failed.
+    /// Calls the source, within the fetch deadline. Returns also the newest refresh token, which the source may have
+    /// reported before it failed.
     async fn ask(
         self: &Arc<Self>,
         run: Run,
@@ -610,7 +613,7 @@ impl Driver {
         refresh_token: Option<Secret>,
     ) -> (Result<Token, Error>, Option<Secret>) {
         let deadline = self.policy.fetch_deadline();
-        // Weak: a context that a source keeps does not keep the cache.
+        // Weak, so that a context that the source stores does not keep the cache alive.
         let driver = Arc::downgrade(self);
         let report = move |refresh_token| {
             if let Some(driver) = Weak::upgrade(&driver) {
@@ -626,7 +629,7 @@ impl Driver {
             let challenges = if is_rejection { state.session.challenges().to_vec() } else { Vec::new() };
             (state.session.failed_fetches(), challenges)
         };
-        // Read outside the lock, because a server may send much.
+        // Parsed while no lock is held, because the headers may be long.
         let headers = challenges.into_iter().map(|value| (WWW_AUTHENTICATE, value)).collect();
         let context = context.with_failed_fetches(failed_fetches).with_challenges(Challenge::all(&headers));
         let span = self.telemetry.fetching(run.plan.reason);
@@ -647,7 +650,7 @@ impl Driver {
     /// Saves the newest refresh token, if it is not saved yet.
     async fn save(&self) {
         loop {
-            // Listens before it looks, so that the end of another save is not missed.
+            // Registered before the check, so that the end of another save is not missed.
             let mut ended = pin!(self.changed.notified());
             ended.as_mut().enable();
             let now = self.clock.now();
@@ -668,7 +671,7 @@ impl Driver {
         }
     }
 
-    /// Saves one refresh token; returns whether a newer one has to be saved again.
+    /// Saves one refresh token. Returns whether a newer one still has to be saved.
     async fn save_rotated(&self, ticket: SaveTicket, rotated: RotatedToken, save: Arc<dyn Save>) -> bool {
         let guard = SaveGuard { driver: self, ticket };
         let result = match clock::timeout(SAVE_DEADLINE, catch_panic(save(rotated))) {
@@ -687,23 +690,23 @@ impl Driver {
     }
 
     fn on_saved(&self, ticket: SaveTicket, result: Option<Result<(), Error>>) -> bool {
-        let (again, _former) = self.state().session.on_saved(ticket, result);
+        let (again, _previous) = self.state().session.on_saved(ticket, result);
         self.changed.notify_waiters();
         again
     }
 
     // --- sources, sessions and the end ---
 
-    /// Puts another source in the place of the present one; `same_session`: for the same login.
+    /// Replaces the source. `same_session`: the new source is for the same login.
     pub(crate) fn set_source(&self, source: impl TokenSource, same_session: bool) {
         let source: Arc<dyn DynSource> = Arc::new(source);
         let slot = SingleFlight::lock(&self.flight);
         let mut state = self.state();
         state.session.on_new_source(same_session);
-        let former = (mem::replace(&mut state.source, source), self.publish(state));
+        let previous = (mem::replace(&mut state.source, source), self.publish(state));
         slot.detach();
-        drop(former);
-        self.tell_token_end();
+        drop(previous);
+        self.report_token_end();
         self.changed.notify_waiters();
     }
 
@@ -717,14 +720,14 @@ impl Driver {
         if own_run::is_within(self.snapshot.load().view.session) {
             return Err(Error::waits_for_itself());
         }
-        let (epoch, running, former) = {
+        let (epoch, running, previous) = {
             let slot = SingleFlight::lock(&self.flight);
             let mut state = self.state();
             let epoch = state.session.on_sign_out();
             (epoch, slot.handle(), self.publish(state))
         };
-        drop(former);
-        self.tell_token_end();
+        drop(previous);
+        self.report_token_end();
         if let Some(running) = &running {
             running.resolve_waiters(Err(Error::signed_out()));
         }
@@ -753,17 +756,17 @@ impl Driver {
         };
         #[cfg(not(feature = "store"))]
         let revoked = revoke(refresh_token).await;
-        let former = {
+        let previous = {
             let mut state = self.state();
             let forget = state.session.on_revoked(epoch);
             forget.then(|| mem::replace(&mut state.source, Arc::new(Fixed)))
         };
-        drop((former, source));
+        drop((previous, source));
         self.telemetry.signed_out(revoked.as_ref().err());
         revoked
     }
 
-    /// Starts no more fetches, and waits for the one in flight.
+    /// Stops fetching, and waits for the fetch in flight.
     pub(crate) async fn shut_down(&self) {
         let running = {
             let slot = SingleFlight::lock(&self.flight);
@@ -776,7 +779,7 @@ impl Driver {
         }
     }
 
-    /// Waits until a run ends, or until its deadline.
+    /// Waits until the run ends or its deadline passes.
     async fn until_ended(&self, running: Option<InFlightHandle<Result<Token, Error>>>) {
         if let Some(running) = running {
             let remaining = running.deadline().saturating_sub(self.clock.now().mono);
@@ -784,25 +787,25 @@ impl Driver {
         }
     }
 
-    /// Adopts a token that is never replaced, as if it had been published long ago.
+    /// Publishes a token that is never replaced, as if it were old.
     pub(crate) fn adopt(&self, token: Token) {
         let window = Window::new(&self.policy, token.lifetime(), self.clock.now(), Duration::ZERO, 0.0);
         let mut state = self.state();
-        // Nothing is known of when it was issued, so it is not in time for a replication lag.
+        // The time of issue is unknown, so the token does not count as young when an API rejects it.
         state.session.on_adopted(token, window, DualInstant::default());
         drop(self.publish(state));
     }
 
-    // --- one of many: for a keyed cache ---
+    // --- for a keyed cache ---
 
-    /// Makes this cache one of many: its token calls share these permits, and its metrics those of the others.
+    /// Adds this cache to a keyed cache, whose caches share these permits and one set of metrics.
     #[cfg(feature = "keyed")]
     pub(crate) fn join_group(&self, name: Option<Arc<str>>, token_calls: Arc<Semaphore>) {
         self.telemetry.join_group(name);
         self.state().token_calls = Some(token_calls);
     }
 
-    /// Notes that this cache was handed out.
+    /// Records that the keyed cache returned this cache.
     #[cfg(feature = "keyed")]
     pub(crate) fn touch(&self, tick: u64) {
         self.last_used.store(tick, Ordering::Relaxed);
@@ -813,7 +816,7 @@ impl Driver {
         self.last_used.load(Ordering::Relaxed)
     }
 
-    /// Whether the newest refresh token would be lost with this cache.
+    /// Whether dropping this cache would lose the newest refresh token.
     #[cfg(feature = "keyed")]
     pub(crate) fn holds_unsaved_refresh_token(&self) -> bool {
         let state = self.state();
@@ -830,7 +833,7 @@ impl Driver {
         &self.changed
     }
 
-    /// Starts what is due. Returns how long to sleep then; `None` if there is nothing to keep warm any more.
+    /// Starts a refresh if one is due. Returns how long to sleep, or `None` if the cache is closed.
     pub(crate) fn warm(self: &Arc<Self>) -> Option<Duration> {
         if self.state().session.is_closed() {
             return None;
@@ -842,7 +845,7 @@ impl Driver {
         let idle = match (view.active_backoff(now), view.usable_at(now)) {
             (Some(failure), _) => failure.retry_at.wait(now),
             (None, Some((current, Phase::Fresh))) => current.window.until_due(now),
-            // A run is in flight. Its end is a change, and from its deadline on it can be superseded.
+            // A run is in flight. `changed` signals its end, and after its deadline another run may replace it.
             (None, _) => {
                 let handle = SingleFlight::lock(&self.flight).handle();
                 let remaining = handle.map(|running| running.deadline().saturating_sub(now.mono));
@@ -865,7 +868,7 @@ impl Drop for SaveGuard<'_> {
     }
 }
 
-/// Runs a user's future so that its panic is an error.
+/// Turns a panic of a user's future into an error.
 async fn catch_panic<T>(future: impl Future<Output = T>) -> Result<T, Panicked> {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {

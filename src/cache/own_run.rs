@@ -1,8 +1,8 @@
-//! Which caches' runs the current task is part of, so that no run waits for itself.
+//! Tracks which caches' runs the current task is part of, so that no run waits for itself.
 //!
-//! A run calls user code: the source and `on_rotation`. If that code asks the same cache for a token, it would wait for
-//! the run that waits for it. A run that is started from within another knows that one too, because two caches whose
-//! sources ask each other would wait just the same. A task that user code spawns is not seen here; it waits until its
+//! A run calls user code: the source and `on_rotation`. If that code asked the same cache for a token, it would wait
+//! for the run that waits for it. A run that starts within another run remembers that run, too, because two caches
+//! whose sources ask each other would also deadlock. A task that user code spawns is not tracked: it waits until its
 //! deadline.
 
 use std::sync::Arc;
@@ -13,14 +13,14 @@ tokio::task_local! {
     static RUNS: Arc<Runs>;
 }
 
-/// The run of a cache, and those within which it was started.
+/// The run of a cache, and the runs within which it was started.
 struct Runs {
-    /// Any session of the cache.
+    /// Any session of the cache, because only its cache number is compared.
     cache: SessionId,
     outer: Option<Arc<Runs>>,
 }
 
-/// The future as a part of this cache's run, and of the runs that the current task is part of.
+/// Makes the future a part of this cache's run, and of the runs that the current task is part of.
 pub(crate) fn within<F: Future>(cache: SessionId, future: F) -> impl Future<Output = F::Output> {
     let outer = RUNS.try_with(Arc::clone).ok();
     RUNS.scope(Arc::new(Runs { cache, outer }), future)

@@ -1,21 +1,24 @@
 //! One service's view of the cache, on the path of every request.
 //!
-//! # The story
-//! A request asks two questions: which token, and is it still fresh? Each service answers them from what it saw last.
+//! # How it works
+//! Each request needs the current token, and has to know whether the token is still fresh. The reader of its service
+//! answers both, mostly from memory that no other thread writes.
 //!
-//! *Which*: it keeps the [`Snapshot`] and compares its pointer with the one that is published now, a relaxed load of a
-//! cache line that is written when a token is published and at no other time. Only if they differ, `ArcSwap` loads the
-//! newer snapshot, with the acquire that makes its contents visible. A request that still finds the older pointer is a
-//! request that came a moment sooner.
+//! **Which token is current?** The reader keeps the last [`Snapshot`] and compares its pointer with the published one.
+//! That is a relaxed load of a cache line that is written only when a snapshot is published. If the pointers differ,
+//! `ArcSwap` loads the new snapshot, with the acquire ordering that makes its contents visible. A request that still
+//! reads the old pointer behaves as if it had come a moment sooner.
 //!
-//! *Fresh*: one reading of the coarse clock, compared with a time until which the snapshot is known to be fresh:
-//! [`fresh_until`](Snapshot::fresh_until), 100 ms ahead at most, and never past due. A later request reads both real
-//! clocks, and moves that time on for all.
+//! **Is it fresh?** The reader reads the coarse clock once, and compares it with
+//! [`fresh_until`](Snapshot::fresh_until). Until that time the token is known to be fresh. The time is 100 ms ahead at
+//! most, and never later than the time at which the token is due. After it, one request reads both real clocks and
+//! moves it forward for all readers.
 //!
-//! Counts that several threads write cost more than everything else here, so a reader counts as little as possible. A
-//! service that is cloned for one request borrows the snapshot and keeps nothing. One that is called again keeps the
-//! snapshot; a moment later it copies the time, and the token too, because cloning a header value counts references. From
-//! then on its requests write to nothing that another thread reads.
+//! A reference count that several threads write costs more than everything else here. So a reader avoids them:
+//! - A service that is cloned for one request borrows the snapshot and keeps nothing.
+//! - A service that is called again keeps the snapshot. A moment later it also copies `fresh_until` and the token,
+//!   because cloning a header value writes its reference count. From then on its requests write nothing that another
+//!   thread reads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,32 +31,33 @@ use crate::clock::{self, Clock};
 use crate::schedule::Phase;
 use crate::token::{SessionId, Token, TokenId};
 
-/// What requests look at. Replaced whole; only `fresh_until` changes.
+/// What requests read. It is replaced as a whole, except that `fresh_until` changes in place.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     pub(crate) view: Arc<View>,
-    /// Until when the token is known to be fresh, in ticks of the coarse clock.
+    /// The time until which the token is known to be fresh, in ticks of the coarse clock.
     ///
-    /// Ordering: relaxed, because the time is true of the snapshot that it lies in, whatever else the reader has seen. If
-    /// two readers write it at once, both times are right.
+    /// Ordering: relaxed, because the time depends only on the snapshot that contains it. If two readers write it at
+    /// once, both values are correct.
     fresh_until: AtomicU64,
 }
 
-/// Where the snapshots of one cache are published, and the clock that they are read by.
+/// Gives a reader the published snapshot of one cache, and the cache's clock.
 pub(crate) trait SnapshotSource {
     fn snapshot(&self) -> &ArcSwap<Snapshot>;
     fn clock(&self) -> &Clock;
 }
 
-/// One service's view of one cache: that of its owner, for all its life.
+/// One service's view of its owner's cache. It never changes to another cache.
 pub(crate) struct Reader<O> {
     owner: Arc<O>,
     /// Whether no other reader has this `owner`.
     owner_is_private: bool,
+    /// Whether the service was called before.
     called: bool,
     seen: Option<arc_swap::Cache<Owned<O>, Arc<Snapshot>>>,
     check: Option<CachedCheck>,
-    /// The token with a header value that no other service counts.
+    /// A copy of the token, whose header value has a reference count of its own.
     local: Option<Box<Token>>,
 }
 
@@ -61,28 +65,28 @@ pub(crate) struct Reader<O> {
 #[derive(Clone, Copy)]
 struct CachedCheck {
     generation: u64,
-    /// Until when the real clocks are not read, in ticks of the coarse clock.
+    /// The time until which the real clocks are not read, in ticks of the coarse clock.
     until: u64,
 }
 
-/// A token that can be sent.
+/// A usable token.
 pub(crate) struct Usable {
     pub(crate) value: HeaderValue,
     pub(crate) token: TokenId,
     pub(crate) freshness: Freshness,
 }
 
-/// How a token that can be sent was found.
+/// The freshness of a usable token.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Freshness {
-    /// `seen_before`: not for the first time, so this service is kept.
+    /// `seen_before`: this reader has checked the token before, so its service lives for more than one request.
     Fresh {
         seen_before: bool,
     },
     Due,
 }
 
-/// The way from an owner to its snapshot, for `arc_swap::Cache`.
+/// Dereferences an owner to its snapshot, as `arc_swap::Cache` requires.
 struct Owned<O>(Arc<O>);
 
 // === impl Snapshot ===
@@ -92,12 +96,12 @@ impl Snapshot {
         Self { view, fresh_until: AtomicU64::new(0) }
     }
 
-    /// Checks by the real clocks, and moves on until when the token is known to be fresh.
+    /// Checks the token by the real clocks, and moves `fresh_until` forward.
     #[inline(never)]
     fn recheck(&self, current: &CurrentToken, clock: &Clock, tick: Option<u64>) -> Option<Freshness> {
         let now = clock.now();
         if let Some(tick) = tick {
-            let until = tick.saturating_add(clock::ticks(current.window.sure_for(now)));
+            let until = tick.saturating_add(clock::ticks(current.window.recheck_after(now)));
             self.fresh_until.store(until, Ordering::Relaxed);
         }
         Freshness::of(current.window.phase(now))
@@ -123,12 +127,12 @@ impl<O: SnapshotSource> Reader<O> {
         &self.owner
     }
 
-    /// Which session a request begins in that finds no usable token.
+    /// The session of a request that finds no usable token.
     pub(crate) fn session(&self) -> SessionId {
         self.owner.snapshot().load().view.session
     }
 
-    /// A token that can be sent now.
+    /// Returns the usable token, if there is one.
     #[inline(always)]
     pub(crate) fn usable(&mut self) -> Option<Usable> {
         let Some(seen) = &mut self.seen else { return self.borrow() };
@@ -147,7 +151,7 @@ impl<O: SnapshotSource> Reader<O> {
         Some(Usable { value: token.header_value().clone(), token: id, freshness })
     }
 
-    /// The first call, and nearly always the only one: the snapshot is given back.
+    /// Handles the first call without keeping the snapshot, because it is nearly always the only call.
     #[inline(never)]
     fn borrow(&mut self) -> Option<Usable> {
         if self.called {
@@ -166,7 +170,7 @@ impl<O: SnapshotSource> Reader<O> {
         Some(Usable { value: current.token.header_value().clone(), token: current.token.id(), freshness })
     }
 
-    /// Gives a service that is kept an owner of its own, so that it writes to no count that others write to as well.
+    /// Gives a long-lived service its own copy of the owner, so that it shares no reference count with other services.
     #[cold]
     pub(crate) fn detach(&mut self)
     where
@@ -179,14 +183,14 @@ impl<O: SnapshotSource> Reader<O> {
     }
 }
 
-/// A clone is nearly always for one request: what its original has seen stays with that.
+/// A clone starts empty, because it nearly always serves one request.
 impl<O: SnapshotSource> Clone for Reader<O> {
     fn clone(&self) -> Self {
         Self::new(Arc::clone(&self.owner))
     }
 }
 
-/// A service that is kept comes here ten times a second. Its second check of a token copies the token.
+/// Checks the token of a long-lived service, up to ten times a second. The second check of a token copies the token.
 #[inline(never)]
 fn check(
     cached: &mut Option<CachedCheck>,

@@ -1,7 +1,7 @@
-//! The session: what the cache holds, what a caller needs, and what each event does. Pure decisions.
+//! The session: a state machine that decides what callers get and when the cache fetches.
 //!
-//! Nothing here locks, awaits, reads a clock or draws a random number: time and jitter are arguments. The driver takes the
-//! lock, asks the session, runs the single flight, feeds the outcome back and publishes the [`View`].
+//! Nothing here locks, awaits, reads a clock or draws a random number. Time and jitter are arguments. The driver locks
+//! the session, asks it what to do, does that, reports the outcome to the session, and publishes its [`View`].
 //!
 //! # The life of a session
 //! ```text
@@ -15,19 +15,22 @@
 //!                             the run in flight may still              no run is accepted;
 //!                             rotate the refresh token                 the refresh token is revoked
 //! ```
-//! `on_closed` is independent of these: a closed cache starts no run and serves the token that it holds.
+//! `on_closed` does not change this state. A closed cache starts no run, and serves the token that it holds until it
+//! expires.
 //!
 //! # Three numbers
-//! - A **session** is one login. A request belongs to the session in which it began, and never goes out with the token of
-//!   another. Each sign-out and each other person's login begins a new one.
-//! - An **epoch** counts sources. A run that was started for an older source is discarded.
-//! - A **generation** counts tokens. A rejection names the token that was rejected, and does nothing unless that token is
-//!   the current one.
+//! - A **session** is one login. A request belongs to the session in which it began, and never carries the token of
+//!   another session. A sign-out begins a new session, and so does the login of another person.
+//! - The **epoch** counts sources. The result of a run for an older source is discarded.
+//! - The **generation** counts tokens. A rejection names a token, and has no effect unless that token is the current
+//!   one.
 //!
-//! # A young token that is rejected
-//! An API whose clock is behind rejects a token for its first seconds, and so does a server that has not heard of it yet. The
-//! token before it is still good then. So the session keeps it until it expires, and puts it back into use for a moment;
-//! then the newer is tried again. Only if there is none, or the API rejects that one as well, the rejection counts.
+//! # The fallback: when an API rejects a young token
+//! An API may reject a token in its first seconds, because the API's clock is behind or because not all of its servers
+//! know the token. Then the previous token is still valid. So the session keeps the previous token until it expires.
+//! When an API rejects a young token, the session makes the previous token current for some seconds, as a *fallback*.
+//! After that it makes the newer token current again. The rejection counts only if there is no previous token, or if
+//! the API rejects that one, too.
 
 use std::mem;
 use std::sync::Arc;
@@ -38,7 +41,7 @@ use http::HeaderValue;
 use crate::error::Error;
 #[cfg(feature = "store")]
 use crate::error::StoreProblem;
-use crate::schedule::{self, DualInstant, Futility, Phase, RefreshPolicy, RejectionBudget, Sign, Window};
+use crate::schedule::{self, DualInstant, Phase, RefreshPolicy, RejectionBackoff, RejectionBudget, Sign, Window};
 use crate::secret::Secret;
 use crate::source::Reason;
 #[cfg(feature = "store")]
@@ -53,22 +56,22 @@ pub(crate) struct Session {
     lifecycle: Lifecycle,
     closed: bool,
     epoch: u64,
-    /// Of the newest token that was published.
+    /// The generation of the newest published token.
     generation: u64,
-    /// When the newest token was asked for.
+    /// When the newest token was requested.
     asked: Option<DualInstant>,
     /// The newest generation that an API rejected.
     rejected: u64,
     rejections: RejectionBudget,
-    /// Boxed, as the other token, because most sessions never need them.
+    /// Boxed like `other`, because most sessions need neither.
     history: Option<Box<RejectionHistory>>,
-    /// The other token that can be sent: the one before the current, or, while that one stands in, the newer.
-    stand_by: Option<Box<CurrentToken>>,
-    /// Whether the former of both was marked as rejected: then it is only of use if the newer did not help.
-    former_is_suspect: bool,
+    /// The second usable token: the previous one, or, while that one is the fallback, the newer one.
+    other: Option<Box<CurrentToken>>,
+    /// Whether the older of the two was rejected. Then it is a fallback only if the newer one did not help.
+    previous_is_suspect: bool,
     /// The newest run that was started.
     started_run: u64,
-    /// The newest run whose answer was accepted.
+    /// The newest run whose result was accepted.
     accepted_run: u64,
     /// The newest token of the source, published or not.
     newest: Option<Token>,
@@ -77,75 +80,75 @@ pub(crate) struct Session {
     shared: SharedState,
 }
 
-/// What rejections have taught.
+/// The past rejections of this cache's tokens.
 #[derive(Debug, Default)]
 struct RejectionHistory {
-    /// Of rejections by a standard sign, and by one that a setting added.
-    futility: [Futility; 2],
-    /// The newest token, if it was fetched because the one before it was rejected.
+    /// The backoff of each [`Sign`], in the order of its variants.
+    backoffs: [RejectionBackoff; 2],
+    /// The newest token, if it was fetched because the previous one was rejected.
     replacement: Option<Replacement>,
-    /// The newest generation that a former token stood in for. The API accepts it later.
+    /// The newest generation that a fallback replaced for some seconds. The API is expected to accept it later.
     early: u64,
-    /// When `rejected` was rejected last, and whether it was young then.
+    /// When `rejected` was last rejected, and whether it was young then.
     rejected_at: (DualInstant, bool),
-    /// Of the response that rejected the current token last.
+    /// The challenges of the last response that rejected the current token.
     challenges: Vec<HeaderValue>,
 }
 
-/// What is known of the record that processes share.
+/// What this process knows about the record that processes share.
 #[cfg(feature = "store")]
 #[derive(Debug, Default)]
 struct SharedState {
-    /// The newest record that this process saw or made.
+    /// The newest record that this process read or wrote.
     known: Option<Record>,
     /// Why `known` may not be in the store.
     unsaved: Option<Error>,
     /// The epoch whose login `known` belongs to.
     epoch: u64,
-    /// Whether another process ended the session, and not a call of this cache.
+    /// Whether another process ended the session, instead of a call to this cache.
     ended_elsewhere: bool,
 }
 
-/// Who looks at a record, and for what.
+/// One look at the record: its purpose and its circumstances.
 #[cfg(feature = "store")]
 pub(crate) struct Look<'a> {
-    /// The run that looks; `None`: nobody waits.
+    /// The run that looks. It is `None` for a look in the background, for which no caller waits.
     pub(crate) run: Option<Run>,
-    /// The digest of what shapes this process's tokens.
+    /// The digest of everything that determines this process's tokens.
     pub(crate) identity: &'a Digest,
-    /// The refresh token that this process's source begins with, if it does.
+    /// The first refresh token of this process's source, if it has one.
     pub(crate) seed: Option<&'a Secret>,
-    /// The generation that the looker held when it began. A newer one is what it looks for.
+    /// The generation that was current when the run began. The run needs a newer one.
     pub(crate) generation: u64,
     pub(crate) policy: &'a RefreshPolicy,
     pub(crate) now: DualInstant,
     pub(crate) jitter: f64,
 }
 
-/// What a record is to this process.
+/// What the record means for this process.
 #[cfg(feature = "store")]
 #[derive(Debug)]
 pub(crate) enum Finding {
-    /// There is a token that the looker can use; `adopted` if the record brought it.
+    /// There is a usable token. `adopted`: this look took it from the record.
     Usable { token: Token, adopted: bool },
-    /// There is no session for this process.
+    /// The session has ended.
     Ended(Error),
-    /// The record belongs to someone else.
-    Foreign(Error),
-    /// The token has to be fetched: with the refresh token of `base`, over the record that was found.
+    /// The record belongs to another identity, such as another user.
+    OtherIdentity(Error),
+    /// A token has to be fetched with the refresh token of `base`. The new record follows `base`.
     Fetch { base: Record, is_login: bool },
-    /// The record is missing or older than this one, which is to be written again.
+    /// The record is missing or out of date. This newer one has to be written again.
     Lost(Record),
-    /// What was found is not wanted: the source was replaced, or the session signed out.
+    /// The record is ignored, because the source was replaced or the session signed out.
     Discarded,
 }
 
-/// What requests see of the session. Published whole, never changed.
+/// What requests see of the session. It is immutable, and each change publishes a new one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct View {
     pub(crate) session: SessionId,
     pub(crate) current: Option<CurrentToken>,
-    /// The failure of the last fetch, if it failed. Most do not, so it takes no space in those.
+    /// The failure of the last fetch, if it failed. Behind a pointer, because most views have none.
     pub(crate) failure: Option<Arc<Failure>>,
 }
 
@@ -153,28 +156,28 @@ pub(crate) struct View {
 pub(crate) struct CurrentToken {
     pub(crate) token: Token,
     pub(crate) window: Window,
-    /// When this text was published for the first time.
+    /// When this access token was first published.
     pub(crate) published_at: DualInstant,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) error: Error,
-    /// No fetch is made before, unless a caller asks for one.
+    /// When the backoff ends. Until then only [`Demand::Fetched`] starts a fetch.
     pub(crate) retry_at: DualInstant,
-    /// How many fetches in a row have failed in the same way.
+    /// How many fetches in a row have failed in the same way: denied, or otherwise.
     streak: u32,
-    /// How many fetches in a row have failed, in whatever way.
+    /// How many fetches in a row have failed for any reason.
     fetches: u32,
 }
 
-/// A token that was fetched because the one before it was rejected.
+/// A token that was fetched because the previous one was rejected.
 #[derive(Clone, Copy, Debug)]
 struct Replacement {
     generation: u64,
     sign: Sign,
     fetched_at: DualInstant,
-    /// Whether it helped: whether a request that was rejected before it was accepted with it. `None`: not known yet.
+    /// Whether the API accepted a retry with this token. `None`: not known yet.
     helped: Option<bool>,
 }
 
@@ -187,22 +190,22 @@ enum Lifecycle {
 
 /// The newest refresh token, and whether it is saved.
 ///
-/// Saves are numbered by the refresh token that they save: `newest` counts refresh tokens over the life of the cache.
+/// Refresh tokens are numbered over the life of the cache. A save has the number of its refresh token.
 #[derive(Debug, Default)]
 struct Rotation {
     refresh_token: Option<Secret>,
-    /// The run that reported it before its answer was complete.
+    /// The run whose source reported it before it returned a token.
     reported_by: Option<u64>,
     /// The number of `refresh_token`.
     newest: u64,
-    /// The number of the refresh token that was saved last.
+    /// The number of the last saved refresh token.
     saved: u64,
-    /// The refresh tokens up to this number belong to former sources.
+    /// The refresh tokens up to this number belong to previous sources.
     forgotten: u64,
-    /// How many saves were begun.
+    /// How many saves have begun.
     attempts: u64,
-    /// The attempt that has not ended, and when it counts as lost. Boxed, as the error: both are rare and short-lived, and
-    /// there may be a session for each of a million keys.
+    /// The save in flight, and when it counts as lost. It and the error are boxed, because both are rare and there may
+    /// be a session for each of a million keys.
     saving: Option<Box<(u64, DualInstant)>>,
     not_saved: Option<Box<Error>>,
 }
@@ -210,23 +213,23 @@ struct Rotation {
 /// What a caller needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Demand {
-    /// Any token that can be sent.
+    /// Any usable token.
     Usable,
-    /// A token that is not due yet: a refresh ahead of time.
+    /// A token that is not due yet. This refreshes the token ahead of time.
     Fresh,
-    /// A token that can be sent and is newer than this generation, which was rejected; by a response with this sign, or,
-    /// without one, as a user says.
+    /// A usable token that is newer than this rejected generation. The sign is that of the rejecting response. It is
+    /// `None` if the user reported the rejection.
     NewerThan(u64, Option<Sign>),
     /// The result of a fetch that ends after this call.
     Fetched,
 }
 
-/// How a demand is met.
+/// What the driver does for a demand.
 #[derive(Debug)]
 pub(crate) enum Decision {
     Use(Token),
     Fail(Error),
-    /// Rejections have caused as many refreshes as they may.
+    /// Fail, because rejections may cause no further refresh now.
     OverBudget,
     /// Wait for the run in flight.
     Join,
@@ -238,18 +241,18 @@ pub(crate) enum Decision {
 pub(crate) struct FetchPlan {
     pub(crate) epoch: u64,
     pub(crate) reason: Reason,
-    /// What said that the token was rejected, if a response said so.
+    /// The sign of the response that rejected the token, if one did.
     pub(crate) sign: Option<Sign>,
 }
 
-/// A run of the single flight, and what it is for.
+/// A run of the single flight, and its purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
     pub(crate) number: u64,
     pub(crate) plan: FetchPlan,
 }
 
-/// When a fetch was asked for and answered, and the jitter that is drawn for it, from 0 to 1.
+/// When a fetch began and ended, and its jitter, from 0 to 1.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timing {
     pub(crate) asked: DualInstant,
@@ -257,50 +260,50 @@ pub(crate) struct Timing {
     pub(crate) jitter: f64,
 }
 
-/// What the end of a fetch did.
+/// The effect of a fetch that ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Fetched {
         token: Token,
-        /// How long the token before it could still have been sent.
+        /// How long the previous token was still usable.
         remaining: Duration,
     },
     Failed {
         error: Error,
-        /// What the waiters get: the error, or the token that is held.
+        /// What the waiters get: the error, or the current token.
         answer: Result<Token, Error>,
         backoff: Duration,
     },
-    /// The result is not wanted: of a former source, of a session that ended, or overtaken by a newer run.
+    /// The result is ignored, because the source was replaced, the session ended, or a newer run was faster.
     Discarded,
 }
 
-/// What a rejection did.
+/// The effect of a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rejection {
-    /// Nothing: this cache did not issue the token.
+    /// None, because this cache did not issue the token.
     Unknown,
-    /// Nothing: the session of the token has ended.
+    /// None, because the token's session has ended.
     SessionEnded,
-    /// Nothing: the token was replaced before.
+    /// None, because the token was replaced before.
     Superseded,
-    /// The token is young, and the one before it was put back into use, or takes its turn again; `first` if for the first
-    /// time.
-    StandIn { first: bool },
-    /// Nothing: the token may not have reached every server of the API yet. The request waits this long.
+    /// The session switched to the previous token, or back to the newer one. `first`: to the previous token, and for
+    /// the first time.
+    Fallback { first: bool },
+    /// None, because the token may not have reached every server of the API. The request waits this long.
     Early(Duration),
-    /// The current token is suspect until it is replaced; `first` if it was not so before.
+    /// The current token is suspect until it is replaced. `first`: it was not suspect before.
     Marked { first: bool },
 }
 
-/// What the rotated refresh token needs.
+/// The next step to save the newest refresh token.
 #[derive(Debug)]
 pub(crate) enum SaveStep {
-    /// Nothing: it is saved, or there is none.
+    /// None, because it is saved or there is none.
     Done,
-    /// To be saved; the ticket is for [`Session::on_saved`].
+    /// The driver saves it, and passes the ticket to [`Session::on_saved`].
     Save(SaveTicket, RotatedToken),
-    /// Another save has not ended. It counts as lost from this moment on.
+    /// The driver waits for another save, which counts as lost at this time.
     Wait(DualInstant),
 }
 
@@ -308,81 +311,86 @@ pub(crate) enum SaveStep {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SaveTicket {
     attempt: u64,
-    /// Of the refresh token.
+    /// The number of the refresh token.
     number: u64,
 }
 
 /// A new refresh token, to be saved.
 ///
-/// What [`on_rotation`](crate::TokenCacheBuilder::on_rotation) is called with.
+/// The cache passes it to [`on_rotation`](crate::TokenCacheBuilder::on_rotation).
 #[derive(Clone, Debug)]
 pub struct RotatedToken {
     refresh_token: Secret,
     token: Option<Token>,
 }
 
-/// What a cache holds and does, for health checks. Holds no secret.
+/// The state of a cache, for health checks. It contains no secret.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Status {
-    /// How far the token's life has gone; `None` without a token.
+    /// The phase of the token's life, or `None` without a token.
     pub phase: Option<Phase>,
-    /// The token's generation; 0 before the first.
+    /// The token's generation, or 0 before the first token.
     pub generation: u64,
-    /// How long the token can still be sent; `None` without a token.
+    /// How long the token is still usable, or `None` without a token.
     pub usable_for: Option<Duration>,
-    /// Whether an API rejected this token. It is still sent until it is replaced.
+    /// Whether an API rejected this token. Requests carry it until it is replaced.
     pub suspect: bool,
     /// Whether a fetch is in flight.
     pub fetching: bool,
-    /// Why the last fetch failed; `None` if it succeeded.
+    /// Why the last fetch failed, or `None` if it succeeded.
     pub last_failure: Option<Error>,
-    /// How long no fetch is made because the last one failed; `None` if the next request may fetch.
+    /// How long the backoff after a failure lasts, or `None` if the next request may fetch.
     pub next_attempt_in: Option<Duration>,
-    /// Why the newest refresh token is not saved, if [`on_rotation`](crate::TokenCacheBuilder::on_rotation) failed.
+    /// Why [`on_rotation`](crate::TokenCacheBuilder::on_rotation) did not save the newest refresh token, if it failed.
     pub not_saved: Option<Error>,
     /// Whether the cache was shut down.
     pub closed: bool,
     /// Whether the session was [signed out](crate::TokenCache::sign_out).
     pub signed_out: bool,
-    /// The session that processes share; `None` if it is this process's alone.
+    /// The shared session, or `None` if processes do not share it.
     #[cfg(feature = "store")]
     pub store: Option<StoreStatus>,
 }
 
-/// What a cache knows of the session that it shares.
+/// What a cache knows about its shared session.
 #[cfg(feature = "store")]
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct StoreStatus {
-    /// Why the store did not do what it was asked the last time; `None` if it did.
+    /// Why the last operation of the store failed, or `None` if it succeeded.
     pub error: Option<Error>,
-    /// Why the newest token and refresh token are in this process only; `None` if they are in the store.
+    /// Why the newest tokens are only in this process, or `None` if they are in the store.
     pub unsaved: Option<Error>,
-    /// How long ago the record was seen; `None` before the first look.
+    /// How long ago the cache read the record, or `None` before the first time.
     pub looked: Option<Duration>,
-    /// The number of the newest record that this process knows; 0 before the first. Processes that share a session know the
-    /// same number, unless they have not looked yet.
+    /// The number of the newest record that this process knows, or 0 before the first.
+    ///
+    /// All processes that share a session know the same number once each has read the newest record.
     pub serial: u64,
 }
 
-/// What a fetched token is, compared with the current one.
+/// A fetched token, compared with the current one.
 enum Evaluation {
     New(Token, Window),
-    /// The current token again, and why the issuer is not asked again at once.
+    /// The current token again, and the error that starts the backoff.
     Unchanged(Token, Error),
 }
 
 // === impl RotatedToken ===
 
 impl RotatedToken {
-    /// The refresh token to save. The one before it may be spent.
+    /// Returns the refresh token to save.
+    ///
+    /// The issuer may no longer accept the previous one.
     pub fn refresh_token(&self) -> &Secret {
         &self.refresh_token
     }
 
-    /// The newest token, with this refresh token: what came with it, or the token before if the issuer's answer held
-    /// nothing else of use. `None` if there was no token before.
+    /// Returns the newest token, with this refresh token.
+    ///
+    /// It is the token that came with the refresh token. If the issuer's response contained no usable token, it is the
+    /// previous one, or `None` if there was none.
     pub fn token(&self) -> Option<&Token> {
         self.token.as_ref()
     }
@@ -391,7 +399,7 @@ impl RotatedToken {
 // === impl View ===
 
 impl View {
-    /// The current token, if it can be sent.
+    /// The current token, if it is usable.
     pub(crate) fn usable_at(&self, now: DualInstant) -> Option<(&CurrentToken, Phase)> {
         let current = self.current.as_ref()?;
         match current.window.phase(now) {
@@ -400,18 +408,18 @@ impl View {
         }
     }
 
-    /// The same without what is known of it.
+    /// The current token alone, if it is usable.
     pub(crate) fn usable_token(&self, now: DualInstant) -> Option<Token> {
         self.usable_at(now).map(|(current, _)| current.token.clone())
     }
 
-    /// The failure whose backoff is not over.
+    /// The failure whose backoff has not ended.
     pub(crate) fn active_backoff(&self, now: DualInstant) -> Option<&Failure> {
         self.failure.as_deref().filter(|failure| !failure.retry_at.is_past(now))
     }
 
     fn remaining(&self, now: DualInstant) -> Duration {
-        self.current.as_ref().map_or(Duration::ZERO, |current| current.window.left(now))
+        self.current.as_ref().map_or(Duration::ZERO, |current| current.window.remaining(now))
     }
 }
 
@@ -429,8 +437,8 @@ impl Session {
             rejected: 0,
             rejections: RejectionBudget::default(),
             history: None,
-            stand_by: None,
-            former_is_suspect: false,
+            other: None,
+            previous_is_suspect: false,
             started_run: 0,
             accepted_run: 0,
             newest: None,
@@ -465,7 +473,7 @@ impl Session {
         self.view.failure.as_ref().map_or(0, |failure| failure.fetches)
     }
 
-    /// Whether the newest refresh token is nowhere but here.
+    /// Whether only this session holds the newest refresh token.
     #[cfg(feature = "keyed")]
     pub(crate) fn holds_unsaved_refresh_token(&self) -> bool {
         self.rotation.refresh_token.is_some() && self.rotation.saved < self.rotation.newest
@@ -477,7 +485,7 @@ impl Session {
         Status {
             phase: current.as_ref().map(|current| current.window.phase(now)),
             generation: current.as_ref().map_or(0, |current| current.token.generation()),
-            usable_for: current.as_ref().map(|current| current.window.left(now)),
+            usable_for: current.as_ref().map(|current| current.window.remaining(now)),
             suspect: current.as_ref().is_some_and(|current| current.token.generation() == self.rejected),
             fetching,
             last_failure: failure.as_ref().map(|failure| failure.error.clone()),
@@ -490,10 +498,9 @@ impl Session {
         }
     }
 
-    // --- what a caller needs ---
+    // --- decisions ---
 
-    /// Decides how a demand is met, for a caller that began in this session. `in_flight`: a run is in flight that the
-    /// caller can join.
+    /// Decides what to do for a demand of a caller that began in `session`. `in_flight`: the caller can join a run.
     pub(crate) fn decide(
         &self,
         demand: Demand,
@@ -502,7 +509,7 @@ impl Session {
         now: DualInstant,
         in_flight: bool,
     ) -> Decision {
-        // Also with a run in flight: its token is not for this caller.
+        // This comes before `Join`, because the token of a run in flight belongs to another session.
         if session != self.view.session || self.lifecycle != Lifecycle::Active {
             return Decision::Fail(Error::signed_out());
         }
@@ -527,7 +534,7 @@ impl Session {
             (Demand::Fetched, _) => Reason::Asked,
             (Demand::NewerThan(..), Some(_)) => Reason::Rejected,
             (_, Some(_)) => Reason::Due,
-            // A token that has ended would be replaced without a rejection, too.
+            // An expired token would be replaced without a rejection, too.
             (_, None) if self.view.current.is_some() => Reason::Expired,
             (_, None) => Reason::First,
         };
@@ -535,16 +542,17 @@ impl Session {
             Demand::NewerThan(_, sign) if reason == Reason::Rejected => sign,
             _ => None,
         };
-        let in_vain =
-            sign.zip(self.history.as_ref()).is_some_and(|(sign, history)| history.futility[sign as usize].forbids(now));
-        if reason == Reason::Rejected && (in_vain || !self.rejections.has_room(policy, now)) {
+        let is_suspended = sign
+            .zip(self.history.as_ref())
+            .is_some_and(|(sign, history)| history.backoffs[sign as usize].is_active(now));
+        if reason == Reason::Rejected && (is_suspended || !self.rejections.has_capacity(policy, now)) {
             return Decision::OverBudget;
         }
         Decision::Start(FetchPlan { epoch: self.epoch, reason, sign })
     }
 
-    /// How long a run waits before it calls the source, because tokens with a tiny lifetime would cause a call for each
-    /// request.
+    /// How long a run waits before it calls the source. Without a pause, tokens with a tiny lifetime would cause a call
+    /// for each request.
     pub(crate) fn pause_before(&self, plan: FetchPlan, now: DualInstant) -> Duration {
         let is_for_its_age = matches!(plan.reason, Reason::Due | Reason::Expired);
         let aged = self.view.current.as_ref().filter(|_| is_for_its_age);
@@ -552,22 +560,22 @@ impl Session {
         next.map_or(Duration::ZERO, |next| next.wait(now))
     }
 
-    /// A run was started as [`decide`](Self::decide) said.
+    /// The driver started the run that [`decide`](Self::decide) returned.
     pub(crate) fn on_started(&mut self, run: Run, policy: &RefreshPolicy, now: DualInstant) {
         self.started_run = run.number;
         if run.plan.reason == Reason::Rejected {
-            self.rejections.spend(policy, now);
+            self.rejections.record(policy, now);
         }
     }
 
-    /// A caller was told that rejections have used their budget; returns whether it is the first within the window.
+    /// A caller failed because the rejection budget is exhausted. Returns whether it is the first within the window.
     pub(crate) fn on_over_budget(&mut self, policy: &RefreshPolicy, now: DualInstant) -> bool {
         self.rejections.report(policy, now)
     }
 
     // --- rejection ---
 
-    /// An API rejected this token, by a response with this sign, or, without one, as a user says.
+    /// An API rejected this token, as a response with this sign says, or as the user reported if there is no sign.
     pub(crate) fn on_rejected(&mut self, token: TokenId, sign: Option<Sign>, now: DualInstant) -> Rejection {
         let session = self.view.session;
         if token.session != session {
@@ -576,24 +584,24 @@ impl Session {
         }
         let newest = self.generation;
         let Some(current) = self.view.current.as_ref().filter(|current| current.token.id() == token) else {
-            // A request that was on its way says that the token before the current one is not good any more.
+            // A rejected request may have carried the previous token. Then that token is no fallback any more.
             let is_dead = |other: &mut Box<CurrentToken>| {
                 other.token.id() == token && token.generation < newest && !schedule::is_young(other.published_at, now)
             };
-            self.stand_by.take_if(is_dead);
+            self.other.take_if(is_dead);
             return Rejection::Superseded;
         };
         let published_at = current.published_at;
         let is_young = schedule::is_young(published_at, now);
-        if self.stands_in() {
-            self.end_stand_in(is_young, now);
-            return Rejection::StandIn { first: false };
+        if self.uses_fallback() {
+            self.end_fallback(is_young, now);
+            return Rejection::Fallback { first: false };
         }
-        // What a setting adds may have other causes than the token's age, and a user knows better.
-        if sign == Some(Sign::Standard) && is_young && self.is_standing_by(now) {
+        // An added sign may have other causes than the token's age, and a user's report counts at once.
+        if sign == Some(Sign::Standard) && is_young && self.has_fallback(now) {
             let first = mem::replace(&mut self.history().early, token.generation) != token.generation;
             self.swap(now);
-            return Rejection::StandIn { first };
+            return Rejection::Fallback { first };
         }
         let is_early = is_young && self.history.as_ref().is_some_and(|history| history.early == token.generation);
         if sign.is_some()
@@ -610,63 +618,63 @@ impl Session {
         Rejection::Marked { first }
     }
 
-    /// Keeps the challenges of the rejection that has just been marked; returns the former ones, to be dropped after the lock.
+    /// Stores the challenges of the rejection that was just marked. Returns the previous ones, to drop after unlocking.
     pub(crate) fn keep_challenges(&mut self, challenges: Vec<HeaderValue>) -> Vec<HeaderValue> {
         mem::replace(&mut self.history().challenges, challenges)
     }
 
-    /// The challenges of the response that rejected the current token last, as they came.
+    /// The unparsed challenges of the last response that rejected the current token.
     pub(crate) fn challenges(&self) -> &[HeaderValue] {
         self.history.as_ref().map_or(&[], |history| &history.challenges)
     }
 
-    /// A request that was rejected went again with this token, and was rejected again. Returns the newer token that it was
-    /// sent with before, if that is to be replaced.
+    /// The API rejected a retry with this token.
+    ///
+    /// If this token was the fallback, returns the newer token if that one now has to be replaced.
     pub(crate) fn on_rejected_again(&mut self, token: TokenId, sign: Sign, now: DualInstant) -> Option<TokenId> {
         self.on_replacement_rejected(token, sign, now);
         let current = self.view.current.as_ref().filter(|current| current.token.id() == token)?;
-        if sign != Sign::Standard || !self.stands_in() || schedule::is_young(current.published_at, now) {
+        if sign != Sign::Standard || !self.uses_fallback() || schedule::is_young(current.published_at, now) {
             return None;
         }
-        // The API rejects both, so it is not for the age of the newer one.
-        self.end_stand_in(false, now);
+        // The API rejects both, so the age of the newer token is not the reason.
+        self.end_fallback(false, now);
         self.history().early = 0;
         let newer = self.view.current.as_ref()?;
         schedule::replication_lag(newer.published_at, false, now).is_none().then(|| newer.token.id())
     }
 
-    /// A request that was rejected went again with this token, and was accepted.
+    /// The API accepted a retry with this token.
     pub(crate) fn on_accepted(&mut self, token: TokenId) {
-        let Some(RejectionHistory { futility, replacement, .. }) = self.history.as_deref_mut() else { return };
+        let Some(RejectionHistory { backoffs, replacement, .. }) = self.history.as_deref_mut() else { return };
         if let Some(replacement) = replacement.as_mut().filter(|replacement| replacement.is(token)) {
             replacement.helped = Some(true);
-            futility[replacement.sign as usize] = Futility::default();
+            backoffs[replacement.sign as usize] = RejectionBackoff::default();
         }
     }
 
-    /// Ends the time in which a former token stands in. Returns whether the current token is another now.
+    /// Ends the fallback if its time is over. Returns whether the current token has changed.
     pub(crate) fn on_time(&mut self, now: DualInstant) -> bool {
-        let is_over = self.stands_in() && self.view.usable_at(now).is_none_or(|(_, phase)| phase != Phase::Fresh);
+        let is_over = self.uses_fallback() && self.view.usable_at(now).is_none_or(|(_, phase)| phase != Phase::Fresh);
         if is_over {
             self.swap(now);
         }
         is_over
     }
 
-    /// A token that was fetched because of a rejection was rejected, too: so the refresh was in vain, unless that was long
-    /// ago.
+    /// A token that replaced a rejected one was rejected, too. So the refresh did not help, unless it was long ago.
     fn on_replacement_rejected(&mut self, token: TokenId, sign: Sign, now: DualInstant) {
-        let unsettled = |replacement: &&mut Replacement| {
+        let undecided = |replacement: &&mut Replacement| {
             replacement.is(token) && replacement.sign == sign && replacement.helped.is_none()
         };
-        let Some(RejectionHistory { futility, replacement, .. }) = self.history.as_deref_mut() else { return };
-        if let Some(replacement) = replacement.as_mut().filter(unsettled) {
+        let Some(RejectionHistory { backoffs, replacement, .. }) = self.history.as_deref_mut() else { return };
+        if let Some(replacement) = replacement.as_mut().filter(undecided) {
             let helped = schedule::has_helped(sign, replacement.fetched_at, now);
             replacement.helped = Some(helped);
             if helped {
-                futility[sign as usize] = Futility::default();
+                backoffs[sign as usize] = RejectionBackoff::default();
             } else {
-                futility[sign as usize].add(sign, now);
+                backoffs[sign as usize].add(sign, now);
             }
         }
     }
@@ -675,42 +683,43 @@ impl Session {
         self.history.get_or_insert_default()
     }
 
-    /// Whether the current token is a former one that stands in for a newer.
-    fn stands_in(&self) -> bool {
+    /// Whether the current token is the fallback.
+    fn uses_fallback(&self) -> bool {
         let current = self.view.current.as_ref().map_or(0, |current| current.token.generation());
-        self.stand_by.as_ref().is_some_and(|other| other.token.generation() > current)
+        self.other.as_ref().is_some_and(|other| other.token.generation() > current)
     }
 
-    /// Whether there is a former token that can be sent and may be accepted.
-    fn is_standing_by(&self, now: DualInstant) -> bool {
+    /// Whether there is a usable previous token that the API may accept.
+    fn has_fallback(&self, now: DualInstant) -> bool {
         let replacement = self.history.as_ref().and_then(|history| history.replacement);
-        let is_in_vain =
+        let newer_did_not_help =
             replacement.is_some_and(|newer| newer.generation == self.generation && newer.helped == Some(false));
-        (!self.former_is_suspect || is_in_vain)
-            && self.stand_by.as_ref().is_some_and(|other| other.window.phase(now) != Phase::Expired)
+        (!self.previous_is_suspect || newer_did_not_help)
+            && self.other.as_ref().is_some_and(|other| other.window.phase(now) != Phase::Expired)
     }
 
-    /// The newer token takes its place again. `keep`: the former one may be of use once more.
-    fn end_stand_in(&mut self, keep: bool, now: DualInstant) {
+    /// Makes the newer token current again. `keep`: the previous one stays available as a fallback.
+    fn end_fallback(&mut self, keep: bool, now: DualInstant) {
         self.swap(now);
         if !keep {
-            self.stand_by = None;
+            self.other = None;
         }
     }
 
-    /// The current token and the other one change places. A former one stands in for a moment only.
+    /// Swaps the current token with the other one. A previous token becomes current for [some
+    /// seconds](Window::for_fallback).
     fn swap(&mut self, now: DualInstant) {
-        let other = self.stand_by.take().map(|other| *other);
-        self.stand_by = mem::replace(&mut Arc::make_mut(&mut self.view).current, other).map(Box::new);
-        let stands_in = self.stands_in();
-        if let Some(current) = Arc::make_mut(&mut self.view).current.as_mut().filter(|_| stands_in) {
-            current.window = current.window.standing_in(now);
+        let other = self.other.take().map(|other| *other);
+        self.other = mem::replace(&mut Arc::make_mut(&mut self.view).current, other).map(Box::new);
+        let uses_fallback = self.uses_fallback();
+        if let Some(current) = Arc::make_mut(&mut self.view).current.as_mut().filter(|_| uses_fallback) {
+            current.window = current.window.for_fallback(now);
         }
     }
 
     // --- the fetch ---
 
-    /// The source of this run reported a new refresh token; `false` if it is not wanted.
+    /// The source of this run reported a new refresh token. Returns `false` if the session ignores it.
     pub(crate) fn on_rotated(&mut self, run: Run, refresh_token: Secret) -> bool {
         if !self.accept(run) {
             return false;
@@ -720,13 +729,14 @@ impl Session {
         true
     }
 
-    /// The source of this run returned a token. Its refresh token is kept before anything else can fail. Returns the token
-    /// with the newest refresh token; `None` if the token is not wanted.
+    /// The source of this run returned a token. The session stores its refresh token before anything else can fail.
+    ///
+    /// Returns the token with the newest refresh token, or `None` if the session ignores it.
     pub(crate) fn on_received(&mut self, run: Run, token: Token) -> Option<Token> {
         if !self.accept(run) {
             return None;
         }
-        // A source that reported the refresh token need not put it into the token as well.
+        // A source that reported a refresh token may leave it out of the token.
         if token.refresh_token().is_some() || self.rotation.reported_by != Some(run.number) {
             self.rotation.replace(token.refresh_token());
         }
@@ -735,7 +745,7 @@ impl Session {
         Some(token)
     }
 
-    /// The token of this run, saved or not, takes the place of the current one.
+    /// Evaluates the token of this run, and publishes it if it is new. Its refresh token may be saved or not.
     pub(crate) fn on_fetched(&mut self, run: Run, token: Token, policy: &RefreshPolicy, timing: Timing) -> Outcome {
         if !self.wants(run) {
             return Outcome::Discarded;
@@ -770,7 +780,7 @@ impl Session {
 
     /// This run failed.
     pub(crate) fn on_failed(&mut self, run: Run, error: Error, timing: Timing) -> Outcome {
-        // A late failure says nothing about the run that replaced this one.
+        // The late failure of a replaced run is no failure of the newer run.
         if !self.wants(run) || run.number < self.started_run {
             return Outcome::Discarded;
         }
@@ -791,7 +801,7 @@ impl Session {
         Outcome::Failed { answer: Err(error.clone()), error, backoff }
     }
 
-    /// Adopts a token that no fetch of this cache brought.
+    /// Publishes a token that no fetch of this cache returned.
     pub(crate) fn on_adopted(&mut self, token: Token, window: Window, published_at: DualInstant) {
         self.publish(token, window, published_at);
     }
@@ -810,7 +820,7 @@ impl Session {
         self.shared.unsaved.as_ref()
     }
 
-    /// Whether this process has a login of its own that is not in a record yet.
+    /// Whether this process's login is not in a record yet.
     #[cfg(feature = "store")]
     pub(crate) fn has_new_login(&self) -> bool {
         self.shared.epoch != self.epoch
@@ -822,7 +832,7 @@ impl Session {
         self.shared.ended_elsewhere
     }
 
-    /// A record was found, or none. Adopts what is newer than what this process holds, and decides what is left to do.
+    /// The store returned this record, or none. Adopts a newer record, and returns what it means for this process.
     #[cfg(feature = "store")]
     pub(crate) fn on_found(&mut self, found: Option<&Record>, look: &Look<'_>) -> Finding {
         let wanted = look.run.is_none_or(|run| self.is_newest(run));
@@ -834,12 +844,12 @@ impl Session {
             Some(record) if record.identity != *look.identity => {
                 let ended = matches!(record.state, State::Ended(_));
                 if !ended || self.shared.known.is_some() && !self.has_new_login() {
-                    return Finding::Foreign(Error::shared(
+                    return Finding::OtherIdentity(Error::shared(
                         "the record under this key belongs to another user, tenant, scope, client or issuer; give each session a key of its own",
                         StoreProblem::Permanent,
                     ));
                 }
-                // Another's session that has ended makes room for this one.
+                // The session of another identity has ended, so a new login may replace its record.
                 return self.new_login(Some(record), look);
             }
             found => found,
@@ -861,7 +871,7 @@ impl Session {
         }
     }
 
-    /// A login of this process is to be made.
+    /// Returns a new login for a run. A look in the background does not log in.
     #[cfg(feature = "store")]
     fn new_login(&self, found: Option<&Record>, look: &Look<'_>) -> Finding {
         match look.run {
@@ -870,24 +880,24 @@ impl Session {
         }
     }
 
-    /// Whether the source of this process begins with a refresh token that no login of the record began with.
+    /// Whether this process's source begins with a refresh token with which no login in the record began.
     #[cfg(feature = "store")]
     fn brings_new_login(&self, found: Option<&Record>, look: &Look<'_>) -> bool {
         let (Some(found), Some(seed), None) = (found, look.seed, &self.shared.known) else { return false };
         !found.seeds.contains(&Digest::of_secret(seed))
     }
 
-    /// A record for a new login, which follows what was found and what is known.
+    /// The record of a new login. It is newer than the found and the known record.
     #[cfg(feature = "store")]
     pub(crate) fn login_over(&self, found: Option<&Record>, look: &Look<'_>) -> Record {
-        let former = |number: fn(&Record) -> u64| {
+        let previous = |number: fn(&Record) -> u64| {
             found.into_iter().chain(&self.shared.known).map(number).max().unwrap_or_default() + 1
         };
         let seeds = found.filter(|found| found.identity == *look.identity).map(|found| found.seeds.clone());
         let record = Record {
             identity: look.identity.clone(),
-            login: former(|record| record.login),
-            serial: former(|record| record.serial),
+            login: previous(|record| record.login),
+            serial: previous(|record| record.serial),
             seeds: seeds.unwrap_or_default(),
             state: State::Active { token: None, refresh_token: look.seed.cloned(), refreshing: None },
         };
@@ -901,7 +911,7 @@ impl Session {
         self.shared.unsaved = None;
         let State::Active { token, refresh_token, .. } = &record.state else { return self.on_ended(record, look) };
         if self.shared.ended_elsewhere {
-            // Another process has logged in anew.
+            // Another process has logged in again.
             self.shared.ended_elsewhere = false;
             self.lifecycle = Lifecycle::Active;
             self.rejected = self.generation;
@@ -919,13 +929,13 @@ impl Session {
             self.accepted_run = run.number;
             if run.plan.reason == Reason::Rejected {
                 // No token call was made.
-                self.rejections.refund();
+                self.rejections.remove_last();
             }
         }
         Finding::Usable { token: adopted, adopted: true }
     }
 
-    /// The window of a token of a record, if it can be sent and is not the one that was rejected.
+    /// The token of a record and its window, if it is usable and was not rejected.
     #[cfg(feature = "store")]
     fn adoptable<'a>(&self, saved: &'a SavedToken, look: &Look<'_>) -> Option<(&'a SavedToken, Window)> {
         let SavedToken { token, asked } = saved;
@@ -945,7 +955,7 @@ impl Session {
         if matches!(record.state, State::Ended(_)) {
             return self.on_ended(record, look);
         }
-        // Adopted by another look meanwhile.
+        // Another look has adopted it meanwhile.
         if let Some((current, _)) = self.view.usable_at(look.now)
             && current.token.generation() > look.generation
             && current.token.generation() != self.rejected
@@ -955,7 +965,7 @@ impl Session {
         Finding::Fetch { base: record, is_login: false }
     }
 
-    /// The session was ended by this or another process.
+    /// This or another process has ended the session.
     #[cfg(feature = "store")]
     fn on_ended(&mut self, record: Record, look: &Look<'_>) -> Finding {
         match record.state {
@@ -969,7 +979,7 @@ impl Session {
                 Finding::Ended(Error::signed_out())
             }
             _ if look.run.is_none() => Finding::Discarded,
-            // A source that can log in by itself does so.
+            // A source without a first refresh token can log in again by itself.
             _ if look.seed.is_none() => {
                 self.rotation.replace(None);
                 Finding::Fetch { base: self.login_over(Some(&record), look), is_login: true }
@@ -981,7 +991,7 @@ impl Session {
         }
     }
 
-    /// This process made a record: it is in the store, or `unsaved` says why it may not be.
+    /// This process made a record. `unsaved` says why it may not be in the store.
     #[cfg(feature = "store")]
     pub(crate) fn on_record_made(&mut self, run: Run, record: Record, unsaved: Option<Error>) {
         if run.plan.epoch != self.epoch {
@@ -994,7 +1004,7 @@ impl Session {
         }
     }
 
-    /// The record that this process knows was written again.
+    /// The driver wrote this lost record again.
     #[cfg(feature = "store")]
     pub(crate) fn on_restored(&mut self, record: &Record) {
         if self.shared.known.as_ref().is_some_and(|known| record.says_the_same(known)) {
@@ -1002,7 +1012,7 @@ impl Session {
         }
     }
 
-    /// The signing out of this process has ended the record, or `unsaved` says why it may not have.
+    /// The sign-out of this process ended the record. `unsaved` says why it may not be in the store.
     #[cfg(feature = "store")]
     pub(crate) fn on_record_ended(&mut self, epoch: u64, record: Record, unsaved: Option<Error>) {
         if self.epoch == epoch {
@@ -1012,13 +1022,13 @@ impl Session {
 
     // --- the refresh token ---
 
-    /// What the newest refresh token needs. A step that saves lasts until `deadline` at most.
+    /// Returns the next step to save the newest refresh token. A save counts as lost at `deadline`.
     pub(crate) fn begin_save(&mut self, now: DualInstant, deadline: DualInstant) -> SaveStep {
         let rotation = &mut self.rotation;
         let Some(refresh_token) = rotation.refresh_token.clone().filter(|_| rotation.saved < rotation.newest) else {
             return SaveStep::Done;
         };
-        // Invariant: two saves do not overlap, so that an older one never overwrites a newer.
+        // Invariant: saves do not overlap, so that an older one never overwrites a newer one.
         if let Some((_, until)) = rotation.saving.as_deref().copied()
             && !until.is_past(now)
         {
@@ -1031,31 +1041,35 @@ impl Session {
         SaveStep::Save(ticket, RotatedToken { refresh_token, token })
     }
 
-    /// A save ended; `None` if it was dropped half-way. Returns whether a newer refresh token has to be saved after it,
-    /// because this save may have overwritten it; and the error that is told no more, to be dropped after the lock.
+    /// A save ended. `result` is `None` if it was dropped before it ended.
+    ///
+    /// Returns whether a newer refresh token has to be saved, because this save may have overwritten it. Returns also
+    /// the error that is no longer reported, to drop after unlocking.
     pub(crate) fn on_saved(&mut self, ticket: SaveTicket, result: Option<Result<(), Error>>) -> (bool, Option<Error>) {
         let rotation = &mut self.rotation;
         let SaveTicket { attempt, number } = ticket;
         rotation.saving.take_if(|saving| saving.0 == attempt);
-        // A save that failed may have written all the same.
+        // A failed save of an older refresh token may have overwritten the newer one, which then counts as not saved.
         if number < rotation.saved || matches!(result, Some(Ok(()))) {
             rotation.saved = number;
         }
-        // A save of an older refresh token, or of a former source's, says nothing about the newest.
+        // The save of an older refresh token, or of a previous source's, does not change the status of the newest.
         let is_newest = number == rotation.newest && number > rotation.forgotten;
-        let former = match result {
+        let previous = match result {
             Some(result) if is_newest => {
                 mem::replace(&mut rotation.not_saved, result.err().map(Box::new)).map(|error| *error)
             }
             Some(result) => result.err(),
             None => None,
         };
-        (number < rotation.newest && rotation.refresh_token.is_some(), former)
+        (number < rotation.newest && rotation.refresh_token.is_some(), previous)
     }
 
     // --- sources, sessions and the end ---
 
-    /// The session ends: from now on no caller gets its token. Returns the epoch that the later steps of the sign-out name.
+    /// The session ends. From now on no caller gets its token.
+    ///
+    /// Returns the epoch, which is an argument of the later steps of the sign-out.
     pub(crate) fn on_sign_out(&mut self) -> u64 {
         if self.lifecycle == Lifecycle::Active {
             self.lifecycle = Lifecycle::SigningOut;
@@ -1065,12 +1079,14 @@ impl Session {
             self.shared.ended_elsewhere = false;
         }
         self.view = Arc::new(View { session: self.view.session.next(), ..View::default() });
-        self.stand_by = None;
+        self.other = None;
         self.epoch
     }
 
-    /// The run in flight at the sign-out has ended, or is overdue: no run is accepted any more. Returns the refresh token
-    /// to be revoked; it is forgotten by [`on_revoked`](Self::on_revoked), so that a dropped sign-out can be repeated.
+    /// The run in flight at the sign-out has ended, or its deadline has passed. From now on no result is accepted.
+    ///
+    /// Returns the refresh token to revoke. [`on_revoked`](Self::on_revoked) removes it, so that a dropped sign-out can
+    /// be repeated.
     pub(crate) fn on_run_ended(&mut self, epoch: u64) -> Result<Option<Secret>, Error> {
         if self.epoch != epoch {
             return Err(Error::login(
@@ -1081,8 +1097,9 @@ impl Session {
         Ok(self.rotation.refresh_token.clone())
     }
 
-    /// The refresh token was revoked, or could not be. Returns whether the source is to be forgotten, too: not if another
-    /// session began meanwhile.
+    /// The revocation of the refresh token has succeeded or failed. Removes all tokens.
+    ///
+    /// Returns whether to remove the source, too. If another session began meanwhile, nothing is removed.
     pub(crate) fn on_revoked(&mut self, epoch: u64) -> bool {
         let is_current = self.epoch == epoch;
         if is_current {
@@ -1091,8 +1108,10 @@ impl Session {
         is_current
     }
 
-    /// Another source takes the place of the present one, of which nothing is left. `same_session`: it has new credentials
-    /// for the same login, so the callers of this session go on. A session that was signed out does not go on.
+    /// Another source replaces the current one. All tokens of the current one are removed.
+    ///
+    /// `same_session`: the source has new credentials for the same login, so the callers of this session continue. A
+    /// session that was signed out does not continue.
     pub(crate) fn on_new_source(&mut self, same_session: bool) {
         let session = self.view.session;
         let goes_on = same_session && self.lifecycle == Lifecycle::Active;
@@ -1103,9 +1122,9 @@ impl Session {
             self.shared.ended_elsewhere = false;
         }
         self.epoch += 1;
-        self.stand_by = None;
+        self.other = None;
         if let Some(history) = &mut self.history {
-            history.futility = Default::default();
+            history.backoffs = Default::default();
         }
         self.forget();
     }
@@ -1117,13 +1136,14 @@ impl Session {
 
     // --- shared by the events ---
 
-    /// Whether the answer of this run may be published.
+    /// Whether the result of this run may be published.
     pub(crate) fn wants(&self, run: Run) -> bool {
         self.is_newest(run) && self.lifecycle == Lifecycle::Active
     }
 
-    /// Notes that a run brought something; `false` if it is not wanted. While the session is signed out, the refresh token
-    /// is still wanted: it is the one to be revoked.
+    /// Records that a run returned a token. Returns `false` if the session ignores it.
+    ///
+    /// A session that is signing out still accepts it, because its refresh token has to be revoked.
     fn accept(&mut self, run: Run) -> bool {
         let accepts = self.is_newest(run) && self.lifecycle != Lifecycle::SignedOut;
         if accepts {
@@ -1132,7 +1152,7 @@ impl Session {
         accepts
     }
 
-    /// Whether this run is of the present source, and no newer one has brought anything.
+    /// Whether this run belongs to the current source, and no result of a newer run was accepted.
     fn is_newest(&self, run: Run) -> bool {
         run.plan.epoch == self.epoch && run.number >= self.accepted_run
     }
@@ -1151,14 +1171,14 @@ impl Session {
             );
             return Err(Error::unusable(None, problem));
         }
-        // The same token again that ends no later: to fetch on would be a loop.
+        // The issuer returned the current token with no later end. Without a backoff, the cache would fetch in a loop.
         if let Some((current, _)) = self.view.usable_at(now)
             && current.token.header_value() == token.header_value()
         {
             if self.rejected == current.token.generation() {
                 return Err(Error::unusable(None, "the issuer handed out the token again that an API has rejected"));
             }
-            // A source that says when to look again looks: to find the same token is no failure.
+            // A source that sets `refresh_in` polls, so the same token again is not a failure.
             if token.refresh_in().is_none()
                 && window.end().wait(asked) <= current.window.end().wait(asked) + Duration::from_secs(1)
             {
@@ -1171,8 +1191,8 @@ impl Session {
 
     /// Makes the token the current one, as the next generation.
     fn publish(&mut self, token: Token, window: Window, now: DualInstant) -> Token {
-        // The same text with more time to live keeps its generation: what was rejected of it stays rejected, and it has
-        // reached the servers of the API already.
+        // The same access token with a later end keeps its generation: its rejections still count, and the API's
+        // servers already know it.
         let same = self.view.usable_at(now).filter(|(current, _)| current.token.header_value() == token.header_value());
         let published_at = same.map_or(now, |(current, _)| current.published_at);
         let known = same.map(|(current, _)| current.token.generation());
@@ -1181,22 +1201,23 @@ impl Session {
         let token = token.published(id, window.end().system_time());
         self.newest = Some(token.clone());
         let current = CurrentToken { token: token.clone(), window, published_at };
-        let stood_in = self.stands_in();
+        let used_fallback = self.uses_fallback();
         let view = View { current: Some(current), failure: None, session: self.view.session };
-        let former = mem::replace(&mut self.view, Arc::new(view)).current.clone();
+        let previous = mem::replace(&mut self.view, Arc::new(view)).current.clone();
         if known.is_none() {
             let (rejected_at, was_young) =
                 self.history.as_ref().map_or_else(Default::default, |history| history.rejected_at);
-            // One that was sent for some time after its rejection is good.
-            let is_suspect = |former: &CurrentToken| {
-                former.token.generation() == self.rejected && schedule::is_young(rejected_at, now)
+            // A token that was used for some time after its rejection is probably valid.
+            let is_suspect = |previous: &CurrentToken| {
+                previous.token.generation() == self.rejected && schedule::is_young(rejected_at, now)
             };
-            let is_good = |former: &CurrentToken| {
-                former.window.phase(now) != Phase::Expired && (was_young || !is_suspect(former))
+            let is_good = |previous: &CurrentToken| {
+                previous.window.phase(now) != Phase::Expired && (was_young || !is_suspect(previous))
             };
-            // One that stood in, and was suspect then, still is.
-            self.former_is_suspect = stood_in && self.former_is_suspect || former.as_ref().is_some_and(is_suspect);
-            self.stand_by = former.filter(is_good).map(Box::new);
+            // A suspect fallback stays suspect.
+            self.previous_is_suspect =
+                used_fallback && self.previous_is_suspect || previous.as_ref().is_some_and(is_suspect);
+            self.other = previous.filter(is_good).map(Box::new);
         }
         token
     }
@@ -1208,7 +1229,7 @@ impl Session {
         }
     }
 
-    /// Nothing of the former source is left.
+    /// Removes the tokens of the source.
     fn forget(&mut self) {
         self.newest = None;
         self.rotation.forget();
@@ -1218,7 +1239,7 @@ impl Session {
 // === impl Replacement ===
 
 impl Replacement {
-    /// Generations are counted over all sessions of a cache.
+    /// Compares only generations, because they are unique within a cache.
     fn is(&self, token: TokenId) -> bool {
         self.generation == token.generation
     }
@@ -1234,7 +1255,7 @@ impl Rotation {
         }
     }
 
-    /// Forgets the refresh token. A save of it that has not ended goes on, and the next save waits for it.
+    /// Removes the refresh token. A save in flight continues, and the next save waits for it.
     fn forget(&mut self) {
         let Self { newest, saved, attempts, .. } = *self;
         let saving = self.saving.take();
@@ -1253,7 +1274,7 @@ impl Demand {
         }
     }
 
-    /// Whether the token that a run brought is what its waiter needs.
+    /// Whether a waiter can use the token that a run returned.
     pub(crate) fn is_met_by_result(self, token: &Token) -> bool {
         match self {
             Self::NewerThan(generation, _) => token.generation() > generation,

@@ -1,4 +1,4 @@
-//! What a cache is made of.
+//! The settings of a cache.
 
 use std::ops::Deref;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use crate::source::erased::DynSource;
 #[cfg(feature = "store")]
 use crate::store::SharedSession;
 
-/// What [`TokenCacheBuilder`](crate::TokenCacheBuilder) collects.
+/// The settings that [`TokenCacheBuilder`](crate::TokenCacheBuilder) collects.
 pub(crate) struct Settings {
     pub(crate) source: Arc<dyn DynSource>,
     pub(crate) policy: CachePolicy,
@@ -24,8 +24,8 @@ pub(crate) struct Settings {
     pub(crate) clock: Clock,
 }
 
-/// The refresh policy of a cache. Nearly every cache has the default, which takes no space: there may be a cache for each of
-/// a million keys.
+/// The refresh policy of a cache. The default, which nearly every cache has, allocates nothing, because there may be a
+/// cache for each of a million keys.
 #[derive(Default)]
 pub(crate) struct CachePolicy(Option<Box<RefreshPolicy>>);
 

@@ -1,7 +1,7 @@
-//! The store's side of a session that processes share: looking, leasing, saving. Knows no session and no source.
+//! The store operations of a shared session: load, lease, save. This module does not use the session or the source.
 //!
-//! Every call of the store has a deadline, so that a store that hangs is a store that failed. A lease is extended for as
-//! long as its holder works under it, and a save is repeated for as long as the lease lives.
+//! Every store operation has a deadline, so a store that hangs counts as failed. A lease is extended while its holder
+//! works, and a failed save is repeated until the lease ends.
 
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,23 +15,23 @@ use crate::schedule::DualInstant;
 use crate::store::record::{Digest, Record, State, Unreadable};
 use crate::store::{Lease, Saved, SharedSession, StoreError};
 
-/// A shared session, as one process sees its store.
+/// One process's access to the store of a shared session.
 pub(crate) struct Shared {
     pub(crate) config: SharedSession,
     clock: Clock,
     health: Mutex<Health>,
-    /// Whether a task looks at the record from time to time.
+    /// Whether a task watches the record.
     watching: AtomicBool,
 }
 
-/// Whether the store does what it is asked.
+/// The result of the last store operations.
 #[derive(Default)]
 struct Health {
     error: Option<Error>,
     looked_at: Option<DualInstant>,
 }
 
-/// What lies under the key.
+/// What the store holds under the key.
 pub(crate) struct Found {
     /// `None` without a record.
     pub(crate) version: Option<u64>,
@@ -44,23 +44,23 @@ pub(crate) enum Content {
     Unreadable(Unreadable),
 }
 
-/// The lease, or who has it.
-pub(crate) enum Taken {
+/// The lease, or its current owner.
+pub(crate) enum Leasing {
     Held(HeldLease),
     Busy { owner: Option<String>, remaining: Duration },
 }
 
-/// The lease of one attempt. Ends by itself if it is not released.
+/// The lease of one attempt. It expires if it is not released.
 pub(crate) struct HeldLease {
     shared: Arc<Shared>,
     pub(crate) owner: String,
-    /// When the lease ends if it is not extended, by this process's monotonic clock.
+    /// When the lease ends unless it is extended, on this process's monotonic clock.
     until: Mutex<Duration>,
 }
 
 /// How a save ended.
 pub(crate) enum SaveEnd {
-    /// The version.
+    /// Saved as this version.
     Saved(u64),
     Conflict,
     Failed(Error),
@@ -68,23 +68,23 @@ pub(crate) enum SaveEnd {
 
 /// A sign-out whose refresh token is being revoked.
 pub(crate) struct SignOut {
-    /// `None`: the store or another process did not give it.
+    /// `None`: the store failed, or another process holds the lease.
     pub(crate) lease: Option<HeldLease>,
-    /// The version of the record that says so, and the record without the refresh token; or why it does not say so.
+    /// The version of the ended record, and the record without the refresh token. An error says why it was not ended.
     pub(crate) marked: Result<(Option<u64>, Record), Error>,
 }
 
-/// How often the lease is asked for while another process holds it.
+/// The number of polls so far, while another process holds the lease.
 pub(crate) struct Polls(u32);
 
-/// How long one call of the store may take.
+/// How long one store operation may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(3);
-/// The first pause between two polls, which doubles, and the longest.
+/// The pause between two polls: the first one, and the cap of the doubling.
 const POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// How long the record of a session is kept that has ended. A process that was suspended all that time would send its refresh
-/// token once more, which the issuer denies.
+/// How long the record of an ended session is kept. A process that was suspended for longer would use its refresh token
+/// once more, and the issuer would deny it.
 const KEEP_ENDED_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// Between two attempts to save a record.
+/// The pause between two attempts to save a record.
 const SAVE_PAUSE: Duration = Duration::from_millis(200);
 
 // === impl Shared ===
@@ -94,21 +94,23 @@ impl Shared {
         Self { config, clock, health: Mutex::default(), watching: AtomicBool::new(false) }
     }
 
-    /// The digest of everything that shapes the token.
+    /// The digest of everything that determines the token.
     pub(crate) fn identity(&self, source: &[String]) -> Digest {
         let parts = source.iter().chain(&self.config.identity).map(String::as_str);
         Digest::of(["tower-bearer-identity"].into_iter().chain(parts))
     }
 
-    /// How long a run may take in all: it waits for the lease as long as another process may work under it, then does the
-    /// same, and each save has the time of a lease.
+    /// How much longer a run may take than without a store.
+    ///
+    /// It may wait for the lease as long as another process may hold it, and then hold it as long itself. Each of them
+    /// may take the length of a lease to save.
     pub(crate) fn run_budget(&self, fetch_deadline: Duration) -> Duration {
         (fetch_deadline + self.config.lease + CALL_DEADLINE) * 2
     }
 
-    /// Whether the caller is the one that starts watching.
+    /// Returns whether the caller has to start the task that watches the record.
     pub(crate) fn start_watching(&self) -> bool {
-        // Ordering: the flag guards no data.
+        // Ordering: relaxed, because the flag guards no data.
         !self.watching.swap(true, Ordering::Relaxed)
     }
 
@@ -116,20 +118,20 @@ impl Shared {
         self.watching.store(false, Ordering::Relaxed);
     }
 
-    /// Why the store did not do what it was asked the last time, and how long ago the record was seen.
+    /// Why the last operation of the store failed, if it did, and how long ago the record was read.
     pub(crate) fn health(&self) -> (Option<Error>, Option<Duration>) {
         let health = self.lock();
         let now = self.clock.now();
         (health.error.clone(), health.looked_at.map(|looked_at| now.mono.saturating_sub(looked_at.mono)))
     }
 
-    /// Notes a failure of the store; returns whether it is the first since the store last did what it was asked.
+    /// Records a failure of the store. Returns whether it is the first since the last success.
     pub(crate) fn note_failure(&self, error: &Error) -> bool {
-        let former = self.lock().error.replace(error.clone());
-        former.is_none()
+        let previous = self.lock().error.replace(error.clone());
+        previous.is_none()
     }
 
-    /// Notes that the store does what it is asked; returns whether it did not before.
+    /// Records a success of the store. Returns whether it follows a failure.
     pub(crate) fn note_success(&self) -> bool {
         let now = self.clock.now();
         let mut health = self.lock();
@@ -145,7 +147,7 @@ impl Shared {
 
     /// Loads the record.
     pub(crate) async fn look(&self) -> Result<Found, Error> {
-        // Before the call, so that a token counts as older rather than younger.
+        // Read before the call, so that a token counts as older rather than younger.
         let now = self.clock.now();
         let loaded = self.call("load", self.config.store.load(&self.config.key)).await?;
         Ok(match loaded {
@@ -160,20 +162,20 @@ impl Shared {
         })
     }
 
-    /// Takes the lease, under an owner that no other attempt has.
-    pub(crate) async fn acquire(self: &Arc<Self>) -> Result<Taken, Error> {
+    /// Tries to take the lease, with an owner name that is unique to this attempt.
+    pub(crate) async fn acquire(self: &Arc<Self>) -> Result<Leasing, Error> {
         let owner = owner();
         let before = self.clock.now().mono;
         let SharedSession { store, key, lease, .. } = &self.config;
         Ok(match self.call("acquire", store.acquire(key, &owner, *lease)).await? {
             Lease::Held => {
-                Taken::Held(HeldLease { shared: Arc::clone(self), owner, until: Mutex::new(before + *lease) })
+                Leasing::Held(HeldLease { shared: Arc::clone(self), owner, until: Mutex::new(before + *lease) })
             }
-            Lease::Busy { owner, remaining } => Taken::Busy { owner, remaining },
+            Lease::Busy { owner, remaining } => Leasing::Busy { owner, remaining },
         })
     }
 
-    /// A notification, subscribed to now.
+    /// Subscribes to changes of the record. Returns a future of the next change.
     pub(crate) async fn subscribe(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         let mut changed = self.config.store.changed(&self.config.key);
         let mut early = false;
@@ -185,7 +187,7 @@ impl Shared {
         if early { Box::pin(std::future::ready(())) } else { changed }
     }
 
-    /// One call, with its deadline.
+    /// Runs one store operation with the default deadline.
     async fn call<T>(&self, what: &'static str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, Error> {
         self.call_within(CALL_DEADLINE, what, call).await
     }
@@ -214,7 +216,7 @@ impl Shared {
 // === impl HeldLease ===
 
 impl HeldLease {
-    /// Does the work while the lease is extended.
+    /// Does the work, and extends the lease meanwhile.
     pub(crate) async fn keep<T>(&self, work: impl Future<Output = T>) -> T {
         let (mut work, mut extending) = (pin!(work), pin!(self.extend()));
         std::future::poll_fn(|cx| {
@@ -227,9 +229,9 @@ impl HeldLease {
         .await
     }
 
-    /// Extends the lease again and again. Never completes: after the lease is lost, the next save is a conflict.
+    /// Extends the lease repeatedly. It never completes, because the next save detects a lost lease as a conflict.
     ///
-    /// An extension that is lost or late is repeated in time: three fit into what is left of the lease.
+    /// A failed or late extension is repeated in time, because three attempts fit into the rest of the lease.
     async fn extend(&self) {
         let SharedSession { store, key, lease, .. } = &self.shared.config;
         let mut pause = *lease / 3;
@@ -248,7 +250,8 @@ impl HeldLease {
         }
     }
 
-    /// Saves the record over this version, repeatedly while the lease lives, and for the length of a lease at most.
+    /// Saves the record over the expected version. It repeats a failed save until the lease ends, for the length of one
+    /// lease at most.
     pub(crate) async fn save(&self, expected: Option<u64>, record: &Record) -> SaveEnd {
         let SharedSession { store, key, lease, .. } = &self.shared.config;
         let give_up_at = self.shared.clock.now().mono + *lease;
@@ -260,7 +263,7 @@ impl HeldLease {
                 match self.shared.call_within(deadline, "save", store.save(key, &self.owner, expected, &bytes)).await {
                     Ok(Saved::Saved { version }) => {
                         if matches!(record.state, State::Ended(_)) {
-                            // If it fails, the record lives as long as any.
+                            // The error is dropped, because the record then lives as long as any other.
                             let expired = store.expire(key, &self.owner, version, KEEP_ENDED_FOR);
                             let _ = self.shared.call_within(deadline, "expire", expired).await;
                         }
@@ -287,19 +290,19 @@ impl HeldLease {
         }
     }
 
-    /// Moves an unreadable record out of the way; returns its new name.
+    /// Moves an unreadable record to another name, and returns that name.
     pub(crate) async fn set_aside(&self, version: u64) -> Result<Option<String>, Error> {
         let SharedSession { store, key, .. } = &self.shared.config;
         self.shared.call("set_aside", store.set_aside(key, &self.owner, version)).await
     }
 
-    /// Ends the lease. If that fails, it ends by itself.
+    /// Releases the lease. If that fails, the lease expires.
     pub(crate) async fn release(self) {
         let SharedSession { store, key, .. } = &self.shared.config;
         let _ = self.shared.call("release", store.release(key, &self.owner)).await;
     }
 
-    /// Whether the lease may still be this attempt's.
+    /// Whether this attempt may still hold the lease.
     pub(crate) fn lives(&self) -> bool {
         self.shared.clock.now().mono < *self.until()
     }
@@ -312,7 +315,7 @@ impl HeldLease {
 // === impl SignOut ===
 
 impl SignOut {
-    /// Does the work while the lease is extended, if there is one.
+    /// Does the work, and extends the lease meanwhile, if there is one.
     pub(crate) async fn keep<T>(&self, work: impl Future<Output = T>) -> T {
         match &self.lease {
             Some(lease) => lease.keep(work).await,
@@ -328,8 +331,8 @@ impl Polls {
         Self(0)
     }
 
-    /// How long until the lease is asked for again, if it ends in `remaining` at the latest. Jittered, because others wait
-    /// as well.
+    /// The pause before the next attempt to take the lease, which ends in `remaining` at the latest. It is jittered,
+    /// because other processes may wait, too.
     pub(crate) fn next(&mut self, remaining: Duration) -> Duration {
         let (first, longest) = POLL;
         let pause = first.saturating_mul(1 << self.0.min(10)).min(longest);
@@ -338,7 +341,7 @@ impl Polls {
     }
 }
 
-/// Names an attempt: the process for people, and a number that no other attempt has.
+/// The unique owner name of an attempt: the process ID, for people, and a random number.
 fn owner() -> String {
     let mut random = [0; 12];
     getrandom::fill(&mut random).expect("the operating system has random numbers");

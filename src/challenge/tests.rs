@@ -1,7 +1,7 @@
 use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
 
-use crate::challenge::{Challenge, NOT_THE_TOKENS, asks_for_bearer};
+use crate::challenge::{Challenge, NOT_FIXED_BY_REFRESH, asks_for_bearer};
 
 /// Every challenge as `scheme[token68] name=value ...`, one after another.
 fn read(headers: &[&[u8]]) -> Vec<String> {
@@ -48,7 +48,7 @@ fn several_headers_are_read_in_order() {
 }
 
 #[test]
-fn what_careless_servers_send_is_read_as_far_as_it_goes() {
+fn invalid_challenges_are_parsed_as_far_as_possible() {
     for (header, challenges) in [
         (&b"Bearer error=\"invalid_token\" scope=\"a b\""[..], &["Bearer error=invalid_token scope=a b"][..]),
         (b"Bearer realm=\"open", &["Bearer realm=open"]),
@@ -87,7 +87,7 @@ fn debug_does_not_print_a_token68() {
     assert!(!format!("{:?}", Challenge::all(&headers)).contains("c2VjcmV0"));
 }
 
-/// Pieces of challenges, of which many mean something only together.
+/// Pieces of challenges. Many of them have a meaning only in combination.
 fn pieces() -> impl proptest::strategy::Strategy<Value = String> {
     let pieces = [
         "Bearer",
@@ -109,7 +109,7 @@ fn pieces() -> impl proptest::strategy::Strategy<Value = String> {
         "=",
         "error=\"insufficient_\\scope\"",
     ];
-    let errors = NOT_THE_TOKENS.iter().flat_map(|error| [format!("error=\"{error}\""), format!("error={error}")]);
+    let errors = NOT_FIXED_BY_REFRESH.iter().flat_map(|error| [format!("error=\"{error}\""), format!("error={error}")]);
     let pieces: Vec<_> = pieces.iter().copied().map(str::to_owned).chain(errors).collect();
     proptest::sample::select(pieces)
 }
@@ -118,7 +118,7 @@ proptest::proptest! {
     #![proptest_config(proptest::test_runner::Config::with_cases(5000))]
 
     #[test]
-    fn what_is_told_without_reading_is_what_reading_tells(
+    fn the_quick_check_agrees_with_the_parser(
         first in proptest::collection::vec(pieces(), 0..6), second in proptest::collection::vec(pieces(), 0..6),
         any_scheme: bool,
     ) {
@@ -129,7 +129,9 @@ proptest::proptest! {
         let all = Challenge::all(&headers);
         let mut bearer = all.iter().filter(|challenge| challenge.is("bearer")).peekable();
         let asks = all.is_empty() || any_scheme || bearer.peek().is_some();
-        let excludes = |challenge: &Challenge| challenge.param("error").is_some_and(|error| NOT_THE_TOKENS.contains(&error));
+        let excludes = |challenge: &Challenge| {
+            challenge.param("error").is_some_and(|error| NOT_FIXED_BY_REFRESH.contains(&error))
+        };
         proptest::prop_assert_eq!(asks_for_bearer(&headers, any_scheme), asks && !bearer.any(excludes));
     }
 

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use self::table::{API, PLAIN, TABLE, V6};
-use super::OriginMatch::{Foreign, Ours, Unplaced, Userinfo};
+use super::OriginMatch::{Matched, NoHost, Other, Userinfo};
 use super::*;
 
 mod table;
@@ -39,7 +39,7 @@ fn no_invalid_uri_matches() {
         "https://api\u{3002}example\u{3002}com/",
         "https://api.example.com@/",
     ] {
-        assert!(text.parse::<Uri>().is_err() || origins(&[API]).classify(&uri(text)) == Foreign, "{text}");
+        assert!(text.parse::<Uri>().is_err() || origins(&[API]).classify(&uri(text)) == Other, "{text}");
     }
 }
 
@@ -55,13 +55,13 @@ fn a_path_cannot_extend_the_host() {
 fn every_named_origin_matches_and_no_mixture_of_two() {
     let origins = origins(&[API, "http://localhost:3000"]);
     for (request, expected) in [
-        ("https://api.example.com/", Ours),
-        ("http://localhost:3000/", Ours),
-        ("http://LOCALHOST:3000/", Ours),
-        ("https://api.example.com:3000/", Foreign),
-        ("https://localhost:3000/", Foreign),
-        ("http://localhost/", Foreign),
-        ("http://api.example.com:3000/", Foreign),
+        ("https://api.example.com/", Matched),
+        ("http://localhost:3000/", Matched),
+        ("http://LOCALHOST:3000/", Matched),
+        ("https://api.example.com:3000/", Other),
+        ("https://localhost:3000/", Other),
+        ("http://localhost/", Other),
+        ("http://api.example.com:3000/", Other),
     ] {
         assert_eq!(origins.classify(&uri(request)), expected, "{request}");
     }
@@ -70,18 +70,18 @@ fn every_named_origin_matches_and_no_mixture_of_two() {
 #[test]
 fn any_secure_means_https_or_loopback_without_a_user() {
     for (request, expected) in [
-        ("https://api.example.com/", Ours),
-        ("https://evil.test:8443/", Ours),
-        ("http://localhost:3000/", Ours),
-        ("http://[::1]/", Ours),
-        ("http://api.example.com/", Foreign),
-        ("http://localhost.evil.test/", Foreign),
-        ("http://[::1]evil.test/", Foreign),
-        ("ftp://localhost/", Foreign),
-        ("api.example.com:443", Foreign),
+        ("https://api.example.com/", Matched),
+        ("https://evil.test:8443/", Matched),
+        ("http://localhost:3000/", Matched),
+        ("http://[::1]/", Matched),
+        ("http://api.example.com/", Other),
+        ("http://localhost.evil.test/", Other),
+        ("http://[::1]evil.test/", Other),
+        ("ftp://localhost/", Other),
+        ("api.example.com:443", Other),
         ("https://user@api.example.com/", Userinfo),
         ("http://user@localhost/", Userinfo),
-        ("/v1", Unplaced),
+        ("/v1", NoHost),
     ] {
         assert_eq!(Origins::any_secure().classify(&uri(request)), expected, "{request}");
     }
@@ -90,15 +90,15 @@ fn any_secure_means_https_or_loopback_without_a_user() {
 #[test]
 fn a_path_matches_if_relative_uris_are_allowed() {
     for origins in [origins(&[V6, API]), Origins::any_secure()] {
-        assert_eq!(origins.classify(&uri("/v1")), Unplaced);
+        assert_eq!(origins.classify(&uri("/v1")), NoHost);
         let with_relative = origins.with_relative_uris();
-        assert_eq!(with_relative.classify(&uri("/v1")), Ours);
-        assert_eq!(with_relative.classify(&uri("*")), Ours);
-        assert_eq!(with_relative.classify(&uri("http://evil.test/v1")), Foreign);
-        assert_eq!(with_relative.classify(&uri("api.example.com:443")), Foreign);
+        assert_eq!(with_relative.classify(&uri("/v1")), Matched);
+        assert_eq!(with_relative.classify(&uri("*")), Matched);
+        assert_eq!(with_relative.classify(&uri("http://evil.test/v1")), Other);
+        assert_eq!(with_relative.classify(&uri("api.example.com:443")), Other);
         // An inner client that joins these to its base URL would connect to evil.test.
-        assert_eq!(with_relative.classify(&uri("//evil.test/v1")), Unplaced);
-        assert_eq!(with_relative.classify(&uri("/\\evil.test/v1")), Unplaced);
+        assert_eq!(with_relative.classify(&uri("//evil.test/v1")), NoHost);
+        assert_eq!(with_relative.classify(&uri("/\\evil.test/v1")), NoHost);
     }
 }
 
@@ -271,7 +271,7 @@ proptest! {
         let origin = Origin::allow_insecure(&as_text(&parts)).unwrap();
         let ours = Origins::named(vec![origin.clone()]).unwrap();
         for base in [origin.to_string(), as_text(&parts), as_text(&parts).to_uppercase()] {
-            prop_assert_eq!(ours.classify(&uri(&format!("{base}{path}{query}"))), Ours);
+            prop_assert_eq!(ours.classify(&uri(&format!("{base}{path}{query}"))), Matched);
         }
     }
 
@@ -280,14 +280,14 @@ proptest! {
         let (secure, host, own) = parts.clone();
         let ours = origins(&[&as_text(&parts)]);
         let evaluate = |parts| ours.classify(&uri(&format!("{}/v1", as_text(&parts))));
-        prop_assert_eq!(evaluate((!secure, host.clone(), own)), Foreign);
-        prop_assert_eq!(evaluate((secure, format!("{host}.evil.test"), own)), Foreign);
+        prop_assert_eq!(evaluate((!secure, host.clone(), own)), Other);
+        prop_assert_eq!(evaluate((secure, format!("{host}.evil.test"), own)), Other);
         prop_assert_eq!(evaluate((secure, format!("evil.test@{host}"), own)), Userinfo);
         if other.1 != host {
-            prop_assert_eq!(evaluate((secure, other.1, own)), Foreign);
+            prop_assert_eq!(evaluate((secure, other.1, own)), Other);
         }
         if port != own {
-            prop_assert_eq!(evaluate((secure, host, port)), Foreign);
+            prop_assert_eq!(evaluate((secure, host, port)), Other);
         }
     }
 

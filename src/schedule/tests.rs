@@ -97,7 +97,7 @@ proptest! {
         settings in settings(), lifetime in lifetimes(), asked in instants(), now in instants(), took in fetches(), jitter in jitters(),
     ) {
         let window = Window::new(&settings, lifetime, asked, took, jitter);
-        let sure = window.sure_for(now);
+        let sure = window.recheck_after(now);
         prop_assert!(sure <= 100 * MILLI);
         prop_assert!(sure.is_zero() || window.phase(now.after(sure + COARSE_CLOCK_LAG - NANO)) == Phase::Fresh);
     }
@@ -139,7 +139,7 @@ proptest! {
         settings in settings(), lifetime in lifetimes(), asked in instants(), took in fetches(), jitter in jitters(),
     ) {
         let window = Window::new(&settings, lifetime, asked, took, jitter);
-        let (due, left) = (window.until_due(asked), window.left(asked));
+        let (due, left) = (window.until_due(asked), window.remaining(asked));
         // The other clock stands still (a suspended machine, a wall clock that is never set) or advances too.
         let clocks = |age: Duration| [
             DualInstant { mono: asked.mono + age, ..asked },
@@ -152,7 +152,7 @@ proptest! {
         ] {
             for now in clocks(age) {
                 prop_assert_eq!(window.phase(now), phase);
-                prop_assert_eq!(window.left(now), left - age.min(left));
+                prop_assert_eq!(window.remaining(now), left - age.min(left));
                 prop_assert_eq!(window.until_due(now), due - age.min(due));
             }
         }
@@ -165,7 +165,7 @@ proptest! {
         let window = Window::new(&settings, lifetime, asked, took, jitter);
         let now = DualInstant { mono: asked.mono + lifetime - early(lifetime), wall: asked.wall.mul_f64(back) };
         prop_assert_eq!(window.phase(now), Phase::Expired);
-        prop_assert_eq!(window.left(now), Duration::ZERO);
+        prop_assert_eq!(window.remaining(now), Duration::ZERO);
     }
 
     #[test]
@@ -187,7 +187,7 @@ fn the_lag_of_the_coarse_clock_is_subtracted() {
     let window = window(RefreshPolicy::new(), MINUTE, 0.0);
     for (before_due, sure) in [(1000, 100), (120, 100), (119, 99), (50, 30), (20, 0), (1, 0)] {
         let now = ASKED.after(48 * SECOND - before_due * MILLI);
-        assert_eq!(window.sure_for(now), sure * MILLI, "{before_due} ms before it is due");
+        assert_eq!(window.recheck_after(now), sure * MILLI, "{before_due} ms before it is due");
     }
 }
 
@@ -235,7 +235,7 @@ fn a_60_s_token_with_a_5_min_margin_is_not_refreshed_on_every_call() {
 fn a_20_s_token_is_refreshed_before_it_expires() {
     let window = window(RefreshPolicy::new(), 20 * SECOND, 0.0);
     assert_eq!(window.phase(ASKED.after(17 * SECOND)), Phase::Due);
-    assert_eq!(window.left(ASKED.after(17 * SECOND)), SECOND);
+    assert_eq!(window.remaining(ASKED.after(17 * SECOND)), SECOND);
 }
 
 #[test]

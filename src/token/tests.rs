@@ -183,7 +183,7 @@ fn each_setting_keeps_the_others() {
         |token| token.with_extra(members(json!({ "tenant": 7 }))),
         |token| token.published(generation(3), SystemTime::UNIX_EPOCH),
     ];
-    // Each is once the last to be called, so that none can undo another.
+    // Each setter is once the last call, so that none can undo another.
     for first in 0..settings.len() {
         let token = settings.iter().cycle().skip(first).take(settings.len()).fold(token(), |token, set| set(token));
         assert_eq!(token.access_token(), TEXT);

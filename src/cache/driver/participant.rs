@@ -1,4 +1,4 @@
-//! One process's part in a session that processes share: what each task of it needs that looks at the record.
+//! One process of a shared session: the steps that its runs and its background tasks have in common.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::source::erased::DynSource;
 use crate::store::record::Digest;
 use crate::telemetry::Sharing;
 
-/// One process's part in a session that processes share.
+/// One process of a shared session.
 #[derive(Clone, Copy)]
 pub(crate) struct Participant<'a> {
     pub(crate) driver: &'a Driver,
@@ -22,7 +22,7 @@ pub(crate) struct Participant<'a> {
 // === impl Participant ===
 
 impl<'a> Participant<'a> {
-    /// Tells the session what lies in the store, publishes what that changed, and tells of it.
+    /// Passes the record to the session, publishes the changes, and reports them to the telemetry.
     pub(crate) fn on_found(self, found: &Found, look: Look<'_>) -> Finding {
         let driver = self.driver;
         let (record, why) = match &found.content {
@@ -35,24 +35,24 @@ impl<'a> Participant<'a> {
         let finding = state.session.on_found(record, &look);
         let ended = !was_ended && state.session.is_ended_elsewhere();
         let adopted = matches!(finding, Finding::Usable { adopted: true, .. });
-        let former = (adopted || ended || was_ended).then(|| driver.publish(state));
-        drop(former);
+        let previous = (adopted || ended || was_ended).then(|| driver.publish(state));
+        drop(previous);
         match &finding {
             Finding::Usable { token, adopted: true } => {
                 let remaining =
-                    driver.snapshot.load().view.current.as_ref().map(|current| current.window.left(look.now));
+                    driver.snapshot.load().view.current.as_ref().map(|current| current.window.remaining(look.now));
                 driver.telemetry.shared(&Sharing::Adopted {
                     generation: token.generation(),
                     serial: record.map_or(0, |record| record.serial),
                     remaining: remaining.unwrap_or_default(),
                 });
-                driver.tell_token_end();
+                driver.report_token_end();
             }
             Finding::Ended(_) if ended => {
                 driver.telemetry.shared(&Sharing::Ended { signed_out: true });
-                driver.tell_token_end();
+                driver.report_token_end();
             }
-            Finding::Foreign(_) => {
+            Finding::OtherIdentity(_) => {
                 driver
                     .telemetry
                     .shared(&Sharing::Unusable { why: "it belongs to another user, tenant, scope or issuer" });
@@ -65,12 +65,13 @@ impl<'a> Participant<'a> {
         finding
     }
 
-    /// The store did not do what it was asked.
+    /// Records and reports a failure of the store.
     pub(crate) fn store_failed(self, error: &Error) {
         let first = self.shared.note_failure(error);
         self.driver.telemetry.shared(&Sharing::Unreachable { error, first });
     }
 
+    /// The refresh token with which the source begins, if it has one.
     pub(crate) async fn first_refresh_token(self, source: &Arc<dyn DynSource>) -> Option<Secret> {
         let asked = catch_panic(async { source.refresh_token().await });
         match clock::timeout(self.driver.policy.fetch_deadline(), asked).ok()?.await {
@@ -79,12 +80,13 @@ impl<'a> Participant<'a> {
         }
     }
 
+    /// A look in the background, for which no caller waits.
     pub(crate) fn idle_look(self, identity: &'a Digest) -> Look<'a> {
         let (now, jitter) = (self.driver.clock.now(), fastrand::f64());
         Look { run: None, identity, seed: None, generation: u64::MAX, policy: &self.driver.policy, now, jitter }
     }
 
-    /// Writes the newest record again, if it is still missing under the lease. Returns whether the store failed.
+    /// Writes the newest record again, if the lease holder still finds it missing. Returns whether the store failed.
     pub(crate) async fn restore(self, lease: &HeldLease, identity: &Digest) -> bool {
         let Ok(found) = self.shared.look().await else { return true };
         if matches!(found.content, Content::Unreadable(_)) {

@@ -1,4 +1,4 @@
-//! The store of a session that processes share, as the driver calls it.
+//! The store of a shared session, as the driver calls it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::cache::driver::participant::Participant;
 use crate::cache::driver::store_run::StoreRun;
 use crate::cache::driver::{BoxFuture, Driver, SessionStore};
 use crate::cache::session::Run;
-use crate::cache::shared::{Content, HeldLease, Polls, SaveEnd, Shared, SignOut, Taken};
+use crate::cache::shared::{Content, HeldLease, Leasing, Polls, SaveEnd, Shared, SignOut};
 use crate::clock::{self, Clock};
 use crate::error::{Error, StoreProblem};
 use crate::secret::Secret;
@@ -17,7 +17,7 @@ use crate::store::record::{Digest, Ending, Record, State as RecordState};
 use crate::telemetry::Sharing;
 use crate::token::Token;
 
-/// The store of a session that processes share.
+/// The store of a shared session.
 pub(crate) struct SharedStore {
     shared: Arc<Shared>,
 }
@@ -39,7 +39,7 @@ impl SharedStore {
         let lease = match self.lease_for_sign_out(driver).await {
             Ok(lease) => lease,
             Err(problem) => {
-                // The others go on until the issuer denies them. What this process holds is revoked all the same.
+                // The other processes continue until the issuer denies them. This process's refresh token is revoked.
                 participant.store_failed(&problem);
                 return (newest, SignOut { lease: None, marked: Err(problem) });
             }
@@ -83,25 +83,27 @@ impl SharedStore {
         result
     }
 
-    /// The lease, waited for as long as a fetch may take.
+    /// Takes the lease. It waits for it at most as long as a fetch may take.
     async fn lease_for_sign_out(&self, driver: &Driver) -> Result<HeldLease, Error> {
         let (give_up_at, mut polls) = (driver.clock.now().after(driver.policy.fetch_deadline()), Polls::new());
         loop {
             let changed = self.shared.subscribe().await;
             match self.shared.acquire().await? {
-                Taken::Held(lease) => return Ok(lease),
-                Taken::Busy { .. } if give_up_at.is_past(driver.clock.now()) => {
+                Leasing::Held(lease) => return Ok(lease),
+                Leasing::Busy { .. } if give_up_at.is_past(driver.clock.now()) => {
                     let problem =
                         "another process holds the lease on the shared session, which it may not know to have ended";
                     return Err(Error::shared(problem, StoreProblem::Transient));
                 }
-                Taken::Busy { remaining, .. } => clock::at_most(polls.next(remaining), changed).await,
+                Leasing::Busy { remaining, .. } => clock::at_most(polls.next(remaining), changed).await,
             }
         }
     }
 
-    /// Ends the record before the refresh token is revoked, so that no other process sends it. The refresh token stays in
-    /// the record until it is revoked. Returns it, if it is to be revoked, the version, and the record without it.
+    /// Ends the record before the refresh token is revoked, so that no other process uses it.
+    ///
+    /// The refresh token stays in the record until it is revoked. Returns the refresh token to revoke, the version of
+    /// the record, and the record without the refresh token.
     async fn mark_signed_out(
         &self,
         participant: Participant<'_>,
@@ -112,7 +114,7 @@ impl SharedStore {
         let Participant { driver, shared } = participant;
         let found = shared.look().await?;
         let known = driver.state().session.known_record().cloned();
-        // Signed out for the second time, the cache has no source any more.
+        // After a first sign-out the cache has no source, so the known record supplies the identity.
         let identity = known.as_ref().map(|known| known.identity.clone());
         let identity = identity.unwrap_or_else(|| shared.identity(&source.identity()));
         let base = match (&found.content, known) {
@@ -143,7 +145,7 @@ impl SharedStore {
             RecordState::Ended(Ending::Denied { .. }) => None,
         };
         let ending = |revoke| base.next(RecordState::Ended(Ending::SignedOut { revoke }));
-        // A process that starts with the same refresh token does not begin a new login.
+        // The record lists this refresh token, so a process that starts with it does not begin a new login.
         let seed = participant.first_refresh_token(source).await.as_ref().map(Digest::of_secret);
         let ending = |revoke| ending(revoke).with_seed(seed.clone());
         match lease.save(version, &ending(to_revoke.clone())).await {

@@ -1,4 +1,4 @@
-//! One fetch of a session that processes share.
+//! One fetch of a shared session.
 
 use std::mem;
 use std::sync::{Arc, OnceLock};
@@ -7,7 +7,7 @@ use crate::cache::driver::Driver;
 use crate::cache::driver::participant::Participant;
 use crate::cache::driver::store_tasks::{save_later, watch};
 use crate::cache::session::{Finding, Look, Run};
-use crate::cache::shared::{Content, Found, HeldLease, Polls, SaveEnd, Shared, Taken};
+use crate::cache::shared::{Content, Found, HeldLease, Leasing, Polls, SaveEnd, Shared};
 use crate::clock;
 use crate::error::{Error, StoreProblem};
 use crate::schedule::DualInstant;
@@ -17,45 +17,46 @@ use crate::store::record::{Digest, Ending, Record, SavedToken, State as RecordSt
 use crate::telemetry::Sharing;
 use crate::token::Token;
 
-/// One run of a shared session, and what it needs to look at the record.
+/// One run of a shared session, and its input for looking at the record.
 pub(crate) struct StoreRun<'a> {
     driver: &'a Arc<Driver>,
     shared: &'a Arc<Shared>,
     run: Run,
     source: Arc<dyn DynSource>,
     identity: Digest,
-    /// The refresh token that the source begins with, if that can make a difference.
+    /// The refresh token with which the source begins. It is read only if it can matter.
     seed: OnceLock<Option<Secret>>,
-    /// The generation that was held at its beginning.
+    /// The generation that was current when the run began.
     generation: u64,
 }
 
-/// What a look leaves to be done.
+/// What the run does after a look at the record.
 enum Step {
-    /// Nothing: this is the answer.
+    /// It ends with this result.
     Done(Option<Result<Token, Error>>),
-    /// Nothing: the run has failed.
+    /// It fails.
     Failed(Error),
-    /// To fetch the token that follows this record; `is_login`: with what the source begins with.
+    /// It fetches the token that follows this record. `is_login`: with the source's own credentials.
     Fetch { base: Record, is_login: bool },
 }
 
 /// How the work under a lease ended.
 enum Leased {
     Done(Option<Result<Token, Error>>),
-    /// The answer is used, and not saved yet. Whoever had the lease would spend the refresh token again.
+    /// The token is used, but the record is not saved. This process keeps the lease, because another process would use
+    /// the old refresh token again.
     Unsaved(Option<Result<Token, Error>>),
-    /// The lease was lost before anything was spent.
+    /// The lease was lost before the refresh token was sent.
     Lost,
 }
 
-/// How often a lease holder looks at a record that changes although it holds the lease.
+/// How often the lease holder looks at the record, if the record changes although the lease is held.
 const MAX_LOOKS: usize = 3;
 
 // === impl StoreRun ===
 
 impl<'a> StoreRun<'a> {
-    /// `generation`: the one that is held at the beginning.
+    /// `generation`: the one that is current at the beginning.
     pub(crate) fn new(
         driver: &'a Arc<Driver>,
         shared: &'a Arc<Shared>,
@@ -67,7 +68,7 @@ impl<'a> StoreRun<'a> {
         Self { driver, shared, run, source, identity, seed: OnceLock::new(), generation }
     }
 
-    /// Look, lease, look again, call, save, publish, release.
+    /// Looks at the record, takes the lease, looks again, fetches, saves, publishes, and releases the lease.
     pub(crate) async fn run(&self) -> Option<Result<Token, Error>> {
         let Self { driver, shared, run, .. } = *self;
         if shared.start_watching() {
@@ -80,7 +81,7 @@ impl<'a> StoreRun<'a> {
         let began = driver.clock.now();
         let (mut polls, mut waits) = (Polls::new(), false);
         let error = loop {
-            // Before the look, so that no change after it is missed.
+            // Subscribed before the look, so that no change after it is missed.
             let changed = shared.subscribe().await;
             match self.look().await {
                 Ok((_, Step::Done(answer))) => return answer,
@@ -92,7 +93,7 @@ impl<'a> StoreRun<'a> {
             let waited = driver.clock.now().mono.saturating_sub(began.mono);
             match taken {
                 Err(error) => return self.run_without_store(error).await,
-                Ok(Taken::Held(lease)) => {
+                Ok(Leasing::Held(lease)) => {
                     if mem::take(&mut waits) {
                         driver.telemetry.shared(&Sharing::LeaseWaited { waited, obtained: true });
                     }
@@ -111,7 +112,7 @@ impl<'a> StoreRun<'a> {
                         Leased::Lost => lease.release().await,
                     }
                 }
-                Ok(Taken::Busy { owner, remaining }) => {
+                Ok(Leasing::Busy { owner, remaining }) => {
                     waits = true;
                     if waited >= driver.policy.fetch_deadline() {
                         driver.telemetry.shared(&Sharing::LeaseWaited { waited, obtained: false });
@@ -129,10 +130,10 @@ impl<'a> StoreRun<'a> {
         driver.conclude(run, began, Err(error)).await
     }
 
-    /// The work under the lease.
+    /// Does the part of the run that requires the lease.
     async fn run_with_lease(&self, lease: &HeldLease) -> Leased {
         let run = self.run;
-        // More than once only if the record has changed although the lease is held.
+        // It repeats only if the record has changed although the lease is held.
         for _ in 0..MAX_LOOKS {
             let (found, step) = match self.look().await {
                 Ok(looked) => looked,
@@ -158,10 +159,10 @@ impl<'a> StoreRun<'a> {
             if interrupted {
                 self.driver.telemetry.shared(&Sharing::Resumed { serial: base.serial });
             }
-            let spent = base.refresh_token().cloned();
-            // Written down before the refresh token is spent: if this process dies, the next one knows. The save is also
-            // the last check that the lease is this process's. A login replaces no record before it has succeeded.
-            let marked = spent.is_some() && (!is_login || version.is_none());
+            let sent = base.refresh_token().cloned();
+            // Saved before the refresh token is sent, so that the next process knows if this one dies. The save also
+            // checks a last time that this process holds the lease. A login replaces no record before it has succeeded.
+            let marked = sent.is_some() && (!is_login || version.is_none());
             if marked {
                 match lease.save(version, &base.clone().with_refreshing(Some(&lease.owner))).await {
                     SaveEnd::Saved(saved) => version = Some(saved),
@@ -172,17 +173,17 @@ impl<'a> StoreRun<'a> {
                 }
             }
             let asked = self.driver.clock.now();
-            // A login begins with what its source has.
+            // A login uses the source's own credentials.
             let (replaced, refresh_token) = match is_login {
                 true => (None, None),
-                false => (base.token().map(|saved| saved.token.clone()), spent.clone()),
+                false => (base.token().map(|saved| saved.token.clone()), sent.clone()),
             };
             let (answer, newest) = self.driver.ask(run, &self.source, replaced, refresh_token).await;
             let error = match &answer {
                 Ok(_) => None,
                 Err(error) => Some(error.clone()),
             };
-            if let Some(record) = answered(&base, &answer, newest, spent.as_ref(), asked) {
+            if let Some(record) = answered(&base, &answer, newest, sent.as_ref(), asked) {
                 let received = self.driver.receive(run, answer);
                 let saved = lease.save(version, &record).await;
                 let failed = matches!(saved, SaveEnd::Failed(_));
@@ -196,7 +197,7 @@ impl<'a> StoreRun<'a> {
                 return if failed { Leased::Unsaved(answer) } else { Leased::Done(answer) };
             }
             let Some(error) = error else {
-                // A token that is not worth a record: dead on arrival.
+                // The token was dead on arrival, so it is not saved.
                 let received = self.driver.receive(run, answer);
                 return Leased::Done(match received {
                     Some(received) => self.driver.conclude(run, asked, received).await,
@@ -204,24 +205,24 @@ impl<'a> StoreRun<'a> {
                 });
             };
             let denied = error.is_denied() && !error.is_denied_client();
-            if let (true, Some(spent)) = (denied && (marked || !is_login), &spent) {
-                // Another process may have replaced it, if the lease was lost.
+            if let (true, Some(sent)) = (denied && (marked || !is_login), &sent) {
+                // If the lease was lost, another process may have replaced the refresh token.
                 match self.look().await {
                     Ok((_, Step::Done(answer))) => return Leased::Done(answer),
-                    Ok((found, Step::Fetch { base: now, .. })) if now.refresh_token() == Some(spent) => {
-                        let ending = Ending::Denied { refresh_token: Digest::of_secret(spent) };
+                    Ok((found, Step::Fetch { base: now, .. })) if now.refresh_token() == Some(sent) => {
+                        let ending = Ending::Denied { refresh_token: Digest::of_secret(sent) };
                         let record = now.next(RecordState::Ended(ending));
                         let saved = lease.save(found.version, &record).await;
                         if let Some(answer) = self.on_record_saved(asked, record, saved).await {
                             return Leased::Done(answer);
                         }
                     }
-                    // Another refresh token: it is tried.
+                    // The record has another refresh token, so the loop tries that one.
                     Ok((_, Step::Fetch { .. })) => continue,
                     Ok((_, Step::Failed(_))) | Err(_) => {}
                 }
             } else if marked && error.status().is_some() {
-                // The issuer answered, so the refresh token is not spent.
+                // The issuer answered without denying it, so the refresh token counts as unused.
                 let _ = lease.save(version, &base.with_refreshing(None)).await;
             }
             let error = if denied && interrupted { error.after_interrupted_refresh() } else { error };
@@ -230,7 +231,7 @@ impl<'a> StoreRun<'a> {
         Leased::Lost
     }
 
-    /// The record that this process made was saved, or was not. Returns the answer if another process was faster.
+    /// Handles the result of saving this process's record. Returns the run's result if another process was faster.
     async fn on_record_saved(
         &self,
         asked: DualInstant,
@@ -249,7 +250,7 @@ impl<'a> StoreRun<'a> {
                 let error = Error::shared(problem, StoreProblem::Transient);
                 self.driver.state().session.on_record_made(self.run, record, Some(error));
                 self.driver.telemetry.shared(&Sharing::Conflict { serial });
-                // Adopts what is there, if it is newer.
+                // Adopts the record in the store, if it is newer.
                 if let Ok((_, Step::Done(answer))) = self.look().await {
                     return Some(answer);
                 }
@@ -264,13 +265,13 @@ impl<'a> StoreRun<'a> {
         None
     }
 
-    /// The lease was lost before anything was spent.
+    /// Reports that the lease was lost before the refresh token was sent.
     fn lost(&self, base: &Record) -> Leased {
         self.driver.telemetry.shared(&Sharing::Conflict { serial: base.serial });
         Leased::Lost
     }
 
-    /// Looks at the record, and adopts what is newer than what this process holds.
+    /// Loads the record, and adopts its token if it is newer than this process's.
     async fn look(&self) -> Result<(Found, Step), Error> {
         let found = self.shared.look().await?;
         if self.shared.note_success() {
@@ -284,7 +285,7 @@ impl<'a> StoreRun<'a> {
                 Step::Done(Some(Ok(token)))
             }
             Finding::Ended(error) if error.is_signed_out() => Step::Done(Some(Err(error))),
-            Finding::Ended(error) | Finding::Foreign(error) => Step::Failed(error),
+            Finding::Ended(error) | Finding::OtherIdentity(error) => Step::Failed(error),
             Finding::Fetch { base, is_login } => Step::Fetch { base, is_login },
             Finding::Lost(known) => Step::Fetch { base: known, is_login: false },
             Finding::Discarded => {
@@ -295,7 +296,7 @@ impl<'a> StoreRun<'a> {
         Ok((found, step))
     }
 
-    /// Has the refresh token at hand that the source begins with, if it can make a difference.
+    /// Reads the refresh token with which the source begins, if it can matter.
     async fn find_seed(&self, found: &Found) {
         let has_ended = matches!(&found.content, Content::Record(Record { state: RecordState::Ended(_), .. }));
         let begins = {
@@ -307,7 +308,7 @@ impl<'a> StoreRun<'a> {
         }
     }
 
-    /// A fetch while the store does not do what it is asked. Spends no refresh token, unless a setting allows it.
+    /// Fetches while the store fails. It uses no refresh token, unless the settings allow it.
     async fn run_without_store(&self, error: Error) -> Option<Result<Token, Error>> {
         self.participant().store_failed(&error);
         let (run, asked) = (self.run, self.driver.clock.now());
@@ -316,8 +317,8 @@ impl<'a> StoreRun<'a> {
         if self.seed.get().is_none() {
             let _ = self.seed.set(self.participant().first_refresh_token(&self.source).await);
         }
-        let spends = self.seed.get().is_some_and(Option::is_some);
-        if has_token || spends && !allowed {
+        let needs_refresh_token = self.seed.get().is_some_and(Option::is_some);
+        if has_token || needs_refresh_token && !allowed {
             return self.driver.conclude(run, asked, Err(error)).await;
         }
         let (base, replaced, refresh_token) = {
@@ -353,20 +354,20 @@ impl<'a> StoreRun<'a> {
     }
 }
 
-/// The record that follows `base` after this answer; `None` if there is nothing to save. `newest` is the newest refresh
-/// token, which a source may have reported and then failed.
+/// The record that follows `base` after this result, or `None` if there is nothing to save. `newest` is the newest
+/// refresh token, which the source may have reported before it failed.
 fn answered(
     base: &Record,
     answer: &Result<Token, Error>,
     newest: Option<Secret>,
-    spent: Option<&Secret>,
+    sent: Option<&Secret>,
     asked: DualInstant,
 ) -> Option<Record> {
-    let reported = newest.filter(|newest| Some(newest) != spent);
+    let reported = newest.filter(|newest| Some(newest) != sent);
     let (token, refresh_token) = match answer {
         Ok(token) => {
             let refresh_token = token.refresh_token().or(reported);
-            // A dead token does not take the place of another.
+            // A token that is dead on arrival does not replace another.
             let saved = match token.lifetime().is_zero() {
                 true => base.token().cloned(),
                 false => Some(SavedToken { token: token.clone(), asked }),

@@ -1,5 +1,5 @@
-//! What goes on in the background of a session that processes share: watching the record, and saving an answer that could
-//! not be saved at once.
+//! The background tasks of a shared session: one watches the record, one saves a record that could not be saved at
+//! once.
 
 use std::pin::pin;
 use std::sync::{Arc, Weak};
@@ -11,26 +11,26 @@ use tokio::sync::Notify;
 use crate::cache::driver::Driver;
 use crate::cache::driver::participant::Participant;
 use crate::cache::session::Finding;
-use crate::cache::shared::{Content, HeldLease, Shared, Taken};
+use crate::cache::shared::{Content, HeldLease, Leasing, Shared};
 use crate::clock;
 use crate::schedule::DualInstant;
 use crate::store::record::{Record, SavedToken, State as RecordState};
 use crate::telemetry::Sharing;
 
-/// Notes that nobody watches the record any more.
+/// Records on drop that no task watches the record.
 struct WatchGuard(Arc<Shared>);
 
-/// Between two attempts to save in the background.
+/// The pause between two attempts to save in the background.
 const SAVE_PAUSE: Duration = Duration::from_millis(500);
-/// How far apart processes look that were told of a change at once.
+/// The time over which processes spread their looks after the store notifies them of a change.
 const LOOK_SPREAD: Duration = Duration::from_millis(100);
 
-/// Looks at the record from time to time, and when the store tells of a change, for as long as there is a cache.
+/// Looks at the record at intervals, and when the store notifies of a change, until the cache is dropped or closed.
 pub(crate) async fn watch(driver: Weak<Driver>, shared: Arc<Shared>, changed: Arc<Notify>) {
     let _guard = WatchGuard(Arc::clone(&shared));
     loop {
         let wait = shared.config.look_every.mul_f64(0.9 + fastrand::f64() / 5.0);
-        let mut told = shared.subscribe().await;
+        let mut notified = shared.subscribe().await;
         let until = clock::from_now(wait);
         loop {
             let mut local = pin!(changed.notified());
@@ -39,7 +39,7 @@ pub(crate) async fn watch(driver: Weak<Driver>, shared: Arc<Shared>, changed: Ar
                 Some(driver) if !driver.state().session.is_closed() => {}
                 _ => return,
             }
-            let woken = std::future::poll_fn(|cx| match told.as_mut().poll(cx) {
+            let woken = std::future::poll_fn(|cx| match notified.as_mut().poll(cx) {
                 Poll::Ready(()) => Poll::Ready(true),
                 Poll::Pending => local.as_mut().poll(cx).map(|()| false),
             });
@@ -51,17 +51,17 @@ pub(crate) async fn watch(driver: Weak<Driver>, shared: Arc<Shared>, changed: Ar
                 Err(_) => return,
             }
         }
-        // Not all at once.
+        // The processes do not all look at once.
         clock::sleep(LOOK_SPREAD.mul_f64(fastrand::f64())).await;
         let Some(driver) = driver.upgrade() else { return };
         watch_once(Participant { driver: &driver, shared: &shared }).await;
     }
 }
 
-/// One look for which nobody waits.
+/// One look in the background, for which no caller waits.
 async fn watch_once(participant: Participant<'_>) {
     let Participant { driver, shared } = participant;
-    // A run looks by itself.
+    // The run in flight looks at the record itself.
     if driver.flight.is_in_flight(driver.clock.now().mono) {
         return;
     }
@@ -81,7 +81,7 @@ async fn watch_once(participant: Participant<'_>) {
         driver.telemetry.shared(&Sharing::Reachable);
     }
     if let Content::Unreadable(why) = found.content {
-        // Told of, and set aside by the next fetch: it may be a matter of a release that is being rolled out.
+        // Only reported, because a newer release of this program may have written it. The next fetch sets it aside.
         driver.telemetry.shared(&Sharing::Unusable { why });
         return;
     }
@@ -91,7 +91,7 @@ async fn watch_once(participant: Participant<'_>) {
             driver.changed.notify_waiters();
         }
         Finding::Lost(known) if is_worth_restoring(&known, driver.clock.now()) => {
-            if let Ok(Taken::Held(lease)) = shared.acquire().await {
+            if let Ok(Leasing::Held(lease)) = shared.acquire().await {
                 lease.keep(participant.restore(&lease, &identity)).await;
                 lease.release().await;
             }
@@ -100,8 +100,8 @@ async fn watch_once(participant: Participant<'_>) {
     }
 }
 
-/// Goes on saving under the lease in the background, for as long as it can be extended: nobody else is to spend the
-/// refresh token of the record meanwhile.
+/// Keeps trying to save in the background, as long as the lease can be extended. The lease keeps other processes from
+/// using the old refresh token in the record.
 pub(crate) async fn save_later(driver: Weak<Driver>, shared: Arc<Shared>, lease: HeldLease) {
     lease
         .keep(async {
@@ -125,7 +125,7 @@ pub(crate) async fn save_later(driver: Weak<Driver>, shared: Arc<Shared>, lease:
     lease.release().await;
 }
 
-/// Whether a record that has vanished is missed.
+/// Whether a lost record contains anything that is still useful.
 fn is_worth_restoring(record: &Record, now: DualInstant) -> bool {
     let lives = |saved: &SavedToken| !saved.asked.after(saved.token.lifetime()).is_past(now);
     match &record.state {

@@ -1,5 +1,5 @@
-//! Random walks: what the session says is compared, after each event, with a model that keeps nothing but the list of what
-//! happened and works out every answer from that list anew.
+//! Random walks: after each event, the session is compared with a model. The model stores only the list of events, and
+//! computes every answer from that list.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use super::*;
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
-/// Long enough to see that a save outlives the moment at which it counts as lost.
+/// The deadline of a save. It is shorter than some pauses, so that a save can end after it counts as lost.
 const SAVE: Duration = Duration::from_secs(6);
 const BUDGET: usize = 2;
 const BUDGET_WINDOW: Duration = Duration::from_secs(600);
@@ -32,20 +32,20 @@ fn first_session() -> SessionId {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A caller of the present or of the former session needs a token.
+    /// A caller of the current session, or of the previous one, needs a token.
     Need(Demand, bool),
-    /// The run in the slot is overdue, so the next caller that needs one starts another.
+    /// The deadline of the run in the slot passes, so the next caller starts another run.
     Overdue,
     /// A run reports a refresh token of this number.
     Rotate(usize, u8),
-    /// A run brings a token: with this text, lifetime, refresh token and time to look again.
+    /// A run receives a token with this text, lifetime, refresh token and `refresh_in`.
     Receive(usize, u8, Duration, Option<u8>, Option<Duration>),
-    /// A run that brought a token publishes it; a run that did not fails.
+    /// A run that received a token publishes it. A run that did not fails.
     End(usize, bool, Option<Duration>),
-    /// An API rejects one of the tokens that were published, or of another cache.
+    /// An API rejects one of the published tokens, or a token of another cache.
     Reject(usize, Option<Sign>),
-    /// The second send of a request with one of the tokens is accepted, or rejected with this sign.
-    SentAgain(usize, Option<Sign>),
+    /// An API accepts a retry with one of the tokens, or rejects it with this sign.
+    Retry(usize, Option<Sign>),
     OverBudget,
     SignOut,
     RunEnded,
@@ -53,7 +53,7 @@ enum Step {
     NewSource(bool),
     Close,
     BeginSave,
-    /// A save under way ends: well, badly, or dropped half-way.
+    /// A save in flight succeeds, fails, or is dropped.
     Saved(usize, Option<bool>),
     Pass(Duration),
     Adopt,
@@ -85,7 +85,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(run, text, life, rotated, again)| Step::Receive(run, text, life, rotated, again)),
         10 => (0..4_usize, any::<bool>(), retry_after()).prop_map(|(run, denied, after)| Step::End(run, denied, after)),
         8 => (prop::sample::select(vec![0, 0, 1, 2]), sign()).prop_map(|(which, sign)| Step::Reject(which, sign)),
-        4 => (prop::sample::select(vec![0, 0, 1, 2]), sign()).prop_map(|(which, sign)| Step::SentAgain(which, sign)),
+        4 => (prop::sample::select(vec![0, 0, 1, 2]), sign()).prop_map(|(which, sign)| Step::Retry(which, sign)),
         1 => Just(Step::OverBudget),
         1 => Just(Step::SignOut),
         1 => Just(Step::RunEnded),
@@ -97,7 +97,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         8 => pass.prop_map(Step::Pass),
         1 => prop::bool::weighted(0.2).prop_map(|adopt| if adopt { Step::Adopt } else { Step::BeginSave }),
     ];
-    // A token of some age, a young one after it, and an API that rejects both.
+    // An old token, a young one after it, and an API that rejects both.
     let both_rejected = (0..2_u8, prop::bool::weighted(0.5)).prop_map(|(text, wait)| {
         let standard = Some(Sign::Standard);
         let mut steps = vec![
@@ -106,7 +106,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             Step::Receive(0, text, HOUR, None, None),
             Step::End(0, false, None),
             Step::Reject(0, standard),
-            Step::SentAgain(1, standard),
+            Step::Retry(1, standard),
         ];
         if wait {
             steps.insert(4, Step::Pass(5 * SECOND));
@@ -117,12 +117,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(steps, 1..220).prop_map(|steps| steps.concat())
 }
 
-// === the model: a list of what happened ===
+// === the model: a list of events ===
 
 #[derive(Clone, Debug)]
 enum Event {
     Started(Run, DualInstant),
-    /// A run brought a token, or a refresh token of this text alone.
+    /// A run received a token, or reported a refresh token with this text.
     Accepted {
         run: u64,
         refresh_token: Option<String>,
@@ -131,22 +131,23 @@ enum Event {
     Published {
         token: Published,
         at: DualInstant,
-        /// What said that the token before it was rejected; nothing if it was fetched for another reason.
+        /// The sign that rejected the previous token, or `None` if the token was fetched for another reason.
         sign: Option<Sign>,
-        /// Whether a fetch brought it.
+        /// Whether a fetch returned it.
         fetched: bool,
     },
-    /// The current token and the other one change places, because this young token was rejected if there is one.
+    /// The current token and the other one were swapped. `early` is the young token whose rejection was the reason, if
+    /// any.
     Swapped {
         at: DualInstant,
         early: Option<u64>,
     },
-    /// The token that stood by is of no use any more; `both`: neither is the current one.
+    /// The other token was dropped. `both`: the current one was dropped, too.
     Dropped {
         both: bool,
     },
-    /// A token that replaced a rejected one was rejected too.
-    InVain {
+    /// A token that replaced a rejected one was rejected, too.
+    NotHelped {
         generation: u64,
         sign: Sign,
         at: DualInstant,
@@ -172,12 +173,12 @@ enum Event {
         another_session: bool,
     },
     Closed,
-    /// A save ended; `told` if it was of the newest refresh token of this source.
+    /// A save ended. `counts`: it was of the newest refresh token of this source.
     Saved {
         number: u64,
         ok: bool,
         wrote: bool,
-        told: bool,
+        counts: bool,
     },
 }
 
@@ -196,13 +197,13 @@ struct Published {
 }
 
 impl Model {
-    /// What happened since the session or its source began.
+    /// The events since the session or its source began.
     fn since_source(&self) -> &[Event] {
         let begin = self.log.iter().rposition(|event| matches!(event, Event::NewSource { .. }));
         &self.log[begin.map_or(0, |begin| begin + 1)..]
     }
 
-    /// What happened since the view was emptied.
+    /// The events since the view was emptied.
     fn since_empty(&self) -> &[Event] {
         let begin = self.log.iter().rposition(|event| matches!(event, Event::NewSource { .. } | Event::SignedOut));
         &self.log[begin.map_or(0, |begin| begin + 1)..]
@@ -237,18 +238,18 @@ impl Model {
         published.collect()
     }
 
-    /// The newest generation there ever was.
+    /// The newest published generation.
     fn newest(&self) -> u64 {
         self.published().iter().map(|token| token.generation).max().unwrap_or(0)
     }
 
-    /// The current token, and the one that stands by.
+    /// The current token, and the other one.
     fn both(&self) -> (Option<Published>, Option<Published>) {
         let (current, other, _) = self.tokens();
         (current, other)
     }
 
-    /// The current token, the one that stands by, and whether the former of both was marked.
+    /// The current token, the other one, and whether the older of the two was marked as rejected.
     fn tokens(&self) -> (Option<Published>, Option<Published>, bool) {
         let (mut current, mut other): (Option<Published>, Option<Published>) = (None, None);
         let mut suspect = false;
@@ -265,8 +266,8 @@ impl Model {
                             former.window.phase(*at) != Phase::Expired && marked(former.generation) != Some(false)
                         };
                         let generation = current.as_ref().map_or(0, |current| current.generation);
-                        let stood_in = other.is_some_and(|other| other.generation > generation);
-                        suspect = stood_in && suspect || marked(generation).is_some();
+                        let used_fallback = other.is_some_and(|other| other.generation > generation);
+                        suspect = used_fallback && suspect || marked(generation).is_some();
                         other = current.filter(is_good);
                     }
                     current = Some(token.clone());
@@ -275,7 +276,7 @@ impl Model {
                     (current, other) = (other, current);
                     let (now, newer) = (current.as_mut().expect("another"), other.as_ref().expect("another"));
                     if now.generation < newer.generation {
-                        now.window = now.window.standing_in(*at);
+                        now.window = now.window.for_fallback(*at);
                     }
                 }
                 Event::Dropped { .. } => other = None,
@@ -289,13 +290,13 @@ impl Model {
         self.both().0
     }
 
-    fn stands_in(&self) -> bool {
+    fn uses_fallback(&self) -> bool {
         let (current, other) = self.both();
         let generation = current.map_or(0, |current| current.generation);
         other.is_some_and(|other| other.generation > generation)
     }
 
-    /// Whether this token was rejected, of late; and whether it was young then.
+    /// Whether this token was recently rejected, and whether it was young then.
     fn is_marked(&self, generation: u64, now: DualInstant) -> Option<bool> {
         self.log.iter().rev().find_map(|event| match event {
             Event::Rejected { generation: of, at, .. } if *of == generation && at.after(30 * SECOND).is_past(now) => {
@@ -306,7 +307,7 @@ impl Model {
         })?
     }
 
-    /// Whether a former token stood in for this one, and that one was not rejected either.
+    /// Whether a fallback replaced this token for some time, and was not rejected itself.
     fn is_early(&self, generation: u64) -> bool {
         let early = self.log.iter().rev().find_map(|event| match event {
             Event::Swapped { early: Some(early), .. } => Some(*early),
@@ -316,22 +317,22 @@ impl Model {
         early == Some(generation)
     }
 
-    /// The token that the last fetch brought, if it replaced a rejected one and it is not known yet whether that helped.
-    fn unsettled(&self) -> Option<(u64, Sign)> {
+    /// The token of the last fetch, if it replaced a rejected one and it is not known yet whether that helped.
+    fn undecided(&self) -> Option<(u64, Sign)> {
         let (generation, sign) = self.replacement()?;
         let settles = |event: &Event| match event {
-            Event::InVain { generation: of, .. } | Event::Helped { generation: of, .. } => *of == generation,
+            Event::NotHelped { generation: of, .. } | Event::Helped { generation: of, .. } => *of == generation,
             _ => false,
         };
         let since = self.log.iter().rposition(|event| matches!(event, Event::Published { fetched: true, .. }))?;
         (!self.log[since..].iter().any(settles)).then_some((generation, sign))
     }
 
-    /// Whether the last that is known of the token that the last fetch brought is that it did not help.
-    fn was_in_vain(&self, generation: u64) -> bool {
+    /// Whether the token of the last fetch did not help, as the last event about it says.
+    fn did_not_help(&self, generation: u64) -> bool {
         let since = self.log.iter().rposition(|event| matches!(event, Event::Published { fetched: true, .. }));
         let known = self.log[since.unwrap_or(0)..].iter().rev().find_map(|event| match event {
-            Event::InVain { generation: of, .. } if *of == generation => Some(true),
+            Event::NotHelped { generation: of, .. } if *of == generation => Some(true),
             Event::Helped { generation: of, .. } if *of == generation => Some(false),
             _ => None,
         });
@@ -345,13 +346,13 @@ impl Model {
         })?
     }
 
-    /// Whether rejections with this sign cause no refresh, because those before were in vain.
-    fn is_in_vain(&self, sign: Sign, now: DualInstant) -> bool {
+    /// Whether rejections with this sign cause no refresh, because earlier refreshes did not help.
+    fn is_suspended(&self, sign: Sign, now: DualInstant) -> bool {
         let mut last = None;
         let mut times = 0_u32;
         for event in &self.log {
             match event {
-                Event::InVain { sign: of, at, .. } if *of == sign => (last, times) = (Some(*at), times + 1),
+                Event::NotHelped { sign: of, at, .. } if *of == sign => (last, times) = (Some(*at), times + 1),
                 Event::Helped { sign: of, .. } if *of == sign => times = 0,
                 Event::NewSource { .. } => times = 0,
                 _ => {}
@@ -366,7 +367,7 @@ impl Model {
         !token.first_seen.after(30 * SECOND).is_past(now)
     }
 
-    /// What a rejection of this token does, and what happens by it.
+    /// The effect of a rejection of this token, and its events.
     fn rejection(&self, token: &Published, sign: Option<Sign>, now: DualInstant) -> (Rejection, Vec<Event>) {
         if token.session != self.session() {
             return (Rejection::SessionEnded, Vec::new());
@@ -382,40 +383,40 @@ impl Model {
             return (Rejection::Superseded, events);
         };
         let is_young = self.is_young(&current, now);
-        if self.stands_in() {
+        if self.uses_fallback() {
             let mut events = vec![Event::Swapped { at: now, early: None }];
             events.extend((!is_young).then_some(Event::Dropped { both: false }));
-            return (Rejection::StandIn { first: false }, events);
+            return (Rejection::Fallback { first: false }, events);
         }
         let is_other_usable = other.is_some_and(|other| other.window.phase(now) != Phase::Expired);
-        let in_vain = self.replacement().is_some_and(|(of, _)| of == generation) && self.was_in_vain(generation);
-        if sign == Some(Sign::Standard) && is_young && is_other_usable && (!self.tokens().2 || in_vain) {
+        let no_help = self.replacement().is_some_and(|(of, _)| of == generation) && self.did_not_help(generation);
+        if sign == Some(Sign::Standard) && is_young && is_other_usable && (!self.tokens().2 || no_help) {
             let first = !self.is_early(generation);
-            return (Rejection::StandIn { first }, vec![Event::Swapped { at: now, early: Some(generation) }]);
+            return (Rejection::Fallback { first }, vec![Event::Swapped { at: now, early: Some(generation) }]);
         }
         let settles = if is_young && self.is_early(generation) { 30 * SECOND } else { 2 * SECOND };
         let settled_at = current.first_seen.after(settles);
         if sign.is_some() && !settled_at.is_past(now) {
             return (Rejection::Early(settled_at.wait(now).min(SECOND)), Vec::new());
         }
-        let mut events = self.in_vain(generation, sign, now);
+        let mut events = self.rejected_replacement(generation, sign, now);
         let first =
             !self.log.iter().any(|event| matches!(event, Event::Rejected { generation: of, .. } if *of >= generation));
         events.push(Event::Rejected { generation, young: is_young, at: now });
         (Rejection::Marked { first }, events)
     }
 
-    fn in_vain(&self, generation: u64, sign: Option<Sign>, now: DualInstant) -> Vec<Event> {
+    fn rejected_replacement(&self, generation: u64, sign: Option<Sign>, now: DualInstant) -> Vec<Event> {
         match sign {
-            Some(sign) if self.unsettled() == Some((generation, sign)) => {
+            Some(sign) if self.undecided() == Some((generation, sign)) => {
                 let fetched = self.log.iter().rev().find_map(|event| match event {
                     Event::Published { at, fetched: true, .. } => Some(*at),
                     _ => None,
                 });
                 let long = if sign == Sign::Standard { 30 * SECOND } else { 10 * MINUTE };
                 let has_helped = fetched.expect("it was fetched").after(long).is_past(now);
-                let in_vain = Event::InVain { generation, sign, at: now };
-                vec![if has_helped { Event::Helped { generation, sign } } else { in_vain }]
+                let no_help = Event::NotHelped { generation, sign, at: now };
+                vec![if has_helped { Event::Helped { generation, sign } } else { no_help }]
             }
             _ => Vec::new(),
         }
@@ -454,11 +455,11 @@ impl Model {
     }
 
     fn has_budget(&self, now: DualInstant) -> bool {
-        let spent = self.log.iter().filter(|event| match event {
+        let refreshes = self.log.iter().filter(|event| match event {
             Event::Started(run, at) => run.plan.reason == Reason::Rejected && !at.after(BUDGET_WINDOW).is_past(now),
             _ => false,
         });
-        spent.count() < BUDGET
+        refreshes.count() < BUDGET
     }
 
     fn newest_started(&self) -> u64 {
@@ -499,7 +500,7 @@ impl Model {
         let mut not_saved = false;
         for event in self.since_source() {
             match event {
-                Event::Saved { ok, told: true, .. } => not_saved = !ok,
+                Event::Saved { ok, counts: true, .. } => not_saved = !ok,
                 Event::Forgotten => not_saved = false,
                 _ => {}
             }
@@ -507,7 +508,7 @@ impl Model {
         not_saved
     }
 
-    /// How many refresh tokens there were, over all sources.
+    /// The number of refresh tokens so far, over all sources.
     fn newest_number(&self) -> u64 {
         let mut numbers = 0;
         let mut newest: Option<String> = None;
@@ -553,8 +554,8 @@ impl Model {
             _ if self.current().is_some() => Reason::Expired,
             _ => Reason::First,
         };
-        let in_vain = matches!(demand, Demand::NewerThan(_, Some(sign)) if self.is_in_vain(sign, now));
-        if reason == Reason::Rejected && (in_vain || !self.has_budget(now)) {
+        let no_help = matches!(demand, Demand::NewerThan(_, Some(sign)) if self.is_suspended(sign, now));
+        if reason == Reason::Rejected && (no_help || !self.has_budget(now)) {
             return "over budget".to_owned();
         }
         format!("start {reason} {}", self.epoch())
@@ -563,7 +564,7 @@ impl Model {
 
 // === the walk ===
 
-/// A run that has not ended, in the slot or superseded.
+/// A run that has not ended, in the slot or replaced.
 struct Live {
     run: Run,
     asked: DualInstant,
@@ -578,11 +579,11 @@ struct Walk {
     /// The number of the run in the slot.
     slot: Option<u64>,
     started: u64,
-    /// The saves under way: number, refresh token, and when it counts as lost.
+    /// The saves in flight: the ticket, the refresh token, and when the save counts as lost.
     saves: Vec<(SaveTicket, String, DualInstant)>,
-    /// How much had happened when each of them began.
+    /// The number of events before each of them began.
     begun: Vec<usize>,
-    /// What the last save that may have written has left, and whether it is known to have succeeded.
+    /// The refresh token of the last save that may have written, and whether it certainly did.
     stored: Option<(u64, String)>,
     sign_outs: Vec<u64>,
     reported_at: Option<DualInstant>,
@@ -601,7 +602,7 @@ fn describe(decision: &Decision) -> String {
     }
 }
 
-/// A decision without the numbers in it.
+/// A decision without its numbers.
 fn kind(decision: &str) -> String {
     decision.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end().to_owned()
 }
@@ -676,7 +677,7 @@ impl Walk {
             }
             Step::End(which, denied, retry_after) => self.end(which, denied, retry_after)?,
             Step::Reject(which, sign) => self.reject(which, sign)?,
-            Step::SentAgain(which, sign) => self.retried(which, sign)?,
+            Step::Retry(which, sign) => self.retried(which, sign)?,
             Step::OverBudget => {
                 let first = self.reported_at.is_none_or(|at| at.after(BUDGET_WINDOW).is_past(self.now));
                 prop_assert_eq!(self.session.on_over_budget(&policy(), self.now), first);
@@ -743,7 +744,7 @@ impl Walk {
             demand => demand,
         };
         let is_over =
-            self.model.stands_in() && self.model.usable(self.now).is_none_or(|(_, phase)| phase != Phase::Fresh);
+            self.model.uses_fallback() && self.model.usable(self.now).is_none_or(|(_, phase)| phase != Phase::Fresh);
         prop_assert_eq!(self.session.on_time(self.now), is_over);
         if is_over {
             self.model.log.push(Event::Swapped { at: self.now, early: None });
@@ -766,7 +767,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Whether anything that this run brings is wanted.
+    /// Whether the session accepts a result of this run.
     fn accepts(&self, run: Run) -> bool {
         run.plan.epoch == self.model.epoch() && !self.model.accepts_no_run() && !self.model.is_overtaken(run.number)
     }
@@ -822,7 +823,7 @@ impl Walk {
                     let Outcome::Failed { answer, backoff, .. } = outcome else {
                         return Err(TestCaseError::fail(format!("a failure was expected: {outcome:?}")));
                     };
-                    // A token that can still be sent answers those who asked for no other.
+                    // The waiters get the current token, unless they need another one.
                     let answers = no_longer && !suspect && window.phase(self.now) != Phase::Expired;
                     prop_assert_eq!(answer.is_ok(), answers && run.plan.reason != Reason::Rejected);
                     self.failed(false, None, backoff)?;
@@ -831,7 +832,7 @@ impl Walk {
                     let Outcome::Fetched { token: published, remaining } = outcome else {
                         return Err(TestCaseError::fail(format!("a token was expected: {outcome:?}")));
                     };
-                    let left = self.model.current().map_or(Duration::ZERO, |held| held.window.left(self.now));
+                    let left = self.model.current().map_or(Duration::ZERO, |held| held.window.remaining(self.now));
                     prop_assert_eq!(remaining, left);
                     self.published(&published, window, run.plan.sign, true);
                     self.seen.insert("published".to_owned());
@@ -855,7 +856,7 @@ impl Walk {
 
     fn failed(&mut self, denied: bool, retry_after: Option<Duration>, backoff: Duration) -> Result<(), TestCaseError> {
         let streak = self.model.next_streak(denied);
-        let left = self.model.current().map_or(Duration::ZERO, |held| held.window.left(self.now));
+        let left = self.model.current().map_or(Duration::ZERO, |held| held.window.remaining(self.now));
         let expected = if denied {
             schedule::denied_backoff(streak, retry_after)
         } else {
@@ -869,7 +870,7 @@ impl Walk {
     fn reject(&mut self, which: usize, sign: Option<Sign>) -> Result<(), TestCaseError> {
         let published = self.model.published();
         let Some(index) = published.len().checked_sub(1 + which) else {
-            // Of another cache, or made by hand: of a number that is here, or is still to come.
+            // A token of another cache or of none. Its generation may exist here, now or later.
             for session in [SessionId::default(), SessionId::first_of(8.try_into().expect("not zero"))] {
                 let foreign = TokenId { session, generation: which as u64 };
                 prop_assert_eq!(self.session.on_rejected(foreign, sign, self.now), Rejection::Unknown);
@@ -900,17 +901,17 @@ impl Walk {
             }
             return Ok(());
         };
-        let events = self.model.in_vain(token.generation, Some(sign), self.now);
+        let events = self.model.rejected_replacement(token.generation, Some(sign), self.now);
         if !events.is_empty() {
-            self.seen.insert("in vain".to_owned());
+            self.seen.insert("did not help".to_owned());
         }
         self.model.log.extend(events);
         let (current, newer) = self.model.both();
         let current =
             current.filter(|current| current.generation == token.generation && token.session == self.model.session());
-        let stood_in = current.filter(|current| !self.model.is_young(current, self.now));
+        let used_fallback = current.filter(|current| !self.model.is_young(current, self.now));
         let mut expected = None;
-        if sign == Sign::Standard && self.model.stands_in() && stood_in.is_some() {
+        if sign == Sign::Standard && self.model.uses_fallback() && used_fallback.is_some() {
             self.model.log.push(Event::Swapped { at: self.now, early: None });
             self.model.log.push(Event::Dropped { both: true });
             let newer = newer.expect("a newer one");
@@ -924,7 +925,7 @@ impl Walk {
 
     // --- saves ---
 
-    /// The number of the newest refresh token: how often another came.
+    /// Begins a save. The number of the newest refresh token is the count of changes.
     fn begin_save(&mut self) -> Result<(), TestCaseError> {
         let until = self.now.after(SAVE);
         let busy = self.saves.iter().any(|(_, _, until)| !until.is_past(self.now));
@@ -962,7 +963,7 @@ impl Walk {
         let newest = self.model.newest_number();
         let is_older = number < newest && self.model.refresh_token().is_some();
         prop_assert_eq!(again, is_older, "an older save may have overwritten a newer");
-        // An older save that failed may have written all the same.
+        // An older save that failed may have written anyway.
         let wrote = ok == Some(true) || overwrote;
         if wrote {
             self.stored = Some((number, text));
@@ -972,8 +973,8 @@ impl Walk {
         }
         let of_this_source =
             !self.model.log[begun..].iter().any(|event| matches!(event, Event::NewSource { .. } | Event::Forgotten));
-        let told = of_this_source && number == newest && ok.is_some();
-        self.model.log.push(Event::Saved { number, ok: ok == Some(true), wrote, told });
+        let counts = of_this_source && number == newest && ok.is_some();
+        self.model.log.push(Event::Saved { number, ok: ok == Some(true), wrote, counts });
         Ok(())
     }
 
@@ -985,7 +986,7 @@ impl Walk {
         let current = model.current();
         prop_assert_eq!(status.phase, current.as_ref().map(|current| current.window.phase(*now)));
         prop_assert_eq!(status.generation, current.as_ref().map_or(0, |current| current.generation));
-        prop_assert_eq!(status.usable_for, current.as_ref().map(|current| current.window.left(*now)));
+        prop_assert_eq!(status.usable_for, current.as_ref().map(|current| current.window.remaining(*now)));
         prop_assert_eq!(status.suspect, current.is_some() && model.is_suspect());
         prop_assert_eq!(status.closed, model.is_closed());
         prop_assert_eq!(status.signed_out, model.is_signed_out());
@@ -1002,8 +1003,8 @@ impl Walk {
             let id = current.token.id();
             prop_assert_eq!(id.session, view.session, "a token of another session");
         }
-        let mut met = Vec::new();
-        // Whatever is asked next, by any caller, and with or without a run in flight.
+        let mut covered = Vec::new();
+        // Every next demand, by any caller, with and without a run in flight.
         let newest = current.map_or(0, |current| current.generation);
         let demands = [
             Demand::Usable,
@@ -1020,10 +1021,10 @@ impl Walk {
                 let decision = session.decide(demand, id, &policy(), *now, in_flight);
                 let expected = model.decision(demand, former, *now, in_flight);
                 prop_assert_eq!(describe(&decision), expected.clone());
-                met.push(expected);
+                covered.push(expected);
             }
         }
-        self.seen.extend(met.iter().map(|decision| kind(decision)));
+        self.seen.extend(covered.iter().map(|decision| kind(decision)));
         Ok(())
     }
 }
@@ -1042,13 +1043,13 @@ fn every_walk_agrees_with_the_list_of_what_happened() {
     let outcome = runner.run(&steps(), |steps| {
         let mut walk = Walk::new();
         steps.iter().try_for_each(|step| walk.step(step))?;
-        let mut met = cell.borrow_mut();
-        met.0.append(&mut walk.seen);
-        *met.1 += steps.len();
+        let mut covered = cell.borrow_mut();
+        covered.0.append(&mut walk.seen);
+        *covered.1 += steps.len();
         Ok(())
     });
     outcome.unwrap_or_else(|error| panic!("{error}"));
-    // So much was met that the walk tests something.
+    // The walks cover every case.
     assert!(steps_taken > 20_000, "{steps_taken}");
     for wanted in [
         "use",
@@ -1068,16 +1069,16 @@ fn every_walk_agrees_with_the_list_of_what_happened() {
         "rejection Marked { first: false }",
         "rejection Superseded",
         "rejection SessionEnded",
-        "rejection StandIn { first: true }",
+        "rejection Fallback { first: true }",
         "rejection Early",
         "the newer is tried again",
         "both rejected",
-        "in vain",
+        "did not help",
         "helped",
         "save",
         "saved again",
         "a rejected token again",
     ] {
-        assert!(seen.contains(wanted), "no walk met {wanted:?}: {seen:?}");
+        assert!(seen.contains(wanted), "no walk covers {wanted:?}: {seen:?}");
     }
 }
