@@ -374,7 +374,7 @@ fn a_runtime_that_stands_still_between_two_batches_leaves_nobody_asleep() {
                 assert_ready_eq!(waiters.remove(next).poll(), Ok(7));
             }
         }
-        // Nobody drives the runtime any more: each woken waiter wakes others, by taking the result or by being dropped.
+        // The runtime is no longer driven. Each woken waiter wakes others, by taking the result or by being dropped.
         while let Some(woken) = waiters.iter().position(Spawn::is_woken) {
             let mut waiter = waiters.swap_remove(woken);
             if waiters.len().is_multiple_of(2) {

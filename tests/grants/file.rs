@@ -195,7 +195,7 @@ async fn a_token_that_kubernetes_has_rotated_is_found_within_a_minute() {
     fs::remove_dir_all(at("..2026_01_02_03_04_05.1")).unwrap();
     assert_eq!(look(&cache).await, first, "a look is not due yet");
     advance(7 * SECOND).await;
-    assert_eq!(look(&cache).await, first, "the look runs beside the request");
+    assert_eq!(look(&cache).await, first, "the file is read in the background");
     assert_eq!(look(&cache).await, second);
     assert_eq!((cache.status().generation, cache.status().last_failure.is_none()), (2, true));
 }

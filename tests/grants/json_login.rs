@@ -115,7 +115,7 @@ async fn a_judge_of_the_user_decides() {
     assert_eq!(denied.code(), Some("E1"));
     let failed = evaluated(200, "busy").await.unwrap_err();
     assert!(failed.is_transient() && failed.to_string().contains("odd 200 OK"), "{failed}");
-    // A limit is no denial, whoever says so.
+    // A limit is not a denial, even if the evaluation says so.
     assert!(!evaluated(429, "wrong").await.unwrap_err().is_denied());
 }
 

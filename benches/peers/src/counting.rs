@@ -13,7 +13,7 @@ pub fn the_counted_section(work: &mut dyn FnMut() -> Result<(), BoxError>) -> Re
     work()
 }
 
-/// The instructions that this program spends in [`the_counted_section`], run with these arguments.
+/// The instructions that this program executes in [`the_counted_section`], run with these arguments.
 ///
 /// # Errors
 /// Returns an error if there is no valgrind, or if the program failed. It contains the program's last line.

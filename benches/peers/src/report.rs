@@ -49,7 +49,7 @@ fn cells(row: &Row, name: String, show: fn(&Compared) -> String) -> Vec<String> 
     let measured: Vec<_> = row.stampedes.iter().flatten().collect();
     match (measured.first(), measured.last(), row.stampedes.iter().find_map(|stampede| stampede.as_ref().err())) {
         (Some(smallest), Some(largest), reason) => {
-            let costs = |cell: String| if smallest.waiting == 0 { "nobody waits".to_owned() } else { cell };
+            let costs = |cell: String| if smallest.waiting == 0 { "none waits".to_owned() } else { cell };
             let mut fetches: Vec<_> = measured.iter().map(|stampede| fetched(stampede)).collect();
             fetches.extend(reason.cloned());
             cells.extend([

@@ -201,7 +201,7 @@ async fn a_parameter_may_not_come_twice(server: &Subject) {
         vec![("client_id", server.client_id), ("grant_type", "refresh_token"), ("refresh_token", &*refresh_token)];
     form.push(("refresh_token", &refresh_token));
     assert_eq!(server.token(&form).await.denial(), denied(400, "invalid_request"));
-    assert_eq!(server.refresh(&refresh_token).await.status, 200, "it was not spent");
+    assert_eq!(server.refresh(&refresh_token).await.status, 200, "it was not used up");
 }
 
 /// RFC 6749 section 3.2: "Parameters sent without a value MUST be treated as if they were omitted from the request."
@@ -244,7 +244,7 @@ async fn a_refresh_cannot_widen_the_scope(server: &Subject) {
         ("scope", "nonsense"),
     ];
     assert_eq!(server.token(&form).await.denial(), denied(400, "invalid_scope"));
-    assert_eq!(server.refresh(&refresh_token).await.status, 200, "it was not spent");
+    assert_eq!(server.refresh(&refresh_token).await.status, 200, "it was not used up");
 }
 
 /// RFC 7009 section 2.1: "the authorization server SHOULD also invalidate all access tokens based on the same
