@@ -11,7 +11,7 @@ use crate::child::measure;
 use crate::counting::instructions;
 use crate::figures::{Compared, HotPath, Rotation, Row, Stampede, together};
 use crate::hot_path::Warm;
-use crate::{Effort, Entry, PEERS, Scenario, rotation, stampede, version};
+use crate::{BARE, Effort, Entry, PEERS, Scenario, rotation, stampede, version};
 
 /// All figures of the chosen peers. The first is tower-bearer.
 ///
@@ -68,26 +68,36 @@ fn hot_paths(chosen: &[usize], effort: &Effort) -> Result<Vec<Result<HotPath, St
             },
         ));
     }
-    if let Err(error) = &warm[0] {
-        return Err(format!("ours: {error}").into());
+    for (&peer, warm) in chosen.iter().zip(&warm).take(BARE + 1) {
+        if let Err(error) = warm {
+            return Err(format!("{}: {error}", PEERS[peer].name).into());
+        }
     }
     eprintln!("hot path: time");
-    let mut ones = turns(effort.rounds, effort.calls, &mut ones).into_iter();
-    let mut twos = turns(effort.rounds, effort.calls, &mut twos).into_iter();
-    let mut ours = None;
+    let ones = turns(effort.rounds, effort.calls, &mut ones);
+    let twos = turns(effort.rounds, effort.calls, &mut twos);
+    let (our_one, bare, our_two) = (ones[0].clone(), ones[BARE].clone(), twos[0].clone());
+    let (mut ones, mut twos) = (ones.into_iter(), twos.into_iter());
     let counts: Vec<_> = chosen.iter().map(|&peer| counted(peer, Scenario::HotPath, 100, 1100)).collect();
     let figures = warm.into_iter().zip(&counts).map(|(warm, count)| {
         let allocations = warm.map_err(|error| error.to_string())?;
         let (one, two) = ones.next().zip(twos.next()).ok_or("a contender without a result")?;
-        let (our_one, our_two) = ours.get_or_insert_with(|| (one.clone(), two.clone()));
+        let added = |count: &Result<f64, String>| Ok::<_, String>(count.clone()? - counts[BARE].clone()?);
         Ok(HotPath {
             instructions: against(count, &counts[0]),
-            nanos: Compared::of(&one, our_one),
-            nanos_on_two_threads: Compared::of(&two, our_two),
+            instructions_added: against(&added(count), &added(&counts[0])),
+            nanos: Compared::of(&one, &our_one),
+            nanos_added: Compared::of(&without(&one, &bare), &without(&our_one, &bare)),
+            nanos_on_two_threads: Compared::of(&two, &our_two),
             allocations,
         })
     });
     Ok(figures.collect())
+}
+
+/// The figure of each round without the bare call's.
+fn without(own: &[f64], bare: &[f64]) -> Vec<f64> {
+    own.iter().zip(bare).map(|(own, bare)| own - bare).collect()
 }
 
 fn stampede_of(chosen: &[usize], callers: u64, runs: usize) -> Vec<Option<Result<Stampede, String>>> {

@@ -35,7 +35,11 @@ pub struct Row {
 #[derive(Debug, Serialize)]
 pub struct HotPath {
     pub instructions: Result<Compared, String>,
+    /// Without those of the bare call.
+    pub instructions_added: Result<Compared, String>,
     pub nanos: Compared,
+    /// Without those of the bare call.
+    pub nanos_added: Compared,
     pub nanos_on_two_threads: Compared,
     pub allocations: usize,
 }

@@ -59,9 +59,10 @@ const fn entry<P: Peer>() -> Entry {
     }
 }
 
-/// All peers. The first is tower-bearer, with which the others are compared.
-const PEERS: [Entry; 15] = [
+/// All peers. The first is tower-bearer, with which the others are compared, and the second is the bare call.
+const PEERS: [Entry; 16] = [
     entry::<Ours>(),
+    entry::<Bare>(),
     entry::<OursNever>(),
     entry::<Floor>(),
     entry::<Middle>(),
@@ -77,6 +78,9 @@ const PEERS: [Entry; 15] = [
     entry::<CfGears>(),
     entry::<CfGearsAutoRefresh>(),
 ];
+
+/// The bare call among the peers.
+const BARE: usize = 1;
 
 #[derive(Parser)]
 struct Arguments {
@@ -152,7 +156,7 @@ fn main() -> Result<(), BoxError> {
 
     let effort = if arguments.quick { QUICK } else { FULL };
     let chosen = |peer: &Entry| arguments.only.is_empty() || arguments.only.iter().any(|name| peer.name.contains(name));
-    let chosen: Vec<_> = (0..PEERS.len()).filter(|&index| index == 0 || chosen(&PEERS[index])).collect();
+    let chosen: Vec<_> = (0..PEERS.len()).filter(|&index| index <= BARE || chosen(&PEERS[index])).collect();
     let rows = rows(&chosen, &effort)?;
     if arguments.json {
         println!("{}", json!({ "date": date(), "machine": machine(), "peers": rows }));
@@ -170,9 +174,10 @@ fn print(rows: &[Row], effort: &Effort, markdown: bool) {
     println!("{}, {}\n", date(), machine());
     println!(
         "Ratios (x) are to tower-bearer in the same round; medians, and in brackets the middle half of the rounds, or all \
-         where they are fewer than 8. Hot path: {} rounds of {} calls each. Stampede: callers {}; instructions of the \
-         smallest, time and bytes of the largest that was measured, which is the smallest for who fetched more than \
-         once. Rotation: {} runs of {} s, 2000 requests per second, tokens of 1 s that take 20 ms to fetch; expired, \
+         where they are fewer than 8. Hot path: {} rounds of {} calls each; *whole* is the call, and *added* is the call minus \
+         that of the API without a layer. Stampede: callers {}; instructions of the \
+         smallest, time and bytes of the largest that was measured, which is the smallest for peers that fetched more \
+         than once. Rotation: {} runs of {} s, 2000 requests per second, tokens of 1 s that take 20 ms to fetch; expired, \
          failed and unfinished requests are those of all runs.\n",
         effort.rounds,
         effort.calls,

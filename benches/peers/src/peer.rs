@@ -24,6 +24,8 @@ pub trait Peer: Clone + Send + Sync + 'static {
     const FETCHES_AT_START: bool = false;
     /// Whether it has no fetch, so that only the hot path can be compared.
     const STATIC: bool = false;
+    /// Whether it puts a token on its requests.
+    const SENDS_TOKEN: bool = true;
 
     /// The type of its requests.
     type Request: Send + 'static;

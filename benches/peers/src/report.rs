@@ -4,11 +4,13 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use crate::figures::{Compared, Figure, Row, Stampede};
 
-const COLUMNS: [&str; 14] = [
+const COLUMNS: [&str; 16] = [
     "",
-    "instructions",
-    "ns",
-    "ns, two threads",
+    "instructions, whole",
+    "instructions, added",
+    "ns, whole",
+    "ns, added",
+    "ns, whole, two threads",
     "allocations",
     "fetches",
     "instructions per caller",
@@ -40,11 +42,13 @@ fn cells(row: &Row, name: String, show: fn(&Compared) -> String) -> Vec<String> 
     match &row.hot_path {
         Ok(hot) => cells.extend([
             told(hot.instructions.as_ref().map(show)),
+            told(hot.instructions_added.as_ref().map(show)),
             show(&hot.nanos),
+            show(&hot.nanos_added),
             show(&hot.nanos_on_two_threads),
             hot.allocations.to_string(),
         ]),
-        Err(reason) => cells.extend(missing(reason, 4)),
+        Err(reason) => cells.extend(missing(reason, 6)),
     }
     let measured: Vec<_> = row.stampedes.iter().flatten().collect();
     match (measured.first(), measured.last(), row.stampedes.iter().find_map(|stampede| stampede.as_ref().err())) {

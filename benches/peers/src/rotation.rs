@@ -45,7 +45,7 @@ pub fn run<P: Peer>(seconds: u64) -> Result<Outcome, BoxError> {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let lifetime = if P::STATIC { AN_HOUR.lifetime } else { LIFE };
-        let issuer = Issuer::new(Terms { lifetime, takes: FETCH, evaluates: true, ..AN_HOUR });
+        let issuer = Issuer::new(Terms { lifetime, takes: FETCH, evaluates: P::SENDS_TOKEN, ..AN_HOUR });
         let mut peer: P = timeout(Duration::from_secs(20), P::start(issuer)).await??;
         peer.send(P::request()).await?;
         let (fetched, failed) = (issuer.calls(), Arc::new(AtomicU64::new(0)));

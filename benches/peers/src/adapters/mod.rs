@@ -23,5 +23,5 @@ pub use huskarl::Huskarl;
 pub use kube::{Kube, exec_credential};
 pub use middle::Middle;
 pub use object_store::ObjectStore;
-pub use ours::{Floor, Ours, OursNever};
+pub use ours::{Bare, Floor, Ours, OursNever};
 pub use yup::Yup;

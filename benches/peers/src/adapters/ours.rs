@@ -1,4 +1,4 @@
-//! tower-bearer, with a closure as its source, and the floor.
+//! tower-bearer, with a closure as its source; the floor; and the bare call.
 
 use benches::fixtures::{Body, ORIGIN};
 use benches::layers::named;
@@ -22,6 +22,10 @@ pub struct OursNever(Bearer<Wire, Never>);
 /// tower-http's static header.
 #[derive(Clone)]
 pub struct Floor(AddAuthorization<Wire>);
+
+/// The API without a layer. What a peer adds is counted from its cost.
+#[derive(Clone)]
+pub struct Bare(Wire);
 
 fn cache(issuer: Issuer) -> TokenCache {
     TokenCache::new(move |_| async move {
@@ -79,6 +83,27 @@ impl Peer for Floor {
     async fn start(issuer: Issuer) -> Result<Self, BoxError> {
         let layer = AddAuthorizationLayer::bearer(&issuer.answer().await.access_token);
         Ok(Self(layer.layer(Wire::to(issuer))))
+    }
+
+    fn request() -> Request<Body> {
+        request()
+    }
+
+    async fn send(&mut self, request: Request<Body>) -> Result<(), BoxError> {
+        through(&mut self.0, request).await
+    }
+}
+
+impl Peer for Bare {
+    const NAME: &'static str = "(bare: no token)";
+    const CRATE: &'static str = "tower-bearer";
+    const NOTE: &'static str = "the call of the API without a layer";
+    const STATIC: bool = true;
+    const SENDS_TOKEN: bool = false;
+    type Request = Request<Body>;
+
+    async fn start(issuer: Issuer) -> Result<Self, BoxError> {
+        Ok(Self(Wire::to(issuer)))
     }
 
     fn request() -> Request<Body> {
