@@ -68,7 +68,8 @@ impl<S, R> Bearer<S, R> {
     /// Returns the inner service.
     ///
     /// A request that waits for a token or is retried uses a clone of the service that the layer wrapped. So changes
-    /// made here do not affect it.
+    /// made here do not affect it. A request that waits or fails also puts such a clone in the place of this one, so
+    /// changes made here may be lost. Change the service before it is wrapped.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }

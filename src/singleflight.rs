@@ -7,7 +7,7 @@
 //! also see the published result.
 //!
 //! A run completes in this order:
-//! 1. It empties the slot.
+//! 1. It empties the slot, unless a newer run has replaced it there.
 //! 2. It sets the result.
 //! 3. It calls `on_idle`.
 //! 4. It wakes the waiters, in batches. It yields after each batch, so that the first of a million waiters runs at
@@ -227,7 +227,7 @@ impl<T> CompletionGuard<T> {
         }
     }
 
-    /// Completes the run without waking the waiters. The second call has no effect.
+    /// Completes the run without waking those that wait for its result. The second call has no effect.
     fn finish(&self, result: Result<T, Abandoned>) {
         // Invariant: the slot is emptied before the result is set, so that no woken waiter joins this run again.
         let mut current = lock(&self.flight.current);

@@ -274,23 +274,24 @@ pub(crate) enum Outcome {
         answer: Result<Token, Error>,
         backoff: Duration,
     },
-    /// The result is ignored, because the source was replaced, the session ended, or a newer run was faster.
+    /// The result is ignored, because the source was replaced, the session ended, or a newer run
+    /// was faster.
     Discarded,
 }
 
 /// The effect of a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rejection {
-    /// None, because this cache did not issue the token.
+    /// Has no effect, because this cache did not issue the token.
     Unknown,
-    /// None, because the token's session has ended.
+    /// Has no effect, because the token's session has ended.
     SessionEnded,
-    /// None, because the token was replaced before.
+    /// Has no effect, because the token was replaced before.
     Superseded,
     /// The session switched to the previous token, or back to the newer one. `first`: to the previous token, and for
     /// the first time.
     Fallback { first: bool },
-    /// None, because the token may not have reached every server of the API. The request waits this long.
+    /// Has no effect, because the token may not have reached every server of the API. The request waits this long.
     Early(Duration),
     /// The current token is suspect until it is replaced. `first`: it was not suspect before.
     Marked { first: bool },
@@ -299,7 +300,7 @@ pub(crate) enum Rejection {
 /// The next step to save the newest refresh token.
 #[derive(Debug)]
 pub(crate) enum SaveStep {
-    /// None, because it is saved or there is none.
+    /// There is nothing to save, because it is saved or there is none.
     Done,
     /// The driver saves it, and passes the ticket to [`Session::on_saved`].
     Save(SaveTicket, RotatedToken),
