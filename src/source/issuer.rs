@@ -228,10 +228,7 @@ impl Issuer {
         {
             return Err(Error::invalid(missing, format!("the issuer has none; name it with `Issuer::{missing}`")));
         }
-        // One warning is enough.
-        if let Some(url) = urls.iter().find(|url| url.is_exposed()) {
-            url.warn_if_exposed();
-        }
+        EndpointUrl::warn_if_exposed(&urls);
         Ok(())
     }
 

@@ -251,7 +251,7 @@ impl JsonLoginBuilder {
             endpoint.header("header", name, value.expose())?;
         }
         self.login.check()?;
-        address.warn_if_exposed();
+        EndpointUrl::warn_if_exposed([&address]);
         Ok(JsonLogin { endpoint, login: self.login })
     }
 }

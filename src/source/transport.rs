@@ -128,22 +128,22 @@ impl EndpointUrl {
         Self { uri, name: url.split(['?', '#']).next().unwrap_or_default().into() }
     }
 
-    /// Warns if others on the network can read what is sent there.
+    /// Warns once if others on the network can read what is sent to one of these addresses.
     ///
     /// The event is not in `telemetry`, because that module imports this module's parent.
-    pub(crate) fn warn_if_exposed(&self) {
-        if self.is_exposed() {
+    pub(crate) fn warn_if_exposed<'a>(urls: impl IntoIterator<Item = &'a Self>) {
+        if let Some(url) = urls.into_iter().find(|url| url.is_exposed()) {
             tracing::warn!(
                 name: "insecure_issuer",
                 target: "tower_bearer",
-                endpoint = %self.name,
+                endpoint = %url.name,
                 "credentials are sent over plain http"
             );
         }
     }
 
     /// Whether others on the network can read what is sent there.
-    pub(crate) fn is_exposed(&self) -> bool {
+    fn is_exposed(&self) -> bool {
         origin::is_exposed(&self.uri)
     }
 

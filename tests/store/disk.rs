@@ -113,6 +113,11 @@ fn record(directory: &Path) -> PathBuf {
     entries.into_iter().find(|path| path.extension().is_some_and(|end| end == "json")).expect("a record")
 }
 
+/// The record or the lock, by the end of its name; the directory itself if that is empty.
+fn file(directory: &Path, end: &str) -> PathBuf {
+    if end.is_empty() { directory.to_owned() } else { record(directory).with_extension(end) }
+}
+
 async fn until(condition: impl AsyncFn() -> bool) {
     let waiting = async {
         while !condition().await {
@@ -227,11 +232,7 @@ async fn files_that_others_may_write_cost_no_token_and_no_refresh_token() {
     let home = tempfile::tempdir().unwrap();
     for end in ["json", "lock", ""] {
         let directory = home.path().join(format!("state-{end}"));
-        let path = || match end {
-            "" => directory.clone(),
-            end => record(&directory).with_extension(end),
-        };
-        let set = |mode| fs::set_permissions(path(), fs::Permissions::from_mode(mode)).unwrap();
+        let set = |mode| fs::set_permissions(file(&directory, end), fs::Permissions::from_mode(mode)).unwrap();
         outage_is_harmless(&directory, || set(0o777), "chmod go-w", || set(0o700)).await;
     }
 }
@@ -244,11 +245,7 @@ async fn files_of_another_user_cost_no_token_and_no_refresh_token() {
     let home = tempfile::tempdir().unwrap();
     for end in ["json", "lock", ""] {
         let directory = home.path().join(format!("state-{end}"));
-        let path = || match end {
-            "" => directory.clone(),
-            end => record(&directory).with_extension(end),
-        };
-        let give = |user| std::os::unix::fs::chown(path(), Some(user), None).unwrap();
+        let give = |user| std::os::unix::fs::chown(file(&directory, end), Some(user), None).unwrap();
         outage_is_harmless(&directory, || give(65534), "chown", || give(0)).await;
     }
 }
