@@ -32,16 +32,33 @@
 //! After that it makes the newer token current again. The rejection counts only if there is no previous token, or if
 //! the API rejects that one, too.
 
+mod history;
+#[cfg(feature = "store")]
+mod record;
+mod rotation;
+mod status;
+mod view;
+
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
 
+use crate::cache::session::history::RejectionHistory;
+#[cfg(feature = "store")]
+use crate::cache::session::record::{Comparison, KnownRecord};
+pub use crate::cache::session::rotation::RotatedToken;
+use crate::cache::session::rotation::Rotation;
+pub(crate) use crate::cache::session::rotation::{SaveStep, SaveTicket};
+pub use crate::cache::session::status::Status;
+#[cfg(feature = "store")]
+pub use crate::cache::session::status::StoreStatus;
+pub(crate) use crate::cache::session::view::{CurrentToken, Failure, View};
 use crate::error::Error;
 #[cfg(feature = "store")]
 use crate::error::StoreProblem;
-use crate::schedule::{self, DualInstant, Phase, RefreshPolicy, RejectionBackoff, RejectionBudget, Sign, Window};
+use crate::schedule::{self, DualInstant, Phase, RefreshPolicy, RejectionBudget, Sign, Window};
 use crate::secret::Secret;
 use crate::source::Reason;
 #[cfg(feature = "store")]
@@ -77,36 +94,7 @@ pub(crate) struct Session {
     newest: Option<Token>,
     rotation: Rotation,
     #[cfg(feature = "store")]
-    shared: SharedState,
-}
-
-/// The past rejections of this cache's tokens.
-#[derive(Debug, Default)]
-struct RejectionHistory {
-    /// The backoff of each [`Sign`], in the order of its variants.
-    backoffs: [RejectionBackoff; 2],
-    /// The newest token, if it was fetched because the previous one was rejected.
-    replacement: Option<Replacement>,
-    /// The newest generation that a fallback replaced for some seconds. The API is expected to accept it later.
-    early: u64,
-    /// When `rejected` was last rejected, and whether it was young then.
-    rejected_at: (DualInstant, bool),
-    /// The challenges of the last response that rejected the current token.
-    challenges: Vec<HeaderValue>,
-}
-
-/// What this process knows about the record that processes share.
-#[cfg(feature = "store")]
-#[derive(Debug, Default)]
-struct SharedState {
-    /// The newest record that this process read or wrote.
-    known: Option<Record>,
-    /// Why `known` may not be in the store.
-    unsaved: Option<Error>,
-    /// The epoch whose login `known` belongs to.
-    epoch: u64,
-    /// Whether another process ended the session, instead of a call to this cache.
-    ended_elsewhere: bool,
+    record: KnownRecord,
 }
 
 /// One look at the record: its purpose and its circumstances.
@@ -143,71 +131,11 @@ pub(crate) enum Finding {
     Discarded,
 }
 
-/// What requests see of the session. It is immutable, and each change publishes a new one.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct View {
-    pub(crate) session: SessionId,
-    pub(crate) current: Option<CurrentToken>,
-    /// The failure of the last fetch, if it failed. Behind a pointer, because most views have none.
-    pub(crate) failure: Option<Arc<Failure>>,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct CurrentToken {
-    pub(crate) token: Token,
-    pub(crate) window: Window,
-    /// When this access token was first published.
-    pub(crate) published_at: DualInstant,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Failure {
-    pub(crate) error: Error,
-    /// When the backoff ends. Until then only [`Demand::Fetched`] starts a fetch.
-    pub(crate) retry_at: DualInstant,
-    /// How many fetches in a row have failed in the same way: denied, or otherwise.
-    streak: u32,
-    /// How many fetches in a row have failed for any reason.
-    fetches: u32,
-}
-
-/// A token that was fetched because the previous one was rejected.
-#[derive(Clone, Copy, Debug)]
-struct Replacement {
-    generation: u64,
-    sign: Sign,
-    fetched_at: DualInstant,
-    /// Whether the API accepted a retry with this token. `None`: not known yet.
-    helped: Option<bool>,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lifecycle {
     Active,
     SigningOut,
     SignedOut,
-}
-
-/// The newest refresh token, and whether it is saved.
-///
-/// Refresh tokens are numbered over the life of the cache. A save has the number of its refresh token.
-#[derive(Debug, Default)]
-struct Rotation {
-    refresh_token: Option<Secret>,
-    /// The run whose source reported it before it returned a token.
-    reported_by: Option<u64>,
-    /// The number of `refresh_token`.
-    newest: u64,
-    /// The number of the last saved refresh token.
-    saved: u64,
-    /// The refresh tokens up to this number belong to previous sources.
-    forgotten: u64,
-    /// How many saves have begun.
-    attempts: u64,
-    /// The save in flight, and when it counts as lost. It and the error are boxed, because both are rare and there may
-    /// be a session for each of a million keys.
-    saving: Option<Box<(u64, DualInstant)>>,
-    not_saved: Option<Box<Error>>,
 }
 
 /// What a caller needs.
@@ -297,131 +225,11 @@ pub(crate) enum Rejection {
     Marked { first: bool },
 }
 
-/// The next step to save the newest refresh token.
-#[derive(Debug)]
-pub(crate) enum SaveStep {
-    /// There is nothing to save, because it is saved or there is none.
-    Done,
-    /// The driver saves it, and passes the ticket to [`Session::on_saved`].
-    Save(SaveTicket, RotatedToken),
-    /// The driver waits for another save, which counts as lost at this time.
-    Wait(DualInstant),
-}
-
-/// One attempt to save a refresh token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SaveTicket {
-    attempt: u64,
-    /// The number of the refresh token.
-    number: u64,
-}
-
-/// A new refresh token, to be saved.
-///
-/// The cache passes it to [`on_rotation`](crate::TokenCacheBuilder::on_rotation).
-#[derive(Clone, Debug)]
-pub struct RotatedToken {
-    refresh_token: Secret,
-    token: Option<Token>,
-}
-
-/// The state of a cache, for health checks. It contains no secret.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Status {
-    /// The phase of the token's life, or `None` without a token.
-    pub phase: Option<Phase>,
-    /// The token's generation, or 0 before the first token.
-    pub generation: u64,
-    /// How long the token is still usable, or `None` without a token.
-    pub usable_for: Option<Duration>,
-    /// Whether an API rejected this token. Requests carry it until it is replaced.
-    pub suspect: bool,
-    /// Whether a fetch is in flight.
-    pub fetching: bool,
-    /// Why the last fetch failed, or `None` if it succeeded.
-    pub last_failure: Option<Error>,
-    /// How long the backoff after a failure lasts, or `None` if the next request may fetch.
-    pub next_attempt_in: Option<Duration>,
-    /// Why [`on_rotation`](crate::TokenCacheBuilder::on_rotation) did not save the newest refresh token, if it failed.
-    pub not_saved: Option<Error>,
-    /// Whether the cache was shut down.
-    pub closed: bool,
-    /// Whether the session was [signed out](crate::TokenCache::sign_out).
-    pub signed_out: bool,
-    /// The shared session, or `None` if processes do not share it.
-    #[cfg(feature = "store")]
-    pub store: Option<StoreStatus>,
-}
-
-/// What a cache knows about its shared session.
-#[cfg(feature = "store")]
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct StoreStatus {
-    /// Why the last operation of the store failed, or `None` if it succeeded.
-    pub error: Option<Error>,
-    /// Why the newest tokens are only in this process, or `None` if they are in the store.
-    pub unsaved: Option<Error>,
-    /// How long ago the cache read the record, or `None` before the first time.
-    pub looked: Option<Duration>,
-    /// The number of the newest record that this process knows, or 0 before the first.
-    ///
-    /// All processes that share a session know the same number once each has read the newest record.
-    pub serial: u64,
-}
-
 /// A fetched token, compared with the current one.
 enum Evaluation {
     New(Token, Window),
     /// The current token again, and the error that starts the backoff.
     Unchanged(Token, Error),
-}
-
-// === impl RotatedToken ===
-
-impl RotatedToken {
-    /// Returns the refresh token to save.
-    ///
-    /// The issuer may no longer accept the previous one.
-    pub fn refresh_token(&self) -> &Secret {
-        &self.refresh_token
-    }
-
-    /// Returns the newest token, with this refresh token.
-    ///
-    /// It is the token that came with the refresh token. If the issuer's response contained no usable token, it is the
-    /// previous one, or `None` if there was none.
-    pub fn token(&self) -> Option<&Token> {
-        self.token.as_ref()
-    }
-}
-
-// === impl View ===
-
-impl View {
-    /// The current token, if it is usable.
-    pub(crate) fn usable_at(&self, now: DualInstant) -> Option<(&CurrentToken, Phase)> {
-        let current = self.current.as_ref()?;
-        match current.window.phase(now) {
-            Phase::Expired => None,
-            phase => Some((current, phase)),
-        }
-    }
-
-    /// The current token alone, if it is usable.
-    pub(crate) fn usable_token(&self, now: DualInstant) -> Option<Token> {
-        self.usable_at(now).map(|(current, _)| current.token.clone())
-    }
-
-    /// The failure whose backoff has not ended.
-    pub(crate) fn active_backoff(&self, now: DualInstant) -> Option<&Failure> {
-        self.failure.as_deref().filter(|failure| !failure.retry_at.is_past(now))
-    }
-
-    fn remaining(&self, now: DualInstant) -> Duration {
-        self.current.as_ref().map_or(Duration::ZERO, |current| current.window.remaining(now))
-    }
 }
 
 // === impl Session ===
@@ -445,7 +253,7 @@ impl Session {
             newest: None,
             rotation: Rotation::default(),
             #[cfg(feature = "store")]
-            shared: SharedState::default(),
+            record: KnownRecord::default(),
         }
     }
 
@@ -466,7 +274,7 @@ impl Session {
     }
 
     pub(crate) fn refresh_token(&self) -> Option<&Secret> {
-        self.rotation.refresh_token.as_ref()
+        self.rotation.refresh_token()
     }
 
     /// How many fetches have failed in a row.
@@ -477,7 +285,7 @@ impl Session {
     /// Whether only this session holds the newest refresh token.
     #[cfg(feature = "keyed")]
     pub(crate) fn holds_unsaved_refresh_token(&self) -> bool {
-        self.rotation.refresh_token.is_some() && self.rotation.saved < self.rotation.newest
+        self.rotation.is_unsaved()
     }
 
     pub(crate) fn status(&self, now: DualInstant, fetching: bool) -> Status {
@@ -491,7 +299,7 @@ impl Session {
             fetching,
             last_failure: failure.as_ref().map(|failure| failure.error.clone()),
             next_attempt_in: backoff.filter(|backoff| !backoff.is_zero()),
-            not_saved: self.rotation.not_saved.as_deref().cloned(),
+            not_saved: self.rotation.not_saved().cloned(),
             closed: self.closed,
             signed_out: self.lifecycle != Lifecycle::Active,
             #[cfg(feature = "store")]
@@ -543,9 +351,8 @@ impl Session {
             Demand::NewerThan(_, sign) if reason == Reason::Rejected => sign,
             _ => None,
         };
-        let is_suspended = sign
-            .zip(self.history.as_ref())
-            .is_some_and(|(sign, history)| history.backoffs[sign as usize].is_active(now));
+        let is_suspended =
+            sign.zip(self.history.as_ref()).is_some_and(|(sign, history)| history.is_suspended(sign, now));
         if reason == Reason::Rejected && (is_suspended || !self.rejections.has_capacity(policy, now)) {
             return Decision::OverBudget;
         }
@@ -611,7 +418,7 @@ impl Session {
             return Rejection::Early(lag);
         }
         if let Some(sign) = sign {
-            self.on_replacement_rejected(token, sign, now);
+            self.history().on_rejected(token, sign, now);
         }
         let first = self.rejected < token.generation;
         self.rejected = self.rejected.max(token.generation);
@@ -633,7 +440,9 @@ impl Session {
     ///
     /// If this token was the fallback, returns the newer token if that one now has to be replaced.
     pub(crate) fn on_rejected_again(&mut self, token: TokenId, sign: Sign, now: DualInstant) -> Option<TokenId> {
-        self.on_replacement_rejected(token, sign, now);
+        if let Some(history) = &mut self.history {
+            history.on_rejected(token, sign, now);
+        }
         let current = self.view.current.as_ref().filter(|current| current.token.id() == token)?;
         if sign != Sign::Standard || !self.uses_fallback() || schedule::is_young(current.published_at, now) {
             return None;
@@ -647,10 +456,8 @@ impl Session {
 
     /// The API accepted a retry with this token.
     pub(crate) fn on_accepted(&mut self, token: TokenId) {
-        let Some(RejectionHistory { backoffs, replacement, .. }) = self.history.as_deref_mut() else { return };
-        if let Some(replacement) = replacement.as_mut().filter(|replacement| replacement.is(token)) {
-            replacement.helped = Some(true);
-            backoffs[replacement.sign as usize] = RejectionBackoff::default();
+        if let Some(history) = &mut self.history {
+            history.on_accepted(token);
         }
     }
 
@@ -661,23 +468,6 @@ impl Session {
             self.swap(now);
         }
         is_over
-    }
-
-    /// A token that replaced a rejected one was rejected, too. So the refresh did not help, unless it was long ago.
-    fn on_replacement_rejected(&mut self, token: TokenId, sign: Sign, now: DualInstant) {
-        let undecided = |replacement: &&mut Replacement| {
-            replacement.is(token) && replacement.sign == sign && replacement.helped.is_none()
-        };
-        let Some(RejectionHistory { backoffs, replacement, .. }) = self.history.as_deref_mut() else { return };
-        if let Some(replacement) = replacement.as_mut().filter(undecided) {
-            let helped = schedule::has_helped(sign, replacement.fetched_at, now);
-            replacement.helped = Some(helped);
-            if helped {
-                backoffs[sign as usize] = RejectionBackoff::default();
-            } else {
-                backoffs[sign as usize].add(sign, now);
-            }
-        }
     }
 
     fn history(&mut self) -> &mut RejectionHistory {
@@ -692,9 +482,7 @@ impl Session {
 
     /// Whether there is a usable previous token that the API may accept.
     fn has_fallback(&self, now: DualInstant) -> bool {
-        let replacement = self.history.as_ref().and_then(|history| history.replacement);
-        let newer_did_not_help =
-            replacement.is_some_and(|newer| newer.generation == self.generation && newer.helped == Some(false));
+        let newer_did_not_help = self.history.as_ref().is_some_and(|history| history.did_not_help(self.generation));
         (!self.previous_is_suspect || newer_did_not_help)
             && self.other.as_ref().is_some_and(|other| other.window.phase(now) != Phase::Expired)
     }
@@ -725,8 +513,7 @@ impl Session {
         if !self.accept(run) {
             return false;
         }
-        self.rotation.reported_by = Some(run.number);
-        self.rotation.replace(Some(refresh_token));
+        self.rotation.report(run.number, refresh_token);
         true
     }
 
@@ -737,11 +524,8 @@ impl Session {
         if !self.accept(run) {
             return None;
         }
-        // A source that reported a refresh token may leave it out of the token.
-        if token.refresh_token().is_some() || self.rotation.reported_by != Some(run.number) {
-            self.rotation.replace(token.refresh_token());
-        }
-        let token = self.with_refresh_token(token);
+        self.rotation.receive(run.number, &token);
+        let token = self.rotation.add_to(token);
         self.newest = Some(token.clone());
         Some(token)
     }
@@ -758,10 +542,8 @@ impl Session {
                 let token = self.publish(token, window, now);
                 self.asked = Some(timing.asked);
                 let generation = token.generation();
-                let replacement =
-                    run.plan.sign.map(|sign| Replacement { generation, sign, fetched_at: now, helped: None });
-                if replacement.is_some() || self.history.is_some() {
-                    self.history().replacement = replacement;
+                if run.plan.sign.is_some() || self.history.is_some() {
+                    self.history().on_fetched(generation, run.plan.sign, now);
                 }
                 Outcome::Fetched { token, remaining }
             }
@@ -812,108 +594,66 @@ impl Session {
     /// The newest record that this process knows.
     #[cfg(feature = "store")]
     pub(crate) fn known_record(&self) -> Option<&Record> {
-        self.shared.known.as_ref()
+        self.record.record()
     }
 
     /// Why the newest record may not be in the store, if it may not.
     #[cfg(feature = "store")]
     pub(crate) fn unsaved(&self) -> Option<&Error> {
-        self.shared.unsaved.as_ref()
+        self.record.unsaved()
     }
 
     /// Whether this process's login is not in a record yet.
     #[cfg(feature = "store")]
     pub(crate) fn has_new_login(&self) -> bool {
-        self.shared.epoch != self.epoch
+        self.record.lacks_login_of(self.epoch)
     }
 
     /// Whether another process ended the session.
     #[cfg(feature = "store")]
     pub(crate) fn is_ended_elsewhere(&self) -> bool {
-        self.shared.ended_elsewhere
+        self.record.ended_elsewhere
     }
 
     /// The store returned this record, or none. Adopts a newer record, and returns what it means for this process.
     #[cfg(feature = "store")]
     pub(crate) fn on_found(&mut self, found: Option<&Record>, look: &Look<'_>) -> Finding {
         let wanted = look.run.is_none_or(|run| self.is_newest(run));
-        let revivable = self.lifecycle == Lifecycle::Active || self.shared.ended_elsewhere;
+        let revivable = self.lifecycle == Lifecycle::Active || self.record.ended_elsewhere;
         if !wanted || !revivable {
             return Finding::Discarded;
         }
-        let found = match found {
-            Some(record) if record.identity != *look.identity => {
-                let ended = matches!(record.state, State::Ended(_));
-                if !ended || self.shared.known.is_some() && !self.has_new_login() {
-                    return Finding::OtherIdentity(Error::shared(
-                        "the record under this key belongs to another user, tenant, scope, client or issuer; give each session a key of its own",
-                        StoreProblem::Permanent,
-                    ));
-                }
-                // The session of another identity has ended, so a new login may replace its record.
-                return self.new_login(Some(record), look);
+        match self.record.compare(found, look.identity, look.seed, self.epoch) {
+            // A look in the background does not log in.
+            Comparison::NewLogin if look.run.is_none() => Finding::Discarded,
+            Comparison::NewLogin => Finding::Fetch { base: self.login_over(found, look), is_login: true },
+            Comparison::OtherIdentity => Finding::OtherIdentity(Error::shared(
+                "the record under this key belongs to another user, tenant, scope, client or issuer; give each session a key of its own",
+                StoreProblem::Permanent,
+            )),
+            Comparison::Lost(record) => Finding::Lost(record),
+            Comparison::Same(record) => {
+                self.record.on_same();
+                self.on_known(record.clone(), look)
             }
-            found => found,
-        };
-        if self.has_new_login() || self.brings_new_login(found, look) {
-            return self.new_login(found, look);
+            Comparison::Newer(record) => self.on_newer(record.clone(), look),
         }
-        match (found, &self.shared.known) {
-            (Some(found), Some(known)) if !found.is_newer_than(known) => {
-                if !found.says_the_same(known) {
-                    return Finding::Lost(known.clone());
-                }
-                self.shared.unsaved = None;
-                self.on_known(found.clone(), look)
-            }
-            (Some(found), _) => self.on_newer(found.clone(), look),
-            (None, Some(known)) => Finding::Lost(known.clone()),
-            (None, None) => self.new_login(None, look),
-        }
-    }
-
-    /// Returns a new login for a run. A look in the background does not log in.
-    #[cfg(feature = "store")]
-    fn new_login(&self, found: Option<&Record>, look: &Look<'_>) -> Finding {
-        match look.run {
-            Some(_) => Finding::Fetch { base: self.login_over(found, look), is_login: true },
-            None => Finding::Discarded,
-        }
-    }
-
-    /// Whether this process's source begins with a refresh token with which no login in the record began.
-    #[cfg(feature = "store")]
-    fn brings_new_login(&self, found: Option<&Record>, look: &Look<'_>) -> bool {
-        let (Some(found), Some(seed), None) = (found, look.seed, &self.shared.known) else { return false };
-        !found.seeds.contains(&Digest::of_secret(seed))
     }
 
     /// The record of a new login. It is newer than the found and the known record.
     #[cfg(feature = "store")]
     pub(crate) fn login_over(&self, found: Option<&Record>, look: &Look<'_>) -> Record {
-        let previous = |number: fn(&Record) -> u64| {
-            found.into_iter().chain(&self.shared.known).map(number).max().unwrap_or_default() + 1
-        };
-        let seeds = found.filter(|found| found.identity == *look.identity).map(|found| found.seeds.clone());
-        let record = Record {
-            identity: look.identity.clone(),
-            login: previous(|record| record.login),
-            serial: previous(|record| record.serial),
-            seeds: seeds.unwrap_or_default(),
-            state: State::Active { token: None, refresh_token: look.seed.cloned(), refreshing: None },
-        };
-        record.with_seed(look.seed.map(Digest::of_secret))
+        self.record.login_over(found, look.identity, look.seed)
     }
 
     /// The record in the store is newer than what this process knows.
     #[cfg(feature = "store")]
     fn on_newer(&mut self, record: Record, look: &Look<'_>) -> Finding {
-        self.shared.known = Some(record.clone());
-        self.shared.unsaved = None;
+        self.record.on_read(record.clone());
         let State::Active { token, refresh_token, .. } = &record.state else { return self.on_ended(record, look) };
-        if self.shared.ended_elsewhere {
+        if self.record.ended_elsewhere {
             // Another process has logged in again.
-            self.shared.ended_elsewhere = false;
+            self.record.ended_elsewhere = false;
             self.lifecycle = Lifecycle::Active;
             self.rejected = self.generation;
         }
@@ -971,8 +711,8 @@ impl Session {
     fn on_ended(&mut self, record: Record, look: &Look<'_>) -> Finding {
         match record.state {
             State::Ended(Ending::SignedOut { .. }) => {
-                if !self.shared.ended_elsewhere {
-                    self.shared.ended_elsewhere = true;
+                if !self.record.ended_elsewhere {
+                    self.record.ended_elsewhere = true;
                     self.lifecycle = Lifecycle::SignedOut;
                     self.view = Arc::new(View { session: self.view.session.next(), ..View::default() });
                     self.forget();
@@ -995,29 +735,22 @@ impl Session {
     /// This process made a record. `unsaved` says why it may not be in the store.
     #[cfg(feature = "store")]
     pub(crate) fn on_record_made(&mut self, run: Run, record: Record, unsaved: Option<Error>) {
-        if run.plan.epoch != self.epoch {
-            return;
-        }
-        if self.shared.known.as_ref().is_none_or(|known| record.is_newer_than(known) || record.says_the_same(known)) {
-            self.shared.known = Some(record);
-            self.shared.unsaved = unsaved;
-            self.shared.epoch = run.plan.epoch;
+        if run.plan.epoch == self.epoch {
+            self.record.on_made(self.epoch, record, unsaved);
         }
     }
 
     /// The driver wrote this lost record again.
     #[cfg(feature = "store")]
     pub(crate) fn on_restored(&mut self, record: &Record) {
-        if self.shared.known.as_ref().is_some_and(|known| record.says_the_same(known)) {
-            self.shared.unsaved = None;
-        }
+        self.record.on_restored(record);
     }
 
     /// The sign-out of this process ended the record. `unsaved` says why it may not be in the store.
     #[cfg(feature = "store")]
     pub(crate) fn on_record_ended(&mut self, epoch: u64, record: Record, unsaved: Option<Error>) {
         if self.epoch == epoch {
-            self.shared = SharedState { known: Some(record), unsaved, epoch, ended_elsewhere: false };
+            self.record.on_ended_here(epoch, record, unsaved);
         }
     }
 
@@ -1025,21 +758,7 @@ impl Session {
 
     /// Returns the next step to save the newest refresh token. A save counts as lost at `deadline`.
     pub(crate) fn begin_save(&mut self, now: DualInstant, deadline: DualInstant) -> SaveStep {
-        let rotation = &mut self.rotation;
-        let Some(refresh_token) = rotation.refresh_token.clone().filter(|_| rotation.saved < rotation.newest) else {
-            return SaveStep::Done;
-        };
-        // Invariant: saves do not overlap, so that an older one never overwrites a newer one.
-        if let Some((_, until)) = rotation.saving.as_deref().copied()
-            && !until.is_past(now)
-        {
-            return SaveStep::Wait(until);
-        }
-        rotation.attempts += 1;
-        let ticket = SaveTicket { attempt: rotation.attempts, number: rotation.newest };
-        rotation.saving = Some(Box::new((ticket.attempt, deadline)));
-        let token = self.newest.clone().map(|token| self.with_refresh_token(token));
-        SaveStep::Save(ticket, RotatedToken { refresh_token, token })
+        self.rotation.begin_save(self.newest.as_ref(), now, deadline)
     }
 
     /// A save ended. `result` is `None` if it was dropped before it ended.
@@ -1047,23 +766,7 @@ impl Session {
     /// Returns whether a newer refresh token has to be saved, because this save may have overwritten it. Returns also
     /// the error that is no longer reported, to drop after unlocking.
     pub(crate) fn on_saved(&mut self, ticket: SaveTicket, result: Option<Result<(), Error>>) -> (bool, Option<Error>) {
-        let rotation = &mut self.rotation;
-        let SaveTicket { attempt, number } = ticket;
-        rotation.saving.take_if(|saving| saving.0 == attempt);
-        // A failed save of an older refresh token may have overwritten the newer one, which then counts as not saved.
-        if number < rotation.saved || matches!(result, Some(Ok(()))) {
-            rotation.saved = number;
-        }
-        // The save of an older refresh token, or of a previous source's, does not change the status of the newest.
-        let is_newest = number == rotation.newest && number > rotation.forgotten;
-        let previous = match result {
-            Some(result) if is_newest => {
-                mem::replace(&mut rotation.not_saved, result.err().map(Box::new)).map(|error| *error)
-            }
-            Some(result) => result.err(),
-            None => None,
-        };
-        (number < rotation.newest && rotation.refresh_token.is_some(), previous)
+        self.rotation.on_saved(ticket, result)
     }
 
     // --- sources, sessions and the end ---
@@ -1077,7 +780,7 @@ impl Session {
         }
         #[cfg(feature = "store")]
         {
-            self.shared.ended_elsewhere = false;
+            self.record.ended_elsewhere = false;
         }
         self.view = Arc::new(View { session: self.view.session.next(), ..View::default() });
         self.other = None;
@@ -1095,7 +798,7 @@ impl Session {
             ));
         }
         self.lifecycle = Lifecycle::SignedOut;
-        Ok(self.rotation.refresh_token.clone())
+        Ok(self.rotation.refresh_token().cloned())
     }
 
     /// The revocation of the refresh token has succeeded or failed. Removes all tokens.
@@ -1120,12 +823,12 @@ impl Session {
         self.lifecycle = Lifecycle::Active;
         #[cfg(feature = "store")]
         {
-            self.shared.ended_elsewhere = false;
+            self.record.ended_elsewhere = false;
         }
         self.epoch += 1;
         self.other = None;
         if let Some(history) = &mut self.history {
-            history.backoffs = Default::default();
+            history.end_backoffs();
         }
         self.forget();
     }
@@ -1223,44 +926,10 @@ impl Session {
         token
     }
 
-    fn with_refresh_token(&self, token: Token) -> Token {
-        match &self.rotation.refresh_token {
-            Some(refresh_token) => token.with_refresh_token(refresh_token.clone()),
-            None => token,
-        }
-    }
-
     /// Removes the tokens of the source.
     fn forget(&mut self) {
         self.newest = None;
         self.rotation.forget();
-    }
-}
-
-// === impl Replacement ===
-
-impl Replacement {
-    /// Compares only generations, because they are unique within a cache.
-    fn is(&self, token: TokenId) -> bool {
-        self.generation == token.generation
-    }
-}
-
-// === impl Rotation ===
-
-impl Rotation {
-    fn replace(&mut self, refresh_token: Option<Secret>) {
-        if self.refresh_token != refresh_token {
-            self.newest += u64::from(refresh_token.is_some());
-            self.refresh_token = refresh_token;
-        }
-    }
-
-    /// Removes the refresh token. A save in flight continues, and the next save waits for it.
-    fn forget(&mut self) {
-        let Self { newest, saved, attempts, .. } = *self;
-        let saving = self.saving.take();
-        *self = Self { newest, saved, attempts, saving, forgotten: newest, ..Self::default() };
     }
 }
 
