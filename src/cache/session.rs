@@ -655,7 +655,6 @@ impl Session {
             // Another process has logged in again.
             self.record.ended_elsewhere = false;
             self.lifecycle = Lifecycle::Active;
-            self.rejected = self.generation;
         }
         self.rotation.replace(refresh_token.clone());
         self.newest = token.as_ref().map(|saved| saved.token.clone());
@@ -714,7 +713,7 @@ impl Session {
                 if !self.record.ended_elsewhere {
                     self.record.ended_elsewhere = true;
                     self.lifecycle = Lifecycle::SignedOut;
-                    self.view = Arc::new(View { session: self.view.session.next(), ..View::default() });
+                    self.end_view(self.view.session.next());
                     self.forget();
                 }
                 Finding::Ended(Error::signed_out())
@@ -782,8 +781,7 @@ impl Session {
         {
             self.record.ended_elsewhere = false;
         }
-        self.view = Arc::new(View { session: self.view.session.next(), ..View::default() });
-        self.other = None;
+        self.end_view(self.view.session.next());
         self.epoch
     }
 
@@ -819,14 +817,13 @@ impl Session {
     pub(crate) fn on_new_source(&mut self, same_session: bool) {
         let session = self.view.session;
         let goes_on = same_session && self.lifecycle == Lifecycle::Active;
-        self.view = Arc::new(View { session: if goes_on { session } else { session.next() }, ..View::default() });
+        self.end_view(if goes_on { session } else { session.next() });
         self.lifecycle = Lifecycle::Active;
         #[cfg(feature = "store")]
         {
             self.record.ended_elsewhere = false;
         }
         self.epoch += 1;
-        self.other = None;
         if let Some(history) = &mut self.history {
             history.end_backoffs();
         }
@@ -924,6 +921,13 @@ impl Session {
             self.other = previous.filter(is_good).map(Box::new);
         }
         token
+    }
+
+    /// Removes both usable tokens and the failure from the view, which belongs to this session from now on.
+    // Invariant: `other` never outlives the view with which it was stored. So no token of an ended session is used.
+    fn end_view(&mut self, session: SessionId) {
+        self.view = Arc::new(View { session, ..View::default() });
+        self.other = None;
     }
 
     /// Removes the tokens of the source.

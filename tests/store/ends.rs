@@ -32,6 +32,23 @@ async fn signing_out_in_one_process_ends_the_session_in_all_and_revokes_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_sign_out_elsewhere_no_token_of_the_ended_session_is_used() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    let (first, second) = (process(issuer.login(), &store), process(issuer.login(), &store));
+    first.get().await.unwrap();
+    second.get().await.unwrap();
+    // Both tokens of the second process are still valid.
+    second.refresh().await.unwrap();
+    first.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+    sleep(1).await;
+    assert!(second.status().signed_out);
+    assert!(second.get().await.unwrap_err().is_signed_out());
+    assert!(second.peek().is_none(), "the previous token became current");
+    assert!(second.get().await.unwrap_err().is_signed_out());
+    assert_eq!(second.status().phase, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_that_sign_out_at_once_revoke_once() {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     store.delay(SECOND / 100);
@@ -150,7 +167,7 @@ const DAY: u64 = 24 * 60 * 60;
 async fn the_record_of_a_session_that_has_ended_expires_when_no_process_knows_it() {
     for signs_out in [true, false] {
         let (issuer, store) = (Issuer::new(), MemoryStore::new());
-        let shared = session(&store).look_every(3600 * SECOND);
+        let shared = session(&store).poll_interval(3600 * SECOND);
         let cache = TokenCache::builder(issuer.login()).shared_session(shared).build().unwrap();
         cache.get().await.unwrap();
         if signs_out {
