@@ -252,9 +252,9 @@ impl Driver {
 
     #[cfg(feature = "store")]
     fn store_status(&self, session: &Session) -> Option<StoreStatus> {
-        let (error, looked) = self.store.as_ref()?.health();
+        let (error, last_read) = self.store.as_ref()?.health();
         let serial = session.known_record().map_or(0, |record| record.serial);
-        Some(StoreStatus { error, unsaved: session.unsaved().cloned(), looked, serial })
+        Some(StoreStatus { error, unsaved: session.unsaved().cloned(), last_read, serial })
     }
 
     /// A permit to keep a response of this size unread, or `None` if the response has to be read or dropped.
@@ -787,12 +787,13 @@ impl Driver {
         }
     }
 
-    /// Publishes a token that is never replaced, as if it were old.
+    /// Publishes a token that is never replaced.
     pub(crate) fn adopt(&self, token: Token) {
-        let window = Window::new(&self.policy, token.lifetime(), self.clock.now(), Duration::ZERO, 0.0);
+        let now = self.clock.now();
+        let window = Window::new(&self.policy, token.lifetime(), now, Duration::ZERO, 0.0);
         let mut state = self.state();
         // The time of issue is unknown, so the token does not count as young when an API rejects it.
-        state.session.on_adopted(token, window, DualInstant::default());
+        state.session.on_adopted(token, window, DualInstant::default(), now);
         drop(self.publish(state));
     }
 

@@ -5,16 +5,18 @@
 //!
 //! # The life of a session
 //! ```text
-//!            on_new_source                      on_new_source: another session
-//!            +---------+                  +-------------------------------------------+
-//!            v         |                  v                                           |
-//!          Active -----+          Active (the next session)                           |
-//!            |                                                                        |
-//!            | on_sign_out                                on_run_ended                |
-//!            +--------------> SigningOut ----------------------------> SignedOut -----+
-//!                             the run in flight may still              no run is accepted;
-//!                             rotate the refresh token                 the refresh token is revoked
+//!            on_sign_out                    on_run_ended
+//! Active -------------------> SigningOut -------------------> SignedOut
+//!   ^                             |                               |
+//!   +------- on_new_source -------+-------- on_new_source --------+
 //! ```
+//! - `Active`: callers get tokens, and the cache fetches. `on_new_source` does not leave this state.
+//! - `SigningOut`: callers get an error. The run in flight may still rotate the refresh token.
+//! - `SignedOut`: no result of a run is accepted, and the sign-out revokes the refresh token.
+//!
+//! With a shared store, another process can end the session, and log in again. If the record says so, the session
+//! changes from `Active` to `SignedOut` directly, and back to `Active`.
+//!
 //! `on_closed` does not change this state. A closed cache starts no run, and serves the token that it holds until it
 //! expires.
 //!
@@ -29,8 +31,9 @@
 //! An API may reject a token in its first seconds, because the API's clock is behind or because not all of its servers
 //! know the token. Then the previous token is still valid. So the session keeps the previous token until it expires.
 //! When an API rejects a young token, the session makes the previous token current for some seconds, as a *fallback*.
-//! After that it makes the newer token current again. The rejection counts only if there is no previous token, or if
-//! the API rejects that one, too.
+//! After that it makes the newer token current again. The rejection counts only if the API rejects the fallback, too,
+//! or if no usable previous token exists and the API had time to learn of the young one ([`Rejection::Early`]). A
+//! rejection that the user reports counts at once.
 
 mod history;
 #[cfg(feature = "store")]
@@ -75,7 +78,7 @@ pub(crate) struct Session {
     epoch: u64,
     /// The generation of the newest published token.
     generation: u64,
-    /// When the newest token was requested.
+    /// When the newest token that a fetch returned was requested.
     asked: Option<DualInstant>,
     /// The newest generation that an API rejected.
     rejected: u64,
@@ -97,15 +100,15 @@ pub(crate) struct Session {
     record: KnownRecord,
 }
 
-/// One look at the record: its purpose and its circumstances.
+/// The purpose and the circumstances of a read of the record.
 #[cfg(feature = "store")]
-pub(crate) struct Look<'a> {
-    /// The run that looks. It is `None` for a look in the background, for which no caller waits.
+pub(crate) struct ReadContext<'a> {
+    /// The run that reads. It is `None` for a read in the background, for which no caller waits.
     pub(crate) run: Option<Run>,
     /// The digest of everything that determines this process's tokens.
     pub(crate) identity: &'a Digest,
-    /// The first refresh token of this process's source, if it has one.
-    pub(crate) seed: Option<&'a Secret>,
+    /// The refresh token with which this process's source begins, if it has one.
+    pub(crate) initial_refresh_token: Option<&'a Secret>,
     /// The generation that was current when the run began. The run needs a newer one.
     pub(crate) generation: u64,
     pub(crate) policy: &'a RefreshPolicy,
@@ -116,8 +119,8 @@ pub(crate) struct Look<'a> {
 /// What the record means for this process.
 #[cfg(feature = "store")]
 #[derive(Debug)]
-pub(crate) enum Finding {
-    /// There is a usable token. `adopted`: this look took it from the record.
+pub(crate) enum ReadOutcome {
+    /// There is a usable token. `adopted`: this read took it from the record.
     Usable { token: Token, adopted: bool },
     /// The session has ended.
     Ended(Error),
@@ -202,8 +205,8 @@ pub(crate) enum Outcome {
         answer: Result<Token, Error>,
         backoff: Duration,
     },
-    /// The result is ignored, because the source was replaced, the session ended, or a newer run
-    /// was faster.
+    /// The result is ignored, because the source was replaced, the session ended, a newer run returned a token before, or
+    /// this run failed after a newer one started.
     Discarded,
 }
 
@@ -394,18 +397,18 @@ impl Session {
         let Some(current) = self.view.current.as_ref().filter(|current| current.token.id() == token) else {
             // A rejected request may have carried the previous token. Then that token is no fallback any more.
             let is_dead = |other: &mut Box<CurrentToken>| {
-                other.token.id() == token && token.generation < newest && !schedule::is_young(other.published_at, now)
+                other.token.id() == token && token.generation < newest && !schedule::is_young(other.issued_at, now)
             };
             self.other.take_if(is_dead);
             return Rejection::Superseded;
         };
-        let published_at = current.published_at;
-        let is_young = schedule::is_young(published_at, now);
+        let issued_at = current.issued_at;
+        let is_young = schedule::is_young(issued_at, now);
         if self.uses_fallback() {
             self.end_fallback(is_young, now);
             return Rejection::Fallback { first: false };
         }
-        // An added sign may have other causes than the token's age, and a user's report counts at once.
+        // A response with `Sign::Added` may have other causes than the token's age, and a user's report counts at once.
         if sign == Some(Sign::Standard) && is_young && self.has_fallback(now) {
             let first = mem::replace(&mut self.history().early, token.generation) != token.generation;
             self.swap(now);
@@ -413,7 +416,7 @@ impl Session {
         }
         let is_early = is_young && self.history.as_ref().is_some_and(|history| history.early == token.generation);
         if sign.is_some()
-            && let Some(lag) = schedule::replication_lag(published_at, is_early, now)
+            && let Some(lag) = schedule::replication_lag(issued_at, is_early, now)
         {
             return Rejection::Early(lag);
         }
@@ -444,14 +447,14 @@ impl Session {
             history.on_rejected(token, sign, now);
         }
         let current = self.view.current.as_ref().filter(|current| current.token.id() == token)?;
-        if sign != Sign::Standard || !self.uses_fallback() || schedule::is_young(current.published_at, now) {
+        if sign != Sign::Standard || !self.uses_fallback() || schedule::is_young(current.issued_at, now) {
             return None;
         }
         // The API rejects both, so the age of the newer token is not the reason.
         self.end_fallback(false, now);
         self.history().early = 0;
         let newer = self.view.current.as_ref()?;
-        schedule::replication_lag(newer.published_at, false, now).is_none().then(|| newer.token.id())
+        schedule::replication_lag(newer.issued_at, false, now).is_none().then(|| newer.token.id())
     }
 
     /// The API accepted a retry with this token.
@@ -539,7 +542,7 @@ impl Session {
         let remaining = self.view.remaining(now);
         match self.evaluate(token, policy, timing) {
             Ok(Evaluation::New(token, window)) => {
-                let token = self.publish(token, window, now);
+                let token = self.publish(token, window, now, now);
                 self.asked = Some(timing.asked);
                 let generation = token.generation();
                 if run.plan.sign.is_some() || self.history.is_some() {
@@ -585,8 +588,10 @@ impl Session {
     }
 
     /// Publishes a token that no fetch of this cache returned.
-    pub(crate) fn on_adopted(&mut self, token: Token, window: Window, published_at: DualInstant) {
-        self.publish(token, window, published_at);
+    ///
+    /// If an API rejects it soon after `issued_at`, it counts as young.
+    pub(crate) fn on_adopted(&mut self, token: Token, window: Window, issued_at: DualInstant, now: DualInstant) {
+        self.publish(token, window, issued_at, now);
     }
 
     // --- the record that processes share ---
@@ -617,40 +622,40 @@ impl Session {
 
     /// The store returned this record, or none. Adopts a newer record, and returns what it means for this process.
     #[cfg(feature = "store")]
-    pub(crate) fn on_found(&mut self, found: Option<&Record>, look: &Look<'_>) -> Finding {
-        let wanted = look.run.is_none_or(|run| self.is_newest(run));
+    pub(crate) fn on_record_read(&mut self, found: Option<&Record>, context: &ReadContext<'_>) -> ReadOutcome {
+        let wanted = context.run.is_none_or(|run| self.is_newest(run));
         let revivable = self.lifecycle == Lifecycle::Active || self.record.ended_elsewhere;
         if !wanted || !revivable {
-            return Finding::Discarded;
+            return ReadOutcome::Discarded;
         }
-        match self.record.compare(found, look.identity, look.seed, self.epoch) {
-            // A look in the background does not log in.
-            Comparison::NewLogin if look.run.is_none() => Finding::Discarded,
-            Comparison::NewLogin => Finding::Fetch { base: self.login_over(found, look), is_login: true },
-            Comparison::OtherIdentity => Finding::OtherIdentity(Error::shared(
+        match self.record.compare(found, context.identity, context.initial_refresh_token, self.epoch) {
+            // A read in the background does not log in.
+            Comparison::NewLogin if context.run.is_none() => ReadOutcome::Discarded,
+            Comparison::NewLogin => ReadOutcome::Fetch { base: self.login_over(found, context), is_login: true },
+            Comparison::OtherIdentity => ReadOutcome::OtherIdentity(Error::shared(
                 "the record under this key belongs to another user, tenant, scope, client or issuer; give each session a key of its own",
                 StoreProblem::Permanent,
             )),
-            Comparison::Lost(record) => Finding::Lost(record),
+            Comparison::Lost(record) => ReadOutcome::Lost(record),
             Comparison::Same(record) => {
                 self.record.on_same();
-                self.on_known(record.clone(), look)
+                self.on_known(record.clone(), context)
             }
-            Comparison::Newer(record) => self.on_newer(record.clone(), look),
+            Comparison::Newer(record) => self.on_newer(record.clone(), context),
         }
     }
 
     /// The record of a new login. It is newer than the found and the known record.
     #[cfg(feature = "store")]
-    pub(crate) fn login_over(&self, found: Option<&Record>, look: &Look<'_>) -> Record {
-        self.record.login_over(found, look.identity, look.seed)
+    pub(crate) fn login_over(&self, found: Option<&Record>, context: &ReadContext<'_>) -> Record {
+        self.record.login_over(found, context.identity, context.initial_refresh_token)
     }
 
     /// The record in the store is newer than what this process knows.
     #[cfg(feature = "store")]
-    fn on_newer(&mut self, record: Record, look: &Look<'_>) -> Finding {
+    fn on_newer(&mut self, record: Record, context: &ReadContext<'_>) -> ReadOutcome {
         self.record.on_read(record.clone());
-        let State::Active { token, refresh_token, .. } = &record.state else { return self.on_ended(record, look) };
+        let State::Active { token, refresh_token, .. } = &record.state else { return self.on_ended(record, context) };
         if self.record.ended_elsewhere {
             // Another process has logged in again.
             self.record.ended_elsewhere = false;
@@ -658,56 +663,53 @@ impl Session {
         }
         self.rotation.replace(refresh_token.clone());
         self.newest = token.as_ref().map(|saved| saved.token.clone());
-        let Some((saved, window)) = token.as_ref().and_then(|saved| self.adoptable(saved, look)) else {
-            return Finding::Fetch { base: record, is_login: false };
+        let Some((saved, window)) = token.as_ref().and_then(|saved| self.adoptable(saved, context)) else {
+            return ReadOutcome::Fetch { base: record, is_login: false };
         };
-        let adopted = self.publish(saved.token.clone(), window, look.now);
-        if let Some(current) = &mut Arc::make_mut(&mut self.view).current {
-            current.published_at = saved.asked;
-        }
-        if let Some(run) = look.run {
+        let adopted = self.publish(saved.token.clone(), window, saved.asked, context.now);
+        if let Some(run) = context.run {
             self.accepted_run = run.number;
             if run.plan.reason == Reason::Rejected {
                 // No token call was made.
                 self.rejections.remove_last();
             }
         }
-        Finding::Usable { token: adopted, adopted: true }
+        ReadOutcome::Usable { token: adopted, adopted: true }
     }
 
     /// The token of a record and its window, if it is usable and was not rejected.
     #[cfg(feature = "store")]
-    fn adoptable<'a>(&self, saved: &'a SavedToken, look: &Look<'_>) -> Option<(&'a SavedToken, Window)> {
+    fn adoptable<'a>(&self, saved: &'a SavedToken, context: &ReadContext<'_>) -> Option<(&'a SavedToken, Window)> {
         let SavedToken { token, asked } = saved;
-        let mut window = Window::new(look.policy, token.lifetime(), *asked, Duration::ZERO, look.jitter);
+        let mut window = Window::new(context.policy, token.lifetime(), *asked, Duration::ZERO, context.jitter);
         if let Some(refresh_in) = token.refresh_in() {
-            window = window.due_within(refresh_in, look.jitter);
+            window = window.due_within(refresh_in, context.jitter);
         }
         let rejected = self.view.current.as_ref().is_some_and(|current| {
             current.token.generation() == self.rejected && current.token.header_value() == token.header_value()
         });
-        (window.phase(look.now) != Phase::Expired && !rejected).then_some((saved, window))
+        (window.phase(context.now) != Phase::Expired && !rejected).then_some((saved, window))
     }
 
     /// The record in the store is the one that this process knows.
     #[cfg(feature = "store")]
-    fn on_known(&mut self, record: Record, look: &Look<'_>) -> Finding {
+    fn on_known(&mut self, record: Record, context: &ReadContext<'_>) -> ReadOutcome {
         if matches!(record.state, State::Ended(_)) {
-            return self.on_ended(record, look);
+            return self.on_ended(record, context);
         }
-        // Another look has adopted it meanwhile.
-        if let Some((current, _)) = self.view.usable_at(look.now)
-            && current.token.generation() > look.generation
+        // Another read has adopted it meanwhile.
+        if let Some((current, _)) = self.view.usable_at(context.now)
+            && current.token.generation() > context.generation
             && current.token.generation() != self.rejected
         {
-            return Finding::Usable { token: current.token.clone(), adopted: false };
+            return ReadOutcome::Usable { token: current.token.clone(), adopted: false };
         }
-        Finding::Fetch { base: record, is_login: false }
+        ReadOutcome::Fetch { base: record, is_login: false }
     }
 
     /// This or another process has ended the session.
     #[cfg(feature = "store")]
-    fn on_ended(&mut self, record: Record, look: &Look<'_>) -> Finding {
+    fn on_ended(&mut self, record: Record, context: &ReadContext<'_>) -> ReadOutcome {
         match record.state {
             State::Ended(Ending::SignedOut { .. }) => {
                 if !self.record.ended_elsewhere {
@@ -716,15 +718,15 @@ impl Session {
                     self.end_view(self.view.session.next());
                     self.forget();
                 }
-                Finding::Ended(Error::signed_out())
+                ReadOutcome::Ended(Error::signed_out())
             }
-            _ if look.run.is_none() => Finding::Discarded,
-            // A source without a first refresh token can log in again by itself.
-            _ if look.seed.is_none() => {
+            _ if context.run.is_none() => ReadOutcome::Discarded,
+            // A source that begins without a refresh token can log in again by itself.
+            _ if context.initial_refresh_token.is_none() => {
                 self.rotation.replace(None);
-                Finding::Fetch { base: self.login_over(Some(&record), look), is_login: true }
+                ReadOutcome::Fetch { base: self.login_over(Some(&record), context), is_login: true }
             }
-            _ => Finding::Ended(Error::shared(
+            _ => ReadOutcome::Ended(Error::shared(
                 "the issuer denied the refresh token of the session that processes share; log in again",
                 StoreProblem::Denied,
             )),
@@ -867,23 +869,23 @@ impl Session {
         }
         if window.phase(now) == Phase::Expired {
             let problem = format!(
-                "it was dead on arrival: it lives {:?} from when it was asked for, and the answer took {took:?}",
+                "it had expired when it arrived: it is valid for {:?} from the request, and the answer took {took:?}",
                 token.lifetime(),
             );
             return Err(Error::unusable(None, problem));
         }
-        // The issuer returned the current token with no later end. Without a backoff, the cache would fetch in a loop.
         if let Some((current, _)) = self.view.usable_at(now)
             && current.token.header_value() == token.header_value()
         {
             if self.rejected == current.token.generation() {
-                return Err(Error::unusable(None, "the issuer handed out the token again that an API has rejected"));
+                return Err(Error::unusable(None, "the issuer returned the token again that an API has rejected"));
             }
-            // A source that sets `refresh_in` polls, so the same token again is not a failure.
+            // Without a backoff, the cache would fetch in a loop. A source that sets `refresh_in` polls, so the same
+            // token again is not a failure.
             if token.refresh_in().is_none()
                 && window.end().wait(asked) <= current.window.end().wait(asked) + Duration::from_secs(1)
             {
-                let error = Error::unusable(None, "the issuer handed out the same token again, ending no later");
+                let error = Error::unusable(None, "the issuer returned the same token again, with no later end");
                 return Ok(Evaluation::Unchanged(current.token.clone(), error));
             }
         }
@@ -891,17 +893,17 @@ impl Session {
     }
 
     /// Makes the token the current one, as the next generation.
-    fn publish(&mut self, token: Token, window: Window, now: DualInstant) -> Token {
+    fn publish(&mut self, token: Token, window: Window, issued_at: DualInstant, now: DualInstant) -> Token {
         // The same access token with a later end keeps its generation: its rejections still count, and the API's
         // servers already know it.
         let same = self.view.usable_at(now).filter(|(current, _)| current.token.header_value() == token.header_value());
-        let published_at = same.map_or(now, |(current, _)| current.published_at);
+        let issued_at = same.map_or(issued_at, |(current, _)| current.issued_at);
         let known = same.map(|(current, _)| current.token.generation());
         self.generation += u64::from(known.is_none());
         let id = TokenId { session: self.view.session, generation: known.unwrap_or(self.generation) };
         let token = token.published(id, window.end().system_time());
         self.newest = Some(token.clone());
-        let current = CurrentToken { token: token.clone(), window, published_at };
+        let current = CurrentToken { token: token.clone(), window, issued_at };
         let used_fallback = self.uses_fallback();
         let view = View { current: Some(current), failure: None, session: self.view.session };
         let previous = mem::replace(&mut self.view, Arc::new(view)).current.clone();

@@ -45,7 +45,7 @@ pub(crate) enum Content {
 }
 
 /// The lease, or its current owner.
-pub(crate) enum Leasing {
+pub(crate) enum LeaseState {
     Held(HeldLease),
     Busy { owner: Option<String>, remaining: Duration },
 }
@@ -146,7 +146,7 @@ impl Shared {
     // --- the operations ---
 
     /// Loads the record.
-    pub(crate) async fn look(&self) -> Result<Found, Error> {
+    pub(crate) async fn read(&self) -> Result<Found, Error> {
         // Read before the call, so that a token counts as older rather than younger.
         let now = self.clock.now();
         let loaded = self.call("load", self.config.store.load(&self.config.key)).await?;
@@ -163,15 +163,15 @@ impl Shared {
     }
 
     /// Tries to take the lease, with an owner name that is unique to this attempt.
-    pub(crate) async fn acquire(self: &Arc<Self>) -> Result<Leasing, Error> {
+    pub(crate) async fn acquire(self: &Arc<Self>) -> Result<LeaseState, Error> {
         let owner = owner();
         let before = self.clock.now().mono;
         let SharedSession { store, key, lease, .. } = &self.config;
         Ok(match self.call("acquire", store.acquire(key, &owner, *lease)).await? {
             Lease::Held => {
-                Leasing::Held(HeldLease { shared: Arc::clone(self), owner, until: Mutex::new(before + *lease) })
+                LeaseState::Held(HeldLease { shared: Arc::clone(self), owner, until: Mutex::new(before + *lease) })
             }
-            Lease::Busy { owner, remaining } => Leasing::Busy { owner, remaining },
+            Lease::Busy { owner, remaining } => LeaseState::Busy { owner, remaining },
         })
     }
 
@@ -269,7 +269,7 @@ impl HeldLease {
                         }
                         return SaveEnd::Saved(version);
                     }
-                    Ok(Saved::Conflict) if may_have_saved => match self.shared.look().await {
+                    Ok(Saved::Conflict) if may_have_saved => match self.shared.read().await {
                         Ok(Found { version: Some(version), content: Content::Record(found) })
                             if found.says_the_same(record) && found.refreshing() == record.refreshing() =>
                         {

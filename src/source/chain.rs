@@ -141,7 +141,7 @@ impl TokenSourceChain {
         let answer = tokio::time::timeout(time, fetch).await.unwrap_or_else(|_| Err(Error::timed_out(time)));
         let failure = match answer {
             Ok(token) if is_rejected(&token, context) => {
-                let problem = "the source handed out the token again that an API has rejected";
+                let problem = "the source returned the token again that an API has rejected";
                 Failure { error: Error::unusable(None, problem), is_final: true }
             }
             Ok(token) => {

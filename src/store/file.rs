@@ -42,7 +42,7 @@ use crate::store::token_store::{Lease, Saved, Stored, TokenStore};
 /// The record of an ended session expires after 30 days; its file is removed when another session ends.
 ///
 /// Use a directory on a local disk, because the locks of network file systems differ. There are no notifications, so
-/// other processes learn of a new login when they next [read the record](crate::store::SharedSession::look_every).
+/// other processes learn of a new login when they next [read the record](crate::store::SharedSession::poll_interval).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {

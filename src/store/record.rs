@@ -30,7 +30,7 @@ pub(crate) struct Record {
     /// The number of the token or refresh token.
     pub(crate) serial: u64,
     /// The refresh tokens with which logins of this record began. A process that begins with another has a new login.
-    pub(crate) seeds: Vec<Digest>,
+    pub(crate) initial_refresh_tokens: Vec<Digest>,
     pub(crate) state: State,
 }
 
@@ -75,8 +75,8 @@ const CURRENT: &str = "tower-bearer-session-1";
 const FORMATS: &str = "tower-bearer-session-";
 /// The prefix of sealed bytes that were not opened.
 pub(crate) const SEALED: &[u8] = b"tower-bearer-sealed-";
-/// How many seeds are kept.
-const MAX_SEEDS: usize = 8;
+/// How many initial_refresh_tokens are kept.
+const MAX_INITIAL: usize = 8;
 
 // === impl Record ===
 
@@ -160,11 +160,11 @@ impl Record {
     }
 
     /// Adds the refresh token with which a login began.
-    pub(crate) fn with_seed(mut self, seed: Option<Digest>) -> Self {
-        if let Some(seed) = seed.filter(|seed| !self.seeds.contains(seed)) {
-            self.seeds.push(seed);
-            let surplus = self.seeds.len().saturating_sub(MAX_SEEDS);
-            self.seeds.drain(..surplus);
+    pub(crate) fn with_initial_refresh_token(mut self, initial: Option<Digest>) -> Self {
+        if let Some(initial) = initial.filter(|initial| !self.initial_refresh_tokens.contains(initial)) {
+            self.initial_refresh_tokens.push(initial);
+            let surplus = self.initial_refresh_tokens.len().saturating_sub(MAX_INITIAL);
+            self.initial_refresh_tokens.drain(..surplus);
         }
         self
     }
@@ -179,7 +179,7 @@ impl Record {
         set("identity", json!(self.identity.0));
         set("login", json!(self.login));
         set("serial", json!(self.serial));
-        set("seeds", self.seeds.iter().map(|seed| json!(seed.0)).collect());
+        set("initial_refresh_tokens", self.initial_refresh_tokens.iter().map(|initial| json!(initial.0)).collect());
         match &self.state {
             State::Active { token, refresh_token, refreshing } => {
                 set("state", json!("active"));
@@ -285,12 +285,16 @@ impl Record {
                 "denied" => State::Ended(Ending::Denied { refresh_token: Digest(text("denied")?.to_owned()) }),
                 _ => return None,
             };
-            let seeds = members.get("seeds")?.as_array()?.iter().filter_map(|seed| seed.as_str().map(str::to_owned));
+            let initial_refresh_tokens = members
+                .get("initial_refresh_tokens")?
+                .as_array()?
+                .iter()
+                .filter_map(|initial| initial.as_str().map(str::to_owned));
             Some(Self {
                 identity: Digest(text("identity")?.to_owned()),
                 login: number("login")?,
                 serial: number("serial")?,
-                seeds: seeds.map(Digest).collect(),
+                initial_refresh_tokens: initial_refresh_tokens.map(Digest).collect(),
                 state,
             })
         };

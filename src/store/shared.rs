@@ -28,7 +28,7 @@ use crate::store::token_store::{MAX_KEY_LEN, TokenStore};
 /// | setting | default |
 /// |---|---|
 /// | [`lease`](Self::lease) | 10 s |
-/// | [`look_every`](Self::look_every) | 30 s |
+/// | [`poll_interval`](Self::poll_interval) | 30 s |
 /// | [`refresh_without_store`](Self::refresh_without_store) | `false` |
 #[derive(Clone)]
 pub struct SharedSession {
@@ -36,7 +36,7 @@ pub struct SharedSession {
     pub(crate) key: Arc<str>,
     pub(crate) identity: Vec<String>,
     pub(crate) lease: Duration,
-    pub(crate) look_every: Duration,
+    pub(crate) poll_interval: Duration,
     pub(crate) refresh_without_store: bool,
 }
 
@@ -55,7 +55,7 @@ impl SharedSession {
             key: key.as_ref().into(),
             identity: Vec::new(),
             lease: Duration::from_secs(10),
-            look_every: Duration::from_secs(30),
+            poll_interval: Duration::from_secs(30),
             refresh_without_store: false,
         }
     }
@@ -71,8 +71,8 @@ impl SharedSession {
         if self.lease < SHORTEST_LEASE {
             return Err(Error::invalid("lease", "shorter than 100 ms: it would end while its holder works"));
         }
-        if self.look_every.is_zero() {
-            return Err(Error::invalid("look_every", "zero would read the record all the time"));
+        if self.poll_interval.is_zero() {
+            return Err(Error::invalid("poll_interval", "zero would read the record all the time"));
         }
         Ok(())
     }
@@ -103,8 +103,8 @@ impl SharedSession {
     ///
     /// If the store reports changes, the cache reads the record sooner. Zero is invalid.
     #[must_use]
-    pub fn look_every(self, interval: Duration) -> Self {
-        Self { look_every: interval, ..self }
+    pub fn poll_interval(self, interval: Duration) -> Self {
+        Self { poll_interval: interval, ..self }
     }
 
     /// Whether to use a refresh token without the store. Default: `false`.

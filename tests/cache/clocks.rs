@@ -167,7 +167,7 @@ async fn a_token_without_lifetime_is_a_failure_with_a_backoff() {
     let script = Script::living(Duration::ZERO);
     let cache = TokenCache::new(script.clone());
     let error = cache.get().await.unwrap_err();
-    assert!(error.is_transient() && error.to_string().contains("dead on arrival"), "{error}");
+    assert!(error.is_transient() && error.to_string().contains("expired when it arrived"), "{error}");
     get_for_a_minute(&cache).await;
     assert!((5..=12).contains(&script.calls()), "{} fetches", script.calls());
     assert!(cache.peek().is_none());

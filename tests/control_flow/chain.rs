@@ -106,10 +106,7 @@ async fn a_source_that_returns_the_rejected_token_makes_the_chain_try_the_others
     let first = cache.get().await.expect("a token");
     tokio::time::advance(MINUTE).await;
     let error = cache.report_rejected(&first).await.unwrap_err();
-    assert!(
-        error.to_string().contains("environment: unusable token: the source handed out the token again"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("environment: unusable token: the source returned the token again"), "{error}");
     assert!(error.is_transient());
 }
 

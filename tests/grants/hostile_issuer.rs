@@ -59,7 +59,7 @@ async fn each_form_of_expires_in_has_its_documented_meaning() {
 async fn the_refresh_token_of_a_token_without_lifetime_is_kept() {
     for expired in [json!(0), json!(-1), json!("0"), json!(-1e300)] {
         let error = granted(json!({ "expires_in": expired })).await.unwrap_err();
-        assert!(error.is_transient() && error.to_string().contains("dead on arrival"), "{expired}: {error}");
+        assert!(error.is_transient() && error.to_string().contains("expired when it arrived"), "{expired}: {error}");
     }
     let issuer = TokenServer::new();
     issuer.queue(Answer::json(200, json!({ "access_token": "t", "expires_in": 0, "refresh_token": "rotated" })));

@@ -115,7 +115,7 @@ fn process() {
         Err(_) => Steps::default(),
     };
     let store = Mortal::new(FileStore::new(env::var("DIRECTORY").unwrap()), &steps);
-    let session = SharedSession::new(store, KEY).lease(SECOND).look_every(SECOND / 2);
+    let session = SharedSession::new(store, KEY).lease(SECOND).poll_interval(SECOND / 2);
     let source = Remote { address, steps: steps.clone(), stops: env::var("STOPS").is_ok() };
     let cache = TokenCache::builder(source).shared_session(session).build().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

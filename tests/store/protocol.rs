@@ -112,7 +112,7 @@ async fn adopting_costs_no_rejection_budget() {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     store.notify(false);
     let policy = RefreshPolicy::new().rejection_budget(1, 3600 * SECOND);
-    let looks_late = || session(&store).look_every(3600 * SECOND);
+    let looks_late = || session(&store).poll_interval(3600 * SECOND);
     let other = process(issuer.login(), &store);
     other.get().await.unwrap();
     let process =
@@ -210,5 +210,5 @@ fn a_key_is_not_empty_nor_long_nor_of_control_characters() {
         assert!(error.is_invalid() && error.to_string().contains("key"), "{error}");
     }
     assert!(built(session(&MemoryStore::new()).lease(SECOND / 100)).unwrap_err().is_invalid());
-    assert!(built(session(&MemoryStore::new()).look_every(Duration::ZERO)).unwrap_err().is_invalid());
+    assert!(built(session(&MemoryStore::new()).poll_interval(Duration::ZERO)).unwrap_err().is_invalid());
 }

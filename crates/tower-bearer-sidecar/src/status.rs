@@ -77,7 +77,7 @@ impl Reporter {
                 "error": store.error.as_ref().map(|error| chain(error)),
                 "not_saved": store.unsaved.as_ref().map(|error| chain(error)),
                 "record": store.serial,
-                "seen_seconds_ago": store.looked.map(|looked| looked.as_secs_f64()),
+                "seen_seconds_ago": store.last_read.map(|looked| looked.as_secs_f64()),
             })),
             "draining": self.draining.load(Ordering::Relaxed),
         });

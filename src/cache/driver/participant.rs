@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::cache::driver::{Driver, catch_panic};
-use crate::cache::session::{Finding, Look};
+use crate::cache::session::{ReadContext, ReadOutcome};
 use crate::cache::shared::{Content, Found, HeldLease, SaveEnd, Shared};
 use crate::clock;
 use crate::error::Error;
@@ -23,7 +23,7 @@ pub(crate) struct Participant<'a> {
 
 impl<'a> Participant<'a> {
     /// Passes the record to the session, publishes the changes, and reports them to the telemetry.
-    pub(crate) fn on_found(self, found: &Found, look: Look<'_>) -> Finding {
+    pub(crate) fn on_record_read(self, found: &Found, context: ReadContext<'_>) -> ReadOutcome {
         let driver = self.driver;
         let (record, why) = match &found.content {
             Content::Record(record) => (Some(record), None),
@@ -32,15 +32,15 @@ impl<'a> Participant<'a> {
         };
         let mut state = driver.state();
         let was_ended = state.session.is_ended_elsewhere();
-        let finding = state.session.on_found(record, &look);
+        let outcome = state.session.on_record_read(record, &context);
         let ended = !was_ended && state.session.is_ended_elsewhere();
-        let adopted = matches!(finding, Finding::Usable { adopted: true, .. });
+        let adopted = matches!(outcome, ReadOutcome::Usable { adopted: true, .. });
         let previous = (adopted || ended || was_ended).then(|| driver.publish(state));
         drop(previous);
-        match &finding {
-            Finding::Usable { token, adopted: true } => {
+        match &outcome {
+            ReadOutcome::Usable { token, adopted: true } => {
                 let remaining =
-                    driver.snapshot.load().view.current.as_ref().map(|current| current.window.remaining(look.now));
+                    driver.snapshot.load().view.current.as_ref().map(|current| current.window.remaining(context.now));
                 driver.telemetry.shared(&Sharing::Adopted {
                     generation: token.generation(),
                     serial: record.map_or(0, |record| record.serial),
@@ -48,11 +48,11 @@ impl<'a> Participant<'a> {
                 });
                 driver.report_token_end();
             }
-            Finding::Ended(_) if ended => {
+            ReadOutcome::Ended(_) if ended => {
                 driver.telemetry.shared(&Sharing::Ended { signed_out: true });
                 driver.report_token_end();
             }
-            Finding::OtherIdentity(_) => {
+            ReadOutcome::OtherIdentity(_) => {
                 driver
                     .telemetry
                     .shared(&Sharing::Unusable { why: "it belongs to another user, tenant, scope or issuer" });
@@ -62,7 +62,7 @@ impl<'a> Participant<'a> {
         if let Some(why) = why {
             driver.telemetry.shared(&Sharing::Unusable { why });
         }
-        finding
+        outcome
     }
 
     /// Records and reports a failure of the store.
@@ -72,27 +72,37 @@ impl<'a> Participant<'a> {
     }
 
     /// The refresh token with which the source begins, if it has one.
-    pub(crate) async fn first_refresh_token(self, source: &Arc<dyn DynSource>) -> Option<Secret> {
+    pub(crate) async fn initial_refresh_token(self, source: &Arc<dyn DynSource>) -> Option<Secret> {
         let asked = catch_panic(async { source.refresh_token().await });
         match clock::timeout(self.driver.policy.fetch_deadline(), asked).ok()?.await {
-            Ok(Ok(Ok(seed))) => seed,
+            Ok(Ok(Ok(initial))) => initial,
             _ => None,
         }
     }
 
-    /// A look in the background, for which no caller waits.
-    pub(crate) fn idle_look(self, identity: &'a Digest) -> Look<'a> {
+    /// A read in the background, for which no caller waits.
+    pub(crate) fn background_read(self, identity: &'a Digest) -> ReadContext<'a> {
         let (now, jitter) = (self.driver.clock.now(), fastrand::f64());
-        Look { run: None, identity, seed: None, generation: u64::MAX, policy: &self.driver.policy, now, jitter }
+        ReadContext {
+            run: None,
+            identity,
+            initial_refresh_token: None,
+            generation: u64::MAX,
+            policy: &self.driver.policy,
+            now,
+            jitter,
+        }
     }
 
     /// Writes the newest record again, if the lease holder still finds it missing. Returns whether the store failed.
     pub(crate) async fn restore(self, lease: &HeldLease, identity: &Digest) -> bool {
-        let Ok(found) = self.shared.look().await else { return true };
+        let Ok(found) = self.shared.read().await else { return true };
         if matches!(found.content, Content::Unreadable(_)) {
             return false;
         }
-        let Finding::Lost(known) = self.on_found(&found, self.idle_look(identity)) else { return false };
+        let ReadOutcome::Lost(known) = self.on_record_read(&found, self.background_read(identity)) else {
+            return false;
+        };
         match lease.save(found.version, &known.clone().with_refreshing(None)).await {
             SaveEnd::Saved(_) => {
                 self.driver.state().session.on_restored(&known);

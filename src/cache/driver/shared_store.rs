@@ -7,7 +7,7 @@ use crate::cache::driver::participant::Participant;
 use crate::cache::driver::store_run::StoreRun;
 use crate::cache::driver::{BoxFuture, Driver, SessionStore};
 use crate::cache::session::Run;
-use crate::cache::shared::{Content, HeldLease, Leasing, Polls, SaveEnd, Shared, SignOut};
+use crate::cache::shared::{Content, HeldLease, LeaseState, Polls, SaveEnd, Shared, SignOut};
 use crate::clock::{self, Clock};
 use crate::error::{Error, StoreProblem};
 use crate::secret::Secret;
@@ -89,13 +89,13 @@ impl SharedStore {
         loop {
             let changed = self.shared.subscribe().await;
             match self.shared.acquire().await? {
-                Leasing::Held(lease) => return Ok(lease),
-                Leasing::Busy { .. } if give_up_at.is_past(driver.clock.now()) => {
+                LeaseState::Held(lease) => return Ok(lease),
+                LeaseState::Busy { .. } if give_up_at.is_past(driver.clock.now()) => {
                     let problem =
                         "another process holds the lease on the shared session, which it may not know to have ended";
                     return Err(Error::shared(problem, StoreProblem::Transient));
                 }
-                Leasing::Busy { remaining, .. } => clock::at_most(polls.next(remaining), changed).await,
+                LeaseState::Busy { remaining, .. } => clock::at_most(polls.next(remaining), changed).await,
             }
         }
     }
@@ -112,7 +112,7 @@ impl SharedStore {
         newest: Option<&Option<Secret>>,
     ) -> Result<(Option<Secret>, Option<u64>, Record), Error> {
         let Participant { driver, shared } = participant;
-        let found = shared.look().await?;
+        let found = shared.read().await?;
         let known = driver.state().session.known_record().cloned();
         // After a first sign-out the cache has no source, so the known record supplies the identity.
         let identity = known.as_ref().map(|known| known.identity.clone());
@@ -129,7 +129,7 @@ impl SharedStore {
             (_, Some(known)) => known,
             (_, None) => {
                 let state = RecordState::Active { token: None, refresh_token: None, refreshing: None };
-                Record { identity, login: 1, serial: 0, seeds: Vec::new(), state }
+                Record { identity, login: 1, serial: 0, initial_refresh_tokens: Vec::new(), state }
             }
         };
         let mut version = found.version;
@@ -146,8 +146,8 @@ impl SharedStore {
         };
         let ending = |revoke| base.next(RecordState::Ended(Ending::SignedOut { revoke }));
         // The record lists this refresh token, so a process that starts with it does not begin a new login.
-        let seed = participant.first_refresh_token(source).await.as_ref().map(Digest::of_secret);
-        let ending = |revoke| ending(revoke).with_seed(seed.clone());
+        let initial = participant.initial_refresh_token(source).await.as_ref().map(Digest::of_secret);
+        let ending = |revoke| ending(revoke).with_initial_refresh_token(initial.clone());
         match lease.save(version, &ending(to_revoke.clone())).await {
             SaveEnd::Saved(saved) => Ok((to_revoke, Some(saved), ending(None))),
             SaveEnd::Conflict => Err(Error::shared("the lease was lost in a sign-out", StoreProblem::Transient)),

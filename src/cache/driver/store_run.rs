@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use crate::cache::driver::Driver;
 use crate::cache::driver::participant::Participant;
 use crate::cache::driver::store_tasks::{save_later, watch};
-use crate::cache::session::{Finding, Look, Run};
-use crate::cache::shared::{Content, Found, HeldLease, Leasing, Polls, SaveEnd, Shared};
+use crate::cache::session::{ReadContext, ReadOutcome, Run};
+use crate::cache::shared::{Content, Found, HeldLease, LeaseState, Polls, SaveEnd, Shared};
 use crate::clock;
 use crate::error::{Error, StoreProblem};
 use crate::schedule::DualInstant;
@@ -25,12 +25,12 @@ pub(crate) struct StoreRun<'a> {
     source: Arc<dyn DynSource>,
     identity: Digest,
     /// The refresh token with which the source begins. It is read only if it can matter.
-    seed: OnceLock<Option<Secret>>,
+    initial_refresh_token: OnceLock<Option<Secret>>,
     /// The generation that was current when the run began.
     generation: u64,
 }
 
-/// What the run does after a look at the record.
+/// What the run does after a read of the record.
 enum Step {
     /// It ends with this result.
     Done(Option<Result<Token, Error>>),
@@ -41,7 +41,7 @@ enum Step {
 }
 
 /// How the work under a lease ended.
-enum Leased {
+enum LeaseOutcome {
     Done(Option<Result<Token, Error>>),
     /// The token is used, but the record is not saved. This process keeps the lease, because another process would use
     /// the old refresh token again.
@@ -50,8 +50,8 @@ enum Leased {
     Lost,
 }
 
-/// How often the lease holder looks at the record, if the record changes although the lease is held.
-const MAX_LOOKS: usize = 3;
+/// How often the lease holder reads the record, if the record changes although the lease is held.
+const MAX_READS: usize = 3;
 
 // === impl StoreRun ===
 
@@ -65,10 +65,10 @@ impl<'a> StoreRun<'a> {
         generation: u64,
     ) -> Self {
         let identity = shared.identity(&source.identity());
-        Self { driver, shared, run, source, identity, seed: OnceLock::new(), generation }
+        Self { driver, shared, run, source, identity, initial_refresh_token: OnceLock::new(), generation }
     }
 
-    /// Looks at the record, takes the lease, looks again, fetches, saves, publishes, and releases the lease.
+    /// Reads the record, takes the lease, reads again, fetches, saves, publishes, and releases the lease.
     pub(crate) async fn run(&self) -> Option<Result<Token, Error>> {
         let Self { driver, shared, run, .. } = *self;
         if shared.start_watching() {
@@ -81,9 +81,9 @@ impl<'a> StoreRun<'a> {
         let began = driver.clock.now();
         let (mut polls, mut waits) = (Polls::new(), false);
         let error = loop {
-            // Subscribed before the look, so that no change after it is missed.
+            // Subscribed before the read, so that no change after it is missed.
             let changed = shared.subscribe().await;
-            match self.look().await {
+            match self.read().await {
                 Ok((_, Step::Done(answer))) => return answer,
                 Ok((_, Step::Failed(error))) => break error,
                 Ok((_, Step::Fetch { .. })) => {}
@@ -93,26 +93,26 @@ impl<'a> StoreRun<'a> {
             let waited = driver.clock.now().mono.saturating_sub(began.mono);
             match taken {
                 Err(error) => return self.run_without_store(error).await,
-                Ok(Leasing::Held(lease)) => {
+                Ok(LeaseState::Held(lease)) => {
                     if mem::take(&mut waits) {
                         driver.telemetry.shared(&Sharing::LeaseWaited { waited, obtained: true });
                     }
                     let answer = lease.keep(self.run_with_lease(&lease)).await;
                     match answer {
-                        Leased::Unsaved(answer) => {
+                        LeaseOutcome::Unsaved(answer) => {
                             if let Some(runtime) = clock::runtime() {
                                 runtime.spawn(save_later(Arc::downgrade(driver), Arc::clone(shared), lease));
                             }
                             return answer;
                         }
-                        Leased::Done(answer) => {
+                        LeaseOutcome::Done(answer) => {
                             lease.release().await;
                             return answer;
                         }
-                        Leased::Lost => lease.release().await,
+                        LeaseOutcome::Lost => lease.release().await,
                     }
                 }
-                Ok(Leasing::Busy { owner, remaining }) => {
+                Ok(LeaseState::Busy { owner, remaining }) => {
                     waits = true;
                     if waited >= driver.policy.fetch_deadline() {
                         driver.telemetry.shared(&Sharing::LeaseWaited { waited, obtained: false });
@@ -131,18 +131,18 @@ impl<'a> StoreRun<'a> {
     }
 
     /// Does the part of the run that requires the lease.
-    async fn run_with_lease(&self, lease: &HeldLease) -> Leased {
+    async fn run_with_lease(&self, lease: &HeldLease) -> LeaseOutcome {
         let run = self.run;
         // It repeats only if the record has changed although the lease is held.
-        for _ in 0..MAX_LOOKS {
-            let (found, step) = match self.look().await {
-                Ok(looked) => looked,
-                Err(error) => return Leased::Done(self.run_without_store(error).await),
+        for _ in 0..MAX_READS {
+            let (found, step) = match self.read().await {
+                Ok(read) => read,
+                Err(error) => return LeaseOutcome::Done(self.run_without_store(error).await),
             };
             let (base, is_login) = match step {
-                Step::Done(answer) => return Leased::Done(answer),
+                Step::Done(answer) => return LeaseOutcome::Done(answer),
                 Step::Failed(error) => {
-                    return Leased::Done(self.driver.conclude(run, self.driver.clock.now(), Err(error)).await);
+                    return LeaseOutcome::Done(self.driver.conclude(run, self.driver.clock.now(), Err(error)).await);
                 }
                 Step::Fetch { base, is_login } => (base, is_login),
             };
@@ -150,8 +150,8 @@ impl<'a> StoreRun<'a> {
             if let (Content::Unreadable(why), Some(unreadable)) = (&found.content, version) {
                 match lease.set_aside(unreadable).await {
                     Ok(Some(name)) => self.driver.telemetry.shared(&Sharing::SetAside { why, name: &name }),
-                    Ok(None) => return Leased::Lost,
-                    Err(error) => return Leased::Done(self.run_without_store(error).await),
+                    Ok(None) => return LeaseOutcome::Lost,
+                    Err(error) => return LeaseOutcome::Done(self.run_without_store(error).await),
                 }
                 version = None;
             }
@@ -168,7 +168,7 @@ impl<'a> StoreRun<'a> {
                     SaveEnd::Saved(saved) => version = Some(saved),
                     SaveEnd::Conflict => return self.lost(&base),
                     SaveEnd::Failed(error) => {
-                        return Leased::Done(self.run_without_store(error).await);
+                        return LeaseOutcome::Done(self.run_without_store(error).await);
                     }
                 }
             }
@@ -188,18 +188,18 @@ impl<'a> StoreRun<'a> {
                 let saved = lease.save(version, &record).await;
                 let failed = matches!(saved, SaveEnd::Failed(_));
                 if let Some(answer) = self.on_record_saved(asked, record, saved).await {
-                    return Leased::Done(answer);
+                    return LeaseOutcome::Done(answer);
                 }
                 let answer = match received {
                     Some(received) => self.driver.conclude(run, asked, received).await,
                     None => None,
                 };
-                return if failed { Leased::Unsaved(answer) } else { Leased::Done(answer) };
+                return if failed { LeaseOutcome::Unsaved(answer) } else { LeaseOutcome::Done(answer) };
             }
             let Some(error) = error else {
-                // The token was dead on arrival, so it is not saved.
+                // The token had expired when it arrived, so it is not saved.
                 let received = self.driver.receive(run, answer);
-                return Leased::Done(match received {
+                return LeaseOutcome::Done(match received {
                     Some(received) => self.driver.conclude(run, asked, received).await,
                     None => None,
                 });
@@ -207,14 +207,14 @@ impl<'a> StoreRun<'a> {
             let denied = error.is_denied() && !error.is_denied_client();
             if let (true, Some(sent)) = (denied && (marked || !is_login), &sent) {
                 // If the lease was lost, another process may have replaced the refresh token.
-                match self.look().await {
-                    Ok((_, Step::Done(answer))) => return Leased::Done(answer),
+                match self.read().await {
+                    Ok((_, Step::Done(answer))) => return LeaseOutcome::Done(answer),
                     Ok((found, Step::Fetch { base: now, .. })) if now.refresh_token() == Some(sent) => {
                         let ending = Ending::Denied { refresh_token: Digest::of_secret(sent) };
                         let record = now.next(RecordState::Ended(ending));
                         let saved = lease.save(found.version, &record).await;
                         if let Some(answer) = self.on_record_saved(asked, record, saved).await {
-                            return Leased::Done(answer);
+                            return LeaseOutcome::Done(answer);
                         }
                     }
                     // The record has another refresh token, so the loop tries that one.
@@ -226,9 +226,9 @@ impl<'a> StoreRun<'a> {
                 let _ = lease.save(version, &base.with_refreshing(None)).await;
             }
             let error = if denied && interrupted { error.after_interrupted_refresh() } else { error };
-            return Leased::Done(self.driver.conclude(run, asked, Err(error)).await);
+            return LeaseOutcome::Done(self.driver.conclude(run, asked, Err(error)).await);
         }
-        Leased::Lost
+        LeaseOutcome::Lost
     }
 
     /// Handles the result of saving this process's record. Returns the run's result if another process was faster.
@@ -251,7 +251,7 @@ impl<'a> StoreRun<'a> {
                 self.driver.state().session.on_record_made(self.run, record, Some(error));
                 self.driver.telemetry.shared(&Sharing::Conflict { serial });
                 // Adopts the record in the store, if it is newer.
-                if let Ok((_, Step::Done(answer))) = self.look().await {
+                if let Ok((_, Step::Done(answer))) = self.read().await {
                     return Some(answer);
                 }
             }
@@ -266,29 +266,29 @@ impl<'a> StoreRun<'a> {
     }
 
     /// Reports that the lease was lost before the refresh token was sent.
-    fn lost(&self, base: &Record) -> Leased {
+    fn lost(&self, base: &Record) -> LeaseOutcome {
         self.driver.telemetry.shared(&Sharing::Conflict { serial: base.serial });
-        Leased::Lost
+        LeaseOutcome::Lost
     }
 
     /// Loads the record, and adopts its token if it is newer than this process's.
-    async fn look(&self) -> Result<(Found, Step), Error> {
-        let found = self.shared.look().await?;
+    async fn read(&self) -> Result<(Found, Step), Error> {
+        let found = self.shared.read().await?;
         if self.shared.note_success() {
             self.driver.telemetry.shared(&Sharing::Reachable);
         }
         self.find_seed(&found).await;
-        let finding = self.participant().on_found(&found, self.looking(self.driver.clock.now()));
-        let step = match finding {
-            Finding::Usable { token, .. } => {
+        let outcome = self.participant().on_record_read(&found, self.read_context(self.driver.clock.now()));
+        let step = match outcome {
+            ReadOutcome::Usable { token, .. } => {
                 self.driver.save().await;
                 Step::Done(Some(Ok(token)))
             }
-            Finding::Ended(error) if error.is_signed_out() => Step::Done(Some(Err(error))),
-            Finding::Ended(error) | Finding::OtherIdentity(error) => Step::Failed(error),
-            Finding::Fetch { base, is_login } => Step::Fetch { base, is_login },
-            Finding::Lost(known) => Step::Fetch { base: known, is_login: false },
-            Finding::Discarded => {
+            ReadOutcome::Ended(error) if error.is_signed_out() => Step::Done(Some(Err(error))),
+            ReadOutcome::Ended(error) | ReadOutcome::OtherIdentity(error) => Step::Failed(error),
+            ReadOutcome::Fetch { base, is_login } => Step::Fetch { base, is_login },
+            ReadOutcome::Lost(known) => Step::Fetch { base: known, is_login: false },
+            ReadOutcome::Discarded => {
                 self.driver.telemetry.fetch_discarded(self.run.plan.reason);
                 Step::Done(None)
             }
@@ -303,8 +303,8 @@ impl<'a> StoreRun<'a> {
             let state = self.driver.state();
             state.session.known_record().is_none() || state.session.has_new_login()
         };
-        if (has_ended || begins) && self.seed.get().is_none() {
-            let _ = self.seed.set(self.participant().first_refresh_token(&self.source).await);
+        if (has_ended || begins) && self.initial_refresh_token.get().is_none() {
+            let _ = self.initial_refresh_token.set(self.participant().initial_refresh_token(&self.source).await);
         }
     }
 
@@ -314,10 +314,10 @@ impl<'a> StoreRun<'a> {
         let (run, asked) = (self.run, self.driver.clock.now());
         let allowed = self.shared.config.refresh_without_store;
         let has_token = self.driver.snapshot.load().view.usable_at(asked).is_some();
-        if self.seed.get().is_none() {
-            let _ = self.seed.set(self.participant().first_refresh_token(&self.source).await);
+        if self.initial_refresh_token.get().is_none() {
+            let _ = self.initial_refresh_token.set(self.participant().initial_refresh_token(&self.source).await);
         }
-        let needs_refresh_token = self.seed.get().is_some_and(Option::is_some);
+        let needs_refresh_token = self.initial_refresh_token.get().is_some_and(Option::is_some);
         if has_token || needs_refresh_token && !allowed {
             return self.driver.conclude(run, asked, Err(error)).await;
         }
@@ -331,7 +331,7 @@ impl<'a> StoreRun<'a> {
                 Some(known) if allowed && !session.has_new_login() => {
                     (known.clone(), session.newest().cloned(), session.refresh_token().cloned())
                 }
-                known => (session.login_over(known, &self.looking(asked)), None, None),
+                known => (session.login_over(known, &self.read_context(asked)), None, None),
             }
         };
         let (answer, newest) = self.driver.ask(run, &self.source, replaced, refresh_token.clone()).await;
@@ -343,10 +343,18 @@ impl<'a> StoreRun<'a> {
         self.driver.conclude(run, asked, received).await
     }
 
-    fn looking(&self, now: DualInstant) -> Look<'_> {
-        let Self { driver, run, identity, seed, generation, .. } = self;
-        let (seed, jitter) = (seed.get().and_then(Option::as_ref), fastrand::f64());
-        Look { run: Some(*run), identity, seed, generation: *generation, policy: &driver.policy, now, jitter }
+    fn read_context(&self, now: DualInstant) -> ReadContext<'_> {
+        let Self { driver, run, identity, initial_refresh_token: initial, generation, .. } = self;
+        let (initial, jitter) = (initial.get().and_then(Option::as_ref), fastrand::f64());
+        ReadContext {
+            run: Some(*run),
+            identity,
+            initial_refresh_token: initial,
+            generation: *generation,
+            policy: &driver.policy,
+            now,
+            jitter,
+        }
     }
 
     fn participant(&self) -> Participant<'_> {
@@ -367,7 +375,7 @@ fn answered(
     let (token, refresh_token) = match answer {
         Ok(token) => {
             let refresh_token = token.refresh_token().or(reported);
-            // A token that is dead on arrival does not replace another.
+            // A token that had expired when it arrived does not replace another.
             let saved = match token.lifetime().is_zero() {
                 true => base.token().cloned(),
                 false => Some(SavedToken { token: token.clone(), asked }),

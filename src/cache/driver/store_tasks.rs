@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 
 use crate::cache::driver::Driver;
 use crate::cache::driver::participant::Participant;
-use crate::cache::session::Finding;
-use crate::cache::shared::{Content, HeldLease, Leasing, Shared};
+use crate::cache::session::ReadOutcome;
+use crate::cache::shared::{Content, HeldLease, LeaseState, Shared};
 use crate::clock;
 use crate::schedule::DualInstant;
 use crate::store::record::{Record, SavedToken, State as RecordState};
@@ -22,14 +22,14 @@ struct WatchGuard(Arc<Shared>);
 
 /// The pause between two attempts to save in the background.
 const SAVE_PAUSE: Duration = Duration::from_millis(500);
-/// The time over which processes spread their looks after the store notifies them of a change.
+/// The time over which processes spread their reads after the store notifies them of a change.
 const LOOK_SPREAD: Duration = Duration::from_millis(100);
 
-/// Looks at the record at intervals, and when the store notifies of a change, until the cache is dropped or closed.
+/// Reads the record at intervals, and when the store notifies of a change, until the cache is dropped or closed.
 pub(crate) async fn watch(driver: Weak<Driver>, shared: Arc<Shared>, changed: Arc<Notify>) {
     let _guard = WatchGuard(Arc::clone(&shared));
     loop {
-        let wait = shared.config.look_every.mul_f64(0.9 + fastrand::f64() / 5.0);
+        let wait = shared.config.poll_interval.mul_f64(0.9 + fastrand::f64() / 5.0);
         let mut notified = shared.subscribe().await;
         let until = clock::from_now(wait);
         loop {
@@ -51,17 +51,17 @@ pub(crate) async fn watch(driver: Weak<Driver>, shared: Arc<Shared>, changed: Ar
                 Err(_) => return,
             }
         }
-        // The processes do not all look at once.
+        // The processes do not all read at once.
         clock::sleep(LOOK_SPREAD.mul_f64(fastrand::f64())).await;
         let Some(driver) = driver.upgrade() else { return };
         watch_once(Participant { driver: &driver, shared: &shared }).await;
     }
 }
 
-/// One look in the background, for which no caller waits.
+/// One read in the background, for which no caller waits.
 async fn watch_once(participant: Participant<'_>) {
     let Participant { driver, shared } = participant;
-    // The run in flight looks at the record itself.
+    // The run in flight reads the record itself.
     if driver.flight.is_in_flight(driver.clock.now().mono) {
         return;
     }
@@ -73,7 +73,7 @@ async fn watch_once(participant: Participant<'_>) {
         return;
     }
     let identity = shared.identity(&source.identity());
-    let found = match shared.look().await {
+    let found = match shared.read().await {
         Ok(found) => found,
         Err(error) => return participant.store_failed(&error),
     };
@@ -85,13 +85,13 @@ async fn watch_once(participant: Participant<'_>) {
         driver.telemetry.shared(&Sharing::Unusable { why });
         return;
     }
-    match participant.on_found(&found, participant.idle_look(&identity)) {
-        Finding::Usable { adopted: true, .. } => {
+    match participant.on_record_read(&found, participant.background_read(&identity)) {
+        ReadOutcome::Usable { adopted: true, .. } => {
             driver.save().await;
             driver.changed.notify_waiters();
         }
-        Finding::Lost(known) if is_worth_restoring(&known, driver.clock.now()) => {
-            if let Ok(Leasing::Held(lease)) = shared.acquire().await {
+        ReadOutcome::Lost(known) if is_worth_restoring(&known, driver.clock.now()) => {
+            if let Ok(LeaseState::Held(lease)) = shared.acquire().await {
                 lease.keep(participant.restore(&lease, &identity)).await;
                 lease.release().await;
             }

@@ -48,13 +48,13 @@ impl KnownRecord {
         self.epoch != epoch
     }
 
-    /// Compares the record in the store, if there is one. `seed` is the first refresh token of this process's source,
+    /// Compares the record in the store, if there is one. `initial` is the first refresh token of this process's source,
     /// and `epoch` is the number of that source.
     pub(crate) fn compare<'a>(
         &self,
         found: Option<&'a Record>,
         identity: &Digest,
-        seed: Option<&Secret>,
+        initial: Option<&Secret>,
         epoch: u64,
     ) -> Comparison<'a> {
         let is_new_login = self.lacks_login_of(epoch);
@@ -67,7 +67,9 @@ impl KnownRecord {
         }
         // No login in the record began with the refresh token of this process's source.
         let is_new_seed = self.record.is_none()
-            && found.zip(seed).is_some_and(|(found, seed)| !found.seeds.contains(&Digest::of_secret(seed)));
+            && found
+                .zip(initial)
+                .is_some_and(|(found, initial)| !found.initial_refresh_tokens.contains(&Digest::of_secret(initial)));
         if is_new_login || is_new_seed {
             return Comparison::NewLogin;
         }
@@ -81,19 +83,20 @@ impl KnownRecord {
     }
 
     /// The record of a new login. It is newer than the found and the known record.
-    pub(crate) fn login_over(&self, found: Option<&Record>, identity: &Digest, seed: Option<&Secret>) -> Record {
+    pub(crate) fn login_over(&self, found: Option<&Record>, identity: &Digest, initial: Option<&Secret>) -> Record {
         let next = |number: fn(&Record) -> u64| {
             found.into_iter().chain(&self.record).map(number).max().unwrap_or_default() + 1
         };
-        let seeds = found.filter(|found| found.identity == *identity).map(|found| found.seeds.clone());
+        let initial_refresh_tokens =
+            found.filter(|found| found.identity == *identity).map(|found| found.initial_refresh_tokens.clone());
         let record = Record {
             identity: identity.clone(),
             login: next(|record| record.login),
             serial: next(|record| record.serial),
-            seeds: seeds.unwrap_or_default(),
-            state: State::Active { token: None, refresh_token: seed.cloned(), refreshing: None },
+            initial_refresh_tokens: initial_refresh_tokens.unwrap_or_default(),
+            state: State::Active { token: None, refresh_token: initial.cloned(), refreshing: None },
         };
-        record.with_seed(seed.map(Digest::of_secret))
+        record.with_initial_refresh_token(initial.map(Digest::of_secret))
     }
 
     /// The store contains this record.

@@ -44,7 +44,7 @@ pub struct StoreStatus {
     /// Why the newest tokens are only in this process, or `None` if they are in the store.
     pub unsaved: Option<Error>,
     /// How long ago the cache read the record, or `None` before the first time.
-    pub looked: Option<Duration>,
+    pub last_read: Option<Duration>,
     /// The number of the newest record that this process knows, or 0 before the first.
     ///
     /// All processes that share a session know the same number once each has read the newest record.

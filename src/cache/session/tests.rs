@@ -731,7 +731,7 @@ impl Walk {
                 }
                 let token = Token::new("adopted").expect("a token").with_lifetime(HOUR);
                 let window = Window::new(&policy(), HOUR, self.now, Duration::ZERO, 0.0);
-                self.session.on_adopted(token.clone(), window, self.now);
+                self.session.on_adopted(token.clone(), window, self.now, self.now);
                 self.published(&token, window, None, false);
             }
         }

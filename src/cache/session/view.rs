@@ -20,8 +20,8 @@ pub(crate) struct View {
 pub(crate) struct CurrentToken {
     pub(crate) token: Token,
     pub(crate) window: Window,
-    /// When this access token was first published.
-    pub(crate) published_at: DualInstant,
+    /// When this process first received the access token, or another process requested it.
+    pub(crate) issued_at: DualInstant,
 }
 
 #[derive(Clone, Debug)]

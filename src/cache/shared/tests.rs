@@ -6,7 +6,7 @@ use crate::store::FileStore;
 use crate::store::record::SavedToken;
 use crate::token::Token;
 
-const LOOKS: u32 = 20_000;
+const READS: u32 = 20_000;
 
 /// The processor time of all threads of this process.
 fn processor_time() -> Duration {
@@ -24,24 +24,25 @@ async fn what_a_look_at_a_file_costs() {
     let home = tempfile::tempdir().expect("a directory");
     let session = SharedSession::new(FileStore::new(home.path().join("state")), "ada");
     let shared = Arc::new(Shared::new(session, Clock::System));
-    let Ok(Leasing::Held(lease)) = shared.acquire().await else { panic!("the lease is free") };
+    let Ok(LeaseState::Held(lease)) = shared.acquire().await else { panic!("the lease is free") };
     // The token is as long as a typical JWT.
     let token = Token::new("t".repeat(1000)).expect("a token").with_lifetime(Duration::from_secs(3600));
     let saved = SavedToken { token, asked: Clock::System.now() };
     let state =
         State::Active { token: Some(saved), refresh_token: Some(Secret::from("r".repeat(100))), refreshing: None };
-    let record = Record { identity: Digest::of(["ada"]), login: 1, serial: 1, seeds: Vec::new(), state };
+    let record =
+        Record { identity: Digest::of(["ada"]), login: 1, serial: 1, initial_refresh_tokens: Vec::new(), state };
     assert!(matches!(lease.save(None, &record).await, SaveEnd::Saved(_)));
     lease.release().await;
-    let look = async || {
-        let found = shared.look().await.expect("the store works");
+    let read = async || {
+        let found = shared.read().await.expect("the store works");
         assert!(matches!(found.content, Content::Record(found) if found.says_the_same(&record)));
     };
-    look().await;
+    read().await;
     let (start, before) = (Clock::System.now().mono, processor_time());
-    for _ in 0..LOOKS {
-        look().await;
+    for _ in 0..READS {
+        read().await;
     }
-    let (took, used) = ((Clock::System.now().mono - start) / LOOKS, (processor_time() - before) / LOOKS);
-    println!("one look at a file: {used:.1?} of processor time, {took:.1?} in all");
+    let (took, used) = ((Clock::System.now().mono - start) / READS, (processor_time() - before) / READS);
+    println!("one read of a file: {used:.1?} of processor time, {took:.1?} in all");
 }

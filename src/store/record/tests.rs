@@ -14,7 +14,7 @@ fn token() -> Token {
 }
 
 fn record(login: u64, serial: u64, state: State) -> Record {
-    Record { identity: Digest::of(["x"]), login, serial, seeds: vec![Digest::of(["seed"])], state }
+    Record { identity: Digest::of(["x"]), login, serial, initial_refresh_tokens: vec![Digest::of(["initial"])], state }
 }
 
 fn active(refresh_token: &str) -> State {
@@ -35,7 +35,11 @@ fn a_record_is_decoded_as_it_was_encoded() {
     for state in [active("refresh"), signed_out(), denied("refresh")] {
         let record = record(3, 7, state).with_refreshing(Some("1-owner"));
         let read = Record::decode(&record.encode(now()), Duration::ZERO, now()).expect("whole");
-        assert!(read.says_the_same(&record) && read.identity == record.identity && read.seeds == record.seeds);
+        assert!(
+            read.says_the_same(&record)
+                && read.identity == record.identity
+                && read.initial_refresh_tokens == record.initial_refresh_tokens
+        );
         assert_eq!(read.refreshing(), record.refreshing());
         let (Some(saved), Some(written)) = (read.token(), record.token()) else { continue };
         assert_eq!(saved.token.lifetime(), written.token.lifetime());
@@ -77,7 +81,7 @@ fn an_incomplete_or_invalid_record_is_an_error() {
         ("identity", json!(null)),
         ("serial", json!("1")),
         ("login", json!(-1)),
-        ("seeds", json!(1)),
+        ("initial_refresh_tokens", json!(1)),
         ("state", json!("asleep")),
         ("access_token", json!("two words")),
         ("lifetime_ms", json!(null)),

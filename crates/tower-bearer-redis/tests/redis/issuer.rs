@@ -30,8 +30,8 @@ impl Issuer {
     }
 
     /// The cache of another process, which has its own connection.
-    pub(crate) fn process(&self, store: RedisStore, look_every: Duration) -> TokenCache {
-        let session = SharedSession::new(store, "key").look_every(look_every);
+    pub(crate) fn process(&self, store: RedisStore, poll_interval: Duration) -> TokenCache {
+        let session = SharedSession::new(store, "key").poll_interval(poll_interval);
         TokenCache::builder(self.clone()).shared_session(session).build().unwrap()
     }
 

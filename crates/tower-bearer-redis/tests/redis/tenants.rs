@@ -18,7 +18,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 fn process(issuers: &[Issuer], store: RedisStore) -> KeyedTokenCache<u64> {
     let issuers = issuers.to_vec();
     KeyedTokenCache::new(move |key: &u64| {
-        let shared = SharedSession::new(store.clone(), format!("tenant-{key}")).look_every(HOUR);
+        let shared = SharedSession::new(store.clone(), format!("tenant-{key}")).poll_interval(HOUR);
         let issuer = issuers.get(*key as usize).ok_or_else(|| Error::denied("there is no such tenant"))?;
         TokenCache::builder(issuer.clone()).shared_session(shared).build()
     })
