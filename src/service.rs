@@ -61,17 +61,11 @@ impl<S, R> Bearer<S, R> {
     }
 
     /// Returns the inner service.
+    ///
+    /// There is no `get_mut`. A request that waits for a token or is retried uses a clone of the service that the layer
+    /// wrapped, so it would not see the changes. Change the service before it is wrapped.
     pub fn get_ref(&self) -> &S {
         &self.inner
-    }
-
-    /// Returns the inner service.
-    ///
-    /// A request that waits for a token or is retried uses a clone of the service that the layer wrapped. So changes
-    /// made here do not affect it. A request that waits or fails also puts such a clone in the place of this one, so
-    /// changes made here may be lost. Change the service before it is wrapped.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
     }
 
     /// Returns the inner service, and drops the rest.
