@@ -6,7 +6,7 @@
 //! | `cache/session.rs` | the state machine: it decides, and has no side effects |
 //! | `cache/driver.rs` | locks, the single flight, the source, publishing, telemetry |
 //! | `cache/own_run.rs` | the runs that the current task is part of, so that no run waits for itself |
-//! | `cache/shared.rs` | the store operations of a shared session: load, lease, save |
+//! | `cache/store_access.rs` | the store operations of a shared session: load, lease, save |
 //! | `cache/driver/*.rs` | the driver's use of the store: the fetch, the background tasks, the sign-out |
 //! | `cache/reader.rs` | the lock-free view of a service |
 
@@ -39,7 +39,7 @@ mod reader;
 mod session;
 mod settings;
 #[cfg(feature = "store")]
-mod shared;
+mod store_access;
 
 pub(crate) use crate::cache::driver::Rejected;
 pub(crate) use crate::cache::reader::{Freshness, Reader, Snapshot, SnapshotSource, Usable};

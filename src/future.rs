@@ -121,9 +121,10 @@ where
 /// It has its own cache lines, because each request writes its reference count.
 #[repr(align(128))]
 pub(crate) struct LayerConfig<S> {
-    /// The cache of all requests. If each request has its own, the cache of this one.
+    /// The cache of the requests. If each has its own, this is a placeholder, which [`with_cache`](Self::with_cache)
+    /// replaces for each request.
     pub(crate) cache: TokenCache,
-    /// Chooses the cache of each request. If it is set, `cache` never has a token.
+    /// Chooses the cache of each request. If it is set, `cache` is a placeholder that never has a token.
     pub(crate) per_request: Option<PerRequest>,
     pub(crate) origins: Origins,
     pub(crate) rejection: RejectionPolicy,
@@ -177,8 +178,8 @@ const DRAIN_FRAMES: usize = 256;
 impl<S, T> Attempt<S, T> {
     /// Whether the response has to be evaluated.
     #[inline]
-    fn concerns<A>(&self, response: &Response<A>) -> bool {
-        self.config.rejection.concerns(response) || matches!(self.stage, Stage::Second)
+    fn needs_evaluation<A>(&self, response: &Response<A>) -> bool {
+        self.config.rejection.may_reject(response) || matches!(self.stage, Stage::Second)
     }
 }
 
@@ -307,9 +308,10 @@ where
         };
         let Some(sign) = sign else { return Poll::Ready(Ok(response)) };
         let rejected = Rejected { sign: Some(sign), headers: Some(response.headers()) };
-        let is_processed =
+        // If the client followed a redirect, the API that redirected has processed the request.
+        let is_redirected =
             |retry: &RetryState<R, R::Saved>| !allows_replay(retry.replay.target(&retry.saved), &response);
-        let may_be_processed = retry.as_ref().is_some_and(is_processed);
+        let may_be_processed = retry.as_ref().is_some_and(is_redirected);
         let can_replay =
             |retry: &mut RetryState<R, R::Saved>| !may_be_processed && retry.replay.can_replay(&retry.saved);
         let Some(retry) = retry.take_if(can_replay) else {
@@ -377,7 +379,7 @@ where
                 let result = ready!(response.poll(cx)).map_err(Into::into);
                 // Nearly every response returns here, without a move.
                 match (&result, attempt) {
-                    (Ok(response), Some(attempt)) if attempt.concerns(response) => {}
+                    (Ok(response), Some(attempt)) if attempt.needs_evaluation(response) => {}
                     _ => return Poll::Ready(result),
                 }
                 result

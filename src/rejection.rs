@@ -108,7 +108,7 @@ impl RejectionPolicy {
 
     /// Whether the response may be a rejection. It excludes nearly every response without moving it.
     #[inline]
-    pub(crate) fn concerns<A>(&self, response: &Response<A>) -> bool {
+    pub(crate) fn may_reject<A>(&self, response: &Response<A>) -> bool {
         response.status() == StatusCode::UNAUTHORIZED || self.checks_other_statuses
     }
 

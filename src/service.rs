@@ -77,10 +77,12 @@ impl<S, R> Bearer<S, R> {
     #[cold]
     fn classify<B>(&self, request: &Request<B>, origin_match: OriginMatch) -> Disposition {
         let telemetry = self.reader.owner().cache.telemetry();
-        // A request to another origin passes through in any case. The rest is only for the event.
+        // A request to another origin passes through, with or without an event.
         if origin_match == OriginMatch::Other && !telemetry.reports_unmatched_origins() {
             return Disposition::PassThrough;
         }
+        // A request with its own credentials gets no token, so what is wrong with its URI or `Host` header is no concern
+        // of this layer.
         if request.headers().contains_key(AUTHORIZATION) {
             return Disposition::PassThrough;
         }
@@ -216,8 +218,8 @@ where
         // There is no such header yet, and `append` is cheaper than `insert`, which returns the old values.
         request.headers_mut().append(AUTHORIZATION, value);
         match freshness {
-            Freshness::Fresh { seen_before: false } => {}
-            Freshness::Fresh { seen_before: true } => self.reader.detach(),
+            Freshness::Fresh { checked_again: false } => {}
+            Freshness::Fresh { checked_again: true } => self.reader.copy_owner(),
             Freshness::Due => self.reader.owner().cache.refresh_in_background(),
         }
         let (request, saved) = self.replay.prepare(request);

@@ -13,7 +13,7 @@
 //! 4. It wakes the waiters, in batches. It yields after each batch, so that the first of a million waiters runs at
 //!    once.
 //!
-//! So a woken waiter that locks the slot never finds the run that has just ended. Each woken waiter wakes
+//! So a waiter that is woken by the end of a run never finds that run in the slot. Each woken waiter wakes
 //! [`WAKE_FANOUT`] others when it takes the result or is dropped. So all waiters are woken even if the run's runtime
 //! stalls after the first.
 //!
@@ -26,7 +26,7 @@
 //! without dropping the task. So each run has a deadline, after which the next caller replaces it.
 //!
 //! [`InFlightHandle::resolve_waiters`] gives the waiters a result early, while the run continues. The run keeps the
-//! slot until its work ends, and [`InFlightHandle::ended`] waits for that.
+//! slot until its work ends, so these waiters may find it there. [`InFlightHandle::ended`] waits for its end.
 //!
 //! Locks: the slot, then the progress of its run. No user code runs while either is held. Wakers are cloned before
 //! locking, and woken or dropped after unlocking.
@@ -51,7 +51,7 @@ pub(crate) struct SingleFlight<T> {
     /// Ordering: relaxed, because it is a hint that saves a lock. A caller that relies on it skips only work that the
     /// run in flight does anyway.
     in_flight_until: AtomicU64,
-    /// Called after each run, once the slot is empty and the result is set.
+    /// Called after each run, once the slot does not contain it and its result is set.
     on_idle: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -118,7 +118,7 @@ struct CompletionGuard<T> {
 // === impl SingleFlight ===
 
 impl<T> SingleFlight<T> {
-    /// `on_idle` is called after each run, once the slot is empty and the result is set. No lock is held then.
+    /// `on_idle` is called after each run, once the slot does not contain it and its result is set. No lock is held then.
     pub(crate) fn new(on_idle: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             current: Mutex::new(Current { run: None, started: 0 }),
@@ -191,7 +191,7 @@ impl<'a, T> Slot<'a, T> {
         };
         let run = Arc::new(InFlight { deadline, progress: Mutex::new(progress) });
         self.current.started += 1;
-        // A replaced run continues, and its waiters still wait for it.
+        // A replaced run continues, and its result wakes those of its waiters that still wait.
         let replaced = self.current.run.replace(Arc::clone(&run));
         self.flight.in_flight_until.store(nanos(deadline), Ordering::Relaxed);
         let guard = CompletionGuard { flight: Arc::clone(self.flight), run: Arc::clone(&run) };
@@ -353,9 +353,10 @@ impl<T> Drop for Ended<'_, T> {
 // === impl Waiter ===
 
 impl<T> Waiter<T> {
-    /// Records that its caller waits from now on. Returns how long until the run may be replaced.
+    /// Records that its caller waits from now on. Also returns how long until the run may be replaced.
     ///
-    /// It takes and returns the waiter, because an async function that borrows it would store it twice.
+    /// It takes and returns the waiter, because a caller that is an async function would store a borrowed waiter twice:
+    /// as its own variable, and moved into the await.
     pub(crate) fn start_waiting(self, now: Duration) -> (Self, Duration) {
         lock(&self.run.progress).first_wait_at.get_or_insert(now);
         let remaining = self.run.deadline.saturating_sub(now);

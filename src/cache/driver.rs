@@ -42,7 +42,7 @@ use crate::cache::session::{
 };
 use crate::cache::settings::{CachePolicy, Save, Settings};
 #[cfg(feature = "store")]
-use crate::cache::shared::SignOut;
+use crate::cache::store_access::SignOut;
 use crate::challenge::Challenge;
 use crate::clock::{self, Clock};
 use crate::error::Error;
@@ -484,22 +484,27 @@ impl Driver {
                     }
                     fetch.await
                 });
-                let saving = if state.on_rotation.is_some() { SAVE_DEADLINE } else { Duration::ZERO };
-                // The wait for a permit has its own deadline, which is as long as that of the call.
-                let queueing = if state.token_calls.is_some() { self.policy.fetch_deadline() } else { Duration::ZERO };
+                let longest = pause + self.longest_run(&state);
                 drop(state);
-                let deadline = now.mono + pause + queueing + self.policy.fetch_deadline() + saving + GRACE;
-                #[cfg(feature = "store")]
-                let deadline = match &self.store {
-                    Some(store) => deadline + store.run_budget(self.policy.fetch_deadline()),
-                    None => deadline,
-                };
-                let (waiter, task) = slot.start(deadline, work);
+                let (waiter, task) = slot.start(now.mono + longest, work);
                 // No lock may be held here, because a runtime that is shutting down drops the task at once.
                 runtime.spawn(task);
                 Ok(Acquired::Wait(waiter))
             }
         }
+    }
+
+    /// How long a run takes at most after its pause, as the sum of the deadlines of its steps.
+    fn longest_run(&self, state: &State) -> Duration {
+        let fetching = self.policy.fetch_deadline();
+        // The wait for a permit has its own deadline, which is as long as that of the call.
+        let queueing = if state.token_calls.is_some() { fetching } else { Duration::ZERO };
+        let saving = if state.on_rotation.is_some() { SAVE_DEADLINE } else { Duration::ZERO };
+        #[cfg(feature = "store")]
+        let sharing = self.store.as_ref().map_or(Duration::ZERO, |store| store.run_budget(fetching));
+        #[cfg(not(feature = "store"))]
+        let sharing = Duration::ZERO;
+        queueing + fetching + saving + sharing + GRACE
     }
 
     // --- one fetch ---
@@ -578,9 +583,9 @@ impl Driver {
                 self.telemetry.fetched(&fetch, token.generation(), token.lifetime(), remaining);
                 Some(Ok(token))
             }
-            Outcome::Failed { error, answer, backoff } => {
+            Outcome::Failed { error, for_waiters, backoff } => {
                 self.telemetry.fetch_failed(&fetch, &error, backoff);
-                Some(answer)
+                Some(for_waiters)
             }
             Outcome::Discarded => {
                 self.telemetry.fetch_discarded(reason);

@@ -11,14 +11,16 @@
 //!
 //! **Is it fresh?** The reader reads the coarse clock once, and compares it with
 //! [`fresh_until`](Snapshot::fresh_until). Until that time the token is known to be fresh. The time is 100 ms ahead at
-//! most, and never later than the time at which the token is due. After it, one request reads both real clocks and
-//! moves it forward for all readers.
+//! most, and never later than the time at which the token is due. After it, the next request reads both real clocks and
+//! moves it forward for all readers. Two requests that do so at once store nearly the same time.
 //!
 //! A reference count that several threads write costs more than everything else here. So a reader avoids them:
-//! - A service that is cloned for one request borrows the snapshot and keeps nothing.
-//! - A service that is called again keeps the snapshot. A moment later it also copies `fresh_until` and the token,
-//!   because cloning a header value writes its reference count. From then on its requests write nothing that another
-//!   thread reads.
+//! - The first call of a service borrows the snapshot and keeps nothing, because a service that is cloned for one
+//!   request has no second call.
+//! - The second call keeps the snapshot.
+//! - The first check of a token by a later call copies `fresh_until`. When that time has passed, the next check copies
+//!   the token, because cloning a header value writes its reference count. Then the service also gets an owner of its
+//!   own ([`Reader::copy_owner`]). From then on its requests write nothing that another thread reads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,10 +53,12 @@ pub(crate) trait SnapshotSource {
 /// One service's view of its owner's cache. It never changes to another cache.
 pub(crate) struct Reader<O> {
     owner: Arc<O>,
-    /// Whether no other reader has this `owner`.
+    /// Whether `owner` was copied for this reader, so that other long-lived services have another. A clone of this
+    /// reader shares it.
     owner_is_private: bool,
     /// Whether the service was called before.
     called: bool,
+    /// The last snapshot that a call after the first has read.
     seen: Option<arc_swap::Cache<Owned<O>, Arc<Snapshot>>>,
     check: Option<CachedCheck>,
     /// A copy of the token, whose header value has a reference count of its own.
@@ -79,9 +83,9 @@ pub(crate) struct Usable {
 /// The freshness of a usable token.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Freshness {
-    /// `seen_before`: this reader has checked the token before, so its service lives for more than one request.
+    /// `checked_again`: this call checked the token, and so did an earlier one. So the service is long-lived.
     Fresh {
-        seen_before: bool,
+        checked_again: bool,
     },
     Due,
 }
@@ -143,7 +147,7 @@ impl<O: SnapshotSource> Reader<O> {
         let id = current.token.id();
         let freshness = match (&self.check, tick) {
             (Some(check), Some(tick)) if check.generation == id.generation && tick < check.until => {
-                Freshness::Fresh { seen_before: false }
+                Freshness::Fresh { checked_again: false }
             }
             _ => check(&mut self.check, &mut self.local, snapshot, current, clock, tick)?,
         };
@@ -151,7 +155,8 @@ impl<O: SnapshotSource> Reader<O> {
         Some(Usable { value: token.header_value().clone(), token: id, freshness })
     }
 
-    /// Handles the first call without keeping the snapshot, because it is nearly always the only call.
+    /// Handles a call without a kept snapshot: the first two. The first keeps nothing, because it is nearly always the
+    /// only one.
     #[inline(never)]
     fn borrow(&mut self) -> Option<Usable> {
         if self.called {
@@ -163,7 +168,7 @@ impl<O: SnapshotSource> Reader<O> {
         let clock = self.owner.clock();
         let freshness = match clock.tick() {
             Some(tick) if tick < snapshot.fresh_until.load(Ordering::Relaxed) => {
-                Freshness::Fresh { seen_before: false }
+                Freshness::Fresh { checked_again: false }
             }
             tick => snapshot.recheck(current, clock, tick)?,
         };
@@ -172,7 +177,7 @@ impl<O: SnapshotSource> Reader<O> {
 
     /// Gives a long-lived service its own copy of the owner, so that it shares no reference count with other services.
     #[cold]
-    pub(crate) fn detach(&mut self)
+    pub(crate) fn copy_owner(&mut self)
     where
         O: Clone,
     {
@@ -190,7 +195,8 @@ impl<O: SnapshotSource> Clone for Reader<O> {
     }
 }
 
-/// Checks the token of a long-lived service, up to ten times a second. The second check of a token copies the token.
+/// Checks the token of a service after its second call, up to ten times a second. The second check of a token copies
+/// the token.
 #[inline(never)]
 fn check(
     cached: &mut Option<CachedCheck>,
@@ -201,8 +207,8 @@ fn check(
     tick: Option<u64>,
 ) -> Option<Freshness> {
     let generation = current.token.generation();
-    let seen_before = cached.is_some_and(|check| check.generation == generation);
-    if !seen_before && local.is_some() {
+    let checked_again = cached.is_some_and(|check| check.generation == generation);
+    if !checked_again && local.is_some() {
         *local = None;
     }
     let until = snapshot.fresh_until.load(Ordering::Relaxed);
@@ -210,16 +216,16 @@ fn check(
         return snapshot.recheck(current, clock, tick);
     }
     *cached = Some(CachedCheck { generation, until });
-    if seen_before && local.is_none() {
+    if checked_again && local.is_none() {
         *local = Some(Box::new(current.token.with_private_header()));
     }
-    Some(Freshness::Fresh { seen_before })
+    Some(Freshness::Fresh { checked_again })
 }
 
 impl Freshness {
     fn of(phase: Phase) -> Option<Self> {
         match phase {
-            Phase::Fresh => Some(Self::Fresh { seen_before: false }),
+            Phase::Fresh => Some(Self::Fresh { checked_again: false }),
             Phase::Due => Some(Self::Due),
             Phase::Expired => None,
         }

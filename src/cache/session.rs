@@ -202,7 +202,7 @@ pub(crate) enum Outcome {
     Failed {
         error: Error,
         /// What the waiters get: the error, or the current token.
-        answer: Result<Token, Error>,
+        for_waiters: Result<Token, Error>,
         backoff: Duration,
     },
     /// The result is ignored, because the source was replaced, the session ended, a newer run returned a token before, or
@@ -553,10 +553,10 @@ impl Session {
             Ok(Evaluation::Unchanged(token, error)) => {
                 let mut outcome = self.on_failed(run, error, timing);
                 // After a rejection the same token would not help.
-                if let Outcome::Failed { answer, .. } = &mut outcome
+                if let Outcome::Failed { for_waiters, .. } = &mut outcome
                     && run.plan.reason != Reason::Rejected
                 {
-                    *answer = Ok(token);
+                    *for_waiters = Ok(token);
                 }
                 outcome
             }
@@ -584,7 +584,7 @@ impl Session {
         let fetches = self.failed_fetches().saturating_add(1);
         let failure = Failure { error: error.clone(), retry_at: now.after(backoff), streak, fetches };
         Arc::make_mut(&mut self.view).failure = Some(Arc::new(failure));
-        Outcome::Failed { answer: Err(error.clone()), error, backoff }
+        Outcome::Failed { for_waiters: Err(error.clone()), error, backoff }
     }
 
     /// Publishes a token that no fetch of this cache returned.

@@ -16,7 +16,7 @@ use crate::store::record::{Digest, Record, State, Unreadable};
 use crate::store::{Lease, Saved, SharedSession, StoreError};
 
 /// One process's access to the store of a shared session.
-pub(crate) struct Shared {
+pub(crate) struct StoreAccess {
     pub(crate) config: SharedSession,
     clock: Clock,
     health: Mutex<Health>,
@@ -28,7 +28,7 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct Health {
     error: Option<Error>,
-    looked_at: Option<DualInstant>,
+    read_at: Option<DualInstant>,
 }
 
 /// What the store holds under the key.
@@ -52,7 +52,7 @@ pub(crate) enum LeaseState {
 
 /// The lease of one attempt. It expires if it is not released.
 pub(crate) struct HeldLease {
-    shared: Arc<Shared>,
+    shared: Arc<StoreAccess>,
     pub(crate) owner: String,
     /// When the lease ends unless it is extended, on this process's monotonic clock.
     until: Mutex<Duration>,
@@ -89,7 +89,7 @@ const SAVE_PAUSE: Duration = Duration::from_millis(200);
 
 // === impl Shared ===
 
-impl Shared {
+impl StoreAccess {
     pub(crate) fn new(config: SharedSession, clock: Clock) -> Self {
         Self { config, clock, health: Mutex::default(), watching: AtomicBool::new(false) }
     }
@@ -122,7 +122,7 @@ impl Shared {
     pub(crate) fn health(&self) -> (Option<Error>, Option<Duration>) {
         let health = self.lock();
         let now = self.clock.now();
-        (health.error.clone(), health.looked_at.map(|looked_at| now.mono.saturating_sub(looked_at.mono)))
+        (health.error.clone(), health.read_at.map(|read_at| now.mono.saturating_sub(read_at.mono)))
     }
 
     /// Records a failure of the store. Returns whether it is the first since the last success.
@@ -135,7 +135,7 @@ impl Shared {
     pub(crate) fn note_success(&self) -> bool {
         let now = self.clock.now();
         let mut health = self.lock();
-        health.looked_at = Some(now);
+        health.read_at = Some(now);
         health.error.take().is_some()
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::cache::driver::{Driver, catch_panic};
 use crate::cache::session::{ReadContext, ReadOutcome};
-use crate::cache::shared::{Content, Found, HeldLease, SaveEnd, Shared};
+use crate::cache::store_access::{Content, Found, HeldLease, SaveEnd, StoreAccess};
 use crate::clock;
 use crate::error::Error;
 use crate::secret::Secret;
@@ -16,7 +16,7 @@ use crate::telemetry::Sharing;
 #[derive(Clone, Copy)]
 pub(crate) struct Participant<'a> {
     pub(crate) driver: &'a Driver,
-    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) shared: &'a Arc<StoreAccess>,
 }
 
 // === impl Participant ===

@@ -7,7 +7,7 @@ use crate::cache::driver::participant::Participant;
 use crate::cache::driver::store_run::StoreRun;
 use crate::cache::driver::{BoxFuture, Driver, SessionStore};
 use crate::cache::session::Run;
-use crate::cache::shared::{Content, HeldLease, LeaseState, Polls, SaveEnd, Shared, SignOut};
+use crate::cache::store_access::{Content, HeldLease, LeaseState, Polls, SaveEnd, SignOut, StoreAccess};
 use crate::clock::{self, Clock};
 use crate::error::{Error, StoreProblem};
 use crate::secret::Secret;
@@ -19,14 +19,14 @@ use crate::token::Token;
 
 /// The store of a shared session.
 pub(crate) struct SharedStore {
-    shared: Arc<Shared>,
+    shared: Arc<StoreAccess>,
 }
 
 // === impl SharedStore ===
 
 impl SharedStore {
     pub(crate) fn new(session: SharedSession, clock: Clock) -> Self {
-        Self { shared: Arc::new(Shared::new(session, clock)) }
+        Self { shared: Arc::new(StoreAccess::new(session, clock)) }
     }
 
     async fn start_sign_out(
@@ -44,7 +44,7 @@ impl SharedStore {
                 return (newest, SignOut { lease: None, marked: Err(problem) });
             }
         };
-        let ended = lease.keep(self.mark_signed_out(participant, &lease, source, newest.as_ref().ok())).await;
+        let ended = lease.keep(self.end_record(participant, &lease, source, newest.as_ref().ok())).await;
         let (to_revoke, marked) = match ended {
             Ok((to_revoke, version, record)) => (Ok(to_revoke), Ok((version, record))),
             Err(problem) => {
@@ -104,7 +104,7 @@ impl SharedStore {
     ///
     /// The refresh token stays in the record until it is revoked. Returns the refresh token to revoke, the version of
     /// the record, and the record without the refresh token.
-    async fn mark_signed_out(
+    async fn end_record(
         &self,
         participant: Participant<'_>,
         lease: &HeldLease,

@@ -7,7 +7,7 @@ use crate::cache::driver::Driver;
 use crate::cache::driver::participant::Participant;
 use crate::cache::driver::store_tasks::{save_later, watch};
 use crate::cache::session::{ReadContext, ReadOutcome, Run};
-use crate::cache::shared::{Content, Found, HeldLease, LeaseState, Polls, SaveEnd, Shared};
+use crate::cache::store_access::{Content, Found, HeldLease, LeaseState, Polls, SaveEnd, StoreAccess};
 use crate::clock;
 use crate::error::{Error, StoreProblem};
 use crate::schedule::DualInstant;
@@ -17,10 +17,10 @@ use crate::store::record::{Digest, Ending, Record, SavedToken, State as RecordSt
 use crate::telemetry::Sharing;
 use crate::token::Token;
 
-/// One run of a shared session, and its input for looking at the record.
+/// One run of a shared session, and its input for reading the record.
 pub(crate) struct StoreRun<'a> {
     driver: &'a Arc<Driver>,
-    shared: &'a Arc<Shared>,
+    shared: &'a Arc<StoreAccess>,
     run: Run,
     source: Arc<dyn DynSource>,
     identity: Digest,
@@ -59,7 +59,7 @@ impl<'a> StoreRun<'a> {
     /// `generation`: the one that is current at the beginning.
     pub(crate) fn new(
         driver: &'a Arc<Driver>,
-        shared: &'a Arc<Shared>,
+        shared: &'a Arc<StoreAccess>,
         run: Run,
         source: Arc<dyn DynSource>,
         generation: u64,
@@ -84,7 +84,7 @@ impl<'a> StoreRun<'a> {
             // Subscribed before the read, so that no change after it is missed.
             let changed = shared.subscribe().await;
             match self.read().await {
-                Ok((_, Step::Done(answer))) => return answer,
+                Ok((_, Step::Done(result))) => return result,
                 Ok((_, Step::Failed(error))) => break error,
                 Ok((_, Step::Fetch { .. })) => {}
                 Err(error) => return self.run_without_store(error).await,
@@ -97,17 +97,17 @@ impl<'a> StoreRun<'a> {
                     if mem::take(&mut waits) {
                         driver.telemetry.shared(&Sharing::LeaseWaited { waited, obtained: true });
                     }
-                    let answer = lease.keep(self.run_with_lease(&lease)).await;
-                    match answer {
-                        LeaseOutcome::Unsaved(answer) => {
+                    let outcome = lease.keep(self.run_with_lease(&lease)).await;
+                    match outcome {
+                        LeaseOutcome::Unsaved(result) => {
                             if let Some(runtime) = clock::runtime() {
                                 runtime.spawn(save_later(Arc::downgrade(driver), Arc::clone(shared), lease));
                             }
-                            return answer;
+                            return result;
                         }
-                        LeaseOutcome::Done(answer) => {
+                        LeaseOutcome::Done(result) => {
                             lease.release().await;
-                            return answer;
+                            return result;
                         }
                         LeaseOutcome::Lost => lease.release().await,
                     }
@@ -140,7 +140,7 @@ impl<'a> StoreRun<'a> {
                 Err(error) => return LeaseOutcome::Done(self.run_without_store(error).await),
             };
             let (base, is_login) = match step {
-                Step::Done(answer) => return LeaseOutcome::Done(answer),
+                Step::Done(result) => return LeaseOutcome::Done(result),
                 Step::Failed(error) => {
                     return LeaseOutcome::Done(self.driver.conclude(run, self.driver.clock.now(), Err(error)).await);
                 }
@@ -187,14 +187,14 @@ impl<'a> StoreRun<'a> {
                 let received = self.driver.receive(run, answer);
                 let saved = lease.save(version, &record).await;
                 let failed = matches!(saved, SaveEnd::Failed(_));
-                if let Some(answer) = self.on_record_saved(asked, record, saved).await {
-                    return LeaseOutcome::Done(answer);
+                if let Some(result) = self.on_record_saved(asked, record, saved).await {
+                    return LeaseOutcome::Done(result);
                 }
-                let answer = match received {
+                let result = match received {
                     Some(received) => self.driver.conclude(run, asked, received).await,
                     None => None,
                 };
-                return if failed { LeaseOutcome::Unsaved(answer) } else { LeaseOutcome::Done(answer) };
+                return if failed { LeaseOutcome::Unsaved(result) } else { LeaseOutcome::Done(result) };
             }
             let Some(error) = error else {
                 // The token had expired when it arrived, so it is not saved.
@@ -208,13 +208,13 @@ impl<'a> StoreRun<'a> {
             if let (true, Some(sent)) = (denied && (marked || !is_login), &sent) {
                 // If the lease was lost, another process may have replaced the refresh token.
                 match self.read().await {
-                    Ok((_, Step::Done(answer))) => return LeaseOutcome::Done(answer),
+                    Ok((_, Step::Done(result))) => return LeaseOutcome::Done(result),
                     Ok((found, Step::Fetch { base: now, .. })) if now.refresh_token() == Some(sent) => {
                         let ending = Ending::Denied { refresh_token: Digest::of_secret(sent) };
                         let record = now.next(RecordState::Ended(ending));
                         let saved = lease.save(found.version, &record).await;
-                        if let Some(answer) = self.on_record_saved(asked, record, saved).await {
-                            return LeaseOutcome::Done(answer);
+                        if let Some(result) = self.on_record_saved(asked, record, saved).await {
+                            return LeaseOutcome::Done(result);
                         }
                     }
                     // The record has another refresh token, so the loop tries that one.
@@ -251,8 +251,8 @@ impl<'a> StoreRun<'a> {
                 self.driver.state().session.on_record_made(self.run, record, Some(error));
                 self.driver.telemetry.shared(&Sharing::Conflict { serial });
                 // Adopts the record in the store, if it is newer.
-                if let Ok((_, Step::Done(answer))) = self.read().await {
-                    return Some(answer);
+                if let Ok((_, Step::Done(result))) = self.read().await {
+                    return Some(result);
                 }
             }
             SaveEnd::Failed(error) => {
@@ -277,7 +277,7 @@ impl<'a> StoreRun<'a> {
         if self.shared.note_success() {
             self.driver.telemetry.shared(&Sharing::Reachable);
         }
-        self.find_seed(&found).await;
+        self.find_initial_refresh_token(&found).await;
         let outcome = self.participant().on_record_read(&found, self.read_context(self.driver.clock.now()));
         let step = match outcome {
             ReadOutcome::Usable { token, .. } => {
@@ -297,7 +297,7 @@ impl<'a> StoreRun<'a> {
     }
 
     /// Reads the refresh token with which the source begins, if it can matter.
-    async fn find_seed(&self, found: &Found) {
+    async fn find_initial_refresh_token(&self, found: &Found) {
         let has_ended = matches!(&found.content, Content::Record(Record { state: RecordState::Ended(_), .. }));
         let begins = {
             let state = self.driver.state();

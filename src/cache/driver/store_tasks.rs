@@ -11,14 +11,14 @@ use tokio::sync::Notify;
 use crate::cache::driver::Driver;
 use crate::cache::driver::participant::Participant;
 use crate::cache::session::ReadOutcome;
-use crate::cache::shared::{Content, HeldLease, LeaseState, Shared};
+use crate::cache::store_access::{Content, HeldLease, LeaseState, StoreAccess};
 use crate::clock;
 use crate::schedule::DualInstant;
 use crate::store::record::{Record, SavedToken, State as RecordState};
 use crate::telemetry::Sharing;
 
 /// Records on drop that no task watches the record.
-struct WatchGuard(Arc<Shared>);
+struct WatchGuard(Arc<StoreAccess>);
 
 /// The pause between two attempts to save in the background.
 const SAVE_PAUSE: Duration = Duration::from_millis(500);
@@ -26,7 +26,7 @@ const SAVE_PAUSE: Duration = Duration::from_millis(500);
 const LOOK_SPREAD: Duration = Duration::from_millis(100);
 
 /// Reads the record at intervals, and when the store notifies of a change, until the cache is dropped or closed.
-pub(crate) async fn watch(driver: Weak<Driver>, shared: Arc<Shared>, changed: Arc<Notify>) {
+pub(crate) async fn watch(driver: Weak<Driver>, shared: Arc<StoreAccess>, changed: Arc<Notify>) {
     let _guard = WatchGuard(Arc::clone(&shared));
     loop {
         let wait = shared.config.poll_interval.mul_f64(0.9 + fastrand::f64() / 5.0);
@@ -102,7 +102,7 @@ async fn watch_once(participant: Participant<'_>) {
 
 /// Keeps trying to save in the background, as long as the lease can be extended. The lease keeps other processes from
 /// using the old refresh token in the record.
-pub(crate) async fn save_later(driver: Weak<Driver>, shared: Arc<Shared>, lease: HeldLease) {
+pub(crate) async fn save_later(driver: Weak<Driver>, shared: Arc<StoreAccess>, lease: HeldLease) {
     lease
         .keep(async {
             while lease.lives() {

@@ -793,7 +793,7 @@ impl Walk {
                 let error = retry_after.into_iter().fold(error, Error::with_retry_after);
                 let outcome = self.session.on_failed(run, error.clone(), timing);
                 if wanted && newest {
-                    let Outcome::Failed { answer: Err(_), backoff, .. } = outcome else {
+                    let Outcome::Failed { for_waiters: Err(_), backoff, .. } = outcome else {
                         return Err(TestCaseError::fail(format!("a failure was expected: {outcome:?}")));
                     };
                     self.failed(denied, retry_after, backoff)?;
@@ -820,12 +820,12 @@ impl Walk {
                 if !wanted || fails && !newest {
                     prop_assert!(matches!(outcome, Outcome::Discarded), "{:?}", outcome);
                 } else if fails {
-                    let Outcome::Failed { answer, backoff, .. } = outcome else {
+                    let Outcome::Failed { for_waiters, backoff, .. } = outcome else {
                         return Err(TestCaseError::fail(format!("a failure was expected: {outcome:?}")));
                     };
                     // The waiters get the current token, unless they need another one.
                     let answers = no_longer && !suspect && window.phase(self.now) != Phase::Expired;
-                    prop_assert_eq!(answer.is_ok(), answers && run.plan.reason != Reason::Rejected);
+                    prop_assert_eq!(for_waiters.is_ok(), answers && run.plan.reason != Reason::Rejected);
                     self.failed(false, None, backoff)?;
                     self.seen.insert("unchanged".to_owned());
                 } else {

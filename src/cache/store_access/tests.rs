@@ -23,7 +23,7 @@ fn processor_time() -> Duration {
 async fn what_a_look_at_a_file_costs() {
     let home = tempfile::tempdir().expect("a directory");
     let session = SharedSession::new(FileStore::new(home.path().join("state")), "ada");
-    let shared = Arc::new(Shared::new(session, Clock::System));
+    let shared = Arc::new(StoreAccess::new(session, Clock::System));
     let Ok(LeaseState::Held(lease)) = shared.acquire().await else { panic!("the lease is free") };
     // The token is as long as a typical JWT.
     let token = Token::new("t".repeat(1000)).expect("a token").with_lifetime(Duration::from_secs(3600));
