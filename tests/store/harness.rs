@@ -1,6 +1,6 @@
 //! An issuer that rotates refresh tokens and detects their reuse, and processes that share a session.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -31,6 +31,8 @@ struct State {
     forgiving: bool,
     /// The errors of the next calls.
     failures: Vec<Error>,
+    /// The refresh token with which a login began, by the number of each of its tokens.
+    logins: HashMap<String, String>,
 }
 
 /// The configuration of one process.
@@ -76,6 +78,7 @@ impl Issuer {
             revoked: Vec::new(),
             forgiving: false,
             failures: Vec::new(),
+            logins: HashMap::new(),
         })))
     }
 
@@ -144,6 +147,11 @@ impl Issuer {
         self.lock().revoked.clone()
     }
 
+    /// The refresh token with which the login of this token began.
+    pub(crate) fn login_of(&self, token: &Token) -> String {
+        self.lock().logins[token.access_token().trim_start_matches('t')].clone()
+    }
+
     /// Revokes a refresh token, as a sign-out does.
     pub(crate) async fn revoke(&self, refresh_token: Secret) -> Result<(), Error> {
         let mut state = self.lock();
@@ -189,6 +197,9 @@ impl Issuer {
         state.issued += 1;
         let number = state.issued;
         state.live.insert(format!("r{number}"));
+        let first = refresh_token.unwrap_or("password").to_owned();
+        let login = refresh_token.and_then(|token| state.logins.get(token.trim_start_matches('r')).cloned());
+        state.logins.insert(number.to_string(), login.unwrap_or(first));
         let token = Token::new(format!("t{number}"))?.with_lifetime(state.lifetime);
         Ok(token.with_refresh_token(format!("r{number}")))
     }

@@ -13,5 +13,6 @@ mod memory;
 #[cfg(unix)]
 mod processes;
 mod protocol;
+mod random_logins;
 mod sealed;
 mod simulation;

@@ -114,7 +114,7 @@ fn fleets(seeds: Range<u64>, scenario: Scenario) -> usize {
     reused
 }
 
-fn in_virtual_time<T>(run: impl Future<Output = T>) -> T {
+pub(crate) fn in_virtual_time<T>(run: impl Future<Output = T>) -> T {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
     runtime.block_on(run)
 }
@@ -123,7 +123,7 @@ fn variable(name: &str) -> Option<usize> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-fn seeds() -> u64 {
+pub(crate) fn seeds() -> u64 {
     variable("SEEDS").map_or(SEEDS, |seeds| seeds as u64)
 }
 

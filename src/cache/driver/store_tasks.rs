@@ -23,7 +23,7 @@ struct WatchGuard(Arc<StoreAccess>);
 /// The pause between two attempts to save in the background.
 const SAVE_PAUSE: Duration = Duration::from_millis(500);
 /// The time over which processes spread their reads after the store notifies them of a change.
-const LOOK_SPREAD: Duration = Duration::from_millis(100);
+const READ_SPREAD: Duration = Duration::from_millis(100);
 
 /// Reads the record at intervals, and when the store notifies of a change, until the cache is dropped or closed.
 pub(crate) async fn watch(driver: Weak<Driver>, shared: Arc<StoreAccess>, changed: Arc<Notify>) {
@@ -52,7 +52,7 @@ pub(crate) async fn watch(driver: Weak<Driver>, shared: Arc<StoreAccess>, change
             }
         }
         // The processes do not all read at once.
-        clock::sleep(LOOK_SPREAD.mul_f64(fastrand::f64())).await;
+        clock::sleep(READ_SPREAD.mul_f64(fastrand::f64())).await;
         let Some(driver) = driver.upgrade() else { return };
         watch_once(Participant { driver: &driver, shared: &shared }).await;
     }
