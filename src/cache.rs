@@ -238,7 +238,8 @@ impl TokenCache {
     /// It replaces the source as [`set_source`](TokenCache::set_source) does, but no request of the previous session is
     /// sent with a token of the new one. A waiting request fails with an error for which
     /// [`is_signed_out`](Error::is_signed_out) is true. A rejected request gets its 401, with this error in the
-    /// extensions. The tokens of the previous session are dropped but not revoked. To revoke them, call
+    /// extensions. The same holds in the processes that share the session, once they have read its record. The tokens of
+    /// the previous session are dropped but not revoked. To revoke them, call
     /// [`sign_out`](TokenCache::sign_out) first.
     ///
     /// ```

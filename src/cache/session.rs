@@ -654,6 +654,9 @@ impl Session {
     /// The record in the store is newer than what this process knows.
     #[cfg(feature = "store")]
     fn on_newer(&mut self, record: Record, context: &ReadContext<'_>) -> ReadOutcome {
+        if self.record.is_of_another_session(&record) {
+            self.end_view(self.view.session.next());
+        }
         self.record.on_read(record.clone());
         let State::Active { token, refresh_token, .. } = &record.state else { return self.on_ended(record, context) };
         if self.record.ended_elsewhere {
@@ -824,6 +827,9 @@ impl Session {
         #[cfg(feature = "store")]
         {
             self.record.ended_elsewhere = false;
+            if !goes_on {
+                self.record.on_new_session();
+            }
         }
         self.epoch += 1;
         if let Some(history) = &mut self.history {

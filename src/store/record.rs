@@ -27,6 +27,9 @@ pub(crate) struct Record {
     pub(crate) identity: Digest,
     /// The number of the login.
     pub(crate) login: u64,
+    /// The number of the session. A login after a sign-out begins another, and so does the login of another person. New
+    /// credentials for the same login do not.
+    pub(crate) session: u64,
     /// The number of the token or refresh token.
     pub(crate) serial: u64,
     /// The refresh tokens with which logins of this record began. A process that begins with another has a new login.
@@ -75,7 +78,7 @@ const CURRENT: &str = "tower-bearer-session-1";
 const FORMATS: &str = "tower-bearer-session-";
 /// The prefix of sealed bytes that were not opened.
 pub(crate) const SEALED: &[u8] = b"tower-bearer-sealed-";
-/// How many initial_refresh_tokens are kept.
+/// How many digests of initial refresh tokens are kept.
 const MAX_INITIAL: usize = 8;
 
 // === impl Record ===
@@ -83,7 +86,11 @@ const MAX_INITIAL: usize = 8;
 impl Record {
     /// The rank of this record. The newest record has the greatest.
     fn rank(&self) -> (u64, bool, u64) {
-        (self.login, matches!(self.state, State::Ended(Ending::SignedOut { .. })), self.serial)
+        (self.login, self.is_signed_out(), self.serial)
+    }
+
+    pub(crate) fn is_signed_out(&self) -> bool {
+        matches!(self.state, State::Ended(Ending::SignedOut { .. }))
     }
 
     /// Whether this record, which the store has, is newer than the one that a process knows.
@@ -178,6 +185,7 @@ impl Record {
         set(FORMAT, json!(CURRENT));
         set("identity", json!(self.identity.0));
         set("login", json!(self.login));
+        set("session", json!(self.session));
         set("serial", json!(self.serial));
         set("initial_refresh_tokens", self.initial_refresh_tokens.iter().map(|initial| json!(initial.0)).collect());
         match &self.state {
@@ -293,6 +301,7 @@ impl Record {
             Some(Self {
                 identity: Digest(text("identity")?.to_owned()),
                 login: number("login")?,
+                session: number("session")?,
                 serial: number("serial")?,
                 initial_refresh_tokens: initial_refresh_tokens.map(Digest).collect(),
                 state,

@@ -49,6 +49,20 @@ async fn after_a_sign_out_elsewhere_no_token_of_the_ended_session_is_used() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_sign_out_elsewhere_the_refresh_token_is_forgotten() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    let fails = async |_| Err::<(), _>("the disk is full");
+    let second =
+        TokenCache::builder(issuer.login()).shared_session(session(&store)).on_rotation(fails).build().unwrap();
+    let first = process(issuer.login(), &store);
+    second.get().await.unwrap();
+    assert!(second.status().not_saved.is_some());
+    first.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+    sleep(1).await;
+    assert!(second.status().signed_out && second.status().not_saved.is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_that_sign_out_at_once_revoke_once() {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     store.delay(SECOND / 100);
@@ -227,4 +241,38 @@ async fn shutdown_waits_for_the_save() {
     let looks = store.calls(StoreCall::Load);
     sleep(300).await;
     assert_eq!(store.calls(StoreCall::Load), looks);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_of_the_former_session_fails_after_another_person_logs_in_elsewhere() {
+    for signs_out in [false, true] {
+        let (issuer, store) = (Issuer::new(), MemoryStore::new());
+        // The second process reads only when it has to.
+        store.notify(false);
+        let (first, second) = (process(issuer.login(), &store), process(issuer.login(), &store));
+        first.get().await.unwrap();
+        let old = second.get().await.unwrap();
+        if signs_out {
+            first.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+        }
+        first.sign_in(issuer.login_with("bob"));
+        first.get().await.unwrap();
+        let answer = second.report_rejected(&old).await;
+        assert!(answer.as_ref().is_err_and(Error::is_signed_out), "signs_out {signs_out}: {answer:?}");
+        // The next request belongs to the new session.
+        assert_eq!(issuer.login_of(&second.get().await.unwrap()), "bob");
+        assert!(!second.status().signed_out);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_continues_after_another_process_gets_new_credentials_for_the_same_login() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    store.notify(false);
+    let (first, second) = (process(issuer.login(), &store), process(issuer.login(), &store));
+    first.get().await.unwrap();
+    let old = second.get().await.unwrap();
+    first.set_source(issuer.login_with("again"));
+    first.get().await.unwrap();
+    assert_eq!(text(second.report_rejected(&old).await), "t2");
 }

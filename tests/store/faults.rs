@@ -60,6 +60,22 @@ async fn without_a_token_the_refresh_token_is_not_used_unless_a_setting_allows_i
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_the_store_a_process_uses_the_refresh_token_that_another_rotated() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    let share = || session(&store).refresh_without_store(true);
+    let [first, second] =
+        [share(), share()].map(|shared| TokenCache::builder(issuer.login()).shared_session(shared).build().unwrap());
+    first.get().await.unwrap();
+    second.get().await.unwrap();
+    first.refresh().await.unwrap();
+    sleep(1).await;
+    store.set_down(true);
+    sleep(120).await;
+    assert_eq!(text(second.get().await), "t3");
+    assert_eq!((issuer.asked_with().pop().unwrap(), issuer.reused()), (Some("r2".to_owned()), 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_grant_that_needs_no_refresh_token_fetches_for_its_process_alone() {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     store.set_down(true);

@@ -1,12 +1,14 @@
-//! Random sign-outs and logins of several processes, in virtual time. No process uses a token of a login that has ended.
+//! Random sign-outs and logins of several processes, in virtual time. No process uses a token of a login that has ended,
+//! and no request of one session gets a token of another.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use fastrand::Rng;
 use tower_bearer::testing::MemoryStore;
 use tower_bearer::{Token, TokenCache};
 
-use crate::harness::{Issuer, SECOND, process, sleep};
+use crate::harness::{Issuer, Login, SECOND, process, sleep};
 use crate::simulation::{in_virtual_time, seeds};
 
 /// The steps of each walk.
@@ -20,6 +22,10 @@ struct Process {
     token: Option<Token>,
     /// Whether it has signed out itself. Then only its own login begins a session in it.
     has_left: bool,
+}
+
+fn start(login: Login, store: &MemoryStore) -> Process {
+    Process { cache: process(login, store), token: None, has_left: false }
 }
 
 /// The login with which a process must work, or `None` if it must be signed out.
@@ -36,12 +42,13 @@ async fn walk(seed: u64) {
     issuer.delay(Duration::from_millis(rng.u64(1..3000)));
     store.delay(Duration::from_millis(rng.u64(0..50)));
     store.notify(rng.bool());
-    let new = |_| Process { cache: process(issuer.login(), &store), token: None, has_left: false };
-    let mut processes: Vec<_> = (0..rng.usize(2..5)).map(new).collect();
+    let mut processes: Vec<_> = (0..rng.usize(2..5)).map(|_| start(issuer.login(), &store)).collect();
     for process in &mut processes {
         process.token = Some(process.cache.get().await.unwrap());
     }
     let (mut login, mut logins) = (Some("seed".to_owned()), 0);
+    // The session of each login, and the current one.
+    let (mut sessions, mut session) = (HashMap::from([("seed".to_owned(), 0)]), 0);
     for _ in 0..STEPS {
         let index = rng.usize(..processes.len());
         let process = &mut processes[index];
@@ -52,18 +59,38 @@ async fn walk(seed: u64) {
                 let revoke = async |refresh_token| issuer.revoke(refresh_token).await;
                 process.cache.sign_out(revoke).await.unwrap();
                 (login, process.has_left) = (None, true);
+                session += 1;
                 check(process, None, &issuer, seed);
             }
-            1 => {
+            1 | 2 => {
                 logins += 1;
                 let own = format!("login-{logins}");
-                process.cache.sign_in(issuer.login_with(&own));
+                let held = process.cache.peek().map(|token| issuer.login_of(&token));
+                let is_same_session = step == 2 && login.is_some() && held == login;
+                if is_same_session {
+                    process.cache.set_source(issuer.login_with(&own));
+                } else {
+                    process.cache.sign_in(issuer.login_with(&own));
+                    session += 1;
+                }
+                sessions.insert(own.clone(), session);
                 let token = process.cache.get().await.unwrap();
                 assert_eq!(issuer.login_of(&token), own, "seed {seed}");
                 (login, process.has_left) = (Some(own), false);
                 check(process, login.as_deref(), &issuer, seed);
             }
-            2..6 => {
+            3 => {
+                // A process starts with another refresh token. After a sign-out, that begins another session.
+                logins += 1;
+                let own = format!("login-{logins}");
+                session += usize::from(login.is_none());
+                sessions.insert(own.clone(), session);
+                *process = start(issuer.login_with(&own), &store);
+                process.cache.get().await.unwrap();
+                login = Some(own);
+                check(process, login.as_deref(), &issuer, seed);
+            }
+            4..6 => {
                 if let Ok(token) = process.cache.get().await {
                     process.token = Some(token);
                 }
@@ -74,8 +101,11 @@ async fn walk(seed: u64) {
                 tokio::spawn(async move { drop(cache.refresh().await) });
             }
             8 => {
-                if let Some(token) = process.token.take() {
-                    drop(process.cache.report_rejected(&token).await);
+                if let Some(token) = process.token.take()
+                    && let Ok(newer) = process.cache.report_rejected(&token).await
+                {
+                    let [of, got] = [&token, &newer].map(|token| sessions[&issuer.login_of(token)]);
+                    assert_eq!(of, got, "seed {seed}: a request of another session got {newer:?}");
                 }
             }
             9 => tokio::time::sleep(Duration::from_millis(rng.u64(..500))).await,

@@ -32,11 +32,12 @@ impl<'a> Participant<'a> {
         };
         let mut state = driver.state();
         let was_ended = state.session.is_ended_elsewhere();
+        let view = Arc::clone(state.session.view());
         let outcome = state.session.on_record_read(record, &context);
         let ended = !was_ended && state.session.is_ended_elsewhere();
-        let adopted = matches!(outcome, ReadOutcome::Usable { adopted: true, .. });
-        let previous = (adopted || ended || was_ended).then(|| driver.publish(state));
-        drop(previous);
+        let changed = !Arc::ptr_eq(&view, state.session.view());
+        let previous = changed.then(|| driver.publish(state));
+        drop((view, previous));
         match &outcome {
             ReadOutcome::Usable { token, adopted: true } => {
                 let remaining =

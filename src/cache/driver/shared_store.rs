@@ -129,7 +129,7 @@ impl SharedStore {
             (_, Some(known)) => known,
             (_, None) => {
                 let state = RecordState::Active { token: None, refresh_token: None, refreshing: None };
-                Record { identity, login: 1, serial: 0, initial_refresh_tokens: Vec::new(), state }
+                Record { identity, login: 1, session: 1, serial: 0, initial_refresh_tokens: Vec::new(), state }
             }
         };
         let mut version = found.version;

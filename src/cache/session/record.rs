@@ -13,6 +13,8 @@ pub(crate) struct KnownRecord {
     unsaved: Option<Error>,
     /// The epoch whose login `record` belongs to.
     epoch: u64,
+    /// Whether another session began in this process since it made a record.
+    begins_session: bool,
     /// Whether another process ended the session, instead of a call to this cache.
     pub(crate) ended_elsewhere: bool,
 }
@@ -82,21 +84,32 @@ impl KnownRecord {
         }
     }
 
+    /// Whether this record belongs to another session than the known one.
+    pub(crate) fn is_of_another_session(&self, record: &Record) -> bool {
+        self.record.as_ref().is_some_and(|known| known.session != record.session)
+    }
+
     /// The record of a new login. It is newer than the found and the known record.
     pub(crate) fn login_over(&self, found: Option<&Record>, identity: &Digest, initial: Option<&Secret>) -> Record {
-        let next = |number: fn(&Record) -> u64| {
-            found.into_iter().chain(&self.record).map(number).max().unwrap_or_default() + 1
-        };
+        let previous = || found.into_iter().chain(&self.record);
+        let newest = |number: fn(&Record) -> u64| previous().map(number).max().unwrap_or_default();
+        let begins_session = self.begins_session || previous().any(Record::is_signed_out);
         let initial_refresh_tokens =
             found.filter(|found| found.identity == *identity).map(|found| found.initial_refresh_tokens.clone());
         let record = Record {
             identity: identity.clone(),
-            login: next(|record| record.login),
-            serial: next(|record| record.serial),
+            login: newest(|record| record.login) + 1,
+            session: newest(|record| record.session) + u64::from(begins_session),
+            serial: newest(|record| record.serial) + 1,
             initial_refresh_tokens: initial_refresh_tokens.unwrap_or_default(),
             state: State::Active { token: None, refresh_token: initial.cloned(), refreshing: None },
         };
         record.with_initial_refresh_token(initial.map(Digest::of_secret))
+    }
+
+    /// Another session begins in this process.
+    pub(crate) fn on_new_session(&mut self) {
+        self.begins_session = true;
     }
 
     /// The store contains this record.
@@ -113,7 +126,13 @@ impl KnownRecord {
     /// This process made a record with the login of this epoch. `unsaved` says why it may not be in the store.
     pub(crate) fn on_made(&mut self, epoch: u64, record: Record, unsaved: Option<Error>) {
         if self.record.as_ref().is_none_or(|known| record.is_newer_than(known) || record.says_the_same(known)) {
-            *self = Self { record: Some(record), unsaved, epoch, ended_elsewhere: self.ended_elsewhere };
+            *self = Self {
+                record: Some(record),
+                unsaved,
+                epoch,
+                begins_session: false,
+                ended_elsewhere: self.ended_elsewhere,
+            };
         }
     }
 
@@ -126,6 +145,9 @@ impl KnownRecord {
 
     /// The sign-out of this process ended the record. `unsaved` says why it may not be in the store.
     pub(crate) fn on_ended_here(&mut self, epoch: u64, record: Record, unsaved: Option<Error>) {
-        *self = Self { record: Some(record), unsaved, epoch, ended_elsewhere: false };
+        *self = Self { record: Some(record), unsaved, epoch, begins_session: false, ended_elsewhere: false };
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,8 +30,14 @@ async fn what_a_look_at_a_file_costs() {
     let saved = SavedToken { token, asked: Clock::System.now() };
     let state =
         State::Active { token: Some(saved), refresh_token: Some(Secret::from("r".repeat(100))), refreshing: None };
-    let record =
-        Record { identity: Digest::of(["ada"]), login: 1, serial: 1, initial_refresh_tokens: Vec::new(), state };
+    let record = Record {
+        identity: Digest::of(["ada"]),
+        login: 1,
+        session: 1,
+        serial: 1,
+        initial_refresh_tokens: Vec::new(),
+        state,
+    };
     assert!(matches!(lease.save(None, &record).await, SaveEnd::Saved(_)));
     lease.release().await;
     let read = async || {

@@ -14,7 +14,14 @@ fn token() -> Token {
 }
 
 fn record(login: u64, serial: u64, state: State) -> Record {
-    Record { identity: Digest::of(["x"]), login, serial, initial_refresh_tokens: vec![Digest::of(["initial"])], state }
+    Record {
+        identity: Digest::of(["x"]),
+        login,
+        session: 1,
+        serial,
+        initial_refresh_tokens: vec![Digest::of(["initial"])],
+        state,
+    }
 }
 
 fn active(refresh_token: &str) -> State {
@@ -81,6 +88,7 @@ fn an_incomplete_or_invalid_record_is_an_error() {
         ("identity", json!(null)),
         ("serial", json!("1")),
         ("login", json!(-1)),
+        ("session", json!("1")),
         ("initial_refresh_tokens", json!(1)),
         ("state", json!("asleep")),
         ("access_token", json!("two words")),
