@@ -656,6 +656,8 @@ impl Session {
     fn on_newer(&mut self, record: Record, context: &ReadContext<'_>) -> ReadOutcome {
         if self.record.is_of_another_session(&record) {
             self.end_view(self.view.session.next());
+            // The other runs belong to the former session.
+            self.accepted_run = context.run.map_or(self.started_run + 1, |run| run.number);
         }
         self.record.on_read(record.clone());
         let State::Active { token, refresh_token, .. } = &record.state else { return self.on_ended(record, context) };

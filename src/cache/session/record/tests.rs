@@ -4,47 +4,106 @@ use std::time::Duration;
 
 use crate::cache::session::{Decision, Demand, ReadContext, ReadOutcome, Run, Session};
 use crate::schedule::{DualInstant, RefreshPolicy};
+use crate::secret::Secret;
 use crate::store::record::{Digest, Record, SavedToken, State};
 use crate::token::{SessionId, Token};
 
+const NOW: DualInstant = DualInstant { mono: Duration::from_secs(1000), wall: Duration::from_secs(1_800_000_000) };
+
+/// A session that knows the record of its login, with two runs in flight.
+struct Fixture {
+    session: Session,
+    runs: [Run; 2],
+    policy: RefreshPolicy,
+    identity: Digest,
+}
+
+fn token(text: &str) -> Token {
+    Token::new(text).expect("a token").with_refresh_token(format!("refresh-{text}"))
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let (policy, identity) = (RefreshPolicy::new(), Digest::of(["ada"]));
+        let id = SessionId::first_of(7.try_into().expect("not zero"));
+        let mut session = Session::new(id);
+        let runs = [1, 2].map(|number| {
+            let decision = session.decide(Demand::Usable, id, &policy, NOW, false);
+            let Decision::Start(plan) = decision else { panic!("there is no token") };
+            let run = Run { number, plan };
+            session.on_started(run, &policy, NOW);
+            run
+        });
+        let mut fixture = Self { session, runs, policy, identity };
+        fixture.session.on_record_made(runs[1], fixture.record(1, 0), None);
+        fixture
+    }
+
+    fn record(&self, session: u64, serial: u64) -> Record {
+        let saved = SavedToken { token: token("adopted"), asked: NOW };
+        let refresh_token = saved.token.refresh_token();
+        let state = State::Active { token: Some(saved), refresh_token, refreshing: None };
+        let identity = self.identity.clone();
+        Record { identity, login: session, session, serial, initial_refresh_tokens: Vec::new(), state }
+    }
+
+    /// A run, or the background, reads this record.
+    fn read(&mut self, record: &Record, run: Option<Run>) -> ReadOutcome {
+        let context = ReadContext {
+            run,
+            identity: &self.identity,
+            initial_refresh_token: None,
+            generation: 0,
+            policy: &self.policy,
+            now: NOW,
+            jitter: 0.0,
+        };
+        self.session.on_record_read(Some(record), &context)
+    }
+
+    fn assert_adopted(&mut self, outcome: &ReadOutcome, ignored: Run) {
+        assert!(matches!(outcome, ReadOutcome::Usable { adopted: true, .. }), "{outcome:?}");
+        assert!(!self.session.on_rotated(ignored, Secret::from("late")));
+        assert!(self.session.on_received(ignored, token("late")).is_none());
+        assert_eq!(self.session.refresh_token().map(Secret::expose), Some("refresh-adopted"));
+    }
+}
+
 #[test]
 fn the_result_of_an_older_run_is_ignored_once_a_newer_run_has_read_a_newer_record() {
-    let now = DualInstant { mono: Duration::from_secs(1000), wall: Duration::from_secs(1_800_000_000) };
-    let (policy, identity) = (RefreshPolicy::new(), Digest::of(["ada"]));
-    let id = SessionId::first_of(7.try_into().expect("not zero"));
-    let mut session = Session::new(id);
-    let [older, newer] = [1, 2].map(|number| {
-        let Decision::Start(plan) = session.decide(Demand::Usable, id, &policy, now, false) else { panic!("no token") };
-        let run = Run { number, plan };
-        session.on_started(run, &policy, now);
-        run
-    });
-    let token = |text| Token::new(text).expect("a token").with_refresh_token(format!("refresh-{text}"));
-    let saved = SavedToken { token: token("adopted"), asked: now };
-    let refresh_token = saved.token.refresh_token();
-    let state = State::Active { token: Some(saved), refresh_token, refreshing: None };
-    let record = Record {
-        identity: identity.clone(),
-        login: 1,
-        session: 1,
-        serial: 1,
-        initial_refresh_tokens: Vec::new(),
-        state,
-    };
-    let context = |run| ReadContext {
-        run: Some(run),
-        identity: &identity,
-        initial_refresh_token: None,
-        generation: 0,
-        policy: &policy,
-        now,
-        jitter: 0.0,
-    };
-    // The first run of a process makes its login known.
-    session.on_record_made(newer, Record { serial: 0, ..record.clone() }, None);
-    let outcome = session.on_record_read(Some(&record), &context(newer));
-    assert!(matches!(outcome, ReadOutcome::Usable { adopted: true, .. }), "{outcome:?}");
-    assert!(session.on_received(older, token("late")).is_none());
-    assert_eq!(session.refresh_token().map(|secret| secret.expose()), Some("refresh-adopted"));
-    assert!(matches!(session.on_record_read(Some(&record), &context(older)), ReadOutcome::Discarded));
+    let mut fixture = Fixture::new();
+    let [older, newer] = fixture.runs;
+    let outcome = fixture.read(&fixture.record(1, 1), Some(newer));
+    fixture.assert_adopted(&outcome, older);
+    assert!(matches!(fixture.read(&fixture.record(1, 1), Some(older)), ReadOutcome::Discarded));
+}
+
+#[test]
+fn the_results_of_all_runs_are_ignored_once_the_background_has_read_a_record_of_another_session() {
+    let mut fixture = Fixture::new();
+    let outcome = fixture.read(&fixture.record(2, 1), None);
+    for run in fixture.runs {
+        fixture.assert_adopted(&outcome, run);
+    }
+}
+
+#[test]
+fn the_run_that_has_read_a_record_of_another_session_fetches_for_that_session() {
+    let mut fixture = Fixture::new();
+    let mut record = fixture.record(2, 1);
+    if let State::Active { token, .. } = &mut record.state {
+        *token = None;
+    }
+    let [older, newer] = fixture.runs;
+    let outcome = fixture.read(&record, Some(newer));
+    assert!(matches!(outcome, ReadOutcome::Fetch { is_login: false, .. }), "{outcome:?}");
+    assert!(fixture.session.on_received(older, token("late")).is_none());
+    assert!(fixture.session.on_received(newer, token("newer")).is_some());
+}
+
+#[test]
+fn the_run_in_flight_continues_after_the_background_has_read_a_record_of_the_same_session() {
+    let mut fixture = Fixture::new();
+    fixture.read(&fixture.record(1, 1), None);
+    assert!(fixture.session.on_received(fixture.runs[1], token("newer")).is_some());
 }
