@@ -975,6 +975,7 @@ impl Session {
                     self.shared.ended_elsewhere = true;
                     self.lifecycle = Lifecycle::SignedOut;
                     self.view = Arc::new(View { session: self.view.session.next(), ..View::default() });
+                    self.other = None;
                     self.forget();
                 }
                 Finding::Ended(Error::signed_out())
