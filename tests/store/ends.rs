@@ -32,6 +32,22 @@ async fn signing_out_in_one_process_ends_the_session_in_all_and_revokes_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_older_token_is_used_after_another_process_signed_out() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    let (first, second) = (process(issuer.login(), &store), process(issuer.login(), &store));
+    assert_eq!(text(second.get().await), "t1");
+    assert_eq!(text(second.refresh().await), "t2");
+    first.get().await.unwrap();
+    first.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+    sleep(1).await;
+    assert!(second.status().signed_out);
+    for _ in 0..2 {
+        assert!(second.peek().is_none());
+        assert!(second.get().await.unwrap_err().is_signed_out());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_that_sign_out_at_once_revoke_once() {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     store.delay(SECOND / 100);
