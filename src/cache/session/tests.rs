@@ -166,6 +166,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             Step::BeginSave,
         ]
     });
+    // A token so short-lived that the next fetch has to wait.
+    let short_lived = (0..2_u8).prop_map(|text| {
+        vec![
+            Step::Need(Demand::Fetched, false),
+            Step::Receive(0, text, TINY, None, None),
+            Step::End(0, false, None),
+            Step::Pass(SECOND / 10),
+            Step::Need(Demand::Usable, false),
+        ]
+    });
     // A rejected token that becomes the fallback, because its replacement did not help, and then is replaced.
     let suspect_fallback = any::<bool>().prop_map(|marked| {
         let standard = Some(Sign::Standard);
@@ -197,6 +207,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => rejected_twice,
         1 => late_failure,
         1 => suspect_fallback,
+        1 => short_lived,
     ]
 }
 

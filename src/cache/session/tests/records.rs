@@ -59,7 +59,7 @@ fn content() -> impl Strategy<Value = Content> {
     let look_again = || prop::option::weighted(0.2, Just(30 * SECOND));
     let token = prop::option::weighted(0.9, (0..3_u8, lifetime(), age(), look_again()));
     prop_oneof![
-        8 => (token, prop::option::of(0..6_u8)).prop_map(|(token, refresh_token)| Content::Active(token, refresh_token)),
+        8 => (token, prop::option::of(0..6_u8)).prop_map(|(token, refresh)| Content::Active(token, refresh)),
         1 => Just(Content::SignedOut),
         1 => (0..6_u8).prop_map(Content::Denied),
     ]
