@@ -157,8 +157,24 @@ fn top_level(graph: &Graph) -> Graph {
     tops
 }
 
-/// The types that a file implements but does not declare.
-fn implemented_elsewhere(text: &str) -> Vec<String> {
+/// Whether a file declares this type or trait.
+fn declares(text: &str, kinds: &[&str], name: &str) -> bool {
+    kinds.iter().any(|kind| {
+        let start = format!("{kind} {name}");
+        text.match_indices(&start).any(|(at, _)| !text[at + start.len()..].starts_with(is_name_char))
+    })
+}
+
+/// The last name of the path at the start of a type or trait.
+fn last_name(path: &str) -> &str {
+    let path = path.trim_start().trim_start_matches('&');
+    let path = path.split(|c| !is_name_char(c) && c != ':').next().unwrap_or_default();
+    path.rsplit("::").next().unwrap_or_default()
+}
+
+/// The types that a file implements but does not declare. A trait of the file may be implemented for any type.
+fn implemented_elsewhere(text: &str, sources: &Sources) -> Vec<String> {
+    const TYPES: [&str; 3] = ["struct", "enum", "union"];
     let blocks = text.split("\nimpl").skip(1).chain(text.split("\n    impl").skip(1));
     let headers = blocks.filter_map(|block| {
         let header = block.split('{').next()?;
@@ -169,16 +185,19 @@ fn implemented_elsewhere(text: &str) -> Vec<String> {
             depth == 0
         })?;
         let header = if header.starts_with('<') { &header[end + 1..] } else { header };
-        (!header.contains(" for ") && !header.contains('$')).then(|| header.trim_start())
+        (!header.contains('$')).then(|| header.trim_start())
     });
-    let names = headers.map(|header| header.split(|c| !is_name_char(c)).next().unwrap_or_default());
-    let declares = |name: &str| {
-        ["struct", "enum", "union"].iter().any(|kind| {
-            let start = format!("{kind} {name}");
-            text.match_indices(&start).any(|(at, _)| !text[at + start.len()..].starts_with(is_name_char))
-        })
-    };
-    names.filter(|name| !declares(name)).map(str::to_owned).collect()
+    let foreign = headers.filter_map(|header| {
+        let (of_trait, name) = match header.split_once(" for ") {
+            Some((of_trait, implementer)) => (Some(last_name(of_trait)), last_name(implementer)),
+            None => (None, last_name(header)),
+        };
+        let is_own = declares(text, &TYPES, name) || of_trait.is_some_and(|name| declares(text, &["trait"], name));
+        // A trait may be implemented for a type parameter, or for a type of another crate.
+        let is_known = of_trait.is_none() || sources.values().any(|text| declares(text, &TYPES, name));
+        (!is_own && is_known).then(|| name.to_owned())
+    });
+    foreign.collect()
 }
 
 // === tests ===
@@ -195,8 +214,9 @@ fn top_level_modules_form_no_cycle() {
 
 #[test]
 fn a_type_is_implemented_in_the_file_that_declares_it() {
-    for (module, text) in &sources() {
-        assert_eq!(implemented_elsewhere(text), <[String; 0]>::default(), "in {module}");
+    let sources = sources();
+    for (module, text) in &sources {
+        assert_eq!(implemented_elsewhere(text, &sources), <[String; 0]>::default(), "in {module}");
     }
 }
 
@@ -258,14 +278,28 @@ fn every_form_of_an_import_is_read() {
 
 #[test]
 fn an_implementation_in_another_file_is_found() {
-    for foreign in
-        ["\nimpl A {", "\nimpl<T> A<T> {", "\nimpl<T: Into<B>> A<T>\nwhere\n    T: C,\n{", "struct Ab;\nimpl A {"]
-    {
-        assert_eq!(implemented_elsewhere(foreign), ["A"], "{foreign}");
+    let sources = crate_of(&[("a", "pub(crate) struct A<T>(T);"), ("b", "pub(crate) trait B {}")]);
+    for foreign in [
+        "\nimpl A {",
+        "\nimpl<T> A<T> {",
+        "\nimpl<T: Into<B>> A<T>\nwhere\n    T: C,\n{",
+        "struct Ab;\nimpl A {",
+        "\nimpl crate::a::A {",
+        "\nimpl Default for A {",
+        "\nimpl<T> fmt::Debug for crate::a::A<T> {",
+        "\nimpl B for &A {",
+    ] {
+        assert_eq!(implemented_elsewhere(foreign, &sources), ["A"], "{foreign}");
     }
-    for own in
-        ["struct A;\nimpl A {", "pub enum A<T> {}\nimpl<T: B<C>> A<T> {", "\nimpl<T> B for A<T> {", "\nimpl $name {"]
-    {
-        assert_eq!(implemented_elsewhere(own), <[String; 0]>::default(), "{own}");
+    for own in [
+        "struct A;\nimpl A {",
+        "pub enum A<T> {}\nimpl<T: B<C>> A<T> {",
+        "struct A<T>(T);\nimpl<T> B for A<T> {",
+        "trait B {}\nimpl<T> B for A<T> {",
+        "\nimpl<T> B for T {",
+        "\nimpl B for Vec<A> {",
+        "\nimpl $name {",
+    ] {
+        assert_eq!(implemented_elsewhere(own, &sources), <[String; 0]>::default(), "{own}");
     }
 }

@@ -111,6 +111,7 @@ pub(crate) trait SessionStore: Send + Sync {
     fn start_sign_out<'a>(
         &'a self,
         driver: &'a Driver,
+        epoch: u64,
         source: &'a Arc<dyn DynSource>,
         newest: Result<Option<Secret>, Error>,
     ) -> BoxFuture<'a, (Result<Option<Secret>, Error>, SignOut)>;
@@ -373,8 +374,10 @@ impl Driver {
                     .headers
                     .map_or_else(Vec::new, |headers| headers.get_all(WWW_AUTHENTICATE).iter().cloned().collect());
                 let previous = state.session.keep_challenges(challenges);
+                // A user's report may have ended the fallback.
+                let snapshot = rejected.sign.is_none().then(|| self.replace_snapshot(&state));
                 drop(state);
-                drop(previous);
+                drop((previous, snapshot));
                 self.telemetry.rejected(token.generation, first);
             }
             Rejection::Fallback { first } => {
@@ -753,7 +756,7 @@ impl Driver {
         #[cfg(feature = "store")]
         let revoked = match &self.store {
             Some(store) => {
-                let (to_revoke, sign_out) = store.start_sign_out(self, &source, refresh_token).await;
+                let (to_revoke, sign_out) = store.start_sign_out(self, epoch, &source, refresh_token).await;
                 let revoked = sign_out.keep(revoke(to_revoke)).await;
                 store.finish_sign_out(self, epoch, sign_out, revoked).await
             }
@@ -828,7 +831,7 @@ impl Driver {
         let state = self.state();
         #[cfg(feature = "store")]
         if self.store.is_some() {
-            return state.session.unsaved().is_some();
+            return state.session.holds_unsaved_record();
         }
         state.session.holds_unsaved_refresh_token()
     }

@@ -394,8 +394,12 @@ impl Session {
             return if is_known { Rejection::SessionEnded } else { Rejection::Unknown };
         }
         let newest = self.generation;
+        // A user's report of the newer token counts at once, also while the previous one is the fallback.
+        if sign.is_none() && token.generation == newest && self.uses_fallback() {
+            self.swap(now);
+        }
         let Some(current) = self.view.current.as_ref().filter(|current| current.token.id() == token) else {
-            // A rejected request may have carried the previous token. Then that token is no fallback any more.
+            // If the rejected token is the previous one and is not young, it cannot be a fallback.
             let is_dead = |other: &mut Box<CurrentToken>| {
                 other.token.id() == token && token.generation < newest && !schedule::is_young(other.issued_at, now)
             };
@@ -608,6 +612,12 @@ impl Session {
         self.record.unsaved()
     }
 
+    /// Whether only this process has the newest tokens of the session. After a sign-out there are none.
+    #[cfg(all(feature = "store", feature = "keyed"))]
+    pub(crate) fn holds_unsaved_record(&self) -> bool {
+        self.record.unsaved().is_some() && self.lifecycle != Lifecycle::SignedOut
+    }
+
     /// Whether this process's login is not in a record yet.
     #[cfg(feature = "store")]
     pub(crate) fn has_new_login(&self) -> bool {
@@ -638,7 +648,7 @@ impl Session {
             )),
             Comparison::Lost(record) => ReadOutcome::Lost(record),
             Comparison::Same(record) => {
-                self.record.on_same();
+                self.record.on_same(record);
                 self.on_known(record.clone(), context)
             }
             Comparison::Newer(record) => self.on_newer(record.clone(), context),
@@ -654,11 +664,31 @@ impl Session {
     /// The record in the store is newer than what this process knows.
     #[cfg(feature = "store")]
     fn on_newer(&mut self, record: Record, context: &ReadContext<'_>) -> ReadOutcome {
-        if self.record.is_of_another_session(&record) {
-            self.end_view(self.view.session.next());
-            // The other runs belong to the former session.
-            self.accepted_run = context.run.map_or(self.started_run + 1, |run| run.number);
+        let is_active = matches!(record.state, State::Active { .. });
+        let begins_session = is_active && self.record.ended_elsewhere || self.record.is_of_another_session(&record);
+        if begins_session {
+            self.on_session_elsewhere();
         }
+        let outcome = self.adopt(record, context);
+        match outcome {
+            // This run belongs to the former session, too. The next one fetches.
+            ReadOutcome::Fetch { .. } if begins_session => ReadOutcome::Discarded,
+            outcome => outcome,
+        }
+    }
+
+    /// Another process began another session, after a sign-out or for another person.
+    #[cfg(feature = "store")]
+    fn on_session_elsewhere(&mut self) {
+        self.end_view(self.view.session.next());
+        self.forget();
+        self.end_backoffs();
+        // All runs so far belong to the former session.
+        self.accepted_run = self.started_run + 1;
+    }
+
+    #[cfg(feature = "store")]
+    fn adopt(&mut self, record: Record, context: &ReadContext<'_>) -> ReadOutcome {
         self.record.on_read(record.clone());
         let State::Active { token, refresh_token, .. } = &record.state else { return self.on_ended(record, context) };
         if self.record.ended_elsewhere {
@@ -673,7 +703,7 @@ impl Session {
         };
         let adopted = self.publish(saved.token.clone(), window, saved.asked, context.now);
         if let Some(run) = context.run {
-            self.accepted_run = run.number;
+            self.accepted_run = self.accepted_run.max(run.number);
             if run.plan.reason == Reason::Rejected {
                 // No token call was made.
                 self.rejections.remove_last();
@@ -834,9 +864,7 @@ impl Session {
             }
         }
         self.epoch += 1;
-        if let Some(history) = &mut self.history {
-            history.end_backoffs();
-        }
+        self.end_backoffs();
         self.forget();
     }
 
@@ -938,6 +966,13 @@ impl Session {
     fn end_view(&mut self, session: SessionId) {
         self.view = Arc::new(View { session, ..View::default() });
         self.other = None;
+    }
+
+    /// Forgets whether refreshes after rejections have helped.
+    fn end_backoffs(&mut self) {
+        if let Some(history) = &mut self.history {
+            history.end_backoffs();
+        }
     }
 
     /// Removes the tokens of the source.

@@ -70,14 +70,15 @@ pub(crate) enum SaveEnd {
 pub(crate) struct SignOut {
     /// `None`: the store failed, or another process holds the lease.
     pub(crate) lease: Option<HeldLease>,
-    /// The version of the ended record, and the record without the refresh token. An error says why it was not ended.
-    pub(crate) marked: Result<(Option<u64>, Record), Error>,
+    /// The version of the ended record, and the record without the refresh token. `None`: the record belongs to the next
+    /// session, and stays as it is. An error says why it was not ended.
+    pub(crate) marked: Result<Option<(Option<u64>, Record)>, Error>,
 }
 
 /// The number of polls so far, while another process holds the lease.
 pub(crate) struct Polls(u32);
 
-/// How long one store operation may take.
+/// The longest that one store operation may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(3);
 /// The pause between two polls: the first one, and the cap of the doubling.
 const POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -87,7 +88,7 @@ const KEEP_ENDED_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// The pause between two attempts to save a record.
 const SAVE_PAUSE: Duration = Duration::from_millis(200);
 
-// === impl Shared ===
+// === impl StoreAccess ===
 
 impl StoreAccess {
     pub(crate) fn new(config: SharedSession, clock: Clock) -> Self {
@@ -102,8 +103,8 @@ impl StoreAccess {
 
     /// How much longer a run may take than without a store.
     ///
-    /// It may wait for the lease as long as another process may hold it, and then hold it as long itself. Each of them
-    /// may take the length of a lease to save.
+    /// It may wait for the lease as long as a fetch may take, and then call the issuer. The holder of the lease may take
+    /// the length of a lease to save, before and after.
     pub(crate) fn run_budget(&self, fetch_deadline: Duration) -> Duration {
         (fetch_deadline + self.config.lease + CALL_DEADLINE) * 2
     }

@@ -266,6 +266,98 @@ async fn a_request_of_the_former_session_fails_after_another_person_logs_in_else
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stopped_process_does_not_use_its_token_in_the_session_of_the_next_person() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    let share = || session(&store).lease(5 * SECOND);
+    let stopped = issuer.login().stopped(20 * SECOND);
+    let first = TokenCache::builder(stopped).shared_session(share()).build().unwrap();
+    let second = TokenCache::builder(issuer.login()).shared_session(share()).build().unwrap();
+    second.get().await.unwrap();
+    first.get().await.unwrap();
+    sleep(120).await;
+    // The first process is stopped before its token call, and loses the lease.
+    (0..20).for_each(|_| store.inject(StoreCall::Extend, StoreFault::Fails));
+    let waiting = tokio::spawn({
+        let first = first.clone();
+        async move { first.get().await }
+    });
+    sleep(12).await;
+    issuer.lifetime(SECOND);
+    second.sign_in(issuer.login_with("bob"));
+    second.get().await.unwrap();
+    issuer.lifetime(100 * SECOND);
+    let answer = waiting.await.unwrap();
+    assert!(answer.as_ref().is_err_and(Error::is_signed_out), "{answer:?}");
+    assert!(first.peek().is_none());
+    assert_eq!(issuer.login_of(&first.get().await.unwrap()), "bob");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_out_does_not_end_the_session_of_the_next_person_elsewhere() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    store.notify(false);
+    let (first, second) = (process(issuer.login(), &store), process(issuer.login(), &store));
+    first.get().await.unwrap();
+    second.get().await.unwrap();
+    second.sign_in(issuer.login_with("bob"));
+    second.get().await.unwrap();
+    first.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+    assert_eq!(issuer.revoked(), ["r1"]);
+    assert_eq!(issuer.login_of(&second.refresh().await.unwrap()), "bob");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_out_that_waits_for_the_lease_does_not_end_the_session_of_the_next_person() {
+    for seed in 0..20 {
+        // The pauses between two attempts to take the lease are random.
+        fastrand::seed(seed);
+        let (issuer, store) = (Issuer::new(), MemoryStore::new());
+        let (first, second) = (process(issuer.login(), &store), process(issuer.login(), &store));
+        first.get().await.unwrap();
+        second.get().await.unwrap();
+        issuer.delay(3 * SECOND);
+        let (refreshed, _, token) = tokio::join!(
+            second.refresh(),
+            async {
+                sleep(1).await;
+                first.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await
+            },
+            async {
+                sleep(2).await;
+                first.sign_in(issuer.login_with("bob"));
+                first.get().await
+            }
+        );
+        refreshed.unwrap();
+        assert_eq!(issuer.login_of(&token.unwrap()), "bob");
+        sleep(10).await;
+        assert_eq!(issuer.login_of(&first.refresh().await.unwrap()), "bob", "seed {seed}");
+        assert_eq!(issuer.login_of(&second.get().await.unwrap()), "bob", "seed {seed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_revocation_no_process_keeps_the_refresh_token() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    let (first, second) = (process(issuer.login(), &store), process(issuer.login(), &store));
+    first.get().await.unwrap();
+    second.get().await.unwrap();
+    let revoke = async |refresh_token| {
+        // The other process reads the record before the refresh token is revoked.
+        sleep(1).await;
+        issuer.revoke(refresh_token).await
+    };
+    first.sign_out(revoke).await.unwrap();
+    sleep(1).await;
+    assert!(second.status().signed_out);
+    // The store loses the record, and the other process writes it again.
+    store.set_record(KEY, None);
+    sleep(70).await;
+    let record = String::from_utf8(store.record(KEY).unwrap()).unwrap();
+    assert!(record.contains("signed_out") && !record.contains("\"r1\""), "{record}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_continues_after_another_process_gets_new_credentials_for_the_same_login() {
     let (issuer, store) = (Issuer::new(), MemoryStore::new());
     store.notify(false);

@@ -152,6 +152,12 @@ impl Issuer {
         self.lock().logins[token.access_token().trim_start_matches('t')].clone()
     }
 
+    /// The refresh token with which the login of this refresh token began.
+    pub(crate) fn login_of_refresh_token(&self, refresh_token: &str) -> String {
+        let state = self.lock();
+        state.logins.get(refresh_token.trim_start_matches('r')).map_or_else(|| refresh_token.to_owned(), String::clone)
+    }
+
     /// Revokes a refresh token, as a sign-out does.
     pub(crate) async fn revoke(&self, refresh_token: Secret) -> Result<(), Error> {
         let mut state = self.lock();

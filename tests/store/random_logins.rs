@@ -56,11 +56,18 @@ async fn walk(seed: u64) {
         tracing::debug!(step, index, ?login, "step");
         match step {
             0 => {
+                let revoked = issuer.revoked().len();
                 let revoke = async |refresh_token| issuer.revoke(refresh_token).await;
                 process.cache.sign_out(revoke).await.unwrap();
-                (login, process.has_left) = (None, true);
-                session += 1;
+                process.has_left = true;
                 check(process, None, &issuer, seed);
+                // A process that has not read of the current session ends its own session only.
+                let ended = issuer.revoked().split_off(revoked).pop();
+                let ended = ended.map(|refresh_token| sessions[&issuer.login_of_refresh_token(&refresh_token)]);
+                if ended == Some(session) {
+                    login = None;
+                    session += 1;
+                }
             }
             1 | 2 => {
                 logins += 1;

@@ -38,6 +38,9 @@ impl<'a> Participant<'a> {
         let changed = !Arc::ptr_eq(&view, state.session.view());
         let previous = changed.then(|| driver.publish(state));
         drop((view, previous));
+        if changed {
+            driver.report_token_end();
+        }
         match &outcome {
             ReadOutcome::Usable { token, adopted: true } => {
                 let remaining =
@@ -47,12 +50,8 @@ impl<'a> Participant<'a> {
                     serial: record.map_or(0, |record| record.serial),
                     remaining: remaining.unwrap_or_default(),
                 });
-                driver.report_token_end();
             }
-            ReadOutcome::Ended(_) if ended => {
-                driver.telemetry.shared(&Sharing::Ended { signed_out: true });
-                driver.report_token_end();
-            }
+            ReadOutcome::Ended(_) if ended => driver.telemetry.shared(&Sharing::Ended { signed_out: true }),
             ReadOutcome::OtherIdentity(_) => {
                 driver
                     .telemetry

@@ -32,6 +32,7 @@ impl SharedStore {
     async fn start_sign_out(
         &self,
         driver: &Driver,
+        epoch: u64,
         source: &Arc<dyn DynSource>,
         newest: Result<Option<Secret>, Error>,
     ) -> (Result<Option<Secret>, Error>, SignOut) {
@@ -44,9 +45,11 @@ impl SharedStore {
                 return (newest, SignOut { lease: None, marked: Err(problem) });
             }
         };
-        let ended = lease.keep(self.end_record(participant, &lease, source, newest.as_ref().ok())).await;
+        let ended = lease.keep(self.end_record(participant, epoch, &lease, source, newest.as_ref().ok())).await;
         let (to_revoke, marked) = match ended {
-            Ok((to_revoke, version, record)) => (Ok(to_revoke), Ok((version, record))),
+            Ok(Some((to_revoke, version, record))) => (Ok(to_revoke), Ok(Some((version, record)))),
+            // The record belongs to the next session.
+            Ok(None) => (newest, Ok(None)),
             Err(problem) => {
                 participant.store_failed(&problem);
                 (newest, Err(problem))
@@ -65,7 +68,7 @@ impl SharedStore {
         let SignOut { lease, marked } = sign_out;
         let Some(lease) = lease else { return revoked.and(marked.map(drop)) };
         let result = match marked {
-            Ok((version, record)) => {
+            Ok(Some((version, record))) => {
                 let saved = lease.keep(lease.save(version, &record)).await;
                 let problem = match saved {
                     SaveEnd::Saved(_) => None,
@@ -77,6 +80,7 @@ impl SharedStore {
                 driver.state().session.on_record_ended(epoch, record, problem);
                 revoked
             }
+            Ok(None) => revoked,
             Err(problem) => revoked.and(Err(problem)),
         };
         lease.release().await;
@@ -91,8 +95,7 @@ impl SharedStore {
             match self.shared.acquire().await? {
                 LeaseState::Held(lease) => return Ok(lease),
                 LeaseState::Busy { .. } if give_up_at.is_past(driver.clock.now()) => {
-                    let problem =
-                        "another process holds the lease on the shared session, which it may not know to have ended";
+                    let problem = "another process held the lease on the shared session for too long; sign out again";
                     return Err(Error::shared(problem, StoreProblem::Transient));
                 }
                 LeaseState::Busy { remaining, .. } => clock::at_most(polls.next(remaining), changed).await,
@@ -103,17 +106,25 @@ impl SharedStore {
     /// Ends the record before the refresh token is revoked, so that no other process uses it.
     ///
     /// The refresh token stays in the record until it is revoked. Returns the refresh token to revoke, the version of
-    /// the record, and the record without the refresh token.
+    /// the record, and the record without the refresh token. Returns `None` if the record belongs to another session,
+    /// which this or another process began meanwhile.
     async fn end_record(
         &self,
         participant: Participant<'_>,
+        epoch: u64,
         lease: &HeldLease,
         source: &Arc<dyn DynSource>,
         newest: Option<&Option<Secret>>,
-    ) -> Result<(Option<Secret>, Option<u64>, Record), Error> {
+    ) -> Result<Option<(Option<Secret>, Option<u64>, Record)>, Error> {
         let Participant { driver, shared } = participant;
         let found = shared.read().await?;
-        let known = driver.state().session.known_record().cloned();
+        let known = {
+            let state = driver.state();
+            if state.session.epoch() != epoch {
+                return Ok(None);
+            }
+            state.session.known_record().cloned()
+        };
         // After a first sign-out the cache has no source, so the known record supplies the identity.
         let identity = known.as_ref().map(|known| known.identity.clone());
         let identity = identity.unwrap_or_else(|| shared.identity(&source.identity()));
@@ -121,6 +132,9 @@ impl SharedStore {
             (Content::Record(found), _) if found.identity != identity => {
                 let problem = "the record under this key belongs to another user, tenant, scope or issuer";
                 return Err(Error::shared(problem, StoreProblem::Permanent));
+            }
+            (Content::Record(found), Some(known)) if found.is_newer_than(&known) && found.session != known.session => {
+                return Ok(None);
             }
             (Content::Record(found), Some(known)) if !found.is_newer_than(&known) && !found.says_the_same(&known) => {
                 known
@@ -149,7 +163,7 @@ impl SharedStore {
         let initial = participant.initial_refresh_token(source).await.as_ref().map(Digest::of_secret);
         let ending = |revoke| ending(revoke).with_initial_refresh_token(initial.clone());
         match lease.save(version, &ending(to_revoke.clone())).await {
-            SaveEnd::Saved(saved) => Ok((to_revoke, Some(saved), ending(None))),
+            SaveEnd::Saved(saved) => Ok(Some((to_revoke, Some(saved), ending(None)))),
             SaveEnd::Conflict => Err(Error::shared("the lease was lost in a sign-out", StoreProblem::Transient)),
             SaveEnd::Failed(error) => Err(error),
         }
@@ -178,10 +192,11 @@ impl SessionStore for SharedStore {
     fn start_sign_out<'a>(
         &'a self,
         driver: &'a Driver,
+        epoch: u64,
         source: &'a Arc<dyn DynSource>,
         newest: Result<Option<Secret>, Error>,
     ) -> BoxFuture<'a, (Result<Option<Secret>, Error>, SignOut)> {
-        Box::pin(self.start_sign_out(driver, source, newest))
+        Box::pin(self.start_sign_out(driver, epoch, source, newest))
     }
 
     fn finish_sign_out<'a>(

@@ -2,6 +2,7 @@
 
 use std::mem;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::cache::driver::Driver;
 use crate::cache::driver::participant::Participant;
@@ -78,7 +79,7 @@ impl<'a> StoreRun<'a> {
                 runtime.spawn(watching);
             }
         }
-        let began = driver.clock.now();
+        let (began, deadline) = (driver.clock.now(), driver.policy.fetch_deadline());
         let (mut polls, mut waits) = (Polls::new(), false);
         let error = loop {
             // Subscribed before the read, so that no change after it is missed.
@@ -109,12 +110,20 @@ impl<'a> StoreRun<'a> {
                             lease.release().await;
                             return result;
                         }
-                        LeaseOutcome::Lost => lease.release().await,
+                        LeaseOutcome::Lost => {
+                            lease.release().await;
+                            if waited >= deadline {
+                                let problem = "the lease on the shared session ended before this process could save; \
+                                               choose a longer lease, or a faster store";
+                                break Error::shared(problem, StoreProblem::Transient);
+                            }
+                            clock::at_most(polls.next(Duration::ZERO), changed).await;
+                        }
                     }
                 }
                 Ok(LeaseState::Busy { owner, remaining }) => {
                     waits = true;
-                    if waited >= driver.policy.fetch_deadline() {
+                    if waited >= deadline {
                         driver.telemetry.shared(&Sharing::LeaseWaited { waited, obtained: false });
                         let owner = owner.unwrap_or_else(|| "another process".to_owned());
                         let problem = format!(

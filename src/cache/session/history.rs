@@ -16,7 +16,7 @@ pub(crate) struct RejectionHistory {
     pub(crate) early: u64,
     /// When a token was last marked as rejected, and whether the token was young then.
     pub(crate) rejected_at: (DualInstant, bool),
-    /// The challenges of the last response that rejected the current token.
+    /// The challenges of the last rejection that was marked.
     pub(crate) challenges: Vec<HeaderValue>,
 }
 
@@ -26,7 +26,8 @@ struct Replacement {
     generation: u64,
     sign: Sign,
     fetched_at: DualInstant,
-    /// Whether the API accepted a retry with this token. `None`: not known yet.
+    /// Whether the refresh helped: the API accepted a retry with this token, or rejected the token only long after the
+    /// fetch. `None`: not known yet.
     helped: Option<bool>,
 }
 
@@ -72,9 +73,10 @@ impl RejectionHistory {
         }
     }
 
-    /// Another source replaces the current one.
+    /// Forgets whether refreshes have helped. So a late response to a retry has no effect, either.
     pub(crate) fn end_backoffs(&mut self) {
         self.backoffs = Default::default();
+        self.replacement = None;
     }
 }
 

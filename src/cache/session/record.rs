@@ -11,7 +11,7 @@ pub(crate) struct KnownRecord {
     record: Option<Record>,
     /// Why `record` may not be in the store.
     unsaved: Option<Error>,
-    /// The epoch whose login `record` belongs to.
+    /// The epoch in which this process last made or ended a record.
     epoch: u64,
     /// Whether another session began in this process since it made a record.
     begins_session: bool,
@@ -67,7 +67,7 @@ impl KnownRecord {
             let is_free = matches!(found.state, State::Ended(_)) && (self.record.is_none() || is_new_login);
             return if is_free { Comparison::NewLogin } else { Comparison::OtherIdentity };
         }
-        // No login in the record began with the refresh token of this process's source.
+        // At the first read, an initial refresh token that the record does not list is a new login.
         let is_new_seed = self.record.is_none()
             && found
                 .zip(initial)
@@ -93,7 +93,8 @@ impl KnownRecord {
     pub(crate) fn login_over(&self, found: Option<&Record>, identity: &Digest, initial: Option<&Secret>) -> Record {
         let previous = || found.into_iter().chain(&self.record);
         let newest = |number: fn(&Record) -> u64| previous().map(number).max().unwrap_or_default();
-        let begins_session = self.begins_session || previous().any(Record::is_signed_out);
+        let is_of_another = found.is_some_and(|found| self.is_of_another_session(found));
+        let begins_session = self.begins_session || is_of_another || previous().any(Record::is_signed_out);
         let initial_refresh_tokens =
             found.filter(|found| found.identity == *identity).map(|found| found.initial_refresh_tokens.clone());
         let record = Record {
@@ -118,8 +119,11 @@ impl KnownRecord {
         self.unsaved = None;
     }
 
-    /// The store contains the known record.
-    pub(crate) fn on_same(&mut self) {
+    /// The store contains the known record. After a sign-out, it may no longer contain the refresh token.
+    pub(crate) fn on_same(&mut self, found: &Record) {
+        if found.is_signed_out() {
+            self.record = Some(found.clone());
+        }
         self.unsaved = None;
     }
 

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::cache::session::{Decision, Demand, ReadContext, ReadOutcome, Run, Session};
+use crate::cache::session::{Decision, Demand, FetchPlan, ReadContext, ReadOutcome, Run, Session};
 use crate::schedule::{DualInstant, RefreshPolicy};
 use crate::secret::Secret;
+use crate::source::Reason;
 use crate::store::record::{Digest, Record, SavedToken, State};
 use crate::token::{SessionId, Token};
 
@@ -24,19 +25,22 @@ fn token(text: &str) -> Token {
 
 impl Fixture {
     fn new() -> Self {
-        let (policy, identity) = (RefreshPolicy::new(), Digest::of(["ada"]));
-        let id = SessionId::first_of(7.try_into().expect("not zero"));
-        let mut session = Session::new(id);
-        let runs = [1, 2].map(|number| {
-            let decision = session.decide(Demand::Usable, id, &policy, NOW, false);
-            let Decision::Start(plan) = decision else { panic!("there is no token") };
-            let run = Run { number, plan };
-            session.on_started(run, &policy, NOW);
-            run
-        });
-        let mut fixture = Self { session, runs, policy, identity };
+        let session = Session::new(SessionId::first_of(7.try_into().expect("not zero")));
+        let plan = FetchPlan { epoch: 0, reason: Reason::First, sign: None };
+        let runs = [1, 2].map(|number| Run { number, plan });
+        let mut fixture = Self { session, runs, policy: RefreshPolicy::new(), identity: Digest::of(["ada"]) };
+        fixture.runs = [1, 2].map(|number| fixture.start(number));
         fixture.session.on_record_made(runs[1], fixture.record(1, 0), None);
         fixture
+    }
+
+    fn start(&mut self, number: u64) -> Run {
+        let id = self.session.view().session;
+        let decision = self.session.decide(Demand::Usable, id, &self.policy, NOW, false);
+        let Decision::Start(plan) = decision else { panic!("there is no token") };
+        let run = Run { number, plan };
+        self.session.on_started(run, &self.policy, NOW);
+        run
     }
 
     fn record(&self, session: u64, serial: u64) -> Record {
@@ -88,17 +92,21 @@ fn the_results_of_all_runs_are_ignored_once_the_background_has_read_a_record_of_
 }
 
 #[test]
-fn the_run_that_has_read_a_record_of_another_session_fetches_for_that_session() {
+fn a_run_that_reads_a_record_of_another_session_ends_and_the_next_run_fetches() {
     let mut fixture = Fixture::new();
     let mut record = fixture.record(2, 1);
     if let State::Active { token, .. } = &mut record.state {
         *token = None;
     }
-    let [older, newer] = fixture.runs;
-    let outcome = fixture.read(&record, Some(newer));
+    let outcome = fixture.read(&record, Some(fixture.runs[1]));
+    assert!(matches!(outcome, ReadOutcome::Discarded), "{outcome:?}");
+    for run in fixture.runs {
+        assert!(fixture.session.on_received(run, token("late")).is_none());
+    }
+    let next = fixture.start(3);
+    let outcome = fixture.read(&record, Some(next));
     assert!(matches!(outcome, ReadOutcome::Fetch { is_login: false, .. }), "{outcome:?}");
-    assert!(fixture.session.on_received(older, token("late")).is_none());
-    assert!(fixture.session.on_received(newer, token("newer")).is_some());
+    assert!(fixture.session.on_received(next, token("newer")).is_some());
 }
 
 #[test]
