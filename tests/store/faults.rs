@@ -244,6 +244,21 @@ async fn a_denied_client_does_not_end_the_session_of_the_others() {
     assert_eq!(text(share().get().await), "token-1");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_ends_before_anything_can_be_saved_is_an_error_and_no_loop() {
+    let (issuer, store) = (Issuer::new(), MemoryStore::new());
+    store.delay(SECOND);
+    let shared = session(&store).lease(SECOND / 2);
+    let process = TokenCache::builder(issuer.login()).shared_session(shared).build().unwrap();
+    let error = process.get().await.unwrap_err();
+    assert!(error.is_transient() || error.is_timeout(), "{error}");
+    sleep(100).await;
+    let leases = store.calls(StoreCall::Acquire);
+    sleep(100).await;
+    assert_eq!(store.calls(StoreCall::Acquire), leases, "no run is left that goes on trying");
+    assert_eq!(issuer.calls(), 0);
+}
+
 // === the record ===
 
 #[tokio::test(start_paused = true)]
