@@ -51,7 +51,7 @@ pub(crate) struct SingleFlight<T> {
     /// Ordering: relaxed, because it is a hint that saves a lock. A caller that relies on it skips only work that the
     /// run in flight does anyway.
     in_flight_until: AtomicU64,
-    /// Called after each run, once the slot does not contain it and its result is set.
+    /// Called when a run completes or is detached.
     on_idle: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -79,7 +79,7 @@ struct Progress<T> {
     /// What the waiters get.
     result: Option<Result<T, Abandoned>>,
     waiters: Slab<Waker>,
-    /// Once there is a result: all waiters with a smaller key have been woken.
+    /// Once there is a result: no registered waiter has a smaller key.
     next_to_wake: usize,
     /// Whether the work has ended, or was detached.
     ended: bool,
@@ -118,7 +118,7 @@ struct CompletionGuard<T> {
 // === impl SingleFlight ===
 
 impl<T> SingleFlight<T> {
-    /// `on_idle` is called after each run, once the slot does not contain it and its result is set. No lock is held then.
+    /// `on_idle` is called when a run completes or is detached. No lock is held then.
     pub(crate) fn new(on_idle: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             current: Mutex::new(Current { run: None, started: 0 }),

@@ -72,8 +72,9 @@ pub(crate) struct Driver {
     policy: CachePolicy,
     clock: Clock,
     telemetry: Telemetry,
-    /// Notified after each run and each save. It wakes `keep_warm` and the tasks that wait for the end of a save. It
-    /// outlives this struct, because it also signals that the struct was dropped.
+    /// Notified after each run, save, new source, adopted record and shutdown. It wakes `keep_warm`, the watch of the
+    /// store, and the tasks that wait for the end of a save. It outlives this struct, because it also signals that the
+    /// struct was dropped.
     changed: Arc<Notify>,
     /// One permit for each KiB of rejected responses that are kept unread. Created for the first of them.
     unread: OnceLock<Arc<Semaphore>>,
@@ -98,13 +99,13 @@ pub(crate) trait SessionStore: Send + Sync {
     /// Why the last operation of the store failed, if it did, and how long ago the record was read.
     fn health(&self) -> (Option<Error>, Option<Duration>);
 
-    /// Runs one fetch of the shared session. `held`: the generation that it replaces.
+    /// Runs one fetch of the shared session. `generation`: the one that was current when the run started, or 0.
     fn run<'a>(
         &'a self,
         driver: &'a Arc<Driver>,
         run: Run,
         source: Arc<dyn DynSource>,
-        held: u64,
+        generation: u64,
     ) -> BoxFuture<'a, Option<Result<Token, Error>>>;
 
     /// Ends the record, before the refresh token is revoked. Returns the refresh token to revoke.
@@ -281,7 +282,8 @@ impl Driver {
         self.snapshot.swap(Arc::new(Snapshot::new(Arc::clone(state.session.view()))))
     }
 
-    /// Reports to the telemetry when the current token ends. No lock may be held, because a recorder is user code.
+    /// Reports to the telemetry when the current token ends. No lock may be held, because a recorder is user
+    /// code.
     fn report_token_end(&self) {
         let end = self.snapshot.load().view.current.as_ref().and_then(|current| current.token.expires_at());
         self.telemetry.token_ends(end);
@@ -478,8 +480,8 @@ impl Driver {
                 let pause = state.session.pause_before(plan, now);
                 // Read now, because another token may be adopted before the run is first polled. The run then uses
                 // that.
-                let held = state.session.view().current.as_ref().map_or(0, |current| current.token.generation());
-                let fetch = Arc::clone(self).run(run, Arc::clone(&state.source), held);
+                let generation = state.session.view().current.as_ref().map_or(0, |current| current.token.generation());
+                let fetch = Arc::clone(self).run(run, Arc::clone(&state.source), generation);
                 let work = own_run::within(session, async move {
                     if !pause.is_zero() {
                         // The error is dropped, because without timers the fetch fails anyway.
@@ -512,10 +514,15 @@ impl Driver {
 
     // --- one fetch ---
 
-    /// Fetches and publishes a token. Returns `None` if the session ignores the result. `held`: the generation that it
-    /// replaces.
+    /// Fetches and publishes a token. Returns `None` if the session ignores the result. `generation`: the one that was
+    /// current when the run started, or 0.
     #[cfg_attr(not(feature = "store"), expect(unused_variables, reason = "another token is never adopted"))]
-    async fn run(self: Arc<Self>, run: Run, source: Arc<dyn DynSource>, held: u64) -> Option<Result<Token, Error>> {
+    async fn run(
+        self: Arc<Self>,
+        run: Run,
+        source: Arc<dyn DynSource>,
+        generation: u64,
+    ) -> Option<Result<Token, Error>> {
         let permit = self.token_call_permit().await;
         // The session may have been signed out during a long wait for the permit. Then no token call is made.
         if !matches!(permit, Ok(None)) && !self.state().session.wants(run) {
@@ -527,7 +534,7 @@ impl Driver {
         };
         #[cfg(feature = "store")]
         if let Some(store) = &self.store {
-            return store.run(&self, run, source, held).await;
+            return store.run(&self, run, source, generation).await;
         }
         let asked = self.clock.now();
         let (replaced, refresh_token) = {
@@ -757,7 +764,7 @@ impl Driver {
         let revoked = match &self.store {
             Some(store) => {
                 let (to_revoke, sign_out) = store.start_sign_out(self, epoch, &source, refresh_token).await;
-                let revoked = sign_out.keep(revoke(to_revoke)).await;
+                let revoked = sign_out.extend_while(revoke(to_revoke)).await;
                 store.finish_sign_out(self, epoch, sign_out, revoked).await
             }
             None => revoke(refresh_token).await,

@@ -18,9 +18,10 @@
 //! - The first call of a service borrows the snapshot and keeps nothing, because a service that is cloned for one
 //!   request has no second call.
 //! - The second call keeps the snapshot.
-//! - The first check of a token by a later call copies `fresh_until`. When that time has passed, the next check copies
-//!   the token, because cloning a header value writes its reference count. Then the service also gets an owner of its
-//!   own ([`Reader::copy_owner`]). From then on its requests write nothing that another thread reads.
+//! - The first check of a token by a later call copies `fresh_until`. After that time, one check moves `fresh_until`
+//!   forward, and the check after it copies the token, because cloning a header value writes its reference count. Then
+//!   the service also gets an owner of its own ([`Reader::copy_owner`]). From then on its requests write nothing that
+//!   another thread reads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -21,8 +21,9 @@
 //! expires.
 //!
 //! # Three numbers
-//! - A **session** is one login. A request belongs to the session in which it began, and never carries the token of
-//!   another session. A sign-out begins a new session, and so does the login of another person.
+//! - A **session** is the time in which one person is signed in. New credentials for that person do not end it. A
+//!   request belongs to the session in which it began, and never carries the token of another session. A sign-out
+//!   begins a new session, and so does the login of another person.
 //! - The **epoch** counts sources. The result of a run for an older source is discarded.
 //! - The **generation** counts tokens. A rejection names a token, and has no effect unless that token is the current
 //!   one.
@@ -87,12 +88,12 @@ pub(crate) struct Session {
     history: Option<Box<RejectionHistory>>,
     /// The second usable token: the previous one, or, while that one is the fallback, the newer one.
     other: Option<Box<CurrentToken>>,
-    /// Whether the older of the two was rejected. Then it is a fallback only if the newer one did not help.
+    /// Whether the older of the two was rejected. Then it is a fallback only if the API rejected the newer one, too.
     previous_is_suspect: bool,
     /// The newest run that was started.
     started_run: u64,
-    /// The newest run whose result was accepted.
-    accepted_run: u64,
+    /// The results of runs with a smaller number are ignored.
+    oldest_valid_run: u64,
     /// The newest token of the source, published or not.
     newest: Option<Token>,
     rotation: Rotation,
@@ -205,8 +206,8 @@ pub(crate) enum Outcome {
         for_waiters: Result<Token, Error>,
         backoff: Duration,
     },
-    /// The result is ignored, because the source was replaced, the session ended, a newer run returned a token before, or
-    /// this run failed after a newer one started.
+    /// The result is ignored, because the source was replaced, the session ended, a newer run returned a token before,
+    /// or this run failed after a newer one started.
     Discarded,
 }
 
@@ -252,7 +253,7 @@ impl Session {
             other: None,
             previous_is_suspect: false,
             started_run: 0,
-            accepted_run: 0,
+            oldest_valid_run: 0,
             newest: None,
             rotation: Rotation::default(),
             #[cfg(feature = "store")]
@@ -321,7 +322,7 @@ impl Session {
         now: DualInstant,
         in_flight: bool,
     ) -> Decision {
-        // This comes before `Join`, because the token of a run in flight belongs to another session.
+        // This comes before `Join`, because a caller whose session has ended cannot use the token of a run.
         if session != self.view.session || self.lifecycle != Lifecycle::Active {
             return Decision::Fail(Error::signed_out());
         }
@@ -346,7 +347,7 @@ impl Session {
             (Demand::Fetched, _) => Reason::Asked,
             (Demand::NewerThan(..), Some(_)) => Reason::Rejected,
             (_, Some(_)) => Reason::Due,
-            // An expired token would be replaced without a rejection, too.
+            // Also for a rejected token, so that the rejection budget does not count the fetch.
             (_, None) if self.view.current.is_some() => Reason::Expired,
             (_, None) => Reason::First,
         };
@@ -365,8 +366,8 @@ impl Session {
     /// How long a run waits before it calls the source. Without a pause, tokens with a tiny lifetime would cause a call
     /// for each request.
     pub(crate) fn pause_before(&self, plan: FetchPlan, now: DualInstant) -> Duration {
-        let is_for_its_age = matches!(plan.reason, Reason::Due | Reason::Expired);
-        let aged = self.view.current.as_ref().filter(|_| is_for_its_age);
+        let is_for_age = matches!(plan.reason, Reason::Due | Reason::Expired);
+        let aged = self.view.current.as_ref().filter(|_| is_for_age);
         let next = aged.zip(self.asked).map(|(aged, asked)| schedule::next_refresh(asked, aged.token.lifetime()));
         next.map_or(Duration::ZERO, |next| next.wait(now))
     }
@@ -400,10 +401,10 @@ impl Session {
         }
         let Some(current) = self.view.current.as_ref().filter(|current| current.token.id() == token) else {
             // If the rejected token is the previous one and is not young, it cannot be a fallback.
-            let is_dead = |other: &mut Box<CurrentToken>| {
+            let is_no_fallback = |other: &mut Box<CurrentToken>| {
                 other.token.id() == token && token.generation < newest && !schedule::is_young(other.issued_at, now)
             };
-            self.other.take_if(is_dead);
+            self.other.take_if(is_no_fallback);
             return Rejection::Superseded;
         };
         let issued_at = current.issued_at;
@@ -438,7 +439,7 @@ impl Session {
         mem::replace(&mut self.history().challenges, challenges)
     }
 
-    /// The unparsed challenges of the last response that rejected the current token.
+    /// The unparsed challenges of the last rejection that was marked.
     pub(crate) fn challenges(&self) -> &[HeaderValue] {
         self.history.as_ref().map_or(&[], |history| &history.challenges)
     }
@@ -618,7 +619,7 @@ impl Session {
         self.record.unsaved().is_some() && self.lifecycle != Lifecycle::SignedOut
     }
 
-    /// Whether this process's login is not in a record yet.
+    /// Whether this process has replaced its source since it last made or ended a record.
     #[cfg(feature = "store")]
     pub(crate) fn has_new_login(&self) -> bool {
         self.record.lacks_login_of(self.epoch)
@@ -634,8 +635,8 @@ impl Session {
     #[cfg(feature = "store")]
     pub(crate) fn on_record_read(&mut self, found: Option<&Record>, context: &ReadContext<'_>) -> ReadOutcome {
         let wanted = context.run.is_none_or(|run| self.is_newest(run));
-        let revivable = self.lifecycle == Lifecycle::Active || self.record.ended_elsewhere;
-        if !wanted || !revivable {
+        let reads_records = self.lifecycle == Lifecycle::Active || self.record.ended_elsewhere;
+        if !wanted || !reads_records {
             return ReadOutcome::Discarded;
         }
         match self.record.compare(found, context.identity, context.initial_refresh_token, self.epoch) {
@@ -684,7 +685,7 @@ impl Session {
         self.forget();
         self.end_backoffs();
         // All runs so far belong to the former session.
-        self.accepted_run = self.started_run + 1;
+        self.oldest_valid_run = self.started_run + 1;
     }
 
     #[cfg(feature = "store")]
@@ -703,7 +704,7 @@ impl Session {
         };
         let adopted = self.publish(saved.token.clone(), window, saved.asked, context.now);
         if let Some(run) = context.run {
-            self.accepted_run = self.accepted_run.max(run.number);
+            self.oldest_valid_run = self.oldest_valid_run.max(run.number);
             if run.plan.reason == Reason::Rejected {
                 // No token call was made.
                 self.rejections.remove_last();
@@ -732,7 +733,7 @@ impl Session {
         if matches!(record.state, State::Ended(_)) {
             return self.on_ended(record, context);
         }
-        // Another read has adopted it meanwhile.
+        // A read since this run began has adopted the record, so its token is newer than the run needs.
         if let Some((current, _)) = self.view.usable_at(context.now)
             && current.token.generation() > context.generation
             && current.token.generation() != self.rejected
@@ -747,6 +748,7 @@ impl Session {
     fn on_ended(&mut self, record: Record, context: &ReadContext<'_>) -> ReadOutcome {
         match record.state {
             State::Ended(Ending::SignedOut { .. }) => {
+                // Later reads of the same end begin no further session.
                 if !self.record.ended_elsewhere {
                     self.record.ended_elsewhere = true;
                     self.lifecycle = Lifecycle::SignedOut;
@@ -853,13 +855,13 @@ impl Session {
     /// session that was signed out does not continue.
     pub(crate) fn on_new_source(&mut self, same_session: bool) {
         let session = self.view.session;
-        let goes_on = same_session && self.lifecycle == Lifecycle::Active;
-        self.end_view(if goes_on { session } else { session.next() });
+        let keeps_session = same_session && self.lifecycle == Lifecycle::Active;
+        self.end_view(if keeps_session { session } else { session.next() });
         self.lifecycle = Lifecycle::Active;
         #[cfg(feature = "store")]
         {
             self.record.ended_elsewhere = false;
-            if !goes_on {
+            if !keeps_session {
                 self.record.on_new_session();
             }
         }
@@ -880,20 +882,20 @@ impl Session {
         self.is_newest(run) && self.lifecycle == Lifecycle::Active
     }
 
-    /// Records that a run returned a token. Returns `false` if the session ignores it.
+    /// Records that a run reported a refresh token or returned a token. Returns `false` if the session ignores it.
     ///
     /// A session that is signing out still accepts it, because its refresh token has to be revoked.
     fn accept(&mut self, run: Run) -> bool {
         let accepts = self.is_newest(run) && self.lifecycle != Lifecycle::SignedOut;
         if accepts {
-            self.accepted_run = run.number;
+            self.oldest_valid_run = run.number;
         }
         accepts
     }
 
-    /// Whether this run belongs to the current source, and no result of a newer run was accepted.
+    /// Whether this run belongs to the current source and session, and no result of a newer run was accepted.
     fn is_newest(&self, run: Run) -> bool {
-        run.plan.epoch == self.epoch && run.number >= self.accepted_run
+        run.plan.epoch == self.epoch && run.number >= self.oldest_valid_run
     }
 
     fn evaluate(&self, token: Token, policy: &RefreshPolicy, timing: Timing) -> Result<Evaluation, Error> {

@@ -70,8 +70,8 @@ pub(crate) enum SaveEnd {
 pub(crate) struct SignOut {
     /// `None`: the store failed, or another process holds the lease.
     pub(crate) lease: Option<HeldLease>,
-    /// The version of the ended record, and the record without the refresh token. `None`: the record belongs to the next
-    /// session, and stays as it is. An error says why it was not ended.
+    /// The version of the ended record, and the record without the refresh token. `None`: the record belongs to the
+    /// next session, and stays as it is. An error says why it was not ended.
     pub(crate) marked: Result<Option<(Option<u64>, Record)>, Error>,
 }
 
@@ -86,7 +86,7 @@ const POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_se
 /// once more, and the issuer would deny it.
 const KEEP_ENDED_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// The pause between two attempts to save a record.
-const SAVE_PAUSE: Duration = Duration::from_millis(200);
+const SAVE_RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 // === impl StoreAccess ===
 
@@ -103,8 +103,8 @@ impl StoreAccess {
 
     /// How much longer a run may take than without a store.
     ///
-    /// It may wait for the lease as long as a fetch may take, and then call the issuer. The holder of the lease may take
-    /// the length of a lease to save, before and after.
+    /// It may wait for the lease as long as a fetch may take, and then call the issuer. The holder of the lease may
+    /// take the length of a lease to save, before and after.
     pub(crate) fn run_budget(&self, fetch_deadline: Duration) -> Duration {
         (fetch_deadline + self.config.lease + CALL_DEADLINE) * 2
     }
@@ -218,7 +218,7 @@ impl StoreAccess {
 
 impl HeldLease {
     /// Does the work, and extends the lease meanwhile.
-    pub(crate) async fn keep<T>(&self, work: impl Future<Output = T>) -> T {
+    pub(crate) async fn extend_while<T>(&self, work: impl Future<Output = T>) -> T {
         let (mut work, mut extending) = (pin!(work), pin!(self.extend()));
         std::future::poll_fn(|cx| {
             let done = work.as_mut().poll(cx);
@@ -284,10 +284,10 @@ impl HeldLease {
                 };
             may_have_saved = true;
             let now = self.shared.clock.now().mono;
-            if now + SAVE_PAUSE >= give_up_at.min(*self.until()) {
+            if now + SAVE_RETRY_PAUSE >= give_up_at.min(*self.until()) {
                 return SaveEnd::Failed(error);
             }
-            clock::sleep(SAVE_PAUSE).await;
+            clock::sleep(SAVE_RETRY_PAUSE).await;
         }
     }
 
@@ -304,7 +304,7 @@ impl HeldLease {
     }
 
     /// Whether this attempt may still hold the lease.
-    pub(crate) fn lives(&self) -> bool {
+    pub(crate) fn may_be_held(&self) -> bool {
         self.shared.clock.now().mono < *self.until()
     }
 
@@ -317,9 +317,9 @@ impl HeldLease {
 
 impl SignOut {
     /// Does the work, and extends the lease meanwhile, if there is one.
-    pub(crate) async fn keep<T>(&self, work: impl Future<Output = T>) -> T {
+    pub(crate) async fn extend_while<T>(&self, work: impl Future<Output = T>) -> T {
         match &self.lease {
-            Some(lease) => lease.keep(work).await,
+            Some(lease) => lease.extend_while(work).await,
             None => work.await,
         }
     }

@@ -254,7 +254,7 @@ async fn a_run_past_its_deadline_is_replaced_and_does_not_empty_the_slot_of_the_
     let old = start(&flight, async { answered.await.ok() });
     assert!(SingleFlight::lock(&flight).join(DEADLINE - Duration::from_nanos(1)).is_some());
     assert!(SingleFlight::lock(&flight).join(DEADLINE).is_none() && !flight.is_in_flight(DEADLINE));
-    assert!(handle(&flight).is_some(), "it is still there for those who wait for its end");
+    assert!(handle(&flight).is_some(), "it is still there for callers that wait for its end");
     let (new, task) = SingleFlight::lock(&flight).start(DEADLINE * 2, pending());
     answer.send(7).unwrap();
     assert_eq!(old.await, Ok(7));
@@ -343,7 +343,7 @@ async fn waiters_are_woken_in_batches_with_others_in_between() {
 }
 
 #[test]
-fn a_runtime_that_ends_between_two_batches_leaves_nobody_asleep() {
+fn a_runtime_that_ends_between_two_batches_wakes_all_waiters() {
     let flight = flight();
     let runtime = runtime();
     let waiters = runtime.block_on(async {
@@ -357,7 +357,7 @@ fn a_runtime_that_ends_between_two_batches_leaves_nobody_asleep() {
 }
 
 #[test]
-fn a_runtime_that_stands_still_between_two_batches_leaves_nobody_asleep() {
+fn a_runtime_that_stalls_between_two_batches_wakes_all_waiters() {
     for spurious in [false, true] {
         let flight = flight();
         let runtime = runtime();

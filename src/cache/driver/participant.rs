@@ -94,7 +94,8 @@ impl<'a> Participant<'a> {
         }
     }
 
-    /// Writes the newest record again, if the lease holder still finds it missing. Returns whether the store failed.
+    /// Writes the newest record again, if the lease holder still finds it missing or out of date. Returns whether the
+    /// store failed.
     pub(crate) async fn restore(self, lease: &HeldLease, identity: &Digest) -> bool {
         let Ok(found) = self.shared.read().await else { return true };
         if matches!(found.content, Content::Unreadable(_)) {

@@ -45,7 +45,7 @@ impl SharedStore {
                 return (newest, SignOut { lease: None, marked: Err(problem) });
             }
         };
-        let ended = lease.keep(self.end_record(participant, epoch, &lease, source, newest.as_ref().ok())).await;
+        let ended = lease.extend_while(self.end_record(participant, epoch, &lease, source, newest.as_ref().ok())).await;
         let (to_revoke, marked) = match ended {
             Ok(Some((to_revoke, version, record))) => (Ok(to_revoke), Ok(Some((version, record)))),
             // The record belongs to the next session.
@@ -69,7 +69,7 @@ impl SharedStore {
         let Some(lease) = lease else { return revoked.and(marked.map(drop)) };
         let result = match marked {
             Ok(Some((version, record))) => {
-                let saved = lease.keep(lease.save(version, &record)).await;
+                let saved = lease.extend_while(lease.save(version, &record)).await;
                 let problem = match saved {
                     SaveEnd::Saved(_) => None,
                     SaveEnd::Conflict => {
@@ -184,9 +184,9 @@ impl SessionStore for SharedStore {
         driver: &'a Arc<Driver>,
         run: Run,
         source: Arc<dyn DynSource>,
-        held: u64,
+        generation: u64,
     ) -> BoxFuture<'a, Option<Result<Token, Error>>> {
-        Box::pin(async move { StoreRun::new(driver, &self.shared, run, source, held).run().await })
+        Box::pin(async move { StoreRun::new(driver, &self.shared, run, source, generation).run().await })
     }
 
     fn start_sign_out<'a>(

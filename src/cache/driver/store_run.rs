@@ -25,7 +25,8 @@ pub(crate) struct StoreRun<'a> {
     run: Run,
     source: Arc<dyn DynSource>,
     identity: Digest,
-    /// The refresh token with which the source begins. It is read only if it can matter.
+    /// The refresh token with which the source begins. It is read only if the record is unknown or has ended, the login
+    /// is new, or the store fails.
     initial_refresh_token: OnceLock<Option<Secret>>,
     /// The generation that was current when the run began.
     generation: u64,
@@ -98,7 +99,7 @@ impl<'a> StoreRun<'a> {
                     if mem::take(&mut waits) {
                         driver.telemetry.shared(&Sharing::LeaseWaited { waited, obtained: true });
                     }
-                    let outcome = lease.keep(self.run_with_lease(&lease)).await;
+                    let outcome = lease.extend_while(self.run_with_lease(&lease)).await;
                     match outcome {
                         LeaseOutcome::Unsaved(result) => {
                             if let Some(runtime) = clock::runtime() {
@@ -192,7 +193,7 @@ impl<'a> StoreRun<'a> {
                 Ok(_) => None,
                 Err(error) => Some(error.clone()),
             };
-            if let Some(record) = answered(&base, &answer, newest, sent.as_ref(), asked) {
+            if let Some(record) = next_record(&base, &answer, newest, sent.as_ref(), asked) {
                 let received = self.driver.receive(run, answer);
                 let saved = lease.save(version, &record).await;
                 let failed = matches!(saved, SaveEnd::Failed(_));
@@ -305,7 +306,7 @@ impl<'a> StoreRun<'a> {
         Ok((found, step))
     }
 
-    /// Reads the refresh token with which the source begins, if it can matter.
+    /// Reads the refresh token with which the source begins, if this record may need it.
     async fn find_initial_refresh_token(&self, found: &Found) {
         let has_ended = matches!(&found.content, Content::Record(Record { state: RecordState::Ended(_), .. }));
         let begins = {
@@ -344,7 +345,7 @@ impl<'a> StoreRun<'a> {
             }
         };
         let (answer, newest) = self.driver.ask(run, &self.source, replaced, refresh_token.clone()).await;
-        let record = answered(&base, &answer, newest, refresh_token.as_ref(), asked);
+        let record = next_record(&base, &answer, newest, refresh_token.as_ref(), asked);
         let received = self.driver.receive(run, answer)?;
         if let Some(record) = record {
             self.driver.state().session.on_record_made(run, record, Some(error));
@@ -373,7 +374,7 @@ impl<'a> StoreRun<'a> {
 
 /// The record that follows `base` after this result, or `None` if there is nothing to save. `newest` is the newest
 /// refresh token, which the source may have reported before it failed.
-fn answered(
+fn next_record(
     base: &Record,
     answer: &Result<Token, Error>,
     newest: Option<Secret>,

@@ -21,7 +21,7 @@ use crate::telemetry::Sharing;
 struct WatchGuard(Arc<StoreAccess>);
 
 /// The pause between two attempts to save in the background.
-const SAVE_PAUSE: Duration = Duration::from_millis(500);
+const RESTORE_PAUSE: Duration = Duration::from_millis(500);
 /// The time over which processes spread their reads after the store notifies them of a change.
 const READ_SPREAD: Duration = Duration::from_millis(100);
 
@@ -92,7 +92,7 @@ async fn watch_once(participant: Participant<'_>) {
         }
         ReadOutcome::Lost(known) if is_worth_restoring(&known, driver.clock.now()) => {
             if let Ok(LeaseState::Held(lease)) = shared.acquire().await {
-                lease.keep(participant.restore(&lease, &identity)).await;
+                lease.extend_while(participant.restore(&lease, &identity)).await;
                 lease.release().await;
             }
         }
@@ -104,8 +104,8 @@ async fn watch_once(participant: Participant<'_>) {
 /// using the old refresh token in the record.
 pub(crate) async fn save_later(driver: Weak<Driver>, shared: Arc<StoreAccess>, lease: HeldLease) {
     lease
-        .keep(async {
-            while lease.lives() {
+        .extend_while(async {
+            while lease.may_be_held() {
                 let Some(driver) = driver.upgrade() else { return };
                 let known = {
                     let state = driver.state();
@@ -118,7 +118,7 @@ pub(crate) async fn save_later(driver: Weak<Driver>, shared: Arc<StoreAccess>, l
                     return;
                 }
                 drop(driver);
-                clock::sleep(SAVE_PAUSE).await;
+                clock::sleep(RESTORE_PAUSE).await;
             }
         })
         .await;

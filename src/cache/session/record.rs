@@ -45,13 +45,13 @@ impl KnownRecord {
         self.unsaved.as_ref()
     }
 
-    /// Whether the login of this epoch is not in a record yet.
+    /// Whether this process has replaced its source since it last made or ended a record.
     pub(crate) fn lacks_login_of(&self, epoch: u64) -> bool {
         self.epoch != epoch
     }
 
-    /// Compares the record in the store, if there is one. `initial` is the first refresh token of this process's source,
-    /// and `epoch` is the number of that source.
+    /// Compares the record in the store, if there is one. `initial` is the first refresh token of this process's
+    /// source, and `epoch` is the number of that source.
     pub(crate) fn compare<'a>(
         &self,
         found: Option<&'a Record>,
