@@ -12,13 +12,14 @@ use tonic::transport::Endpoint;
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
-use tower::{BoxError, Layer};
+use tower::{BoxError, ServiceBuilder};
 use tower_bearer::oauth2::{ClientCredentialsGrant, Issuer};
 use tower_bearer::replay::Buffered;
 use tower_bearer::testing::TokenServer;
 use tower_bearer::{BearerLayer, RejectionPolicy, TokenCache};
 
 mod fake;
+mod status;
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
@@ -36,7 +37,8 @@ async fn main() -> Result<(), BoxError> {
         .allow_relative_uris()
         // A call's messages are a stream. A recording of it can be sent again.
         .replay(Buffered::new(64 * 1024).wrap(Body::new));
-    let mut health = HealthClient::new(layer.layer(channel));
+    let service = ServiceBuilder::new().map_err(status::of).layer(layer).service(channel);
+    let mut health = HealthClient::new(service);
 
     let ask = || HealthCheckRequest { service: String::new() };
     let answer = health.check(ask()).await?.into_inner();
