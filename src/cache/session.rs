@@ -688,6 +688,7 @@ impl Session {
         self.oldest_valid_run = self.started_run + 1;
     }
 
+    /// Stores the record as the known one, and publishes its token if that is usable.
     #[cfg(feature = "store")]
     fn adopt(&mut self, record: Record, context: &ReadContext<'_>) -> ReadOutcome {
         self.record.on_read(record.clone());
