@@ -718,10 +718,7 @@ impl Session {
     #[cfg(feature = "store")]
     fn adoptable<'a>(&self, saved: &'a SavedToken, context: &ReadContext<'_>) -> Option<(&'a SavedToken, Window)> {
         let SavedToken { token, asked } = saved;
-        let mut window = Window::new(context.policy, token.lifetime(), *asked, Duration::ZERO, context.jitter);
-        if let Some(refresh_in) = token.refresh_in() {
-            window = window.due_within(refresh_in, context.jitter);
-        }
+        let window = window_of(token, context.policy, *asked, Duration::ZERO, context.jitter);
         let rejected = self.view.current.as_ref().is_some_and(|current| {
             current.token.generation() == self.rejected && current.token.header_value() == token.header_value()
         });
@@ -902,10 +899,7 @@ impl Session {
     fn evaluate(&self, token: Token, policy: &RefreshPolicy, timing: Timing) -> Result<Evaluation, Error> {
         let Timing { asked, now, jitter } = timing;
         let took = now.mono.saturating_sub(asked.mono);
-        let mut window = Window::new(policy, token.lifetime(), asked, took, jitter);
-        if let Some(refresh_in) = token.refresh_in() {
-            window = window.due_within(refresh_in, jitter);
-        }
+        let window = window_of(&token, policy, asked, took, jitter);
         if window.phase(now) == Phase::Expired {
             let problem = format!(
                 "it had expired when it arrived: it is valid for {:?} from the request, and the answer took {took:?}",
@@ -982,6 +976,15 @@ impl Session {
     fn forget(&mut self) {
         self.newest = None;
         self.rotation.forget();
+    }
+}
+
+/// The window of a token that was requested at `asked`. `took`: how long its fetch took.
+fn window_of(token: &Token, policy: &RefreshPolicy, asked: DualInstant, took: Duration, jitter: f64) -> Window {
+    let window = Window::new(policy, token.lifetime(), asked, took, jitter);
+    match token.refresh_in() {
+        Some(refresh_in) => window.due_within(refresh_in, jitter),
+        None => window,
     }
 }
 

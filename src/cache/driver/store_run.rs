@@ -313,7 +313,14 @@ impl<'a> StoreRun<'a> {
             let state = self.driver.state();
             state.session.known_record().is_none() || state.session.has_new_login()
         };
-        if (has_ended || begins) && self.initial_refresh_token.get().is_none() {
+        if has_ended || begins {
+            self.read_initial_refresh_token().await;
+        }
+    }
+
+    /// Reads the refresh token with which the source begins, once.
+    async fn read_initial_refresh_token(&self) {
+        if self.initial_refresh_token.get().is_none() {
             let _ = self.initial_refresh_token.set(self.participant().initial_refresh_token(&self.source).await);
         }
     }
@@ -324,9 +331,7 @@ impl<'a> StoreRun<'a> {
         let (run, asked) = (self.run, self.driver.clock.now());
         let allowed = self.shared.config.refresh_without_store;
         let has_token = self.driver.snapshot.load().view.usable_at(asked).is_some();
-        if self.initial_refresh_token.get().is_none() {
-            let _ = self.initial_refresh_token.set(self.participant().initial_refresh_token(&self.source).await);
-        }
+        self.read_initial_refresh_token().await;
         let needs_refresh_token = self.initial_refresh_token.get().is_some_and(Option::is_some);
         if has_token || needs_refresh_token && !allowed {
             return self.driver.conclude(run, asked, Err(error)).await;
