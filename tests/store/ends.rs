@@ -14,7 +14,7 @@ async fn signing_out_in_one_process_ends_the_session_in_all_and_revokes_once() {
         for process in &processes {
             process.get().await.unwrap();
         }
-        processes[0].sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+        issuer.sign_out(&processes[0]).await.unwrap();
         sleep(if notify { 1 } else { 34 }).await;
         for process in &processes {
             assert!(process.get().await.unwrap_err().is_signed_out() && process.status().signed_out);
@@ -23,7 +23,7 @@ async fn signing_out_in_one_process_ends_the_session_in_all_and_revokes_once() {
         assert!(process(issuer.login(), &store).get().await.unwrap_err().is_signed_out());
         // Each process can sign out, too.
         for process in &processes {
-            process.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+            issuer.sign_out(process).await.unwrap();
         }
         assert_eq!((issuer.revoked(), issuer.calls()), (vec!["r1".to_owned()], 1));
         let record = String::from_utf8(store.record(KEY).unwrap()).unwrap();
@@ -39,7 +39,7 @@ async fn after_a_sign_out_elsewhere_no_token_of_the_ended_session_is_used() {
     second.get().await.unwrap();
     // Both tokens of the second process are still valid.
     second.refresh().await.unwrap();
-    first.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+    issuer.sign_out(&first).await.unwrap();
     sleep(1).await;
     assert!(second.status().signed_out);
     assert!(second.get().await.unwrap_err().is_signed_out());
@@ -57,7 +57,7 @@ async fn after_a_sign_out_elsewhere_the_refresh_token_is_forgotten() {
     let first = process(issuer.login(), &store);
     second.get().await.unwrap();
     assert!(second.status().not_saved.is_some());
-    first.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+    issuer.sign_out(&first).await.unwrap();
     sleep(1).await;
     assert!(second.status().signed_out && second.status().not_saved.is_none());
 }
@@ -69,8 +69,7 @@ async fn two_that_sign_out_at_once_revoke_once() {
     let (first, second) = (process(issuer.login(), &store), process(issuer.login(), &store));
     first.get().await.unwrap();
     second.get().await.unwrap();
-    let revoke = async |refresh_token| issuer.revoke(refresh_token).await;
-    let (one, other) = tokio::join!(first.sign_out(revoke), second.sign_out(revoke));
+    let (one, other) = tokio::join!(issuer.sign_out(&first), issuer.sign_out(&second));
     one.unwrap();
     other.unwrap();
     assert_eq!(issuer.revoked(), ["r1"]);
@@ -84,7 +83,7 @@ async fn a_sign_out_revokes_what_another_process_rotated() {
     first.get().await.unwrap();
     second.get().await.unwrap();
     second.refresh().await.unwrap();
-    first.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+    issuer.sign_out(&first).await.unwrap();
     assert_eq!(issuer.revoked(), ["r2"]);
 }
 
@@ -98,7 +97,7 @@ async fn any_process_can_repeat_a_sign_out_that_was_dropped() {
     assert!(tokio::time::timeout(5 * SECOND, hangs).await.is_err());
     sleep(11).await;
     assert!(second.get().await.unwrap_err().is_signed_out());
-    second.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+    issuer.sign_out(&second).await.unwrap();
     assert_eq!(issuer.revoked(), ["r1"]);
 }
 
@@ -108,7 +107,7 @@ async fn a_sign_out_without_the_store_revokes_the_token_of_this_process() {
     let process = process(issuer.login(), &store);
     process.get().await.unwrap();
     store.set_down(true);
-    let error = process.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap_err();
+    let error = issuer.sign_out(&process).await.unwrap_err();
     assert!(error.to_string().contains("store"), "{error}");
     assert_eq!(issuer.revoked(), ["r1"]);
     assert!(process.get().await.unwrap_err().is_signed_out());
@@ -138,7 +137,7 @@ async fn after_a_sign_out_a_login_in_any_process_revives_the_others() {
     let (first, second) = (process(issuer.login(), &store), process(issuer.login(), &store));
     first.get().await.unwrap();
     let old = second.get().await.unwrap();
-    first.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+    issuer.sign_out(&first).await.unwrap();
     sleep(1).await;
     assert!(second.get().await.unwrap_err().is_signed_out());
     first.sign_in(issuer.login_with("new-login"));
@@ -185,7 +184,7 @@ async fn the_record_of_a_session_that_has_ended_expires_when_no_process_knows_it
         let cache = TokenCache::builder(issuer.login()).shared_session(shared).build().unwrap();
         cache.get().await.unwrap();
         if signs_out {
-            cache.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+            issuer.sign_out(&cache).await.unwrap();
         } else {
             issuer.end_session();
             cache.refresh().await.unwrap_err();
@@ -211,7 +210,7 @@ async fn the_record_of_a_session_does_not_expire_nor_does_one_that_follows_an_en
     let cache = process(issuer.login(), &store);
     cache.get().await.unwrap();
     assert_eq!(store.calls(StoreCall::Expire), 0);
-    cache.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+    issuer.sign_out(&cache).await.unwrap();
     assert!(store.calls(StoreCall::Expire) > 0);
     drop(cache);
     process(issuer.login_with("seed-2"), &store).get().await.unwrap();
@@ -226,7 +225,7 @@ async fn a_sign_out_does_not_need_the_expiry() {
     cache.get().await.unwrap();
     store.inject(StoreCall::Expire, StoreFault::Fails);
     store.inject(StoreCall::Expire, StoreFault::Hangs);
-    cache.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+    issuer.sign_out(&cache).await.unwrap();
     assert_eq!((issuer.revoked(), store.calls(StoreCall::Expire)), (vec!["r1".to_owned()], 2));
 }
 
@@ -253,7 +252,7 @@ async fn a_request_of_the_former_session_fails_after_another_person_logs_in_else
         first.get().await.unwrap();
         let old = second.get().await.unwrap();
         if signs_out {
-            first.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+            issuer.sign_out(&first).await.unwrap();
         }
         first.sign_in(issuer.login_with("bob"));
         first.get().await.unwrap();
@@ -301,7 +300,7 @@ async fn a_sign_out_does_not_end_the_session_of_the_next_person_elsewhere() {
     second.get().await.unwrap();
     second.sign_in(issuer.login_with("bob"));
     second.get().await.unwrap();
-    first.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await.unwrap();
+    issuer.sign_out(&first).await.unwrap();
     assert_eq!(issuer.revoked(), ["r1"]);
     assert_eq!(issuer.login_of(&second.refresh().await.unwrap()), "bob");
 }
@@ -320,7 +319,7 @@ async fn a_sign_out_that_waits_for_the_lease_does_not_end_the_session_of_the_nex
             second.refresh(),
             async {
                 sleep(1).await;
-                first.sign_out(async |refresh_token| issuer.revoke(refresh_token).await).await
+                issuer.sign_out(&first).await
             },
             async {
                 sleep(2).await;

@@ -166,6 +166,11 @@ impl Issuer {
         Ok(())
     }
 
+    /// Signs out of this process, and revokes its refresh token here.
+    pub(crate) async fn sign_out(&self, process: &TokenCache) -> Result<(), Error> {
+        process.sign_out(async |refresh_token| self.revoke(refresh_token).await).await
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
     }

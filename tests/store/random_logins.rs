@@ -57,8 +57,7 @@ async fn walk(seed: u64) {
         match step {
             0 => {
                 let revoked = issuer.revoked().len();
-                let revoke = async |refresh_token| issuer.revoke(refresh_token).await;
-                process.cache.sign_out(revoke).await.unwrap();
+                issuer.sign_out(&process.cache).await.unwrap();
                 process.has_left = true;
                 check(process, None, &issuer, seed);
                 // A process that has not read of the current session ends its own session only.
